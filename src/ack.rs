@@ -1,0 +1,106 @@
+//! The acknowledgement window: which position may be confirmed. Pure.
+//!
+//! Spans stand in commit order. Each closes with the position of its last commit and counts the parts (exact keys, a
+//! sweep, echoes) that are still out. A position is confirmable when its span and every span before it have nothing
+//! out: received >= answered >= confirmed, and confirmed never goes back.
+
+use std::collections::VecDeque;
+
+/// Names a span of the window.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SpanId(u64);
+
+#[derive(Debug)]
+struct Span<A> {
+    /// `None` while no commit closed it: a piece of a transaction that is still being received.
+    ack: Option<A>,
+    /// Parts not yet answered.
+    out: u32,
+    /// Of these, echoes: they hold a position back by choice, up to a budget of WAL.
+    echoes: u32,
+}
+
+/// Spans in commit order.
+#[derive(Debug)]
+pub struct Window<A> {
+    spans: VecDeque<Span<A>>,
+    /// Id of the first span in the deque.
+    first: u64,
+    confirmed: Option<A>,
+}
+
+impl<A> Default for Window<A> {
+    fn default() -> Self {
+        Window { spans: VecDeque::new(), first: 0, confirmed: None }
+    }
+}
+
+impl<A: Copy + Ord> Window<A> {
+    /// Opens a span behind all others, with one part out.
+    pub fn open(&mut self, ack: Option<A>) -> SpanId {
+        self.spans.push_back(Span { ack, out: 1, echoes: 0 });
+        SpanId(self.first + self.spans.len() as u64 - 1)
+    }
+
+    fn span(&mut self, id: SpanId) -> &mut Span<A> {
+        let index = id.0.checked_sub(self.first).expect("a span with parts out is never confirmed");
+        self.spans.get_mut(index as usize).expect("span ids come from open()")
+    }
+
+    /// One more part of the span is out.
+    pub fn add_part(&mut self, id: SpanId) {
+        self.span(id).out += 1;
+    }
+
+    /// One part of the span was answered.
+    pub fn part_done(&mut self, id: SpanId) {
+        let span = self.span(id);
+        span.out = span.out.checked_sub(1).expect("each part is done once");
+    }
+
+    /// One more echo of the span is out.
+    pub fn add_echo(&mut self, id: SpanId) {
+        self.span(id).echoes += 1;
+    }
+
+    /// One echo of the span was answered. A span that was released without its echoes may be gone.
+    pub fn echo_done(&mut self, id: SpanId) {
+        if id.0 >= self.first {
+            let span = self.span(id);
+            span.echoes = span.echoes.saturating_sub(1);
+        }
+    }
+
+    /// Nothing older than `ack` is of interest: confirm it as soon as nothing before it is out.
+    pub fn idle(&mut self, ack: A) {
+        match self.spans.back_mut() {
+            // A span with everything answered but its echoes, or one that waits: the position queues behind it.
+            Some(span) if span.out == 0 && span.echoes == 0 => span.ack = Some(ack),
+            _ => self.spans.push_back(Span { ack: Some(ack), out: 0, echoes: 0 }),
+        }
+    }
+
+    /// Takes everything that is answered off the front; returns the position to confirm when it moved.
+    ///
+    /// `held_back` says whether echoes may still hold the given position back.
+    pub fn confirm(&mut self, held_back: impl Fn(A) -> bool) -> Option<A> {
+        let before = self.confirmed;
+        while let Some(span) = self.spans.front() {
+            let held = span.echoes > 0 && span.ack.is_none_or(&held_back);
+            if span.out > 0 || held {
+                break;
+            }
+            if let Some(ack) = span.ack {
+                self.confirmed = self.confirmed.max(Some(ack));
+            }
+            self.spans.pop_front();
+            self.first += 1;
+        }
+        if self.confirmed > before { self.confirmed } else { None }
+    }
+
+    /// Whether nothing is out.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+}

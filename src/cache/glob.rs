@@ -1,0 +1,1 @@
+//! Redis glob patterns: escaping and matching (`stringmatchlen` in `src/util.c`).

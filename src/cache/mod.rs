@@ -1,0 +1,50 @@
+//! Where keys are deleted: the trait that the loop knows, and its members.
+//!
+//! One call is one attempt. It succeeds only when every reply was read and none was an error; otherwise the caller
+//! sends the same keys again, because deleting twice is harmless and deleting too little is not.
+
+pub mod glob;
+pub mod redis;
+pub mod sweep;
+
+use std::rc::Rc;
+
+use crate::error::Result;
+use crate::keys::KeySet;
+
+/// What one attempt did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Deleted {
+    /// Keys sent.
+    pub sent: u64,
+    /// Keys that existed.
+    pub existed: u64,
+}
+
+/// What one sweep did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// Keys that the scan returned.
+    pub scanned: u64,
+    /// Keys deleted.
+    pub deleted: u64,
+}
+
+/// A Redis-protocol cache.
+#[allow(async_fn_in_trait)] // One thread: no future of ours needs to be Send.
+pub trait Cache {
+    /// Deletes the exact keys of every set, in pipelined multi-key UNLINKs, and reads every reply.
+    ///
+    /// Connects first where there is no connection. After an error the connection is not used again.
+    async fn delete(&self, keys: &[Rc<KeySet>]) -> Result<Deleted>;
+
+    /// Deletes every key that matches one of the patterns (Redis glob, values escaped), in one SCAN pass over the
+    /// whole keyspace on a connection of its own. Keys that match a protected pattern stay.
+    async fn sweep(&self, patterns: &KeySet) -> Result<Swept>;
+
+    /// The mark of `name`, if the cache holds it.
+    async fn mark(&self, name: &str) -> Result<Option<Vec<u8>>>;
+
+    /// Writes the mark of `name` behind every delete that was answered.
+    async fn set_mark(&self, name: &str, mark: &[u8]) -> Result<()>;
+}

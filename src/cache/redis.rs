@@ -1,0 +1,1 @@
+//! The cache over RESP: one pipeline of UNLINKs, every reply checked.

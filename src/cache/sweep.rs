@@ -1,0 +1,1 @@
+//! Patterns: one SCAN pass for all of them.

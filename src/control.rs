@@ -1,0 +1,47 @@
+//! The control session: an ordinary connection to the server where readers read, for what the stream cannot tell.
+//!
+//! It takes the gate's snapshots, answers lookups behind the gate, and knows which partition belongs to which table.
+//! This file is the trait that the loop knows and its words; `session.rs` is the real one.
+
+use crate::change::Oid;
+use crate::error::Result;
+use crate::gate::Snapshot;
+
+/// Index of a lookup in the rules.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LookupId(pub u32);
+
+/// One question: a lookup's SQL with parameters, as PostgreSQL text; `None` is NULL.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Question {
+    /// Which SQL.
+    pub lookup: LookupId,
+    /// `$1`, `$2`, …
+    pub args: Vec<Option<Vec<u8>>>,
+}
+
+/// One row of an answer: the columns that templates use, as they go into keys; `None` is NULL.
+pub type AnswerRow = Vec<Option<Vec<u8>>>;
+
+/// What became of one question.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// 0 to n rows. None at all is normal: a parent may be gone.
+    Rows(Vec<AnswerRow>),
+    /// The server refused the statement: the keys widen to their families. Holds the server's message.
+    Refused(String),
+}
+
+/// An ordinary session, from the loop's point of view.
+#[allow(async_fn_in_trait)] // One thread: no future of ours needs to be Send.
+pub trait Control {
+    /// A snapshot taken after this call began. Connects first where there is no connection.
+    async fn snapshot(&self) -> Result<Snapshot>;
+
+    /// Answers all questions in one round trip, in order.
+    async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>>;
+
+    /// Schema and name of the topmost partitioned table above `oid`: its own when it is no partition, `None` when the
+    /// catalog no longer knows it.
+    async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>>;
+}

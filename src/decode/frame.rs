@@ -1,0 +1,1 @@
+//! CopyData payloads of a replication stream: XLogData and keepalives.

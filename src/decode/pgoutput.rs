@@ -1,0 +1,1 @@
+//! The pgoutput plugin's messages, protocol versions 1 to 4.

@@ -1,0 +1,1 @@
+//! Relation messages kept for the changes that follow.

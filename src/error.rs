@@ -1,0 +1,142 @@
+//! The one error of the daemon's road: what went wrong, whether trying again can help, and the way out.
+//!
+//! Two classes, after Materialize and supabase/etl: *transient* (again, with backoff) and *definite* (stop, hint, named
+//! exit code). Whoever is unsure says transient: a retry that cannot succeed shows in the log, a stop needs a human.
+
+use std::fmt;
+
+/// Exit codes, after BSD `sysexits.h`; the README lists them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Exit {
+    /// Stopped as asked.
+    Ok = 0,
+    /// `crieur check` found something to mend, `replay` found a difference.
+    Failed = 1,
+    /// The command line is wrong (`EX_USAGE`).
+    Usage = 64,
+    /// Bytes that cannot be understood: the stream, a recording (`EX_DATAERR`).
+    Data = 65,
+    /// A file that must be read cannot be (`EX_NOINPUT`).
+    NoInput = 66,
+    /// A server is not there or refuses for good (`EX_UNAVAILABLE`).
+    Unavailable = 69,
+    /// A broken promise of our own code (`EX_SOFTWARE`).
+    Software = 70,
+    /// The operating system refused (`EX_OSERR`).
+    Os = 71,
+    /// A file cannot be written (`EX_CANTCREAT`).
+    CantCreate = 73,
+    /// The other side broke its protocol (`EX_PROTOCOL`).
+    Protocol = 76,
+    /// A role may not do what it must (`EX_NOPERM`).
+    NoPermission = 77,
+    /// The configuration or the rules are wrong (`EX_CONFIG`).
+    Config = 78,
+}
+
+/// Whether the same step may succeed later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// Again, with backoff.
+    Transient,
+    /// Again, but minutes apart: repeated wrong passwords get an address banned on hosted servers.
+    TransientSlow,
+    /// Stop with this exit code.
+    Definite(Exit),
+}
+
+/// An error with its class, its way out, and what it came from.
+#[derive(Debug)]
+pub struct Error {
+    /// Whether to try again.
+    pub class: Class,
+    /// Lower case, no full stop; names the object's kind and never holds a row value or a password.
+    pub message: String,
+    /// A sentence that says what to do.
+    pub hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// The result of a step of the road.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The same step may succeed later.
+    pub fn transient(message: impl Into<String>) -> Self {
+        Error { class: Class::Transient, message: message.into(), hint: None, source: None }
+    }
+
+    /// No retry can help.
+    pub fn definite(exit: Exit, message: impl Into<String>) -> Self {
+        Error { class: Class::Definite(exit), message: message.into(), hint: None, source: None }
+    }
+
+    /// The same error, in another class.
+    #[must_use]
+    pub fn class(mut self, class: Class) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// Adds the way out.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(cause.into());
+        self
+    }
+
+    /// Puts a verb phrase before the message: "start replication: …".
+    #[must_use]
+    pub fn while_doing(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    /// Whether a retry can help.
+    pub fn is_transient(&self) -> bool {
+        !matches!(self.class, Class::Definite(_))
+    }
+
+    /// The exit code that this error stops the daemon with.
+    pub fn exit(&self) -> Exit {
+        match self.class {
+            Class::Definite(exit) => exit,
+            Class::Transient | Class::TransientSlow => Exit::Unavailable,
+        }
+    }
+
+    /// The message and the chain of causes on one line, without the hint.
+    pub fn chain(&self) -> String {
+        let mut text = self.message.clone();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let next = error.to_string();
+            if !text.ends_with(&next) {
+                text.push_str(": ");
+                text.push_str(&next);
+            }
+            cause = error.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source.as_ref() as _)
+    }
+}

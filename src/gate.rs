@@ -1,0 +1,97 @@
+//! The gate: which transactions a snapshot contains. Pure.
+//!
+//! The walsender sends a commit when its WAL record is flushed; other sessions see the transaction only after
+//! `ProcArrayEndTransaction` (`src/backend/access/transam/xact.c`, `CommitTransaction`), with synchronous replication
+//! possibly seconds later. A key deleted in between is filled again with the old value. So keys leave only when a
+//! snapshot of our own contains their transaction. The snapshot decides, not the commit log: `pg_xact_status` may say
+//! "committed" before a snapshot agrees.
+
+use std::fmt;
+
+use crate::lsn::Xid;
+
+/// What `pg_current_snapshot()` returned, on the server where readers read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Snapshot {
+    /// Every transaction is visible: the source is a recording, or has no gate.
+    Everything,
+    /// `xmin:xmax:xip_list`, low 32 bits.
+    Taken {
+        /// First transaction number that was not yet assigned.
+        xmax: u32,
+        /// Transactions in progress, sorted.
+        in_progress: Vec<u32>,
+    },
+}
+
+/// The text was not a `pg_snapshot`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SnapshotParseError(String);
+
+impl fmt::Display for SnapshotParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "snapshot \"{}\" is not of the form xmin:xmax:xip,xip", self.0.escape_debug())
+    }
+}
+
+impl std::error::Error for SnapshotParseError {}
+
+impl Snapshot {
+    /// Parses the text form of `pg_snapshot` (PostgreSQL documentation, table "Snapshot Components").
+    pub fn parse(text: &str) -> Result<Self, SnapshotParseError> {
+        let refuse = || SnapshotParseError(text.to_owned());
+        let number = |part: &str| part.parse::<u64>().map_err(|_| refuse());
+        let mut parts = text.splitn(3, ':');
+        let (Some(xmin), Some(xmax), Some(list)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(refuse());
+        };
+        number(xmin)?;
+        let xmax = number(xmax)? as u32;
+        let mut in_progress = list
+            .split(',')
+            .filter(|part| !part.is_empty())
+            .map(|part| number(part).map(|xid| xid as u32))
+            .collect::<Result<Vec<u32>, _>>()?;
+        in_progress.sort_unstable();
+        Ok(Snapshot::Taken { xmax, in_progress })
+    }
+
+    /// Whether the snapshot contains the top-level transaction. Transaction numbers wrap: the comparison is modular,
+    /// as in `TransactionIdPrecedes` (`src/backend/access/transam/transam.c`).
+    pub fn contains(&self, xid: Xid) -> bool {
+        match self {
+            Snapshot::Everything => true,
+            Snapshot::Taken { xmax, in_progress } => {
+                (xid.0.wrapping_sub(*xmax) as i32) < 0 && in_progress.binary_search(&xid.0).is_err()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contains_what_ended_before_it() {
+        let snapshot = Snapshot::parse("10:20:10,14,15").expect("valid");
+        let seen: Vec<u32> = (8..23).filter(|xid| snapshot.contains(Xid(*xid))).collect();
+        assert_eq!(seen, [8, 9, 11, 12, 13, 16, 17, 18, 19]);
+    }
+
+    #[test]
+    fn compares_over_the_wraparound() {
+        // xmax = epoch 1, xid 5; a transaction of the last epoch is far behind it, not ahead.
+        let snapshot = Snapshot::parse("4294967290:4294967301:4294967295").expect("valid");
+        assert!(snapshot.contains(Xid(u32::MAX - 1)));
+        assert!(!snapshot.contains(Xid(u32::MAX)));
+        assert!(snapshot.contains(Xid(4)) && !snapshot.contains(Xid(5)));
+    }
+
+    #[test]
+    fn refuses_other_text() {
+        for text in ["", "1", "1:2", "a:2:", "1:2:x", "1:-2:", "1:2:3,,x"] {
+            assert!(Snapshot::parse(text).is_err(), "{text}");
+        }
+    }
+}

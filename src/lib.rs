@@ -1,0 +1,35 @@
+//! crieur keeps a Redis-protocol cache coherent with PostgreSQL: a committed row deletes its cache keys.
+//!
+//! ```text
+//!  PostgreSQL ──frames──> source ──event──> rules ──keys──> batcher ──> gate ──batch──> cache (UNLINK, pipelined)
+//!      ^                 (decode)                                  (visible?)             │ every reply checked
+//!      │                                                                                  v
+//!      └── standby status <─────── ack window <─────── echoes answered <─────── echoes (delayed second deletes)
+//! ```
+//!
+//! The modules stand in the order of that road. Words and pure modules never see tokio, sockets, clocks or logs; a
+//! source never sees a cache; the loop knows only traits. `tests/tidy.rs` keeps these walls.
+
+// Words: plain values.
+pub mod change;
+pub mod error;
+pub mod keys;
+pub mod lsn;
+
+// Where changes come from.
+pub mod decode;
+pub mod source;
+
+// What they mean.
+pub mod rules;
+
+// The guarantee: pure.
+pub mod ack;
+pub mod gate;
+
+// Where keys go, and what the stream cannot tell.
+pub mod cache;
+pub mod control;
+
+// The edges.
+pub mod config;

@@ -1,0 +1,3 @@
+//! argv -> config -> runtime -> run -> exit code.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Rules as written: TOML to checked values.

@@ -1,0 +1,48 @@
+//! Where changes come from: the trait that the loop knows, and its members.
+//!
+//! A source never sees a cache, a rule or a key. It hands over events in stream order and learns only how far
+//! everything was answered.
+
+pub mod replication;
+
+use std::time::Duration;
+
+use crate::change::Event;
+use crate::error::Result;
+
+/// A stream of committed changes with a position that can be confirmed.
+///
+/// The loop calls [`ready`](Source::ready), then [`take`](Source::take) until it answers `None` or the open batch is
+/// full. While the batch is full nothing is taken: the socket fills, the server blocks, and WAL waits in the slot.
+#[allow(async_fn_in_trait)] // One thread: no future of ours needs to be Send.
+pub trait Source {
+    /// A confirmable position. Only the source can make one, and only from a commit or an idle keepalive.
+    type Ack: Copy + Ord + std::fmt::Debug;
+
+    /// Waits until at least one event can be taken, connecting first where there is no connection.
+    ///
+    /// Cancel-safe: bytes that were read stay in the buffer. An error ends this connection; the next call connects
+    /// anew from the last confirmed position, so events may come twice.
+    async fn ready(&mut self) -> Result<()>;
+
+    /// The next event that is already in the buffer.
+    fn take(&mut self) -> Result<Option<Event<'_, Self::Ack>>>;
+
+    /// Everything up to and including `upto` was answered. Never goes back; sent with the next status.
+    fn acknowledge(&mut self, upto: Self::Ack);
+
+    /// When the next status is due, if there is a connection.
+    fn status_due(&self) -> Option<tokio::time::Instant>;
+
+    /// Sends a status if one is due or was asked for. Not called while `ready` is being polled: one writer.
+    async fn status(&mut self) -> Result<()>;
+
+    /// How late the stream is: server time of sending less server time of commit. Zero when unknown.
+    fn lateness(&self) -> Duration;
+
+    /// Bytes of WAL between a received position and `ack`; what echoes may hold back is counted in it.
+    fn bytes_behind(&self, ack: Self::Ack) -> u64;
+
+    /// Sends a last status and ends the stream politely.
+    async fn close(&mut self) -> Result<()>;
+}

@@ -1,0 +1,1 @@
+//! The real source: pgoutput over START_REPLICATION.
