@@ -1,0 +1,218 @@
+//! From messages to events: which transaction a change belongs to, and that no message comes out of place.
+//!
+//! Pure: no socket, no clock. It keeps nothing but the tables described so far and what is open; a new connection
+//! starts with a new one. Whatever breaks the protocol is a definite error, and nothing past it is confirmed.
+
+use std::collections::VecDeque;
+
+use super::pgoutput::{Block, Message, decode};
+use super::{Relations, out_of_order};
+use crate::change::{Change, Event, Oid, Old, Row, Tuple};
+use crate::error::{Error, Result};
+use crate::lsn::{Lsn, Xid};
+
+/// What the messages so far left open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum State {
+    /// Nothing.
+    #[default]
+    Between,
+    /// A committed transaction, up to its Commit.
+    Committed { xid: Xid, final_lsn: Lsn },
+    /// A prepared transaction, up to its Prepare.
+    Prepared { xid: Xid },
+    /// A block of a transaction in progress, up to its Stream Stop.
+    Streamed { xid: Xid },
+}
+
+/// Turns payloads into events, in order.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    relations: Relations,
+    state: State,
+    commit_time: Option<i64>,
+    truncated: VecDeque<Oid>,
+}
+
+impl Assembler {
+    /// What the payload of one XLogData means; `None` for messages that concern nobody.
+    ///
+    /// A Truncate of several tables leaves more events: take them with [`queued`](Assembler::queued) first.
+    #[inline]
+    pub fn event<'a>(&'a mut self, payload: &'a [u8]) -> Result<Option<Event<'a, Lsn>>> {
+        assert!(self.truncated.is_empty(), "queued events must be taken before the next payload");
+        let block = match self.state {
+            State::Streamed { .. } => Block::Stream,
+            State::Between | State::Committed { .. } | State::Prepared { .. } => Block::Outside,
+        };
+        match decode(payload, block)? {
+            Message::Change { change, .. } => {
+                self.check(&change)?;
+                self.change(change).map(Some)
+            }
+            Message::Relation { oid, schema, name, identity, columns, .. } => {
+                Ok(Some(Event::Relation(self.relations.learn(oid, (schema, name), identity, columns))))
+            }
+            Message::Truncate { relations, .. } => self.truncate(relations),
+            Message::Type { .. } | Message::Origin { .. } | Message::Logical { .. } => Ok(None),
+            message => self.boundary(&message),
+        }
+    }
+
+    /// The next event of a Truncate of several tables.
+    #[inline]
+    pub fn queued(&mut self) -> Result<Option<Event<'static, Lsn>>> {
+        let next = self.truncated.pop_front();
+        next.map(|relation| self.change(Change { relation, row: Row::Truncate })).transpose()
+    }
+
+    /// When the current transaction, or else the last one, committed: microseconds since 2000-01-01 UTC.
+    ///
+    /// `None` before the first, and while a transaction in progress is streamed.
+    pub fn commit_time(&self) -> Option<i64> {
+        self.commit_time
+    }
+
+    /// The tables described so far.
+    pub fn relations(&self) -> &Relations {
+        &self.relations
+    }
+
+    #[inline]
+    fn change<'a>(&self, change: Change<'a>) -> Result<Event<'a, Lsn>> {
+        match self.state {
+            State::Committed { .. } => Ok(Event::Change(change)),
+            State::Prepared { xid } | State::Streamed { xid } => Ok(Event::Open(xid, change)),
+            State::Between => Err(out_of_order("replication stream: a change outside of any transaction")),
+        }
+    }
+
+    /// The table must be known, and every image must have its columns: plans address columns by position.
+    #[inline]
+    fn check(&self, change: &Change<'_>) -> Result<()> {
+        let oid = change.relation;
+        let Some(relation) = self.relations.get(oid) else {
+            return Err(out_of_order(format!("replication stream: a change of table {}, never described", oid.0)));
+        };
+        let fits = |tuple: Tuple<'_>| tuple.columns() == relation.columns.len();
+        let old_fits = |old: Old<'_>| match old {
+            Old::Absent => true,
+            Old::Key(tuple) | Old::Full(tuple) => fits(tuple),
+        };
+        let fit = match change.row {
+            Row::Insert { new } => fits(new),
+            Row::Update { old, new } => old_fits(old) && fits(new),
+            Row::Delete { old } => old_fits(old),
+            Row::Truncate => true,
+        };
+        if fit {
+            return Ok(());
+        }
+        Err(out_of_order(format!(
+            "replication stream: a row of table \"{}.{}\" has another number of columns than its description",
+            relation.schema, relation.name
+        )))
+    }
+
+    fn truncate(&mut self, relations: impl Iterator<Item = Oid> + Clone) -> Result<Option<Event<'static, Lsn>>> {
+        for relation in relations.clone() {
+            self.check(&Change { relation, row: Row::Truncate })?;
+        }
+        self.truncated.extend(relations);
+        self.queued()
+    }
+
+    /// Messages that open or close a transaction or a block.
+    fn boundary(&mut self, message: &Message<'_>) -> Result<Option<Event<'static, Lsn>>> {
+        let state = self.state;
+        let (next, event) = match (state, message) {
+            (State::Between, &Message::Begin { final_lsn, xid, .. }) => {
+                (State::Committed { xid, final_lsn }, Some(Event::Begin(xid)))
+            }
+            (State::Committed { xid, final_lsn }, &Message::Commit { commit_lsn, end_lsn, .. }) => {
+                if commit_lsn != final_lsn {
+                    return Err(out_of_order(format!(
+                        "replication stream: transaction {xid} began for {final_lsn} and commits at {commit_lsn}"
+                    )));
+                }
+                (State::Between, Some(Event::Commit(xid, end_lsn)))
+            }
+            (State::Between, &Message::StreamStart { xid, .. }) => (State::Streamed { xid }, None),
+            (State::Streamed { .. }, Message::StreamStop) => (State::Between, None),
+            // A transaction whose blocks held nothing of interest is unknown to whoever keeps keys by transaction.
+            (State::Between, &Message::StreamCommit { xid, end_lsn, .. }) => {
+                (State::Between, Some(Event::Commit(xid, end_lsn)))
+            }
+            // Keys of a rolled-back subtransaction stay with their transaction: deleting more than needed is safe.
+            (State::Between, &Message::StreamAbort { xid, subxid, .. }) => {
+                (State::Between, (xid == subxid).then_some(Event::Abort(xid)))
+            }
+            (State::Between, &Message::BeginPrepare(prepared)) => (State::Prepared { xid: prepared.xid }, None),
+            (State::Prepared { xid }, &Message::Prepare(prepared)) if xid == prepared.xid => (State::Between, None),
+            (State::Between, Message::StreamPrepare(_)) => (State::Between, None),
+            (State::Between, &Message::CommitPrepared(prepared)) => {
+                (State::Between, Some(Event::Commit(prepared.xid, prepared.end_lsn)))
+            }
+            (State::Between, &Message::RollbackPrepared { prepared, .. }) => {
+                (State::Between, Some(Event::Abort(prepared.xid)))
+            }
+            (state, message) => return Err(misplaced(state, message)),
+        };
+        self.state = next;
+        self.commit_time = commit_time(message).or_else(|| self.commit_time.filter(|_| next == State::Between));
+        Ok(event)
+    }
+}
+
+/// When the transaction that a message opens or closes committed.
+fn commit_time(message: &Message<'_>) -> Option<i64> {
+    match message {
+        Message::Begin { commit_time, .. }
+        | Message::Commit { commit_time, .. }
+        | Message::StreamCommit { commit_time, .. } => Some(*commit_time),
+        Message::CommitPrepared(prepared) => Some(prepared.time),
+        Message::Logical { .. }
+        | Message::Origin { .. }
+        | Message::Relation { .. }
+        | Message::Type { .. }
+        | Message::Change { .. }
+        | Message::Truncate { .. }
+        | Message::StreamStart { .. }
+        | Message::StreamStop
+        | Message::StreamAbort { .. }
+        | Message::BeginPrepare(_)
+        | Message::Prepare(_)
+        | Message::RollbackPrepared { .. }
+        | Message::StreamPrepare(_) => None,
+    }
+}
+
+#[cold]
+fn misplaced(state: State, message: &Message<'_>) -> Error {
+    let name = match message {
+        Message::Begin { .. } => "Begin",
+        Message::Commit { .. } => "Commit",
+        Message::StreamStart { .. } => "Stream Start",
+        Message::StreamStop => "Stream Stop",
+        Message::StreamCommit { .. } => "Stream Commit",
+        Message::StreamAbort { .. } => "Stream Abort",
+        Message::BeginPrepare(_) => "Begin Prepare",
+        Message::Prepare(_) => "Prepare",
+        Message::CommitPrepared(_) => "Commit Prepared",
+        Message::RollbackPrepared { .. } => "Rollback Prepared",
+        Message::StreamPrepare(_) => "Stream Prepare",
+        Message::Logical { .. } => "Message",
+        Message::Origin { .. } => "Origin",
+        Message::Relation { .. } => "Relation",
+        Message::Type { .. } => "Type",
+        Message::Change { .. } => "Insert, Update or Delete",
+        Message::Truncate { .. } => "Truncate",
+    };
+    let place = match state {
+        State::Between => "outside of any transaction".to_owned(),
+        State::Committed { xid, .. } => format!("inside of transaction {xid}"),
+        State::Prepared { xid } => format!("inside of prepared transaction {xid}"),
+        State::Streamed { xid } => format!("inside of a stream block of transaction {xid}"),
+    };
+    out_of_order(format!("replication stream: {name} {place}"))
+}
