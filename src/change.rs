@@ -187,6 +187,8 @@ pub enum Event<'a, A> {
     Abort(Xid),
     /// The transaction committed; `A` confirms everything up to and including it.
     Commit(Xid, A),
+    /// A message that concerns nobody.
+    Skipped,
     /// Nothing of interest lies before `A`; outside of any transaction of the stream.
     Idle(A),
 }

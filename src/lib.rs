@@ -25,11 +25,18 @@ pub mod rules;
 
 // The guarantee: pure.
 pub mod ack;
+pub mod batcher;
+pub mod echo;
 pub mod gate;
+pub mod mark;
 
 // Where keys go, and what the stream cannot tell.
 pub mod cache;
 pub mod control;
+
+// The loop that ties them.
+pub mod backoff;
+pub mod pipeline;
 
 // The edges.
 pub mod config;

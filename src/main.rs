@@ -1,3 +1,1 @@
-//! argv -> config -> runtime -> run -> exit code.
-
 fn main() {}

@@ -7,8 +7,6 @@ pub mod glob;
 pub mod redis;
 pub mod sweep;
 
-use std::rc::Rc;
-
 use crate::error::Result;
 use crate::keys::KeySet;
 
@@ -36,7 +34,7 @@ pub trait Cache {
     /// Deletes the exact keys of every set, in pipelined multi-key UNLINKs, and reads every reply.
     ///
     /// Connects first where there is no connection. After an error the connection is not used again.
-    async fn delete(&self, keys: &[Rc<KeySet>]) -> Result<Deleted>;
+    async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted>;
 
     /// Deletes every key that matches one of the patterns (Redis glob, values escaped), in one SCAN pass over the
     /// whole keyspace on a connection of its own. Keys that match a protected pattern stay.

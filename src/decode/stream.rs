@@ -73,6 +73,16 @@ impl Assembler {
         self.commit_time
     }
 
+    /// Whether nothing is open: a keepalive's position lies past no change that is still to come.
+    pub fn is_between(&self) -> bool {
+        self.state == State::Between
+    }
+
+    /// Whether a block of a transaction in progress is open.
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.state, State::Streamed { .. })
+    }
+
     /// The tables described so far.
     pub fn relations(&self) -> &Relations {
         &self.relations

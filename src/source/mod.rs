@@ -3,12 +3,13 @@
 //! A source never sees a cache, a rule or a key. It hands over events in stream order and learns only how far
 //! everything was answered.
 
-pub mod replication;
 
 use std::time::Duration;
 
 use crate::change::Event;
 use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::mark::Start;
 
 /// A stream of committed changes with a position that can be confirmed.
 ///
@@ -40,9 +41,15 @@ pub trait Source {
     /// How late the stream is: server time of sending less server time of commit. Zero when unknown.
     fn lateness(&self) -> Duration;
 
+    /// Where the stream of the present connection began; it changes with each connection.
+    fn start(&self) -> Option<&Start>;
+
+    /// The position as PostgreSQL writes it, for the mark.
+    fn lsn(&self, ack: Self::Ack) -> Lsn;
+
     /// Bytes of WAL between a received position and `ack`; what echoes may hold back is counted in it.
     fn bytes_behind(&self, ack: Self::Ack) -> u64;
 
-    /// Sends a last status and ends the stream politely.
+    /// Sends a last status, then CopyDone.
     async fn close(&mut self) -> Result<()>;
 }

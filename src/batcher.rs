@@ -1,0 +1,270 @@
+//! The open batch: keys of many transactions coalesced, split by visibility when they leave. Pure.
+//!
+//! Batching comes from load, not from a timer: with an idle cache the batch leaves at the next commit, with a busy one
+//! it fills until the cache answers. A transaction larger than a batch leaves in pieces. Invariant: every transaction
+//! of the batch that named a key has that key leave after a snapshot contained it; a transaction that is not visible
+//! keeps its keys here and holds nobody else back.
+
+use std::collections::HashMap;
+
+use crate::ack::{SpanId, Window};
+use crate::change::Row;
+use crate::gate::Snapshot;
+use crate::keys::{FamilyId, KeySet, TxOrdinal};
+use crate::lsn::Xid;
+use crate::rules::{Invalidations, Plan, Rules};
+
+/// One transaction of the batch; its ordinal is its place.
+#[derive(Debug)]
+struct Transaction<A> {
+    xid: Xid,
+    /// What to confirm with it; `None` for a piece of a transaction whose commit is still to come.
+    ack: Option<A>,
+    /// Its span of the window, once a split let others go ahead.
+    span: Option<SpanId>,
+}
+
+/// What leaves: keys of visible transactions, and the spans that wait for them.
+#[derive(Debug)]
+pub struct Cut {
+    /// The keys, patterns and lookups.
+    pub load: Invalidations,
+    /// One part of each span is out with this cut.
+    pub spans: Vec<SpanId>,
+}
+
+/// The open batch.
+#[derive(Debug)]
+pub struct Batch<A> {
+    load: Invalidations,
+    transactions: Vec<Transaction<A>>,
+    /// The transaction whose changes arrive now.
+    current: Option<Xid>,
+    /// Whether it has named a key since the last cut.
+    touched: bool,
+}
+
+impl<A> Default for Batch<A> {
+    fn default() -> Self {
+        Batch { load: Invalidations::default(), transactions: Vec::new(), current: None, touched: false }
+    }
+}
+
+impl<A: Copy + Ord> Batch<A> {
+    /// A committed transaction's changes follow.
+    pub fn begin(&mut self, xid: Xid) {
+        self.current = Some(xid);
+        self.touched = false;
+    }
+
+    fn ordinal(&self) -> TxOrdinal {
+        self.transactions.len() as TxOrdinal
+    }
+
+    /// Adds what one change of the current transaction invalidates.
+    #[inline]
+    pub fn change(&mut self, plan: &Plan, row: &Row<'_>) {
+        if !plan.is_empty() {
+            let ordinal = self.ordinal();
+            plan.apply(row, ordinal, &mut self.load);
+            self.touched = true;
+        }
+    }
+
+    /// The current transaction committed.
+    pub fn commit(&mut self, xid: Xid, ack: A, window: &mut Window<A>) {
+        let touched = std::mem::take(&mut self.touched);
+        self.current = None;
+        if touched {
+            self.transactions.push(Transaction { xid, ack: Some(ack), span: None });
+        } else {
+            self.idle(ack, window);
+        }
+    }
+
+    /// A streamed transaction committed; `load` was collected while it was open.
+    pub fn commit_streamed(&mut self, xid: Xid, mut load: Invalidations, ack: A, window: &mut Window<A>) {
+        if load.is_empty() {
+            return self.idle(ack, window);
+        }
+        let ordinal = self.ordinal();
+        if self.load.is_empty() {
+            load.each_set(|set| set.renumber(|_, _| (ordinal, ordinal)));
+            self.load = load;
+        } else {
+            self.load.merge(&load, ordinal);
+        }
+        self.transactions.push(Transaction { xid, ack: Some(ack), span: None });
+    }
+
+    /// Nothing of interest lies before `ack`: it is confirmed together with what stands before it.
+    pub fn idle(&mut self, ack: A, window: &mut Window<A>) {
+        match self.transactions.last_mut() {
+            Some(last) if last.span.is_none() => last.ack = last.ack.max(Some(ack)),
+            _ => window.idle(ack),
+        }
+    }
+
+    /// The stream broke inside of a transaction: what it named so far stays and is deleted behind the gate; the
+    /// transaction comes again.
+    pub fn interrupted(&mut self) {
+        if let (Some(xid), true) = (self.current.take(), std::mem::take(&mut self.touched)) {
+            self.transactions.push(Transaction { xid, ack: None, span: None });
+        }
+    }
+
+    /// Whether there is something to send once it is visible.
+    pub fn has_work(&self) -> bool {
+        !self.transactions.is_empty()
+    }
+
+    /// Keys, patterns and lookups collected so far.
+    pub fn len(&self) -> usize {
+        self.load.len()
+    }
+
+    /// Whether nothing was collected.
+    pub fn is_empty(&self) -> bool {
+        self.load.is_empty() && self.transactions.is_empty()
+    }
+
+    /// Memory in use, in bytes.
+    pub fn bytes_used(&self) -> usize {
+        self.load.bytes_used() + self.transactions.len() * size_of::<Transaction<A>>()
+    }
+
+    /// Closes a piece of the transaction that is still arriving, so that what it named so far can leave.
+    pub fn close_piece(&mut self) {
+        if let (Some(xid), true) = (self.current, std::mem::take(&mut self.touched)) {
+            self.transactions.push(Transaction { xid, ack: None, span: None });
+        }
+    }
+
+    /// Takes what `snapshot` contains out of the batch; `None` when it contains none of it.
+    ///
+    /// A key that both a visible and an invisible transaction named leaves *and* stays: deleting it once more is
+    /// harmless, deleting it too early only is not.
+    pub fn cut(&mut self, snapshot: &Snapshot, window: &mut Window<A>) -> Option<Cut> {
+        self.close_piece();
+        let stays: Vec<bool> = self.transactions.iter().map(|tx| !snapshot.contains(tx.xid)).collect();
+        if stays.iter().all(|stays| *stays) {
+            return None;
+        }
+        let spans = self.part_spans(&stays, window);
+        if !stays.contains(&true) {
+            self.transactions.clear();
+            return Some(Cut { load: std::mem::take(&mut self.load), spans });
+        }
+        let ranks = ranks(&stays);
+        let staying = |first: TxOrdinal, last: TxOrdinal| ranks[last as usize + 1] - ranks[first as usize];
+        let mut leaving = self.load.clone();
+        leaving.each_set(|set| set.retain(|key| staying(key.first, key.last) < key.last - key.first + 1));
+        self.load.each_set(|set| {
+            set.retain(|key| staying(key.first, key.last) > 0);
+            set.renumber(|first, last| (ranks[first as usize], ranks[last as usize + 1] - 1));
+        });
+        self.load.widened = 0;
+        let mut stays = stays.into_iter();
+        self.transactions.retain(|_| stays.next().unwrap_or(true));
+        Some(Cut { load: leaving, spans })
+    }
+
+    /// Says in commit order which parts of which spans leave.
+    ///
+    /// Transactions without a span get one for each run with the same fate. Those that share a span hold one part of
+    /// it together, however many they are: when only some of them leave, the leaving ones get a part of their own.
+    fn part_spans(&mut self, stays: &[bool], window: &mut Window<A>) -> Vec<SpanId> {
+        let mut leaving = Vec::new();
+        let mut start = 0;
+        while start < stays.len() {
+            let span = self.transactions[start].span;
+            let alike = |index: usize| {
+                self.transactions[index].span == span && (span.is_some() || stays[index] == stays[start])
+            };
+            let end = (start + 1..stays.len()).find(|index| !alike(*index)).unwrap_or(stays.len());
+            let fates = &stays[start..end];
+            let run = &mut self.transactions[start..end];
+            let id = span.unwrap_or_else(|| window.open(run.iter().filter_map(|tx| tx.ack).max()));
+            if fates.contains(&false) {
+                if fates.contains(&true) {
+                    window.add_part(id);
+                }
+                leaving.push(id);
+            }
+            run.iter_mut().for_each(|tx| tx.span = Some(id));
+            start = end;
+        }
+        leaving
+    }
+}
+
+/// `ranks[i]` is how many of the first `i` transactions stay.
+fn ranks(stays: &[bool]) -> Vec<TxOrdinal> {
+    let mut ranks = Vec::with_capacity(stays.len() + 1);
+    let mut count = 0;
+    ranks.push(0);
+    for stays in stays {
+        count += TxOrdinal::from(*stays);
+        ranks.push(count);
+    }
+    ranks
+}
+
+impl Invalidations {
+    /// Keys, patterns and lookups together.
+    pub fn len(&self) -> usize {
+        self.keys.len() + self.patterns.len() + self.lookups.len()
+    }
+
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Memory in use, in bytes.
+    pub fn bytes_used(&self) -> usize {
+        self.keys.bytes_used() + self.patterns.bytes_used() + self.lookups.bytes_used()
+    }
+
+    /// Adds all of `other` under the transaction `tx`.
+    pub fn merge(&mut self, other: &Invalidations, tx: TxOrdinal) {
+        self.keys.merge(&other.keys, tx);
+        self.patterns.merge(&other.patterns, tx);
+        self.lookups.merge(&other.lookups, tx);
+        self.widened += other.widened;
+    }
+
+    fn each_set(&mut self, mut apply: impl FnMut(&mut KeySet)) {
+        apply(&mut self.keys);
+        apply(&mut self.patterns);
+        apply(&mut self.lookups);
+    }
+
+    /// Replaces the family that takes most memory by its pattern. Over-deleting is safe, running out of memory is not.
+    pub fn collapse_largest(&mut self, rules: &Rules) -> Option<FamilyId> {
+        let mut bytes: HashMap<FamilyId, usize> = HashMap::new();
+        for set in [&self.keys, &self.patterns, &self.lookups] {
+            for key in set.iter() {
+                *bytes.entry(key.family).or_default() += key.bytes.len() + 32;
+            }
+        }
+        let largest = bytes.into_iter().max_by_key(|(family, bytes)| (*bytes, family.0))?.0;
+        self.collapse(largest, rules);
+        Some(largest)
+    }
+
+    fn collapse(&mut self, family: FamilyId, rules: &Rules) {
+        let range = [&self.keys, &self.patterns, &self.lookups]
+            .into_iter()
+            .flat_map(|set| set.iter())
+            .filter(|key| key.family == family)
+            .fold(None, |range: Option<(TxOrdinal, TxOrdinal)>, key| {
+                let (first, last) = range.unwrap_or((key.first, key.last));
+                Some((first.min(key.first), last.max(key.last)))
+            });
+        let Some((first, last)) = range else { return };
+        self.each_set(|set| set.retain(|key| key.family != family));
+        self.patterns.insert(rules.family(family), family, first);
+        self.patterns.insert(rules.family(family), family, last);
+    }
+}

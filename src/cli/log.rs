@@ -1,0 +1,22 @@
+//! Logs: one line on standard error for each event, for a journal or a terminal.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::filter::LevelFilter;
+
+/// Starts logging. `CRIEUR_LOG` sets the level: `error`, `warn`, `info` (default), `debug`, `trace`.
+///
+/// Under systemd the journal adds the time, so the lines carry none.
+pub fn start() {
+    let level = std::env::var("CRIEUR_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(LevelFilter::INFO);
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        builder.without_time().init();
+    } else {
+        builder.init();
+    }
+}

@@ -1,0 +1,96 @@
+//! `crieur run`: the daemon.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::cache::redis::RedisCache;
+use crate::cli::progress::Progress;
+use crate::cli::{log, runtime};
+use crate::config::Config;
+use crate::error::{Error, Exit, Result};
+use crate::pipeline::{News, Pipeline, Settings, Totals};
+use crate::session::ControlSession;
+use crate::source::dsn::Dsn;
+use crate::source::replication::{Options, Replication};
+
+/// Runs until SIGTERM or SIGINT, or until an error is definite.
+pub fn run(config: Config) -> Exit {
+    log::start();
+    info!(version = env!("CARGO_PKG_VERSION"), "crieur starts");
+    for (key, value, origin) in config.effective() {
+        info!(key, value, origin, "setting");
+    }
+    let result = runtime()
+        .map_err(|cause| Error::definite(Exit::Os, "start the runtime").because(cause))
+        .and_then(|runtime| runtime.block_on(stream(config)));
+    notify(&[sd_notify::NotifyState::Stopping]);
+    match result {
+        Ok(totals) => {
+            info!(keys = totals.keys, existed = totals.existed, sweeps = totals.sweeps, "stopped");
+            Exit::Ok
+        }
+        Err(error) => {
+            let hint = error.hint.as_deref().unwrap_or("none");
+            error!(hint, exit = error.exit() as u8, "stopped: {}", error.chain());
+            error.exit()
+        }
+    }
+}
+
+async fn stream(config: Config) -> Result<Totals> {
+    let dsn = Dsn::parse(config.postgres.url.expose())?;
+    if let Some(hint) = dsn.pooler_hint() {
+        warn!("{hint}");
+    }
+    let settings = Settings {
+        slot: config.postgres.slot.clone(),
+        echo: config.cache.echo.clone(),
+        echo_wal_bytes_max: config.cache.echo_wal_bytes_max,
+        on_gap: config.cache.on_gap,
+        batch_keys_max: config.limits.batch_keys_max,
+        memory_bytes_max: config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX),
+        stop_timeout: config.limits.stop_timeout,
+    };
+    let cache = RedisCache::new(&config.cache)?;
+    let control = ControlSession::new(
+        dsn.clone(),
+        config.postgres.connect_timeout,
+        config.postgres.lookup_timeout,
+        config.rules.lookups(),
+    );
+    let source = Replication::new(Options {
+        dsn,
+        slot: config.postgres.slot,
+        publication: config.postgres.publication,
+        connect_timeout: config.postgres.connect_timeout,
+        liveness_timeout: config.postgres.liveness_timeout,
+    });
+    let stop = stop_signal()?;
+    let mut progress = Progress::default();
+    let news = Box::new(move |news| {
+        if news == News::Ready {
+            notify(&[sd_notify::NotifyState::Ready]);
+        }
+        progress.news(news);
+    });
+    Pipeline::new(source, cache, control, config.rules, settings, news).run(stop).await
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let listen = |kind| signal(kind).map_err(|cause| Error::definite(Exit::Os, "listen for signals").because(cause));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => notify(&[sd_notify::NotifyState::Stopping]),
+            _ = interrupt.recv() => notify(&[sd_notify::NotifyState::Stopping]),
+        }
+    })
+}
+
+/// Tells systemd, where there is one (`NOTIFY_SOCKET`).
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!("failed to notify systemd: {error}");
+    }
+}

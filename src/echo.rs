@@ -1,0 +1,117 @@
+//! Echoes: a key is deleted again after each delay, for readers that SET an old value after our delete. Pure.
+//!
+//! A plain reader may SELECT before a commit and SET after our UNLINK. Whoever keeps a value less than the last delay
+//! between its SELECT and its SET is corrected by an echo. Deliveries that were answered within a tenth of their delay
+//! share a bucket, so a key that changes all the time is echoed a few times a second, not once per change. A bucket is
+//! due when its *youngest* delivery is due: an echo may come late, never early.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::ack::SpanId;
+use crate::rules::{Invalidations, Rules};
+
+/// Which delete of the same keys this is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// The first, behind the gate.
+    Fresh,
+    /// The echo with this index in `cache.echo`.
+    Echo(usize),
+}
+
+/// Keys on their way to the cache, and the spans that wait for the answer.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Exact keys and patterns; lookups are already resolved.
+    pub load: Invalidations,
+    /// One part (fresh) or one echo of each span is out with it.
+    pub spans: Vec<SpanId>,
+    /// Which delete this is.
+    pub stage: Stage,
+}
+
+/// `I` is the caller's clock: anything that a duration can be added to.
+#[derive(Debug)]
+struct Bucket<I> {
+    /// Deliveries answered before this share the bucket.
+    closes: I,
+    due: I,
+    load: Invalidations,
+    spans: Vec<SpanId>,
+}
+
+/// One queue of buckets for each delay.
+#[derive(Debug)]
+pub struct Echoes<I> {
+    /// Time from the answer of the stage before to this echo.
+    gaps: Vec<Duration>,
+    stages: Vec<VecDeque<Bucket<I>>>,
+}
+
+impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
+    /// `delays` ascend, each counted from the first delete.
+    pub fn new(delays: &[Duration]) -> Self {
+        let before = std::iter::once(Duration::ZERO).chain(delays.iter().copied());
+        let gaps = delays.iter().zip(before).map(|(delay, before)| delay.saturating_sub(before)).collect::<Vec<_>>();
+        Echoes { stages: gaps.iter().map(|_| VecDeque::new()).collect(), gaps }
+    }
+
+    /// The stage that follows `stage`, if there is one.
+    pub fn next(&self, stage: Stage) -> Option<usize> {
+        let next = match stage {
+            Stage::Fresh => 0,
+            Stage::Echo(index) => index + 1,
+        };
+        (next < self.gaps.len()).then_some(next)
+    }
+
+    /// Queues the keys of an answered delivery for the echo `stage`.
+    pub fn add(&mut self, stage: usize, now: I, load: &Invalidations, spans: &[SpanId]) {
+        let gap = self.gaps[stage];
+        let width = (gap / 10).min(Duration::from_secs(1));
+        let buckets = &mut self.stages[stage];
+        if buckets.back().is_none_or(|bucket| bucket.closes < now) {
+            let closes = now + width;
+            let due = closes + gap;
+            buckets.push_back(Bucket { closes, due, load: Invalidations::default(), spans: Vec::new() });
+        }
+        let bucket = buckets.back_mut().expect("pushed above when there was none");
+        bucket.load.merge(load, 0);
+        bucket.spans.extend_from_slice(spans);
+    }
+
+    /// When the next bucket is due.
+    pub fn due(&self) -> Option<I> {
+        self.stages.iter().filter_map(|buckets| buckets.front()).map(|bucket| bucket.due).min()
+    }
+
+    /// Takes a bucket that is due.
+    pub fn take_due(&mut self, now: I) -> Option<Delivery> {
+        let stage = (0..self.stages.len()).find(|stage| self.stages[*stage].front().is_some_and(|b| b.due <= now))?;
+        let bucket = self.stages[stage].pop_front()?;
+        Some(Delivery { load: bucket.load, spans: bucket.spans, stage: Stage::Echo(stage) })
+    }
+
+    /// Memory in use, in bytes.
+    pub fn bytes_used(&self) -> usize {
+        let buckets = self.stages.iter().flatten();
+        buckets.map(|bucket| bucket.load.bytes_used() + bucket.spans.len() * size_of::<SpanId>()).sum()
+    }
+
+    /// Collapses families until at most `bytes_max` are in use; says how many were collapsed.
+    pub fn shrink(&mut self, bytes_max: usize, rules: &Rules) -> usize {
+        let mut collapsed = 0;
+        let mut used = self.bytes_used();
+        while used > bytes_max {
+            let largest = self.stages.iter_mut().flatten().max_by_key(|bucket| bucket.load.bytes_used());
+            let done = largest.and_then(|bucket| bucket.load.collapse_largest(rules)).is_none();
+            let before = std::mem::replace(&mut used, self.bytes_used());
+            if done || used >= before {
+                break; // Nothing but one pattern per family and bucket is left.
+            }
+            collapsed += 1;
+        }
+        collapsed
+    }
+}

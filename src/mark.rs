@@ -1,0 +1,119 @@
+//! The mark: the cache carries its own position. Pure.
+//!
+//! One small key in the cache says up to which position its deletes were done. It is written behind those deletes and
+//! before the position is confirmed to the server, so a mark that is missing, foreign or older than the slot's
+//! `confirmed_flush_lsn` proves that the cache may hold keys whose invalidation it never saw: a gap.
+
+use serde::{Deserialize, Serialize};
+
+use crate::lsn::Lsn;
+
+/// What the mark says, as JSON.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mark {
+    /// The server's system identifier (`IDENTIFY_SYSTEM`).
+    pub system: String,
+    /// Its timeline.
+    pub timeline: u32,
+    /// The slot.
+    pub slot: String,
+    /// Every delete up to here was answered; PostgreSQL's text form.
+    pub lsn: String,
+    /// Wall clock of writing, seconds since 1970: a reader that finds it old knows that the crier is silent.
+    pub at: u64,
+    /// Digest of the rules' families.
+    pub rules: String,
+}
+
+/// Where the stream starts, as the server says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Start {
+    /// The server's system identifier.
+    pub system: String,
+    /// Its timeline.
+    pub timeline: u32,
+    /// The slot's confirmed position.
+    pub confirmed: Lsn,
+}
+
+/// Why the cache may hold stale keys.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Gap {
+    /// No mark: a first start, a flushed cache, an evicted key.
+    Missing,
+    /// Not a mark that this version reads.
+    Unreadable,
+    /// The mark is of another server or timeline: restored, failed over, or the configuration points elsewhere.
+    OtherServer,
+    /// The slot is ahead of the cache: the cache went back in time, or somebody advanced the slot.
+    Behind {
+        /// Position of the mark.
+        mark: Lsn,
+        /// Position of the slot.
+        confirmed: Lsn,
+    },
+    /// The rules own other keys than when the mark was written.
+    OtherRules,
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Gap::Missing => f.write_str("the cache holds no mark"),
+            Gap::Unreadable => f.write_str("the mark in the cache cannot be read"),
+            Gap::OtherServer => f.write_str("the mark in the cache is of another server or timeline"),
+            Gap::Behind { mark, confirmed } => write!(f, "the cache is at {mark}, the slot at {confirmed}"),
+            Gap::OtherRules => f.write_str("the rules changed since the mark was written"),
+        }
+    }
+}
+
+/// Whether a cache with this mark may have missed invalidations before `start`.
+pub fn gap(mark: Option<&[u8]>, start: &Start, rules: &str) -> Option<Gap> {
+    let Some(text) = mark else { return Some(Gap::Missing) };
+    let Some((mark, lsn)) = serde_json::from_slice::<Mark>(text).ok().and_then(|mark| {
+        let lsn = mark.lsn.parse::<Lsn>().ok()?;
+        Some((mark, lsn))
+    }) else {
+        return Some(Gap::Unreadable);
+    };
+    if mark.system != start.system || mark.timeline != start.timeline {
+        Some(Gap::OtherServer)
+    } else if lsn < start.confirmed {
+        Some(Gap::Behind { mark: lsn, confirmed: start.confirmed })
+    } else if mark.rules != rules {
+        Some(Gap::OtherRules)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_mark_at_or_past_the_slot_proves_the_cache() {
+        let start = Start { system: "7".into(), timeline: 1, confirmed: Lsn(0x20) };
+        let mark = |system: &str, timeline, lsn: &str, rules: &str| {
+            let mark = Mark {
+                system: system.into(),
+                timeline,
+                slot: "crieur".into(),
+                lsn: lsn.into(),
+                at: 0,
+                rules: rules.into(),
+            };
+            gap(Some(&serde_json::to_vec(&mark).expect("plain data")), &start, "r")
+        };
+        assert_eq!(mark("7", 1, "0/20", "r"), None);
+        assert_eq!(mark("7", 1, "0/21", "r"), None);
+        assert_eq!(mark("7", 1, "0/1F", "r"), Some(Gap::Behind { mark: Lsn(0x1F), confirmed: Lsn(0x20) }));
+        assert_eq!(mark("8", 1, "0/20", "r"), Some(Gap::OtherServer));
+        assert_eq!(mark("7", 2, "0/20", "r"), Some(Gap::OtherServer));
+        assert_eq!(mark("7", 1, "0/20", "q"), Some(Gap::OtherRules));
+        assert_eq!(mark("7", 1, "late", "r"), Some(Gap::Unreadable));
+        assert_eq!(gap(None, &start, "r"), Some(Gap::Missing));
+        assert_eq!(gap(Some(b"1"), &start, "r"), Some(Gap::Unreadable));
+    }
+}

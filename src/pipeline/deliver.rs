@@ -1,0 +1,145 @@
+//! The waiting parts of the loop: steps that are tried again until they succeed, each a future that owns what it needs.
+//!
+//! A transient error means the same step again after a jittered pause, for as long as it takes; only a definite error
+//! ends a future with `Err`. An outage is logged once when it begins and once when it ends, with a reminder each minute.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::backoff::Backoff;
+use crate::cache::{Cache, Deleted, Swept};
+use crate::control::{Answer, Control};
+use crate::echo::Delivery;
+use crate::error::{Class, Error, Result};
+use crate::keys::KeySet;
+use crate::rules::Rules;
+
+/// How often a continuing outage is logged.
+const REMIND: Duration = Duration::from_secs(60);
+
+/// The value of a step, and whether it needed more than one try.
+#[derive(Debug)]
+pub struct Insisted<T> {
+    /// What the step returned.
+    pub value: T,
+    /// Whether an earlier try failed: the other side may have come back another than it was.
+    pub after_outage: bool,
+}
+
+/// Tries `step` until it succeeds or fails for good.
+pub async fn insist<T>(what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> Result<Insisted<T>> {
+    let mut backoff = Backoff::default();
+    let mut outage: Option<(Instant, Instant)> = None;
+    loop {
+        let error = match step().await {
+            Ok(value) => {
+                if let Some((since, _)) = outage {
+                    info!(seconds = since.elapsed().as_secs(), "{what} works again");
+                }
+                return Ok(Insisted { value, after_outage: outage.is_some() });
+            }
+            Err(error) if error.is_transient() => error,
+            Err(error) => return Err(error.while_doing(what)),
+        };
+        let now = Instant::now();
+        match &mut outage {
+            Some((_, said)) if now.duration_since(*said) < REMIND => {}
+            Some((_, said)) => {
+                *said = now;
+                complain(what, &error);
+            }
+            None => {
+                outage = Some((now, now));
+                complain(what, &error);
+            }
+        }
+        sleep(pause(&mut backoff, &error)).await;
+    }
+}
+
+/// The pause before the next try after `error`.
+pub fn pause(backoff: &mut Backoff, error: &Error) -> Duration {
+    backoff.next(error.class == Class::TransientSlow, random())
+}
+
+/// A number in 0..1 for jitter, from the hasher's seed.
+fn random() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+fn complain(what: &str, error: &Error) {
+    let hint = error.hint.as_deref().unwrap_or("the same step is tried again until it succeeds");
+    warn!(hint, "failed to {what}: {}", error.chain());
+}
+
+/// Deliveries whose keys were deleted, and what that did.
+#[derive(Debug)]
+pub struct Landed {
+    /// The same deliveries, lookups resolved.
+    pub deliveries: Vec<Delivery>,
+    /// Keys sent and keys that existed.
+    pub deleted: Deleted,
+    /// Lookups that the server refused, widened to their families.
+    pub refused: u64,
+    /// Whether the cache was away in between.
+    pub after_outage: bool,
+}
+
+/// Resolves lookups, then deletes the exact keys of all deliveries in one pipeline.
+pub async fn fly<C: Cache, D: Control>(
+    cache: Rc<C>,
+    control: Rc<D>,
+    rules: Rc<Rules>,
+    mut deliveries: Vec<Delivery>,
+) -> Result<Landed> {
+    let mut refused = 0;
+    for delivery in &mut deliveries {
+        if !delivery.load.lookups.is_empty() {
+            refused += look_up(&*control, &rules, delivery).await?;
+        }
+    }
+    let keys: Vec<&KeySet> = deliveries.iter().map(|delivery| &delivery.load.keys).filter(|k| !k.is_empty()).collect();
+    let mut landed = Insisted { value: Deleted::default(), after_outage: false };
+    if !keys.is_empty() {
+        landed = insist("delete keys", async || cache.delete(&keys).await).await?;
+    }
+    Ok(Landed { deleted: landed.value, after_outage: landed.after_outage, deliveries, refused })
+}
+
+async fn look_up<D: Control>(control: &D, rules: &Rules, delivery: &mut Delivery) -> Result<u64> {
+    let lookups = std::mem::take(&mut delivery.load.lookups);
+    let questions = rules.questions(&lookups);
+    let answers = insist("look up", async || control.ask(&questions).await).await?.value;
+    let mut refused = 0;
+    for (question, answer) in questions.iter().zip(&answers) {
+        if let Answer::Refused(message) = answer {
+            refused += 1;
+            let name = rules.lookups().get(question.lookup.0 as usize).map_or("?", |lookup| lookup.name.as_str());
+            warn!(lookup = name, "lookup refused, its keys widen to their family: {message}");
+        }
+    }
+    rules.resolve(&lookups, &questions, &answers, &mut delivery.load);
+    Ok(refused)
+}
+
+/// Sweeps the patterns of all deliveries in one pass.
+pub async fn sweep<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<(Vec<Delivery>, Swept)> {
+    let mut patterns = KeySet::default();
+    for delivery in &deliveries {
+        patterns.merge(&delivery.load.patterns, 0);
+    }
+    let swept = insist("sweep", async || cache.sweep(&patterns).await).await?;
+    Ok((deliveries, swept.value))
+}
+
+/// Runs `step` with a limit, for the last words at a stop.
+pub async fn at_most<T>(limit: Duration, what: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(limit, step).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::transient(format!("{what} took longer than {limit:?}"))),
+    }
+}

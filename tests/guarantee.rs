@@ -1,0 +1,204 @@
+//! The pure parts that keep the guarantee, each beside a naive model: batch, window, echoes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crieur::ack::{SpanId, Window};
+use crieur::batcher::{Batch, Cut};
+use crieur::echo::{Delivery, Echoes, Stage};
+use crieur::gate::Snapshot;
+use crieur::keys::FamilyId;
+use crieur::lsn::Xid;
+use crieur::rules::Invalidations;
+use proptest::prelude::*;
+
+/// One step of a random life of the batch.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A transaction commits with these keys; with none it is an empty one.
+    Commit(Vec<u8>),
+    /// A keepalive between transactions.
+    Idle,
+    /// A snapshot that contains the transactions for which the mask, taken in turn, says so.
+    Cut(Vec<bool>),
+    /// The cache answers the flight with this index, modulo the flights that are out.
+    Answer(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => prop::collection::vec(0u8..6, 0..4).prop_map(Step::Commit),
+        1 => Just(Step::Idle),
+        3 => prop::collection::vec(any::<bool>(), 1..5).prop_map(Step::Cut),
+        3 => any::<usize>().prop_map(Step::Answer),
+    ]
+}
+
+fn load(keys: &[u8]) -> Invalidations {
+    let mut load = Invalidations::default();
+    for key in keys {
+        load.keys.insert(&[*key], FamilyId(u32::from(*key)), 0);
+    }
+    load
+}
+
+/// The snapshot that contains exactly `visible` of the transactions 1..=last.
+fn snapshot(last: u32, visible: &BTreeSet<u32>) -> Snapshot {
+    Snapshot::Taken { xmax: last + 1, in_progress: (1..=last).filter(|xid| !visible.contains(xid)).collect() }
+}
+
+/// What must hold, kept the slow and obvious way: every transaction and key by itself.
+#[derive(Default)]
+struct Model {
+    /// Keys of committed transactions that did not leave behind a snapshot that contains them.
+    owed: BTreeMap<u32, BTreeSet<u8>>,
+    /// Transactions and keys that left and were not answered: by flight.
+    flying: BTreeMap<usize, BTreeSet<u32>>,
+    visible: BTreeSet<u32>,
+    last: u32,
+    flights: usize,
+}
+
+impl Model {
+    /// Everything up to this position is answered.
+    fn answered(&self) -> u64 {
+        let out = self.owed.keys().chain(self.flying.values().flatten()).min();
+        out.map_or(u64::MAX, |xid| u64::from(*xid) * 10 - 1)
+    }
+
+    fn cut(&mut self, cut: Option<&Cut>) {
+        let left: BTreeSet<u8> = cut.iter().flat_map(|cut| cut.load.keys.iter()).map(|key| key.bytes[0]).collect();
+        let leaving: BTreeSet<u32> = self.owed.keys().filter(|xid| self.visible.contains(xid)).copied().collect();
+        for xid in &leaving {
+            let missing: Vec<_> = self.owed[xid].difference(&left).collect();
+            assert!(missing.is_empty(), "transaction {xid} is visible and its keys {missing:?} stayed");
+            self.owed.remove(xid);
+        }
+        assert_eq!(cut.is_none(), leaving.is_empty(), "something leaves exactly when something is visible");
+        self.flying.insert(self.flights, leaving);
+        self.flights += 1;
+    }
+}
+
+fn live(steps: &[Step]) {
+    let (mut batch, mut window, mut model) = (Batch::default(), Window::default(), Model::default());
+    let mut flights: Vec<(usize, Vec<SpanId>)> = Vec::new();
+    let (mut position, mut confirmed) = (0u64, 0u64);
+    let answer = |flights: &mut Vec<(usize, Vec<SpanId>)>, index: usize, window: &mut Window<u64>, model: &mut Model| {
+        let (flight, spans) = flights.swap_remove(index);
+        spans.into_iter().for_each(|span| window.part_done(span));
+        model.flying.remove(&flight);
+    };
+    let fly = |batch: &mut Batch<u64>, window: &mut Window<u64>, model: &mut Model| {
+        let cut = batch.cut(&snapshot(model.last, &model.visible), window);
+        model.cut(cut.as_ref());
+        cut.map(|cut| (model.flights - 1, cut.spans))
+    };
+    for step in steps {
+        match step {
+            Step::Commit(keys) => {
+                model.last += 1;
+                position = u64::from(model.last) * 10;
+                batch.commit_streamed(Xid(model.last), load(keys), position, &mut window);
+                if !keys.is_empty() {
+                    model.owed.insert(model.last, keys.iter().copied().collect());
+                }
+            }
+            Step::Idle => {
+                position += 1;
+                batch.idle(position, &mut window);
+            }
+            Step::Cut(mask) => {
+                let xids = (1..=model.last).zip(mask.iter().cycle());
+                model.visible.extend(xids.filter(|(_, seen)| **seen).map(|(xid, _)| xid));
+                flights.extend(fly(&mut batch, &mut window, &mut model));
+            }
+            Step::Answer(index) if !flights.is_empty() => {
+                let index = index % flights.len();
+                answer(&mut flights, index, &mut window, &mut model);
+            }
+            Step::Answer(_) => {}
+        }
+        if let Some(ack) = window.confirm(|_| true) {
+            assert!(ack > confirmed, "positions never go back");
+            confirmed = ack;
+        }
+        assert!(confirmed <= model.answered(), "confirmed {confirmed}, answered {}", model.answered());
+    }
+    // Liveness: once everything is visible and answered, everything is confirmed.
+    model.visible.extend(1..=model.last);
+    flights.extend(fly(&mut batch, &mut window, &mut model));
+    while !flights.is_empty() {
+        answer(&mut flights, 0, &mut window, &mut model);
+    }
+    confirmed = window.confirm(|_| true).unwrap_or(confirmed);
+    assert_eq!(confirmed, position);
+    assert!(window.is_empty() && batch.is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn every_key_leaves_behind_its_gate_and_nothing_is_confirmed_before_its_answer(
+        steps in prop::collection::vec(step(), 0..60)
+    ) {
+        live(&steps);
+    }
+
+    #[test]
+    fn an_echo_comes_after_every_delay_and_never_early(
+        times in prop::collection::vec(0u64..5_000, 1..30), delays in prop::collection::btree_set(1u64..3_000, 1..4)
+    ) {
+        let delays: Vec<Duration> = delays.into_iter().map(Duration::from_millis).collect();
+        echoes(times, &delays);
+    }
+}
+
+/// Answers deliveries at `times` (milliseconds) and lets the echoes run dry.
+fn echoes(mut times: Vec<u64>, delays: &[Duration]) {
+    times.sort_unstable();
+    let mut echoes = Echoes::<Duration>::new(delays);
+    let mut window = Window::<u64>::default();
+    let mut seen: BTreeMap<u8, Vec<Duration>> = BTreeMap::new();
+    let deliver = |delivery: Delivery, now: Duration, echoes: &mut Echoes<Duration>| {
+        if let Some(stage) = echoes.next(delivery.stage) {
+            echoes.add(stage, now, &delivery.load, &delivery.spans);
+        }
+    };
+    let mut now = Duration::ZERO;
+    for (index, time) in times.iter().enumerate() {
+        let time = Duration::from_millis(*time);
+        while let Some(due) = echoes.due().filter(|due| *due <= time) {
+            now = now.max(due);
+            run_due(&mut echoes, now, &mut seen, &deliver);
+        }
+        let spans = vec![window.open(Some(index as u64))];
+        deliver(Delivery { load: load(&[index as u8]), spans, stage: Stage::Fresh }, time, &mut echoes);
+        now = time;
+    }
+    while let Some(due) = echoes.due() {
+        run_due(&mut echoes, due, &mut seen, &deliver);
+    }
+    for (index, time) in times.iter().enumerate() {
+        let echoed = &seen[&(index as u8)];
+        assert_eq!(echoed.len(), delays.len());
+        for (echo, delay) in echoed.iter().zip(delays) {
+            assert!(*echo >= Duration::from_millis(*time) + *delay, "an echo came early");
+        }
+    }
+}
+
+fn run_due(
+    echoes: &mut Echoes<Duration>,
+    now: Duration,
+    seen: &mut BTreeMap<u8, Vec<Duration>>,
+    deliver: &impl Fn(Delivery, Duration, &mut Echoes<Duration>),
+) {
+    while let Some(delivery) = echoes.take_due(now) {
+        for key in delivery.load.keys.iter() {
+            seen.entry(key.bytes[0]).or_default().push(now);
+        }
+        deliver(delivery, now, echoes);
+    }
+}
