@@ -3,7 +3,10 @@
 //! A source never sees a cache, a rule or a key. It hands over events in stream order and learns only how far
 //! everything was answered.
 
+pub mod dsn;
+pub mod frames;
 pub mod replication;
+pub mod sqlstate;
 
 use std::time::Duration;
 
