@@ -55,6 +55,8 @@ pub struct Error {
     pub message: String,
     /// A sentence that says what to do.
     pub hint: Option<String>,
+    /// PostgreSQL's code, where a PostgreSQL server said it.
+    pub sqlstate: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -64,12 +66,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// The same step may succeed later.
     pub fn transient(message: impl Into<String>) -> Self {
-        Error { class: Class::Transient, message: message.into(), hint: None, source: None }
+        Error { class: Class::Transient, message: message.into(), hint: None, sqlstate: None, source: None }
     }
 
     /// No retry can help.
     pub fn definite(exit: Exit, message: impl Into<String>) -> Self {
-        Error { class: Class::Definite(exit), message: message.into(), hint: None, source: None }
+        Error { class: Class::Definite(exit), message: message.into(), hint: None, sqlstate: None, source: None }
     }
 
     /// The same error, in another class.

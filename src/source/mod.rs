@@ -3,6 +3,16 @@
 //! A source never sees a cache, a rule or a key. It hands over events in stream order and learns only how far
 //! everything was answered.
 
+pub mod dsn;
+pub mod frames;
+pub mod link;
+pub mod socket;
+pub mod sqlstate;
+pub mod tls;
+pub mod wire;
+
+pub mod lazy;
+pub mod replication;
 
 use std::time::Duration;
 

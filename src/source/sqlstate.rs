@@ -1,0 +1,140 @@
+//! What a PostgreSQL error means for the daemon: one table from SQLSTATE to class and hint.
+//!
+//! Codes decide, never message texts, which are translated. Unknown means transient: a retry that cannot succeed shows
+//! in the log, a stop needs a human. Codes: PostgreSQL's `src/backend/utils/errcodes.txt`.
+
+use crate::error::{Class, Error, Exit};
+
+const PASSWORD: &str = "Check role and password of the connection string; the next attempt waits minutes, because \
+                        repeated failures get an address banned.";
+const ACCESS: &str = "Let pg_hba.conf admit this role, database, address and TLS state.";
+const SLOTS: &str = "Raise max_connections, max_wal_senders or max_replication_slots, or end what uses them.";
+const PRIVILEGE: &str =
+    "Grant what is missing: `crieur check` prints the SQL (replication needs ALTER ROLE ... REPLICATION).";
+const MISSING: &str = "Run `crieur setup`: it creates the publication and the slot.";
+const STATE: &str = "Run `crieur check`: wal_level must be logical, and a slot whose WAL was removed must be dropped and \
+                     created again (the cache is swept then).";
+const POOLER: &str = "If this address is a pooler, use the server's direct address.";
+
+/// The class of an error and what to do about it.
+pub fn classify(code: &str) -> (Class, Option<&'static str>) {
+    match code {
+        "28P01" => (Class::TransientSlow, Some(PASSWORD)),
+        "28000" => (Class::TransientSlow, Some(ACCESS)),
+        "3D000" | "57P04" => {
+            (Class::Definite(Exit::Config), Some("Name an existing database in the connection string."))
+        }
+        "42501" => (Class::Definite(Exit::NoPermission), Some(PRIVILEGE)),
+        "42704" => (Class::Definite(Exit::Config), Some(MISSING)),
+        // `slot is active for PID`: our own walsender from before a cut, until wal_sender_timeout; or another daemon.
+        "55006" => (Class::Transient, Some("Another session holds the slot; only one daemon may use it.")),
+        // `wal_level < logical`, an invalidated slot; `undefined_file` is a WAL segment that was removed.
+        "55000" | "58P01" => (Class::Definite(Exit::Unavailable), Some(STATE)),
+        "42601" => (Class::Definite(Exit::Software), Some(POOLER)),
+        "08P01" => (Class::Transient, Some(POOLER)),
+        // An option of `options=` or of START_REPLICATION that the server does not take.
+        "22023" => (Class::Definite(Exit::Config), Some("Check `options` in the connection string.")),
+        "53300" | "53400" => (Class::Transient, Some(SLOTS)),
+        _ => (Class::Transient, None),
+    }
+}
+
+/// Whether the error ends or concerns the connection, not the statement.
+pub fn is_connection(code: &str) -> bool {
+    let class = code.get(..2).unwrap_or_default();
+    matches!(class, "08" | "28" | "53" | "58" | "XX") || matches!(code, "57P01" | "57P02" | "57P03" | "57P04" | "57P05")
+}
+
+/// The text of a refused statement that cannot hold a row value: other classes quote the parameters that they dislike.
+pub fn statement_text(code: &str, message: &str) -> String {
+    match code.get(..2).unwrap_or_default() {
+        "0A" | "25" | "42" | "57" => format!("{message} (SQLSTATE {code})"),
+        _ => format!("SQLSTATE {code}"),
+    }
+}
+
+/// The error of an ErrorResponse.
+pub fn server_error(code: &str, message: &str) -> Error {
+    let (class, hint) = classify(code);
+    let mut error = Error::transient(format!("{message} (SQLSTATE {code})")).class(class);
+    error.hint = hint.map(str::to_owned);
+    error.sqlstate = Some(code.to_owned());
+    error
+}
+
+/// The fields `C` and `M` of an ErrorResponse's body; empty where missing.
+pub fn error_fields(body: &[u8]) -> (String, String) {
+    let (mut code, mut message) = (String::new(), String::new());
+    for field in body.split(|&byte| byte == 0) {
+        match field.split_first() {
+            Some((b'C', text)) => code = String::from_utf8_lossy(text).into_owned(),
+            Some((b'M', text)) => message = String::from_utf8_lossy(text).into_owned(),
+            Some(_) | None => {}
+        }
+    }
+    (code, message)
+}
+
+/// An error of an ordinary session.
+pub fn session_error(error: &tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(server) => server_error(server.code().code(), server.message()),
+        None => {
+            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            Error::transient(format!("{error}{cause}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_has_its_class() {
+        let definite = Class::Definite;
+        for (code, class, hinted) in [
+            ("28P01", Class::TransientSlow, true),
+            ("28000", Class::TransientSlow, true),
+            ("57P01", Class::Transient, false),
+            ("57P02", Class::Transient, false),
+            ("57P03", Class::Transient, false),
+            ("57P04", definite(Exit::Config), true),
+            ("57014", Class::Transient, false),
+            ("53300", Class::Transient, true),
+            ("53400", Class::Transient, true),
+            ("08006", Class::Transient, false),
+            ("08P01", Class::Transient, true),
+            ("XX000", Class::Transient, false),
+            ("0A000", Class::Transient, false),
+            ("25006", Class::Transient, false),
+            ("3D000", definite(Exit::Config), true),
+            ("42704", definite(Exit::Config), true),
+            ("42501", definite(Exit::NoPermission), true),
+            ("55006", Class::Transient, true),
+            ("55000", definite(Exit::Unavailable), true),
+            ("58P01", definite(Exit::Unavailable), true),
+            ("42601", definite(Exit::Software), true),
+            ("22023", definite(Exit::Config), true),
+            ("ZZZZZ", Class::Transient, false),
+            ("", Class::Transient, false),
+        ] {
+            let (got, hint) = classify(code);
+            assert_eq!((got, hint.is_some()), (class, hinted), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_refused_statement_shows_no_value() {
+        assert_eq!(statement_text("22P02", "invalid input syntax for type uuid: \"secret\""), "SQLSTATE 22P02");
+        assert_eq!(statement_text("42703", "no column"), "no column (SQLSTATE 42703)");
+    }
+
+    #[test]
+    fn error_fields_are_total() {
+        let code = ("28P01".to_owned(), "no".to_owned());
+        assert_eq!(error_fields(b"SFATAL\0C28P01\0Mno\0\0"), code);
+        assert_eq!(error_fields(b""), (String::new(), String::new()));
+        assert_eq!(error_fields(b"\0\0M"), (String::new(), String::new()));
+    }
+}
