@@ -1,1 +1,4 @@
 //! Tests that need nothing but the toolchain.
+
+mod corpus;
+mod properties;
