@@ -1,3 +1,5 @@
 //! Tests that need nothing but the toolchain.
 
 mod guarantee;
+mod corpus;
+mod properties;

@@ -21,7 +21,7 @@ use crate::error::{Error, Exit};
 pub use frame::Frame;
 pub use pgoutput::{Block, Message, decode};
 pub use relations::Relations;
-pub use stream::Assembler;
+pub use stream::{Assembler, Step};
 
 /// The way out of every error of this module.
 const HINT: &str = "Nothing past this message was confirmed. Record the stream with `crieur record` and report it.";

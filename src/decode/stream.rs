@@ -25,6 +25,24 @@ enum State {
     Streamed { xid: Xid },
 }
 
+/// What one payload means: an [`Event`] that borrows nothing of the assembler, so that callers may loop over payloads
+/// until one means something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step<'a> {
+    /// A table was described; [`Relations`] has it.
+    Relation(Oid),
+    /// A committed transaction's changes follow.
+    Begin(Xid),
+    /// A row changed in the transaction of the last `Begin`.
+    Change(Change<'a>),
+    /// A row changed in a transaction that is still open.
+    Open(Xid, Change<'a>),
+    /// An open transaction was aborted.
+    Abort(Xid),
+    /// The transaction committed; its commit record ends at the position.
+    Commit(Xid, Lsn),
+}
+
 /// Turns payloads into events, in order.
 #[derive(Debug, Default)]
 pub struct Assembler {
@@ -37,10 +55,10 @@ pub struct Assembler {
 impl Assembler {
     /// What the payload of one XLogData means; `None` for messages that concern nobody.
     ///
-    /// A Truncate of several tables leaves more events: take them with [`queued`](Assembler::queued) first.
+    /// A Truncate of several tables leaves more steps: take them with [`queued`](Assembler::queued) first.
     #[inline]
-    pub fn event<'a>(&'a mut self, payload: &'a [u8]) -> Result<Option<Event<'a, Lsn>>> {
-        assert!(self.truncated.is_empty(), "queued events must be taken before the next payload");
+    pub fn step<'a>(&mut self, payload: &'a [u8]) -> Result<Option<Step<'a>>> {
+        assert!(self.truncated.is_empty(), "queued steps must be taken before the next payload");
         let block = match self.state {
             State::Streamed { .. } => Block::Stream,
             State::Between | State::Committed { .. } | State::Prepared { .. } => Block::Outside,
@@ -51,7 +69,8 @@ impl Assembler {
                 self.change(change).map(Some)
             }
             Message::Relation { oid, schema, name, identity, columns, .. } => {
-                Ok(Some(Event::Relation(self.relations.learn(oid, (schema, name), identity, columns))))
+                self.relations.learn(oid, (schema, name), identity, columns);
+                Ok(Some(Step::Relation(oid)))
             }
             Message::Truncate { relations, .. } => self.truncate(relations),
             Message::Type { .. } | Message::Origin { .. } | Message::Logical { .. } => Ok(None),
@@ -59,11 +78,31 @@ impl Assembler {
         }
     }
 
-    /// The next event of a Truncate of several tables.
+    /// The next step of a Truncate of several tables.
     #[inline]
-    pub fn queued(&mut self) -> Result<Option<Event<'static, Lsn>>> {
+    pub fn queued(&mut self) -> Result<Option<Step<'static>>> {
         let next = self.truncated.pop_front();
         next.map(|relation| self.change(Change { relation, row: Row::Truncate })).transpose()
+    }
+
+    /// Whether [`queued`](Assembler::queued) has more.
+    pub fn has_queued(&self) -> bool {
+        !self.truncated.is_empty()
+    }
+
+    /// The event of a step that this assembler made, with the source's own acknowledgement of a position.
+    #[inline]
+    pub fn event<'a, A>(&'a self, step: Step<'a>, ack: impl FnOnce(Lsn) -> A) -> Event<'a, A> {
+        match step {
+            Step::Relation(oid) => {
+                Event::Relation(self.relations.get(oid).expect("step() kept the table before it said so"))
+            }
+            Step::Begin(xid) => Event::Begin(xid),
+            Step::Change(change) => Event::Change(change),
+            Step::Open(xid, change) => Event::Open(xid, change),
+            Step::Abort(xid) => Event::Abort(xid),
+            Step::Commit(xid, end_lsn) => Event::Commit(xid, ack(end_lsn)),
+        }
     }
 
     /// When the current transaction, or else the last one, committed: microseconds since 2000-01-01 UTC.
@@ -89,10 +128,10 @@ impl Assembler {
     }
 
     #[inline]
-    fn change<'a>(&self, change: Change<'a>) -> Result<Event<'a, Lsn>> {
+    fn change<'a>(&self, change: Change<'a>) -> Result<Step<'a>> {
         match self.state {
-            State::Committed { .. } => Ok(Event::Change(change)),
-            State::Prepared { xid } | State::Streamed { xid } => Ok(Event::Open(xid, change)),
+            State::Committed { .. } => Ok(Step::Change(change)),
+            State::Prepared { xid } | State::Streamed { xid } => Ok(Step::Open(xid, change)),
             State::Between => Err(out_of_order("replication stream: a change outside of any transaction")),
         }
     }
@@ -124,7 +163,7 @@ impl Assembler {
         )))
     }
 
-    fn truncate(&mut self, relations: impl Iterator<Item = Oid> + Clone) -> Result<Option<Event<'static, Lsn>>> {
+    fn truncate(&mut self, relations: impl Iterator<Item = Oid> + Clone) -> Result<Option<Step<'static>>> {
         for relation in relations.clone() {
             self.check(&Change { relation, row: Row::Truncate })?;
         }
@@ -133,11 +172,11 @@ impl Assembler {
     }
 
     /// Messages that open or close a transaction or a block.
-    fn boundary(&mut self, message: &Message<'_>) -> Result<Option<Event<'static, Lsn>>> {
+    fn boundary(&mut self, message: &Message<'_>) -> Result<Option<Step<'static>>> {
         let state = self.state;
         let (next, event) = match (state, message) {
             (State::Between, &Message::Begin { final_lsn, xid, .. }) => {
-                (State::Committed { xid, final_lsn }, Some(Event::Begin(xid)))
+                (State::Committed { xid, final_lsn }, Some(Step::Begin(xid)))
             }
             (State::Committed { xid, final_lsn }, &Message::Commit { commit_lsn, end_lsn, .. }) => {
                 if commit_lsn != final_lsn {
@@ -145,26 +184,26 @@ impl Assembler {
                         "replication stream: transaction {xid} began for {final_lsn} and commits at {commit_lsn}"
                     )));
                 }
-                (State::Between, Some(Event::Commit(xid, end_lsn)))
+                (State::Between, Some(Step::Commit(xid, end_lsn)))
             }
             (State::Between, &Message::StreamStart { xid, .. }) => (State::Streamed { xid }, None),
             (State::Streamed { .. }, Message::StreamStop) => (State::Between, None),
             // A transaction whose blocks held nothing of interest is unknown to whoever keeps keys by transaction.
             (State::Between, &Message::StreamCommit { xid, end_lsn, .. }) => {
-                (State::Between, Some(Event::Commit(xid, end_lsn)))
+                (State::Between, Some(Step::Commit(xid, end_lsn)))
             }
             // Keys of a rolled-back subtransaction stay with their transaction: deleting more than needed is safe.
             (State::Between, &Message::StreamAbort { xid, subxid, .. }) => {
-                (State::Between, (xid == subxid).then_some(Event::Abort(xid)))
+                (State::Between, (xid == subxid).then_some(Step::Abort(xid)))
             }
             (State::Between, &Message::BeginPrepare(prepared)) => (State::Prepared { xid: prepared.xid }, None),
             (State::Prepared { xid }, &Message::Prepare(prepared)) if xid == prepared.xid => (State::Between, None),
             (State::Between, Message::StreamPrepare(_)) => (State::Between, None),
             (State::Between, &Message::CommitPrepared(prepared)) => {
-                (State::Between, Some(Event::Commit(prepared.xid, prepared.end_lsn)))
+                (State::Between, Some(Step::Commit(prepared.xid, prepared.end_lsn)))
             }
             (State::Between, &Message::RollbackPrepared { prepared, .. }) => {
-                (State::Between, Some(Event::Abort(prepared.xid)))
+                (State::Between, Some(Step::Abort(prepared.xid)))
             }
             (state, message) => return Err(misplaced(state, message)),
         };

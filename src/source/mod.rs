@@ -12,6 +12,7 @@ pub mod tls;
 pub mod wire;
 
 pub mod lazy;
+pub mod recording;
 pub mod replication;
 
 use std::time::Duration;

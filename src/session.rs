@@ -1,0 +1,300 @@
+//! Ordinary sessions: `tokio-postgres` over the same links as the replication session.
+//!
+//! [`ControlSession`] is the loop's: snapshots for the gate, lookups behind it, partitions. Its transactions are
+//! read-only and its statements have a time limit, so a rule cannot write or hang.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::future::join_all;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{SslMode, SslNegotiation};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, Config, Statement};
+
+use crate::change::Oid;
+use crate::control::{Answer, AnswerRow, Control, LookupId, Question};
+use crate::error::{Error, Exit, Result};
+use crate::gate::Snapshot;
+use crate::rules::Lookup;
+use crate::source::dsn::{Dsn, Target};
+use crate::source::link::{Link, each_host};
+use crate::source::socket::ReceiveWindow;
+use crate::source::sqlstate::{is_connection, session_error, statement_text};
+
+/// A link that is negotiated already, as tokio-postgres wants to receive one.
+struct Ready(Link);
+
+impl AsyncRead for Ready {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Ready {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+}
+
+impl TlsStream for Ready {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.0.end_point().map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)
+    }
+}
+
+/// The TLS step of tokio-postgres, for links that have it behind them.
+struct AlreadyDone;
+
+impl TlsConnect<Ready> for AlreadyDone {
+    type Stream = Ready;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<std::result::Result<Ready, Self::Error>>;
+
+    fn connect(self, link: Ready) -> Self::Future {
+        std::future::ready(Ok(link))
+    }
+}
+
+/// An ordinary session; its connection ends with it.
+#[derive(Debug)]
+pub struct Session {
+    /// The session's statements.
+    pub client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Session {
+    /// Connects to the first host that will do; `limit` is for each. `settings` are added to the session's options
+    /// (`-c name=value`).
+    pub async fn connect(dsn: &Dsn, limit: Duration, settings: &str) -> Result<Self> {
+        let mut config = dsn.config.clone();
+        let options = format!("{} {settings}", config.get_options().unwrap_or_default());
+        config.options(options.trim());
+        if config.get_application_name().is_none() {
+            config.application_name("crieur");
+        }
+        config.user(dsn.user()?);
+        each_host(dsn, limit, ReceiveWindow::Default, async |link| Session::log_in(link, config.clone(), dsn).await).await
+    }
+
+    async fn log_in(link: Link, mut config: Config, dsn: &Dsn) -> Result<Self> {
+        if link.is_tls() {
+            config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+        } else {
+            config.ssl_mode(SslMode::Disable);
+        }
+        let connected = config.connect_raw(Ready(link), AlreadyDone).await;
+        let (client, connection) = connected.map_err(|error| session_error(&error))?;
+        let connection = tokio::spawn(async move {
+            // Its error reaches whoever waits for an answer on this session.
+            let _ = connection.await;
+        });
+        let session = Session { client, connection };
+        let wanted = match dsn.target {
+            Target::Any => return Ok(session),
+            Target::Primary => false,
+            Target::Standby => true,
+        };
+        let row = session.client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await;
+        let found: bool = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
+        if found == wanted {
+            return Ok(session);
+        }
+        Err(Error::transient("the server is not of the kind that target_session_attrs asks for"))
+    }
+}
+
+/// A parameter as PostgreSQL text, whatever its type.
+#[derive(Debug)]
+struct Text<'a>(Option<&'a [u8]>);
+
+impl ToSql for Text<'_> {
+    fn to_sql(
+        &self,
+        _ty: &Type,
+        out: &mut BytesMut,
+    ) -> std::result::Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self.0 {
+            Some(text) => {
+                out.extend_from_slice(text);
+                Ok(IsNull::No)
+            }
+            None => Ok(IsNull::Yes),
+        }
+    }
+
+    fn accepts(_ty: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _ty: &Type) -> Format {
+        Format::Text
+    }
+
+    to_sql_checked!();
+}
+
+/// What is prepared on one connection.
+struct Live {
+    session: Session,
+    snapshot: Statement,
+    lookups: RefCell<HashMap<LookupId, std::result::Result<Statement, String>>>,
+}
+
+/// The loop's ordinary session: connects when first needed, anew after an error.
+pub struct ControlSession {
+    dsn: Dsn,
+    connect_timeout: Duration,
+    statement_timeout: Duration,
+    lookups: Vec<Lookup>,
+    live: RefCell<Option<Rc<Live>>>,
+}
+
+impl ControlSession {
+    /// Connects at the first call.
+    pub fn new(dsn: Dsn, connect_timeout: Duration, statement_timeout: Duration, lookups: &[Lookup]) -> Self {
+        let live = RefCell::new(None);
+        ControlSession { dsn, connect_timeout, statement_timeout, lookups: lookups.to_vec(), live }
+    }
+
+    async fn live(&self) -> Result<Rc<Live>> {
+        if let Some(live) = &*self.live.borrow() {
+            return Ok(Rc::clone(live));
+        }
+        let limit = self.statement_timeout.as_millis();
+        let settings = format!("-c default_transaction_read_only=on -c statement_timeout={limit}");
+        let session = Session::connect(&self.dsn, self.connect_timeout, &settings).await?;
+        let snapshot = session.client.prepare("SELECT pg_catalog.pg_current_snapshot()::text").await;
+        let snapshot = snapshot.map_err(|error| session_error(&error))?;
+        let live = Rc::new(Live { session, snapshot, lookups: RefCell::default() });
+        *self.live.borrow_mut() = Some(Rc::clone(&live));
+        Ok(live)
+    }
+
+    /// One attempt of a step; an error ends the connection, and a server that does not answer is an error.
+    async fn attempt<T>(&self, step: impl AsyncFnOnce(Rc<Live>) -> Result<T>) -> Result<T> {
+        let live = self.live().await?;
+        let limit = self.statement_timeout + Duration::from_secs(5);
+        let result = match tokio::time::timeout(limit, step(live)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
+        };
+        if result.is_err() {
+            *self.live.borrow_mut() = None;
+        }
+        result
+    }
+
+    /// The prepared form of a lookup: every column as text, so that keys need no type.
+    async fn prepare(&self, live: &Live, id: LookupId) -> Result<std::result::Result<Statement, String>> {
+        if let Some(known) = live.lookups.borrow().get(&id) {
+            return Ok(known.clone());
+        }
+        let lookup = self.lookups.get(id.0 as usize);
+        let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
+        let quoted = lookup.columns.iter().map(|column| format!("q.\"{}\"::text", column.replace('"', "\"\"")));
+        let columns = quoted.collect::<Vec<_>>().join(", ");
+        // The line break ends a comment at the end of the rule's SQL.
+        let sql = format!("SELECT {columns} FROM ({}\n) AS q", lookup.sql.trim_end().trim_end_matches(';'));
+        let prepared = match live.session.client.prepare(&sql).await {
+            Ok(statement) if statement.params().len() != lookup.args => {
+                Err(format!("it takes {} parameters, the rule gives {}", statement.params().len(), lookup.args))
+            }
+            Ok(statement) => Ok(statement),
+            Err(error) => Err(refusal(&error)?),
+        };
+        // A refused one is tried again: somebody may mend the table while we run.
+        if prepared.is_ok() {
+            live.lookups.borrow_mut().insert(id, prepared.clone());
+        }
+        Ok(prepared)
+    }
+}
+
+/// The server's refusal of a statement, without values; an error when the session is what failed.
+fn refusal(error: &tokio_postgres::Error) -> Result<String> {
+    match error.as_db_error() {
+        Some(refused) if !is_connection(refused.code().code()) => {
+            Ok(statement_text(refused.code().code(), refused.message()))
+        }
+        _ => Err(session_error(error)),
+    }
+}
+
+async fn answer(live: &Live, statement: &Statement, question: &Question) -> Result<Answer> {
+    let args: Vec<Text<'_>> = question.args.iter().map(|arg| Text(arg.as_deref())).collect();
+    let args: Vec<&(dyn ToSql + Sync)> = args.iter().map(|arg| arg as _).collect();
+    let rows = match live.session.client.query(statement, &args).await {
+        Ok(rows) => rows,
+        Err(error) => return Ok(Answer::Refused(refusal(&error)?)),
+    };
+    let texts = rows.iter().map(|row| {
+        let text = |column| row.try_get::<_, Option<&str>>(column).map(|text| text.map(|text| text.as_bytes().to_vec()));
+        (0..row.len()).map(text).collect::<std::result::Result<AnswerRow, _>>()
+    });
+    let rows = texts.collect::<std::result::Result<Vec<_>, _>>();
+    rows.map(Answer::Rows).map_err(|error| session_error(&error))
+}
+
+impl Control for ControlSession {
+    async fn snapshot(&self) -> Result<Snapshot> {
+        self.attempt(async |live| {
+            let row = live.session.client.query_one(&live.snapshot, &[]).await;
+            let text: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
+            Snapshot::parse(&text).map_err(|cause| Error::definite(Exit::Protocol, "read a snapshot").because(cause))
+        })
+        .await
+    }
+
+    async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
+        self.attempt(async |live| {
+            let mut statements: HashMap<LookupId, std::result::Result<Statement, String>> = HashMap::new();
+            for question in questions {
+                if !statements.contains_key(&question.lookup) {
+                    statements.insert(question.lookup, self.prepare(&live, question.lookup).await?);
+                }
+            }
+            // Polled together, they leave in one flight and are answered in order: one round trip.
+            let answers = questions.iter().map(|question| async {
+                match &statements[&question.lookup] {
+                    Ok(statement) => answer(&live, statement, question).await,
+                    Err(refused) => Ok(Answer::Refused(refused.clone())),
+                }
+            });
+            join_all(answers).await.into_iter().collect()
+        })
+        .await
+    }
+
+    async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>> {
+        const SQL: &str = include_str!("../sql/partition_root.sql");
+        self.attempt(async |live| {
+            let row = live.session.client.query_opt(SQL, &[&oid.0]).await.map_err(|error| session_error(&error))?;
+            let names = row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose();
+            names.map_err(|error: tokio_postgres::Error| session_error(&error))
+        })
+        .await
+    }
+}

@@ -1,0 +1,235 @@
+//! A byte stream to a server: socket, TLS negotiation as `sslmode` says, and the order in which hosts are tried.
+//!
+//! Both kinds of session, replication and ordinary, are built on it, so that they cannot differ in what they prove.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use crate::error::{Class, Error, Exit, Result};
+use crate::source::dsn::{Dsn, Host, Place, SslMode};
+use crate::source::socket::{ReceiveWindow, Socket};
+use crate::source::tls;
+
+/// The `SSLRequest` message (PostgreSQL documentation, "SSL Session Encryption").
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+/// `AuthenticationCleartextPassword`, whole.
+const CLEARTEXT: [u8; 9] = [b'R', 0, 0, 0, 8, 0, 0, 0, 3];
+
+/// One way to open a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Attempt {
+    Plain,
+    Tls,
+    /// TLS where the server has it.
+    Offered,
+}
+
+/// A byte stream to a server.
+#[derive(Debug)]
+pub enum Link {
+    /// Without TLS. A request for a clear-text password ends a TCP connection before anybody can answer it.
+    Plain {
+        /// The socket.
+        socket: Socket,
+        /// How many bytes of [`CLEARTEXT`] the server has sent, while it can still become one.
+        cleartext: Option<usize>,
+    },
+    /// Under TLS.
+    Tls(Box<TlsStream<Socket>>),
+}
+
+fn attempts(mode: SslMode, place: &Place) -> &'static [Attempt] {
+    match (place, mode) {
+        // As in libpq: a unix socket never uses TLS.
+        (Place::Unix(_), _) | (_, SslMode::Disable) => &[Attempt::Plain],
+        (_, SslMode::Allow) => &[Attempt::Plain, Attempt::Tls],
+        (_, SslMode::Prefer) => &[Attempt::Offered, Attempt::Plain],
+        (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => &[Attempt::Tls],
+    }
+}
+
+/// Tries the hosts in order until `login` succeeds on one; `limit` is for each.
+///
+/// A wrong password ends the tries at once: repeated ones get an address banned on hosted servers.
+pub async fn each_host<T>(
+    dsn: &Dsn,
+    limit: Duration,
+    window: ReceiveWindow,
+    login: impl AsyncFn(Link) -> Result<T>,
+) -> Result<T> {
+    let mut last = Error::definite(Exit::Config, "the connection string names no host");
+    for host in &dsn.hosts {
+        for attempt in attempts(dsn.tls.mode, &host.place) {
+            let tried = timeout(limit, async { login(open(dsn, host, *attempt, window).await?).await }).await;
+            let late = |_| Err(Error::transient(format!("connect to {host}: no answer within {limit:?}")));
+            let error = match tried.unwrap_or_else(late) {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+            // 28000: pg_hba.conf may refuse this kind of connection and take the other.
+            let refused_kind = error.sqlstate.as_deref() == Some("28000");
+            if error.class == Class::TransientSlow && !refused_kind {
+                return Err(error);
+            }
+            let other_kind = error.sqlstate.is_none() || refused_kind;
+            last = error;
+            if !other_kind {
+                break;
+            }
+        }
+    }
+    Err(last)
+}
+
+async fn open(dsn: &Dsn, host: &Host, attempt: Attempt, window: ReceiveWindow) -> Result<Link> {
+    let mut socket = Socket::connect(dsn, host, window).await?;
+    let plain = |socket: Socket| {
+        let cleartext = (!socket.is_unix()).then_some(0);
+        Ok(Link::Plain { socket, cleartext })
+    };
+    if attempt == Attempt::Plain {
+        return plain(socket);
+    }
+    let fail = |cause: io::Error| Error::transient(format!("ask {host} for TLS")).because(cause);
+    socket.write_all(&SSL_REQUEST).await.map_err(fail)?;
+    // One byte and no more: whatever a stranger put behind it must not count as said under TLS (CVE-2021-23222).
+    let mut answer = [0];
+    socket.read_exact(&mut answer).await.map_err(fail)?;
+    match (answer[0], attempt) {
+        (b'S', _) => {}
+        (b'N', Attempt::Offered) => return plain(socket),
+        (b'N', _) => {
+            return Err(Error::definite(Exit::Unavailable, format!("{host} does not offer TLS"))
+                .hint("Switch ssl on at the server, or say sslmode=disable in the connection string."));
+        }
+        _ => return Err(Error::definite(Exit::Protocol, format!("{host} does not answer like PostgreSQL"))),
+    }
+    let name = match &host.place {
+        Place::Tcp { name, .. } => name.clone(),
+        Place::Unix(_) => "localhost".to_owned(),
+    };
+    let bad_name = |cause| Error::definite(Exit::Config, format!("host \"{name}\" cannot be verified")).because(cause);
+    let server = ServerName::try_from(name.clone()).map_err(bad_name)?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls::config(&dsn.tls)?));
+    let stream = connector.connect(server, socket).await.map_err(|cause| handshake(host, cause))?;
+    Ok(Link::Tls(Box::new(stream)))
+}
+
+/// A certificate that does not hold is the operator's to mend; anything else may pass.
+fn handshake(host: &Host, cause: io::Error) -> Error {
+    let message = format!("TLS with {host}");
+    let invalid = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match invalid {
+        Some(rustls::Error::InvalidCertificate(_)) => Error::definite(Exit::Unavailable, message)
+            .hint("Give the server's authority with sslrootcert=FILE, and the name in its certificate as host."),
+        _ => Error::transient(message),
+    }
+    .because(cause)
+}
+
+impl Link {
+    /// The data of `tls-server-end-point` channel binding; `None` without TLS or without a hash for the certificate.
+    pub fn end_point(&self) -> Option<Vec<u8>> {
+        match self {
+            Link::Plain { .. } => None,
+            Link::Tls(stream) => tls::end_point(stream.get_ref().1.peer_certificates()?.first()?),
+        }
+    }
+
+    /// Whether TLS protects it.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Link::Tls(_))
+    }
+
+    /// The socket under it.
+    pub fn socket(&self) -> &Socket {
+        match self {
+            Link::Plain { socket, .. } => socket,
+            Link::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+/// Counts how much of a request for a clear-text password the first bytes of a session are.
+fn watch(cleartext: &mut Option<usize>, read: &[u8]) -> io::Result<()> {
+    for byte in read {
+        match *cleartext {
+            Some(seen) if CLEARTEXT[seen] == *byte => *cleartext = Some(seen + 1),
+            _ => *cleartext = None,
+        }
+        match *cleartext {
+            Some(seen) if seen == CLEARTEXT.len() => {
+                return Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "the server asks for a clear-text password without TLS: say sslmode=require or stronger",
+                ));
+            }
+            Some(_) => {}
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+impl AsyncRead for Link {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Link::Plain { socket, cleartext } => {
+                let before = buf.filled().len();
+                let polled = Pin::new(socket).poll_read(cx, buf);
+                if cleartext.is_some() && matches!(polled, Poll::Ready(Ok(()))) {
+                    watch(cleartext, &buf.filled()[before..])?;
+                }
+                polled
+            }
+            Link::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Link::Plain { socket, .. } => Pin::new(socket).poll_write(cx, bytes),
+            Link::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Link::Plain { socket, .. } => Pin::new(socket).poll_flush(cx),
+            Link::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Link::Plain { socket, .. } => Pin::new(socket).poll_shutdown(cx),
+            Link::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clear_text_request_is_seen_in_any_pieces_and_nothing_else_is() {
+        for step in 1..=CLEARTEXT.len() {
+            let mut seen = Some(0);
+            assert!(CLEARTEXT.chunks(step).any(|piece| watch(&mut seen, piece).is_err()), "pieces of {step}");
+        }
+        let mut seen = Some(0);
+        assert!(watch(&mut seen, b"R\0\0\0\x0c\0\0\0\x05salt").is_ok() && seen.is_none());
+    }
+}
