@@ -1,11 +1,16 @@
 //! From a change to keys: compiled once per relation into a plan. No I/O; cannot fail at run time.
+//!
+//! Whatever a change does not tell is widened, never skipped: an unknown value in a key becomes `*` with everything
+//! around it escaped; the family of a template covers each of its keys.
 
+mod lookup;
 pub mod parse;
 pub mod plan;
+mod render;
 pub mod template;
 
 use crate::change::Relation;
-use crate::control::{Answer, Question};
+use crate::control::{Answer, LookupId, Question};
 use crate::keys::{FamilyId, KeySet};
 
 pub use plan::Plan;
@@ -21,23 +26,107 @@ pub struct Invalidations {
     pub lookups: KeySet,
     /// Keys that were widened to a pattern because a value was unknown; a counter, never reset by a split.
     pub widened: u64,
+    /// Keys that a rule named and a protected pattern covers: they stay. A counter like `widened`.
+    pub protected: u64,
+}
+
+/// Which changes a rule listens to; TRUNCATE always counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct On {
+    /// Insert.
+    pub insert: bool,
+    /// Update.
+    pub update: bool,
+    /// Delete.
+    pub delete: bool,
+}
+
+/// One part of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// Bytes of the key.
+    Literal(Vec<u8>),
+    /// `*`.
+    Star,
+    /// A column of the changed row.
+    Column(String),
+    /// A column of the lookup's answer: index into [`Lookup::columns`].
+    Answer(usize),
+}
+
+/// One key template of one rule; its index is its [`FamilyId`].
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    /// Index of its rule.
+    rule: usize,
+    /// As written, without the namespace.
+    source: String,
+    /// The namespace included; never two literals or two stars in a row.
+    parts: Vec<Part>,
+    /// At most one lookup feeds a template.
+    lookup: Option<LookupId>,
+    /// The pattern that covers every key, escaped; the key itself when it is constant.
+    family: Vec<u8>,
+    /// Whether a protected pattern may cover some key of it.
+    guarded: bool,
+}
+
+impl Template {
+    /// The key, when it has neither columns nor stars.
+    fn constant(&self) -> Option<&[u8]> {
+        match self.parts.as_slice() {
+            [Part::Literal(key)] => Some(key),
+            _ => None,
+        }
+    }
+}
+
+/// One `[[rules]]` block.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    schema: String,
+    table: String,
+    on: On,
+    /// File and line.
+    place: String,
+}
+
+/// What the rules need of one table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableNeeds {
+    /// The schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+    /// Every column that a template or a lookup reads, sorted.
+    pub columns: Vec<String>,
+    /// The changes that some rule of the table listens to.
+    pub on: On,
+    /// Where the rules are written.
+    pub places: Vec<String>,
 }
 
 /// All rules, parsed and checked, independent of any server.
 #[derive(Debug, Default)]
 pub struct Rules {
-    // private
+    rules: Vec<Rule>,
+    templates: Vec<Template>,
+    lookups: Vec<Lookup>,
+    /// The columns that each lookup takes as arguments.
+    arguments: Vec<Vec<String>>,
+    protect: std::rc::Rc<[Vec<u8>]>,
 }
 
 impl Rules {
-    /// The pattern that covers every key of one template, escaped (`properties:city:*`; a constant key is itself).
-    pub fn family(&self, _id: FamilyId) -> &[u8] {
-        &[]
+    /// The pattern that covers every key of one template, escaped (`properties:city:*`; a constant key is itself,
+    /// escaped).
+    pub fn family(&self, id: FamilyId) -> &[u8] {
+        self.templates.get(id.0 as usize).map_or(b"", |template| &template.family)
     }
 
     /// Patterns of all families, for a sweep of everything that the rules own.
     pub fn families(&self) -> impl Iterator<Item = (FamilyId, &[u8])> {
-        std::iter::empty()
+        (0..).map(FamilyId).zip(self.templates.iter().map(|template| template.family.as_slice()))
     }
 
     /// A plan whose TRUNCATE is every family of every rule.
@@ -51,28 +140,109 @@ impl Rules {
     }
 
     /// Whether a rule names the table.
-    pub fn concerns(&self, _schema: &str, _table: &str) -> bool {
-        false
+    pub fn concerns(&self, schema: &str, table: &str) -> bool {
+        self.rules.iter().any(|rule| rule.schema == schema && rule.table == table)
     }
 
     /// Compiles the rules of `table` (the relation itself, or the root of its partition tree) against its columns.
-    pub fn plan(&self, _relation: &Relation, _table: (&str, &str)) -> Plan {
-        Plan {}
+    pub fn plan(&self, relation: &Relation, table: (&str, &str)) -> Plan {
+        Plan::compile(self, relation, |rule| (rule.schema.as_str(), rule.table.as_str()) == table)
+    }
+
+    /// A plan whose TRUNCATE is every family of every rule.
+    pub fn everything(&self) -> Plan {
+        let nothing = Relation {
+            oid: crate::change::Oid(0),
+            schema: String::new(),
+            name: String::new(),
+            identity: crate::change::ReplicaIdentity::Nothing,
+            columns: Vec::new(),
+        };
+        Plan::compile(self, &nothing, |_| true)
     }
 
     /// The SQL of each lookup, in the order of `LookupId`, and the columns that templates use of it.
     pub fn lookups(&self) -> &[Lookup] {
-        &[]
+        &self.lookups
     }
 
     /// The distinct questions behind encoded lookups.
-    pub fn questions(&self, _lookups: &KeySet) -> Vec<Question> {
-        Vec::new()
+    pub fn questions(&self, lookups: &KeySet) -> Vec<Question> {
+        lookup::questions(self, lookups)
     }
 
     /// Renders the keys of encoded lookups from the answers to [`questions`](Rules::questions) (same order); a refused
     /// question widens.
-    pub fn resolve(&self, _lookups: &KeySet, _questions: &[Question], _answers: &[Answer], _out: &mut Invalidations) {}
+    pub fn resolve(&self, lookups: &KeySet, questions: &[Question], answers: &[Answer], out: &mut Invalidations) {
+        lookup::resolve(self, lookups, questions, answers, out);
+    }
+
+    /// What the rules need of each table, in order of first mention.
+    pub fn tables(&self) -> Vec<TableNeeds> {
+        let mut tables: Vec<TableNeeds> = Vec::new();
+        for (index, rule) in self.rules.iter().enumerate() {
+            let needs =
+                match tables.iter().position(|known| (&known.schema, &known.table) == (&rule.schema, &rule.table)) {
+                    Some(known) => &mut tables[known],
+                    None => {
+                        tables.push(TableNeeds {
+                            schema: rule.schema.clone(),
+                            table: rule.table.clone(),
+                            columns: Vec::new(),
+                            on: On { insert: false, update: false, delete: false },
+                            places: Vec::new(),
+                        });
+                        tables.last_mut().expect("just pushed")
+                    }
+                };
+            needs.on.insert |= rule.on.insert;
+            needs.on.update |= rule.on.update;
+            needs.on.delete |= rule.on.delete;
+            needs.places.push(rule.place.clone());
+            let templates = self.templates.iter().filter(|template| template.rule == index);
+            needs.columns.extend(templates.flat_map(|template| self.columns(template)));
+            needs.columns.sort();
+            needs.columns.dedup();
+        }
+        tables
+    }
+
+    /// The columns of the changed row that a template reads, its lookup's arguments included.
+    fn columns(&self, template: &Template) -> Vec<String> {
+        let parts = template.parts.iter().filter_map(|part| match part {
+            Part::Column(name) => Some(name.clone()),
+            Part::Literal(_) | Part::Star | Part::Answer(_) => None,
+        });
+        parts.chain(self.arguments_of(template).iter().cloned()).collect()
+    }
+
+    fn arguments_of(&self, template: &Template) -> &[String] {
+        template.lookup.map_or(&[], |lookup| &self.arguments[lookup.0 as usize])
+    }
+
+    /// The rule and the template behind a family, for `explain`: place of the rule, template as written.
+    pub fn origin(&self, id: FamilyId) -> Option<(&str, &str)> {
+        let template = self.templates.get(id.0 as usize)?;
+        Some((&self.rules[template.rule].place, &template.source))
+    }
+
+    /// The lookup that feeds a family's keys.
+    pub fn lookup_of(&self, id: FamilyId) -> Option<LookupId> {
+        self.templates.get(id.0 as usize)?.lookup
+    }
+
+    /// A digest of the families that does not depend on their order (FNV-1a, 64 bits, hexadecimal): rules that own other
+    /// keys have another. It guards against forgetting, not against an attacker.
+    pub fn digest(&self) -> String {
+        let mut families: Vec<&[u8]> = self.families().map(|(_, family)| family).collect();
+        families.sort_unstable();
+        families.dedup();
+        let length = |family: &[u8]| (family.len() as u64).to_be_bytes();
+        let bytes = families.iter().flat_map(|family| length(family).into_iter().chain(family.iter().copied()));
+        let hash = bytes
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        format!("{hash:016x}")
+    }
 }
 
 /// A lookup as the control session needs it.

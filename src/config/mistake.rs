@@ -1,0 +1,236 @@
+//! Mistakes in what the operator wrote, shown like a compiler's: where, the line itself, what is allowed.
+//!
+//! Only keys and the operator's own lines are shown; a line that holds a URL is shown with the value blotted out, because
+//! a report ends up in a journal.
+
+use std::fmt;
+use std::ops::Range;
+use std::rc::Rc;
+
+use crate::error::Exit;
+
+/// A file as it was read.
+#[derive(Debug)]
+pub struct SourceFile {
+    /// The name to show.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+impl SourceFile {
+    /// Line and column (both from 1, columns in characters) of a byte offset.
+    pub fn position(&self, at: usize) -> (usize, usize) {
+        let before = self.text.get(..at).unwrap_or(&self.text);
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
+    }
+}
+
+/// Where a mistake is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// Bytes of a file.
+    File(Rc<SourceFile>, Range<usize>),
+    /// An environment variable.
+    Variable(String),
+    /// Nowhere: something is not there.
+    Nowhere,
+}
+
+impl fmt::Display for Place {
+    /// `crieur.toml:4`, `CRIEUR__POSTGRES__SLOT`; nothing for nowhere.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File(file, span) => write!(f, "{}:{}", file.name, file.position(span.start).0),
+            Place::Variable(name) => f.write_str(name),
+            Place::Nowhere => Ok(()),
+        }
+    }
+}
+
+/// Whether a finding stops the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Severity {
+    /// It does.
+    Error,
+    /// It is said and passed over.
+    Warning,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug)]
+pub struct Mistake {
+    severity: Severity,
+    place: Place,
+    message: String,
+    note: String,
+}
+
+/// Everything that is wrong, in the order of reading.
+#[derive(Debug)]
+pub struct Mistakes {
+    found: Vec<Mistake>,
+    exit: Exit,
+}
+
+impl Default for Mistakes {
+    fn default() -> Self {
+        Mistakes { found: Vec::new(), exit: Exit::Config }
+    }
+}
+
+impl Mistakes {
+    /// Adds an error. `note` stands beside the place: a suggestion, or what is allowed.
+    pub fn error(&mut self, place: Place, message: impl Into<String>, note: impl Into<String>) {
+        self.found.push(Mistake { severity: Severity::Error, place, message: message.into(), note: note.into() });
+    }
+
+    /// Adds a warning: the start goes on.
+    pub fn warning(&mut self, place: Place, message: impl Into<String>, note: impl Into<String>) {
+        self.found.push(Mistake { severity: Severity::Warning, place, message: message.into(), note: note.into() });
+    }
+
+    /// A file that must be read cannot be.
+    pub(crate) fn unreadable(name: &str, cause: &std::io::Error) -> Self {
+        let mut mistakes = Mistakes { exit: Exit::NoInput, ..Mistakes::default() };
+        mistakes.error(Place::Nowhere, format!("cannot read \"{name}\": {cause}"), "name the file with --config FILE");
+        mistakes
+    }
+
+    /// Whether nothing stops the start.
+    pub fn is_harmless(&self) -> bool {
+        self.found.iter().all(|mistake| mistake.severity == Severity::Warning)
+    }
+
+    /// Whether nothing was found at all.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// The exit code that they stop the start with.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.found.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            mistake.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        writeln!(f, "{severity}: {}", self.message)?;
+        match &self.place {
+            Place::File(file, span) => excerpt(f, file, span, &self.note),
+            Place::Variable(name) => writeln!(f, " --> environment variable {name}\n  = {}", self.note),
+            Place::Nowhere => writeln!(f, "  = {}", self.note),
+        }
+    }
+}
+
+/// The line of the place, and the note under the exact bytes.
+fn excerpt(f: &mut fmt::Formatter<'_>, file: &SourceFile, span: &Range<usize>, note: &str) -> fmt::Result {
+    let (line, column) = file.position(span.start);
+    let text = file.text.lines().nth(line - 1).unwrap_or("");
+    let shown = blotted(text);
+    let marked = file.text.get(span.clone()).and_then(|bytes| bytes.lines().next()).unwrap_or("");
+    // A blotted line no longer has the columns of the original.
+    let width = if shown == text { marked.chars().count().max(1) } else { 1 };
+    let gutter = " ".repeat(line.to_string().len());
+    writeln!(f, "{gutter}--> {}:{line}:{column}", file.name)?;
+    writeln!(f, "{gutter} |")?;
+    writeln!(f, "{line} | {}", shown.replace('\t', " "))?;
+    writeln!(f, "{gutter} | {}{} {note}", " ".repeat(column - 1), "^".repeat(width))
+}
+
+/// The line, with the value behind a `url` key or anything that looks like a URL with a password blotted out.
+fn blotted(line: &str) -> String {
+    let url_key = line.split('=').next().is_some_and(|key| key.to_ascii_lowercase().contains("url"));
+    let secret = url_key || line.contains("://") || line.to_ascii_lowercase().contains("password");
+    match line.split_once('=') {
+        Some((key, _)) if secret => format!("{key}= [redacted]"),
+        None if secret => "[redacted]".to_owned(),
+        Some(_) | None => line.to_owned(),
+    }
+}
+
+/// `did you mean "slot"? ` when one of `allowed` is near, else nothing; then what is allowed.
+pub fn suggestion<'a>(written: &str, allowed: impl IntoIterator<Item = &'a str>) -> String {
+    let allowed: Vec<&str> = allowed.into_iter().collect();
+    let near = allowed
+        .iter()
+        .map(|name| (distance(written, name), name))
+        .filter(|(distance, name)| *distance * 3 <= name.chars().count().max(3))
+        .min();
+    let list = if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };
+    match near {
+        Some((_, name)) => format!("did you mean \"{name}\"? allowed here: {list}"),
+        None => format!("allowed here: {list}"),
+    }
+}
+
+/// Insertions, deletions, replacements and swaps of neighbours that turn `from` into `into`.
+fn distance(from: &str, into: &str) -> usize {
+    let (from, into): (Vec<char>, Vec<char>) = (from.chars().collect(), into.chars().collect());
+    let mut rows = vec![(0..=into.len()).collect::<Vec<usize>>()];
+    for (i, a) in from.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, b) in into.iter().enumerate() {
+            let mut best = (rows[i][j] + usize::from(a != b)).min(rows[i][j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *a == into[j - 1] && from[i - 1] == *b {
+                best = best.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[from.len()][into.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_the_edits_between_two_names() {
+        for (from, into, edits) in [("slott", "slot", 1), ("", "abc", 3), ("solt", "slot", 1), ("same", "same", 0)] {
+            assert_eq!(distance(from, into), edits, "{from} {into}");
+        }
+    }
+
+    #[test]
+    fn points_at_the_bytes_and_counts_characters() {
+        let text = "[postgres]\n\"é\" = 1; slott = 2\n".to_owned();
+        let at = text.find("slott").expect("it is there");
+        let file = Rc::new(SourceFile { name: "crieur.toml".to_owned(), text });
+        let mut mistakes = Mistakes::default();
+        mistakes.error(Place::File(file, at..at + 5), "unknown key \"slott\"", suggestion("slott", ["url", "slot"]));
+        let expected = "error: unknown key \"slott\"\n --> crieur.toml:2:10\n  |\n2 | \"é\" = 1; slott = 2\n  |          \
+                        ^^^^^ did you mean \"slot\"? allowed here: url, slot\n";
+        assert_eq!(mistakes.to_string(), expected);
+    }
+
+    #[test]
+    fn a_line_with_a_url_is_blotted_out() {
+        for line in
+            ["url = \"postgres://u:hunter2@h/d\"", "\"postgres://u:hunter2@h\"", "a = { password = \"hunter2\" }"]
+        {
+            assert!(!blotted(line).contains("hunter2"), "{line}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Lookups between the change and the gate: encoded when a change asks, answered when its transaction is visible.
+//!
+//! An entry is the template's number and then values: first the arguments of the question, then the template's own
+//! columns in their order. A value is a tag, its length (UInt32) and its bytes. Only this file writes or reads them.
+
+use std::collections::HashMap;
+
+use crate::change::Value;
+use crate::control::{Answer, AnswerRow, Question};
+use crate::keys::{FamilyId, KeySet, TxOrdinal};
+use crate::rules::render::{Piece, Pieces, render};
+use crate::rules::{Invalidations, Part, Rules, Template};
+
+const NULL: u8 = 0;
+const UNKNOWN: u8 = 1;
+const TEXT: u8 = 2;
+
+/// Adds one entry: a question of a template, unless the same was asked before. Nothing when a column is NULL.
+pub fn encode<'a>(
+    family: FamilyId,
+    arguments: impl Iterator<Item = Value<'a>>,
+    mut values: impl Iterator<Item = Value<'a>> + Clone,
+    tx: TxOrdinal,
+    lookups: &mut KeySet,
+) {
+    if values.clone().any(|value| value == Value::Null) {
+        return;
+    }
+    let mut entry = lookups.write();
+    entry.push(&family.0.to_be_bytes());
+    for value in arguments.chain(values.by_ref()) {
+        match value {
+            Value::Null => entry.push(&[NULL]),
+            Value::Unknown => entry.push(&[UNKNOWN]),
+            Value::Text(text) => {
+                entry.push(&[TEXT]);
+                entry.push(&(text.len() as u32).to_be_bytes());
+                entry.push(text);
+            }
+        }
+    }
+    entry.finish(family, tx);
+}
+
+/// An entry, read back.
+struct Entry<'a> {
+    template: &'a Template,
+    question: Question,
+    values: Vec<Value<'a>>,
+}
+
+/// Reads an entry; `None` only for bytes that [`encode`] did not write.
+fn decode<'a>(rules: &'a Rules, bytes: &'a [u8]) -> Option<Entry<'a>> {
+    let (number, mut rest) = bytes.split_first_chunk::<4>()?;
+    let template = rules.templates.get(u32::from_be_bytes(*number) as usize)?;
+    let lookup = template.lookup?;
+    let mut values = Vec::new();
+    while let Some((tag, behind)) = rest.split_first() {
+        rest = behind;
+        values.push(match *tag {
+            NULL => Value::Null,
+            UNKNOWN => Value::Unknown,
+            _ => {
+                let (length, behind) = rest.split_first_chunk::<4>()?;
+                let (text, behind) = behind.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+                rest = behind;
+                Value::Text(text)
+            }
+        });
+    }
+    let own = values.split_off(rules.arguments_of(template).len().min(values.len()));
+    let args = values
+        .iter()
+        .map(|value| match value {
+            Value::Text(text) => Some(text.to_vec()),
+            Value::Null | Value::Unknown => None,
+        })
+        .collect();
+    Some(Entry { template, question: Question { lookup, args }, values: own })
+}
+
+/// The distinct questions, in order of first mention.
+pub fn questions(rules: &Rules, lookups: &KeySet) -> Vec<Question> {
+    let mut seen = std::collections::HashSet::new();
+    let entries = lookups.iter().filter_map(|key| decode(rules, key.bytes));
+    entries.map(|entry| entry.question).filter(|question| seen.insert(question.clone())).collect()
+}
+
+/// The keys of every entry; a question without a usable answer widens its keys.
+pub fn resolve(rules: &Rules, lookups: &KeySet, questions: &[Question], answers: &[Answer], out: &mut Invalidations) {
+    let answered: HashMap<&Question, &Answer> = questions.iter().zip(answers).collect();
+    for key in lookups.iter() {
+        let Some(entry) = decode(rules, key.bytes) else { continue };
+        let txs = (key.first, key.last);
+        match answered.get(&entry.question) {
+            Some(Answer::Rows(rows)) => {
+                for row in rows {
+                    entry.render(rules, key.family, Some(row), txs, out);
+                }
+            }
+            Some(Answer::Refused(_)) | None => entry.render(rules, key.family, None, txs, out),
+        }
+    }
+}
+
+impl Entry<'_> {
+    /// One key of one row of the answer; without a row, the pattern.
+    fn render(
+        &self,
+        rules: &Rules,
+        family: FamilyId,
+        row: Option<&AnswerRow>,
+        txs: (TxOrdinal, TxOrdinal),
+        out: &mut Invalidations,
+    ) {
+        let mut values = self.values.iter().copied();
+        let pieces = self.template.parts.iter().map(|part| match part {
+            Part::Literal(bytes) => Piece::Literal(bytes),
+            Part::Star => Piece::Star,
+            Part::Column(_) => Piece::Value(values.next().unwrap_or(Value::Unknown)),
+            Part::Answer(column) => Piece::Value(match row.and_then(|row| row.get(*column)) {
+                Some(Some(text)) => Value::Text(text),
+                Some(None) => Value::Null,
+                None => Value::Unknown,
+            }),
+        });
+        let pieces: Pieces<'_> = pieces.collect();
+        let protect: &[Vec<u8>] = if self.template.guarded { &rules.protect } else { &[] };
+        render(&pieces, family, txs, protect, out);
+    }
+}
