@@ -47,15 +47,16 @@ pub enum Choice {
 
 /// The columns that the stream carries of an old row, under the identity the relation has.
 pub fn carried(carrier: &Carrier) -> BTreeSet<&str> {
-    let of = |index: Option<&Index>| -> BTreeSet<&str> {
-        index.into_iter().flat_map(|index| index.columns.iter().map(String::as_str)).collect()
-    };
     match carrier.identity.as_str() {
         "f" => carrier.columns.iter().map(|column| column.name.as_str()).collect(),
-        "i" => of(carrier.indexes.iter().find(|index| index.identity && index.valid)),
-        "d" => of(primary(carrier)),
+        "i" => key_columns(carrier.indexes.iter().find(|index| index.identity && index.valid)),
+        "d" => key_columns(primary(carrier)),
         _ => BTreeSet::new(),
     }
+}
+
+fn key_columns(index: Option<&Index>) -> BTreeSet<&str> {
+    index.into_iter().flat_map(|index| index.columns.iter().map(String::as_str)).collect()
 }
 
 /// Whether the server would refuse updates and deletes of the relation once it is published.
@@ -72,7 +73,8 @@ pub fn choose(carrier: &Carrier, columns: &BTreeSet<&str>, server_version: u32) 
     if primary(carrier).is_some_and(covered) {
         return Choice::Default;
     }
-    if let Some(index) = carrier.indexes.iter().find(|index| index.valid && covered(index) && is_eligible(carrier, index))
+    if let Some(index) =
+        carrier.indexes.iter().find(|index| index.valid && covered(index) && is_eligible(carrier, index))
     {
         return Choice::Existing(index.name.clone());
     }
@@ -86,7 +88,8 @@ fn primary(carrier: &Carrier) -> Option<&Index> {
 
 /// Whether the index can be named in `REPLICA IDENTITY USING INDEX`: the server wants every column NOT NULL.
 fn is_eligible(carrier: &Carrier, index: &Index) -> bool {
-    let stored = |name: &String| carrier.column(name).is_some_and(|column| column.not_null && column.generated.is_empty());
+    let stored =
+        |name: &String| carrier.column(name).is_some_and(|column| column.not_null && column.generated.is_empty());
     index.columns.iter().all(stored)
 }
 

@@ -35,9 +35,9 @@ pub fn fill(sql: &str, variables: &[(&str, &str)]) -> String {
     while let Some(at) = rest.find(":'") {
         let (before, from) = rest.split_at(at);
         out.push_str(before);
-        let known = variables.iter().find(|(name, _)| {
-            from[2..].strip_prefix(name).is_some_and(|after| after.starts_with('\''))
-        });
+        let known = variables
+            .iter()
+            .find(|(name, _)| from[2..].strip_prefix(name).is_some_and(|after| after.starts_with('\'')));
         match known {
             Some((name, value)) => {
                 out.push_str(&literal(value));

@@ -1,5 +1,7 @@
 //! What the operator wrote, parsed and proved: after this nothing about it can be wrong.
 
+pub mod credentials;
+
 use std::time::Duration;
 
 use crate::rules::Rules;

@@ -1,5 +1,6 @@
 //! From a change to keys: compiled once per relation into a plan. No I/O; cannot fail at run time.
 
+pub mod needs;
 pub mod parse;
 pub mod plan;
 pub mod template;

@@ -101,7 +101,8 @@ fn slot(slot: &Slot, name: &str, server: &Server) -> Finding {
             .mend_all(again());
     }
     if slot.temporary {
-        return Finding::wrong(subject, format!("\"{name}\" is temporary")).mend("choose another name in postgres.slot");
+        return Finding::wrong(subject, format!("\"{name}\" is temporary"))
+            .mend("choose another name in postgres.slot");
     }
     let held = slot.held_bytes.map_or("unknown".to_owned(), bytes);
     let left = slot.safe_wal_bytes.map_or("no limit".to_owned(), bytes);
@@ -206,12 +207,7 @@ mod tests {
             &["ALTER SYSTEM SET wal_level = 'logical';", RESTART],
         );
         check(|c| c.role.replication = false, Wrong, "may not replicate", &["ALTER ROLE \"crieur\" REPLICATION;"]);
-        check(
-            |c| c.server.senders_used = 10,
-            Wrong,
-            "10 of 10",
-            &["ALTER SYSTEM SET max_wal_senders = 15;", RESTART],
-        );
+        check(|c| c.server.senders_used = 10, Wrong, "10 of 10", &["ALTER SYSTEM SET max_wal_senders = 15;", RESTART]);
         check(|c| c.slot = None, Wrong, "does not exist", &[CREATE]);
         check(|c| spoil_slot(c).plugin = Some("wal2json".into()), Wrong, "wal2json", &[OTHER]);
         check(|c| spoil_slot(c).database = Some("other".into()), Wrong, "other", &[OTHER]);

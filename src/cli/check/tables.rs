@@ -16,7 +16,8 @@ pub fn publication(catalog: &Catalog, name: &str, needs: &[TableNeeds]) -> Vec<F
     let quoted = quote::identifier(name);
     let Some(publication) = &catalog.publication else {
         let tables: Vec<String> = needs.iter().map(|need| quote::qualified(&need.schema, &need.table)).collect();
-        let create = format!("CREATE PUBLICATION {quoted} FOR TABLE {} WITH (publish = '{PUBLISH}');", tables.join(", "));
+        let create =
+            format!("CREATE PUBLICATION {quoted} FOR TABLE {} WITH (publish = '{PUBLISH}');", tables.join(", "));
         return vec![Finding::wrong("publication", format!("\"{name}\" does not exist")).mend(create)];
     };
     let mut out = Vec::new();
@@ -35,8 +36,11 @@ pub fn publication(catalog: &Catalog, name: &str, needs: &[TableNeeds]) -> Vec<F
     }
     if publication.via_root {
         out.push(
-            Finding::wrong("publication", "publish_via_partition_root is on: TRUNCATE of one partition is not published")
-                .mend(format!("ALTER PUBLICATION {quoted} SET (publish_via_partition_root = false);")),
+            Finding::wrong(
+                "publication",
+                "publish_via_partition_root is on: TRUNCATE of one partition is not published",
+            )
+            .mend(format!("ALTER PUBLICATION {quoted} SET (publish_via_partition_root = false);")),
         );
     }
     if publication.all_tables {
@@ -68,9 +72,10 @@ pub fn table(catalog: &Catalog, need: &TableNeeds, publication: &str) -> Vec<Fin
         out.push(Finding::wrong(subject.clone(), "is not published").mend(add));
     }
     if table.is_partition {
-        out.push(Finding::wrong(subject.clone(), "is a partition; rules name the partitioned table").mend(
-            "name the topmost partitioned table in the rules file",
-        ));
+        out.push(
+            Finding::wrong(subject.clone(), "is a partition; rules name the partitioned table")
+                .mend("name the topmost partitioned table in the rules file"),
+        );
     }
     if table.heirs {
         out.push(Finding::note(subject.clone(), "other tables inherit from it: rules for it do not follow their rows"));
@@ -96,13 +101,7 @@ fn kind(table: &Table) -> &'static str {
 }
 
 /// Findings on one relation that carries rows.
-fn rows_of(
-    catalog: &Catalog,
-    table: &Table,
-    carrier: &Carrier,
-    need: &TableNeeds,
-    publication: &str,
-) -> Vec<Finding> {
+fn rows_of(catalog: &Catalog, table: &Table, carrier: &Carrier, need: &TableNeeds, publication: &str) -> Vec<Finding> {
     let subject = match carrier.table == table.table {
         true => format!("table {}", table.name()),
         false => format!("table {}, partition {}.{}", table.name(), carrier.schema, carrier.table),
@@ -148,8 +147,11 @@ fn columns(catalog: &Catalog, carrier: &Carrier, need: &TableNeeds, subject: &st
                     .mend("correct the name in the rules file"),
             ),
             Some(found) if found.generated == "v" || (found.generated == "s" && !sent) => out.push(
-                Finding::wrong(subject, format!("column \"{name}\" is generated and not in the stream ({})", column.rule))
-                    .mend("compute it in a lookup"),
+                Finding::wrong(
+                    subject,
+                    format!("column \"{name}\" is generated and not in the stream ({})", column.rule),
+                )
+                .mend("compute it in a lookup"),
             ),
             Some(_) => {}
         }
@@ -171,7 +173,8 @@ fn old_row(catalog: &Catalog, carrier: &Carrier, need: &TableNeeds, subject: Str
     if missing.is_empty() {
         return None;
     }
-    let seen = format!("its replica identity does not carry the old {}: keys with it widen to a sweep", names(&missing));
+    let seen =
+        format!("its replica identity does not carry the old {}: keys with it widen to a sweep", names(&missing));
     Some(match choice {
         Choice::Impossible(column) => Finding::note(
             subject,
