@@ -11,16 +11,21 @@ use crate::cli::check::Finding;
 
 /// Findings on the cache behind an open connection.
 pub async fn findings(connection: &mut impl ConnectionLike, slot: &str, families: &[Vec<u8>]) -> Vec<Finding> {
-    if let Err(error) = connection.req_packed_command(&cmd("PING")).await {
+    if let Err(error) = ask(connection, &cmd("PING")).await {
         return vec![answer("cache", "PING", Err(error))];
     }
     let mut out = vec![server(&text(connection, cmd("INFO").arg("server")).await)];
     out.extend(eviction(&text(connection, cmd("INFO").arg("memory")).await));
     for (subject, command) in attempts(slot, families, &random_name()) {
         let name = String::from_utf8_lossy(command.args_iter().next().map_or(&b""[..], first)).into_owned();
-        out.push(answer(&subject, &name, connection.req_packed_command(&command).await.map(drop)));
+        out.push(answer(&subject, &name, ask(connection, &command).await.map(drop)));
     }
     out
+}
+
+/// One command; the crate hands over a server's refusal as a value, which here is an error.
+async fn ask(connection: &mut impl ConnectionLike, command: &Cmd) -> Result<Value, RedisError> {
+    connection.req_packed_command(command).await.and_then(Value::extract_error)
 }
 
 /// The bytes of a command's word.
@@ -33,7 +38,7 @@ fn first(arg: redis::Arg<&[u8]>) -> &[u8] {
 
 /// A reply as text; empty where the server refuses, because INFO is for information only.
 async fn text(connection: &mut impl ConnectionLike, command: &Cmd) -> String {
-    match connection.req_packed_command(command).await {
+    match ask(connection, command).await {
         Ok(Value::BulkString(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
         Ok(Value::SimpleString(text) | Value::VerbatimString { text, .. }) => text,
         Ok(_) | Err(_) => String::new(),
