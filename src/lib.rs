@@ -39,4 +39,5 @@ pub mod backoff;
 pub mod pipeline;
 
 // The edges.
+pub mod cli;
 pub mod config;

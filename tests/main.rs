@@ -3,3 +3,4 @@
 mod guarantee;
 mod corpus;
 mod properties;
+mod systemd;

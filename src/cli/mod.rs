@@ -1,8 +1,13 @@
 //! The commands: argv in, exit code out. Edges only; what a command decides lives in pure modules.
 
+pub mod catalog;
+pub mod check;
+pub mod identity;
 pub mod log;
 pub mod progress;
+pub mod quote;
 pub mod run;
+pub mod setup;
 
 use std::path::PathBuf;
 

@@ -1,6 +1,7 @@
 //! What the operator wrote, parsed and proved: after this nothing about it can be wrong.
 
 pub mod mistake;
+pub mod credentials;
 
 use std::time::Duration;
 

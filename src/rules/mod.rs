@@ -4,6 +4,7 @@
 //! around it escaped; the family of a template covers each of its keys.
 
 mod lookup;
+pub mod needs;
 pub mod parse;
 pub mod plan;
 mod render;

@@ -1,0 +1,271 @@
+//! What `check` and `setup` know of the server: plain values, and the queries in `sql/` that fill them.
+//!
+//! Not a decision: those are pure functions over a [`Catalog`]. Each query returns JSON text, so that one statement
+//! serves every supported version and psql shows the same thing that the daemon reads. Reading writes nothing.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::cli::quote;
+use crate::error::{Error, Exit, Result};
+use crate::rules::needs::TableNeeds;
+
+/// `sql/server.sql`
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Server {
+    /// `server_version_num`: 150004 is 15.4.
+    pub version: u32,
+    /// The same, for people.
+    pub version_text: String,
+    /// The database of this connection.
+    pub database: String,
+    /// A standby: slots and publications are made on its primary.
+    pub in_recovery: bool,
+    /// `wal_level`
+    pub wal_level: String,
+    /// `max_replication_slots`
+    pub slots_max: u32,
+    /// Slots that exist.
+    pub slots_used: u32,
+    /// `max_wal_senders`
+    pub senders_max: u32,
+    /// WAL senders at work.
+    pub senders_used: u32,
+    /// `max_slot_wal_keep_size` in MB; -1 is no limit.
+    pub slot_keep_mb: i64,
+    /// `wal_sender_timeout` in ms; 0 is never.
+    pub sender_timeout_ms: u64,
+}
+
+/// `sql/role.sql`
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Role {
+    /// The role of this connection.
+    pub name: String,
+    /// Superuser.
+    pub superuser: bool,
+    /// Has the attribute REPLICATION.
+    pub replication: bool,
+    /// Is a member of a hosted server's role that stands for it.
+    pub hosted_replication: bool,
+    /// May create a publication in this database.
+    pub may_create: bool,
+}
+
+/// `sql/publication.sql`
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Publication {
+    /// The role that owns it.
+    pub owner: String,
+    /// Whether our role may alter it.
+    pub owned: bool,
+    /// `FOR ALL TABLES`
+    pub all_tables: bool,
+    /// `publish` has insert.
+    pub insert: bool,
+    /// `publish` has update.
+    pub update: bool,
+    /// `publish` has delete.
+    pub delete: bool,
+    /// `publish` has truncate.
+    pub truncate: bool,
+    /// `publish_via_partition_root`
+    pub via_root: bool,
+    /// `publish_generated_columns`: `n` none, `s` stored.
+    pub generated: String,
+}
+
+/// `sql/slot.sql`
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Slot {
+    /// Output plugin; a physical slot has none.
+    pub plugin: Option<String>,
+    /// `logical` or `physical`.
+    pub kind: String,
+    /// The database it decodes.
+    pub database: Option<String>,
+    /// Goes away with its session.
+    pub temporary: bool,
+    /// The walsender that streams from it.
+    pub active_pid: Option<i32>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// WAL that may still be written before the slot can be lost.
+    pub safe_wal_bytes: Option<i64>,
+    /// WAL that it holds back.
+    pub held_bytes: Option<i64>,
+    /// `confirmed_flush_lsn`
+    pub confirmed: Option<String>,
+    /// Synchronized to standbys (PostgreSQL 17 and later).
+    pub failover: bool,
+    /// Why it was invalidated (PostgreSQL 17 and later).
+    pub invalidation: Option<String>,
+}
+
+/// One column.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// `NOT NULL`
+    pub not_null: bool,
+    /// Empty, `s` stored, `v` virtual.
+    pub generated: String,
+    /// The longest it can be in an index, where its type says so.
+    pub bytes_max: Option<u32>,
+    /// In the publication's column list, or there is none.
+    pub published: bool,
+}
+
+/// An index that can be a replica identity.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Index {
+    /// Its name; its schema is the table's.
+    pub name: String,
+    /// The primary key.
+    pub primary: bool,
+    /// Chosen by `REPLICA IDENTITY USING INDEX`.
+    pub identity: bool,
+    /// False after a failed `CREATE INDEX CONCURRENTLY`.
+    pub valid: bool,
+    /// Key columns in order.
+    pub columns: Vec<String>,
+}
+
+/// A relation that carries rows: a plain table, or a leaf partition.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Carrier {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub table: String,
+    /// `relkind`
+    pub kind: String,
+    /// `relpersistence`: `p` permanent, `u` unlogged, `t` temporary.
+    pub persistence: String,
+    /// `relreplident`: `d`, `n`, `f`, `i`.
+    pub identity: String,
+    /// In the publication, by itself or through its root.
+    pub published: bool,
+    /// Published with a row filter.
+    pub row_filter: bool,
+    /// Its columns in order.
+    #[serde(default)]
+    pub columns: Vec<Column>,
+    /// Indexes that can be a replica identity.
+    pub indexes: Vec<Index>,
+}
+
+/// A table of the rules, as the server has it.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Table {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub table: String,
+    /// `relkind`: `r` table, `p` partitioned, `v` view, `m` materialized view, `f` foreign.
+    pub kind: String,
+    /// `relpersistence`
+    pub persistence: String,
+    /// A partition of another table.
+    pub is_partition: bool,
+    /// Other tables inherit from it.
+    pub heirs: bool,
+    /// Whether our role may alter it.
+    pub owned: bool,
+    /// The publication names it itself.
+    pub root_published: bool,
+    /// The relations that carry its rows.
+    pub carriers: Vec<Carrier>,
+}
+
+/// Everything that decisions look at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Catalog {
+    /// The server.
+    pub server: Server,
+    /// Our role.
+    pub role: Role,
+    /// The publication, if there is one of the configured name.
+    pub publication: Option<Publication>,
+    /// The slot, if there is one of the configured name.
+    pub slot: Option<Slot>,
+    /// The tables of the rules that exist.
+    pub tables: Vec<Table>,
+}
+
+impl Carrier {
+    /// Schema and name, quoted for SQL.
+    pub fn quoted(&self) -> String {
+        quote::qualified(&self.schema, &self.table)
+    }
+
+    /// The column of this name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+impl Table {
+    /// Schema and name, for people.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.schema, self.table)
+    }
+
+    /// Schema and name, quoted for SQL.
+    pub fn quoted(&self) -> String {
+        quote::qualified(&self.schema, &self.table)
+    }
+
+    /// Whether logical decoding can carry its rows: a permanent table, plain or partitioned.
+    pub fn is_replicable(&self) -> bool {
+        matches!(self.kind.as_str(), "r" | "p") && self.persistence == "p"
+    }
+
+    /// Whether every relation that carries its rows is published; an empty partitioned table counts by its own entry.
+    pub fn is_published(&self) -> bool {
+        self.root_published || (!self.carriers.is_empty() && self.carriers.iter().all(|carrier| carrier.published))
+    }
+}
+
+impl Catalog {
+    /// Reads everything over an ordinary session.
+    pub async fn read(client: &Client, publication: &str, slot: &str, needs: &[TableNeeds]) -> Result<Self> {
+        let tables: Vec<(&str, &str)> = needs.iter().map(|need| (need.schema.as_str(), need.table.as_str())).collect();
+        let tables = serde_json::to_string(&tables)
+            .map_err(|error| Error::definite(Exit::Software, "name the tables as JSON").because(error))?;
+        let variables = [("publication", publication), ("slot", slot), ("tables", tables.as_str())];
+        Ok(Catalog {
+            server: one(rows(client, include_str!("../../sql/server.sql"), &variables).await?)?,
+            role: one(rows(client, include_str!("../../sql/role.sql"), &variables).await?)?,
+            publication: rows(client, include_str!("../../sql/publication.sql"), &variables).await?.pop(),
+            slot: rows(client, include_str!("../../sql/slot.sql"), &variables).await?.pop(),
+            tables: rows(client, include_str!("../../sql/tables.sql"), &variables).await?,
+        })
+    }
+
+    /// The table that the rules need, if it exists.
+    pub fn table(&self, need: &TableNeeds) -> Option<&Table> {
+        self.tables.iter().find(|table| table.schema == need.schema && table.table == need.table)
+    }
+}
+
+/// Runs one file of `sql/` and parses the JSON object of each row.
+async fn rows<T: DeserializeOwned>(client: &Client, sql: &str, variables: &[(&str, &str)]) -> Result<Vec<T>> {
+    let answer = client.simple_query(&quote::fill(sql, variables)).await;
+    let answer = answer.map_err(|error| Error::definite(Exit::Unavailable, "read the catalog").because(error))?;
+    let mut out = Vec::new();
+    for message in answer {
+        if let SimpleQueryMessage::Row(row) = message {
+            let parsed = serde_json::from_str(row.get(0).unwrap_or("null"));
+            out.push(parsed.map_err(|error| Error::definite(Exit::Protocol, "read the catalog").because(error))?);
+        }
+    }
+    Ok(out)
+}
+
+/// The one row of a query that always has one.
+fn one<T>(mut rows: Vec<T>) -> Result<T> {
+    rows.pop().ok_or_else(|| Error::definite(Exit::Protocol, "read the catalog: the server returned no row"))
+}

@@ -1,0 +1,293 @@
+//! `crieur check`: what is ready, what is wrong, and the statement or command that mends it.
+//!
+//! Changes nothing. Each decision is a pure function from what was read to [`Finding`]s; this file runs them in the
+//! order in which a person mends things, and prints.
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+
+use tokio_postgres::Client;
+
+use crate::cli::catalog::Catalog;
+use crate::config::Config;
+use crate::error::{Error, Exit, Result};
+use crate::rules::needs::TableNeeds;
+
+pub mod cache;
+pub mod lookups;
+pub mod server;
+pub mod tables;
+
+/// Checks the servers and the rules; changes nothing.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// How a finding counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// As it must be.
+    Ready,
+    /// Works, and is worth knowing.
+    Note,
+    /// Must be mended.
+    Wrong,
+}
+
+/// One line of the report.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// How it counts.
+    pub verdict: Verdict,
+    /// What was looked at.
+    pub subject: String,
+    /// What was seen: lower case, no full stop.
+    pub seen: String,
+    /// SQL or commands that mend it, in order.
+    pub mend: Vec<String>,
+}
+
+impl Finding {
+    fn new(verdict: Verdict, subject: impl Into<String>, seen: impl Into<String>) -> Self {
+        Finding { verdict, subject: subject.into(), seen: seen.into(), mend: Vec::new() }
+    }
+
+    /// As it must be.
+    pub fn ready(subject: impl Into<String>, seen: impl Into<String>) -> Self {
+        Finding::new(Verdict::Ready, subject, seen)
+    }
+
+    /// Works, and is worth knowing.
+    pub fn note(subject: impl Into<String>, seen: impl Into<String>) -> Self {
+        Finding::new(Verdict::Note, subject, seen)
+    }
+
+    /// Must be mended.
+    pub fn wrong(subject: impl Into<String>, seen: impl Into<String>) -> Self {
+        Finding::new(Verdict::Wrong, subject, seen)
+    }
+
+    /// Adds a statement or a command that mends it.
+    #[must_use]
+    pub fn mend(mut self, step: impl Into<String>) -> Self {
+        self.mend.push(step.into());
+        self
+    }
+
+    /// Adds several, in order.
+    #[must_use]
+    pub fn mend_all(mut self, steps: impl IntoIterator<Item = String>) -> Self {
+        self.mend.extend(steps);
+        self
+    }
+}
+
+impl fmt::Display for Finding {
+    /// One line, then one line for each step; names come from configuration and catalog, so control bytes are escaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Ready => "ok   ",
+            Verdict::Note => "note ",
+            Verdict::Wrong => "WRONG",
+        };
+        write!(f, "{verdict} {}: {}", escaped(&self.subject), escaped(&self.seen))?;
+        self.mend.iter().try_for_each(|step| write!(f, "\n      mend: {}", escaped(step)))
+    }
+}
+
+/// The text without control characters.
+fn escaped(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// Everything that can be said from the catalog alone.
+pub fn of_catalog(catalog: &Catalog, needs: &[TableNeeds], names: server::Names<'_>) -> Vec<Finding> {
+    let mut findings = server::findings(catalog, names);
+    findings.extend(tables::publication(catalog, names.publication, needs));
+    for need in needs {
+        findings.extend(tables::table(catalog, need, names.publication));
+    }
+    findings
+}
+
+/// Prints the findings and says whether something must be mended.
+pub fn report(out: &mut dyn Write, findings: &[Finding]) -> Result<Exit> {
+    for finding in findings {
+        writeln!(out, "{finding}").map_err(unwritten)?;
+    }
+    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
+    let (wrong, notes) = (count(Verdict::Wrong), count(Verdict::Note));
+    writeln!(out, "{} ok, {notes} to note, {wrong} wrong", count(Verdict::Ready)).map_err(unwritten)?;
+    Ok(if wrong == 0 { Exit::Ok } else { Exit::Failed })
+}
+
+fn unwritten(error: std::io::Error) -> Error {
+    Error::definite(Exit::CantCreate, "write the report").because(error)
+}
+
+/// Reads the catalog, the lookups and the cache, prints what was found, and says how to exit.
+///
+/// The cache's connection comes as the outcome of connecting: a cache that is away is a finding, not the end.
+pub async fn run(
+    config: &Config,
+    postgres: &Client,
+    cache: Result<impl ::redis::aio::ConnectionLike>,
+    needs: &[TableNeeds],
+    out: &mut dyn Write,
+) -> Result<Exit> {
+    let names = server::Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
+    let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
+    let mut findings = of_catalog(&catalog, needs, names);
+    findings.extend(server::pooler(config.postgres.url.expose()));
+    findings.extend(lookups::findings(postgres, config.rules.lookups(), config.postgres.lookup_timeout).await?);
+    match cache {
+        Ok(mut connection) => {
+            let families = config.rules.families().map(|(_, pattern)| pattern.to_vec()).collect::<Vec<_>>();
+            findings.extend(cache::findings(&mut connection, names.slot, &families).await);
+        }
+        Err(error) => findings.push(Finding::wrong("cache", error.chain()).mend_all(error.hint)),
+    }
+    report(out, &findings)
+}
+
+#[cfg(test)]
+pub mod example {
+    //! A server on which everything is ready; each test spoils one thing.
+
+    use crate::cli::catalog::{Carrier, Catalog, Column, Index, Publication, Role, Server, Slot, Table};
+    use crate::rules::needs::{ColumnNeed, Image, TableNeeds};
+
+    /// A column.
+    pub fn column(name: &str, not_null: bool, bytes_max: Option<u32>) -> Column {
+        Column { name: name.into(), not_null, generated: String::new(), bytes_max, published: true }
+    }
+
+    /// A valid unique index.
+    pub fn index(name: &str, columns: &[&str]) -> Index {
+        let columns = columns.iter().map(|column| column.to_string()).collect();
+        Index { name: name.into(), primary: false, identity: false, valid: true, columns }
+    }
+
+    /// `id uuid PRIMARY KEY, owner uuid NOT NULL, rank int NOT NULL, city text NOT NULL, note varchar(20)`, published.
+    pub fn carrier(name: &str) -> Carrier {
+        Carrier {
+            schema: "public".into(),
+            table: name.into(),
+            kind: "r".into(),
+            persistence: "p".into(),
+            identity: "d".into(),
+            published: true,
+            row_filter: false,
+            columns: vec![
+                column("id", true, Some(16)),
+                column("owner", true, Some(16)),
+                column("rank", true, Some(4)),
+                column("city", true, None),
+                column("note", false, Some(84)),
+            ],
+            indexes: vec![Index { primary: true, ..index("pkey", &["id"]) }],
+        }
+    }
+
+    /// One table `public.t` that is ready.
+    pub fn catalog() -> Catalog {
+        Catalog {
+            server: Server {
+                version: 150_018,
+                version_text: "15.18".into(),
+                database: "app".into(),
+                in_recovery: false,
+                wal_level: "logical".into(),
+                slots_max: 10,
+                slots_used: 1,
+                senders_max: 10,
+                senders_used: 1,
+                slot_keep_mb: 4096,
+                sender_timeout_ms: 60_000,
+            },
+            role: Role {
+                name: "crieur".into(),
+                superuser: false,
+                replication: true,
+                hosted_replication: false,
+                may_create: true,
+            },
+            publication: Some(Publication {
+                owner: "crieur".into(),
+                owned: true,
+                all_tables: false,
+                insert: true,
+                update: true,
+                delete: true,
+                truncate: true,
+                via_root: false,
+                generated: "n".into(),
+            }),
+            slot: Some(Slot {
+                plugin: Some("pgoutput".into()),
+                kind: "logical".into(),
+                database: Some("app".into()),
+                temporary: false,
+                active_pid: None,
+                wal_status: Some("reserved".into()),
+                safe_wal_bytes: Some(4 << 30),
+                held_bytes: Some(1 << 20),
+                confirmed: Some("0/1".into()),
+                failover: false,
+                invalidation: None,
+            }),
+            tables: vec![Table {
+                schema: "public".into(),
+                table: "t".into(),
+                kind: "r".into(),
+                persistence: "p".into(),
+                is_partition: false,
+                heirs: false,
+                owned: true,
+                root_published: true,
+                carriers: vec![carrier("t")],
+            }],
+        }
+    }
+
+    /// The rules read `columns` of `public.t`, of the old row too.
+    pub fn needs(columns: &[&str]) -> TableNeeds {
+        let need = ColumnNeed { image: Image::OldToo, rule: "rule 1".into() };
+        TableNeeds {
+            schema: "public".into(),
+            table: "t".into(),
+            rule: "rule 1".into(),
+            columns: columns.iter().map(|column| (column.to_string(), need.clone())).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_on_which_everything_is_ready_has_no_wrong_line() {
+        let names = server::Names { publication: "crieur", slot: "crieur" };
+        let findings = of_catalog(&example::catalog(), &[example::needs(&["id"])], names);
+        assert!(findings.iter().all(|finding| finding.verdict != Verdict::Wrong), "{findings:?}");
+        let mut out = Vec::new();
+        assert_eq!(report(&mut out, &findings).expect("written"), Exit::Ok);
+    }
+
+    #[test]
+    fn one_wrong_line_makes_the_command_fail_and_prints_its_way_out() {
+        let mut out = Vec::new();
+        let wrong = Finding::wrong("slot", "gone\n").mend("SELECT 1;").mend("SELECT 2;");
+        assert_eq!(report(&mut out, &[wrong]).expect("written"), Exit::Failed);
+        let text = String::from_utf8(out).expect("text");
+        assert_eq!(
+            text,
+            "WRONG slot: gone\\n\n      mend: SELECT 1;\n      mend: SELECT 2;\n0 ok, 0 to note, 1 wrong\n"
+        );
+    }
+}

@@ -1,0 +1,276 @@
+//! The publication and the tables of the rules: findings from the catalog. Pure.
+
+use std::collections::BTreeSet;
+
+use crate::cli::catalog::{Carrier, Catalog, Table};
+use crate::cli::check::Finding;
+use crate::cli::identity::{self, Choice};
+use crate::cli::quote;
+use crate::rules::needs::TableNeeds;
+
+/// What the publication must publish.
+pub const PUBLISH: &str = "insert, update, delete, truncate";
+
+/// Findings on the publication as a whole.
+pub fn publication(catalog: &Catalog, name: &str, needs: &[TableNeeds]) -> Vec<Finding> {
+    let quoted = quote::identifier(name);
+    let Some(publication) = &catalog.publication else {
+        let tables: Vec<String> = needs.iter().map(|need| quote::qualified(&need.schema, &need.table)).collect();
+        let create =
+            format!("CREATE PUBLICATION {quoted} FOR TABLE {} WITH (publish = '{PUBLISH}');", tables.join(", "));
+        return vec![Finding::wrong("publication", format!("\"{name}\" does not exist")).mend(create)];
+    };
+    let mut out = Vec::new();
+    let published = [
+        ("insert", publication.insert),
+        ("update", publication.update),
+        ("delete", publication.delete),
+        ("truncate", publication.truncate),
+    ];
+    let missing: Vec<&str> = published.iter().filter(|(_, on)| !on).map(|(what, _)| *what).collect();
+    if !missing.is_empty() {
+        out.push(
+            Finding::wrong("publication", format!("\"{name}\" does not publish {}", missing.join(", ")))
+                .mend(format!("ALTER PUBLICATION {quoted} SET (publish = '{PUBLISH}');")),
+        );
+    }
+    if publication.via_root {
+        out.push(
+            Finding::wrong(
+                "publication",
+                "publish_via_partition_root is on: TRUNCATE of one partition is not published",
+            )
+            .mend(format!("ALTER PUBLICATION {quoted} SET (publish_via_partition_root = false);")),
+        );
+    }
+    if publication.all_tables {
+        out.push(Finding::note(
+            "publication",
+            format!("\"{name}\" is FOR ALL TABLES: every table's changes are sent, also those no rule reads"),
+        ));
+    }
+    if out.is_empty() {
+        out.push(Finding::ready("publication", format!("\"{name}\" publishes {PUBLISH}")));
+    }
+    out
+}
+
+/// Findings on one table of the rules.
+pub fn table(catalog: &Catalog, need: &TableNeeds, publication: &str) -> Vec<Finding> {
+    let subject = format!("table {}.{}", need.schema, need.table);
+    let Some(table) = catalog.table(need) else {
+        let seen = format!("does not exist, or the role may not see it ({})", need.rule);
+        return vec![Finding::wrong(subject, seen).mend("correct the name in the rules file")];
+    };
+    if !table.is_replicable() {
+        let seen = format!("{}: its changes are not in the stream ({})", kind(table), need.rule);
+        return vec![Finding::wrong(subject, seen).mend("name the permanent tables that hold the rows")];
+    }
+    let mut out = Vec::new();
+    if catalog.publication.is_some() && !table.is_published() {
+        let add = format!("ALTER PUBLICATION {} ADD TABLE {};", quote::identifier(publication), table.quoted());
+        out.push(Finding::wrong(subject.clone(), "is not published").mend(add));
+    }
+    if table.is_partition {
+        out.push(
+            Finding::wrong(subject.clone(), "is a partition; rules name the partitioned table")
+                .mend("name the topmost partitioned table in the rules file"),
+        );
+    }
+    if table.heirs {
+        out.push(Finding::note(subject.clone(), "other tables inherit from it: rules for it do not follow their rows"));
+    }
+    for carrier in &table.carriers {
+        out.extend(rows_of(catalog, table, carrier, need, publication));
+    }
+    if out.is_empty() {
+        out.push(Finding::ready(subject, "published, and every column that the rules read is carried"));
+    }
+    out
+}
+
+fn kind(table: &Table) -> &'static str {
+    match (table.kind.as_str(), table.persistence.as_str()) {
+        ("v", _) => "a view",
+        ("m", _) => "a materialized view",
+        ("f", _) => "a foreign table",
+        (_, "u") => "an unlogged table",
+        (_, "t") => "a temporary table",
+        _ => "not a table",
+    }
+}
+
+/// Findings on one relation that carries rows.
+fn rows_of(catalog: &Catalog, table: &Table, carrier: &Carrier, need: &TableNeeds, publication: &str) -> Vec<Finding> {
+    let subject = match carrier.table == table.table {
+        true => format!("table {}", table.name()),
+        false => format!("table {}, partition {}.{}", table.name(), carrier.schema, carrier.table),
+    };
+    if carrier.kind != "r" || carrier.persistence != "p" {
+        return vec![Finding::wrong(subject, "is foreign, unlogged or temporary: its changes are not in the stream")];
+    }
+    let mut out = columns(catalog, carrier, need, &subject);
+    let again = || {
+        let (publication, table) = (quote::identifier(publication), table.quoted());
+        [
+            format!("ALTER PUBLICATION {publication} DROP TABLE {table};"),
+            format!("ALTER PUBLICATION {publication} ADD TABLE {table};"),
+        ]
+    };
+    if carrier.row_filter {
+        let seen = "is published with a row filter: some changes are not sent";
+        out.push(Finding::wrong(subject.clone(), seen).mend_all(again()));
+    }
+    let unpublished = |name: &&str| carrier.column(name).is_some_and(|column| !column.published);
+    if carrier.published {
+        let read = need.columns.keys().map(String::as_str).chain(identity::carried(carrier));
+        // Generated columns have findings of their own.
+        let plain = |name: &&str| carrier.column(name).is_some_and(|column| column.generated.is_empty());
+        let hidden: BTreeSet<&str> = read.filter(unpublished).filter(plain).collect();
+        if !hidden.is_empty() {
+            let seen = format!("the publication's column list leaves out {}", names(&hidden));
+            out.push(Finding::wrong(subject.clone(), seen).mend_all(again()));
+        }
+    }
+    out.extend(old_row(catalog, carrier, need, subject));
+    out
+}
+
+/// Columns that do not exist or are computed on the way.
+fn columns(catalog: &Catalog, carrier: &Carrier, need: &TableNeeds, subject: &str) -> Vec<Finding> {
+    let sent = catalog.publication.as_ref().is_some_and(|publication| publication.generated == "s");
+    let mut out = Vec::new();
+    for (name, column) in &need.columns {
+        match carrier.column(name) {
+            None => out.push(
+                Finding::wrong(subject, format!("has no column \"{name}\" ({})", column.rule))
+                    .mend("correct the name in the rules file"),
+            ),
+            Some(found) if found.generated == "v" || (found.generated == "s" && !sent) => out.push(
+                Finding::wrong(
+                    subject,
+                    format!("column \"{name}\" is generated and not in the stream ({})", column.rule),
+                )
+                .mend("compute it in a lookup"),
+            ),
+            Some(_) => {}
+        }
+    }
+    out
+}
+
+/// Whether the stream carries what the rules read of the row as it was.
+fn old_row(catalog: &Catalog, carrier: &Carrier, need: &TableNeeds, subject: String) -> Option<Finding> {
+    let wanted = wanted(carrier, need);
+    let carried = identity::carried(carrier);
+    let missing: BTreeSet<&str> = wanted.difference(&carried).copied().collect();
+    let choice = identity::choose(carrier, &wanted, catalog.server.version);
+    let steps = identity::statements(carrier, &choice);
+    if identity::refuses_writers(carrier) {
+        let seen = "has no replica identity: once published, the server refuses its updates and deletes";
+        return Some(Finding::wrong(subject, seen).mend_all(steps));
+    }
+    if missing.is_empty() {
+        return None;
+    }
+    let seen =
+        format!("its replica identity does not carry the old {}: keys with it widen to a sweep", names(&missing));
+    Some(match choice {
+        Choice::Impossible(column) => Finding::note(
+            subject,
+            format!("{seen}; FULL would make the server refuse updates, for the virtual column \"{column}\""),
+        ),
+        Choice::Keep | Choice::Default | Choice::Existing(_) | Choice::Build { .. } | Choice::Full => {
+            Finding::wrong(subject, seen).mend_all(steps)
+        }
+    })
+}
+
+/// Columns of the old row that the rules read and that the stream can carry at all.
+pub fn wanted<'a>(carrier: &'a Carrier, need: &'a TableNeeds) -> BTreeSet<&'a str> {
+    let stored = |name: &&str| carrier.column(name).is_some_and(|column| column.generated.is_empty());
+    need.columns_on_old().filter(stored).collect()
+}
+
+fn names(columns: &BTreeSet<&str>) -> String {
+    columns.iter().map(|name| quote::identifier(name)).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::check::{Verdict, example};
+
+    /// Spoils one thing and expects exactly one wrong line on the table or the publication, with these words and steps.
+    fn check(columns: &[&str], spoil: impl FnOnce(&mut Catalog), words: &str, steps: &[&str]) {
+        let mut catalog = example::catalog();
+        spoil(&mut catalog);
+        let need = example::needs(columns);
+        let mut found = publication(&catalog, "crieur", std::slice::from_ref(&need));
+        found.extend(table(&catalog, &need, "crieur"));
+        let wrong: Vec<_> = found.iter().filter(|finding| finding.verdict == Verdict::Wrong).collect();
+        assert_eq!(wrong.len(), 1, "{words}: {found:?}");
+        assert!(wrong[0].seen.contains(words), "{words}: {:?}", wrong[0]);
+        assert_eq!(wrong[0].mend, steps, "{words}");
+    }
+
+    fn publication_of(catalog: &mut Catalog) -> &mut crate::cli::catalog::Publication {
+        catalog.publication.as_mut().expect("the example has a publication")
+    }
+
+    const AGAIN: [&str; 2] = [
+        "ALTER PUBLICATION \"crieur\" DROP TABLE \"public\".\"t\";",
+        "ALTER PUBLICATION \"crieur\" ADD TABLE \"public\".\"t\";",
+    ];
+    const FULL: &str = "ALTER TABLE \"public\".\"t\" REPLICA IDENTITY FULL;";
+
+    #[test]
+    fn each_thing_that_is_wrong_with_the_publication_makes_one_line() {
+        let create = "CREATE PUBLICATION \"crieur\" FOR TABLE \"public\".\"t\" WITH (publish = 'insert, update, delete, truncate');";
+        check(&["id"], |c| c.publication = None, "does not exist", &[create]);
+        let set = "ALTER PUBLICATION \"crieur\" SET (publish = 'insert, update, delete, truncate');";
+        check(&["id"], |c| publication_of(c).truncate = false, "does not publish truncate", &[set]);
+        let root = "ALTER PUBLICATION \"crieur\" SET (publish_via_partition_root = false);";
+        check(&["id"], |c| publication_of(c).via_root = true, "TRUNCATE of one partition", &[root]);
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_with_a_table_makes_one_line() {
+        let correct = "correct the name in the rules file";
+        check(&["id"], |c| c.tables.clear(), "does not exist", &[correct]);
+        check(&["colour"], |_| (), "has no column \"colour\" (rule 1)", &[correct]);
+        let permanent = "name the permanent tables that hold the rows";
+        check(&["id"], |c| c.tables[0].kind = "v".into(), "a view", &[permanent]);
+        check(&["id"], |c| c.tables[0].persistence = "u".into(), "an unlogged table", &[permanent]);
+        let unpublish = |c: &mut Catalog| {
+            c.tables[0].root_published = false;
+            c.tables[0].carriers[0].published = false;
+        };
+        check(&["id"], unpublish, "is not published", &AGAIN[1..]);
+        check(&["id"], |c| c.tables[0].carriers[0].row_filter = true, "row filter", &AGAIN);
+        check(&["id"], |c| c.tables[0].carriers[0].columns[0].published = false, "column list leaves out", &AGAIN);
+        check(
+            &["id", "rank"],
+            |c| {
+                c.tables[0].carriers[0].identity = "f".into();
+                c.tables[0].carriers[0].columns[2].generated = "s".into();
+            },
+            "\"rank\" is generated",
+            &["compute it in a lookup"],
+        );
+    }
+
+    #[test]
+    fn a_column_of_the_old_row_that_is_not_carried_is_wrong_with_the_cheapest_way_out() {
+        check(&["city"], |_| (), "does not carry the old \"city\"", &[FULL]);
+        check(&["id"], |c| c.tables[0].carriers[0].indexes.clear(), "refuses its updates", &[FULL]);
+    }
+
+    #[test]
+    fn a_table_with_an_inheriting_table_is_noted() {
+        let mut catalog = example::catalog();
+        catalog.tables[0].heirs = true;
+        let found = table(&catalog, &example::needs(&["id"]), "crieur");
+        assert_eq!(found[0].verdict, Verdict::Note);
+    }
+}

@@ -1,0 +1,48 @@
+//! Secrets that systemd hands over as files (`LoadCredential=`): which files mean which setting. Pure but for the read.
+//!
+//! Not a configuration layer of its own: it yields the same names as the environment, and the environment wins.
+
+use std::path::Path;
+
+/// Credential file name, and the environment variable whose value it holds.
+pub const CREDENTIALS: [(&str, &str); 2] = [("database_url", "DATABASE_URL"), ("redis_url", "REDIS_URL")];
+
+/// The value of a credential: one trailing line end is an editor's habit, not a part of the secret.
+fn value(text: &str) -> Option<String> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// Names and values for which `directory` (`$CREDENTIALS_DIRECTORY`) holds a file; a missing file is no error.
+pub fn from_directory(directory: &Path) -> std::io::Result<Vec<(&'static str, String)>> {
+    let mut found = Vec::new();
+    for (file, name) in CREDENTIALS {
+        match std::fs::read_to_string(directory.join(file)) {
+            Ok(text) => found.extend(value(&text).map(|value| (name, value))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_is_there_without_the_line_end() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("database_url"), "postgres://u:p@h/d\n").expect("written");
+        let found = from_directory(directory.path()).expect("readable");
+        assert_eq!(found, [("DATABASE_URL", "postgres://u:p@h/d".to_owned())]);
+    }
+
+    #[test]
+    fn an_empty_file_sets_nothing() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("redis_url"), "\r\n").expect("written");
+        assert_eq!(from_directory(directory.path()).expect("readable"), []);
+    }
+}
