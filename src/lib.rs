@@ -25,6 +25,7 @@ pub mod rules;
 
 // The guarantee: pure.
 pub mod ack;
+pub mod backoff;
 pub mod gate;
 
 // Where keys go, and what the stream cannot tell.
