@@ -25,6 +25,7 @@ pub mod rules;
 
 // The guarantee: pure.
 pub mod ack;
+pub mod backoff;
 pub mod batcher;
 pub mod echo;
 pub mod gate;
@@ -33,9 +34,9 @@ pub mod mark;
 // Where keys go, and what the stream cannot tell.
 pub mod cache;
 pub mod control;
+pub mod session;
 
 // The loop that ties them.
-pub mod backoff;
 pub mod pipeline;
 
 // The edges.

@@ -3,8 +3,10 @@
 //! One call is one attempt. It succeeds only when every reply was read and none was an error; otherwise the caller
 //! sends the same keys again, because deleting twice is harmless and deleting too little is not.
 
+pub mod address;
 pub mod glob;
 pub mod redis;
+pub mod reply;
 pub mod sweep;
 
 use crate::error::Result;

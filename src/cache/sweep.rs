@@ -1,1 +1,215 @@
-//! Patterns: one SCAN pass for all of them.
+//! Patterns: one SCAN pass over the keyspace for all of them.
+//!
+//! SCAN returns every key that is there from the beginning of a pass to its end (documentation of SCAN, "Scan
+//! guarantees"), some twice; deleting while scanning does not change that. A pass that broke starts again from the
+//! beginning with the caller's next attempt: a cursor means nothing on another connection. The invariant: a key is
+//! deleted only when a pattern matches it and no protected pattern does.
+
+use std::collections::HashMap;
+
+use ::redis::{Cmd, Value};
+
+use super::redis::{Link, Progress, count};
+use super::{Swept, glob, reply};
+use crate::error::Result;
+use crate::keys::KeySet;
+
+/// Buckets that one SCAN call visits: about a millisecond of the server's one thread.
+const SCAN_COUNT: u32 = 1000;
+
+/// What a pass looks for.
+pub(super) struct Plan<'a> {
+    exact: Vec<&'a [u8]>,
+    globs: usize,
+    /// Globs by literal prefix: a key is compared only with those whose prefix it has.
+    by_prefix: HashMap<Vec<u8>, Vec<&'a [u8]>, foldhash::fast::RandomState>,
+    /// Lengths of those prefixes, ascending.
+    lengths: Vec<usize>,
+    /// What the server is asked to return.
+    matching: Vec<u8>,
+    protect: &'a [Vec<u8>],
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(patterns: &'a KeySet, protect: &'a [Vec<u8>]) -> Self {
+        let mut plan = Plan {
+            exact: Vec::new(),
+            globs: 0,
+            by_prefix: HashMap::default(),
+            lengths: Vec::new(),
+            matching: Vec::new(),
+            protect,
+        };
+        let mut common: Option<Vec<u8>> = None;
+        for pattern in patterns.iter().map(|pattern| pattern.bytes) {
+            if has_no_metacharacter(pattern) {
+                plan.exact.push(pattern);
+                continue;
+            }
+            let prefix = glob::literal_prefix(pattern);
+            common = Some(common.map_or_else(|| prefix.clone(), |common| shared(common, &prefix)));
+            plan.globs += 1;
+            plan.matching = pattern.to_vec();
+            plan.by_prefix.entry(prefix).or_default().push(pattern);
+        }
+        plan.lengths = plan.by_prefix.keys().map(Vec::len).collect();
+        plan.lengths.sort_unstable();
+        plan.lengths.dedup();
+        if plan.globs > 1 {
+            plan.matching.clear();
+            glob::escape_into(&mut plan.matching, &common.unwrap_or_default());
+            plan.matching.push(b'*');
+        }
+        plan
+    }
+
+    /// Whether a key that the scan returned goes.
+    fn condemns(&self, key: &[u8]) -> bool {
+        let named = |length: &usize| {
+            let globs = key.get(..*length).and_then(|prefix| self.by_prefix.get(prefix));
+            globs.is_some_and(|globs| globs.iter().any(|pattern| glob::matches(pattern, key)))
+        };
+        // A single glob went to the server as it is: the server has matched it, and it is the authority.
+        (self.globs == 1 || self.lengths.iter().any(named)) && !self.protects(key)
+    }
+
+    fn protects(&self, key: &[u8]) -> bool {
+        self.protect.iter().any(|pattern| glob::matches(pattern, key))
+    }
+}
+
+/// Patterns whose values are escaped and that have no star are keys, however many backslashes they hold.
+fn has_no_metacharacter(pattern: &[u8]) -> bool {
+    let mut literal = Vec::with_capacity(pattern.len());
+    glob::escape_into(&mut literal, &glob::literal_prefix(pattern));
+    literal == pattern
+}
+
+fn shared(mut left: Vec<u8>, right: &[u8]) -> Vec<u8> {
+    let length = left.iter().zip(right).take_while(|(left, right)| left == right).count();
+    left.truncate(length);
+    left
+}
+
+/// One pass on a connection of its own, which ends with it.
+pub(super) async fn run(mut link: Link, plan: &Plan<'_>, progress: &Progress) -> Result<Swept> {
+    progress.scanned.set(0);
+    progress.deleted.set(0);
+    progress.total.set(size(&mut link).await?);
+    let mut swept = Swept::default();
+    let exact: Vec<Vec<u8>> = plan.exact.iter().map(|pattern| glob::literal_prefix(pattern)).collect();
+    let keys = exact.iter().map(Vec::as_slice).filter(|key| !plan.protects(key));
+    swept.deleted += link.unlink(keys).await?.existed;
+    let mut cursor = b"0".to_vec();
+    while plan.globs > 0 {
+        let keys;
+        (cursor, keys) = scan(&mut link, &cursor, &plan.matching).await?;
+        swept.scanned += keys.len() as u64;
+        let condemned = keys.iter().map(Vec::as_slice).filter(|key| plan.condemns(key));
+        swept.deleted += link.unlink(condemned).await?.existed;
+        progress.scanned.set(swept.scanned);
+        progress.deleted.set(swept.deleted);
+        if cursor == b"0" {
+            break;
+        }
+    }
+    progress.deleted.set(swept.deleted);
+    Ok(swept)
+}
+
+/// DBSIZE only feeds the display: a user that may not ask sees no total.
+async fn size(link: &mut Link) -> Result<u64> {
+    let mut command = Cmd::new();
+    command.arg("DBSIZE");
+    let value = link.ask(command).await?;
+    Ok(count("DBSIZE", &value).unwrap_or(0))
+}
+
+async fn scan(link: &mut Link, cursor: &[u8], matching: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+    let mut command = Cmd::new();
+    command.arg("SCAN").arg(cursor).arg("MATCH").arg(matching).arg("COUNT").arg(SCAN_COUNT);
+    match link.ask(command).await? {
+        Value::Array(parts) => scanned(parts).ok_or_else(|| reply::unexpected("SCAN")),
+        Value::ServerError(error) => Err(reply::refused("SCAN", &error)),
+        _ => Err(reply::unexpected("SCAN")), // Value is foreign and non-exhaustive.
+    }
+}
+
+/// The next cursor and the keys; `None` when the reply has another shape.
+fn scanned(parts: Vec<Value>) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+    let [cursor, keys] = <[Value; 2]>::try_from(parts).ok()?;
+    let (Value::BulkString(cursor), Value::Array(keys)) = (cursor, keys) else { return None };
+    if cursor.is_empty() || !cursor.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let bytes = |key| if let Value::BulkString(key) = key { Some(key) } else { None };
+    Some((cursor, keys.into_iter().map(bytes).collect::<Option<_>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::FamilyId;
+
+    fn patterns(texts: &[&str]) -> KeySet {
+        let mut set = KeySet::default();
+        for text in texts {
+            set.insert(text.as_bytes(), FamilyId(0), 0);
+        }
+        set
+    }
+
+    #[test]
+    fn the_server_is_asked_for_the_narrowest_pattern_that_covers_all() {
+        let cases: [(&[&str], &str, usize, usize); 6] = [
+            (&["user:*"], "user:*", 0, 1),
+            (&["user:*", "user:1:*:x"], "user:*", 0, 2),
+            (&["a\\*b:*", "a\\*c:*"], "a\\**", 0, 2),
+            (&["user:*", "page:*"], "*", 0, 2),
+            (&["user:1", "page:\\*"], "", 2, 0),
+            (&["user:1", "page:*"], "page:*", 1, 1),
+        ];
+        for (texts, matching, exact, globs) in cases {
+            let set = patterns(texts);
+            let plan = Plan::new(&set, &[]);
+            assert_eq!((plan.matching.as_slice(), plan.exact.len(), plan.globs), (matching.as_bytes(), exact, globs));
+        }
+    }
+
+    #[test]
+    fn a_key_goes_when_a_pattern_matches_and_no_protected_one_does() {
+        let set = patterns(&["user:*", "user:7:*:en", "?x", "page:\\**"]);
+        let protect = [b"*:lock".to_vec()];
+        let plan = Plan::new(&set, &protect);
+        let cases = [
+            ("user:1", true),
+            ("user:1:lock", false),
+            ("ax", true),
+            ("axe", false),
+            ("page:*1", true),
+            ("page:1", false),
+        ];
+        for (key, goes) in cases {
+            assert_eq!(plan.condemns(key.as_bytes()), goes, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_reply_of_another_shape_is_no_page_of_a_scan() {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let page = vec![text("17"), Value::Array(vec![text("a")])];
+        assert_eq!(scanned(page), Some((b"17".to_vec(), vec![b"a".to_vec()])));
+        let wrong = [
+            vec![],
+            vec![text("0")],
+            vec![Value::Int(0), Value::Array(vec![])],
+            vec![text(""), Value::Array(vec![])],
+            vec![text("0"), Value::Nil],
+            vec![text("0"), Value::Array(vec![Value::Nil])],
+            vec![text("0"), Value::Array(vec![]), Value::Nil],
+        ];
+        for parts in wrong {
+            assert_eq!(scanned(parts.clone()), None, "{parts:?}");
+        }
+    }
+}

@@ -62,7 +62,10 @@ pub async fn insist<T>(what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> 
 
 /// The pause before the next try after `error`.
 pub fn pause(backoff: &mut Backoff, error: &Error) -> Duration {
-    backoff.next(error.class == Class::TransientSlow, random())
+    match error.class {
+        Class::TransientSlow => backoff.next_slow(random()),
+        Class::Transient | Class::Definite(_) => backoff.next(random()),
+    }
 }
 
 /// A number in 0..1 for jitter, from the hasher's seed.

@@ -13,6 +13,7 @@ pub mod template;
 use crate::change::Relation;
 use crate::control::{Answer, LookupId, Question};
 use crate::keys::{FamilyId, KeySet};
+use crate::rules::needs::{Image, TableNeeds};
 
 pub use plan::Plan;
 
@@ -92,21 +93,6 @@ pub(crate) struct Rule {
     place: String,
 }
 
-/// What the rules need of one table.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TableNeeds {
-    /// The schema.
-    pub schema: String,
-    /// The table.
-    pub table: String,
-    /// Every column that a template or a lookup reads, sorted.
-    pub columns: Vec<String>,
-    /// The changes that some rule of the table listens to.
-    pub on: On,
-    /// Where the rules are written.
-    pub places: Vec<String>,
-}
-
 /// All rules, parsed and checked, independent of any server.
 #[derive(Debug, Default)]
 pub struct Rules {
@@ -128,16 +114,6 @@ impl Rules {
     /// Patterns of all families, for a sweep of everything that the rules own.
     pub fn families(&self) -> impl Iterator<Item = (FamilyId, &[u8])> {
         (0..).map(FamilyId).zip(self.templates.iter().map(|template| template.family.as_slice()))
-    }
-
-    /// A plan whose TRUNCATE is every family of every rule.
-    pub fn everything(&self) -> Plan {
-        Plan {}
-    }
-
-    /// A stable digest of the families.
-    pub fn digest(&self) -> String {
-        String::new()
     }
 
     /// Whether a rule names the table.
@@ -182,39 +158,28 @@ impl Rules {
     pub fn tables(&self) -> Vec<TableNeeds> {
         let mut tables: Vec<TableNeeds> = Vec::new();
         for (index, rule) in self.rules.iter().enumerate() {
-            let needs =
-                match tables.iter().position(|known| (&known.schema, &known.table) == (&rule.schema, &rule.table)) {
-                    Some(known) => &mut tables[known],
-                    None => {
-                        tables.push(TableNeeds {
-                            schema: rule.schema.clone(),
-                            table: rule.table.clone(),
-                            columns: Vec::new(),
-                            on: On { insert: false, update: false, delete: false },
-                            places: Vec::new(),
-                        });
-                        tables.last_mut().expect("just pushed")
-                    }
-                };
-            needs.on.insert |= rule.on.insert;
-            needs.on.update |= rule.on.update;
-            needs.on.delete |= rule.on.delete;
-            needs.places.push(rule.place.clone());
-            let templates = self.templates.iter().filter(|template| template.rule == index);
-            needs.columns.extend(templates.flat_map(|template| self.columns(template)));
-            needs.columns.sort();
-            needs.columns.dedup();
+            let image = if rule.on.update || rule.on.delete { Image::OldToo } else { Image::NewOnly };
+            let known = tables.iter().position(|known| (&known.schema, &known.table) == (&rule.schema, &rule.table));
+            let known = known.unwrap_or_else(|| {
+                tables.push(TableNeeds::new(&rule.schema, &rule.table, &rule.place));
+                tables.len() - 1
+            });
+            for template in self.templates.iter().filter(|template| template.rule == index) {
+                for column in self.columns(template) {
+                    tables[known].reads(column, image, &rule.place);
+                }
+            }
         }
         tables
     }
 
     /// The columns of the changed row that a template reads, its lookup's arguments included.
-    fn columns(&self, template: &Template) -> Vec<String> {
+    fn columns<'a>(&'a self, template: &'a Template) -> impl Iterator<Item = &'a str> {
         let parts = template.parts.iter().filter_map(|part| match part {
-            Part::Column(name) => Some(name.clone()),
+            Part::Column(name) => Some(name.as_str()),
             Part::Literal(_) | Part::Star | Part::Answer(_) => None,
         });
-        parts.chain(self.arguments_of(template).iter().cloned()).collect()
+        parts.chain(self.arguments_of(template).iter().map(String::as_str))
     }
 
     fn arguments_of(&self, template: &Template) -> &[String] {

@@ -36,6 +36,19 @@ pub struct TableNeeds {
 }
 
 impl TableNeeds {
+    /// A table of which nothing is read yet.
+    pub fn new(schema: &str, table: &str, rule: &str) -> Self {
+        let columns = BTreeMap::new();
+        TableNeeds { schema: schema.to_owned(), table: table.to_owned(), rule: rule.to_owned(), columns }
+    }
+
+    /// A rule reads a column of this image, or of a wider one.
+    pub fn reads(&mut self, column: &str, image: Image, rule: &str) {
+        let need = self.columns.entry(column.to_owned());
+        let need = need.or_insert_with(|| ColumnNeed { image, rule: rule.to_owned() });
+        need.image = need.image.max(image);
+    }
+
     /// The columns that the replica identity must carry.
     pub fn columns_on_old(&self) -> impl Iterator<Item = &str> {
         let old = self.columns.iter().filter(|(_, need)| need.image == Image::OldToo);

@@ -22,6 +22,7 @@ use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lsn::Lsn;
+use crate::mark::Start;
 use crate::rules::Lookup;
 use crate::source::Source;
 
@@ -305,6 +306,14 @@ impl Source for RecordedSource {
 
     fn lateness(&self) -> Duration {
         self.lateness
+    }
+
+    fn start(&self) -> Option<&Start> {
+        None
+    }
+
+    fn lsn(&self, ack: Ack) -> Lsn {
+        ack.0
     }
 
     fn bytes_behind(&self, ack: Ack) -> u64 {

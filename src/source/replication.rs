@@ -21,7 +21,7 @@ use crate::mark::Start;
 use crate::source::Source;
 use crate::source::dsn::Dsn;
 use crate::source::lazy::Lazy;
-use crate::source::wire::Wire;
+use crate::source::wire::{Wire, error_response};
 
 /// Seconds from 1970 to 2000, where PostgreSQL's clock starts.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
@@ -143,7 +143,7 @@ impl Source for Replication {
         self.connect().await?;
         let limit = self.options.liveness_timeout;
         let State::Running(stream) = &mut self.state else { return Ok(()) };
-        if stream.wire.has_message()? {
+        if stream.wire.has_message() {
             return Ok(());
         }
         let lateness = stream.lateness();
@@ -160,14 +160,14 @@ impl Source for Replication {
     fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
         let State::Running(stream) = &mut self.state else { return Ok(None) };
         let Stream { wire, assembler, sent_at, wanted, .. } = &mut **stream;
-        if let Some(event) = assembler.queued()? {
-            return Ok(Some(confirmable(event)));
+        if let Some(step) = assembler.queued()? {
+            return Ok(Some(assembler.event(step, Ack)));
         }
         let Some((tag, body)) = wire.message()? else { return Ok(None) };
         match tag {
             b'd' => {}
             b'N' | b'S' => return Ok(Some(Event::Skipped)),
-            b'E' => return Err(crate::source::sqlstate::error_response(body)),
+            b'E' => return Err(error_response(body)),
             b'c' => return Err(Error::transient("the server ended the stream (CopyDone): it shuts down")),
             _ => {
                 let tag = tag.escape_ascii();
@@ -178,7 +178,8 @@ impl Source for Replication {
             Frame::XLogData { start, sent_at: at, payload, .. } => {
                 *sent_at = at;
                 self.received = self.received.max(start);
-                Ok(Some(assembler.event(payload)?.map_or(Event::Skipped, confirmable)))
+                let step = assembler.step(payload)?;
+                Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, Ack))))
             }
             Frame::Keepalive { end, reply, .. } => {
                 *wanted |= reply == Reply::Requested;
@@ -253,19 +254,6 @@ impl Stream {
         }
         let late = self.assembler.commit_time().map_or(0, |commit| self.sent_at.saturating_sub(commit));
         Some(Duration::from_micros(late.try_into().unwrap_or(0)))
-    }
-}
-
-fn confirmable(event: Event<'_, Lsn>) -> Event<'_, Ack> {
-    match event {
-        Event::Begin(xid) => Event::Begin(xid),
-        Event::Relation(relation) => Event::Relation(relation),
-        Event::Change(change) => Event::Change(change),
-        Event::Open(xid, change) => Event::Open(xid, change),
-        Event::Abort(xid) => Event::Abort(xid),
-        Event::Commit(xid, end) => Event::Commit(xid, Ack(end)),
-        Event::Idle(end) => Event::Idle(Ack(end)),
-        Event::Skipped => Event::Skipped,
     }
 }
 
