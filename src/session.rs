@@ -96,7 +96,8 @@ impl Session {
             config.application_name("crieur");
         }
         config.user(dsn.user()?);
-        each_host(dsn, limit, ReceiveWindow::Default, async |link| Session::log_in(link, config.clone(), dsn).await).await
+        each_host(dsn, limit, ReceiveWindow::Default, async |link| Session::log_in(link, config.clone(), dsn).await)
+            .await
     }
 
     async fn log_in(link: Link, mut config: Config, dsn: &Dsn) -> Result<Self> {
@@ -251,7 +252,8 @@ async fn answer(live: &Live, statement: &Statement, question: &Question) -> Resu
         Err(error) => return Ok(Answer::Refused(refusal(&error)?)),
     };
     let texts = rows.iter().map(|row| {
-        let text = |column| row.try_get::<_, Option<&str>>(column).map(|text| text.map(|text| text.as_bytes().to_vec()));
+        let text =
+            |column| row.try_get::<_, Option<&str>>(column).map(|text| text.map(|text| text.as_bytes().to_vec()));
         (0..row.len()).map(text).collect::<std::result::Result<AnswerRow, _>>()
     });
     let rows = texts.collect::<std::result::Result<Vec<_>, _>>();

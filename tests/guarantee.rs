@@ -84,11 +84,12 @@ fn live(steps: &[Step]) {
     let (mut batch, mut window, mut model) = (Batch::default(), Window::default(), Model::default());
     let mut flights: Vec<(usize, Vec<SpanId>)> = Vec::new();
     let (mut position, mut confirmed) = (0u64, 0u64);
-    let answer = |flights: &mut Vec<(usize, Vec<SpanId>)>, index: usize, window: &mut Window<u64>, model: &mut Model| {
-        let (flight, spans) = flights.swap_remove(index);
-        spans.into_iter().for_each(|span| window.part_done(span));
-        model.flying.remove(&flight);
-    };
+    let answer =
+        |flights: &mut Vec<(usize, Vec<SpanId>)>, index: usize, window: &mut Window<u64>, model: &mut Model| {
+            let (flight, spans) = flights.swap_remove(index);
+            spans.into_iter().for_each(|span| window.part_done(span));
+            model.flying.remove(&flight);
+        };
     let fly = |batch: &mut Batch<u64>, window: &mut Window<u64>, model: &mut Model| {
         let cut = batch.cut(&snapshot(model.last, &model.visible), window);
         model.cut(cut.as_ref());

@@ -1,6 +1,6 @@
 //! Tests that need nothing but the toolchain.
 
-mod guarantee;
 mod corpus;
+mod guarantee;
 mod properties;
 mod systemd;

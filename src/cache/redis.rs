@@ -6,7 +6,6 @@
 //! dropped half way, leave none behind whose replies could be taken for those of the next call.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
@@ -72,6 +71,11 @@ impl RedisCache {
     /// How far the current or last sweep is.
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// A connection of its own, logged in, for a command that asks the cache about itself.
+    pub async fn connection(&self) -> Result<MultiplexedConnection> {
+        Ok(self.connect().await?.connection)
     }
 
     async fn connect(&self) -> Result<Link> {

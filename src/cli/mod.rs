@@ -9,12 +9,14 @@ pub mod quote;
 pub mod run;
 pub mod setup;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::error::Exit;
+use crate::error::{Error, Exit, Result};
+use crate::session::Session;
+use crate::source::dsn::Dsn;
 
 /// Keeps a Redis-protocol cache coherent with PostgreSQL: a committed row deletes its cache keys.
 #[derive(Debug, Parser)]
@@ -38,6 +40,10 @@ pub struct ConfigFile {
 pub enum Command {
     /// Stream changes and delete their keys, until stopped.
     Run(ConfigFile),
+    /// Say what is missing on both servers, and what mends it.
+    Check(check::CheckArgs),
+    /// Create publication, slot and replica identity; safe to run twice.
+    Setup(setup::SetupArgs),
 }
 
 /// Runs the command of `argv`.
@@ -50,13 +56,15 @@ pub fn main() -> Exit {
         }
     };
     match arguments.command {
-        Command::Run(file) => with_config(&file, run::run),
+        Command::Run(file) => with_config(&file.config, run::run),
+        Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config))),
+        Command::Setup(arguments) => with_config(&arguments.config, |config| report(setup(&config, arguments.mode()))),
     }
 }
 
 /// Loads the configuration, or shows every mistake in it.
-fn with_config(file: &ConfigFile, command: impl FnOnce(Config) -> Exit) -> Exit {
-    match Config::load(&file.config, std::env::vars()) {
+fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
+    match Config::load(file, std::env::vars()) {
         Ok(config) => command(config),
         Err(mistakes) => {
             eprint!("{mistakes}");
@@ -65,7 +73,40 @@ fn with_config(file: &ConfigFile, command: impl FnOnce(Config) -> Exit) -> Exit 
     }
 }
 
+/// Shows an error of a command that runs and ends.
+fn report(result: Result<Exit>) -> Exit {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {}", error.chain());
+        if let Some(hint) = &error.hint {
+            eprintln!("hint: {hint}");
+        }
+        error.exit()
+    })
+}
+
+/// An ordinary session for a command that runs and ends.
+async fn session(config: &Config) -> Result<Session> {
+    let dsn = Dsn::parse(config.postgres.url.expose())?;
+    Session::connect(&dsn, config.postgres.connect_timeout, "").await.map_err(|error| error.while_doing("log in"))
+}
+
+fn check(config: &Config) -> Result<Exit> {
+    runtime()?.block_on(async {
+        let session = session(config).await?;
+        let cache = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await;
+        check::run(config, &session.client, cache, &config.rules.tables(), &mut std::io::stdout()).await
+    })
+}
+
+fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
+    runtime()?.block_on(async {
+        let session = session(config).await?;
+        setup::run(config, &session.client, &config.rules.tables(), mode, &mut std::io::stdout()).await
+    })
+}
+
 /// The runtime of every command that talks to a server: one thread, because the work is one ordered stream.
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(|cause| Error::definite(Exit::Os, "start the runtime").because(cause))
 }

@@ -18,11 +18,9 @@ pub fn run(config: Config) -> Exit {
     log::start();
     info!(version = env!("CARGO_PKG_VERSION"), "crieur starts");
     for (key, value, origin) in config.effective() {
-        info!(key, value, origin, "setting");
+        info!(%origin, "{key} = {value}");
     }
-    let result = runtime()
-        .map_err(|cause| Error::definite(Exit::Os, "start the runtime").because(cause))
-        .and_then(|runtime| runtime.block_on(stream(config)));
+    let result = runtime().and_then(|runtime| runtime.block_on(stream(config)));
     notify(&[sd_notify::NotifyState::Stopping]);
     match result {
         Ok(totals) => {

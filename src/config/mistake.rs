@@ -98,6 +98,11 @@ impl Mistakes {
         mistakes
     }
 
+    /// What the first one says.
+    pub(crate) fn first_message(&self) -> &str {
+        self.found.first().map_or("", |mistake| &mistake.message)
+    }
+
     /// Whether nothing stops the start.
     pub fn is_harmless(&self) -> bool {
         self.found.iter().all(|mistake| mistake.severity == Severity::Warning)

@@ -1,11 +1,25 @@
 //! What the operator wrote, parsed and proved: after this nothing about it can be wrong.
 
-pub mod mistake;
 pub mod credentials;
+mod layers;
+pub mod mistake;
+pub mod reference;
 
+use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
+use config::Source as _;
+use toml::de::DeTable;
+
+use crate::config::layers::Layer;
+use crate::config::mistake::{Place, SourceFile};
+use crate::config::reference::Checked;
 use crate::rules::Rules;
+use crate::rules::parse::Reader;
+
+pub use mistake::Mistakes;
+pub use reference::reference;
 
 /// A text that must not be shown: URLs with passwords. `Debug` prints `[redacted]`.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -38,9 +52,15 @@ pub struct Config {
     pub cache: Cache,
     /// `[limits]`
     pub limits: Limits,
-    /// `[[rules]]`, compiled.
+    /// `[[rules]]` and those of `rules_file`, checked.
     pub rules: Rules,
+    /// What the operator should know and need not mend.
+    pub warnings: Mistakes,
+    effective: Vec<Effective>,
 }
+
+/// One key, its value as it would be written (secrets redacted), and where it comes from.
+pub type Effective = (&'static str, String, String);
 
 /// `[postgres]`
 #[derive(Debug)]
@@ -96,4 +116,198 @@ pub struct Limits {
     pub batch_keys_max: usize,
     /// `stop_timeout`, default 10 s: what is in flight may take this long after SIGTERM.
     pub stop_timeout: Duration,
+}
+
+impl Config {
+    /// Reads the file and the environment; every mistake in both is reported, not only the first.
+    pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, Mistakes> {
+        Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env)
+    }
+
+    /// The same, from a text that is already read; `directory` is where `rules_file` is looked for.
+    fn read(
+        file: Rc<SourceFile>,
+        directory: &Path,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let table = layers::parse(&file, &mut mistakes);
+        let (below, above) = layers::environment(env, &mut mistakes);
+        let from_file = layers::file(&file, &table, &mut mistakes);
+        let settings = Settings::merge([Layer::defaults(), below, from_file, above]);
+        settings.require_urls(&mut mistakes);
+        let protect = settings.texts("cache.protect").into_iter().map(String::into_bytes).collect::<Vec<_>>();
+        let rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
+        if !mistakes.is_harmless() {
+            return Err(mistakes);
+        }
+        Ok(settings.into_config(rules, protect, mistakes))
+    }
+
+    /// Every key with its value and origin, secrets redacted, for the first log line.
+    pub fn effective(&self) -> impl Iterator<Item = Effective> {
+        self.effective.clone().into_iter()
+    }
+}
+
+/// The rules of the file and of its `rules_file`.
+fn read_rules(
+    file: &Rc<SourceFile>,
+    table: &DeTable<'_>,
+    directory: &Path,
+    protect: &[Vec<u8>],
+    mistakes: &mut Mistakes,
+) -> Result<Rules, Mistakes> {
+    let mut other = None;
+    if let Some(value) = table.get("rules_file") {
+        let place = Place::File(Rc::clone(file), value.span());
+        match value.get_ref().as_str().filter(|name| !name.is_empty()) {
+            Some(name) => match layers::read(&directory.join(name)) {
+                Ok(read) => other = Some(read),
+                Err(unreadable) => {
+                    mistakes.error(place, unreadable.first_message(), "the path is relative to this file")
+                }
+            },
+            None => mistakes.error(place, "rules_file must be the name of a file", "it holds [[rules]]"),
+        }
+    }
+    let other_table = other.as_ref().map(|other| layers::parse(other, mistakes));
+    if let (Some(other), Some(table)) = (&other, &other_table) {
+        for key in table.keys().filter(|key| key.get_ref() != "rules") {
+            let place = Place::File(Rc::clone(other), key.span());
+            let message = format!("unknown key \"{}\" in a rules file", key.get_ref());
+            mistakes.error(place, message, mistake::suggestion(key.get_ref(), ["rules"]));
+        }
+    }
+    let inline = table.get("rules").map(|rules| (file, rules));
+    let included = other.as_ref().zip(other_table.as_ref().and_then(|table| table.get("rules")));
+    let mut reader = Reader::new(protect, mistakes);
+    for (file, rules) in inline.into_iter().chain(included) {
+        reader.read(file, rules);
+    }
+    let rules = reader.finish();
+    if rules.families().next().is_none() && mistakes.is_harmless() {
+        mistakes.error(Place::Nowhere, "there are no rules", "add [[rules]], or rules_file = \"…\"");
+    }
+    Ok(rules)
+}
+
+/// The merged layers, each value checked.
+struct Settings(Vec<(&'static reference::Key, Option<(Checked, String, String)>)>);
+
+impl Settings {
+    fn merge(layers: [Layer; 4]) -> Self {
+        let merged = layers.into_iter().fold(config::Config::builder(), |builder, layer| builder.add_source(layer));
+        let merged =
+            merged.build().and_then(|merged| merged.collect()).expect("checked scalars and lists under fixed keys");
+        let find = |key: &'static reference::Key| {
+            let (section, name) = key.split();
+            let section = merged.get(section)?.clone().into_table().ok()?;
+            let value = section.get(name)?;
+            let checked = key.kind.check(value).ok()?;
+            Some((checked, written(key, value), value.origin().unwrap_or("default").to_owned()))
+        };
+        Settings(reference().iter().map(|key| (key, find(key))).collect())
+    }
+
+    fn require_urls(&self, mistakes: &mut Mistakes) {
+        for (key, value) in &self.0 {
+            if let (Some(also), None) = (key.also, value) {
+                let (section, name) = key.split();
+                let note = format!("write {name} = \"…\" under [{section}], or set {}, or {also}", key.variable());
+                mistakes.error(Place::Nowhere, format!("{} is missing", key.name), note);
+            }
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&Checked> {
+        let (_, value) = self.0.iter().find(|(key, _)| key.name == name)?;
+        value.as_ref().map(|(checked, _, _)| checked)
+    }
+
+    fn text(&self, name: &str) -> String {
+        match self.get(name) {
+            Some(Checked::Text(text)) => text.clone(),
+            other => unfit(name, other),
+        }
+    }
+
+    fn duration(&self, name: &str) -> Duration {
+        match self.get(name) {
+            Some(Checked::Duration(duration)) => *duration,
+            other => unfit(name, other),
+        }
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        match self.get(name) {
+            Some(Checked::Number(number)) => *number,
+            other => unfit(name, other),
+        }
+    }
+
+    fn texts(&self, name: &str) -> Vec<String> {
+        match self.get(name) {
+            Some(Checked::Texts(texts)) => texts.clone(),
+            other => unfit(name, other),
+        }
+    }
+
+    fn into_config(self, rules: Rules, protect: Vec<Vec<u8>>, warnings: Mistakes) -> Config {
+        let echo = match self.get("cache.echo") {
+            Some(Checked::Durations(delays)) => delays.clone(),
+            other => unfit("cache.echo", other),
+        };
+        let tls_ca = self.get("cache.tls_ca").map(|value| match value {
+            Checked::Path(path) => path.clone(),
+            other => unfit("cache.tls_ca", Some(other)),
+        });
+        let on_gap = if self.text("cache.on_gap") == "warn" { OnGap::Warn } else { OnGap::Sweep };
+        Config {
+            postgres: Postgres {
+                url: Secret::new(self.text("postgres.url")),
+                slot: self.text("postgres.slot"),
+                publication: self.text("postgres.publication"),
+                connect_timeout: self.duration("postgres.connect_timeout"),
+                liveness_timeout: self.duration("postgres.liveness_timeout"),
+                lookup_timeout: self.duration("postgres.lookup_timeout"),
+            },
+            cache: Cache {
+                url: Secret::new(self.text("cache.url")),
+                tls_ca,
+                echo,
+                echo_wal_bytes_max: self.number("cache.echo_wal_bytes_max"),
+                protect,
+                on_gap,
+                timeout: self.duration("cache.timeout"),
+            },
+            limits: Limits {
+                memory_bytes_max: self.number("limits.memory_bytes_max"),
+                batch_keys_max: self.number("limits.batch_keys_max").try_into().unwrap_or(usize::MAX),
+                stop_timeout: self.duration("limits.stop_timeout"),
+            },
+            rules,
+            warnings,
+            effective: self
+                .0
+                .into_iter()
+                .filter_map(|(key, value)| value.map(|(_, text, origin)| (key.name, text, origin)))
+                .collect(),
+        }
+    }
+}
+
+/// The table of keys says what each key holds, and `require_urls` what must be there; only we can break that.
+fn unfit(name: &str, found: Option<&Checked>) -> ! {
+    let found = if found.is_some() { "another kind of value" } else { "nothing" };
+    panic!("the table of keys promises a value for {name}, found {found}")
+}
+
+/// The value as it would be written; a URL is never shown.
+fn written(key: &reference::Key, value: &config::Value) -> String {
+    match (&key.kind, &value.kind) {
+        (reference::Kind::Url, _) => "[redacted]".to_owned(),
+        (_, config::ValueKind::Array(items)) => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        (_, _) => value.to_string(),
+    }
 }

@@ -276,9 +276,8 @@ where
 
     fn read_mark(&mut self) {
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
-        self.reading_mark = Some(Box::pin(async move {
-            Ok(insist("read the mark", async || cache.mark(&slot).await).await?.value)
-        }));
+        self.reading_mark =
+            Some(Box::pin(async move { Ok(insist("read the mark", async || cache.mark(&slot).await).await?.value) }));
     }
 
     /// The mark was read: sweep when it does not prove that the cache saw everything before the stream's start.
@@ -359,9 +358,8 @@ where
         if self.gate_due().is_some_and(|due| due <= now) {
             self.gate_again = None;
             let control = Rc::clone(&self.control);
-            self.gate = Some(Box::pin(async move {
-                insist("take a snapshot", async || control.snapshot().await).await
-            }));
+            self.gate =
+                Some(Box::pin(async move { insist("take a snapshot", async || control.snapshot().await).await }));
         }
         if self.flight.is_none() && self.stop_by.is_none() {
             self.start_flight(None, now);

@@ -327,7 +327,9 @@ impl Facts {
         })?;
         if text(&found, 1) == Some("lost") {
             return Err(Error::definite(Exit::Unavailable, format!("replication slot \"{slot}\" lost its WAL")).hint(
-                format!("Run SELECT pg_drop_replication_slot('{literal}'), then `crieur setup`; the next start sweeps."),
+                format!(
+                    "Run SELECT pg_drop_replication_slot('{literal}'), then `crieur setup`; the next start sweeps."
+                ),
             ));
         }
         let unexpected = || Error::definite(Exit::Protocol, "the server's answers about itself cannot be read");

@@ -1,0 +1,177 @@
+//! The layers: defaults, then DATABASE_URL and REDIS_URL, then the file, then `CRIEUR__…`. The later one wins.
+//!
+//! An explicit line of the file wins over DATABASE_URL, which an application's environment may hold for its own, pooled
+//! connection; `CRIEUR__POSTGRES__URL` can only be meant for this daemon and wins over the file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use config::{ConfigError, Map, Source, Value, ValueKind};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::mistake::{Mistakes, Place, SourceFile, suggestion};
+use crate::config::reference::{Key, Kind, Unfit, reference};
+
+type Toml<'i> = Spanned<DeValue<'i>>;
+
+/// Values of one origin, by full key.
+#[derive(Clone, Debug, Default)]
+pub struct Layer(Map<String, Value>);
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+impl Layer {
+    /// The defaults of the table of keys.
+    pub fn defaults() -> Self {
+        let value = |key: &Key| Some((key.name.to_owned(), Value::new(Some(&"default".to_owned()), key.default?)));
+        Layer(reference().iter().filter_map(value).collect())
+    }
+
+    fn set(&mut self, key: &Key, kind: impl Into<ValueKind>, place: Place, mistakes: &mut Mistakes) {
+        let value = Value::new(Some(&place.to_string()), kind);
+        match key.kind.check(&value) {
+            Ok(_) => {
+                self.0.insert(key.name.to_owned(), value);
+            }
+            Err(Unfit(what)) => mistakes.error(place, format!("{} {what}", key.name), note(key, &value)),
+        }
+    }
+}
+
+/// What to say beside a value that does not fit.
+fn note(key: &Key, value: &Value) -> String {
+    if key.name == "postgres.mode" && matches!(&value.kind, ValueKind::String(mode) if mode == "outbox") {
+        return "mode \"outbox\" is not in this version".to_owned();
+    }
+    let default = key.default.map_or_else(String::new, |default| format!("; default: {default}"));
+    format!("{}{default}", key.doc)
+}
+
+/// The two layers of the environment: below the file, above the file.
+pub fn environment(variables: impl Iterator<Item = (String, String)>, mistakes: &mut Mistakes) -> (Layer, Layer) {
+    let (mut below, mut above) = (Layer::default(), Layer::default());
+    let sorted: BTreeMap<String, String> = variables.collect();
+    for (name, value) in &sorted {
+        let place = Place::Variable(name.clone());
+        if let Some(key) = reference().iter().find(|key| key.also == Some(name)) {
+            // An application may export the name empty to say "none".
+            if !value.is_empty() {
+                below.set(key, value.as_str(), place, mistakes);
+            }
+        } else if name.starts_with("CRIEUR__") {
+            match reference().iter().find(|key| key.variable() == *name) {
+                Some(key) => above.set(key, value.as_str(), place, mistakes),
+                None => {
+                    let known: Vec<String> = reference().iter().map(Key::variable).collect();
+                    let message = format!("unknown environment variable {name}");
+                    mistakes.error(place, message, suggestion(name, known.iter().map(String::as_str)));
+                }
+            }
+        }
+    }
+    (below, above)
+}
+
+/// The sections that keys belong to, in order, and what else stands at the top of the file.
+fn top_level() -> Vec<&'static str> {
+    let mut names: Vec<&str> = reference().iter().map(|key| key.split().0).collect();
+    names.dedup();
+    names.extend(["rules_file", "rules"]);
+    names
+}
+
+/// The layer of a file. `rules` and `rules_file` are left to the caller.
+pub fn file(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mistakes) -> Layer {
+    let mut layer = Layer::default();
+    let place = |at| Place::File(Rc::clone(file), at);
+    for (name, value) in table {
+        let section = name.get_ref().as_ref();
+        if matches!(section, "rules" | "rules_file") {
+            continue;
+        }
+        if !top_level().contains(&section) {
+            let later = ["admin", "caches", "metrics"].contains(&section);
+            let note = if later {
+                "it is not in this version: remove it".to_owned()
+            } else {
+                suggestion(section, top_level())
+            };
+            mistakes.error(place(name.span()), format!("unknown key \"{section}\""), note);
+            continue;
+        }
+        let Some(entries) = value.get_ref().as_table() else {
+            mistakes.error(
+                place(value.span()),
+                format!("\"{section}\" must be a table"),
+                format!("write [{section}] on a line of its own"),
+            );
+            continue;
+        };
+        for (name, value) in entries {
+            match reference().iter().find(|key| key.split() == (section, name.get_ref().as_ref())) {
+                Some(key) => match kind_of(key, value) {
+                    Some(kind) => layer.set(key, kind, place(value.span()), mistakes),
+                    None => mistakes.error(place(value.span()), format!("{} has the wrong type", key.name), key.doc),
+                },
+                None => {
+                    let allowed = reference().iter().map(|key| key.split()).filter(|(of, _)| *of == section);
+                    let note = suggestion(name.get_ref(), allowed.map(|(_, name)| name));
+                    mistakes.error(
+                        place(name.span()),
+                        format!("unknown key \"{}\" in [{section}]", name.get_ref()),
+                        note,
+                    );
+                }
+            }
+        }
+    }
+    layer
+}
+
+/// A value for the layers. A list must be written as a list: its comma separated form is the environment's.
+fn kind_of(key: &Key, value: &Toml<'_>) -> Option<ValueKind> {
+    let is_list = matches!(key.kind, Kind::Texts | Kind::Ascending);
+    match value.get_ref() {
+        DeValue::String(text) if !is_list => Some(ValueKind::String(text.to_string())),
+        DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(ValueKind::I64),
+        DeValue::Array(items) if is_list => {
+            let texts = items.iter().map(|item| item.get_ref().as_str().map(|text| Value::new(None, text)));
+            texts.collect::<Option<Vec<Value>>>().map(ValueKind::Array)
+        }
+        DeValue::String(_)
+        | DeValue::Array(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Table(_) => None,
+    }
+}
+
+/// Reads a file's text.
+pub fn read(path: &Path) -> Result<Rc<SourceFile>, Mistakes> {
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Rc::new(SourceFile { name, text })),
+        Err(cause) => Err(Mistakes::unreadable(&name, &cause)),
+    }
+}
+
+/// Parses a file; what is not TOML at all is a mistake with its place.
+pub fn parse<'i>(file: &'i Rc<SourceFile>, mistakes: &mut Mistakes) -> DeTable<'i> {
+    let (table, errors) = DeTable::parse_recoverable(&file.text);
+    for error in errors {
+        let at = error.span().unwrap_or(0..0);
+        mistakes.error(Place::File(Rc::clone(file), at), "file is not valid TOML", error.message().replace('\n', ", "));
+    }
+    table.into_inner()
+}

@@ -1,0 +1,377 @@
+//! The one table of configuration keys: parsing, defaults, "allowed here", and the documentation's reference read it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use config::{Value, ValueKind};
+
+/// What a key holds, and its bounds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A connection string; never shown.
+    Url,
+    /// Any text that is not empty.
+    Name,
+    /// `[a-z0-9_]{1,63}`: `ReplicationSlotValidateName` (src/backend/replication/slot.c), NAMEDATALEN - 1.
+    Slot,
+    /// A file.
+    Path,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// `"250ms"`, `"2s"`, `"1m"`, `"1h"`; at least, at most.
+    Duration(Duration, Duration),
+    /// A list of durations, ascending, above zero, at most an hour.
+    Ascending,
+    /// `"64MiB"`, `"64MB"` or an integer of bytes; at least.
+    Bytes(u64),
+    /// An integer; at least, at most.
+    Count(u64, u64),
+    /// A list of texts.
+    Texts,
+}
+
+/// One key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// `section.name`.
+    pub name: &'static str,
+    /// What it holds.
+    pub kind: Kind,
+    /// As it would be written in the file; lists in the environment's form. `None`: there is no default.
+    pub default: Option<&'static str>,
+    /// Effect and consequence.
+    pub doc: &'static str,
+    /// The name that the application may already have for it.
+    pub also: Option<&'static str>,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, doc: &'static str) -> Key {
+    Key { name, kind, default, doc, also: None }
+}
+
+const KEYS: &[Key] = &[
+    Key {
+        also: Some("DATABASE_URL"),
+        ..key(
+            "postgres.url",
+            Kind::Url,
+            None,
+            "where the changes come from: a libpq URL or key/value string; the direct host, no pooler",
+        )
+    },
+    key("postgres.mode", Kind::Choice(&["replication"]), Some("replication"), "how changes are read"),
+    key("postgres.slot", Kind::Slot, Some("crieur"), "replication slot; one daemon for each"),
+    key("postgres.publication", Kind::Name, Some("crieur"), "publication that holds the tables of the rules"),
+    key(
+        "postgres.connect_timeout",
+        Kind::Duration(MILLISECOND, HOUR),
+        Some("10s"),
+        "TCP, TLS and log-in together, for each host",
+    ),
+    key(
+        "postgres.liveness_timeout",
+        Kind::Duration(SECOND, HOUR),
+        Some("30s"),
+        "with nothing received for half of it a reply is asked for, at its end the link is dropped",
+    ),
+    key(
+        "postgres.lookup_timeout",
+        Kind::Duration(MILLISECOND, HOUR),
+        Some("5s"),
+        "statement_timeout of the control session; a lookup that takes longer widens its keys",
+    ),
+    Key {
+        also: Some("REDIS_URL"),
+        ..key(
+            "cache.url",
+            Kind::Url,
+            None,
+            "the cache: redis://, rediss://, unix://, with user, password and database number",
+        )
+    },
+    key("cache.tls_ca", Kind::Path, None, "PEM file of the cache's certificate authority; without it: the system's"),
+    key(
+        "cache.echo",
+        Kind::Ascending,
+        Some("250ms,2s,30s"),
+        "delays of the second deletes, for readers that store an old value after the first; [] when every reader uses a lease",
+    ),
+    key(
+        "cache.echo_wal_bytes_max",
+        Kind::Bytes(0),
+        Some("64MiB"),
+        "WAL that waiting echoes may hold back; past it the position moves on without them",
+    ),
+    key("cache.protect", Kind::Texts, Some("lock:*"), "glob patterns that are never deleted, whatever a rule says"),
+    key(
+        "cache.on_gap",
+        Kind::Choice(&["sweep", "warn"]),
+        Some("sweep"),
+        "when invalidations may have been missed: delete every key that the rules own, or only say so",
+    ),
+    key(
+        "cache.timeout",
+        Kind::Duration(MILLISECOND, HOUR),
+        Some("5s"),
+        "without an answer for this long the connection is dropped and the keys go again",
+    ),
+    key(
+        "limits.memory_bytes_max",
+        Kind::Bytes(1 << 20),
+        Some("64MiB"),
+        "keys in memory; past it a set collapses into its family",
+    ),
+    key("limits.batch_keys_max", Kind::Count(1, 1_000_000), Some("10000"), "keys in one pipeline"),
+    key(
+        "limits.stop_timeout",
+        Kind::Duration(Duration::ZERO, HOUR),
+        Some("10s"),
+        "what is in flight may take this long after SIGTERM",
+    ),
+];
+
+/// Every key, in the order of the documentation.
+pub fn reference() -> &'static [Key] {
+    KEYS
+}
+
+impl Key {
+    /// `CRIEUR__POSTGRES__SLOT`
+    pub fn variable(&self) -> String {
+        format!("CRIEUR__{}", self.name.to_ascii_uppercase().replace('.', "__"))
+    }
+
+    /// The section and the name inside of it.
+    pub fn split(&self) -> (&'static str, &'static str) {
+        self.name.split_once('.').unwrap_or(("", self.name))
+    }
+}
+
+/// A checked value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Checked {
+    /// Text of any kind.
+    Text(String),
+    /// A file.
+    Path(PathBuf),
+    /// One duration.
+    Duration(Duration),
+    /// Durations in ascending order.
+    Durations(Vec<Duration>),
+    /// Bytes or a count.
+    Number(u64),
+    /// Texts in order.
+    Texts(Vec<String>),
+}
+
+/// Why a value does not fit: what it must be. It never repeats the value.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unfit(pub String);
+
+impl Kind {
+    /// Checks a value of the file or of the environment, where everything is text and lists are comma separated.
+    pub fn check(self, value: &Value) -> Result<Checked, Unfit> {
+        match self {
+            Kind::Url | Kind::Name => text(value)
+                .filter(|text| !text.is_empty())
+                .map(Checked::Text)
+                .ok_or(unfit("must be a text that is not empty")),
+            Kind::Path => text(value)
+                .filter(|text| !text.is_empty())
+                .map(|text| Checked::Path(text.into()))
+                .ok_or(unfit("must be the name of a file")),
+            Kind::Slot => text(value)
+                .filter(|text| is_slot_name(text))
+                .map(Checked::Text)
+                .ok_or(unfit("must be 1 to 63 of a-z, 0-9 and _")),
+            Kind::Choice(words) => {
+                let chosen = text(value).filter(|text| words.contains(&text.as_str()));
+                chosen.map(Checked::Text).ok_or_else(|| unfit(format!("must be one of: {}", words.join(", "))))
+            }
+            Kind::Duration(least, most) => {
+                let duration =
+                    text(value).and_then(|text| duration(&text)).filter(|duration| (least..=most).contains(duration));
+                let bounds = || {
+                    unfit(format!(
+                        "must be a duration from {} to {}, for example \"250ms\", \"2s\" or \"1m\"",
+                        shown(least),
+                        shown(most)
+                    ))
+                };
+                duration.map(Checked::Duration).ok_or_else(bounds)
+            }
+            Kind::Ascending => ascending(value)
+                .map(Checked::Durations)
+                .ok_or(unfit("must be durations above zero, ascending, at most 1h: [\"250ms\", \"2s\"]")),
+            Kind::Bytes(least) => {
+                let bytes =
+                    number(value).or_else(|| text(value).and_then(|text| bytes(&text))).filter(|bytes| *bytes >= least);
+                bytes
+                    .map(Checked::Number)
+                    .ok_or_else(|| unfit(format!("must be a size of at least {least} bytes, for example \"64MiB\"")))
+            }
+            Kind::Count(least, most) => {
+                let count = number(value).filter(|count| (least..=most).contains(count));
+                count.map(Checked::Number).ok_or_else(|| unfit(format!("must be an integer from {least} to {most}")))
+            }
+            Kind::Texts => texts(value).map(Checked::Texts).ok_or(unfit("must be an array of strings, none empty")),
+        }
+    }
+}
+
+fn unfit(what: impl Into<String>) -> Unfit {
+    Unfit(what.into())
+}
+
+fn text(value: &Value) -> Option<String> {
+    match &value.kind {
+        ValueKind::String(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+fn number(value: &Value) -> Option<u64> {
+    match &value.kind {
+        ValueKind::I64(number) => u64::try_from(*number).ok(),
+        ValueKind::String(text) => text.replace('_', "").parse().ok(),
+        _ => None,
+    }
+}
+
+/// An array of strings; in the environment a comma separated text, and the empty text is the empty list.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    let list: Vec<String> = match &value.kind {
+        ValueKind::Array(items) => items.iter().map(text).collect::<Option<_>>()?,
+        ValueKind::String(list) if list.trim().is_empty() => Vec::new(),
+        ValueKind::String(list) => list.split(',').map(|item| item.trim().to_owned()).collect(),
+        _ => return None,
+    };
+    list.iter().all(|item| !item.is_empty()).then_some(list)
+}
+
+fn ascending(value: &Value) -> Option<Vec<Duration>> {
+    let list: Vec<Duration> = texts(value)?.iter().map(|item| duration(item)).collect::<Option<_>>()?;
+    let in_order = list.is_sorted_by(|a, b| a < b);
+    (in_order && list.iter().all(|delay| (MILLISECOND..=HOUR).contains(delay))).then_some(list)
+}
+
+fn is_slot_name(text: &str) -> bool {
+    (1..=63).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
+/// A whole number and a unit; zero needs none.
+fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = number_and_unit(text)?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "" if number == 0 => 0,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(milliseconds)?))
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = number_and_unit(text)?;
+    let factor: u64 = match unit {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(factor)
+}
+
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    Some((text[..end].parse().ok()?, text[end..].trim()))
+}
+
+/// The duration as it would be written.
+pub fn shown(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    match milliseconds {
+        0 => "0s".to_owned(),
+        whole if whole % 3_600_000 == 0 => format!("{}h", whole / 3_600_000),
+        whole if whole % 60_000 == 0 => format!("{}m", whole / 60_000),
+        whole if whole % 1_000 == 0 => format!("{}s", whole / 1_000),
+        whole => format!("{whole}ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_a_value_of_its_key() {
+        for key in KEYS {
+            let Some(default) = key.default else { continue };
+            assert!(key.kind.check(&Value::new(None, default)).is_ok(), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn durations_and_sizes_need_a_unit_that_exists() {
+        let durations = [
+            ("250ms", Some(250)),
+            ("2s", Some(2_000)),
+            ("1m", Some(60_000)),
+            ("0", Some(0)),
+            ("5", None),
+            ("1d", None),
+            ("-1s", None),
+            ("", None),
+            ("99999999999999999999s", None),
+            ("18446744073709551615h", None),
+        ];
+        for (text, milliseconds) in durations {
+            assert_eq!(duration(text), milliseconds.map(Duration::from_millis), "{text}");
+        }
+        let sizes = [
+            ("64MiB", Some(64 << 20)),
+            ("64MB", Some(64_000_000)),
+            ("1 GiB", Some(1 << 30)),
+            ("12", Some(12)),
+            ("1TB", None),
+            ("x", None),
+        ];
+        for (text, size) in sizes {
+            assert_eq!(bytes(text), size, "{text}");
+        }
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused() {
+        let refused = [
+            ("postgres.slot", "Crieur"),
+            ("postgres.slot", ""),
+            ("postgres.liveness_timeout", "10ms"),
+            ("cache.echo", "2s,1s"),
+            ("cache.echo", "0s"),
+            ("cache.on_gap", "ignore"),
+            ("limits.batch_keys_max", "0"),
+            ("limits.memory_bytes_max", "1KiB"),
+            ("cache.protect", "a,,b"),
+            ("cache.url", ""),
+        ];
+        for (name, value) in refused {
+            let key = KEYS.iter().find(|key| key.name == name).expect("a key of the table");
+            assert!(key.kind.check(&Value::new(None, value)).is_err(), "{name} = {value}");
+        }
+        let long = "a".repeat(64);
+        assert!(Kind::Slot.check(&Value::new(None, long.as_str())).is_err());
+        assert_eq!(Kind::Ascending.check(&Value::new(None, "")), Ok(Checked::Durations(Vec::new())));
+    }
+}
