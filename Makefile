@@ -1,0 +1,20 @@
+# What a person does with this repository; `make` alone lists it.
+
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help test check fmt
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+test: ## install what is missing, then run every test, those against real servers included
+	@tests/setup.sh
+	$(CARGO) test --no-fail-fast
+
+check: ## formatting and lints, as strict as they go
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --all-features -- -D warnings
+
+fmt: ## format the sources
+	$(CARGO) fmt

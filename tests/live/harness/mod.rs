@@ -1,0 +1,12 @@
+//! Real servers for tests: PostgreSQL and Redis-protocol caches.
+//!
+//! Everything listens on loopback at a free port, lives in its own temporary directory and ends with the value that
+//! stands for it. Nothing here knows rules or keys. A server that is not installed fails the test with the command
+//! that installs it: a test that skips itself would say "passed" about something that nobody ran.
+
+#![allow(dead_code)] // The demo and the live tests each use their own part.
+
+pub mod postgres;
+pub mod process;
+pub mod redis;
+pub mod wait;

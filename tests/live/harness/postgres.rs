@@ -1,0 +1,178 @@
+//! A throwaway PostgreSQL: logical WAL, no durability, one directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::process::{self, Process, Signal};
+use super::wait;
+
+/// Which server; all of them are there after `tests/setup.sh`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Version {
+    /// The newest that the system has.
+    #[default]
+    System,
+    V17,
+    V18,
+}
+
+impl Version {
+    pub const ALL: [Version; 3] = [Version::System, Version::V17, Version::V18];
+
+    fn bin(self) -> PathBuf {
+        let fetched = |name: &str| process::target_dir().join("servers").join(name).join("bin");
+        let bin = match self {
+            Version::System => newest_in("/usr/lib/postgresql"),
+            Version::V17 => fetched("postgresql-17"),
+            Version::V18 => fetched("postgresql-18"),
+        };
+        assert!(bin.join("postgres").exists(), "PostgreSQL ({self:?}) is not there: run tests/setup.sh");
+        bin
+    }
+}
+
+fn newest_in(root: &str) -> PathBuf {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let versions = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    Path::new(root).join(versions.max().unwrap_or_default().to_string()).join("bin")
+}
+
+/// What is not the same in every test.
+#[derive(Default)]
+pub struct Options {
+    pub version: Version,
+    /// Lines of `postgresql.conf`.
+    pub conf: Vec<String>,
+    /// Lines of `pg_hba.conf`, before the ones that trust everybody.
+    pub hba: Vec<String>,
+}
+
+/// How a server goes down.
+#[derive(Clone, Copy, Debug)]
+pub enum Shutdown {
+    /// With a checkpoint.
+    Fast,
+    /// Like a crash: the next start recovers.
+    Immediate,
+}
+
+/// A running server; it ends with this value.
+pub struct Postgres {
+    process: Process,
+    bin: PathBuf,
+    port: u16,
+    dir: TempDir,
+}
+
+impl Postgres {
+    /// # Panics
+    /// When it does not start, with its log.
+    pub fn start(options: Options) -> Postgres {
+        let bin = options.version.bin();
+        let dir = tempfile::Builder::new().prefix("crieur-pg-").tempdir().expect("the temporary directory is writable");
+        process::give(dir.path(), process::unprivileged());
+        let data = dir.path().join("data");
+        copy_template(options.version, &bin, &data);
+        let conf = CONF.replace("{dir}", &dir.path().display().to_string()) + &options.conf.join("\n") + "\n";
+        append(&data.join("postgresql.conf"), &conf);
+        let hba = data.join("pg_hba.conf");
+        let trust = fs::read_to_string(&hba).expect("initdb wrote it");
+        fs::write(&hba, options.hba.join("\n") + "\n" + &trust).expect("the directory is writable");
+        let (process, port) =
+            (0..5).find_map(|_| launch(&bin, dir.path(), process::free_port())).unwrap_or_else(|| {
+                panic!("PostgreSQL does not start:\n{}", fs::read_to_string(dir.path().join("log")).unwrap_or_default())
+            });
+        Postgres { process, bin, port, dir }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Of the superuser.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// An ordinary session.
+    pub async fn client(&self) -> tokio_postgres::Client {
+        let (client, connection) =
+            tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await.expect("the server accepts sessions");
+        tokio::spawn(connection);
+        client
+    }
+
+    /// Down and up again at the same port.
+    pub fn restart(&mut self, how: Shutdown) {
+        self.process.end(match how {
+            Shutdown::Fast => Signal::Int,
+            Shutdown::Immediate => Signal::Quit,
+        });
+        let started = launch(&self.bin, self.dir.path(), self.port);
+        self.process = started.unwrap_or_else(|| panic!("PostgreSQL does not come back:\n{}", self.log())).0;
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
+
+const CONF: &str = "
+listen_addresses = '127.0.0.1'
+unix_socket_directories = '{dir}'
+wal_level = logical
+max_replication_slots = 20
+max_wal_senders = 20
+fsync = off
+";
+
+/// Makes the cluster of a version once and copies it: initdb takes a second, the copy a tenth.
+fn copy_template(version: Version, bin: &Path, data: &Path) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let template = process::target_dir().join("servers").join(format!("template-{version:?}-{}", std::process::id()));
+    if !template.exists() {
+        let mut initdb = Command::new(bin.join("initdb"));
+        initdb.args(["-U", "postgres", "-E", "UTF8", "--locale=C", "--auth=trust", "--no-sync", "-D"]).arg(data);
+        run(process::run_as(&mut initdb, process::unprivileged()).current_dir("/"));
+        fs::create_dir_all(template.parent().expect("it has a name")).expect("the target directory is writable");
+        run(Command::new("cp").arg("-a").arg(data).arg(&template));
+    } else {
+        run(Command::new("cp").arg("-a").arg(&template).arg(data));
+    }
+}
+
+fn run(command: &mut Command) {
+    let out = command.output().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+    assert!(out.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Starts the server; `None` when it ended instead, most likely because another process took the port.
+fn launch(bin: &Path, dir: &Path, port: u16) -> Option<(Process, u16)> {
+    let (data, log) = (dir.join("data"), dir.join("log"));
+    let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("the directory is writable");
+    let mut command = Command::new(bin.join("postgres"));
+    command.arg("-D").arg(&data).args(["-p", &port.to_string()]).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let mut child = Process::start(process::run_as(&mut command, process::unprivileged()), dir);
+    // Its own file says "ready" (miscadmin.h, LOCK_FILE_LINE_PM_STATUS): another server at this port cannot.
+    let ready = wait::poll(Duration::from_secs(30), || {
+        let file = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+        let ours = file.lines().next() == Some(&child.pid().to_string());
+        match ours && file.lines().nth(7).is_some_and(|status| status.trim() == "ready") {
+            true => Some(true),
+            false => child.ended().map(|_| false),
+        }
+    });
+    (ready == Some(true)).then_some((child, port))
+}
+
+fn append(path: &Path, text: &str) {
+    let old = fs::read_to_string(path).expect("initdb wrote it");
+    fs::write(path, old + text).expect("the directory is writable");
+}

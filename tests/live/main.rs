@@ -1,0 +1,4 @@
+//! Tests against real servers; `tests/setup.sh` installs them.
+
+mod harness;
+mod servers;
