@@ -100,8 +100,12 @@ pub(super) async fn run(mut link: Link, plan: &Plan<'_>, progress: &Progress) ->
     let exact: Vec<Vec<u8>> = plan.exact.iter().map(|pattern| glob::literal_prefix(pattern)).collect();
     let keys = exact.iter().map(Vec::as_slice).filter(|key| !plan.protects(key));
     swept.deleted += link.unlink(keys).await?.existed;
+    progress.deleted.set(swept.deleted);
+    if plan.globs == 0 {
+        return Ok(swept);
+    }
     let mut cursor = b"0".to_vec();
-    while plan.globs > 0 {
+    loop {
         let keys;
         (cursor, keys) = scan(&mut link, &cursor, &plan.matching).await?;
         swept.scanned += keys.len() as u64;
@@ -110,11 +114,9 @@ pub(super) async fn run(mut link: Link, plan: &Plan<'_>, progress: &Progress) ->
         progress.scanned.set(swept.scanned);
         progress.deleted.set(swept.deleted);
         if cursor == b"0" {
-            break;
+            return Ok(swept);
         }
     }
-    progress.deleted.set(swept.deleted);
-    Ok(swept)
 }
 
 /// DBSIZE only feeds the display: a user that may not ask sees no total.
