@@ -32,4 +32,5 @@ pub mod cache;
 pub mod control;
 
 // The edges.
+pub mod cli;
 pub mod config;

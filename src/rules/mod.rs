@@ -3,6 +3,8 @@
 //! Whatever a change does not tell is widened, never skipped: an unknown value in a key becomes `*` with everything
 //! around it escaped; the family of a template covers each of its keys.
 
+#[cfg(test)]
+mod cases;
 mod lookup;
 pub mod parse;
 pub mod plan;
