@@ -72,7 +72,8 @@ pub struct Postgres {
     pub publication: String,
     /// `connect_timeout`, default 10 s: TCP, TLS and log-in together, for each host.
     pub connect_timeout: Duration,
-    /// `liveness_timeout`, default 30 s: with nothing received for half of it a reply is asked for, then the link is dropped.
+    /// `liveness_timeout`, default 30 s: with nothing received for half of it a reply is asked for,
+    /// then the link is dropped.
     pub liveness_timeout: Duration,
     /// `lookup_timeout`, default 5 s: `statement_timeout` of the control session.
     pub lookup_timeout: Duration,
@@ -386,37 +387,45 @@ mod tests {
             (
                 "[postgres]\nslott = \"x\"\n",
                 &url,
-                "error: unknown key \"slott\" in [postgres]\n --> crieur.toml:2:1\n  |\n2 | slott = \"x\"\n  | ^^^^^ did you mean \
-                 \"slot\"? allowed here: url, mode, slot, publication, connect_timeout, liveness_timeout, lookup_timeout\n",
+                "error: unknown key \"slott\" in [postgres]\n --> crieur.toml:2:1\n  |\n\
+                 2 | slott = \"x\"\n  | ^^^^^ did you mean \
+                 \"slot\"? allowed here: url, mode, slot, publication, \
+                 connect_timeout, liveness_timeout, lookup_timeout\n",
             ),
             (
                 "[admin]\nlisten = \"127.0.0.1:1\"\n",
                 &url,
-                "error: unknown key \"admin\"\n --> crieur.toml:1:2\n  |\n1 | [admin]\n  |  ^^^^^ it is not in this version: remove it\n",
+                "error: unknown key \"admin\"\n --> crieur.toml:1:2\n  |\n\
+                 1 | [admin]\n  |  ^^^^^ it is not in this version: remove it\n",
             ),
             (
                 "[postgres]\nmode = \"outbox\"\n",
                 &url,
-                "error: postgres.mode must be one of: replication\n --> crieur.toml:2:8\n  |\n2 | mode = \"outbox\"\n  |        \
+                "error: postgres.mode must be one of: replication\n --> crieur.toml:2:8\n  |\n\
+                 2 | mode = \"outbox\"\n  |        \
                  ^^^^^^^^ mode \"outbox\" is not in this version\n",
             ),
             (
                 "",
                 &[("CRIEUR__CACHE__ONGAP", "x"), URLS[0], URLS[1], ("CRIEUR__POSTGRES__SLOT", "A")],
-                "error: unknown environment variable CRIEUR__CACHE__ONGAP\n --> environment variable CRIEUR__CACHE__ONGAP\n  = did \
+                "error: unknown environment variable CRIEUR__CACHE__ONGAP\n --> environment variable CRIEUR__CACHE__ONGAP\n  \
+                 = did \
                  you mean \"CRIEUR__CACHE__ON_GAP\"? allowed here: ",
             ),
             (
                 "",
                 &[],
-                "error: postgres.url is missing\n  = write url = \"…\" under [postgres], or set CRIEUR__POSTGRES__URL, or \
-                 DATABASE_URL\n\nerror: cache.url is missing\n  = write url = \"…\" under [cache], or set CRIEUR__CACHE__URL, \
+                "error: postgres.url is missing\n  \
+                 = write url = \"…\" under [postgres], or set CRIEUR__POSTGRES__URL, or \
+                 DATABASE_URL\n\n\
+                 error: cache.url is missing\n  = write url = \"…\" under [cache], or set CRIEUR__CACHE__URL, \
                  or REDIS_URL\n",
             ),
             (
                 "[postgres]\nurl = 5\nslot = \"A\"\n[cache]\necho = [\"2s\", \"1s\"]\n",
                 &url,
-                "error: postgres.url must be a text that is not empty\n --> crieur.toml:2:7\n  |\n2 | url = [redacted]\n",
+                "error: postgres.url must be a text that is not empty\n --> crieur.toml:2:7\n  |\n\
+                 2 | url = [redacted]\n",
             ),
         ];
         for (text, env, expected) in cases {

@@ -223,8 +223,8 @@ impl Rules {
         self.templates.get(id.0 as usize)?.lookup
     }
 
-    /// A digest of the families that does not depend on their order (FNV-1a, 64 bits, hexadecimal): rules that own other
-    /// keys have another. It guards against forgetting, not against an attacker.
+    /// A digest of the families that does not depend on their order (FNV-1a, 64 bits, hexadecimal): rules that own
+    /// other keys have another. It guards against forgetting, not against an attacker.
     pub fn digest(&self) -> String {
         let mut families: Vec<&[u8]> = self.families().map(|(_, family)| family).collect();
         families.sort_unstable();

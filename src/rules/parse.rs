@@ -517,7 +517,8 @@ mod tests {
         let mistakes =
             read_text("[[rules]]\ntable = 't'\nkeys = [\"é:{ownr.id}\"]\nlookup.owner = { sql = \"select 1\" }\n", &[]);
         let shown = mistakes.err().map(|mistakes| mistakes.to_string()).unwrap_or_default();
-        let expected = "error: unknown lookup \"ownr\"\n --> rules.toml:3:12\n  |\n3 | keys = [\"é:{ownr.id}\"]\n  |            \
+        let expected = "error: unknown lookup \"ownr\"\n --> rules.toml:3:12\n  |\n\
+                        3 | keys = [\"é:{ownr.id}\"]\n  |            \
                         ^^^^^^^^^ did you mean \"owner\"? allowed here: owner\n";
         assert!(shown.starts_with(expected), "{shown}");
     }
