@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crieur::cache::{Cache, Deleted, Swept};
 use crieur::change::{Change, Column, Event, Oid, Relation, ReplicaIdentity};
-use crieur::config::OnGap;
+use crieur::config::{Config, OnGap};
 use crieur::control::{Answer, Control, Question};
 use crieur::decode::{Block, Message, decode};
 use crieur::error::{Error, Result};
@@ -323,7 +323,13 @@ async fn write(world: Shared, commits: u32) {
 }
 
 fn rules() -> Rules {
-    Rules::parse("[[rules]]\ntable = \"public.things\"\nkeys = [\"thing:{id}\"]\n").expect("valid rules")
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("crieur.toml");
+    let text = "[[rules]]\ntable = \"public.things\"\nkeys = [\"thing:{id}\"]\n";
+    std::fs::write(&file, text).expect("written");
+    let urls = [("DATABASE_URL", "postgres://sim@localhost/sim"), ("REDIS_URL", "redis://localhost")];
+    let env = urls.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Config::load(&file, env.into_iter()).expect("valid").rules
 }
 
 async fn one_seed(seed: u64) -> std::result::Result<(), String> {

@@ -224,7 +224,8 @@ where
                 }
                 // 3. Answers free the way for the next batch.
                 landed = kept(&mut self.flight) => self.landed(landed?),
-                snapshot = kept(&mut self.gate) => self.cut(&snapshot?.value),
+                // An echo may have left since the snapshot was asked for; its answer keeps, the snapshot stays true.
+                snapshot = kept(&mut self.gate), if self.flight.is_none() => self.cut(&snapshot?.value),
                 swept = kept(&mut self.sweep) => self.swept(swept?),
                 resolved = kept(&mut self.resolving) => self.resolved(resolved?)?,
                 mark = kept(&mut self.reading_mark) => self.compare(mark?),
@@ -389,6 +390,7 @@ where
 
     /// Sends the fresh delivery, if there is one, together with the echoes that are due.
     fn start_flight(&mut self, fresh: Option<Delivery>, now: Instant) {
+        assert!(self.flight.is_none(), "a flight that is out holds keys that nobody else holds");
         let mut deliveries: Vec<Delivery> = fresh.into_iter().collect();
         let mut bytes: usize = deliveries.iter().map(|delivery| delivery.load.bytes_used()).sum();
         while bytes < self.settings.memory_bytes_max / 8
