@@ -337,15 +337,8 @@ async fn one_seed(seed: u64) -> std::result::Result<(), String> {
     let faults_end = Instant::now() + Duration::from_millis(dice.roll(400));
     let echo = if dice.one_in(2) { vec![Duration::from_millis(20), Duration::from_millis(90)] } else { Vec::new() };
     let batch_keys_max = 1 + dice.roll(20) as usize;
-    let world = World {
-        dice,
-        faults_end,
-        log: Vec::new(),
-        owed: BTreeMap::new(),
-        confirmed: 0,
-        mark: None,
-        failure: None,
-    };
+    let world =
+        World { dice, faults_end, log: Vec::new(), owed: BTreeMap::new(), confirmed: 0, mark: None, failure: None };
     let world = Rc::new(RefCell::new(world));
     let source = SimSource {
         world: Rc::clone(&world),
