@@ -2,6 +2,7 @@
 
 mod daemon;
 mod delivery;
+mod faults;
 mod harness;
 mod position;
 mod scene;
