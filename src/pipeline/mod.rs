@@ -309,7 +309,8 @@ where
         info!("{gap}: sweeping every key that the rules own");
         let mut load = Invalidations::default();
         load.everything(&self.rules, 0);
-        let spans = vec![self.window.open(None)];
+        load.widen_keys();
+        let spans = vec![self.window.open_barrier(self.answered.take())];
         self.queue_sweep(Delivery { load, spans, stage: Stage::Fresh });
     }
 
@@ -497,12 +498,15 @@ where
 
     /// Moves the position over everything that was answered: first the mark in the cache, then the status.
     fn confirm(&mut self, now: Instant) {
+        if self.reading_mark.is_some() {
+            return; // Whether a sweep must come first is not known yet.
+        }
         let budget = self.settings.echo_wal_bytes_max;
         let source = &self.source;
         if let Some(ack) = self.window.confirm(|ack| source.bytes_behind(ack) <= budget) {
             self.answered = Some(ack);
         }
-        if self.writing_mark.is_some() || self.reading_mark.is_some() || self.confirm_due.is_some() {
+        if self.writing_mark.is_some() || self.confirm_due.is_some() {
             return;
         }
         let Some(start) = &self.compared else { return };
