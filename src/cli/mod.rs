@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod check;
+pub mod explain;
 pub mod identity;
 pub mod log;
 pub mod progress;
@@ -35,6 +36,15 @@ pub struct ConfigFile {
     pub config: PathBuf,
 }
 
+/// A configuration and a change.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(flatten)]
+    change: explain::Args,
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -42,6 +52,8 @@ pub enum Command {
     Run(ConfigFile),
     /// Say what is missing on both servers, and what mends it.
     Check(check::CheckArgs),
+    /// Say which keys a change of one row invalidates, and by which rule; needs no server.
+    Explain(ExplainArgs),
     /// Create publication, slot and replica identity; safe to run twice.
     Setup(setup::SetupArgs),
 }
@@ -58,6 +70,9 @@ pub fn main() -> Exit {
     match arguments.command {
         Command::Run(file) => with_config(&file.config, run::run),
         Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config))),
+        Command::Explain(mut arguments) => {
+            with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
+        }
         Command::Setup(arguments) => with_config(&arguments.config, |config| report(setup(&config, arguments.mode()))),
     }
 }
@@ -65,7 +80,10 @@ pub fn main() -> Exit {
 /// Loads the configuration, or shows every mistake in it.
 fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
     match Config::load(file, std::env::vars()) {
-        Ok(config) => command(config),
+        Ok(config) => {
+            eprint!("{}", config.warnings);
+            command(config)
+        }
         Err(mistakes) => {
             eprint!("{mistakes}");
             mistakes.exit()
@@ -96,6 +114,12 @@ fn check(config: &Config) -> Result<Exit> {
         let cache = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await;
         check::run(config, &session.client, cache, &config.rules.tables(), &mut std::io::stdout()).await
     })
+}
+
+fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
+    arguments.fill_from(&mut std::io::stdin())?;
+    print!("{}", explain::explain(&config.rules, arguments)?);
+    Ok(Exit::Ok)
 }
 
 fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {

@@ -239,6 +239,7 @@ impl Source for Replication {
     async fn close(&mut self) -> Result<()> {
         self.send_status().await?;
         if let State::Running(stream) = &mut self.state {
+            stream.lazy.end(&stream.wire);
             stream.wire.copy_done().await?;
         }
         self.state = State::Away;
@@ -277,7 +278,7 @@ async fn start(options: Rc<Options>) -> Result<Box<Stream>> {
     debug!(?status_interval, protocol);
     let now = Instant::now();
     Ok(Box::new(Stream {
-        lazy: Lazy::new(&wire),
+        lazy: Lazy::default(),
         wire,
         assembler: Assembler::default(),
         reported: start.confirmed,
