@@ -300,6 +300,7 @@ where
         info!("{gap}: sweeping every key that the rules own");
         let mut load = Invalidations::default();
         load.everything(&self.rules, 0);
+        load.widen_keys();
         let spans = vec![self.window.open(None)];
         self.queue_sweep(Delivery { load, spans, stage: Stage::Fresh });
     }

@@ -168,7 +168,8 @@ impl Source for Replication {
             b'd' => {}
             b'N' | b'S' => return Ok(Some(Event::Skipped)),
             b'E' => return Err(error_response(body)),
-            b'c' => return Err(Error::transient("the server ended the stream (CopyDone): it shuts down")),
+            // CommandComplete is the last word of a server that shuts down (`WalSndDone` in walsender.c).
+            b'c' | b'C' => return Err(Error::transient("the server ended the stream: it shuts down")),
             _ => {
                 let tag = tag.escape_ascii();
                 return Err(Error::definite(Exit::Protocol, format!("unexpected message \"{tag}\" in the stream")));
