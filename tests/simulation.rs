@@ -289,7 +289,8 @@ impl Control for SimControl {
         let now = Instant::now();
         let world = self.0.borrow();
         let in_progress = world.log.iter().filter(|commit| commit.visible_at > now).map(|commit| commit.xid).collect();
-        let snapshot = Snapshot::Taken { xmax: world.log.len() as u32 + 100, in_progress };
+        // As on a real server, a transaction that had no number yet is not contained.
+        let snapshot = Snapshot::Taken { xmax: world.log.len() as u32 + 1, in_progress };
         drop(world);
         let wait = self.0.borrow_mut().pause(1);
         sleep(wait).await;
