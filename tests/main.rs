@@ -5,3 +5,4 @@ mod guarantee;
 mod properties;
 mod simulation;
 mod systemd;
+mod tidy;
