@@ -99,10 +99,11 @@ async fn demo(report: Report) -> Result<Vec<String>> {
     let (stale, stays) = (keys(STALE), keys(STAYS));
     watch.store(&stale)?;
     watch.store(&stays)?;
+    let started = Instant::now();
     let mut daemon = installation.run()?;
     let mut trial = Trial { report, watch, all: &stale | &stays, echoes: Vec::new(), broken: Vec::new() };
     let title = "first start: the cache may hold anything, so every key of the rules goes";
-    trial.judge(title, &stale, "at the start", Instant::now())?;
+    trial.judge(Promise { title, goes: stale, near: Keys::new(), since: started, moment: "after its start" })?;
 
     report.step("Changes");
     trial.all = CHANGES.iter().fold(&stays | &keys(ROLLED_BACK), |all, change| &all | &keys(change.goes));
@@ -131,6 +132,17 @@ async fn demo(report: Report) -> Result<Vec<String>> {
     Ok(trial.broken)
 }
 
+/// Which keys must go, and since when that is waited for.
+struct Promise<'a> {
+    title: &'a str,
+    goes: Keys,
+    /// Keys that stay and are shown.
+    near: Keys,
+    since: Instant,
+    /// What happened at `since`, for the reader.
+    moment: &'a str,
+}
+
 /// The cache, what it must hold, and what was found.
 struct Trial {
     report: Report,
@@ -153,31 +165,33 @@ impl Trial {
             self.broken.push(format!("{}: keys went before COMMIT", change.title));
         }
         client.batch_execute("COMMIT").await?;
-        self.judge(change.title, &keys(change.goes), "after COMMIT", Instant::now())
+        let (goes, near) = (keys(change.goes), keys(change.near));
+        self.judge(Promise { title: change.title, goes, near, since: Instant::now(), moment: "after COMMIT" })
     }
 
     /// Waits for the keys to go, and once more after a slow reader stored them again; nothing else may go.
-    fn judge(&mut self, title: &str, goes: &Keys, moment: &str, since: Instant) -> Result<()> {
-        let first = self.watch.gone(goes, &self.all, since)?;
+    fn judge(&mut self, promise: Promise<'_>) -> Result<()> {
+        let Promise { title, goes, near, since, moment } = promise;
+        let first = self.watch.gone(&goes, &self.all, since)?;
         let deleted = Instant::now();
         if first.after.is_some() {
             std::thread::sleep(SLOW_READER);
-            self.watch.store(goes)?;
+            self.watch.store(&goes)?;
         }
-        let echo = self.watch.gone(goes, &self.all, deleted)?;
+        let echo = self.watch.gone(&goes, &self.all, deleted)?;
         let mut reasons = Vec::new();
         if first.after.is_none() || echo.after.is_none() {
             let (when, left) = if first.after.is_none() { ("", &first) } else { ("after the echo ", &echo) };
-            reasons.push(format!("{title}: {when}still there: {}", list(&(goes - &left.went))));
+            reasons.push(format!("{title}: {when}still there: {}", list(&(&goes - &left.went))));
         }
-        let extra = &(&first.went | &echo.went) - goes;
+        let extra = &(&first.went | &echo.went) - &goes;
         if !extra.is_empty() {
             reasons.push(format!("{title}: went and should have stayed: {}", list(&extra)));
         }
         self.report.promise(if reasons.is_empty() { Mark::Kept } else { Mark::Broken }, title);
         let after = first.after.map_or("never all".to_owned(), |after| format!("{} {moment}", milliseconds(after)));
         self.report.went(&first.went, &after);
-        self.report.stayed(&(&self.all - &echo.went));
+        self.report.stayed(&(&self.all - &echo.went), &near);
         self.echoes.extend(echo.after);
         self.broken.append(&mut reasons);
         Ok(())
