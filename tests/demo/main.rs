@@ -13,6 +13,9 @@ mod report;
 mod watch;
 
 use std::error::Error;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -32,7 +35,12 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const SLOW_READER: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
-    end_without_drops();
+    // Every temporary directory of the servers is made in this one, so that no end can leave one behind.
+    let everyone_enters = Permissions::from_mode(0o755);
+    let work = tempfile::Builder::new().prefix("crieur-demo-").permissions(everyone_enters).tempdir();
+    let work = work.expect("the temporary directory is writable");
+    tempfile::env::override_temp_dir(work.path()).expect("nothing has asked for it before");
+    end_without_drops(work.path().to_owned());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let report = Report::new();
     match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(demo(report))) {
@@ -53,14 +61,18 @@ fn main() -> ExitCode {
 }
 
 /// A panic aborts in the release profile, and a signal ends the program: the servers end first.
-fn end_without_drops() {
-    let say = std::panic::take_hook();
+fn end_without_drops(work: PathBuf) {
+    let clean = move || {
+        reap_all();
+        let _ = std::fs::remove_dir_all(&work); // There is nobody left to tell.
+    };
+    let (say, clean_too) = (std::panic::take_hook(), clean.clone());
     std::panic::set_hook(Box::new(move |panic| {
         say(panic);
-        reap_all();
+        clean_too();
         std::process::exit(1);
     }));
-    std::thread::spawn(|| {
+    std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads can be made");
         let code = runtime.block_on(async {
             let listen = |kind| signal(kind).expect("these signals can be caught");
@@ -72,7 +84,7 @@ fn end_without_drops() {
                 _ = hangup.recv() => 129,
             }
         });
-        reap_all();
+        clean();
         std::process::exit(code);
     });
 }
