@@ -1,4 +1,9 @@
 //! Tests against real servers; `tests/setup.sh` installs them.
 
+mod daemon;
+mod delivery;
+mod faults;
 mod harness;
+mod position;
+mod scene;
 mod servers;

@@ -8,5 +8,6 @@
 
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod redis;
 pub mod wait;
