@@ -1,5 +1,6 @@
 //! Tests against real servers; `tests/setup.sh` installs them.
 
+mod auth;
 mod daemon;
 mod delivery;
 mod faults;
