@@ -3,4 +3,5 @@
 mod corpus;
 mod guarantee;
 mod properties;
+mod simulation;
 mod systemd;
