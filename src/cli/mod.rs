@@ -10,11 +10,12 @@ pub mod quote;
 pub mod run;
 pub mod setup;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, credentials};
 use crate::error::{Error, Exit, Result};
 use crate::session::Session;
 use crate::source::dsn::Dsn;
@@ -79,7 +80,11 @@ pub fn main() -> Exit {
 
 /// Loads the configuration, or shows every mistake in it.
 fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
-    match Config::load(file, std::env::vars()) {
+    let environment = match environment() {
+        Ok(environment) => environment,
+        Err(error) => return report(Err(error)),
+    };
+    match Config::load(file, environment.into_iter()) {
         Ok(config) => {
             eprint!("{}", config.warnings);
             command(config)
@@ -89,6 +94,22 @@ fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
             mistakes.exit()
         }
     }
+}
+
+/// The environment, and below it what systemd hands over as credentials. A variable that is not Unicode is none of ours.
+fn environment() -> Result<Vec<(String, String)>> {
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
+    if let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") {
+        let found = credentials::from_directory(Path::new(&directory));
+        let found = found.map_err(|cause| Error::definite(Exit::NoInput, "read the credentials").because(cause))?;
+        for (name, value) in found {
+            if !environment.iter().any(|(other, _)| other == name) {
+                environment.push((name.to_owned(), value));
+            }
+        }
+    }
+    Ok(environment)
 }
 
 /// Shows an error of a command that runs and ends.

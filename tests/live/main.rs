@@ -1,5 +1,7 @@
 //! Tests against real servers; `tests/setup.sh` installs them.
 
+mod auth;
+mod cache;
 mod daemon;
 mod delivery;
 mod faults;
