@@ -1,4 +1,5 @@
 //! Tests against real servers; `tests/setup.sh` installs them.
 
 mod harness;
+mod record;
 mod servers;
