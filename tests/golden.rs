@@ -41,12 +41,13 @@ fn replayed(path: &Path, config: &Config) -> String {
 /// The first line that differs, with its number: a whole dump of a thousand keys helps nobody.
 fn difference(expected: &str, found: &str) -> Option<String> {
     let (mut left, mut right) = (expected.lines(), found.lines());
-    (1..).map_while(|line| match (left.next(), right.next()) {
-        (None, None) => None,
-        (left, right) => Some((line, left, right)),
-    })
-    .find(|(_, left, right)| left != right)
-    .map(|(line, left, right)| format!("line {line}: expected {left:?}, replayed {right:?}"))
+    (1..)
+        .map_while(|line| match (left.next(), right.next()) {
+            (None, None) => None,
+            (left, right) => Some((line, left, right)),
+        })
+        .find(|(_, left, right)| left != right)
+        .map(|(line, left, right)| format!("line {line}: expected {left:?}, replayed {right:?}"))
 }
 
 #[test]

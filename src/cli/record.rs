@@ -50,8 +50,8 @@ pub struct RecordArgs {
 pub enum News {
     /// Changes that commit from now on are recorded; the stream begins here.
     Ready(Lsn),
-    /// Everything up to here was received.
-    Received(Lsn),
+    /// Everything up to here was received, and its lookups are answered.
+    Settled(Lsn),
 }
 
 /// What became of a recording.
@@ -78,7 +78,7 @@ pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) 
     let file = create(&arguments.out)?;
     let recorded = record(config, std::io::BufWriter::new(file), stop, |news| match news {
         News::Ready(lsn) => said = writeln!(say, "recording from {lsn}").and_then(|()| say.flush()),
-        News::Received(_) => {}
+        News::Settled(_) => {}
     })
     .await?;
     let Recorded { frames, lookups, unanswered } = recorded;
@@ -119,7 +119,9 @@ pub async fn record(
             recorder.message(tag, body).await?;
         }
         recorder.lookups().await?;
-        news(News::Received(recorder.received));
+        if recorder.waiting.is_empty() {
+            news(News::Settled(recorder.received));
+        }
         if recorder.status_wanted || Instant::now() >= status_due {
             wire.send_copy_data(&recorder.status()).await?;
             status_due = Instant::now() + facts.status_interval;

@@ -83,7 +83,7 @@ async fn record_one(server: &Postgres, version: Version, folder: &Path, sql: &st
     };
     let mut bytes = Vec::new();
     let recorded = record(&config, &mut bytes, stop, |news| match news {
-        News::Ready(lsn) | News::Received(lsn) => drop(told.send_replace(Some(lsn))),
+        News::Ready(lsn) | News::Settled(lsn) => drop(told.send_replace(Some(lsn))),
     });
     let recorded = tokio::time::timeout(wait::PATIENCE, recorded).await.expect("it ends in time");
     let recorded = recorded.unwrap_or_else(|error| panic!("{name} {version:?}: {}", error.chain()));

@@ -15,9 +15,11 @@ INSERT INTO leases VALUES (10, 1), (11, 2);
 INSERT INTO rental_payments VALUES (100, 10, 'May');
 COMMIT;
 INSERT INTO rental_payments VALUES (101, 11, 'June'), (102, 10, 'June');
+-- wait
 UPDATE rental_payments SET lease_id = 11 WHERE id = 102;
 UPDATE rental_payments SET paid = 'late' WHERE id = 100;
 DELETE FROM rental_payments WHERE id = 101;
 -- The parents go first: their lookups find nothing.
+-- wait
 DELETE FROM properties WHERE id = 1;
 DELETE FROM properties WHERE id = 3;
