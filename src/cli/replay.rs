@@ -113,7 +113,9 @@ impl Settled {
         let mut found = Invalidations::default();
         rules.resolve(&load.lookups, &questions, &answers, &mut found);
         let name = |question: &Question| {
-            rules.lookups().get(question.lookup.0 as usize).map_or(String::new(), |lookup| lookup.name.clone())
+            let lookup = rules.lookups().get(question.lookup.0 as usize);
+            // The place behind the name holds a path, which is another one elsewhere.
+            lookup.and_then(|lookup| lookup.name.rsplit_once(" (")).map_or(String::new(), |(name, _)| name.to_owned())
         };
         let asked = questions.into_iter().zip(answers).map(|(question, answer)| (name(&question), question, answer));
         Ok(Settled { ordinal, load, asked: asked.collect(), found })
