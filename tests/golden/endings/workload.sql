@@ -32,3 +32,8 @@ COMMIT;
 BEGIN;
 COMMIT;
 SELECT pg_logical_emit_message(false, 'somebody', 'else');
+-- A transaction that was replicated here from elsewhere.
+SELECT pg_replication_origin_create('elsewhere');
+SELECT pg_replication_origin_session_setup('elsewhere');
+INSERT INTO t VALUES (10);
+SELECT pg_replication_origin_session_reset();
