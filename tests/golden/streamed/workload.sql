@@ -6,18 +6,18 @@ CREATE TABLE u (id int PRIMARY KEY, tag text, mood mood);
 CREATE PUBLICATION crieur FOR TABLE t, u;
 -- record
 BEGIN;
-INSERT INTO t SELECT n, n % 7 FROM generate_series(1, 700) AS n;
+INSERT INTO t SELECT n, n % 7 FROM generate_series(1, 560) AS n;
 -- wait
 INSERT INTO u VALUES (1, 'late', 'fine');
 COMMIT;
 BEGIN;
-INSERT INTO t SELECT n, 'aborted' FROM generate_series(1001, 1700) AS n;
+INSERT INTO t SELECT n, 'aborted' FROM generate_series(1001, 1560) AS n;
 -- wait
 ROLLBACK;
 BEGIN;
 INSERT INTO u VALUES (2, 'kept', 'fine');
 SAVEPOINT s;
-INSERT INTO t SELECT n, 'rolled back' FROM generate_series(2001, 2700) AS n;
+INSERT INTO t SELECT n, 'rolled back' FROM generate_series(2001, 2560) AS n;
 -- wait
 ROLLBACK TO s;
 INSERT INTO u VALUES (3, 'kept too', NULL);
