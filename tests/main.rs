@@ -1,6 +1,7 @@
 //! Tests that need nothing but the toolchain.
 
 mod corpus;
+mod golden;
 mod guarantee;
 mod properties;
 mod simulation;
