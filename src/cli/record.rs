@@ -113,7 +113,7 @@ pub async fn record(
         tokio::select! {
             () = &mut stop => break,
             () = sleep_until(wake) => {}
-            filled = wire.fill() => filled?,
+            filled = wire.fill() => drop(filled?),
         }
         while let Some((tag, body)) = wire.message()? {
             recorder.message(tag, body).await?;
