@@ -3,10 +3,15 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help test check fmt record
+.PHONY: help demo test check fmt record
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+demo: ## see it work: throwaway servers, the real rules, every change and what it deletes; ends by itself
+	@tests/setup.sh demo
+	@$(CARGO) build --release --bin crieur --example demo
+	@$(CARGO) run --quiet --release --example demo
 
 test: ## install what is missing, then run every test, those against real servers included
 	@tests/setup.sh

@@ -27,11 +27,13 @@ pub struct Window<A> {
     /// Id of the first span in the deque.
     first: u64,
     confirmed: Option<A>,
+    /// Nothing is confirmed before this span, not even what stands before it.
+    barrier: Option<SpanId>,
 }
 
 impl<A> Default for Window<A> {
     fn default() -> Self {
-        Window { spans: VecDeque::new(), first: 0, confirmed: None }
+        Window { spans: VecDeque::new(), first: 0, confirmed: None, barrier: None }
     }
 }
 
@@ -40,6 +42,18 @@ impl<A: Copy + Ord> Window<A> {
     pub fn open(&mut self, ack: Option<A>) -> SpanId {
         self.spans.push_back(Span { ack, out: 1, echoes: 0 });
         SpanId(self.first + self.spans.len() as u64 - 1)
+    }
+
+    /// Opens a span that nothing is confirmed before, with one part out: the sweep of a gap. A position that is
+    /// confirmed before it would prove a cache whose stale keys are still there. `withdrawn` is a position that
+    /// [`confirm`](Window::confirm) returned and nobody has used; it comes again behind the barrier.
+    pub fn open_barrier(&mut self, withdrawn: Option<A>) -> SpanId {
+        if withdrawn.is_some() {
+            self.confirmed = None;
+        }
+        let id = self.open(withdrawn);
+        self.barrier = Some(id);
+        id
     }
 
     fn span(&mut self, id: SpanId) -> &mut Span<A> {
@@ -84,6 +98,13 @@ impl<A: Copy + Ord> Window<A> {
     ///
     /// `held_back` says whether echoes may still hold the given position back.
     pub fn confirm(&mut self, held_back: impl Fn(A) -> bool) -> Option<A> {
+        if let Some(barrier) = self.barrier {
+            let span = self.span(barrier);
+            if span.out > 0 || (span.echoes > 0 && span.ack.is_none_or(&held_back)) {
+                return None;
+            }
+            self.barrier = None;
+        }
         let before = self.confirmed;
         while let Some(span) = self.spans.front() {
             let held = span.echoes > 0 && span.ack.is_none_or(&held_back);
@@ -102,5 +123,29 @@ impl<A: Copy + Ord> Window<A> {
     /// Whether nothing is out.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_confirmed_before_the_barrier_and_a_withdrawn_position_comes_again() {
+        let mut window = Window::default();
+        window.idle(5);
+        assert_eq!(window.confirm(|_| true), Some(5));
+        window.idle(7);
+        let sweep = window.open_barrier(Some(5));
+        assert_eq!(window.confirm(|_| true), None);
+        window.add_echo(sweep);
+        window.part_done(sweep);
+        assert_eq!(window.confirm(|_| true), None, "its echo is out");
+        window.echo_done(sweep);
+        assert_eq!(window.confirm(|_| true), Some(7));
+
+        let sweep = window.open_barrier(Some(7));
+        window.part_done(sweep);
+        assert_eq!(window.confirm(|_| true), Some(7), "nobody had used it");
     }
 }

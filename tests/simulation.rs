@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crieur::cache::{Cache, Deleted, Swept};
 use crieur::change::{Change, Column, Event, Oid, Relation, ReplicaIdentity};
-use crieur::config::OnGap;
+use crieur::config::{Config, OnGap};
 use crieur::control::{Answer, Control, Question};
 use crieur::decode::{Block, Message, decode};
 use crieur::error::{Error, Result};
@@ -289,7 +289,8 @@ impl Control for SimControl {
         let now = Instant::now();
         let world = self.0.borrow();
         let in_progress = world.log.iter().filter(|commit| commit.visible_at > now).map(|commit| commit.xid).collect();
-        let snapshot = Snapshot::Taken { xmax: world.log.len() as u32 + 100, in_progress };
+        // As on a real server, a transaction that had no number yet is not contained.
+        let snapshot = Snapshot::Taken { xmax: world.log.len() as u32 + 1, in_progress };
         drop(world);
         let wait = self.0.borrow_mut().pause(1);
         sleep(wait).await;
@@ -323,7 +324,13 @@ async fn write(world: Shared, commits: u32) {
 }
 
 fn rules() -> Rules {
-    Rules::parse("[[rules]]\ntable = \"public.things\"\nkeys = [\"thing:{id}\"]\n").expect("valid rules")
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("crieur.toml");
+    let text = "[[rules]]\ntable = \"public.things\"\nkeys = [\"thing:{id}\"]\n";
+    std::fs::write(&file, text).expect("written");
+    let urls = [("DATABASE_URL", "postgres://sim@localhost/sim"), ("REDIS_URL", "redis://localhost")];
+    let env = urls.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Config::load(&file, env.into_iter()).expect("valid").rules
 }
 
 async fn one_seed(seed: u64) -> std::result::Result<(), String> {
@@ -331,15 +338,8 @@ async fn one_seed(seed: u64) -> std::result::Result<(), String> {
     let faults_end = Instant::now() + Duration::from_millis(dice.roll(400));
     let echo = if dice.one_in(2) { vec![Duration::from_millis(20), Duration::from_millis(90)] } else { Vec::new() };
     let batch_keys_max = 1 + dice.roll(20) as usize;
-    let world = World {
-        dice,
-        faults_end,
-        log: Vec::new(),
-        owed: BTreeMap::new(),
-        confirmed: 0,
-        mark: None,
-        failure: None,
-    };
+    let world =
+        World { dice, faults_end, log: Vec::new(), owed: BTreeMap::new(), confirmed: 0, mark: None, failure: None };
     let world = Rc::new(RefCell::new(world));
     let source = SimSource {
         world: Rc::clone(&world),

@@ -63,8 +63,8 @@ fn element(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-/// Whether the class behind a `[` holds `byte`, and its length with the closing bracket. An unclosed class ends with the
-/// pattern; `]` as the far end of a range (`[a-]`) is the range's end and closes nothing.
+/// Whether the class behind a `[` holds `byte`, and its length with the closing bracket. An unclosed class ends with
+/// the pattern; `]` as the far end of a range (`[a-]`) is the range's end and closes nothing.
 fn class_matches(class: &[u8], byte: u8) -> (bool, usize) {
     let negated = class.first() == Some(&b'^');
     let mut at = usize::from(negated);

@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod check;
+pub mod explain;
 pub mod identity;
 pub mod log;
 pub mod progress;
@@ -11,11 +12,12 @@ pub mod replay;
 pub mod run;
 pub mod setup;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, credentials};
 use crate::error::{Error, Exit, Result};
 use crate::session::Session;
 use crate::source::dsn::Dsn;
@@ -37,6 +39,15 @@ pub struct ConfigFile {
     pub config: PathBuf,
 }
 
+/// A configuration and a change.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(flatten)]
+    change: explain::Args,
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -44,6 +55,8 @@ pub enum Command {
     Run(ConfigFile),
     /// Say what is missing on both servers, and what mends it.
     Check(check::CheckArgs),
+    /// Say which keys a change of one row invalidates, and by which rule; needs no server.
+    Explain(ExplainArgs),
     /// Create publication, slot and replica identity; safe to run twice.
     Setup(setup::SetupArgs),
     /// Write the frames of the live stream, and what is needed to replay them, to a file.
@@ -64,6 +77,9 @@ pub fn main() -> Exit {
     match arguments.command {
         Command::Run(file) => with_config(&file.config, run::run),
         Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config))),
+        Command::Explain(mut arguments) => {
+            with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
+        }
         Command::Setup(arguments) => with_config(&arguments.config, |config| report(setup(&config, arguments.mode()))),
         Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
         Command::Replay(arguments) => with_config(&arguments.config, |config| report(replay(&config, &arguments))),
@@ -72,13 +88,36 @@ pub fn main() -> Exit {
 
 /// Loads the configuration, or shows every mistake in it.
 fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
-    match Config::load(file, std::env::vars()) {
-        Ok(config) => command(config),
+    let environment = match environment() {
+        Ok(environment) => environment,
+        Err(error) => return report(Err(error)),
+    };
+    match Config::load(file, environment.into_iter()) {
+        Ok(config) => {
+            eprint!("{}", config.warnings);
+            command(config)
+        }
         Err(mistakes) => {
             eprint!("{mistakes}");
             mistakes.exit()
         }
     }
+}
+
+/// The environment, and below it what systemd hands over as credentials. A variable that is not Unicode is none of ours.
+fn environment() -> Result<Vec<(String, String)>> {
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
+    if let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") {
+        let found = credentials::from_directory(Path::new(&directory));
+        let found = found.map_err(|cause| Error::definite(Exit::NoInput, "read the credentials").because(cause))?;
+        for (name, value) in found {
+            if !environment.iter().any(|(other, _)| other == name) {
+                environment.push((name.to_owned(), value));
+            }
+        }
+    }
+    Ok(environment)
 }
 
 /// Shows an error of a command that runs and ends.
@@ -104,6 +143,12 @@ fn check(config: &Config) -> Result<Exit> {
         let cache = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await;
         check::run(config, &session.client, cache, &config.rules.tables(), &mut std::io::stdout()).await
     })
+}
+
+fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
+    arguments.fill_from(&mut std::io::stdin())?;
+    print!("{}", explain::explain(&config.rules, arguments)?);
+    Ok(Exit::Ok)
 }
 
 fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {

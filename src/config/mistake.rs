@@ -1,6 +1,6 @@
 //! Mistakes in what the operator wrote, shown like a compiler's: where, the line itself, what is allowed.
 //!
-//! Only keys and the operator's own lines are shown; a line that holds a URL is shown with the value blotted out, because
+//! Only keys and the operator's own lines are shown; a line that holds a URL is shown with the value blotted out:
 //! a report ends up in a journal.
 
 use std::fmt;
@@ -225,7 +225,8 @@ mod tests {
         let file = Rc::new(SourceFile { name: "crieur.toml".to_owned(), text });
         let mut mistakes = Mistakes::default();
         mistakes.error(Place::File(file, at..at + 5), "unknown key \"slott\"", suggestion("slott", ["url", "slot"]));
-        let expected = "error: unknown key \"slott\"\n --> crieur.toml:2:10\n  |\n2 | \"é\" = 1; slott = 2\n  |          \
+        let expected = "error: unknown key \"slott\"\n --> crieur.toml:2:10\n  |\n\
+                        2 | \"é\" = 1; slott = 2\n  |          \
                         ^^^^^ did you mean \"slot\"? allowed here: url, slot\n";
         assert_eq!(mistakes.to_string(), expected);
     }

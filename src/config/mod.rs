@@ -73,7 +73,8 @@ pub struct Postgres {
     pub publication: String,
     /// `connect_timeout`, default 10 s: TCP, TLS and log-in together, for each host.
     pub connect_timeout: Duration,
-    /// `liveness_timeout`, default 30 s: with nothing received for half of it a reply is asked for, then the link is dropped.
+    /// `liveness_timeout`, default 30 s: with nothing received for half of it a reply is asked for,
+    /// then the link is dropped.
     pub liveness_timeout: Duration,
     /// `lookup_timeout`, default 5 s: `statement_timeout` of the control session.
     pub lookup_timeout: Duration,
@@ -193,7 +194,10 @@ fn read_rules(
 }
 
 /// The merged layers, each value checked.
-struct Settings(Vec<(&'static reference::Key, Option<(Checked, String, String)>)>);
+struct Settings(Vec<(&'static reference::Key, Option<Setting>)>);
+
+/// The checked value, as it would be written, and its origin.
+type Setting = (Checked, String, String);
 
 impl Settings {
     fn merge(layers: [Layer; 4]) -> Self {
@@ -309,5 +313,152 @@ fn written(key: &reference::Key, value: &config::Value) -> String {
         (reference::Kind::Url, _) => "[redacted]".to_owned(),
         (_, config::ValueKind::Array(items)) => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         (_, _) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: &str = "[[rules]]\ntable = 't'\nkeys = ['k']\n";
+
+    fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+        let file = Rc::new(SourceFile { name: "crieur.toml".to_owned(), text: text.to_owned() });
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::read(file, Path::new(""), env).map_err(|mistakes| mistakes.to_string())
+    }
+
+    const URLS: [(&str, &str); 2] = [("DATABASE_URL", "postgres://u:hunter2@a/d"), ("REDIS_URL", "redis://:hunter2@b")];
+
+    #[test]
+    fn the_later_layer_wins() {
+        let own = ("CRIEUR__POSTGRES__URL", "postgres://own");
+        let file = format!("[postgres]\nurl = 'postgres://file'\n{RULES}");
+        let cases = [
+            (RULES, URLS.to_vec(), "postgres://u:hunter2@a/d"),
+            (file.as_str(), URLS.to_vec(), "postgres://file"),
+            (file.as_str(), [URLS.as_slice(), &[own]].concat(), "postgres://own"),
+        ];
+        for (text, env, expected) in cases {
+            let config = load(text, &env).expect("valid");
+            assert_eq!(config.postgres.url.expose(), expected);
+        }
+    }
+
+    #[test]
+    fn rules_alone_and_the_environment_are_a_configuration() {
+        let env = [
+            ("CRIEUR__POSTGRES__URL", "postgres://a"),
+            ("CRIEUR__POSTGRES__SLOT", "bench"),
+            ("CRIEUR__CACHE__URL", "redis://b"),
+            ("CRIEUR__CACHE__PROTECT", "lock:*, session:*"),
+            ("CRIEUR__CACHE__ECHO", "1s,2s"),
+        ];
+        let text = format!("[cache]\necho = []\non_gap = \"warn\"\n{RULES}");
+        let config = load(&text, &env).expect("valid");
+        assert_eq!(config.postgres.slot, "bench");
+        assert_eq!(config.cache.protect, [b"lock:*".to_vec(), b"session:*".to_vec()]);
+        assert_eq!(config.cache.echo, [Duration::from_secs(1), Duration::from_secs(2)]);
+        assert_eq!(config.cache.on_gap, OnGap::Warn);
+        assert!(load(&text, &env[..3]).expect("valid").cache.echo.is_empty());
+        assert_eq!(config.limits.memory_bytes_max, 64 << 20);
+    }
+
+    #[test]
+    fn every_effective_setting_names_its_origin_and_no_secret() {
+        let config = load(&format!("[postgres]\nslot = 'mine'\n{RULES}"), &URLS).expect("valid");
+        let shown: Vec<String> =
+            config.effective().map(|(key, value, origin)| format!("{key}={value} ({origin})")).collect();
+        for line in [
+            "postgres.url=[redacted] (DATABASE_URL)",
+            "postgres.slot=mine (crieur.toml:2)",
+            "cache.echo=250ms,2s,30s (default)",
+        ] {
+            assert!(shown.iter().any(|shown| shown == line), "{line} in {shown:?}");
+        }
+        assert!(!format!("{shown:?} {config:?}").contains("hunter2"));
+    }
+
+    /// The whole report, letter by letter.
+    #[test]
+    fn mistakes_are_shown_like_a_compilers() {
+        let url = URLS.to_vec();
+        type Environment<'a> = &'a [(&'a str, &'a str)];
+        let cases: &[(&str, Environment<'_>, &str)] = &[
+            (
+                "[postgres]\nslott = \"x\"\n",
+                &url,
+                "error: unknown key \"slott\" in [postgres]\n --> crieur.toml:2:1\n  |\n\
+                 2 | slott = \"x\"\n  | ^^^^^ did you mean \
+                 \"slot\"? allowed here: url, mode, slot, publication, \
+                 connect_timeout, liveness_timeout, lookup_timeout\n",
+            ),
+            (
+                "[admin]\nlisten = \"127.0.0.1:1\"\n",
+                &url,
+                "error: unknown key \"admin\"\n --> crieur.toml:1:2\n  |\n\
+                 1 | [admin]\n  |  ^^^^^ it is not in this version: remove it\n",
+            ),
+            (
+                "[postgres]\nmode = \"outbox\"\n",
+                &url,
+                "error: postgres.mode must be one of: replication\n --> crieur.toml:2:8\n  |\n\
+                 2 | mode = \"outbox\"\n  |        \
+                 ^^^^^^^^ mode \"outbox\" is not in this version\n",
+            ),
+            (
+                "",
+                &[("CRIEUR__CACHE__ONGAP", "x"), URLS[0], URLS[1], ("CRIEUR__POSTGRES__SLOT", "A")],
+                "error: unknown environment variable CRIEUR__CACHE__ONGAP\n --> environment variable CRIEUR__CACHE__ONGAP\n  \
+                 = did \
+                 you mean \"CRIEUR__CACHE__ON_GAP\"? allowed here: ",
+            ),
+            (
+                "",
+                &[],
+                "error: postgres.url is missing\n  \
+                 = write url = \"…\" under [postgres], or set CRIEUR__POSTGRES__URL, or \
+                 DATABASE_URL\n\n\
+                 error: cache.url is missing\n  = write url = \"…\" under [cache], or set CRIEUR__CACHE__URL, \
+                 or REDIS_URL\n",
+            ),
+            (
+                "[postgres]\nurl = 5\nslot = \"A\"\n[cache]\necho = [\"2s\", \"1s\"]\n",
+                &url,
+                "error: postgres.url must be a text that is not empty\n --> crieur.toml:2:7\n  |\n\
+                 2 | url = [redacted]\n",
+            ),
+        ];
+        for (text, env, expected) in cases {
+            let shown =
+                load(&format!("{text}{RULES}"), env).map(|_| "no mistake".to_owned()).unwrap_or_else(|shown| shown);
+            assert!(shown.starts_with(expected), "{text}\n{shown}\n--- expected\n{expected}");
+            assert!(!shown.contains("hunter2"));
+        }
+        let all = load(&format!("{}{RULES}", cases[5].0), &url).expect_err("three mistakes");
+        assert_eq!(all.matches("error: ").count(), 3, "{all}");
+    }
+
+    #[test]
+    fn what_is_no_toml_and_what_holds_no_rules_is_said() {
+        for (text, expected) in [("a = [", "error: file is not valid TOML"), ("", "error: there are no rules")] {
+            let shown = load(text, &URLS).expect_err("a mistake");
+            assert!(shown.contains(expected), "{shown}");
+        }
+    }
+
+    #[test]
+    fn rules_may_stand_in_a_file_of_their_own() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("crieur.toml");
+        std::fs::write(directory.path().join("more.toml"), "[[rules]]\ntable = 'u'\nkeys = ['m']\n").expect("written");
+        std::fs::write(&path, format!("rules_file = 'more.toml'\n{RULES}")).expect("written");
+        let env = || URLS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let config = Config::load(&path, env()).expect("valid");
+        assert!(config.rules.concerns("public", "t") && config.rules.concerns("public", "u"));
+        std::fs::write(&path, "rules_file = 'absent.toml'\n").expect("written");
+        assert_eq!(Config::load(&path, env()).expect_err("absent").exit(), crate::error::Exit::Config);
+        let missing = Config::load(&directory.path().join("none.toml"), env()).expect_err("missing");
+        assert_eq!(missing.exit(), crate::error::Exit::NoInput);
     }
 }

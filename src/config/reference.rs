@@ -98,7 +98,7 @@ const KEYS: &[Key] = &[
         "cache.echo",
         Kind::Ascending,
         Some("250ms,2s,30s"),
-        "delays of the second deletes, for readers that store an old value after the first; [] when every reader uses a lease",
+        "delays of the second deletes, for readers that store an old value late; [] when all of them use a lease",
     ),
     key(
         "cache.echo_wal_bytes_max",

@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 
 use crate::ack::Window;
 use crate::batcher::Batch;
+use crate::cache::glob;
 use crate::change::{Change, Event, Oid, Relation, Row};
 use crate::lsn::Xid;
 use crate::rules::{Invalidations, Plan, Rules};
@@ -166,5 +167,14 @@ impl Invalidations {
     /// Adds every family of the rules.
     pub fn everything(&mut self, rules: &Rules, tx: u32) {
         rules.everything().apply(&Row::Truncate, tx, self);
+    }
+
+    /// Makes the exact keys patterns, for a load that goes to the sweep and not through a flight.
+    pub fn widen_keys(&mut self) {
+        for key in std::mem::take(&mut self.keys).iter() {
+            let mut pattern = Vec::with_capacity(key.bytes.len());
+            glob::escape_into(&mut pattern, key.bytes);
+            self.patterns.insert(&pattern, key.family, key.first);
+        }
     }
 }

@@ -43,6 +43,11 @@ const GATE_PAUSE_MAX: Duration = Duration::from_millis(10);
 /// A stream that is later than this is draining a backlog, and may wait a fraction of its lateness for larger batches.
 const BACKLOG: Duration = Duration::from_millis(20);
 
+/// A batch of at most so many keys is also deleted at once, ahead of the gate: at low load a commit is nearly always
+/// visible when it arrives, and waiting for the snapshot doubles the time that an old value is served. Larger batches
+/// are a sign of load, where the cache's time is better spent once.
+const EARLY_KEYS_MAX: usize = 64;
+
 /// What the loop needs to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -134,6 +139,8 @@ pub struct Pipeline<S: Source, C, D> {
     echoes: Echoes<Instant>,
     totals: Totals,
 
+    /// Keys of the open batch that were already deleted ahead of the gate.
+    early: usize,
     /// The batch's first key arrived then.
     filling_since: Option<Instant>,
     /// The snapshot that was asked for.
@@ -181,6 +188,7 @@ where
             echoes: Echoes::new(&settings.echo),
             settings,
             totals: Totals::default(),
+            early: 0,
             filling_since: None,
             gate: None,
             gate_pause: GATE_PAUSE_MIN,
@@ -224,7 +232,8 @@ where
                 }
                 // 3. Answers free the way for the next batch.
                 landed = kept(&mut self.flight) => self.landed(landed?),
-                snapshot = kept(&mut self.gate) => self.cut(&snapshot?.value),
+                // An echo may have left since the snapshot was asked for; its answer keeps, the snapshot stays true.
+                snapshot = kept(&mut self.gate), if self.flight.is_none() => self.cut(&snapshot?.value),
                 swept = kept(&mut self.sweep) => self.swept(swept?),
                 resolved = kept(&mut self.resolving) => self.resolved(resolved?)?,
                 mark = kept(&mut self.reading_mark) => self.compare(mark?),
@@ -300,7 +309,8 @@ where
         info!("{gap}: sweeping every key that the rules own");
         let mut load = Invalidations::default();
         load.everything(&self.rules, 0);
-        let spans = vec![self.window.open(None)];
+        load.widen_keys();
+        let spans = vec![self.window.open_barrier(self.answered.take())];
         self.queue_sweep(Delivery { load, spans, stage: Stage::Fresh });
     }
 
@@ -362,7 +372,8 @@ where
                 Some(Box::pin(async move { insist("take a snapshot", async || control.snapshot().await).await }));
         }
         if self.flight.is_none() && self.stop_by.is_none() {
-            self.start_flight(None, now);
+            let early = self.early_delivery();
+            self.start_flight(early, now);
         }
         if self.sweep.is_none() && !self.sweeps.is_empty() {
             (self.news)(News::SweepBegan);
@@ -370,6 +381,19 @@ where
             self.sweep = Some(Box::pin(sweep(Rc::clone(&self.cache), deliveries)));
         }
         self.confirm(now);
+    }
+
+    /// The keys of a small, fresh batch, once: ahead of the gate, and then again behind it.
+    fn early_delivery(&mut self) -> Option<Delivery> {
+        let batch = &self.intake.batch;
+        let keys = batch.keys().len();
+        let fresh = self.gate.is_some() && keys > self.early && keys <= EARLY_KEYS_MAX;
+        if !fresh || self.patience() > Duration::ZERO {
+            return None;
+        }
+        self.early = keys;
+        let load = Invalidations { keys: batch.keys().clone(), ..Invalidations::default() };
+        Some(Delivery { load, spans: Vec::new(), stage: Stage::Early })
     }
 
     /// The snapshot came: what it contains leaves.
@@ -381,6 +405,7 @@ where
             return;
         };
         self.gate_pause = GATE_PAUSE_MIN;
+        self.early = self.intake.batch.keys().len();
         self.filling_since = (!self.intake.batch.is_empty()).then_some(now);
         self.totals.widened += cut.load.widened;
         let fresh = Delivery { load: cut.load, spans: cut.spans, stage: Stage::Fresh };
@@ -389,6 +414,7 @@ where
 
     /// Sends the fresh delivery, if there is one, together with the echoes that are due.
     fn start_flight(&mut self, fresh: Option<Delivery>, now: Instant) {
+        assert!(self.flight.is_none(), "a flight that is out holds keys that nobody else holds");
         let mut deliveries: Vec<Delivery> = fresh.into_iter().collect();
         let mut bytes: usize = deliveries.iter().map(|delivery| delivery.load.bytes_used()).sum();
         while bytes < self.settings.memory_bytes_max / 8
@@ -451,6 +477,7 @@ where
         }
         for span in delivery.spans {
             match (delivery.stage, next) {
+                (Stage::Early, _) => {}
                 (Stage::Fresh, Some(_)) => {
                     self.window.add_echo(span);
                     self.window.part_done(span);
@@ -471,12 +498,15 @@ where
 
     /// Moves the position over everything that was answered: first the mark in the cache, then the status.
     fn confirm(&mut self, now: Instant) {
+        if self.reading_mark.is_some() {
+            return; // Whether a sweep must come first is not known yet.
+        }
         let budget = self.settings.echo_wal_bytes_max;
         let source = &self.source;
         if let Some(ack) = self.window.confirm(|ack| source.bytes_behind(ack) <= budget) {
             self.answered = Some(ack);
         }
-        if self.writing_mark.is_some() || self.reading_mark.is_some() || self.confirm_due.is_some() {
+        if self.writing_mark.is_some() || self.confirm_due.is_some() {
             return;
         }
         let Some(start) = &self.compared else { return };

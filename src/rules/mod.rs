@@ -3,6 +3,8 @@
 //! Whatever a change does not tell is widened, never skipped: an unknown value in a key becomes `*` with everything
 //! around it escaped; the family of a template covers each of its keys.
 
+#[cfg(test)]
+mod cases;
 mod lookup;
 pub mod needs;
 pub mod parse;
@@ -197,8 +199,8 @@ impl Rules {
         self.templates.get(id.0 as usize)?.lookup
     }
 
-    /// A digest of the families that does not depend on their order (FNV-1a, 64 bits, hexadecimal): rules that own other
-    /// keys have another. It guards against forgetting, not against an attacker.
+    /// A digest of the families that does not depend on their order (FNV-1a, 64 bits, hexadecimal): rules that own
+    /// other keys have another. It guards against forgetting, not against an attacker.
     pub fn digest(&self) -> String {
         let mut families: Vec<&[u8]> = self.families().map(|(_, family)| family).collect();
         families.sort_unstable();

@@ -403,7 +403,7 @@ fn escaped(literal: &[u8]) -> Vec<u8> {
 
 /// Schema and table of `table`, `schema.table`, `"My Schema"."My.Table"`. Unquoted names are folded to lower case, as
 /// PostgreSQL folds identifiers; a quote inside of quotes is doubled.
-fn table_name(text: &str) -> Option<(String, String)> {
+pub(crate) fn table_name(text: &str) -> Option<(String, String)> {
     let (first, rest) = identifier(text)?;
     if rest.is_empty() {
         return Some(("public".to_owned(), first));
@@ -440,4 +440,113 @@ fn parameters(sql: &str) -> usize {
         rest[..end].parse::<u16>().ok()
     });
     numbers.max().map_or(0, usize::from)
+}
+
+/// The rules of a text that is known to be right, for tests of what rules do.
+#[cfg(test)]
+pub(crate) fn rules_of(text: &str) -> Rules {
+    read_text(text, &["lock:*"]).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+#[cfg(test)]
+pub(crate) fn read_text(text: &str, protect: &[&str]) -> Result<Rules, Mistakes> {
+    let file = Rc::new(SourceFile { name: "rules.toml".to_owned(), text: text.to_owned() });
+    let table = DeTable::parse(&file.text).expect("valid TOML");
+    let protect: Vec<Vec<u8>> = protect.iter().map(|pattern| pattern.as_bytes().to_vec()).collect();
+    let mut mistakes = Mistakes::default();
+    let mut reader = Reader::new(&protect, &mut mistakes);
+    reader.read(&file, table.get_ref().get("rules").expect("the text has rules"));
+    let rules = reader.finish();
+    if mistakes.is_empty() { Ok(rules) } else { Err(mistakes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every mistake of one rule: its message and the bytes it points at.
+    #[test]
+    fn mistakes_of_rules_point_at_what_is_wrong() {
+        let cases: &[(&str, &[&str])] = &[
+            ("table = 'a.b.c'\nkeys = ['x']", &["\"a.b.c\" is not the name of a table"]),
+            ("table = 'a b'\nkeys = ['x']", &["\"a b\" is not the name of a table"]),
+            ("keys = ['x']", &["rule has no table"]),
+            ("table = 't'", &["rule has no keys"]),
+            ("table = 't'\nkeys = []", &["rule has no keys"]),
+            ("table = 't'\nkeys = 'x'", &["keys must be an array of strings"]),
+            ("table = 't'\nkeys = [1]", &["each of keys must be a string"]),
+            ("table = 't'\nkeys = ['']", &["key is empty"]),
+            (
+                "table = 't'\nkeys = ['{id}']",
+                &["key \"{id}\" has no literal text: its family would be every key of the cache"],
+            ),
+            ("table = 't'\nkeys = ['lock:{id}']", &["key \"lock:{id}\" is protected: it would never be deleted"]),
+            ("table = 't'\nkeys = ['lock:a']", &["key \"lock:a\" is protected: it would never be deleted"]),
+            ("table = 't'\nkeys = ['x', 'x']", &["key \"x\" stands here twice"]),
+            ("table = 't'\nkeys = ['x{o.c}']", &["unknown lookup \"o\""]),
+            ("table = 't'\nkeys = ['x{a|b}']", &["filters are not supported in this version"]),
+            ("table = 't'\non = ['updat']\nkeys = ['x']", &["unknown change \"updat\""]),
+            ("table = 't'\non = []\nkeys = ['x']", &["rule listens to no change"]),
+            ("table = 't'\nignore = ['x']\nkeys = ['x']", &["\"ignore\" is not supported in this version"]),
+            ("tabel = 't'\nkeys = ['x']", &["unknown key \"tabel\" in a rule", "rule has no table"]),
+            ("table = 't'\nnamespace = '*'\nkeys = ['x']", &["namespace must be plain text"]),
+            (
+                "table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = 'select $1', args = [] }",
+                &["sql takes 1 parameters and args names 0 columns"],
+            ),
+            ("table = 't'\nkeys = ['x']\nlookup.o = { sql = 'select 1' }", &["lookup \"o\" is used by no key"]),
+            (
+                "table = 't'\nkeys = ['x{a.c}{b.c}']\nlookup.a = { sql = 'select 1' }\nlookup.b = { sql = 'select 1' }",
+                &["key uses two lookups"],
+            ),
+        ];
+        for (text, expected) in cases {
+            let mistakes = read_text(&format!("[[rules]]\n{text}\n"), &["lock:*"])
+                .err()
+                .map(|m| m.to_string())
+                .unwrap_or_default();
+            let severity = |line: &&str| line.starts_with("error: ") || line.starts_with("warning: ");
+            let found: Vec<&str> =
+                mistakes.lines().filter(severity).filter_map(|line| Some(line.split_once(": ")?.1)).collect();
+            assert_eq!(found, *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_template_error_points_into_the_template() {
+        let mistakes =
+            read_text("[[rules]]\ntable = 't'\nkeys = [\"é:{ownr.id}\"]\nlookup.owner = { sql = \"select 1\" }\n", &[]);
+        let shown = mistakes.err().map(|mistakes| mistakes.to_string()).unwrap_or_default();
+        let expected = "error: unknown lookup \"ownr\"\n --> rules.toml:3:12\n  |\n\
+                        3 | keys = [\"é:{ownr.id}\"]\n  |            \
+                        ^^^^^^^^^ did you mean \"owner\"? allowed here: owner\n";
+        assert!(shown.starts_with(expected), "{shown}");
+    }
+
+    #[test]
+    fn names_of_tables_are_read_as_postgresql_reads_identifiers() {
+        let cases = [
+            ("Properties", Some(("public", "properties"))),
+            ("app.t_1", Some(("app", "t_1"))),
+            ("\"My Schema\".\"a.\"\"b\"", Some(("My Schema", "a.\"b"))),
+            ("\"open", None),
+            ("a.", None),
+            ("1a", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            let name = table_name(text);
+            assert_eq!(name.as_ref().map(|(schema, table)| (schema.as_str(), table.as_str())), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_digest_knows_families_and_not_their_order() {
+        let one = rules_of("[[rules]]\ntable = 't'\nkeys = ['a', 'b:{x}']\n").digest();
+        let same =
+            rules_of("[[rules]]\ntable = 'u'\nkeys = ['b:{y}']\n[[rules]]\ntable = 't'\nkeys = ['a']\n").digest();
+        let other = rules_of("[[rules]]\ntable = 't'\nkeys = ['a', 'c:{x}']\n").digest();
+        assert_eq!(one, same);
+        assert_ne!(one, other);
+    }
 }

@@ -1,7 +1,7 @@
 //! Key templates: literals, `{column}`, `{lookup.column}`, `*` as a pattern, `{{` and `}}` for braces.
 //!
-//! Reading only: what a column or a lookup means is decided by `parse`. Errors carry the bytes of the template that they
-//! are about. Whatever later versions will understand is refused by name, never taken for something else.
+//! Reading only: what a column or a lookup means is decided by `parse`. Errors carry the bytes of the template that
+//! they are about. Whatever later versions will understand is refused by name, never taken for something else.
 
 use std::ops::Range;
 

@@ -168,7 +168,8 @@ impl Source for Replication {
             b'd' => {}
             b'N' | b'S' => return Ok(Some(Event::Skipped)),
             b'E' => return Err(error_response(body)),
-            b'c' => return Err(Error::transient("the server ended the stream (CopyDone): it shuts down")),
+            // CommandComplete is the last word of a server that shuts down (`WalSndDone` in walsender.c).
+            b'c' | b'C' => return Err(Error::transient("the server ended the stream: it shuts down")),
             _ => {
                 let tag = tag.escape_ascii();
                 return Err(Error::definite(Exit::Protocol, format!("unexpected message \"{tag}\" in the stream")));
@@ -239,6 +240,7 @@ impl Source for Replication {
     async fn close(&mut self) -> Result<()> {
         self.send_status().await?;
         if let State::Running(stream) = &mut self.state {
+            stream.lazy.end(&stream.wire);
             stream.wire.copy_done().await?;
         }
         self.state = State::Away;
@@ -269,7 +271,7 @@ async fn start(options: Rc<Options>) -> Result<Box<Stream>> {
     let Facts { start, status_interval, .. } = stream(&mut wire, &options.slot, &options.publication).await?;
     let now = Instant::now();
     Ok(Box::new(Stream {
-        lazy: Lazy::new(&wire),
+        lazy: Lazy::default(),
         wire,
         assembler: Assembler::default(),
         reported: start.confirmed,

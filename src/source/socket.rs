@@ -69,6 +69,14 @@ impl Socket {
         matches!(self, Socket::Unix(_))
     }
 
+    /// Waits until something can be read, by the low-water mark.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.readable().await,
+            Socket::Unix(stream) => stream.readable().await,
+        }
+    }
+
     /// Asks the kernel to wake us only when `bytes` can be read, or the window is full (`SO_RCVLOWAT`, socket(7); the
     /// kernel lowers the value to half of the receive buffer). Linux ignores it on unix sockets, which need it least.
     #[allow(unsafe_code)]

@@ -212,14 +212,24 @@ impl Wire {
         }
     }
 
-    /// Reads what is there into the buffer, at least one byte. Cancel-safe.
-    pub async fn fill(&mut self) -> Result<()> {
+    /// Reads what is there into the buffer, at least one byte; says how many. Cancel-safe.
+    pub async fn fill(&mut self) -> Result<usize> {
         let count = self.link.read(self.frames.space()).await.map_err(broken)?;
         if count == 0 {
             return Err(Error::transient("the server closed the connection"));
         }
         self.frames.filled(count);
-        Ok(())
+        Ok(count)
+    }
+
+    /// Waits until the kernel has as many bytes as its low-water mark asks for. Cancel-safe.
+    pub async fn readable(&self) -> Result<()> {
+        self.link.socket().readable().await.map_err(broken)
+    }
+
+    /// Whether a receive window lies between the server and us.
+    pub fn has_window(&self) -> bool {
+        !self.link.socket().is_unix()
     }
 
     /// Whether [`message`](Wire::message) has something to say.

@@ -8,5 +8,7 @@
 
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod redis;
+pub mod tls;
 pub mod wait;

@@ -1,0 +1,363 @@
+//! `crieur explain`: which keys one change makes, and by which rule. No server, no clock.
+//!
+//! The row is turned into the bytes that the stream would carry and goes through the real plan, so this command cannot
+//! disagree with the daemon.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value as Json};
+
+use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
+use crate::error::{Error, Exit, Result};
+use crate::keys::{FamilyId, KeySet};
+use crate::rules::parse::table_name;
+use crate::rules::{Invalidations, Rules};
+
+/// What happened to the row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Operation {
+    /// A new row: give --new.
+    Insert,
+    /// A changed row: give --new, and --old as far as it is known.
+    Update,
+    /// A deleted row: give --old.
+    Delete,
+    /// An emptied table.
+    Truncate,
+}
+
+/// The change to explain.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The table, as in a rule: schema.table.
+    #[arg(long, value_name = "TABLE")]
+    pub table: String,
+    /// What happened to the row.
+    #[arg(long = "op", value_name = "OPERATION")]
+    pub operation: Operation,
+    /// The row before, as a JSON object: column to value; a column that is left out is unknown. `-` reads stdin.
+    #[arg(long, value_name = "JSON")]
+    pub old: Option<String>,
+    /// The row after, likewise.
+    #[arg(long, value_name = "JSON")]
+    pub new: Option<String>,
+}
+
+impl Args {
+    /// Puts what `input` holds in the place of a `-`. One of the two rows can come that way.
+    pub fn fill_from(&mut self, input: &mut impl std::io::Read) -> Result<()> {
+        let dashes = [&mut self.old, &mut self.new].into_iter().flatten().filter(|text| *text == "-");
+        for (index, row) in dashes.enumerate() {
+            if index > 0 {
+                let error = Error::definite(Exit::Usage, "only one of --old and --new can be \"-\"");
+                return Err(error.hint("Give the other one on the command line."));
+            }
+            row.clear();
+            let refuse = |cause| Error::definite(Exit::NoInput, "cannot read the row from stdin").because(cause);
+            input.read_to_string(row).map_err(|cause: std::io::Error| refuse(cause))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a key comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Image {
+    Old,
+    New,
+    Both,
+}
+
+/// Says which keys the change makes, one paragraph for each.
+pub fn explain(rules: &Rules, args: &Args) -> Result<String> {
+    let usage = |message: &str, hint: &str| Error::definite(Exit::Usage, message).hint(hint);
+    let Some((schema, table)) = table_name(&args.table) else {
+        return Err(usage("the table's name cannot be read", "Write --table schema.table."));
+    };
+    if !rules.concerns(&schema, &table) {
+        let known: Vec<String> =
+            rules.tables().iter().map(|table| format!("{}.{}", table.schema, table.table)).collect();
+        let hint = format!("The rules name: {}.", known.join(", "));
+        return Err(usage(&format!("no rule names the table \"{schema}.{table}\""), &hint));
+    }
+    let old = args.old.as_deref().map(|text| object(text, "--old")).transpose()?;
+    let new = args.new.as_deref().map(|text| object(text, "--new")).transpose()?;
+    let sketch = Sketch::new(rules, &schema, &table, old, new);
+    let asked = match (args.operation, &sketch.old, &sketch.new) {
+        (Operation::Insert, _, None) => {
+            return Err(usage("an insert needs the new row", "Give --new '{\"column\": …}'."));
+        }
+        (Operation::Update, _, None) => {
+            return Err(usage("an update needs the new row", "Give --new '{\"column\": …}'."));
+        }
+        (Operation::Delete, None, _) => {
+            return Err(usage("a delete needs the old row", "Give --old '{\"column\": …}'."));
+        }
+        (Operation::Insert | Operation::Update | Operation::Delete | Operation::Truncate, _, _) => {
+            sketch.apply(rules, args.operation)
+        }
+    };
+    Ok(report(rules, &asked, &sketch.images(rules, args.operation)))
+}
+
+/// A JSON object of columns. The text holds row values, so no message repeats it.
+fn object(text: &str, flag: &str) -> Result<Map<String, Json>> {
+    match serde_json::from_str(text) {
+        Ok(Json::Object(object)) => Ok(object),
+        Ok(_) => {
+            Err(Error::definite(Exit::Usage, format!("{flag} is not a JSON object"))
+                .hint("Write {\"column\": value, …}."))
+        }
+        Err(error) => {
+            let message = format!("{flag} is not JSON (line {}, column {})", error.line(), error.column());
+            Err(Error::definite(Exit::Usage, message).hint("Write {\"column\": value, …} in single quotes."))
+        }
+    }
+}
+
+/// The change as the stream would carry it.
+struct Sketch {
+    relation: Relation,
+    old: Option<Vec<u8>>,
+    new: Option<Vec<u8>>,
+    table: (String, String),
+}
+
+impl Sketch {
+    /// Columns are those of the rules and of the rows. What --old holds counts as the replica identity.
+    fn new(
+        rules: &Rules,
+        schema: &str,
+        table: &str,
+        old: Option<Map<String, Json>>,
+        new: Option<Map<String, Json>>,
+    ) -> Self {
+        let needs =
+            rules.tables().into_iter().filter(|needs| (needs.schema.as_str(), needs.table.as_str()) == (schema, table));
+        let mut names: Vec<String> = needs.flat_map(|needs| needs.columns.into_keys()).collect();
+        names.extend(old.iter().chain(&new).flat_map(|row| row.keys().cloned()));
+        names.sort();
+        names.dedup();
+        let in_identity = |name: &str| old.as_ref().is_some_and(|old| old.contains_key(name));
+        let column = |name: &String| Column {
+            name: name.clone(),
+            type_oid: type_of(name, &old, &new),
+            in_identity: in_identity(name),
+        };
+        let columns: Vec<Column> = names.iter().map(column).collect();
+        let body = |row: &Map<String, Json>| {
+            columns.iter().fold(Vec::new(), |body, column| encoded(body, row.get(&column.name)))
+        };
+        let (old, new) = (old.as_ref().map(body), new.as_ref().map(body));
+        let (schema, name) = (schema.to_owned(), table.to_owned());
+        let table = (schema.clone(), name.clone());
+        Sketch {
+            relation: Relation { oid: Oid(1), schema, name, identity: ReplicaIdentity::Index, columns },
+            old,
+            new,
+            table,
+        }
+    }
+
+    fn tuple<'a>(&self, body: &'a Option<Vec<u8>>) -> Tuple<'a> {
+        match body {
+            Some(body) => Tuple::checked(self.relation.columns.len() as u16, body),
+            None => Tuple::checked(0, &[]),
+        }
+    }
+
+    fn row(&self, operation: Operation) -> Row<'_> {
+        let old = if self.old.is_some() { Old::Key(self.tuple(&self.old)) } else { Old::Absent };
+        match operation {
+            Operation::Insert => Row::Insert { new: self.tuple(&self.new) },
+            Operation::Update => Row::Update { old, new: self.tuple(&self.new) },
+            Operation::Delete => Row::Delete { old },
+            Operation::Truncate => Row::Truncate,
+        }
+    }
+
+    fn apply(&self, rules: &Rules, operation: Operation) -> Invalidations {
+        let mut out = Invalidations::default();
+        rules.plan(&self.relation, (&self.table.0, &self.table.1)).apply(&self.row(operation), 0, &mut out);
+        out
+    }
+
+    /// What an update makes of the old and of the new row alone: an image that does not change renders once.
+    fn images(&self, rules: &Rules, operation: Operation) -> Option<Sides> {
+        let alone = |body| {
+            let image = self.tuple(body);
+            let mut out = Invalidations::default();
+            let row = Row::Update { old: Old::Full(image), new: image };
+            rules.plan(&self.relation, (&self.table.0, &self.table.1)).apply(&row, 0, &mut out);
+            out
+        };
+        (operation == Operation::Update).then(|| Sides { old: alone(&self.old), new: alone(&self.new) })
+    }
+}
+
+/// Which of the sets.
+type SetOf = fn(&Invalidations) -> &KeySet;
+
+/// What each image of an update makes alone.
+struct Sides {
+    old: Invalidations,
+    new: Invalidations,
+}
+
+impl Sides {
+    fn of(&self, key: &[u8], set: SetOf) -> Image {
+        match (set(&self.old).contains(key), set(&self.new).contains(key)) {
+            (true, true) => Image::Both,
+            (true, false) => Image::Old,
+            (false, _) => Image::New,
+        }
+    }
+}
+
+/// A JSON boolean is a `bool`; a number with a point goes through the rule for `numeric`.
+fn type_of(name: &str, old: &Option<Map<String, Json>>, new: &Option<Map<String, Json>>) -> Oid {
+    let mut values = new.iter().chain(old).filter_map(|row| row.get(name));
+    match values.find(|value| !value.is_null()) {
+        Some(Json::Bool(_)) => Oid(16),
+        Some(Json::Number(_)) => Oid(1700),
+        _ => Oid(25),
+    }
+}
+
+/// Appends a column as `TupleData` has it (protocol page "Logical Replication Message Formats").
+fn encoded(mut body: Vec<u8>, value: Option<&Json>) -> Vec<u8> {
+    let text = match value {
+        None => {
+            body.push(b'u');
+            return body;
+        }
+        Some(Json::Null) => {
+            body.push(b'n');
+            return body;
+        }
+        Some(Json::String(text)) => text.clone(),
+        Some(Json::Bool(true)) => "t".to_owned(),
+        Some(Json::Bool(false)) => "f".to_owned(),
+        Some(other) => other.to_string(),
+    };
+    body.push(b't');
+    body.extend((text.len() as u32).to_be_bytes());
+    body.extend(text.as_bytes());
+    body
+}
+
+fn report(rules: &Rules, asked: &Invalidations, sides: &Option<Sides>) -> String {
+    let mut text = String::new();
+    let kinds: [(&str, &KeySet, SetOf); 2] =
+        [("key    ", &asked.keys, |out| &out.keys), ("pattern", &asked.patterns, |out| &out.patterns)];
+    for (kind, set, of) in kinds {
+        for key in set.iter() {
+            let side = sides.as_ref().map(|sides| sides.of(key.bytes, of));
+            line(&mut text, rules, kind, &shown(key.bytes), key.family, side);
+        }
+    }
+    let questions = rules.questions(&asked.lookups);
+    for entry in asked.lookups.iter() {
+        let side = sides.as_ref().map(|sides| sides.of(entry.bytes, |out| &out.lookups));
+        line(&mut text, rules, "lookup ", &shown(rules.family(entry.family)), entry.family, side);
+        let mut alone = KeySet::default();
+        alone.insert(entry.bytes, entry.family, 0);
+        for question in questions.iter().filter(|question| rules.questions(&alone).contains(question)) {
+            let sql = rules.lookups().get(question.lookup.0 as usize).map_or("", |lookup| &lookup.sql);
+            let _ = writeln!(text, "          asks {sql}"); // Writing to a String cannot fail.
+            for (index, arg) in question.args.iter().enumerate() {
+                let arg = arg.as_deref().map_or("NULL".to_owned(), |arg| format!("\"{}\"", shown(arg)));
+                let _ = writeln!(text, "          with ${} = {arg}", index + 1);
+            }
+            let _ = writeln!(text, "          one key for each row of the answer, which only the server knows");
+        }
+    }
+    if asked.protected > 0 {
+        let _ = writeln!(text, "{} more: a protected pattern covers them, they stay", asked.protected);
+    }
+    if text.is_empty() { "nothing: no rule makes a key of this change\n".to_owned() } else { text }
+}
+
+fn line(text: &mut String, rules: &Rules, kind: &str, key: &str, family: FamilyId, side: Option<Image>) {
+    let (place, template) = rules.origin(family).unwrap_or(("?", "?"));
+    let side = match side {
+        Some(Image::Old) => ", old row",
+        Some(Image::New) => ", new row",
+        Some(Image::Both) => ", both rows",
+        None => "",
+    };
+    let _ = writeln!(text, "{kind}   {key}\n          by \"{template}\" at {place}{side}");
+}
+
+/// Escaped for a terminal.
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::parse::rules_of;
+
+    fn run(operation: Operation, old: Option<&str>, new: Option<&str>) -> String {
+        let rules = rules_of(include_str!("../../systemd/dousell.rules.toml"));
+        let table = "public.properties".to_owned();
+        let args = Args { table, operation, old: old.map(str::to_owned), new: new.map(str::to_owned) };
+        explain(&rules, &args).unwrap_or_else(|error| format!("{error}\n"))
+    }
+
+    #[test]
+    fn a_city_move_names_both_cities_and_their_images() {
+        let text = run(Operation::Update, Some(r#"{"id":"7","city":"Dakar"}"#), Some(r#"{"id":"7","city":"Thiès"}"#));
+        let by = |template: &str, side: &str| format!("          by \"{template}\" at rules.toml:11, {side}\n");
+        let expected = format!(
+            "key       properties:all_properties_public\n{}key       properties:detail:7\n{}key       \
+             properties:city:Thiès\n{}key       properties:city:Dakar\n{}",
+            by("all_properties_public", "both rows"),
+            by("detail:{id}", "both rows"),
+            by("city:{city}", "new row"),
+            by("city:{city}", "old row"),
+        );
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_dash_is_replaced_by_what_stdin_holds_and_only_once() {
+        let table = "properties".to_owned();
+        let (old, new) = (Some("-".to_owned()), None);
+        let mut args = Args { table, operation: Operation::Delete, old, new };
+        args.fill_from(&mut "{}".as_bytes()).expect("one dash");
+        assert_eq!(args.old.as_deref(), Some("{}"));
+        (args.old, args.new) = (Some("-".to_owned()), Some("-".to_owned()));
+        assert!(args.fill_from(&mut "{}".as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_column_that_is_left_out_is_unknown() {
+        let text = run(Operation::Delete, Some(r#"{"id":"7"}"#), None);
+        assert!(
+            text.contains("pattern   properties:city:*\n") && text.contains("key       properties:detail:7\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_lookup_shows_its_question() {
+        let rules = rules_of(include_str!("../../systemd/dousell.rules.toml"));
+        let new = Some(r#"{"lease_id":"L1"}"#.to_owned());
+        let args = Args { table: "rental_payments".to_owned(), operation: Operation::Insert, old: None, new };
+        let text = explain(&rules, &args).expect("the table has rules");
+        assert!(text.contains("lookup    dashboard:*") && text.contains("with $1 = \"L1\""), "{text}");
+        assert!(text.contains("key       payments:lease:L1\n"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_explained_says_why_and_repeats_no_value() {
+        assert_eq!(run(Operation::Insert, None, None), "an insert needs the new row\n");
+        assert_eq!(run(Operation::Insert, None, Some("[\"secret\"]")), "--new is not a JSON object\n");
+        assert_eq!(run(Operation::Insert, None, Some("{\"secret")), "--new is not JSON (line 1, column 8)\n");
+    }
+}

@@ -1,0 +1,187 @@
+//! A TCP proxy in the test's own process that can do to a link what networks do: cut, refuse, stall, half a reply.
+//!
+//! It knows bytes and directions only. One thread accepts, two threads per connection copy; nothing needs a runtime, so
+//! a blocked test cannot stall the link by accident.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// From the client to the server.
+    Questions,
+    /// From the server to the client.
+    Answers,
+}
+
+#[derive(Default)]
+struct Faults {
+    refuse: bool,
+    /// Directions that stand still: bytes are neither passed on nor read.
+    stalled: Vec<Direction>,
+    /// So many bytes of answers pass, over all connections together, then everything is cut and refused.
+    answers_left: Option<usize>,
+    /// Both ends of every connection.
+    open: Vec<(TcpStream, TcpStream)>,
+    accepted: usize,
+    closed: bool,
+}
+
+impl Faults {
+    fn cut(&mut self) {
+        for (client, server) in self.open.drain(..) {
+            let _ = client.shutdown(Shutdown::Both);
+            let _ = server.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    faults: Mutex<Faults>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().expect("no holder panics")
+    }
+}
+
+/// A proxy to one server; it ends with this value.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    port: u16,
+}
+
+impl Proxy {
+    /// Listens at a free port of loopback for connections to `server` there.
+    pub fn start(server: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let port = listener.local_addr().expect("a bound socket has an address").port();
+        let shared = Arc::new(Shared::default());
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if accepting.lock().closed {
+                    return;
+                }
+                accept(&accepting, client, server);
+            }
+        });
+        Proxy { shared, port }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Connections that were let through so far.
+    pub fn accepted(&self) -> usize {
+        self.shared.lock().accepted
+    }
+
+    /// Ends every connection; new ones are welcome.
+    pub fn cut(&self) {
+        self.shared.lock().cut();
+        self.shared.changed.notify_all();
+    }
+
+    /// Ends every connection, and each new one at once.
+    pub fn refuse(&self) {
+        self.shared.lock().refuse = true;
+        self.cut();
+    }
+
+    /// Bytes of this direction stand still from now on, in old and new connections.
+    pub fn stall(&self, direction: Direction) {
+        self.shared.lock().stalled.push(direction);
+    }
+
+    /// Lets this many more bytes of answers pass, then cuts every connection and refuses new ones until
+    /// [`Proxy::heal`].
+    pub fn cut_after(&self, answers: usize) {
+        self.shared.lock().answers_left = Some(answers);
+    }
+
+    /// Whether the cut that [`Proxy::cut_after`] asked for has happened.
+    pub fn has_cut(&self) -> bool {
+        self.shared.lock().answers_left.is_none()
+    }
+
+    /// No faults from now on. Connections that stood still go on.
+    pub fn heal(&self) {
+        let mut faults = self.shared.lock();
+        faults.refuse = false;
+        faults.stalled.clear();
+        faults.answers_left = None;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.cut();
+        let _ = TcpStream::connect(("127.0.0.1", self.port)); // Wakes the accepting thread, so that it sees the end.
+    }
+}
+
+fn accept(shared: &Arc<Shared>, client: TcpStream, server: u16) {
+    let mut faults = shared.lock();
+    if faults.refuse {
+        return;
+    }
+    let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { return };
+    let twin = |socket: &TcpStream| socket.try_clone().expect("file descriptors are there");
+    faults.accepted += 1;
+    faults.open.push((twin(&client), twin(&server)));
+    for (from, to, direction) in
+        [(twin(&client), twin(&server), Direction::Questions), (twin(&server), twin(&client), Direction::Answers)]
+    {
+        let shared = Arc::clone(shared);
+        thread::spawn(move || copy(&shared, from, to, direction));
+    }
+}
+
+/// Passes bytes on until either end closes.
+fn copy(shared: &Shared, mut from: TcpStream, mut to: TcpStream, direction: Direction) {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let read = match from.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(read) => read,
+        };
+        let mut faults = shared.lock();
+        while faults.stalled.contains(&direction) && !faults.closed {
+            faults = shared.changed.wait(faults).expect("no holder panics");
+        }
+        let allowed = match (&mut faults.answers_left, direction) {
+            (Some(left), Direction::Answers) => {
+                let allowed = read.min(*left);
+                *left -= allowed;
+                Some((allowed, *left == 0))
+            }
+            (Some(_), Direction::Questions) | (None, _) => None,
+        };
+        drop(faults);
+        let (allowed, last) = allowed.unwrap_or((read, false));
+        let passed = to.write_all(&buffer[..allowed]);
+        if last {
+            let mut faults = shared.lock();
+            faults.answers_left = None;
+            faults.refuse = true;
+            faults.cut();
+            break;
+        }
+        if passed.is_err() {
+            break;
+        }
+    }
+    // The end of one direction is the end of both: neither protocol knows half-closed links.
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}

@@ -1,0 +1,107 @@
+//! The confirmed position: it waits for the cache, it arrives before the end, and it is never guessed.
+
+use super::daemon::{self, Daemon, STARTED};
+use super::harness::postgres;
+use super::harness::wait::{PATIENCE, eventually, settled};
+use super::scene::{RULES, Scene, set};
+
+const POSITION: &str = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots";
+
+#[tokio::test]
+async fn the_position_waits_for_a_frozen_cache_and_the_session_lives_on() {
+    let conf = vec!["wal_sender_timeout = 3s".to_owned()];
+    let scene = Scene::with(postgres::Options { conf, ..Default::default() }, &[]).await;
+    let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
+    let sender = scene.ask("SELECT active_pid::text FROM pg_replication_slots").await;
+    scene.cache.freeze();
+    daemon.allow("failed to delete keys");
+    daemon.allow("failed to write the mark");
+    daemon.allow("failed to read the mark");
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    let before = scene.ask("SELECT pg_current_wal_lsn()::text").await;
+    scene.run("INSERT INTO visit_bookings VALUES (2, 2)").await;
+
+    // Its statuses are what keeps the session alive: more than twice the server's patience of them.
+    let since = scene.ask("SELECT clock_timestamp()::text").await;
+    let replied = format!("SELECT (reply_time > '{since}'::timestamptz + '8 s')::text FROM pg_stat_replication");
+    settled("the daemon sends statuses for 8 s", PATIENCE, async || {
+        let answer = scene.ask(&replied).await;
+        if answer == "true" { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    assert_eq!(scene.ask("SELECT active_pid::text FROM pg_replication_slots").await, sender, "{}", daemon.log());
+    let moved = format!("SELECT (confirmed_flush_lsn >= '{before}')::text FROM pg_replication_slots");
+    assert_eq!(scene.ask(&moved).await, "false", "a position was confirmed whose keys nobody answered");
+
+    scene.cache.thaw();
+    scene.confirmed(&daemon).await;
+    assert_eq!(scene.gone(), set(&["available_slots:1", "available_slots:2"]));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_stop_delivers_and_confirms_what_is_in_flight() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    eventually("the key went", PATIENCE, async || !scene.gone().is_empty()).await;
+    let committed = scene.ask("SELECT pg_current_wal_lsn()::text").await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+    let behind =
+        format!("SELECT greatest(0, '{committed}'::pg_lsn - confirmed_flush_lsn)::text FROM pg_replication_slots");
+    assert_eq!(scene.ask(&behind).await, "0");
+    assert_eq!(scene.gone(), set(&["available_slots:1"]));
+    // The session has ended in good order: the slot is free for the next daemon.
+    eventually("the slot is free", PATIENCE, async || {
+        scene.ask("SELECT active::text FROM pg_replication_slots").await == "false"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_echo_holds_the_position_back_until_it_was_answered() {
+    let scene = Scene::start().await;
+    let config = scene.config().replace("echo = []", "echo = [\"1h\"]");
+    let mut daemon = scene.daemon_with(&config.replace("1h", "250ms")).await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+
+    let mut daemon = Daemon::start(&config, &[]);
+    daemon.wait_for_log(STARTED);
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    let committed = scene.ask("SELECT pg_current_wal_lsn()::text").await;
+    eventually("the key went", PATIENCE, async || !scene.gone().is_empty()).await;
+    assert_eq!(daemon.stop(), Some(0));
+    let ahead = format!("SELECT (confirmed_flush_lsn >= '{committed}')::text FROM pg_replication_slots");
+    assert_eq!(scene.ask(&ahead).await, "false", "the echo never went: {}", scene.ask(POSITION).await);
+
+    // The next daemon gets the change again, and with it its first delete and its echo.
+    scene.fill();
+    let mut next = Daemon::start(&config.replace("1h", "250ms"), &[]);
+    scene.confirmed(&next).await;
+    assert_eq!(scene.gone(), set(&["available_slots:1"]));
+    assert_eq!(next.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_missing_slot_stops_the_daemon_with_the_way_out() {
+    let scene = Scene::start().await;
+    scene.run("SELECT pg_drop_replication_slot('crieur')").await;
+    let mut daemon = Daemon::start(&scene.config(), &[]);
+    daemon.allow("does not exist in this database");
+    assert_eq!(daemon.exit(), Some(69));
+    let log = daemon.log();
+    assert!(log.contains("hint=\"Run `crieur setup`"), "{log}");
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_shown_with_its_place() {
+    let wrong = format!("[postgres]\nurl = \"postgres://x\"\nslott = \"a\"\n[cache]\nurl = \"redis://x\"\n{RULES}");
+    let out = daemon::run("run", &wrong, &[]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(78), "{said}");
+    assert!(said.contains("crieur.toml:3:1") && said.contains("slot"), "{said}");
+}
