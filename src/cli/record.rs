@@ -120,7 +120,7 @@ pub async fn record(
         tokio::select! {
             () = &mut stop => break,
             () = sleep_until(wake) => {}
-            filled = wire.fill() => filled?,
+            filled = wire.fill() => drop(filled?),
         }
         recorder.take_in(&mut wire).await?;
         if recorder.waiting.is_empty() {
