@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::cli::replay::Transactions;
 use crate::cli::run::stop_signal;
 use crate::config::Config;
+use crate::config::reference::duration;
 use crate::control::{Answer, Control, Question};
 use crate::decode::frame::{Reply, StandbyStatus};
 use crate::decode::{Assembler, Frame};
@@ -47,9 +48,9 @@ pub struct RecordArgs {
     /// The recording; must not exist. It will hold row values: keep it like the database.
     #[arg(long, value_name = "RECORDING")]
     pub out: PathBuf,
-    /// Stop after this long, in seconds; otherwise at SIGINT or SIGTERM.
-    #[arg(long = "for", value_name = "SECONDS")]
-    pub seconds: Option<u64>,
+    /// Stop after this long (30s, 5m, 1h); otherwise at SIGINT or SIGTERM.
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
 }
 
 /// What a recording says while it grows.
@@ -76,8 +77,8 @@ pub struct Recorded {
 pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) -> Result<Exit> {
     let signal = stop_signal()?;
     let stop = async {
-        match arguments.seconds {
-            Some(seconds) => drop(tokio::time::timeout(Duration::from_secs(seconds), signal).await),
+        match arguments.duration {
+            Some(limit) => drop(tokio::time::timeout(limit, signal).await),
             None => signal.await,
         }
     };
@@ -92,6 +93,10 @@ pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) 
     said.and_then(|()| writeln!(say, "{frames} frames, {lookups} lookups answered, {unanswered} not"))
         .map_err(|cause| Error::definite(Exit::CantCreate, "the output cannot be written").because(cause))?;
     Ok(Exit::Ok)
+}
+
+fn parse_duration(text: &str) -> std::result::Result<Duration, &'static str> {
+    duration(text).ok_or("a duration is a whole number and a unit: 30s, 5m, 1h")
 }
 
 /// A new file that only its owner can read.

@@ -160,8 +160,16 @@ async fn a_recording_holds_what_committed_before_the_signal_and_leaves_nothing_b
     assert!(text(&wet).ends_with("1 transactions, 2 keys sent, 2 existed and are deleted\n"), "{}", text(&wet));
     assert_eq!(vec!["t:3"], redis::cmd("KEYS").arg("*").query::<Vec<String>>(&mut cache).expect("it answers"));
 
-    let again = crieur(&["record", "--for", "1", "--out", out_name], &config).output().expect("it was built");
+    let again = crieur(&["record", "--for", "100ms", "--out", out_name], &config).output().expect("it was built");
     assert_eq!(Some(73), again.status.code(), "a recording is never written over: {}", text(&again));
+    let timed = dir.path().join("timed.rec");
+    let timed = ["record", "--for", "100ms", "--out", timed.to_str().expect("a plain path")];
+    let timed = crieur(&timed, &config).output().expect("it was built");
+    assert!(
+        timed.status.success() && text(&timed).contains(" frames, 0 lookups answered, 0 not\n"),
+        "{}",
+        text(&timed)
+    );
     let bytes = std::fs::read(&out).expect("it is there");
     std::fs::write(&out, &bytes[..bytes.len() - 1]).expect("it is ours");
     let cut_off = crieur(&["replay", out_name], &config).output().expect("it was built");
