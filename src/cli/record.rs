@@ -82,13 +82,21 @@ pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) 
             None => signal.await,
         }
     };
-    let mut said = Ok(());
     let file = create(&arguments.out)?;
+    let (mut said, mut ready) = (Ok(()), false);
     let recorded = record(config, std::io::BufWriter::new(file), stop, |news| match news {
-        News::Ready(lsn) => said = writeln!(say, "recording from {lsn}").and_then(|()| say.flush()),
+        News::Ready(lsn) => {
+            ready = true;
+            said = writeln!(say, "recording from {lsn}").and_then(|()| say.flush());
+        }
         News::Settled(_) => {}
     })
-    .await?;
+    .await;
+    if !ready {
+        // Nothing is in it, and it would stand in the way of the next attempt; the error matters more than its remains.
+        let _ = std::fs::remove_file(&arguments.out);
+    }
+    let recorded = recorded?;
     let Recorded { frames, lookups, unanswered } = recorded;
     said.and_then(|()| writeln!(say, "{frames} frames, {lookups} lookups answered, {unanswered} not"))
         .map_err(|cause| Error::definite(Exit::CantCreate, "the output cannot be written").because(cause))?;
