@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crieur::cli::replay::{self, Settled};
 use crieur::config::Config;
-use crieur::source::recording::Recording;
+use crieur::decode::Frame;
+use crieur::source::recording::{Entry, Recording};
 
 /// A bound that no workload reaches.
 const ROOMY: usize = 64 << 20;
@@ -90,4 +91,23 @@ fn a_transaction_past_the_bound_comes_in_pieces_and_loses_no_key() {
     let (whole, pieces) = (replayed(&path, &config, ROOMY), replayed(&path, &config, 4096));
     assert!(pieces.lines().count() > whole.lines().count(), "it came in one piece");
     assert_eq!(keys(&pieces), keys(&whole));
+}
+
+#[test]
+fn the_recordings_of_each_server_hold_every_message_that_our_stream_can_hold() {
+    for server in ["pg15.rec", "pg17.rec", "pg18.rec"] {
+        let mut tags = BTreeSet::new();
+        for workload in workloads() {
+            let recording = Recording::open(&workload.join(server)).unwrap_or_else(|error| panic!("{error}"));
+            for entry in &recording.entries {
+                if let Entry::Frame(frame) = entry
+                    && let Frame::XLogData { payload, .. } = Frame::parse(frame).unwrap()
+                {
+                    tags.insert(char::from(payload[0]));
+                }
+            }
+        }
+        let found: String = tags.into_iter().collect();
+        assert_eq!(found, "ABCDEIMORSTUYc", "{server}: see decode/pgoutput.rs for the letters");
+    }
 }
