@@ -7,14 +7,17 @@ pub mod identity;
 pub mod log;
 pub mod progress;
 pub mod quote;
+pub mod record;
+pub mod replay;
 pub mod run;
 pub mod setup;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, credentials};
 use crate::error::{Error, Exit, Result};
 use crate::session::Session;
 use crate::source::dsn::Dsn;
@@ -56,6 +59,10 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Create publication, slot and replica identity; safe to run twice.
     Setup(setup::SetupArgs),
+    /// Write the frames of the live stream, and what is needed to replay them, to a file.
+    Record(record::RecordArgs),
+    /// Print what a recording's transactions delete.
+    Replay(replay::ReplayArgs),
 }
 
 /// Runs the command of `argv`.
@@ -74,12 +81,18 @@ pub fn main() -> Exit {
             with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
         }
         Command::Setup(arguments) => with_config(&arguments.config, |config| report(setup(&config, arguments.mode()))),
+        Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
+        Command::Replay(arguments) => with_config(&arguments.config, |config| report(replay(&config, &arguments))),
     }
 }
 
 /// Loads the configuration, or shows every mistake in it.
 fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
-    match Config::load(file, std::env::vars()) {
+    let environment = match environment() {
+        Ok(environment) => environment,
+        Err(error) => return report(Err(error)),
+    };
+    match Config::load(file, environment.into_iter()) {
         Ok(config) => {
             eprint!("{}", config.warnings);
             command(config)
@@ -89,6 +102,22 @@ fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
             mistakes.exit()
         }
     }
+}
+
+/// The environment, and below it what systemd hands over as credentials. A variable that is not Unicode is none of ours.
+fn environment() -> Result<Vec<(String, String)>> {
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
+    if let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") {
+        let found = credentials::from_directory(Path::new(&directory));
+        let found = found.map_err(|cause| Error::definite(Exit::NoInput, "read the credentials").because(cause))?;
+        for (name, value) in found {
+            if !environment.iter().any(|(other, _)| other == name) {
+                environment.push((name.to_owned(), value));
+            }
+        }
+    }
+    Ok(environment)
 }
 
 /// Shows an error of a command that runs and ends.
@@ -126,6 +155,18 @@ fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
     runtime()?.block_on(async {
         let session = session(config).await?;
         setup::run(config, &session.client, &config.rules.tables(), mode, &mut std::io::stdout()).await
+    })
+}
+
+fn record(config: &Config, arguments: &record::RecordArgs) -> Result<Exit> {
+    runtime()?.block_on(record::run(config, arguments, &mut std::io::stdout()))
+}
+
+fn replay(config: &Config, arguments: &replay::ReplayArgs) -> Result<Exit> {
+    let recording = crate::source::recording::Recording::open(&arguments.recording)?;
+    runtime()?.block_on(async {
+        let cache = arguments.execute.then(|| crate::cache::redis::RedisCache::new(&config.cache)).transpose()?;
+        replay::run(config, &recording, cache.as_ref(), &mut std::io::stdout()).await
     })
 }
 

@@ -1,9 +1,13 @@
 //! Tests against real servers; `tests/setup.sh` installs them.
 
+mod auth;
+mod cache;
 mod daemon;
+mod decoder;
 mod delivery;
 mod faults;
 mod harness;
 mod position;
+mod record;
 mod scene;
 mod servers;

@@ -76,6 +76,8 @@ pub struct Scene {
     pub postgres: Postgres,
     pub cache: Redis,
     pub sql: Client,
+    /// Of the cache.
+    pub database: u8,
 }
 
 impl Scene {
@@ -89,7 +91,7 @@ impl Scene {
         let cache = Redis::start(&Server::System, redis_conf);
         let sql = postgres.client().await;
         sql.batch_execute(TABLES).await.expect("valid SQL");
-        let scene = Scene { postgres, cache, sql };
+        let scene = Scene { postgres, cache, sql, database: 0 };
         let out = daemon::run("setup", &scene.config(), &[]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         scene
@@ -118,12 +120,19 @@ impl Scene {
         daemon
     }
 
+    /// To the keys.
+    pub fn keys(&self) -> redis::Connection {
+        let mut connection = self.cache.connection();
+        let _: () = redis::cmd("SELECT").arg(self.database).query(&mut connection).expect("there are 16");
+        connection
+    }
+
     fn marked(&self) -> bool {
-        redis::cmd("EXISTS").arg("crieur:mark:crieur").query(&mut self.cache.connection()).expect("it answers")
+        redis::cmd("EXISTS").arg("crieur:mark:crieur").query(&mut self.keys()).expect("it answers")
     }
 
     pub fn fill(&self) {
-        let mut connection = self.cache.connection();
+        let mut connection = self.keys();
         for key in KEYS {
             let _: () = redis::cmd("SET").arg(key).arg("value").query(&mut connection).expect("it is writable");
         }
@@ -131,7 +140,7 @@ impl Scene {
 
     /// Those of [`KEYS`] that are gone, and what came to them.
     pub fn gone(&self) -> BTreeSet<String> {
-        let mut connection = self.cache.connection();
+        let mut connection = self.keys();
         let found: BTreeSet<String> = redis::cmd("KEYS").arg("*").query(&mut connection).expect("it answers");
         KEYS.iter().map(|key| key.to_string()).filter(|key| !found.contains(key)).collect()
     }

@@ -10,4 +10,5 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod tls;
 pub mod wait;

@@ -94,6 +94,11 @@ impl Postgres {
         self.port
     }
 
+    /// The directory of its unix socket.
+    pub fn socket_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Of the superuser.
     pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
