@@ -186,8 +186,9 @@ impl Trial {
             client.batch_execute(&format!("BEGIN; {sql}; ROLLBACK")).await?;
         }
         client.batch_execute(&format!("BEGIN; {}", change.committed)).await?;
-        if self.watch.keys()? != self.all {
-            self.broken.push(format!("{}: keys went before COMMIT", change.title));
+        let early = &self.all - &self.watch.keys()?;
+        if !early.is_empty() {
+            self.broken.push(format!("{}: went before COMMIT: {}", change.title, list(&early)));
         }
         client.batch_execute("COMMIT").await?;
         let (goes, near) = (keys(change.goes), keys(change.near));
