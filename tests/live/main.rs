@@ -9,3 +9,4 @@ mod harness;
 mod position;
 mod scene;
 mod servers;
+mod streams;
