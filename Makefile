@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt
+.PHONY: help demo test check fmt record
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -23,3 +23,9 @@ check: ## formatting and lints, as strict as they go
 
 fmt: ## format the sources
 	$(CARGO) fmt
+
+record: ## record the workloads of tests/golden on every PostgreSQL anew, and show what that changes
+	@tests/setup.sh
+	$(CARGO) test --test live -- --ignored --nocapture record_every_workload_on_every_server
+	UPDATE=1 $(CARGO) test --test main -- golden
+	git diff --stat -- tests/golden

@@ -1,7 +1,9 @@
 //! Tests that need nothing but the toolchain.
 
 mod corpus;
+mod golden;
 mod guarantee;
 mod properties;
 mod simulation;
 mod systemd;
+mod tidy;

@@ -99,7 +99,8 @@ for template in "$servers"/template-*; do
     [ -d "/proc/${template##*-}" ] || rm -rf "$template" 2>/dev/null || say "not mine to remove: $template"
 done
 
-system="PostgreSQL $(system_postgres) and $(basename "$(command -v redis-server || command -v valkey-server)") are here"
+cache=$(command -v redis-server || command -v valkey-server) || fail "neither redis-server nor valkey-server is in PATH"
+system="PostgreSQL $(system_postgres) and $(basename "$cache") are here"
 [ "$want" = test ] || { say "$outcome: $system"; exit 0; }
 
 # --- Other versions ------------------------------------------------------------------------------------------------

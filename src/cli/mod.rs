@@ -7,6 +7,8 @@ pub mod identity;
 pub mod log;
 pub mod progress;
 pub mod quote;
+pub mod record;
+pub mod replay;
 pub mod run;
 pub mod setup;
 
@@ -57,6 +59,10 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Create publication, slot and replica identity; safe to run twice.
     Setup(setup::SetupArgs),
+    /// Write the frames of the live stream, and what is needed to replay them, to a file.
+    Record(record::RecordArgs),
+    /// Print what a recording's transactions delete.
+    Replay(replay::ReplayArgs),
 }
 
 /// Runs the command of `argv`.
@@ -75,6 +81,8 @@ pub fn main() -> Exit {
             with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
         }
         Command::Setup(arguments) => with_config(&arguments.config, |config| report(setup(&config, arguments.mode()))),
+        Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
+        Command::Replay(arguments) => with_config(&arguments.config, |config| report(replay(&config, &arguments))),
     }
 }
 
@@ -147,6 +155,18 @@ fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
     runtime()?.block_on(async {
         let session = session(config).await?;
         setup::run(config, &session.client, &config.rules.tables(), mode, &mut std::io::stdout()).await
+    })
+}
+
+fn record(config: &Config, arguments: &record::RecordArgs) -> Result<Exit> {
+    runtime()?.block_on(record::run(config, arguments, &mut std::io::stdout()))
+}
+
+fn replay(config: &Config, arguments: &replay::ReplayArgs) -> Result<Exit> {
+    let recording = crate::source::recording::Recording::open(&arguments.recording)?;
+    runtime()?.block_on(async {
+        let cache = arguments.execute.then(|| crate::cache::redis::RedisCache::new(&config.cache)).transpose()?;
+        replay::run(config, &recording, cache.as_ref(), &mut std::io::stdout()).await
     })
 }
 

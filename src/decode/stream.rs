@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::pgoutput::{Block, Message, decode};
 use super::{Relations, out_of_order};
 use crate::change::{Change, Event, Oid, Old, Row, Tuple};
-use crate::error::{Error, Result};
+use crate::error::{Error, Exit, Result};
 use crate::lsn::{Lsn, Xid};
 
 /// What the messages so far left open.
@@ -19,8 +19,6 @@ enum State {
     Between,
     /// A committed transaction, up to its Commit.
     Committed { xid: Xid, final_lsn: Lsn },
-    /// A prepared transaction, up to its Prepare.
-    Prepared { xid: Xid },
     /// A block of a transaction in progress, up to its Stream Stop.
     Streamed { xid: Xid },
 }
@@ -61,7 +59,7 @@ impl Assembler {
         assert!(self.truncated.is_empty(), "queued steps must be taken before the next payload");
         let block = match self.state {
             State::Streamed { .. } => Block::Stream,
-            State::Between | State::Committed { .. } | State::Prepared { .. } => Block::Outside,
+            State::Between | State::Committed { .. } => Block::Outside,
         };
         match decode(payload, block)? {
             Message::Change { change, .. } => {
@@ -131,7 +129,7 @@ impl Assembler {
     fn change<'a>(&self, change: Change<'a>) -> Result<Step<'a>> {
         match self.state {
             State::Committed { .. } => Ok(Step::Change(change)),
-            State::Prepared { xid } | State::Streamed { xid } => Ok(Step::Open(xid, change)),
+            State::Streamed { xid } => Ok(Step::Open(xid, change)),
             State::Between => Err(out_of_order("replication stream: a change outside of any transaction")),
         }
     }
@@ -196,15 +194,14 @@ impl Assembler {
             (State::Between, &Message::StreamAbort { xid, subxid, .. }) => {
                 (State::Between, (xid == subxid).then_some(Step::Abort(xid)))
             }
-            (State::Between, &Message::BeginPrepare(prepared)) => (State::Prepared { xid: prepared.xid }, None),
-            (State::Prepared { xid }, &Message::Prepare(prepared)) if xid == prepared.xid => (State::Between, None),
-            (State::Between, Message::StreamPrepare(_)) => (State::Between, None),
-            (State::Between, &Message::CommitPrepared(prepared)) => {
-                (State::Between, Some(Step::Commit(prepared.xid, prepared.end_lsn)))
-            }
-            (State::Between, &Message::RollbackPrepared { prepared, .. }) => {
-                (State::Between, Some(Step::Abort(prepared.xid)))
-            }
+            (
+                _,
+                Message::BeginPrepare(_)
+                | Message::Prepare(_)
+                | Message::StreamPrepare(_)
+                | Message::CommitPrepared(_)
+                | Message::RollbackPrepared { .. },
+            ) => return Err(two_phase()),
             (state, message) => return Err(misplaced(state, message)),
         };
         self.state = next;
@@ -219,7 +216,6 @@ fn commit_time(message: &Message<'_>) -> Option<i64> {
         Message::Begin { commit_time, .. }
         | Message::Commit { commit_time, .. }
         | Message::StreamCommit { commit_time, .. } => Some(*commit_time),
-        Message::CommitPrepared(prepared) => Some(prepared.time),
         Message::Logical { .. }
         | Message::Origin { .. }
         | Message::Relation { .. }
@@ -231,9 +227,19 @@ fn commit_time(message: &Message<'_>) -> Option<i64> {
         | Message::StreamAbort { .. }
         | Message::BeginPrepare(_)
         | Message::Prepare(_)
+        | Message::CommitPrepared(_)
         | Message::RollbackPrepared { .. }
         | Message::StreamPrepare(_) => None,
     }
+}
+
+/// Only a slot that was made with `two_phase` sends these messages, whatever the client asks for
+/// (`CreateDecodingContext` in `src/backend/replication/logical/logical.c`). Its COMMIT PREPARED comes without the
+/// changes, which were sent at PREPARE: after a restart nobody would know the keys.
+#[cold]
+fn two_phase() -> Error {
+    Error::definite(Exit::Unavailable, "the replication slot was made with two_phase, which loses keys at a restart")
+        .hint("Drop the slot with SELECT pg_drop_replication_slot('…') and run `crieur setup`; the next start sweeps.")
 }
 
 #[cold]
@@ -260,8 +266,146 @@ fn misplaced(state: State, message: &Message<'_>) -> Error {
     let place = match state {
         State::Between => "outside of any transaction".to_owned(),
         State::Committed { xid, .. } => format!("inside of transaction {xid}"),
-        State::Prepared { xid } => format!("inside of prepared transaction {xid}"),
         State::Streamed { xid } => format!("inside of a stream block of transaction {xid}"),
     };
     out_of_order(format!("replication stream: {name} {place}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(final_lsn: u64, xid: u32) -> Vec<u8> {
+        [&b"B"[..], &final_lsn.to_be_bytes(), &[0; 8], &xid.to_be_bytes()].concat()
+    }
+
+    fn commit(lsn: u64) -> Vec<u8> {
+        [&b"C\0"[..], &lsn.to_be_bytes(), &(lsn + 8).to_be_bytes(), &[0; 8]].concat()
+    }
+
+    /// `xid` is the prefix of messages in a stream block: empty or four bytes.
+    fn relation(xid: &[u8], oid: u32) -> Vec<u8> {
+        [b"R", xid, &oid.to_be_bytes(), b"public\0t\0d\0\x01\x01id\0", &23_u32.to_be_bytes(), &[255; 4]].concat()
+    }
+
+    fn insert(xid: &[u8], oid: u32, columns: u8) -> Vec<u8> {
+        [b"I", xid, &oid.to_be_bytes(), b"N\0", &[columns], &b"nnnn"[..usize::from(columns)]].concat()
+    }
+
+    fn truncate(oids: &[u32]) -> Vec<u8> {
+        let oids_bytes: Vec<u8> = oids.iter().flat_map(|oid| oid.to_be_bytes()).collect();
+        [&b"T"[..], &(oids.len() as u32).to_be_bytes(), b"\0", &oids_bytes].concat()
+    }
+
+    fn stream_start(xid: u32) -> Vec<u8> {
+        [&b"S"[..], &xid.to_be_bytes(), &[1]].concat()
+    }
+
+    fn stream_abort(xid: u32, subxid: u32) -> Vec<u8> {
+        [&b"A"[..], &xid.to_be_bytes(), &subxid.to_be_bytes()].concat()
+    }
+
+    fn stream_commit(xid: u32) -> Vec<u8> {
+        [&b"c"[..], &xid.to_be_bytes(), &[0], &[0; 7], &[16], &[0; 7], &[24], &[0; 8]].concat()
+    }
+
+    /// `b`, `P`, `K`, `p` of transaction 7.
+    fn prepared(tag: u8) -> Vec<u8> {
+        let flags: &[u8] = if tag == b'b' { b"" } else { b"\0" };
+        [&[tag], flags, &[0; 24], &7_u32.to_be_bytes(), b"gid\0"].concat()
+    }
+
+    fn told(step: Step<'_>) -> String {
+        match step {
+            Step::Relation(oid) => format!("relation {}", oid.0),
+            Step::Begin(xid) => format!("begin {xid}"),
+            Step::Change(change) => format!("change of {}", change.relation.0),
+            Step::Open(xid, change) => format!("open {xid} change of {}", change.relation.0),
+            Step::Abort(xid) => format!("abort {xid}"),
+            Step::Commit(xid, lsn) => format!("commit {xid} {}", lsn.0),
+        }
+    }
+
+    /// The steps, or the first error's message.
+    fn steps(messages: &[Vec<u8>]) -> Result<String> {
+        let mut assembler = Assembler::default();
+        let mut steps = Vec::new();
+        for message in messages {
+            let mut step = assembler.step(message)?;
+            while let Some(taken) = step {
+                steps.push(told(taken));
+                step = assembler.queued()?;
+            }
+        }
+        Ok(steps.join(", "))
+    }
+
+    #[test]
+    fn messages_in_order_become_steps() {
+        let xid = &7_u32.to_be_bytes();
+        let (stop, table) = (|| b"E".to_vec(), || relation(b"", 1));
+        let cases: [(&[Vec<u8>], &str); 4] = [
+            (&[begin(16, 7), table(), insert(b"", 1, 1), commit(16)], "begin 7, relation 1, change of 1, commit 7 24"),
+            (
+                &[begin(16, 7), table(), relation(b"", 2), truncate(&[1, 2, 1]), insert(b"", 2, 1), commit(16)],
+                "begin 7, relation 1, relation 2, change of 1, change of 2, change of 1, change of 2, commit 7 24",
+            ),
+            (
+                &[
+                    stream_start(7),
+                    relation(xid, 1),
+                    insert(xid, 1, 1),
+                    stop(),
+                    begin(8, 6),
+                    insert(b"", 1, 1),
+                    commit(8),
+                    stream_start(7),
+                    stop(),
+                    stream_commit(7),
+                ],
+                "relation 1, open 7 change of 1, begin 6, change of 1, commit 6 16, commit 7 24",
+            ),
+            (&[stream_start(7), stop(), stream_abort(7, 8), stream_abort(7, 7)], "abort 7"),
+        ];
+        for (messages, expected) in cases {
+            assert_eq!(steps(messages).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn messages_out_of_order_are_definite_errors() {
+        let xid = &7_u32.to_be_bytes();
+        let (stop, table) = (|| b"E".to_vec(), || relation(b"", 1));
+        let cases: [(&[Vec<u8>], &str); 15] = [
+            (&[begin(16, 7), begin(24, 8)], "Begin inside of transaction 7"),
+            (&[commit(16)], "Commit outside of any transaction"),
+            (&[begin(16, 7), commit(17)], "transaction 7 began for 0/10 and commits at 0/11"),
+            (&[table(), insert(b"", 1, 1)], "a change outside of any transaction"),
+            (&[table(), truncate(&[1])], "a change outside of any transaction"),
+            (&[begin(16, 7), insert(b"", 1, 1)], "a change of table 1, never described"),
+            (&[begin(16, 7), table(), truncate(&[1, 2])], "a change of table 2, never described"),
+            (&[begin(16, 7), table(), insert(b"", 1, 2)], "another number of columns"),
+            (&[stop()], "Stream Stop outside of any transaction"),
+            (&[begin(16, 7), stop()], "Stream Stop inside of transaction 7"),
+            (&[begin(16, 7), stream_start(8)], "Stream Start inside of transaction 7"),
+            (&[begin(16, 7), stream_commit(7)], "Stream Commit inside of transaction 7"),
+            (&[stream_start(7), stream_start(7)], "Stream Start inside of a stream block of transaction 7"),
+            (&[stream_start(7), stream_abort(7, 7)], "Stream Abort inside of a stream block of transaction 7"),
+            (&[stream_start(7), relation(xid, 1), insert(xid, 2, 1)], "a change of table 2, never described"),
+        ];
+        for (messages, expected) in cases {
+            let error = steps(messages).expect_err(expected);
+            assert!(error.message.contains(expected), "expected {expected:?}, got {:?}", error.message);
+            assert_eq!(error.exit(), Exit::Data);
+        }
+    }
+
+    #[test]
+    fn every_message_of_a_two_phase_slot_stops_with_the_way_out() {
+        for tag in [b'b', b'P', b'K', b'p'] {
+            let error = steps(&[prepared(tag)]).expect_err("two-phase");
+            assert_eq!(error.exit(), Exit::Unavailable, "{}", error.message);
+            assert!(error.hint.is_some_and(|hint| hint.contains("crieur setup")));
+        }
+    }
 }

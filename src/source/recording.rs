@@ -9,7 +9,8 @@
 //! Kinds: `f` a CopyData payload as it came, `p` a partition root, `l` a lookup with its answer (both JSON). A file is
 //! wholly checked when it is opened; whatever is wrong with it names the byte. It holds row values: treat it as data.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -326,17 +327,21 @@ impl Source for RecordedSource {
 }
 
 /// Answers from a recording: everything is visible, and only what was asked then can be asked now.
+///
+/// Answers to the same question come in the order in which they were given, and the last one stays: data changed in
+/// between, and who asks once for each commit as the recorder did hears what it heard.
 #[derive(Debug)]
 pub struct RecordedControl {
     roots: HashMap<Oid, Option<(String, String)>>,
-    answers: HashMap<(String, Args), Answer>,
+    answers: RefCell<HashMap<(String, Args), VecDeque<Answer>>>,
     lookups: Vec<Lookup>,
 }
 
 impl RecordedControl {
     /// `lookups` are the rules', in the order of `LookupId`; answers are found by their SQL.
     pub fn new(recording: &Recording, lookups: &[Lookup]) -> Self {
-        let (mut roots, mut answers) = (HashMap::new(), HashMap::new());
+        let mut roots = HashMap::new();
+        let mut answers: HashMap<_, VecDeque<Answer>> = HashMap::new();
         for entry in &recording.entries {
             match entry {
                 Entry::Frame(_) => {}
@@ -345,17 +350,19 @@ impl RecordedControl {
                 }
                 Entry::Lookup(LookupAnswer { sql, args, rows }) => {
                     let answer = rows.clone().map_or_else(Answer::Refused, Answer::Rows);
-                    answers.insert((sql.clone(), args.clone()), answer);
+                    answers.entry((sql.clone(), args.clone())).or_default().push_back(answer);
                 }
             }
         }
-        RecordedControl { roots, answers, lookups: lookups.to_vec() }
+        RecordedControl { roots, answers: RefCell::new(answers), lookups: lookups.to_vec() }
     }
 
     fn answer(&self, question: &Question) -> Answer {
         let lookup = self.lookups.get(question.lookup.0 as usize);
-        let answer = lookup.and_then(|lookup| self.answers.get(&(lookup.sql.clone(), question.args.clone())));
-        answer.cloned().unwrap_or_else(|| Answer::Refused("not in the recording".to_owned()))
+        let mut answers = self.answers.borrow_mut();
+        let given = lookup.and_then(|lookup| answers.get_mut(&(lookup.sql.clone(), question.args.clone())));
+        let next = given.and_then(|given| if given.len() > 1 { given.pop_front() } else { given.front().cloned() });
+        next.unwrap_or_else(|| Answer::Refused("not in the recording".to_owned()))
     }
 }
 
@@ -394,6 +401,18 @@ mod tests {
     fn reads_what_it_wrote() {
         let (recording, bytes) = sample();
         assert_eq!(Recording::read(&bytes).unwrap(), recording);
+    }
+
+    #[tokio::test]
+    async fn answers_come_in_their_order_and_the_last_one_stays() {
+        let answer = |text: &str| LookupAnswer { sql: "SELECT".into(), args: vec![], rows: Err(text.into()) };
+        let entries = ["a", "b"].map(|text| Entry::Lookup(answer(text))).to_vec();
+        let lookup = Lookup { name: "rule".into(), sql: "SELECT".into(), columns: vec![], args: 0 };
+        let control = RecordedControl::new(&Recording { header: Header::default(), entries }, &[lookup]);
+        let question = [Question { lookup: crate::control::LookupId(0), args: vec![] }];
+        for text in ["a", "b", "b"] {
+            assert_eq!(control.ask(&question).await.unwrap(), [Answer::Refused(text.into())]);
+        }
     }
 
     #[test]

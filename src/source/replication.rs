@@ -260,23 +260,15 @@ impl Stream {
 }
 
 /// Microseconds since 2000-01-01 UTC by our own clock; the server only shows it.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(POSTGRES_EPOCH);
     i64::try_from(since.as_micros()).unwrap_or(0)
 }
 
-/// Connects, reads what the stream must know of the server, and starts it.
+/// Connects and starts the stream.
 async fn start(options: Rc<Options>) -> Result<Box<Stream>> {
     let mut wire = Wire::connect(&options.dsn, options.connect_timeout).await?;
-    let facts = Facts::read(&mut wire, &options.slot).await?;
-    let protocol = protocol_options(facts.version, &options.publication);
-    let slot = &options.slot;
-    // 0/0: the server starts at the slot's confirmed position, and so do we.
-    let sql = format!("START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 ({protocol})");
-    wire.start_copy_both(&sql).await.map_err(|error| error.while_doing("start replication"))?;
-    let Facts { start, version, status_interval, .. } = facts;
-    info!(%slot, lsn = %start.confirmed, timeline = start.timeline, server = version, "replication started");
-    debug!(?status_interval, protocol);
+    let Facts { start, status_interval, .. } = stream(&mut wire, &options.slot, &options.publication).await?;
     let now = Instant::now();
     Ok(Box::new(Stream {
         lazy: Lazy::default(),
@@ -293,6 +285,24 @@ async fn start(options: Rc<Options>) -> Result<Box<Stream>> {
     }))
 }
 
+/// Reads what the stream must know of the server, and starts it.
+pub(crate) async fn stream(wire: &mut Wire, slot: &str, publication: &str) -> Result<Facts> {
+    let facts = Facts::read(wire, slot).await?;
+    let protocol = protocol_options(facts.version, publication);
+    // 0/0: the server starts at the slot's confirmed position, and so do we.
+    let sql = format!("START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 ({protocol})");
+    wire.start_copy_both(&sql).await.map_err(|error| error.while_doing("start replication"))?;
+    let Facts { start, version, status_interval } = &facts;
+    info!(%slot, lsn = %start.confirmed, timeline = start.timeline, server = version, "replication started");
+    debug!(?status_interval, protocol);
+    Ok(facts)
+}
+
+/// The newest protocol that is of use: 2 streams large transactions while they are open, from version 14 on.
+pub(crate) fn protocol_version(version: u32) -> u32 {
+    if version < 140_000 { 1 } else { 2 }
+}
+
 /// Options of pgoutput (`src/backend/replication/pgoutput/pgoutput.c`, `parse_output_parameters`) by server version.
 fn protocol_options(version: u32, publication: &str) -> String {
     let publication = publication.replace('"', "\"\"").replace('\'', "''");
@@ -305,10 +315,13 @@ fn protocol_options(version: u32, publication: &str) -> String {
 }
 
 /// What the server says before the stream starts.
-struct Facts {
-    version: u32,
-    start: Start,
-    status_interval: Duration,
+pub(crate) struct Facts {
+    /// `server_version_num`.
+    pub(crate) version: u32,
+    /// Where the stream begins.
+    pub(crate) start: Start,
+    /// How often the server wants a status.
+    pub(crate) status_interval: Duration,
 }
 
 impl Facts {

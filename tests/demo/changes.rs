@@ -30,6 +30,8 @@ pub struct Change {
     pub committed: &'static str,
     /// Exactly the keys that must go.
     pub goes: &'static [&'static str],
+    /// Of the others, which all must stay, those that are worth showing.
+    pub near: &'static [&'static str],
 }
 
 /// Every change, in order.
@@ -44,6 +46,7 @@ pub const CHANGES: &[Change] = &[
             "properties:city:Touba",
             "properties:detail:a1000000-0000-4000-8000-000000000000",
         ],
+        near: &["properties:city:Mbour"],
     },
     Change {
         title: "a changed price in Mbour",
@@ -54,6 +57,7 @@ pub const CHANGES: &[Change] = &[
             "properties:city:Mbour",
             "properties:detail:a2000000-0000-4000-8000-000000000000",
         ],
+        near: &["properties:city:Touba", "properties:detail:a1000000-0000-4000-8000-000000000000"],
     },
     Change {
         title: "a move from Rufisque to Dakar: the old city and the new one",
@@ -65,6 +69,7 @@ pub const CHANGES: &[Change] = &[
             "properties:city:Rufisque",
             "properties:detail:a3000000-0000-4000-8000-000000000000",
         ],
+        near: &["properties:city:Mbour"],
     },
     Change {
         title: "a deleted property in Saint-Louis",
@@ -75,6 +80,7 @@ pub const CHANGES: &[Change] = &[
             "properties:city:Saint-Louis",
             "properties:detail:a4000000-0000-4000-8000-000000000000",
         ],
+        near: &["properties:city:Dakar"],
     },
     Change {
         title: "a payment: its lease, and the owner that a lookup finds behind it",
@@ -85,6 +91,7 @@ pub const CHANGES: &[Change] = &[
             "dashboard:e5000000-0000-4000-8000-000000000000",
             "payments:lease:b5000000-0000-4000-8000-000000000000",
         ],
+        near: &["properties:all_properties_public", "properties:detail:a2000000-0000-4000-8000-000000000000"],
     },
     Change {
         title: "a booked visit",
@@ -92,6 +99,7 @@ pub const CHANGES: &[Change] = &[
         committed: "INSERT INTO visit_bookings VALUES ('d6000000-0000-4000-8000-000000000000',
             'a6000000-0000-4000-8000-000000000000', '2030-01-07 10:00+00')",
         goes: &["available_slots:a6000000-0000-4000-8000-000000000000"],
+        near: &["available_slots:a8000000-0000-4000-8000-000000000000"],
     },
     Change {
         title: "a price in Ziguinchor, rolled back; then a booked visit that must be all that counts",
@@ -99,10 +107,11 @@ pub const CHANGES: &[Change] = &[
         committed: "INSERT INTO visit_bookings VALUES ('d8000000-0000-4000-8000-000000000000',
             'a8000000-0000-4000-8000-000000000000', '2030-01-08 10:00+00')",
         goes: &["available_slots:a8000000-0000-4000-8000-000000000000"],
+        near: ROLLED_BACK,
     },
 ];
 
-/// In the cache from beginning to end: a lock, other keys of the application, and the rolled-back change's.
+/// In the cache from beginning to end, and no business of the rules.
 pub const STAYS: &[&str] = &[
     "lock:property:a2000000-0000-4000-8000-000000000000",
     "lock:payment:b5000000-0000-4000-8000-000000000000",
@@ -112,8 +121,11 @@ pub const STAYS: &[&str] = &[
 ];
 
 /// What the rolled-back change would have deleted, had it been committed.
-pub const ROLLED_BACK: &[&str] =
-    &["properties:city:Ziguinchor", "properties:detail:a7000000-0000-4000-8000-000000000000"];
+pub const ROLLED_BACK: &[&str] = &[
+    "properties:all_properties_public",
+    "properties:city:Ziguinchor",
+    "properties:detail:a7000000-0000-4000-8000-000000000000",
+];
 
 /// What an earlier life of the cache may have left: one key of each family of the rules.
 pub const STALE: &[&str] = &[

@@ -29,7 +29,7 @@ pub struct Installation {
 impl Installation {
     pub fn new(database: String, cache: String) -> Result<Installation, String> {
         let program = process::target_dir().join("release").join("crieur");
-        let dir = tempfile::Builder::new().prefix("crieur-demo-").tempdir().map_err(|error| error.to_string())?;
+        let dir = tempfile::Builder::new().prefix("crieur-config-").tempdir().map_err(|error| error.to_string())?;
         let write = |name: &str, text| fs::write(dir.path().join(name), text).map_err(|error| error.to_string());
         write("crieur.toml", CONFIG)?;
         write("dousell.rules.toml", RULES)?;

@@ -13,6 +13,9 @@ mod report;
 mod watch;
 
 use std::error::Error;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -32,7 +35,12 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const SLOW_READER: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
-    end_without_drops();
+    // Every temporary directory of the servers is made in this one, so that no end can leave one behind.
+    let everyone_enters = Permissions::from_mode(0o755);
+    let work = tempfile::Builder::new().prefix("crieur-demo-").permissions(everyone_enters).tempdir();
+    let work = work.expect("the temporary directory is writable");
+    tempfile::env::override_temp_dir(work.path()).expect("nothing has asked for it before");
+    end_without_drops(work.path().to_owned());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let report = Report::new();
     match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(demo(report))) {
@@ -53,14 +61,18 @@ fn main() -> ExitCode {
 }
 
 /// A panic aborts in the release profile, and a signal ends the program: the servers end first.
-fn end_without_drops() {
-    let say = std::panic::take_hook();
+fn end_without_drops(work: PathBuf) {
+    let clean = move || {
+        reap_all();
+        let _ = std::fs::remove_dir_all(&work); // There is nobody left to tell.
+    };
+    let (say, clean_too) = (std::panic::take_hook(), clean.clone());
     std::panic::set_hook(Box::new(move |panic| {
         say(panic);
-        reap_all();
+        clean_too();
         std::process::exit(1);
     }));
-    std::thread::spawn(|| {
+    std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads can be made");
         let code = runtime.block_on(async {
             let listen = |kind| signal(kind).expect("these signals can be caught");
@@ -72,7 +84,7 @@ fn end_without_drops() {
                 _ = hangup.recv() => 129,
             }
         });
-        reap_all();
+        clean();
         std::process::exit(code);
     });
 }
@@ -99,10 +111,11 @@ async fn demo(report: Report) -> Result<Vec<String>> {
     let (stale, stays) = (keys(STALE), keys(STAYS));
     watch.store(&stale)?;
     watch.store(&stays)?;
+    let started = Instant::now();
     let mut daemon = installation.run()?;
     let mut trial = Trial { report, watch, all: &stale | &stays, echoes: Vec::new(), broken: Vec::new() };
     let title = "first start: the cache may hold anything, so every key of the rules goes";
-    trial.judge(title, &stale, "at the start", Instant::now())?;
+    trial.judge(Promise { title, goes: stale, near: Keys::new(), since: started, moment: "after its start" })?;
 
     report.step("Changes");
     trial.all = CHANGES.iter().fold(&stays | &keys(ROLLED_BACK), |all, change| &all | &keys(change.goes));
@@ -131,6 +144,17 @@ async fn demo(report: Report) -> Result<Vec<String>> {
     Ok(trial.broken)
 }
 
+/// Which keys must go, and since when that is waited for.
+struct Promise<'a> {
+    title: &'a str,
+    goes: Keys,
+    /// Keys that stay and are shown.
+    near: Keys,
+    since: Instant,
+    /// What happened at `since`, for the reader.
+    moment: &'a str,
+}
+
 /// The cache, what it must hold, and what was found.
 struct Trial {
     report: Report,
@@ -153,31 +177,33 @@ impl Trial {
             self.broken.push(format!("{}: keys went before COMMIT", change.title));
         }
         client.batch_execute("COMMIT").await?;
-        self.judge(change.title, &keys(change.goes), "after COMMIT", Instant::now())
+        let (goes, near) = (keys(change.goes), keys(change.near));
+        self.judge(Promise { title: change.title, goes, near, since: Instant::now(), moment: "after COMMIT" })
     }
 
     /// Waits for the keys to go, and once more after a slow reader stored them again; nothing else may go.
-    fn judge(&mut self, title: &str, goes: &Keys, moment: &str, since: Instant) -> Result<()> {
-        let first = self.watch.gone(goes, &self.all, since)?;
+    fn judge(&mut self, promise: Promise<'_>) -> Result<()> {
+        let Promise { title, goes, near, since, moment } = promise;
+        let first = self.watch.gone(&goes, &self.all, since)?;
         let deleted = Instant::now();
         if first.after.is_some() {
             std::thread::sleep(SLOW_READER);
-            self.watch.store(goes)?;
+            self.watch.store(&goes)?;
         }
-        let echo = self.watch.gone(goes, &self.all, deleted)?;
+        let echo = self.watch.gone(&goes, &self.all, deleted)?;
         let mut reasons = Vec::new();
         if first.after.is_none() || echo.after.is_none() {
             let (when, left) = if first.after.is_none() { ("", &first) } else { ("after the echo ", &echo) };
-            reasons.push(format!("{title}: {when}still there: {}", list(&(goes - &left.went))));
+            reasons.push(format!("{title}: {when}still there: {}", list(&(&goes - &left.went))));
         }
-        let extra = &(&first.went | &echo.went) - goes;
+        let extra = &(&first.went | &echo.went) - &goes;
         if !extra.is_empty() {
             reasons.push(format!("{title}: went and should have stayed: {}", list(&extra)));
         }
         self.report.promise(if reasons.is_empty() { Mark::Kept } else { Mark::Broken }, title);
         let after = first.after.map_or("never all".to_owned(), |after| format!("{} {moment}", milliseconds(after)));
         self.report.went(&first.went, &after);
-        self.report.stayed(&(&self.all - &echo.went));
+        self.report.stayed(&(&self.all - &echo.went), &near);
         self.echoes.extend(echo.after);
         self.broken.append(&mut reasons);
         Ok(())

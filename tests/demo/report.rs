@@ -54,21 +54,20 @@ impl Report {
             println!("    {label}: nothing");
         }
         for key in keys {
-            println!("    {label:<26} {key}");
+            println!("    {label:<28} {key}");
             label.clear();
         }
     }
 
-    /// What did not go: a few by name, the others by number.
-    pub fn stayed(self, keys: &Keys) {
-        // The locks come first: they are what an application must never lose.
-        let (mut shown, others): (Vec<&String>, Vec<&String>) = keys.iter().partition(|key| key.starts_with("lock:"));
-        shown.extend(others.into_iter().take(1));
-        let more = keys.len().saturating_sub(shown.len());
-        for (index, key) in shown.iter().enumerate() {
-            println!("    {:<26} {key}", if index == 0 { "stayed" } else { "" });
+    /// What did not go: the locks, which an application must never lose, those `near`, and the number of the others.
+    pub fn stayed(self, keys: &Keys, near: &Keys) {
+        let shown: Vec<&String> = keys.iter().filter(|key| near.contains(*key) || key.starts_with("lock:")).collect();
+        let mut label = "stayed";
+        for key in &shown {
+            println!("    {label:<28} {key}");
+            label = "";
         }
-        println!("    {:<26} and {more} more", "");
+        println!("    {label:<28} and {} more", keys.len() - shown.len());
     }
 }
 

@@ -14,7 +14,7 @@ pub type Keys = BTreeSet<String>;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often the cache is asked.
-const STEP: Duration = Duration::from_millis(1);
+const STEP: Duration = Duration::from_micros(250);
 
 /// A connection of a reader.
 pub struct Watch(redis::Connection);

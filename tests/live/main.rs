@@ -3,10 +3,12 @@
 mod auth;
 mod cache;
 mod daemon;
+mod decoder;
 mod delivery;
 mod faults;
 mod harness;
 mod position;
+mod record;
 mod scene;
 mod servers;
 mod streams;

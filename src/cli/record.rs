@@ -1,0 +1,268 @@
+//! `crieur record`: the live stream to a file, with what is needed to replay it without the server.
+//!
+//! It streams from a temporary slot of its own, which ends with the session: it moves nobody's position, disturbs no
+//! daemon and leaves nothing behind. Lookups run on the loop's own road, once their transaction is visible.
+
+use std::collections::VecDeque;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::cli::replay::Transactions;
+use crate::cli::run::stop_signal;
+use crate::config::Config;
+use crate::control::{Answer, Control, Question};
+use crate::decode::frame::{Reply, StandbyStatus};
+use crate::decode::{Assembler, Frame};
+use crate::error::{Error, Exit, Result};
+use crate::lsn::{Lsn, Xid};
+use crate::pipeline::intake::Need;
+use crate::session::ControlSession;
+use crate::source::dsn::Dsn;
+use crate::source::recording::{Header, LookupAnswer, PartitionRoot, RecordingWriter};
+use crate::source::replication::{Facts, now, protocol_version, stream};
+use crate::source::wire::{Wire, error_response};
+
+/// While lookups wait for their transaction to become visible, a snapshot is taken this often.
+const VISIBLE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Arguments of `crieur record`.
+#[derive(Debug, clap::Args)]
+pub struct RecordArgs {
+    /// The configuration file; its rules decide which lookups are recorded.
+    #[arg(long, value_name = "FILE", default_value = "/etc/crieur/crieur.toml")]
+    pub config: PathBuf,
+    /// The recording; must not exist. It will hold row values: keep it like the database.
+    #[arg(long, value_name = "RECORDING")]
+    pub out: PathBuf,
+    /// Stop after this long, in seconds; otherwise at SIGINT or SIGTERM.
+    #[arg(long = "for", value_name = "SECONDS")]
+    pub seconds: Option<u64>,
+}
+
+/// What a recording says while it grows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    /// Changes that commit from now on are recorded; the stream begins here.
+    Ready(Lsn),
+    /// Everything up to here was received, and its lookups are answered.
+    Settled(Lsn),
+}
+
+/// What became of a recording.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Recorded {
+    /// Frames of the stream.
+    pub frames: u64,
+    /// Lookups with their answers.
+    pub lookups: u64,
+    /// Lookups whose transaction was not visible at the end: a replay widens their keys.
+    pub unanswered: u64,
+}
+
+/// Records until told to stop.
+pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) -> Result<Exit> {
+    let signal = stop_signal()?;
+    let stop = async {
+        match arguments.seconds {
+            Some(seconds) => drop(tokio::time::timeout(Duration::from_secs(seconds), signal).await),
+            None => signal.await,
+        }
+    };
+    let mut said = Ok(());
+    let file = create(&arguments.out)?;
+    let recorded = record(config, std::io::BufWriter::new(file), stop, |news| match news {
+        News::Ready(lsn) => said = writeln!(say, "recording from {lsn}").and_then(|()| say.flush()),
+        News::Settled(_) => {}
+    })
+    .await?;
+    let Recorded { frames, lookups, unanswered } = recorded;
+    said.and_then(|()| writeln!(say, "{frames} frames, {lookups} lookups answered, {unanswered} not"))
+        .map_err(|cause| Error::definite(Exit::CantCreate, "the output cannot be written").because(cause))?;
+    Ok(Exit::Ok)
+}
+
+/// A new file that only its owner can read.
+fn create(path: &Path) -> Result<std::fs::File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|cause| {
+        Error::definite(Exit::CantCreate, format!("recording \"{}\" cannot be made", path.display())).because(cause)
+    })
+}
+
+/// Writes the stream to `out` until `stop`.
+pub async fn record(
+    config: &Config,
+    out: impl Write,
+    stop: impl Future<Output = ()>,
+    mut news: impl FnMut(News),
+) -> Result<Recorded> {
+    let dsn = Dsn::parse(config.postgres.url.expose())?;
+    let mut wire = Wire::connect(&dsn, config.postgres.connect_timeout).await?;
+    let (header, facts) = open(&mut wire, &config.postgres.publication).await?;
+    let mut recorder = Recorder::new(config, dsn, RecordingWriter::new(out, &header)?, facts.start.confirmed);
+    news(News::Ready(facts.start.confirmed));
+    let mut stop = pin!(stop);
+    let mut status_due = Instant::now();
+    loop {
+        let wake = recorder.wake(status_due);
+        tokio::select! {
+            () = &mut stop => break,
+            () = sleep_until(wake) => {}
+            filled = wire.fill() => drop(filled?),
+        }
+        while let Some((tag, body)) = wire.message()? {
+            recorder.message(tag, body).await?;
+        }
+        recorder.lookups().await?;
+        if recorder.waiting.is_empty() {
+            news(News::Settled(recorder.received));
+        }
+        if recorder.status_wanted || Instant::now() >= status_due {
+            wire.send_copy_data(&recorder.status()).await?;
+            status_due = Instant::now() + facts.status_interval;
+        }
+    }
+    recorder.lookups().await?;
+    wire.copy_done().await?;
+    recorder.finish()
+}
+
+/// Makes the temporary slot and starts the stream.
+async fn open(wire: &mut Wire, publication: &str) -> Result<(Header, Facts)> {
+    let slot = format!("crieur_record_{}", std::process::id());
+    // NOEXPORT_SNAPSHOT: the session runs statements after this one.
+    let sql = format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT");
+    wire.simple_query(&sql).await.map_err(|error| error.while_doing("create a temporary slot"))?;
+    let version = wire.simple_query("SELECT pg_catalog.current_setting('server_version')").await?;
+    let facts = stream(wire, &slot, publication).await?;
+    let header = Header {
+        server_version: version.into_iter().flatten().flatten().next().unwrap_or_default(),
+        protocol_version: protocol_version(facts.version),
+        slot,
+        publication: publication.to_owned(),
+        system_identifier: facts.start.system.clone(),
+    };
+    Ok((header, facts))
+}
+
+/// Everything but the connection.
+struct Recorder<'a, W: Write> {
+    config: &'a Config,
+    writer: RecordingWriter<W>,
+    control: ControlSession,
+    assembler: Assembler,
+    transactions: Transactions<Lsn>,
+    /// Questions of transactions that are not yet visible, in commit order.
+    waiting: VecDeque<(Xid, Vec<Question>)>,
+    /// The slot's position: the only one that is ever reported as flushed.
+    confirmed: Lsn,
+    received: Lsn,
+    status_wanted: bool,
+    recorded: Recorded,
+}
+
+impl<'a, W: Write> Recorder<'a, W> {
+    fn new(config: &'a Config, dsn: Dsn, writer: RecordingWriter<W>, confirmed: Lsn) -> Self {
+        let Config { postgres, limits, rules, .. } = config;
+        Recorder {
+            config,
+            writer,
+            control: ControlSession::new(dsn, postgres.connect_timeout, postgres.lookup_timeout, rules.lookups()),
+            assembler: Assembler::default(),
+            transactions: Transactions::new(limits.memory_bytes_max.try_into().unwrap_or(usize::MAX)),
+            waiting: VecDeque::new(),
+            confirmed,
+            received: confirmed,
+            status_wanted: false,
+            recorded: Recorded::default(),
+        }
+    }
+
+    /// When to look again without new bytes.
+    fn wake(&self, status_due: Instant) -> Instant {
+        if self.waiting.is_empty() { status_due } else { status_due.min(Instant::now() + VISIBLE_INTERVAL) }
+    }
+
+    /// The frame is written before it is understood: what cannot be decoded is what one wants to have recorded.
+    async fn message(&mut self, tag: u8, body: &[u8]) -> Result<()> {
+        match tag {
+            b'd' => {}
+            b'N' | b'S' => return Ok(()),
+            b'E' => return Err(error_response(body)),
+            _ => return Err(Error::transient("the server ended the stream")),
+        }
+        self.writer.frame(body)?;
+        self.recorded.frames += 1;
+        let (start, payload) = match Frame::parse(body)? {
+            Frame::XLogData { start, payload, .. } => (start, payload),
+            Frame::Keepalive { end, reply, .. } => {
+                self.status_wanted |= reply == Reply::Requested;
+                self.received = self.received.max(end);
+                return Ok(());
+            }
+        };
+        self.received = self.received.max(start);
+        let mut step = self.assembler.step(payload)?;
+        while let Some(taken) = step {
+            let event = self.assembler.event(taken, |lsn| lsn);
+            let (need, committed) = self.transactions.event(event, &self.config.rules);
+            if let Need::PartitionRoot(relation) = &need {
+                let oid = relation.oid;
+                let root = self.control.partition_root(oid).await?;
+                self.writer.partition_root(&PartitionRoot { oid: oid.0, root: root.clone() })?;
+                self.transactions.resolved(need, root, &self.config.rules);
+            }
+            if let Some(transaction) = committed.filter(|transaction| !transaction.load.lookups.is_empty()) {
+                let questions = self.config.rules.questions(&transaction.load.lookups);
+                self.waiting.push_back((transaction.xid, questions));
+            }
+            step = self.assembler.queued()?;
+        }
+        Ok(())
+    }
+
+    /// Asks and writes what visible transactions want to know, in commit order.
+    async fn lookups(&mut self) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let snapshot = self.control.snapshot().await?;
+        while self.waiting.front().is_some_and(|(xid, _)| snapshot.contains(*xid)) {
+            let (_, questions) = self.waiting.pop_front().unwrap_or((Xid(0), Vec::new()));
+            let answers = self.control.ask(&questions).await?;
+            for (question, answer) in questions.into_iter().zip(answers) {
+                self.answered(question, answer)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, question: Question, answer: Answer) -> Result<()> {
+        let lookup = self.config.rules.lookups().get(question.lookup.0 as usize);
+        let sql = lookup.map(|lookup| lookup.sql.clone()).unwrap_or_default();
+        let rows = match answer {
+            Answer::Rows(rows) => Ok(rows),
+            Answer::Refused(why) => Err(why),
+        };
+        self.recorded.lookups += 1;
+        self.writer.lookup(&LookupAnswer { sql, args: question.args, rows })
+    }
+
+    /// Received as far as it came, flushed no further than the slot was.
+    fn status(&mut self) -> [u8; 34] {
+        self.status_wanted = false;
+        let (written, flushed) = (self.received, self.confirmed);
+        StandbyStatus { written, flushed, applied: flushed, sent_at: now(), reply: Reply::NotRequested }.encode()
+    }
+
+    fn finish(mut self) -> Result<Recorded> {
+        self.recorded.unanswered = self.waiting.iter().map(|(_, questions)| questions.len() as u64).sum();
+        self.writer.finish()?;
+        Ok(self.recorded)
+    }
+}

@@ -1,0 +1,156 @@
+//! The architecture and the style that can be checked: walls between layers, sizes, words that have no place.
+
+use std::path::{Path, PathBuf};
+
+/// Modules that decide and never touch the outside: no runtime, no clock, no log.
+const PURE: &[&str] = &[
+    "src/ack.rs",
+    "src/backoff.rs",
+    "src/batcher.rs",
+    "src/cache/glob.rs",
+    "src/change.rs",
+    "src/control.rs",
+    "src/decode",
+    "src/echo.rs",
+    "src/error.rs",
+    "src/gate.rs",
+    "src/keys.rs",
+    "src/lsn.rs",
+    "src/mark.rs",
+    "src/pipeline/intake.rs",
+    "src/rules",
+    "src/source/frames.rs",
+];
+
+/// What would break the wall around them.
+const OUTSIDE: &[&str] = &["tokio::", "tracing::", "Instant::now", "SystemTime", "std::net", "std::fs", "println!"];
+
+fn files(under: &str, ending: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut found, mut folders) = (Vec::new(), vec![root.join(under)]);
+    while let Some(path) = folders.pop() {
+        if path.is_file() {
+            if path.extension().is_some_and(|extension| extension == ending) {
+                let text = std::fs::read_to_string(&path).expect("a source file is readable text");
+                found.push((path.strip_prefix(root).expect("below the root").to_owned(), text));
+            }
+        } else {
+            let entries = std::fs::read_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            folders.extend(entries.map(|entry| entry.expect("readable").path()));
+        }
+    }
+    assert!(!found.is_empty(), "{under} holds no .{ending} file");
+    found
+}
+
+/// The text before its unit tests, without comments.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+fn complain(complaints: Vec<String>) {
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn pure_modules_know_no_runtime_no_clock_and_no_log() {
+    let texts = PURE.iter().flat_map(|path| files(path, "rs"));
+    let complaints = texts.flat_map(|(path, text)| {
+        let code = code(&text);
+        let found: Vec<_> = OUTSIDE.iter().filter(|word| code.contains(*word)).collect();
+        found.into_iter().map(|word| format!("{}: {word}", path.display())).collect::<Vec<_>>()
+    });
+    complain(complaints.collect());
+}
+
+#[test]
+fn a_source_sees_no_cache_and_a_cache_no_source() {
+    let sees = |folder: &'static str, words: &'static [&'static str]| {
+        files(folder, "rs").into_iter().filter_map(move |(path, text)| {
+            let code = code(&text);
+            let word = words.iter().find(|word| code.contains(**word))?;
+            Some(format!("{}: {word}", path.display()))
+        })
+    };
+    let source = sees("src/source", &["crate::cache", "redis::", "crate::pipeline"]);
+    let cache = sees("src/cache", &["crate::source", "crate::pipeline", "tokio_postgres"]);
+    let pipeline = sees("src/pipeline", &["source::replication", "cache::redis", "crate::session", "tokio_postgres"]);
+    complain(source.chain(cache).chain(pipeline).collect());
+}
+
+#[test]
+fn files_and_lines_stay_readable() {
+    let mut complaints = Vec::new();
+    for (path, text) in files("src", "rs").into_iter().chain(files("tests", "rs")) {
+        let lines = text.lines().count();
+        if lines > 600 {
+            complaints.push(format!("{}: {lines} lines", path.display()));
+        }
+        if !text.starts_with("//!") && !path.ends_with("fuzz_targets") {
+            complaints.push(format!("{}: no word on what the file is", path.display()));
+        }
+        // Text in quotes may be long: data, SQL, messages.
+        let long = text.lines().enumerate().filter(|(_, line)| line.chars().count() > 125 && !line.contains('"'));
+        complaints.extend(long.map(|(number, _)| format!("{}:{}: over 125 columns", path.display(), number + 1)));
+    }
+    complain(complaints);
+}
+
+#[test]
+fn functions_fit_on_a_screen() {
+    let mut complaints = Vec::new();
+    for (path, text) in files("src", "rs") {
+        let lines: Vec<&str> = text.lines().collect();
+        if path.ends_with("cases.rs") {
+            continue; // A list of cases as data.
+        }
+        for (start, line) in lines.iter().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let head = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+            if !head.trim_start_matches("async ").starts_with("fn ") {
+                continue;
+            }
+            let close = format!("{}}}", " ".repeat(indent));
+            let end = lines[start..].iter().position(|line| *line == close).unwrap_or(0);
+            if end + 1 > 70 {
+                complaints.push(format!("{}:{}: {} lines", path.display(), start + 1, end + 1));
+            }
+        }
+    }
+    complain(complaints);
+}
+
+#[test]
+fn no_word_of_unfinished_work_stays() {
+    let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!("), concat!("dbg", "!("), "unwrap()"];
+    let complaints = files("src", "rs").into_iter().flat_map(|(path, text)| {
+        let code = code(&text);
+        words
+            .into_iter()
+            .filter(|word| code.contains(word))
+            .map(|word| format!("{}: {word}", path.display()))
+            .collect::<Vec<_>>()
+    });
+    complain(complaints.collect());
+}
+
+#[test]
+fn both_readmes_name_every_configuration_key() {
+    let mut complaints = Vec::new();
+    for readme in ["README.md", "README.fr.md"] {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(readme)).expect("a README");
+        let missing = crieur::config::reference().iter().filter(|key| !text.contains(&format!("`{}`", key.name)));
+        complaints.extend(missing.map(|key| format!("{readme}: {} is missing", key.name)));
+    }
+    complain(complaints);
+}
+
+#[test]
+fn every_sql_file_is_used() {
+    let sources = files("src", "rs").into_iter().map(|(_, text)| text).collect::<String>();
+    let unused = files("sql", "sql")
+        .into_iter()
+        .filter(|(path, _)| !sources.contains(path.file_name().and_then(|name| name.to_str()).expect("a plain name")));
+    complain(unused.map(|(path, _)| format!("{} is included nowhere", path.display())).collect());
+}
