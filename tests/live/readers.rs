@@ -31,6 +31,23 @@ async fn read(cache: &mut redis::Connection, sql: &tokio_postgres::Client, id: i
 }
 
 #[tokio::test]
+async fn a_value_that_was_read_before_a_change_and_stored_after_its_delete_goes_with_the_echo() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon_with(&scene.config().replace("echo = []", "echo = [\"3s\"]")).await;
+    scene.confirmed(&daemon).await;
+    scene.fill();
+    let old = scene.ask("SELECT title FROM properties WHERE id = 1").await;
+    scene.run("UPDATE properties SET title = 'new' WHERE id = 1").await;
+    eventually("the first delete", PATIENCE, async || scene.gone().contains(&key(1))).await;
+    // The reader is slow by less than the echo: its SET comes when every other delete is long done.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _: () = redis::cmd("SET").arg(key(1)).arg(&old).query(&mut scene.keys()).expect("it is writable");
+    scene.confirmed(&daemon).await;
+    assert!(scene.gone().contains(&key(1)), "the stale value stays");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
 async fn readers_never_keep_what_a_writer_changed() {
     let conf = vec!["synchronous_commit = off".to_owned()];
     let scene = Scene::with(postgres::Options { conf, ..Default::default() }, &[]).await;
