@@ -23,13 +23,13 @@ const BACKLOG: Duration = Duration::from_millis(20);
 const WAIT_MAX: Duration = Duration::from_millis(5);
 
 /// The window stays closed this many times as long as it took to fill: most bytes then travel in large segments.
-const CLOSED_TIMES: u32 = 4;
+const CLOSED_TIMES: u32 = 3;
 
 /// And at most this long: the walsender's send buffer (`net.ipv4.tcp_wmem`, 4 MB) must not fill and block it.
-const CLOSED_MAX: Duration = Duration::from_millis(3);
+const CLOSED_MAX: Duration = Duration::from_millis(2);
 
 /// A read of less has emptied the socket.
-const LARGE: usize = 8 * 1024;
+const LARGE: usize = 16 * 1024;
 
 /// How many bytes the kernel gathers before it wakes us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,6 +143,6 @@ mod tests {
         assert_eq!(wait(Some(ms(24))), Some(ms(3)));
         assert_eq!(wait(Some(ms(60_000))), Some(WAIT_MAX));
         assert_eq!(wait(None), Some(WAIT_MAX));
-        assert_eq!((closed(Duration::from_micros(100)), closed(ms(2))), (Duration::from_micros(400), CLOSED_MAX));
+        assert_eq!((closed(Duration::from_micros(100)), closed(ms(2))), (Duration::from_micros(300), CLOSED_MAX));
     }
 }
