@@ -11,7 +11,7 @@ use std::fmt;
 pub enum Exit {
     /// Stopped as asked.
     Ok = 0,
-    /// `crieur check` found something to mend, `replay` found a difference.
+    /// `crieur check` or `setup` found something to mend.
     Failed = 1,
     /// The command line is wrong (`EX_USAGE`).
     Usage = 64,

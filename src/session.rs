@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -274,8 +275,8 @@ impl Control for ControlSession {
         self.attempt(async |live| {
             let mut statements: HashMap<LookupId, std::result::Result<Statement, String>> = HashMap::new();
             for question in questions {
-                if !statements.contains_key(&question.lookup) {
-                    statements.insert(question.lookup, self.prepare(&live, question.lookup).await?);
+                if let Entry::Vacant(statement) = statements.entry(question.lookup) {
+                    statement.insert(self.prepare(&live, question.lookup).await?);
                 }
             }
             // Polled together, they leave in one flight and are answered in order: one round trip.

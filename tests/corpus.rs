@@ -23,3 +23,19 @@ fn no_seed_of_pgoutput_breaks_the_decoder() {
 fn no_seed_of_copy_data_breaks_the_frame_parser() {
     replay("copy_data", targets::copy_data);
 }
+
+#[test]
+fn no_seed_of_frames_breaks_the_message_reader() {
+    replay("frames", targets::frames);
+}
+
+#[test]
+fn no_seed_of_a_configuration_breaks_its_reader() {
+    replay("config", targets::config);
+    replay("rules", targets::config);
+}
+
+#[test]
+fn no_seed_of_a_recording_breaks_its_reader() {
+    replay("recording", targets::recording);
+}

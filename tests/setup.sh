@@ -81,8 +81,9 @@ packages=()
 [ -n "$(system_postgres)" ] || packages+=(postgresql)
 have redis-server || have valkey-server || packages+=(redis-server)
 have cc || packages+=(build-essential) # The TLS library compiles C.
-# Only the downloads need these.
 if [ "$want" = test ]; then
+    have systemd-analyze || packages+=(systemd) # It reads the unit file; nothing of it is started.
+    # Only the downloads need these.
     if [ ! -x "$servers/postgresql-17/bin/postgres" ] || [ ! -x "$servers/postgresql-18/bin/postgres" ]; then
         have npm || packages+=(npm)
     fi

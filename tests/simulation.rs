@@ -287,11 +287,13 @@ impl Control for SimControl {
             return Err(Error::transient("simulated loss of the control session"));
         }
         let now = Instant::now();
-        let world = self.0.borrow();
-        let in_progress = world.log.iter().filter(|commit| commit.visible_at > now).map(|commit| commit.xid).collect();
-        // As on a real server, a transaction that had no number yet is not contained.
-        let snapshot = Snapshot::Taken { xmax: world.log.len() as u32 + 1, in_progress };
-        drop(world);
+        let snapshot = {
+            let world = self.0.borrow();
+            let in_progress =
+                world.log.iter().filter(|commit| commit.visible_at > now).map(|commit| commit.xid).collect();
+            // As on a real server, a transaction that had no number yet is not contained.
+            Snapshot::Taken { xmax: world.log.len() as u32 + 1, in_progress }
+        };
         let wait = self.0.borrow_mut().pause(1);
         sleep(wait).await;
         Ok(snapshot)

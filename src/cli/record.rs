@@ -11,25 +11,33 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::cli::replay::Transactions;
 use crate::cli::run::stop_signal;
 use crate::config::Config;
+use crate::config::reference::duration;
 use crate::control::{Answer, Control, Question};
 use crate::decode::frame::{Reply, StandbyStatus};
 use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::{Lsn, Xid};
 use crate::pipeline::intake::Need;
-use crate::session::ControlSession;
+use crate::session::{ControlSession, Session};
 use crate::source::dsn::Dsn;
 use crate::source::recording::{Header, LookupAnswer, PartitionRoot, RecordingWriter};
 use crate::source::replication::{Facts, now, protocol_version, stream};
+use crate::source::sqlstate::session_error;
 use crate::source::wire::{Wire, error_response};
 
 /// While lookups wait for their transaction to become visible, a snapshot is taken this often.
 const VISIBLE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The longest wait for what committed before the stop.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// While waiting for it, the server is asked this often how far it is.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Arguments of `crieur record`.
 #[derive(Debug, clap::Args)]
@@ -40,9 +48,9 @@ pub struct RecordArgs {
     /// The recording; must not exist. It will hold row values: keep it like the database.
     #[arg(long, value_name = "RECORDING")]
     pub out: PathBuf,
-    /// Stop after this long, in seconds; otherwise at SIGINT or SIGTERM.
-    #[arg(long = "for", value_name = "SECONDS")]
-    pub seconds: Option<u64>,
+    /// Stop after this long (30s, 5m, 1h); otherwise at SIGINT or SIGTERM.
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
 }
 
 /// What a recording says while it grows.
@@ -69,22 +77,34 @@ pub struct Recorded {
 pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) -> Result<Exit> {
     let signal = stop_signal()?;
     let stop = async {
-        match arguments.seconds {
-            Some(seconds) => drop(tokio::time::timeout(Duration::from_secs(seconds), signal).await),
+        match arguments.duration {
+            Some(limit) => drop(tokio::time::timeout(limit, signal).await),
             None => signal.await,
         }
     };
-    let mut said = Ok(());
     let file = create(&arguments.out)?;
+    let (mut said, mut ready) = (Ok(()), false);
     let recorded = record(config, std::io::BufWriter::new(file), stop, |news| match news {
-        News::Ready(lsn) => said = writeln!(say, "recording from {lsn}").and_then(|()| say.flush()),
+        News::Ready(lsn) => {
+            ready = true;
+            said = writeln!(say, "recording from {lsn}").and_then(|()| say.flush());
+        }
         News::Settled(_) => {}
     })
-    .await?;
+    .await;
+    if !ready {
+        // Nothing is in it, and it would stand in the way of the next attempt; the error matters more than its remains.
+        let _ = std::fs::remove_file(&arguments.out);
+    }
+    let recorded = recorded?;
     let Recorded { frames, lookups, unanswered } = recorded;
     said.and_then(|()| writeln!(say, "{frames} frames, {lookups} lookups answered, {unanswered} not"))
         .map_err(|cause| Error::definite(Exit::CantCreate, "the output cannot be written").because(cause))?;
     Ok(Exit::Ok)
+}
+
+fn parse_duration(text: &str) -> std::result::Result<Duration, &'static str> {
+    duration(text).ok_or("a duration is a whole number and a unit: 30s, 5m, 1h")
 }
 
 /// A new file that only its owner can read.
@@ -104,7 +124,7 @@ pub async fn record(
     let dsn = Dsn::parse(config.postgres.url.expose())?;
     let mut wire = Wire::connect(&dsn, config.postgres.connect_timeout).await?;
     let (header, facts) = open(&mut wire, &config.postgres.publication).await?;
-    let mut recorder = Recorder::new(config, dsn, RecordingWriter::new(out, &header)?, facts.start.confirmed);
+    let mut recorder = Recorder::new(config, dsn.clone(), RecordingWriter::new(out, &header)?, facts.start.confirmed);
     news(News::Ready(facts.start.confirmed));
     let mut stop = pin!(stop);
     let mut status_due = Instant::now();
@@ -115,21 +135,28 @@ pub async fn record(
             () = sleep_until(wake) => {}
             filled = wire.fill() => drop(filled?),
         }
-        while let Some((tag, body)) = wire.message()? {
-            recorder.message(tag, body).await?;
-        }
-        recorder.lookups().await?;
+        recorder.take_in(&mut wire).await?;
         if recorder.waiting.is_empty() {
             news(News::Settled(recorder.received));
         }
         if recorder.status_wanted || Instant::now() >= status_due {
-            wire.send_copy_data(&recorder.status()).await?;
+            wire.send_copy_data(&recorder.status(Reply::NotRequested)).await?;
             status_due = Instant::now() + facts.status_interval;
         }
     }
-    recorder.lookups().await?;
+    recorder.drain(&mut wire, end_of_wal(config, &dsn).await?).await?;
     wire.copy_done().await?;
     recorder.finish()
+}
+
+/// How far the server's WAL goes now.
+async fn end_of_wal(config: &Config, dsn: &Dsn) -> Result<Lsn> {
+    const SQL: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+                       ELSE pg_catalog.pg_current_wal_flush_lsn() END::text";
+    let session = Session::connect(dsn, config.postgres.connect_timeout, "").await?;
+    let row = session.client.query_one(SQL, &[]).await;
+    let text: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
+    text.parse().map_err(|cause| Error::definite(Exit::Protocol, "read the end of WAL").because(cause))
 }
 
 /// Makes the temporary slot and starts the stream.
@@ -226,6 +253,27 @@ impl<'a, W: Write> Recorder<'a, W> {
         Ok(())
     }
 
+    /// Writes what is in the buffer, and asks what it wants to know.
+    async fn take_in(&mut self, wire: &mut Wire) -> Result<()> {
+        while let Some((tag, body)) = wire.message()? {
+            self.message(tag, body).await?;
+        }
+        self.lookups().await
+    }
+
+    /// What committed before the stop belongs to the recording, as far as it comes within a bounded time.
+    async fn drain(&mut self, wire: &mut Wire, end: Lsn) -> Result<()> {
+        let limit = Instant::now() + DRAIN_MAX;
+        while Instant::now() < limit && (self.received < end || !self.waiting.is_empty()) {
+            wire.send_copy_data(&self.status(Reply::Requested)).await?;
+            if let Ok(filled) = timeout_at(Instant::now() + DRAIN_INTERVAL, wire.fill()).await {
+                filled?;
+            }
+            self.take_in(wire).await?;
+        }
+        Ok(())
+    }
+
     /// Asks and writes what visible transactions want to know, in commit order.
     async fn lookups(&mut self) -> Result<()> {
         if self.waiting.is_empty() {
@@ -254,10 +302,10 @@ impl<'a, W: Write> Recorder<'a, W> {
     }
 
     /// Received as far as it came, flushed no further than the slot was.
-    fn status(&mut self) -> [u8; 34] {
+    fn status(&mut self, reply: Reply) -> [u8; 34] {
         self.status_wanted = false;
         let (written, flushed) = (self.received, self.confirmed);
-        StandbyStatus { written, flushed, applied: flushed, sent_at: now(), reply: Reply::NotRequested }.encode()
+        StandbyStatus { written, flushed, applied: flushed, sent_at: now(), reply }.encode()
     }
 
     fn finish(mut self) -> Result<Recorded> {

@@ -37,7 +37,7 @@ pub struct ReplayArgs {
     pub execute: bool,
 }
 
-/// One committed transaction that deletes something.
+/// One committed transaction, or a piece of it, that deletes something.
 #[derive(Debug)]
 pub struct Transaction {
     /// Its number in the stream.
@@ -46,25 +46,31 @@ pub struct Transaction {
     pub load: Invalidations,
 }
 
-/// Events to transactions, one by one, on the loop's own road.
+/// Events to transactions, one by one, on the loop's own road. A transaction past the bound comes in pieces.
 #[derive(Debug)]
 pub struct Transactions<A> {
     intake: Intake<A>,
     window: Window<A>,
+    /// The transaction whose changes arrive now.
+    current: Option<Xid>,
+    bytes_max: usize,
 }
 
 impl<A: Copy + Ord> Transactions<A> {
-    /// `open_bytes_max` bounds the keys of transactions that are still open.
-    pub fn new(open_bytes_max: usize) -> Self {
-        Transactions { intake: Intake::new(open_bytes_max), window: Window::default() }
+    /// `bytes_max` bounds the keys of the transactions that are still open, and those of the one that arrives.
+    pub fn new(bytes_max: usize) -> Self {
+        Transactions { intake: Intake::new(bytes_max), window: Window::default(), current: None, bytes_max }
     }
 
-    /// Takes one event in; a commit gives the transaction unless it deletes nothing.
+    /// Takes one event in; a commit, or a piece that is large enough, gives what to delete.
     pub fn event(&mut self, event: Event<'_, A>, rules: &Rules) -> (Need, Option<Transaction>) {
         let committed = match &event {
             Event::Commit(xid, _) => Some(*xid),
-            Event::Begin(_)
-            | Event::Relation(_)
+            Event::Begin(xid) => {
+                self.current = Some(*xid);
+                None
+            }
+            Event::Relation(_)
             | Event::Change(_)
             | Event::Open(..)
             | Event::Abort(_)
@@ -72,7 +78,9 @@ impl<A: Copy + Ord> Transactions<A> {
             | Event::Idle(_) => None,
         };
         let need = self.intake.event(event, rules, &mut self.window);
-        (need, committed.and_then(|xid| self.cut(xid)))
+        let full = self.intake.batch.bytes_used() > self.bytes_max;
+        let leaving = committed.or(self.current.filter(|_| full));
+        (need, leaving.and_then(|xid| self.cut(xid)))
     }
 
     /// See [`Intake::resolved`].
@@ -170,12 +178,12 @@ fn shown(bytes: &[u8]) -> String {
 pub async fn transactions(
     recording: &Recording,
     rules: &Rules,
-    open_bytes_max: usize,
+    bytes_max: usize,
     mut each: impl AsyncFnMut(Settled) -> Result<()>,
 ) -> Result<u64> {
     let mut source = RecordedSource::new(recording);
     let control = RecordedControl::new(recording, rules.lookups());
-    let mut transactions = Transactions::new(open_bytes_max);
+    let mut transactions = Transactions::new(bytes_max);
     let mut count = 0;
     while let Some(event) = source.take()? {
         let (need, committed) = transactions.event(event, rules);
@@ -199,8 +207,8 @@ pub async fn run(
     out: &mut impl Write,
 ) -> Result<Exit> {
     let (mut sent, mut existed) = (0, 0);
-    let open_bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);
-    let count = transactions(recording, &config.rules, open_bytes_max, async |settled: Settled| {
+    let bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);
+    let count = transactions(recording, &config.rules, bytes_max, async |settled: Settled| {
         write!(out, "{settled}").map_err(cannot_print)?;
         let Some(cache) = cache else { return Ok(()) };
         let deleted = cache.delete(&[&settled.load.keys, &settled.found.keys]).await?;

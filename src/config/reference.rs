@@ -263,8 +263,8 @@ fn is_slot_name(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
-/// A whole number and a unit; zero needs none.
-fn duration(text: &str) -> Option<Duration> {
+/// A whole number and a unit, as in `250ms`, `2s`, `5m`, `1h`; zero needs none.
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = number_and_unit(text)?;
     let milliseconds = match unit {
         "ms" => 1,

@@ -237,7 +237,7 @@ fn commit_time(message: &Message<'_>) -> Option<i64> {
 /// (`CreateDecodingContext` in `src/backend/replication/logical/logical.c`). Its COMMIT PREPARED comes without the
 /// changes, which were sent at PREPARE: after a restart nobody would know the keys.
 #[cold]
-fn two_phase() -> Error {
+pub(crate) fn two_phase() -> Error {
     Error::definite(Exit::Unavailable, "the replication slot was made with two_phase, which loses keys at a restart")
         .hint("Drop the slot with SELECT pg_drop_replication_slot('…') and run `crieur setup`; the next start sweeps.")
 }

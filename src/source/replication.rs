@@ -14,6 +14,7 @@ use tracing::{debug, info};
 
 use crate::change::Event;
 use crate::decode::frame::{Reply, StandbyStatus};
+use crate::decode::stream::two_phase;
 use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
@@ -332,7 +333,7 @@ impl Facts {
         let timeout = row(wire, timeout).await?;
         let literal = slot.replace('\'', "''");
         let sql = format!(
-            "SELECT confirmed_flush_lsn, wal_status, plugin FROM pg_catalog.pg_replication_slots \
+            "SELECT confirmed_flush_lsn, wal_status, to_jsonb(s) ->> 'two_phase' FROM pg_catalog.pg_replication_slots AS s \
              WHERE slot_name = '{literal}' AND database = pg_catalog.current_database()"
         );
         let found = wire.simple_query(&sql).await?.into_iter().next();
@@ -346,6 +347,9 @@ impl Facts {
                     "Run SELECT pg_drop_replication_slot('{literal}'), then `crieur setup`; the next start sweeps."
                 ),
             ));
+        }
+        if text(&found, 2) == Some("true") {
+            return Err(two_phase());
         }
         let unexpected = || Error::definite(Exit::Protocol, "the server's answers about itself cannot be read");
         let milliseconds: u64 = text(&timeout, 0).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?;

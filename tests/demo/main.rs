@@ -17,6 +17,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,9 +55,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
+            wait_for_end();
             eprintln!("demo: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A signal came: what fails from here on fails because the servers end.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// After a signal, the thread that cleans up ends the program.
+fn wait_for_end() {
+    while ENDING.load(Ordering::Relaxed) {
+        std::thread::park();
     }
 }
 
@@ -84,6 +96,7 @@ fn end_without_drops(work: PathBuf) {
                 _ = hangup.recv() => 129,
             }
         });
+        ENDING.store(true, Ordering::Relaxed);
         clean();
         std::process::exit(code);
     });
@@ -173,8 +186,9 @@ impl Trial {
             client.batch_execute(&format!("BEGIN; {sql}; ROLLBACK")).await?;
         }
         client.batch_execute(&format!("BEGIN; {}", change.committed)).await?;
-        if self.watch.keys()? != self.all {
-            self.broken.push(format!("{}: keys went before COMMIT", change.title));
+        let early = &self.all - &self.watch.keys()?;
+        if !early.is_empty() {
+            self.broken.push(format!("{}: went before COMMIT: {}", change.title, list(&early)));
         }
         client.batch_execute("COMMIT").await?;
         let (goes, near) = (keys(change.goes), keys(change.near));

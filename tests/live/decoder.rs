@@ -4,10 +4,14 @@
 use std::collections::BTreeMap;
 
 use crieur::decode::{Assembler, Block, Message, decode};
-use crieur::error::Exit;
+use crieur::error::{Error, Exit};
+use crieur::source::Source;
+use crieur::source::dsn::Dsn;
+use crieur::source::replication::{self, Replication};
 use tokio_postgres::Client;
 
 use super::harness::postgres::{Options, Postgres, Version};
+use super::harness::wait::PATIENCE;
 
 const SETUP: [&str; 2] = [
     "CREATE TABLE t (id int); CREATE PUBLICATION crieur FOR TABLE t",
@@ -82,5 +86,19 @@ async fn two_phase_and_parallel_streams_of_every_server_decode_and_stop_the_asse
         let mut assembler = Assembler::default();
         let stopped = all.iter().find_map(|payload| assembler.step(payload).err()).expect("two-phase");
         assert_eq!(stopped.exit(), Exit::Unavailable, "{stopped}");
+        let refused = refused(&server).await;
+        assert_eq!((Exit::Unavailable, true), (refused.exit(), refused.message.contains("two_phase")), "{refused}");
     }
+}
+
+/// What the daemon's source says to the slot before it streams.
+async fn refused(server: &Postgres) -> Error {
+    let mut source = Replication::new(replication::Options {
+        dsn: Dsn::parse(&server.url()).expect("a URL"),
+        slot: "two_phase".to_owned(),
+        publication: "crieur".to_owned(),
+        connect_timeout: PATIENCE,
+        liveness_timeout: PATIENCE,
+    });
+    source.ready().await.expect_err("the slot loses keys")
 }

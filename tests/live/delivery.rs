@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::daemon::{Daemon, STARTED};
+use super::harness::postgres::{self, Version};
 use super::harness::redis::Data;
 use super::scene::{KEYS, Scene, set};
 
@@ -17,8 +18,6 @@ fn keys_that(keep: impl Fn(&str) -> bool) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn every_row_of_the_invalidation_table_deletes_exactly_its_keys() {
-    let scene = Scene::start().await;
-    let mut daemon = scene.daemon().await;
     let (all, dakar) = ("properties:all_properties_public", "properties:city:Dakar");
     let (thies, mbour) = ("properties:city:Thiès", "properties:city:Mbour");
     let (one, ten) = ("properties:detail:1", "properties:detail:10");
@@ -53,10 +52,14 @@ async fn every_row_of_the_invalidation_table_deletes_exactly_its_keys() {
         ("INSERT INTO visits VALUES (150)", &["visits:150"]),
         ("TRUNCATE visits_high", &["visits:1", "visits:150"]),
     ];
-    for (sql, gone) in cases {
-        assert_eq!(scene.change(&daemon, sql).await, set(gone), "{sql}");
+    for version in Version::ALL {
+        let scene = Scene::with(postgres::Options { version, ..Default::default() }, &[]).await;
+        let mut daemon = scene.daemon().await;
+        for (sql, gone) in cases {
+            assert_eq!(scene.change(&daemon, sql).await, set(gone), "{version:?}: {sql}");
+        }
+        assert_eq!(daemon.stop(), Some(0));
     }
-    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ mod delivery;
 mod faults;
 mod harness;
 mod position;
+mod readers;
 mod record;
 mod scene;
 mod servers;
+mod streams;

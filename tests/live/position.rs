@@ -105,3 +105,91 @@ fn a_mistake_in_the_configuration_is_shown_with_its_place() {
     assert_eq!(out.status.code(), Some(78), "{said}");
     assert!(said.contains("crieur.toml:3:1") && said.contains("slot"), "{said}");
 }
+
+#[tokio::test]
+async fn a_stop_while_the_cache_is_away_ends_in_time_and_loses_nothing() {
+    let scene = Scene::start().await;
+    let config = scene.config() + "[limits]\nstop_timeout = \"100ms\"\n";
+    let mut daemon = scene.daemon_with(&config).await;
+    scene.confirmed(&daemon).await;
+    scene.cache.freeze();
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    let committed = scene.ask("SELECT pg_current_wal_lsn()::text").await;
+    let received = format!("SELECT (write_lsn >= '{committed}')::text FROM pg_stat_replication");
+    eventually("the change is received", PATIENCE, async || scene.ask(&received).await == "true").await;
+    daemon.allow("failed to");
+    assert_eq!(daemon.stop(), Some(0));
+    let confirmed = format!("SELECT (confirmed_flush_lsn >= '{committed}')::text FROM pg_replication_slots");
+    assert_eq!(scene.ask(&confirmed).await, "false");
+
+    scene.cache.thaw();
+    scene.fill();
+    let mut next = Daemon::start(&scene.config(), &[]);
+    scene.confirmed(&next).await;
+    assert_eq!(scene.gone(), set(&["available_slots:1"]));
+    assert_eq!(next.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_daemon_waits_for_the_slot_and_takes_over() {
+    let scene = Scene::start().await;
+    let mut first = scene.daemon().await;
+    let mut second = Daemon::start(&scene.config(), &[]);
+    second.allow("replication interrupted");
+    second.wait_for_log("only one daemon may use it");
+    assert_eq!(scene.change(&first, "INSERT INTO visit_bookings VALUES (1, 1)").await, set(&["available_slots:1"]));
+    assert_eq!(first.stop(), Some(0));
+    second.wait_for_log(STARTED);
+    assert_eq!(scene.change(&second, "INSERT INTO visit_bookings VALUES (2, 2)").await, set(&["available_slots:2"]));
+    assert_eq!(second.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_slot_that_lost_its_wal_stops_the_daemon_with_the_way_out() {
+    let conf = ["max_slot_wal_keep_size = 1MB", "min_wal_size = 32MB", "max_wal_size = 32MB"];
+    let conf = conf.iter().map(|line| line.to_string()).collect();
+    let scene = Scene::with(postgres::Options { conf, ..Default::default() }, &[]).await;
+    let lost = "SELECT (wal_status = 'lost')::text FROM pg_replication_slots";
+    eventually("the slot loses its WAL", PATIENCE, async || {
+        scene.run("SELECT pg_switch_wal()").await;
+        scene.run("SELECT txid_current()").await;
+        scene.run("CHECKPOINT").await;
+        scene.ask(lost).await == "true"
+    })
+    .await;
+    let mut daemon = Daemon::start(&scene.config(), &[]);
+    daemon.allow("lost its WAL");
+    assert_eq!(daemon.exit(), Some(69), "{}", daemon.log());
+    let log = daemon.log();
+    assert!(log.contains("pg_drop_replication_slot") && log.contains("crieur setup"), "{log}");
+
+    // The way out, taken: what was missed is swept.
+    scene.run("SELECT pg_drop_replication_slot('crieur')").await;
+    assert!(daemon::run("setup", &scene.config(), &[]).status.success());
+    let mut daemon = scene.daemon().await;
+    assert_eq!(scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await, set(&["available_slots:1"]));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn check_is_content_after_setup_and_names_what_is_spoiled() {
+    let scene = Scene::start().await;
+    let out = daemon::run("check", &scene.config(), &[]);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert_eq!(out.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    let spoils = [
+        ("ALTER TABLE properties REPLICA IDENTITY NOTHING", "public.properties"),
+        ("ALTER PUBLICATION crieur DROP TABLE visit_bookings", "public.visit_bookings"),
+        ("SELECT pg_drop_replication_slot('crieur')", "slot"),
+    ];
+    for (spoil, names) in spoils {
+        scene.run(spoil).await;
+        let out = daemon::run("check", &scene.config(), &[]);
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{spoil}: {said}");
+        let wrong = said.lines().any(|line| line.starts_with("WRONG") && line.contains(names));
+        assert!(wrong && said.contains("mend: "), "{spoil}: {said}");
+        assert!(daemon::run("setup", &scene.config(), &[]).status.success(), "{spoil}");
+        assert_eq!(daemon::run("check", &scene.config(), &[]).status.code(), Some(0), "{spoil}: setup mends it");
+    }
+}

@@ -3,7 +3,10 @@
 //! It runs only when asked (`make record`): its result is a file in the repository, not a verdict. A line `-- wait`
 //! in a workload waits until everything before it has reached the recorder; `-- record` is where the recording begins.
 
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crieur::cli::record::{News, record};
 use crieur::config::Config;
@@ -11,10 +14,12 @@ use crieur::lsn::Lsn;
 use tokio::sync::watch;
 
 use super::harness::postgres::{self, Postgres, Version};
+use super::harness::process::{Signal, send};
+use super::harness::redis::{Redis, Server};
 use super::harness::wait;
 
-/// Small transactions are streamed, and PREPARE TRANSACTION is allowed.
-const CONF: [&str; 2] = ["logical_decoding_work_mem = '64kB'", "max_prepared_transactions = 5"];
+/// PREPARE TRANSACTION is off by default.
+const CONF: &str = "max_prepared_transactions = 5";
 
 fn file_name(version: Version) -> &'static str {
     match version {
@@ -96,10 +101,86 @@ async fn record_one(server: &Postgres, version: Version, folder: &Path, sql: &st
 #[ignore = "writes into the repository: make record"]
 async fn record_every_workload_on_every_server() {
     for version in Version::ALL {
-        let conf = CONF.map(str::to_owned).to_vec();
-        let server = Postgres::start(postgres::Options { version, conf, ..Default::default() });
+        let server = Postgres::start(postgres::Options { version, conf: vec![CONF.to_owned()], ..Default::default() });
         for (folder, sql) in workloads() {
             record_one(&server, version, &folder, &sql).await;
         }
     }
+}
+
+/// The command, its arguments, and the configuration last.
+fn crieur(arguments: &[&str], config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crieur"));
+    command.args(arguments).arg("--config").arg(config).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn text(output: &std::process::Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[tokio::test]
+async fn a_recording_holds_what_committed_before_the_signal_and_leaves_nothing_behind() {
+    let (server, cache) = (Postgres::start(postgres::Options::default()), Redis::start(&Server::System, &[]));
+    let dir = tempfile::tempdir().expect("the temporary directory is writable");
+    let (config, out) = (dir.path().join("crieur.toml"), dir.path().join("out.rec"));
+    let rules = "[[rules]]\ntable = \"public.t\"\nkeys = [\"t:{id}\", \"page:{id}:*\"]\n";
+    let urls = format!("[postgres]\nurl = \"{}\"\n[cache]\nurl = \"{}\"\n", server.url(), cache.url());
+    std::fs::write(&config, urls + rules).expect("the directory is ours");
+    let out_name = out.to_str().expect("a plain path");
+    let client = server.client().await;
+    client.batch_execute("CREATE TABLE t (id int); CREATE PUBLICATION crieur FOR TABLE t").await.expect("valid SQL");
+
+    let mut recorder = crieur(&["record", "--out", out_name], &config).spawn().expect("it was built");
+    let mut lines = BufReader::new(recorder.stdout.take().expect("it is piped")).lines();
+    let first = lines.next().expect("it says when it is ready").expect("it is text");
+    assert!(first.starts_with("recording from "), "{first}");
+    client.batch_execute("INSERT INTO t VALUES (1), (2)").await.expect("it can write");
+    let slots = "SELECT count(*) FILTER (WHERE temporary), count(*) FROM pg_replication_slots";
+    let row = client.query_one(slots, &[]).await.expect("it answers");
+    assert_eq!((1, 1), (row.get::<_, i64>(0), row.get::<_, i64>(1)));
+    send(recorder.id(), Signal::Term);
+    assert!(recorder.wait().expect("it is our child").success());
+    wait::eventually("the slot is gone", wait::PATIENCE, async || {
+        client.query_one(slots, &[]).await.expect("it answers").get::<_, i64>(1) == 0
+    })
+    .await;
+    let mode = std::fs::metadata(&out).expect("it was written").permissions().mode();
+    assert_eq!(0o600, mode & 0o777, "row values are the owner's");
+
+    let mut cache = cache.connection();
+    let set: redis::RedisResult<()> = redis::pipe().set("t:1", "").set("t:3", "").set("page:2:a", "").query(&mut cache);
+    set.expect("it is writable");
+    let dry = crieur(&["replay", out_name], &config).output().expect("it was built");
+    let expected = "transaction 1\n  key t:1\n  key t:2\n  pattern page:1:*\n  pattern page:2:*\n";
+    assert!(text(&dry).starts_with(expected), "{}", text(&dry));
+    assert_eq!(3, redis::cmd("DBSIZE").query::<u64>(&mut cache).expect("it answers"), "nothing is deleted unasked");
+    let wet = crieur(&["replay", "--execute", out_name], &config).output().expect("it was built");
+    assert!(text(&wet).ends_with("1 transactions, 2 keys sent, 2 existed and are deleted\n"), "{}", text(&wet));
+    assert_eq!(vec!["t:3"], redis::cmd("KEYS").arg("*").query::<Vec<String>>(&mut cache).expect("it answers"));
+
+    let again = crieur(&["record", "--for", "100ms", "--out", out_name], &config).output().expect("it was built");
+    assert_eq!(Some(73), again.status.code(), "a recording is never written over: {}", text(&again));
+    let timed = dir.path().join("timed.rec");
+    let timed = ["record", "--for", "100ms", "--out", timed.to_str().expect("a plain path")];
+    let timed = crieur(&timed, &config).output().expect("it was built");
+    assert!(
+        timed.status.success() && text(&timed).contains(" frames, 0 lookups answered, 0 not\n"),
+        "{}",
+        text(&timed)
+    );
+    let bytes = std::fs::read(&out).expect("it is there");
+    std::fs::write(&out, &bytes[..bytes.len() - 1]).expect("it is ours");
+    let cut_off = crieur(&["replay", out_name], &config).output().expect("it was built");
+    assert_eq!(Some(65), cut_off.status.code(), "{}", text(&cut_off));
+
+    drop((client, server));
+    let away = dir.path().join("away.rec");
+    let failed = ["record", "--out", away.to_str().expect("a plain path")];
+    let failed = crieur(&failed, &config).output().expect("it was built");
+    assert!(
+        !failed.status.success() && !away.exists(),
+        "nothing stands in the way of the next attempt: {}",
+        text(&failed)
+    );
 }

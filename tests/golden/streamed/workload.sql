@@ -1,5 +1,7 @@
 -- Transactions that outgrow logical_decoding_work_mem are streamed while they are open. Where the server begins with
 -- it is its own business, so what is rolled back has one key of its own and not many.
+-- The database has the folder's name.
+ALTER DATABASE streamed SET logical_decoding_work_mem = '64kB';
 CREATE TABLE t (id int PRIMARY KEY, tag text);
 CREATE TYPE mood AS ENUM ('fine');
 CREATE TABLE u (id int PRIMARY KEY, tag text, mood mood);

@@ -96,7 +96,7 @@ impl Drop for Process {
 }
 
 /// Sends a signal. The shell's own `kill` needs neither a package nor `unsafe`.
-fn send(pid: u32, signal: Signal) {
+pub fn send(pid: u32, signal: Signal) {
     let _ = Command::new("/bin/sh")
         .args(["-c", "kill -s \"$0\" \"$1\" 2>/dev/null", signal.name()])
         .arg(pid.to_string())
