@@ -77,7 +77,7 @@ impl Postgres {
         let dir = tempfile::Builder::new().prefix("crieur-pg-").tempdir().expect("the temporary directory is writable");
         process::give(dir.path(), process::unprivileged());
         let data = dir.path().join("data");
-        copy_template(options.version, &bin, &data);
+        copy_template(&bin, &data);
         let conf = CONF.replace("{dir}", &dir.path().display().to_string()) + &options.conf.join("\n") + "\n";
         append(&data.join("postgresql.conf"), &conf);
         let hba = data.join("pg_hba.conf");
@@ -136,17 +136,23 @@ max_wal_senders = 20
 fsync = off
 ";
 
-/// Makes the cluster of a version once and copies it: initdb takes a second, the copy a tenth.
-fn copy_template(version: Version, bin: &Path, data: &Path) {
+/// Makes the cluster of a version once, for all runs, and copies it: initdb takes a second, the copy a tenth.
+fn copy_template(bin: &Path, data: &Path) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let template = process::target_dir().join("servers").join(format!("template-{version:?}-{}", std::process::id()));
+    let version = bin.parent().and_then(Path::file_name).expect("the path of a version").display();
+    let template = process::target_dir().join("servers").join(format!("template-{version}"));
     if !template.exists() {
         let mut initdb = Command::new(bin.join("initdb"));
         initdb.args(["-U", "postgres", "-E", "UTF8", "--locale=C", "--auth=trust", "--no-sync", "-D"]).arg(data);
         run(process::run_as(&mut initdb, process::unprivileged()).current_dir("/"));
         fs::create_dir_all(template.parent().expect("it has a name")).expect("the target directory is writable");
-        run(Command::new("cp").arg("-a").arg(data).arg(&template));
+        let half = template.with_extension(std::process::id().to_string());
+        run(Command::new("cp").arg("-a").arg(data).arg(&half));
+        // Another run may have put its own there meanwhile; either will do.
+        if fs::rename(&half, &template).is_err() {
+            let _ = fs::remove_dir_all(&half);
+        }
     } else {
         run(Command::new("cp").arg("-a").arg(&template).arg(data));
     }
