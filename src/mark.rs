@@ -52,6 +52,8 @@ pub enum Gap {
         /// Position of the slot.
         confirmed: Lsn,
     },
+    /// The mark is not what was written last: restored, flushed, evicted, or a replica that never had it.
+    WentBack,
     /// The rules own other keys than when the mark was written.
     OtherRules,
 }
@@ -63,6 +65,7 @@ impl std::fmt::Display for Gap {
             Gap::Unreadable => f.write_str("the mark in the cache cannot be read"),
             Gap::OtherServer => f.write_str("the mark in the cache is of another server or timeline"),
             Gap::Behind { mark, confirmed } => write!(f, "the cache is at {mark}, the slot at {confirmed}"),
+            Gap::WentBack => f.write_str("the cache does not hold the mark that was written last"),
             Gap::OtherRules => f.write_str("the rules changed since the mark was written"),
         }
     }

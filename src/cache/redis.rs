@@ -46,7 +46,8 @@ pub struct RedisCache {
     address: Address,
     protect: Vec<Vec<u8>>,
     timeout: Duration,
-    idle: RefCell<Option<Link>>,
+    /// Connections that answered everything so far: one, and another when a mark is written during a delete.
+    idle: RefCell<Vec<Link>>,
     progress: Progress,
 }
 
@@ -63,7 +64,7 @@ impl RedisCache {
             address: Address::new(&config.url, config.tls_ca.as_deref())?,
             protect: config.protect.clone(),
             timeout: config.timeout,
-            idle: RefCell::new(None),
+            idle: RefCell::default(),
             progress: Progress::default(),
         })
     }
@@ -90,7 +91,7 @@ impl RedisCache {
     }
 
     async fn link(&self) -> Result<Link> {
-        let idle = self.idle.take();
+        let idle = self.idle.borrow_mut().pop();
         match idle {
             Some(link) => Ok(link),
             None => self.connect().await,
@@ -98,7 +99,7 @@ impl RedisCache {
     }
 
     fn put_back(&self, link: Link) {
-        *self.idle.borrow_mut() = Some(link);
+        self.idle.borrow_mut().push(link);
     }
 }
 

@@ -1,5 +1,7 @@
 //! `crieur run`: the daemon.
 
+use std::time::{Duration, Instant};
+
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -12,6 +14,9 @@ use crate::pipeline::{News, Pipeline, Settings, Totals};
 use crate::session::ControlSession;
 use crate::source::dsn::Dsn;
 use crate::source::replication::{Options, Replication};
+
+/// How often systemd hears how it goes.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT, or until an error is definite.
 pub fn run(config: Config) -> Exit {
@@ -64,25 +69,53 @@ async fn stream(config: Config) -> Result<Totals> {
         liveness_timeout: config.postgres.liveness_timeout,
     });
     let stop = stop_signal()?;
-    let mut progress = Progress::default();
+    let (mut progress, mut status) = (Progress::default(), Status::default());
     let news = Box::new(move |news| {
-        if news == News::Ready {
-            notify(&[sd_notify::NotifyState::Ready]);
+        match news {
+            News::Ready => notify(&[sd_notify::NotifyState::Ready]),
+            News::SweepEnded(swept) => info!(scanned = swept.scanned, deleted = swept.deleted, "sweep finished"),
+            News::Totals(totals, late) => status.tell(&totals, late),
+            News::SweepBegan => {}
         }
         progress.news(news);
     });
     Pipeline::new(source, cache, control, config.rules, settings, news).run(stop).await
 }
 
-/// Resolves at the first SIGTERM or SIGINT.
+/// The line of `systemctl status`, renewed now and then.
+#[derive(Default)]
+struct Status {
+    told: Option<Instant>,
+}
+
+impl Status {
+    fn tell(&mut self, totals: &Totals, late: Duration) {
+        if self.told.is_none_or(|told| told.elapsed() >= STATUS_INTERVAL) {
+            self.told = Some(Instant::now());
+            let behind = late.as_secs();
+            let Totals { keys, existed, widened, sweeps, .. } = totals;
+            let line = format!(
+                "{keys} keys sent, {existed} existed, {widened} widened, {sweeps} sweeps; last change {behind} s late"
+            );
+            notify(&[sd_notify::NotifyState::Status(&line)]);
+        }
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT. SIGHUP changes nothing and says so: unheard, it would end the process.
 pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>> {
     let listen = |kind| signal(kind).map_err(|cause| Error::definite(Exit::Os, "listen for signals").because(cause));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut hangup = listen(SignalKind::hangup())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => notify(&[sd_notify::NotifyState::Stopping]),
-            _ = interrupt.recv() => notify(&[sd_notify::NotifyState::Stopping]),
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => warn!("SIGHUP: this version reads its configuration only at the start"),
+            }
         }
+        notify(&[sd_notify::NotifyState::Stopping]);
     })
 }
 

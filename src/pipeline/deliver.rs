@@ -18,7 +18,7 @@ use crate::keys::KeySet;
 use crate::rules::Rules;
 
 /// How often a continuing outage is logged.
-const REMIND: Duration = Duration::from_secs(60);
+pub(crate) const REMIND: Duration = Duration::from_secs(60);
 
 /// The value of a step, and whether it needed more than one try.
 #[derive(Debug)]

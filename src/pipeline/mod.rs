@@ -1,11 +1,12 @@
 //! The loop: source -> rules -> batcher -> gate -> cache -> acknowledge. It knows only traits.
 //!
 //! One task, one `biased` select. Every future in it is either cancel-safe (`ready`) or kept over turns until it ends;
-//! writes happen in handlers. The position moves in one place, [`Pipeline::confirm`], and only after every key, sweep
+//! writes happen in handlers. The position moves in one place, `position.rs`, and only after every key, sweep
 //! and echo before it was answered and the cache's mark was written.
 
 pub mod deliver;
 pub mod intake;
+mod position;
 
 use std::future::pending;
 use std::rc::Rc;
@@ -24,9 +25,10 @@ use crate::control::Control;
 use crate::echo::{Delivery, Echoes, Stage};
 use crate::error::{Class, Result};
 use crate::gate::Snapshot;
-use crate::mark::{Gap, Mark, Start, gap};
-use crate::pipeline::deliver::{Insisted, Landed, at_most, fly, insist, pause, sweep};
+use crate::mark::Start;
+use crate::pipeline::deliver::{Insisted, Landed, REMIND, at_most, fly, insist, pause, sweep};
 use crate::pipeline::intake::{Intake, Need};
+use crate::pipeline::position::Written;
 use crate::rules::{Invalidations, Rules};
 use crate::source::Source;
 
@@ -159,12 +161,16 @@ pub struct Pipeline<S: Source, C, D> {
     compared: Option<Start>,
     reading_mark: Kept<Option<Vec<u8>>>,
     answered: Option<S::Ack>,
-    writing_mark: Kept<S::Ack>,
+    writing_mark: Kept<Written<S::Ack>>,
+    /// What the cache's mark may be, once one was written: the last that was answered, and one whose answer was lost.
+    marks: Vec<Vec<u8>>,
     confirm_due: Option<Instant>,
     ready: bool,
 
     source_backoff: Backoff,
     source_again: Option<Instant>,
+    /// When the present outage of the source was last logged.
+    source_said: Option<Instant>,
     stop_by: Option<Instant>,
 }
 
@@ -201,10 +207,12 @@ where
             reading_mark: None,
             answered: None,
             writing_mark: None,
+            marks: Vec::new(),
             confirm_due: None,
             ready: false,
             source_backoff: Backoff::default(),
             source_again: None,
+            source_said: None,
             stop_by: None,
         }
     }
@@ -237,7 +245,7 @@ where
                 swept = kept(&mut self.sweep) => self.swept(swept?),
                 resolved = kept(&mut self.resolving) => self.resolved(resolved?)?,
                 mark = kept(&mut self.reading_mark) => self.compare(mark?),
-                ack = kept(&mut self.writing_mark) => self.source.acknowledge(ack?),
+                written = kept(&mut self.writing_mark) => self.written(written?),
                 // 4. Times: each only ends the wait, the work is in `start_what_can_start`.
                 () = at(gate_due) => {}
                 () = at(echo_due) => {}
@@ -278,40 +286,10 @@ where
     fn connected(&mut self) {
         if self.source.start() != self.compared.as_ref() {
             self.source_backoff.reset();
+            self.source_said = None;
             self.compared = self.source.start().cloned();
             self.read_mark();
         }
-    }
-
-    fn read_mark(&mut self) {
-        let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
-        self.reading_mark =
-            Some(Box::pin(async move { Ok(insist("read the mark", async || cache.mark(&slot).await).await?.value) }));
-    }
-
-    /// The mark was read: sweep when it does not prove that the cache saw everything before the stream's start.
-    fn compare(&mut self, mark: Option<Vec<u8>>) {
-        let Some(start) = &self.compared else { return };
-        match (gap(mark.as_deref(), start, &self.rules.digest()), self.settings.on_gap) {
-            (None, _) => {}
-            (Some(gap), OnGap::Sweep) => self.sweep_everything(&gap),
-            (Some(gap), OnGap::Warn) => {
-                warn!("{gap}: it may hold stale keys until they expire (cache.on_gap is \"warn\")");
-            }
-        }
-        if !self.ready {
-            self.ready = true;
-            (self.news)(News::Ready);
-        }
-    }
-
-    fn sweep_everything(&mut self, gap: &Gap) {
-        info!("{gap}: sweeping every key that the rules own");
-        let mut load = Invalidations::default();
-        load.everything(&self.rules, 0);
-        load.widen_keys();
-        let spans = vec![self.window.open_barrier(self.answered.take())];
-        self.queue_sweep(Delivery { load, spans, stage: Stage::Fresh });
     }
 
     /// A definite error stops the daemon; any other ends the connection, and the source connects anew after a pause.
@@ -323,8 +301,12 @@ where
         self.intake.interrupted();
         self.compared = None;
         let wait = pause(&mut self.source_backoff, &error);
-        let hint = error.hint.as_deref().unwrap_or("the stream goes on from the confirmed position");
-        warn!(hint, again_in = ?wait, "replication interrupted: {}", error.chain());
+        let now = Instant::now();
+        if self.source_said.is_none_or(|said| now.duration_since(said) >= REMIND) {
+            self.source_said = Some(now);
+            let hint = error.hint.as_deref().unwrap_or("the stream goes on from the confirmed position");
+            warn!(hint, again_in = ?wait, "replication interrupted: {}", error.chain());
+        }
         self.source_again = Some(Instant::now() + wait);
         Ok(())
     }
@@ -494,38 +476,6 @@ where
         // Events that were read together with the relation wait in the source's buffer.
         let taken = self.take();
         self.source_result(taken)
-    }
-
-    /// Moves the position over everything that was answered: first the mark in the cache, then the status.
-    fn confirm(&mut self, now: Instant) {
-        if self.reading_mark.is_some() {
-            return; // Whether a sweep must come first is not known yet.
-        }
-        let budget = self.settings.echo_wal_bytes_max;
-        let source = &self.source;
-        if let Some(ack) = self.window.confirm(|ack| source.bytes_behind(ack) <= budget) {
-            self.answered = Some(ack);
-        }
-        if self.writing_mark.is_some() || self.confirm_due.is_some() {
-            return;
-        }
-        let Some(start) = &self.compared else { return };
-        let Some(ack) = self.answered.take() else { return };
-        let mark = Mark {
-            system: start.system.clone(),
-            timeline: start.timeline,
-            slot: self.settings.slot.clone(),
-            lsn: self.source.lsn(ack).to_string(),
-            at: std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
-            rules: self.rules.digest(),
-        };
-        let mark = serde_json::to_vec(&mark).expect("a mark is plain data");
-        let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
-        self.writing_mark = Some(Box::pin(async move {
-            insist("write the mark", async || cache.set_mark(&slot, &mark).await).await?;
-            Ok(ack)
-        }));
-        self.confirm_due = Some(now + CONFIRM_INTERVAL);
     }
 
     fn begin_stop(&mut self) {

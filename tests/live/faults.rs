@@ -161,3 +161,33 @@ async fn a_cache_that_comes_back_without_its_mark_is_swept() {
     .await;
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// A cache that forgets without a broken connection: flushed, evicted, failed over behind a proxy.
+#[tokio::test]
+async fn a_cache_that_forgets_while_connected_is_swept() {
+    let mark = "crieur:mark:crieur";
+    let forget: [(&[&str], &str); 2] = [
+        (&["DEL", mark], "the cache holds no mark: sweeping"),
+        (&["SET", mark, "{}"], "the cache does not hold the mark that was written last: sweeping"),
+    ];
+    for (round, (command, said)) in forget.into_iter().enumerate() {
+        let scene = Scene::start().await;
+        let mut daemon = scene.daemon().await;
+        scene.confirmed(&daemon).await;
+        let mut line = redis::Cmd::new();
+        let () = line.arg(command).query(&mut scene.cache.connection()).expect("the cache forgets");
+        scene.fill();
+        scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+        // The first of these lines is of the first start.
+        daemon.wait_for_logs(said, if round == 0 { 2 } else { 1 });
+        scene.confirmed(&daemon).await;
+        let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
+        let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
+        settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
+            gone if gone == ours => Ok(()),
+            gone => Err((gone, daemon.log())),
+        })
+        .await;
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
