@@ -258,6 +258,22 @@ impl Invalidations {
         Some(largest)
     }
 
+    /// Collapses the families with most patterns until at most `most` are left: a sweep compares every key of the cache
+    /// with every pattern. Says how many were collapsed.
+    pub fn collapse_patterns(&mut self, most: usize, rules: &Rules) -> u64 {
+        let mut collapsed = 0;
+        while self.patterns.len() > most {
+            let mut counts: HashMap<FamilyId, usize> = HashMap::new();
+            self.patterns.iter().for_each(|pattern| *counts.entry(pattern.family).or_default() += 1);
+            match counts.into_iter().max_by_key(|(family, count)| (*count, family.0)) {
+                Some((family, count)) if count > 1 => self.collapse(family, rules),
+                Some(_) | None => break, // One pattern for each family is the least there can be.
+            }
+            collapsed += 1;
+        }
+        collapsed
+    }
+
     fn collapse(&mut self, family: FamilyId, rules: &Rules) {
         let range = [&self.keys, &self.patterns, &self.lookups]
             .into_iter()

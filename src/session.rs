@@ -196,9 +196,12 @@ impl ControlSession {
     }
 
     /// One attempt of a step; an error ends the connection, and a server that does not answer is an error.
-    async fn attempt<T>(&self, step: impl AsyncFnOnce(Rc<Live>) -> Result<T>) -> Result<T> {
+    ///
+    /// `statements` run one after the other on the server, each within the statement timeout.
+    async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(Rc<Live>) -> Result<T>) -> Result<T> {
         let live = self.live().await?;
-        let limit = self.statement_timeout + Duration::from_secs(5);
+        let statements = u32::try_from(statements).unwrap_or(u32::MAX);
+        let limit = self.statement_timeout.saturating_mul(statements) + Duration::from_secs(5);
         let result = match tokio::time::timeout(limit, step(live)).await {
             Ok(result) => result,
             Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
@@ -263,7 +266,7 @@ async fn answer(live: &Live, statement: &Statement, question: &Question) -> Resu
 
 impl Control for ControlSession {
     async fn snapshot(&self) -> Result<Snapshot> {
-        self.attempt(async |live| {
+        self.attempt(1, async |live| {
             let row = live.session.client.query_one(&live.snapshot, &[]).await;
             let text: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
             Snapshot::parse(&text).map_err(|cause| Error::definite(Exit::Protocol, "read a snapshot").because(cause))
@@ -272,7 +275,7 @@ impl Control for ControlSession {
     }
 
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
-        self.attempt(async |live| {
+        self.attempt(questions.len(), async |live| {
             let mut statements: HashMap<LookupId, std::result::Result<Statement, String>> = HashMap::new();
             for question in questions {
                 if let Entry::Vacant(statement) = statements.entry(question.lookup) {
@@ -293,7 +296,7 @@ impl Control for ControlSession {
 
     async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>> {
         const SQL: &str = include_str!("../sql/partition_root.sql");
-        self.attempt(async |live| {
+        self.attempt(1, async |live| {
             let row = live.session.client.query_opt(SQL, &[&oid.0]).await.map_err(|error| session_error(&error))?;
             let names = row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose();
             names.map_err(|error: tokio_postgres::Error| session_error(&error))

@@ -201,6 +201,10 @@ impl Source for SimSource {
         0
     }
 
+    fn disconnect(&mut self) {
+        self.start = None;
+    }
+
     async fn close(&mut self) -> Result<()> {
         Ok(())
     }

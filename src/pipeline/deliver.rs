@@ -20,6 +20,9 @@ use crate::rules::Rules;
 /// How often a continuing outage is logged.
 pub(crate) const REMIND: Duration = Duration::from_secs(60);
 
+/// Questions in one round trip. What was answered is kept while a later part is tried again.
+const QUESTIONS_MAX: usize = 1_000;
+
 /// The value of a step, and whether it needed more than one try.
 #[derive(Debug)]
 pub struct Insisted<T> {
@@ -116,7 +119,10 @@ pub async fn fly<C: Cache, D: Control>(
 async fn look_up<D: Control>(control: &D, rules: &Rules, delivery: &mut Delivery) -> Result<u64> {
     let lookups = std::mem::take(&mut delivery.load.lookups);
     let questions = rules.questions(&lookups);
-    let answers = insist("look up", async || control.ask(&questions).await).await?.value;
+    let mut answers = Vec::with_capacity(questions.len());
+    for part in questions.chunks(QUESTIONS_MAX) {
+        answers.extend(insist("look up", async || control.ask(part).await).await?.value);
+    }
     let mut refused = 0;
     for (question, answer) in questions.iter().zip(&answers) {
         if let Answer::Refused(message) = answer {

@@ -83,8 +83,8 @@ impl<A: Copy + Ord> Intake<A> {
         match self.plans.get(&change.relation) {
             Some(TablePlan::Rules(plan)) => self.batch.change(plan, &change.row),
             Some(TablePlan::Everything) => self.batch.everything(rules),
-            // The source refuses changes of relations that it did not announce.
-            None => {}
+            // The source refuses changes of relations that it did not announce; should one come, it may be anybody's.
+            None => self.batch.everything(rules),
         }
     }
 
@@ -93,8 +93,7 @@ impl<A: Copy + Ord> Intake<A> {
         let before = load.bytes_used();
         match self.plans.get(&change.relation) {
             Some(TablePlan::Rules(plan)) => plan.apply(&change.row, 0, load),
-            Some(TablePlan::Everything) => load.everything(rules, 0),
-            None => {}
+            Some(TablePlan::Everything) | None => load.everything(rules, 0),
         }
         self.open_bytes = self.open_bytes + load.bytes_used() - before;
         if self.open_bytes > self.open_bytes_max {

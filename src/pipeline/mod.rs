@@ -45,6 +45,9 @@ const GATE_PAUSE_MAX: Duration = Duration::from_millis(10);
 /// A stream that is later than this is draining a backlog, and may wait a fraction of its lateness for larger batches.
 const BACKLOG: Duration = Duration::from_millis(20);
 
+/// More patterns than this in one sweep collapse into their families: each is compared with every key of the cache.
+const PATTERNS_MAX: usize = 1_000;
+
 /// A batch of at most so many keys is also deleted at once, ahead of the gate: at low load a commit is nearly always
 /// visible when it arrives, and waiting for the snapshot doubles the time that an old value is served. Larger batches
 /// are a sign of load, where the cache's time is better spent once.
@@ -165,6 +168,8 @@ pub struct Pipeline<S: Source, C, D> {
     /// What the cache's mark may be, once one was written: the last that was answered, and one whose answer was lost.
     marks: Vec<Vec<u8>>,
     confirm_due: Option<Instant>,
+    /// When a mark that cannot be written was last logged.
+    mark_said: Option<Instant>,
     ready: bool,
 
     source_backoff: Backoff,
@@ -209,6 +214,7 @@ where
             writing_mark: None,
             marks: Vec::new(),
             confirm_due: None,
+            mark_said: None,
             ready: false,
             source_backoff: Backoff::default(),
             source_again: None,
@@ -298,6 +304,7 @@ where
         if let Class::Definite(_) = error.class {
             return Err(error);
         }
+        self.source.disconnect();
         self.intake.interrupted();
         self.compared = None;
         let wait = pause(&mut self.source_backoff, &error);
@@ -431,10 +438,12 @@ where
         (self.news)(News::Totals(self.totals, lateness));
     }
 
-    fn queue_sweep(&mut self, delivery: Delivery) {
+    fn queue_sweep(&mut self, mut delivery: Delivery) {
+        self.totals.collapsed += delivery.load.collapse_patterns(PATTERNS_MAX, &self.rules);
         match self.sweeps.iter_mut().find(|queued| queued.stage == delivery.stage) {
             Some(queued) => {
                 queued.load.merge(&delivery.load, 0);
+                self.totals.collapsed += queued.load.collapse_patterns(PATTERNS_MAX, &self.rules);
                 queued.spans.extend(delivery.spans);
             }
             None => self.sweeps.push(delivery),

@@ -16,7 +16,7 @@ use crate::control::Control;
 use crate::echo::{Delivery, Stage};
 use crate::error::{Class, Error, Result};
 use crate::mark::{Gap, Mark, gap};
-use crate::pipeline::deliver::insist;
+use crate::pipeline::deliver::{REMIND, insist};
 use crate::rules::Invalidations;
 use crate::source::Source;
 
@@ -26,7 +26,7 @@ pub(super) enum Written<A> {
     Yes(A, Vec<u8>),
     /// The one before is not what was expected, or an answer was lost with this one perhaps written: the cache must be
     /// asked before anything is confirmed.
-    Unknown(A, Option<Vec<u8>>),
+    Unknown(A, Option<Vec<u8>>, Option<Error>),
 }
 
 /// Writes the mark, after a look at the one before it. One try: whatever fails, the cache is asked what it holds.
@@ -46,7 +46,7 @@ async fn write_mark<C: Cache, A>(
     };
     match steps.await {
         Ok(true) => Ok(Written::Yes(ack, mark)),
-        Ok(false) => Ok(Written::Unknown(ack, None)),
+        Ok(false) => Ok(Written::Unknown(ack, None, None)),
         Err(Error { class: Class::Definite(exit), message, hint, .. }) => {
             let error = Error::definite(exit, message).while_doing("write the mark");
             Err(match hint {
@@ -54,7 +54,7 @@ async fn write_mark<C: Cache, A>(
                 None => error,
             })
         }
-        Err(_) => Ok(Written::Unknown(ack, Some(mark))),
+        Err(error) => Ok(Written::Unknown(ack, Some(mark), Some(error))),
     }
 }
 
@@ -80,8 +80,10 @@ where
             Some(text) if !self.marks.is_empty() && !known(text) => Some(Gap::WentBack),
             mark => gap(mark, start, &digest),
         };
-        if let Some(gap) = found {
-            self.gap(&gap);
+        match (found, mark) {
+            (Some(gap), _) => self.gap(&gap),
+            (None, Some(text)) => self.marks = vec![text],
+            (None, None) => {}
         }
         if !self.ready {
             self.ready = true;
@@ -107,13 +109,27 @@ where
                 self.marks = vec![mark];
                 self.source.acknowledge(ack);
             }
-            Written::Unknown(ack, mark) => {
+            Written::Unknown(ack, mark, error) => {
+                self.complain_about_mark(error);
                 self.answered = self.answered.max(Some(ack));
                 if !self.marks.is_empty() {
                     self.marks.extend(mark);
                 }
                 self.read_mark();
             }
+        }
+    }
+
+    /// With a full cache that evicts nothing, UNLINK works and the mark cannot be written: nothing is confirmed then.
+    fn complain_about_mark(&mut self, error: Option<Error>) {
+        let now = Instant::now();
+        if let Some(error) = error
+            && self.mark_said.is_none_or(|said| now.duration_since(said) >= REMIND)
+        {
+            self.mark_said = Some(now);
+            let hint =
+                error.hint.as_deref().unwrap_or("nothing is confirmed until it is written; WAL waits in the slot");
+            warn!(hint, "failed to write the mark: {}", error.chain());
         }
     }
 

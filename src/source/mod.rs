@@ -61,6 +61,9 @@ pub trait Source {
     /// Bytes of WAL between a received position and `ack`; what echoes may hold back is counted in it.
     fn bytes_behind(&self, ack: Self::Ack) -> u64;
 
+    /// Drops the connection, if there is one: after an error nothing more of it may be taken.
+    fn disconnect(&mut self);
+
     /// Sends a last status, then CopyDone.
     async fn close(&mut self) -> Result<()>;
 }

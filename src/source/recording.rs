@@ -321,6 +321,8 @@ impl Source for RecordedSource {
         self.received.0.saturating_sub(ack.0.0)
     }
 
+    fn disconnect(&mut self) {}
+
     async fn close(&mut self) -> Result<()> {
         Ok(())
     }

@@ -238,6 +238,10 @@ impl Source for Replication {
         self.received.0.saturating_sub(ack.0.0)
     }
 
+    fn disconnect(&mut self) {
+        self.state = State::Away;
+    }
+
     async fn close(&mut self) -> Result<()> {
         self.send_status().await?;
         if let State::Running(stream) = &mut self.state {
@@ -329,6 +333,7 @@ impl Facts {
     async fn read(wire: &mut Wire, slot: &str) -> Result<Self> {
         let system = row(wire, "IDENTIFY_SYSTEM").await?;
         let version = row(wire, "SELECT pg_catalog.current_setting('server_version_num')").await?;
+        refuse_as_standby(wire).await?;
         let timeout = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
         let timeout = row(wire, timeout).await?;
         let literal = slot.replace('\'', "''");
@@ -365,6 +370,28 @@ impl Facts {
     }
 }
 
+/// `synchronous_standby_names = '*'` counts every walsender's client as a standby. COMMIT would wait for our flush
+/// position, and we confirm nothing before the commit is visible: the primary would stand still.
+async fn refuse_as_standby(wire: &mut Wire) -> Result<()> {
+    let sql = "SELECT pg_catalog.current_setting('synchronous_standby_names'), \
+               pg_catalog.current_setting('application_name')";
+    let row = row(wire, sql).await?;
+    if counts_as_standby(text(&row, 0).unwrap_or_default(), text(&row, 1).unwrap_or_default()) {
+        return Err(Error::definite(Exit::Config, "synchronous_standby_names counts crieur as a standby").hint(
+            "Every COMMIT would wait for crieur, and crieur for the commit. Name the standbys there instead of *.",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the list (`src/backend/replication/syncrep_gram.y`) holds `*` or the name; names compare without case.
+fn counts_as_standby(list: &str, name: &str) -> bool {
+    let words = list.split([',', '(', ')', ' ', '\t', '\n']);
+    words
+        .map(|word| word.trim_matches('"'))
+        .any(|word| word == "*" || (!word.is_empty() && word.eq_ignore_ascii_case(name)))
+}
+
 /// A third of `wal_sender_timeout`; with none (0), and at most, ten seconds as in `wal_receiver_status_interval`.
 fn status_interval(wal_sender_timeout_ms: u64) -> Duration {
     let longest = Duration::from_secs(10);
@@ -385,6 +412,20 @@ async fn row(wire: &mut Wire, sql: &str) -> Result<Vec<Option<String>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_standbys_that_counts_us_is_noticed() {
+        for (list, counts) in [
+            ("", false),
+            ("*", true),
+            ("ANY 1 (s1, s2)", false),
+            ("FIRST 2 (\"s1\", *)", true),
+            ("s1,Crieur", true),
+            ("crieur2", false),
+        ] {
+            assert_eq!(counts_as_standby(list, "crieur"), counts, "{list}");
+        }
+    }
 
     #[test]
     fn status_goes_out_three_times_within_the_servers_patience() {
