@@ -108,9 +108,8 @@ impl<A: Copy + Ord> Batch<A> {
     /// The stream broke inside of a transaction: what it named so far stays and is deleted behind the gate; the
     /// transaction comes again.
     pub fn interrupted(&mut self) {
-        if let (Some(xid), true) = (self.current.take(), std::mem::take(&mut self.touched)) {
-            self.transactions.push(Transaction { xid, ack: None, span: None });
-        }
+        self.close_piece();
+        self.current = None;
     }
 
     /// Whether there is something to send once it is visible.

@@ -15,6 +15,7 @@ pub mod change;
 pub mod error;
 pub mod keys;
 pub mod lsn;
+pub mod quote;
 
 // Where changes come from.
 pub mod decode;

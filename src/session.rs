@@ -24,6 +24,7 @@ use crate::change::Oid;
 use crate::control::{Answer, AnswerRow, Control, LookupId, Question};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
+use crate::quote;
 use crate::rules::Lookup;
 use crate::source::dsn::{Dsn, Target};
 use crate::source::link::{Link, each_host};
@@ -219,7 +220,7 @@ impl ControlSession {
         }
         let lookup = self.lookups.get(id.0 as usize);
         let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
-        let quoted = lookup.columns.iter().map(|column| format!("q.\"{}\"::text", column.replace('"', "\"\"")));
+        let quoted = lookup.columns.iter().map(|column| format!("q.{}::text", quote::identifier(column)));
         let columns = quoted.collect::<Vec<_>>().join(", ");
         // The line break ends a comment at the end of the rule's SQL.
         let sql = format!("SELECT {columns} FROM ({}\n) AS q", lookup.sql.trim_end().trim_end_matches(';'));

@@ -16,6 +16,7 @@ const PURE: &[&str] = &[
     "src/gate.rs",
     "src/keys.rs",
     "src/lsn.rs",
+    "src/quote.rs",
     "src/mark.rs",
     "src/pipeline/intake.rs",
     "src/rules",

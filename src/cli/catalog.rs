@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::cli::quote;
 use crate::error::{Error, Exit, Result};
+use crate::quote;
 use crate::rules::needs::TableNeeds;
 
 /// `sql/server.sql`

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::cli::catalog::{Carrier, Index};
-use crate::cli::quote;
+use crate::quote;
 
 /// Bytes that the columns of an index of ours may take: a b-tree row holds 2704 (`BTMaxItemSize`), less its headers.
 pub const INDEX_BYTES_MAX: u32 = 2000;

@@ -6,7 +6,6 @@ pub mod explain;
 pub mod identity;
 pub mod log;
 pub mod progress;
-pub mod quote;
 pub mod record;
 pub mod replay;
 pub mod run;

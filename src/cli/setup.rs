@@ -15,9 +15,9 @@ use crate::cli::check::server::{self, Names};
 use crate::cli::check::tables::{PUBLISH, wanted};
 use crate::cli::check::{self, Finding, Verdict};
 use crate::cli::identity::{self, Choice};
-use crate::cli::quote;
 use crate::config::Config;
 use crate::error::{Error, Exit, Result};
+use crate::quote;
 use crate::rules::needs::TableNeeds;
 
 /// `publish_generated_columns` exists since then.

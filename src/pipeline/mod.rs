@@ -30,7 +30,7 @@ use crate::pipeline::deliver::{Insisted, Landed, REMIND, at_most, fly, insist, p
 use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::position::Written;
 use crate::rules::{Invalidations, Rules};
-use crate::source::Source;
+use crate::source::{BACKLOG, Source};
 
 /// How often the mark and, behind it, the confirmed position move at most. A status costs the server a slot update;
 /// PostgreSQL recycles WAL at checkpoints, so a twentieth of a second loses nothing.
@@ -41,9 +41,6 @@ const GATE_PAUSE_MIN: Duration = Duration::from_micros(200);
 
 /// The longest such pause: with a synchronous standby a commit may stay invisible for seconds.
 const GATE_PAUSE_MAX: Duration = Duration::from_millis(10);
-
-/// A stream that is later than this is draining a backlog, and may wait a fraction of its lateness for larger batches.
-const BACKLOG: Duration = Duration::from_millis(20);
 
 /// More patterns than this in one sweep collapse into their families: each is compared with every key of the cache.
 const PATTERNS_MAX: usize = 1_000;

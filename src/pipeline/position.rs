@@ -14,7 +14,7 @@ use crate::cache::Cache;
 use crate::config::OnGap;
 use crate::control::Control;
 use crate::echo::{Delivery, Stage};
-use crate::error::{Class, Error, Result};
+use crate::error::{Error, Result};
 use crate::mark::{Gap, Mark, gap};
 use crate::pipeline::deliver::{REMIND, insist};
 use crate::rules::Invalidations;
@@ -39,7 +39,7 @@ async fn write_mark<C: Cache, A>(
 ) -> Result<Written<A>> {
     let steps = async {
         if !known.is_empty() && cache.mark(&slot).await?.is_none_or(|found| !known.contains(&found)) {
-            return Ok(false);
+            return Ok::<bool, Error>(false);
         }
         cache.set_mark(&slot, &mark).await?;
         Ok(true)
@@ -47,13 +47,7 @@ async fn write_mark<C: Cache, A>(
     match steps.await {
         Ok(true) => Ok(Written::Yes(ack, mark)),
         Ok(false) => Ok(Written::Unknown(ack, None, None)),
-        Err(Error { class: Class::Definite(exit), message, hint, .. }) => {
-            let error = Error::definite(exit, message).while_doing("write the mark");
-            Err(match hint {
-                Some(hint) => error.hint(hint),
-                None => error,
-            })
-        }
+        Err(error) if !error.is_transient() => Err(error.while_doing("write the mark")),
         Err(error) => Ok(Written::Unknown(ack, Some(mark), Some(error))),
     }
 }

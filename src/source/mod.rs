@@ -22,6 +22,10 @@ use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::mark::Start;
 
+/// A stream that is later than this is draining a backlog: it may wait a fraction of its lateness, to read and to delete
+/// in larger pieces.
+pub const BACKLOG: Duration = Duration::from_millis(20);
+
 /// A stream of committed changes with a position that can be confirmed.
 ///
 /// The loop calls [`ready`](Source::ready), then [`take`](Source::take) until it answers `None` or the open batch is

@@ -19,6 +19,7 @@ use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::Start;
+use crate::quote;
 use crate::source::Source;
 use crate::source::dsn::Dsn;
 use crate::source::lazy::Lazy;
@@ -310,8 +311,8 @@ pub(crate) fn protocol_version(version: u32) -> u32 {
 
 /// Options of pgoutput (`src/backend/replication/pgoutput/pgoutput.c`, `parse_output_parameters`) by server version.
 fn protocol_options(version: u32, publication: &str) -> String {
-    let publication = publication.replace('"', "\"\"").replace('\'', "''");
-    let names = format!("publication_names '\"{publication}\"'");
+    // A replication command knows no E'' literal, so a backslash stays as it is.
+    let names = format!("publication_names '{}'", quote::identifier(publication).replace('\'', "''"));
     if version < 140_000 {
         return format!("proto_version '1', {names}");
     }
@@ -336,10 +337,10 @@ impl Facts {
         refuse_as_standby(wire).await?;
         let timeout = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
         let timeout = row(wire, timeout).await?;
-        let literal = slot.replace('\'', "''");
+        let literal = quote::literal(slot);
         let sql = format!(
             "SELECT confirmed_flush_lsn, wal_status, to_jsonb(s) ->> 'two_phase' FROM pg_catalog.pg_replication_slots AS s \
-             WHERE slot_name = '{literal}' AND database = pg_catalog.current_database()"
+             WHERE slot_name = {literal} AND database = pg_catalog.current_database()"
         );
         let found = wire.simple_query(&sql).await?.into_iter().next();
         let found = found.ok_or_else(|| {
@@ -348,9 +349,7 @@ impl Facts {
         })?;
         if text(&found, 1) == Some("lost") {
             return Err(Error::definite(Exit::Unavailable, format!("replication slot \"{slot}\" lost its WAL")).hint(
-                format!(
-                    "Run SELECT pg_drop_replication_slot('{literal}'), then `crieur setup`; the next start sweeps."
-                ),
+                format!("Run SELECT pg_drop_replication_slot({literal}), then `crieur setup`; the next start sweeps."),
             ));
         }
         if text(&found, 2) == Some("true") {

@@ -1,6 +1,6 @@
 //! What networks and servers do: cut, stall, half a reply, a crash. No key may be lost, whatever it was.
 
-use super::daemon::STARTED;
+use super::daemon::{Daemon, STARTED};
 use super::harness::postgres::Shutdown;
 use super::harness::proxy::{Direction, Proxy};
 use super::harness::redis::Data;
@@ -140,6 +140,17 @@ async fn a_crash_of_postgresql_is_survived() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// A sweep of everything that the rules own goes through: their keys went, all others stay.
+async fn swept(scene: &Scene, daemon: &Daemon) {
+    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
+    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
+    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
+        gone if gone == ours => Ok(()),
+        gone => Err((gone, daemon.log())),
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_cache_that_comes_back_without_its_mark_is_swept() {
     let mut scene = Scene::start().await;
@@ -152,13 +163,7 @@ async fn a_cache_that_comes_back_without_its_mark_is_swept() {
     scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
     daemon.wait_for_logs("the cache holds no mark: sweeping", 2);
     scene.confirmed(&daemon).await;
-    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
-    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
-    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
-        gone if gone == ours => Ok(()),
-        gone => Err((gone, daemon.log())),
-    })
-    .await;
+    swept(&scene, &daemon).await;
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -181,13 +186,7 @@ async fn a_cache_that_forgets_while_connected_is_swept() {
         // The first of these lines is of the first start.
         daemon.wait_for_logs(said, if round == 0 { 2 } else { 1 });
         scene.confirmed(&daemon).await;
-        let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
-        let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
-        settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
-            gone if gone == ours => Ok(()),
-            gone => Err((gone, daemon.log())),
-        })
-        .await;
+        swept(&scene, &daemon).await;
         assert_eq!(daemon.stop(), Some(0));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::cli::catalog::{Catalog, Role, Server, Slot};
 use crate::cli::check::Finding;
-use crate::cli::quote;
+use crate::quote;
 
 /// The oldest server that is supported: the version whose protocol carries binary-free logical messages and streaming.
 const VERSION_MIN: u32 = 140_000;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::cli::catalog::{Carrier, Catalog, Table};
 use crate::cli::check::Finding;
 use crate::cli::identity::{self, Choice};
-use crate::cli::quote;
+use crate::quote;
 use crate::rules::needs::TableNeeds;
 
 /// What the publication must publish.
