@@ -13,6 +13,7 @@
 // Words: plain values.
 pub mod change;
 pub mod error;
+pub mod failpoints;
 pub mod keys;
 pub mod lsn;
 pub mod quote;

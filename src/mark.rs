@@ -23,6 +23,12 @@ pub struct Mark {
     pub at: u64,
     /// Digest of the rules' families.
     pub rules: String,
+    /// The run of the server, as in [`Start::run`].
+    #[serde(default)]
+    pub run: String,
+    /// The publication, as in [`Start::publication`].
+    #[serde(default)]
+    pub publication: String,
 }
 
 /// Where the stream starts, as the server says.
@@ -34,6 +40,13 @@ pub struct Start {
     pub timeline: u32,
     /// The slot's confirmed position.
     pub confirmed: Lsn,
+    /// Names this run of the server: it changes with each start of the postmaster and with each crash of a backend. A
+    /// server that started again may have forgotten what was read and cached (`synchronous_commit = off`, a restored
+    /// copy), and no WAL tells.
+    pub run: String,
+    /// Digest of what the publication holds: it changes whenever a table is added or dropped, even if it comes back.
+    /// Changes of a table are not in the stream while it is not published, and no WAL tells.
+    pub publication: String,
 }
 
 /// Why the cache may hold stale keys.
@@ -56,6 +69,10 @@ pub enum Gap {
     WentBack,
     /// The rules own other keys than when the mark was written.
     OtherRules,
+    /// The server was started again, or crashed and recovered: it may have forgotten transactions that were seen.
+    Restarted,
+    /// The publication was altered: changes may never have come.
+    OtherPublication,
 }
 
 impl std::fmt::Display for Gap {
@@ -67,6 +84,8 @@ impl std::fmt::Display for Gap {
             Gap::Behind { mark, confirmed } => write!(f, "the cache is at {mark}, the slot at {confirmed}"),
             Gap::WentBack => f.write_str("the cache does not hold the mark that was written last"),
             Gap::OtherRules => f.write_str("the rules changed since the mark was written"),
+            Gap::Restarted => f.write_str("the server started again since the mark was written"),
+            Gap::OtherPublication => f.write_str("the publication changed since the mark was written"),
         }
     }
 }
@@ -84,6 +103,10 @@ pub fn gap(mark: Option<&[u8]>, start: &Start, rules: &str) -> Option<Gap> {
         Some(Gap::OtherServer)
     } else if lsn < start.confirmed {
         Some(Gap::Behind { mark: lsn, confirmed: start.confirmed })
+    } else if mark.run != start.run {
+        Some(Gap::Restarted)
+    } else if mark.publication != start.publication {
+        Some(Gap::OtherPublication)
     } else if mark.rules != rules {
         Some(Gap::OtherRules)
     } else {
@@ -97,9 +120,12 @@ mod tests {
 
     #[test]
     fn only_a_mark_at_or_past_the_slot_proves_the_cache() {
-        let start = Start { system: "7".into(), timeline: 1, confirmed: Lsn(0x20) };
+        let start =
+            Start { system: "7".into(), timeline: 1, confirmed: Lsn(0x20), run: "r1".into(), publication: "p1".into() };
         let mark = |system: &str, timeline, lsn: &str, rules: &str| {
             let mark = Mark {
+                run: "r1".into(),
+                publication: "p1".into(),
                 system: system.into(),
                 timeline,
                 slot: "crieur".into(),
@@ -116,6 +142,21 @@ mod tests {
         assert_eq!(mark("7", 2, "0/20", "r"), Some(Gap::OtherServer));
         assert_eq!(mark("7", 1, "0/20", "q"), Some(Gap::OtherRules));
         assert_eq!(mark("7", 1, "late", "r"), Some(Gap::Unreadable));
+        let elsewhere = |start: &Start| {
+            let mark = Mark {
+                system: "7".into(),
+                timeline: 1,
+                slot: "crieur".into(),
+                lsn: "0/20".into(),
+                at: 0,
+                rules: "r".into(),
+                run: "r1".into(),
+                publication: "p1".into(),
+            };
+            gap(Some(&serde_json::to_vec(&mark).expect("plain data")), start, "r")
+        };
+        assert_eq!(elsewhere(&Start { run: "r2".into(), ..start.clone() }), Some(Gap::Restarted));
+        assert_eq!(elsewhere(&Start { publication: "p2".into(), ..start.clone() }), Some(Gap::OtherPublication));
         assert_eq!(gap(None, &start, "r"), Some(Gap::Missing));
         assert_eq!(gap(Some(b"1"), &start, "r"), Some(Gap::Unreadable));
     }

@@ -139,7 +139,13 @@ impl Source for SimSource {
             // The server starts at the confirmed position: everything after it comes again.
             self.next = world.log.iter().take_while(|commit| commit.end <= world.confirmed).count();
             self.queue = VecDeque::from([Item::Relation]);
-            self.start = Some(Start { system: "sim".into(), timeline: 1, confirmed: Lsn(world.confirmed) });
+            self.start = Some(Start {
+                system: "sim".into(),
+                timeline: 1,
+                confirmed: Lsn(world.confirmed),
+                run: String::new(),
+                publication: String::new(),
+            });
             return Ok(());
         }
         while self.queue.is_empty() {

@@ -15,6 +15,7 @@ use super::address::Address;
 use super::{Cache, Deleted, Swept, reply, sweep};
 use crate::config;
 use crate::error::Result;
+use crate::failpoints::{Guard, Step, reached, without};
 use crate::keys::KeySet;
 
 /// Keys in one UNLINK: the server runs one command without looking at its other clients.
@@ -169,8 +170,12 @@ impl Link {
             return Ok(0);
         }
         let replies = self.exchange(&pipeline, bytes).await?;
+        reached(Step::Answered);
         let mut existed = 0;
         for value in &replies {
+            if without(Guard::Replies) {
+                continue;
+            }
             existed += count("UNLINK", value)?;
         }
         Ok(existed)

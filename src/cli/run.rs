@@ -10,6 +10,7 @@ use crate::cli::progress::Progress;
 use crate::cli::{log, runtime};
 use crate::config::Config;
 use crate::error::{Error, Exit, Result};
+use crate::failpoints::{Guard, without};
 use crate::pipeline::{News, Pipeline, Settings, Totals};
 use crate::session::ControlSession;
 use crate::source::dsn::Dsn;
@@ -47,7 +48,7 @@ async fn stream(config: Config) -> Result<Totals> {
     }
     let settings = Settings {
         slot: config.postgres.slot.clone(),
-        echo: config.cache.echo.clone(),
+        echo: if without(Guard::Echo) { Vec::new() } else { config.cache.echo.clone() },
         echo_wal_bytes_max: config.cache.echo_wal_bytes_max,
         on_gap: config.cache.on_gap,
         batch_keys_max: config.limits.batch_keys_max,

@@ -14,6 +14,7 @@ use crate::cache::{Cache, Deleted, Swept};
 use crate::control::{Answer, Control};
 use crate::echo::Delivery;
 use crate::error::{Class, Error, Result};
+use crate::failpoints::{Step, reached};
 use crate::keys::KeySet;
 use crate::rules::Rules;
 
@@ -106,6 +107,7 @@ pub async fn fly<C: Cache, D: Control>(
     for delivery in &mut deliveries {
         if !delivery.load.lookups.is_empty() {
             refused += look_up(&*control, &rules, delivery).await?;
+            reached(Step::LookedUp);
         }
     }
     let keys: Vec<&KeySet> = deliveries.iter().map(|delivery| &delivery.load.keys).filter(|k| !k.is_empty()).collect();

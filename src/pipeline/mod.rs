@@ -24,6 +24,7 @@ use crate::config::OnGap;
 use crate::control::Control;
 use crate::echo::{Delivery, Echoes, Stage};
 use crate::error::{Class, Result};
+use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::mark::Start;
 use crate::pipeline::deliver::{Insisted, Landed, REMIND, at_most, fly, insist, pause, sweep};
@@ -239,6 +240,7 @@ where
                 // 2. The server ends sessions that stay silent, so status goes before all work.
                 () = at(self.source.status_due()) => {
                     let sent = self.source.status().await;
+                    reached(Step::Status);
                     self.source_result(sent)?;
                 }
                 // 3. Answers free the way for the next batch.
@@ -270,6 +272,7 @@ where
         self.connected();
         while self.has_room() {
             let Some(event) = self.source.take()? else { break };
+            reached(Step::Taken);
             if let Need::PartitionRoot(relation) = self.intake.event(event, &self.rules, &mut self.window) {
                 let control = Rc::clone(&self.control);
                 self.resolving = Some(Box::pin(async move {
@@ -354,8 +357,12 @@ where
         if self.gate_due().is_some_and(|due| due <= now) {
             self.gate_again = None;
             let control = Rc::clone(&self.control);
-            self.gate =
-                Some(Box::pin(async move { insist("take a snapshot", async || control.snapshot().await).await }));
+            self.gate = Some(Box::pin(async move {
+                if without(Guard::Gate) {
+                    return Ok(Insisted { value: Snapshot::Everything, after_outage: false });
+                }
+                insist("take a snapshot", async || control.snapshot().await).await
+            }));
         }
         if self.flight.is_none() && self.stop_by.is_none() {
             let early = self.early_delivery();
@@ -384,6 +391,7 @@ where
 
     /// The snapshot came: what it contains leaves.
     fn cut(&mut self, snapshot: &Snapshot) {
+        reached(Step::Snapshot);
         let now = Instant::now();
         let Some(cut) = self.intake.batch.cut(snapshot, &mut self.window) else {
             self.gate_again = Some(now + self.gate_pause);
@@ -417,6 +425,7 @@ where
 
     /// Every reply of a flight was read.
     fn landed(&mut self, landed: Landed) {
+        reached(Step::Deleted);
         self.totals.keys += landed.deleted.sent;
         self.totals.existed += landed.deleted.existed;
         self.totals.refused += landed.refused;
@@ -448,6 +457,7 @@ where
     }
 
     fn swept(&mut self, (deliveries, swept): (Vec<Delivery>, Swept)) {
+        reached(Step::Swept);
         self.totals.sweeps += 1;
         self.totals.swept += swept.deleted;
         (self.news)(News::SweepEnded(swept));
@@ -462,6 +472,11 @@ where
         if let Some(stage) = next {
             self.echoes.add(stage, Instant::now(), &delivery.load, &delivery.spans);
             self.totals.collapsed += self.echoes.shrink(self.settings.memory_bytes_max / 4, &self.rules) as u64;
+        }
+        match delivery.stage {
+            Stage::Early => reached(Step::Early),
+            Stage::Fresh => {}
+            Stage::Echo(_) => reached(Step::Echoed),
         }
         for span in delivery.spans {
             match (delivery.stage, next) {

@@ -293,7 +293,7 @@ async fn start(options: Rc<Options>) -> Result<Box<Stream>> {
 
 /// Reads what the stream must know of the server, and starts it.
 pub(crate) async fn stream(wire: &mut Wire, slot: &str, publication: &str) -> Result<Facts> {
-    let facts = Facts::read(wire, slot).await?;
+    let facts = Facts::read(wire, slot, publication).await?;
     let protocol = protocol_options(facts.version, publication);
     // 0/0: the server starts at the slot's confirmed position, and so do we.
     let sql = format!("START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 ({protocol})");
@@ -331,7 +331,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    async fn read(wire: &mut Wire, slot: &str) -> Result<Self> {
+    async fn read(wire: &mut Wire, slot: &str, publication: &str) -> Result<Self> {
         let system = row(wire, "IDENTIFY_SYSTEM").await?;
         let version = row(wire, "SELECT pg_catalog.current_setting('server_version_num')").await?;
         refuse_as_standby(wire).await?;
@@ -355,6 +355,8 @@ impl Facts {
         if text(&found, 2) == Some("true") {
             return Err(two_phase());
         }
+        let run = quote::fill(include_str!("../../sql/run.sql"), &[("publication", publication)]);
+        let run = row(wire, &run).await?;
         let unexpected = || Error::definite(Exit::Protocol, "the server's answers about itself cannot be read");
         let milliseconds: u64 = text(&timeout, 0).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?;
         Ok(Facts {
@@ -363,6 +365,8 @@ impl Facts {
                 system: text(&system, 0).ok_or_else(unexpected)?.to_owned(),
                 timeline: text(&system, 1).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?,
                 confirmed: text(&found, 0).and_then(|text| text.parse().ok()).unwrap_or(Lsn(0)),
+                run: text(&run, 0).ok_or_else(unexpected)?.to_owned(),
+                publication: text(&run, 1).ok_or_else(unexpected)?.to_owned(),
             },
             status_interval: status_interval(milliseconds),
         })

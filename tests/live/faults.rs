@@ -135,7 +135,10 @@ async fn a_crash_of_postgresql_is_survived() {
         scene.run(&format!("INSERT INTO visit_bookings VALUES ({round}, 1)")).await;
         daemon.wait_for_logs(STARTED, round + 2);
         scene.confirmed(&daemon).await;
-        assert_eq!(scene.gone(), set(&["available_slots:1"]), "{how:?}");
+        // A server that started again may have forgotten what was read and cached: with synchronous_commit = off, or
+        // as a restored copy.
+        daemon.wait_for_logs("the server started again since the mark was written: sweeping", round + 1);
+        swept(&scene, &daemon).await;
     }
     assert_eq!(daemon.stop(), Some(0));
 }

@@ -1,0 +1,114 @@
+//! Test-only, behind the feature `failpoints`: places to crash at, and guards to switch off.
+//!
+//! Without the feature every call here is a constant and nothing of it is in the binary. With it, `CRIEUR_CRASH_AT`
+//! (`NAME` or `NAME:COUNT`) ends the process at the COUNTth time the named step is reached, as SIGKILL would: no
+//! destructor runs, no buffer is flushed. `CRIEUR_WITHOUT` (names, comma separated) switches guards off, so that the
+//! torture test can prove that it would notice.
+
+/// A guard that a test may switch off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guard {
+    /// Keys wait for a snapshot that contains their transaction.
+    Gate,
+    /// The mark proves what the cache saw.
+    Mark,
+    /// Keys are deleted again for readers that store late.
+    Echo,
+    /// Recent keys are deleted again in a cache that went back; without it the gap is taken as covered, and is not.
+    Ring,
+    /// Every reply of a pipeline is looked at.
+    Replies,
+}
+
+/// Steps between receive and confirm.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// An event was taken from the source.
+    Taken,
+    /// Keys of a batch were deleted ahead of the gate.
+    Early,
+    /// A snapshot was taken.
+    Snapshot,
+    /// Lookups were answered.
+    LookedUp,
+    /// A pipeline was answered, nobody looked at the replies yet.
+    Answered,
+    /// Every reply of a flight was read.
+    Deleted,
+    /// An echo was answered.
+    Echoed,
+    /// A sweep ended.
+    Swept,
+    /// The mark in the cache was read.
+    MarkRead,
+    /// The mark was written.
+    MarkWritten,
+    /// The source was told what it may confirm.
+    Acknowledged,
+    /// A status was sent.
+    Status,
+}
+
+impl Step {
+    /// Every step, in the order of a change's road.
+    pub const ALL: [Step; 12] = [
+        Step::Taken,
+        Step::Early,
+        Step::Snapshot,
+        Step::LookedUp,
+        Step::Answered,
+        Step::Deleted,
+        Step::Echoed,
+        Step::Swept,
+        Step::MarkRead,
+        Step::MarkWritten,
+        Step::Acknowledged,
+        Step::Status,
+    ];
+
+    /// The step's name in `CRIEUR_CRASH_AT`.
+    pub fn name(self) -> String {
+        format!("{self:?}").to_ascii_lowercase()
+    }
+}
+
+/// Whether `guard` is switched off.
+#[cfg(feature = "failpoints")]
+pub fn without(guard: Guard) -> bool {
+    use std::sync::OnceLock;
+    static WITHOUT: OnceLock<String> = OnceLock::new();
+    let names = WITHOUT.get_or_init(|| std::env::var("CRIEUR_WITHOUT").unwrap_or_default());
+    names.split(',').any(|name| name.eq_ignore_ascii_case(&format!("{guard:?}")))
+}
+
+/// Whether `guard` is switched off: never, without the feature.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub const fn without(_guard: Guard) -> bool {
+    false
+}
+
+/// The process is at `step`; ends here when it was told to.
+#[cfg(feature = "failpoints")]
+pub fn reached(step: Step) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static CRASH_AT: OnceLock<(String, u64)> = OnceLock::new();
+    static REACHED: AtomicU64 = AtomicU64::new(0);
+    let (name, count) = CRASH_AT.get_or_init(|| {
+        let text = std::env::var("CRIEUR_CRASH_AT").unwrap_or_default();
+        match text.split_once(':') {
+            Some((name, count)) => (name.to_owned(), count.parse().expect("CRIEUR_CRASH_AT is NAME:COUNT")),
+            None => (text, 1),
+        }
+    });
+    if !name.is_empty() && *name == step.name() && REACHED.fetch_add(1, Ordering::Relaxed) + 1 == *count {
+        eprintln!("crash point: {}", step.name());
+        std::process::abort();
+    }
+}
+
+/// The process is at `step`: nothing happens without the feature.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub const fn reached(_step: Step) {}
