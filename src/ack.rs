@@ -56,6 +56,16 @@ impl<A: Copy + Ord> Window<A> {
         id
     }
 
+    /// Whether something must be answered before anything is confirmed: a gap, or what a cache may lack.
+    pub fn is_barred(&self) -> bool {
+        self.barrier.is_some()
+    }
+
+    /// The first span that is not done: everything before it was answered, echoes included or released.
+    pub fn first_open(&self) -> SpanId {
+        SpanId(self.first)
+    }
+
     fn span(&mut self, id: SpanId) -> &mut Span<A> {
         let index = id.0.checked_sub(self.first).expect("a span with parts out is never confirmed");
         self.spans.get_mut(index as usize).expect("span ids come from open()")

@@ -56,6 +56,14 @@ impl Snapshot {
         Ok(Snapshot::Taken { xmax, in_progress })
     }
 
+    /// Whether every transaction that was in progress when `self` was taken has ended by `later`.
+    pub fn ended_by(&self, later: &Snapshot) -> bool {
+        match self {
+            Snapshot::Everything => true,
+            Snapshot::Taken { in_progress, .. } => in_progress.iter().all(|xid| later.contains(Xid(*xid))),
+        }
+    }
+
     /// Whether the snapshot contains the top-level transaction. Transaction numbers wrap: the comparison is modular,
     /// as in `TransactionIdPrecedes` (`src/backend/access/transam/transam.c`).
     pub fn contains(&self, xid: Xid) -> bool {
@@ -77,6 +85,14 @@ mod tests {
         let snapshot = Snapshot::parse("10:20:10,14,15").expect("valid");
         let seen: Vec<u32> = (8..23).filter(|xid| snapshot.contains(Xid(*xid))).collect();
         assert_eq!(seen, [8, 9, 11, 12, 13, 16, 17, 18, 19]);
+    }
+
+    #[test]
+    fn transactions_that_were_open_end_one_by_one() {
+        let first = Snapshot::parse("10:20:10,14").expect("valid");
+        for (later, ended) in [("10:20:10,14", false), ("14:30:14,25", false), ("25:30:25", true), ("30:30:", true)] {
+            assert_eq!(first.ended_by(&Snapshot::parse(later).expect("valid")), ended, "{later}");
+        }
     }
 
     #[test]

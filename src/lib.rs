@@ -32,6 +32,7 @@ pub mod batcher;
 pub mod echo;
 pub mod gate;
 pub mod mark;
+pub mod ring;
 
 // Where keys go, and what the stream cannot tell.
 pub mod cache;

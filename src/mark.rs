@@ -31,6 +31,18 @@ pub struct Mark {
     pub publication: String,
 }
 
+impl Mark {
+    /// Every delete up to here was answered.
+    pub fn position(&self) -> Option<Lsn> {
+        self.lsn.parse().ok()
+    }
+}
+
+/// The position that a mark's text says, if it is one.
+pub fn position(text: &[u8]) -> Option<Lsn> {
+    serde_json::from_slice::<Mark>(text).ok()?.position()
+}
+
 /// Where the stream starts, as the server says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Start {

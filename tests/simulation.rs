@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crieur::cache::{Cache, Deleted, Swept};
+use crieur::cache::{Cache, Deleted, Swap, Swept};
 use crieur::change::{Change, Column, Event, Oid, Relation, ReplicaIdentity};
 use crieur::config::{Config, OnGap};
 use crieur::control::{Answer, Control, Question};
@@ -203,6 +203,10 @@ impl Source for SimSource {
         Lsn(ack.0)
     }
 
+    fn is_current(&self, _ack: SimAck) -> bool {
+        true
+    }
+
     fn bytes_behind(&self, _ack: SimAck) -> u64 {
         0
     }
@@ -276,14 +280,24 @@ impl Cache for SimCache {
         Ok(self.0.borrow().mark.clone())
     }
 
-    async fn set_mark(&self, _name: &str, mark: &[u8]) -> Result<()> {
+    async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
         let wait = self.0.borrow_mut().pause(2);
         sleep(wait).await;
         if self.0.borrow_mut().fault(10) {
             return Err(Error::transient("simulated refusal"));
         }
+        if !expected.contains(&self.0.borrow().mark) {
+            return Ok(Swap::Other);
+        }
         self.0.borrow_mut().mark = Some(mark.to_vec());
-        Ok(())
+        if self.0.borrow_mut().fault(10) {
+            return Err(Error::transient("simulated loss of the answer"));
+        }
+        Ok(Swap::Written)
+    }
+
+    fn connections(&self) -> u64 {
+        1
     }
 }
 
@@ -366,6 +380,7 @@ async fn one_seed(seed: u64) -> std::result::Result<(), String> {
         echo,
         echo_wal_bytes_max: u64::MAX,
         on_gap: OnGap::Sweep,
+        heartbeat: Duration::from_secs(2),
         batch_keys_max,
         memory_bytes_max: 1 << 20,
         stop_timeout: Duration::from_secs(5),

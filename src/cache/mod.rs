@@ -30,6 +30,17 @@ pub struct Swept {
     pub deleted: u64,
 }
 
+/// What became of writing a mark.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Swap {
+    /// It is there.
+    Written,
+    /// Another was there, which stays.
+    Other,
+    /// The cache is full and evicts nothing: deletes work, writes do not.
+    Full,
+}
+
 /// A Redis-protocol cache.
 #[allow(async_fn_in_trait)] // One thread: no future of ours needs to be Send.
 pub trait Cache {
@@ -45,6 +56,11 @@ pub trait Cache {
     /// The mark of `name`, if the cache holds it.
     async fn mark(&self, name: &str) -> Result<Option<Vec<u8>>>;
 
-    /// Writes the mark of `name` behind every delete that was answered.
-    async fn set_mark(&self, name: &str, mark: &[u8]) -> Result<()>;
+    /// Writes the mark of `name` behind every delete that was answered, if one of `expected` is what is there
+    /// (`None`: nothing is). One step for the server: between the look and the write nothing can be lost.
+    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap>;
+
+    /// How many connections were made so far, those of sweeps aside. Behind a new one the cache may be another than
+    /// before: empty, older, a promoted replica.
+    fn connections(&self) -> u64;
 }

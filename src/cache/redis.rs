@@ -12,7 +12,7 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Cmd, Pipeline, Value};
 
 use super::address::Address;
-use super::{Cache, Deleted, Swept, reply, sweep};
+use super::{Cache, Deleted, Swap, Swept, reply, sweep};
 use crate::config;
 use crate::error::Result;
 use crate::failpoints::{Guard, Step, reached, without};
@@ -30,6 +30,16 @@ const PIPELINE_COMMANDS_MAX: usize = 20;
 const KEY_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// The slowest link that is not taken for a hung one: a pipeline gets `timeout` and a second for each of these.
 const BYTES_PER_SECOND_MIN: usize = 1024 * 1024;
+
+/// Writes the mark `ARGV[1]` if the one that is there stands in `ARGV[3..]`, or if there is none and `ARGV[2]` allows it.
+/// With `pcall` an error keeps its code in every version.
+const SWAP: &str = "local found = redis.call('GET', KEYS[1])
+local expected = not found and ARGV[2] ~= ''
+for i = 3, #ARGV do expected = expected or found == ARGV[i] end
+if not expected then return 0 end
+local written = redis.pcall('SET', KEYS[1], ARGV[1])
+if written.err then return written end
+return 1";
 
 /// How far the current sweep is, for a terminal.
 #[derive(Debug, Default)]
@@ -49,6 +59,8 @@ pub struct RedisCache {
     timeout: Duration,
     /// Connections that answered everything so far: one, and another when a mark is written during a delete.
     idle: RefCell<Vec<Link>>,
+    /// Connections made for deletes and marks.
+    connections: Cell<u64>,
     progress: Progress,
 }
 
@@ -66,6 +78,7 @@ impl RedisCache {
             protect: config.protect.clone(),
             timeout: config.timeout,
             idle: RefCell::default(),
+            connections: Cell::default(),
             progress: Progress::default(),
         })
     }
@@ -95,7 +108,10 @@ impl RedisCache {
         let idle = self.idle.borrow_mut().pop();
         match idle {
             Some(link) => Ok(link),
-            None => self.connect().await,
+            None => {
+                self.connections.set(self.connections.get() + 1);
+                self.connect().await
+            }
         }
     }
 
@@ -287,13 +303,27 @@ impl Cache for RedisCache {
         Ok(mark)
     }
 
-    async fn set_mark(&self, name: &str, mark: &[u8]) -> Result<()> {
+    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
         let mut link = self.link().await?;
         let mut command = Cmd::new();
-        command.arg("SET").arg(mark_key(name)).arg(mark);
-        okay("SET", &link.ask(command).await?)?;
+        command.arg("EVAL").arg(SWAP).arg(1).arg(mark_key(name)).arg(mark);
+        command.arg(if expected.contains(&None) { "or nothing" } else { "" });
+        for text in expected.iter().flatten() {
+            command.arg(text);
+        }
+        let swap = match link.ask(command).await? {
+            Value::Int(1) => Swap::Written,
+            Value::Int(0) => Swap::Other,
+            Value::ServerError(error) if error.code() == "OOM" => Swap::Full,
+            Value::ServerError(error) => return Err(reply::refused("EVAL", &error)),
+            _ => return Err(reply::unexpected("EVAL")), // Value is foreign and non-exhaustive.
+        };
         self.put_back(link);
-        Ok(())
+        Ok(swap)
+    }
+
+    fn connections(&self) -> u64 {
+        self.connections.get()
     }
 }
 

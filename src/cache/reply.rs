@@ -8,9 +8,9 @@ use ::redis::{RedisError, ServerError};
 use crate::error::{Class, Error, Exit};
 
 /// The commands that the cache's user needs.
-pub const COMMANDS: &str = "+unlink +scan +get +set";
+pub const COMMANDS: &str = "+unlink +scan +get +set +eval";
 
-const GRANT: &str = "Grant the cache's user what crieur needs: ACL SETUSER <user> ~* +unlink +scan +get +set \
+const GRANT: &str = "Grant the cache's user what crieur needs: ACL SETUSER <user> ~* +unlink +scan +get +set +eval \
     (and +select for a database other than 0).";
 const LOGIN: &str = "Check user and password in cache.url.";
 const CLUSTER: &str = "This server is a cluster node; this version speaks to one primary that holds all keys.";

@@ -51,6 +51,7 @@ async fn stream(config: Config) -> Result<Totals> {
         echo: if without(Guard::Echo) { Vec::new() } else { config.cache.echo.clone() },
         echo_wal_bytes_max: config.cache.echo_wal_bytes_max,
         on_gap: config.cache.on_gap,
+        heartbeat: config.cache.heartbeat,
         batch_keys_max: config.limits.batch_keys_max,
         memory_bytes_max: config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX),
         stop_timeout: config.limits.stop_timeout,

@@ -104,6 +104,8 @@ pub struct Cache {
     pub protect: Vec<Vec<u8>>,
     /// `on_gap`, default `sweep`.
     pub on_gap: OnGap,
+    /// `heartbeat`, default 2 s: the mark is looked at and written at least so often.
+    pub heartbeat: Duration,
     /// `timeout`, default 5 s: without an answer for this long the connection is dropped and the keys go again.
     pub timeout: Duration,
 }
@@ -283,6 +285,7 @@ impl Settings {
                 echo_wal_bytes_max: self.number("cache.echo_wal_bytes_max"),
                 protect,
                 on_gap,
+                heartbeat: self.duration("cache.heartbeat"),
                 timeout: self.duration("cache.timeout"),
             },
             limits: Limits {

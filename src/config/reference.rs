@@ -114,6 +114,12 @@ const KEYS: &[Key] = &[
         "when invalidations may have been missed: delete every key that the rules own, or only say so",
     ),
     key(
+        "cache.heartbeat",
+        Kind::Duration(MILLISECOND, HOUR),
+        Some("2s"),
+        "the mark is looked at and written at least so often: how long a cache that went back in time stays unnoticed",
+    ),
+    key(
         "cache.timeout",
         Kind::Duration(MILLISECOND, HOUR),
         Some("5s"),

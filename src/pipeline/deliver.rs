@@ -24,17 +24,8 @@ pub(crate) const REMIND: Duration = Duration::from_secs(60);
 /// Questions in one round trip. What was answered is kept while a later part is tried again.
 const QUESTIONS_MAX: usize = 1_000;
 
-/// The value of a step, and whether it needed more than one try.
-#[derive(Debug)]
-pub struct Insisted<T> {
-    /// What the step returned.
-    pub value: T,
-    /// Whether an earlier try failed: the other side may have come back another than it was.
-    pub after_outage: bool,
-}
-
 /// Tries `step` until it succeeds or fails for good.
-pub async fn insist<T>(what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> Result<Insisted<T>> {
+pub async fn insist<T>(what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let mut backoff = Backoff::default();
     let mut outage: Option<(Instant, Instant)> = None;
     loop {
@@ -43,7 +34,7 @@ pub async fn insist<T>(what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> 
                 if let Some((since, _)) = outage {
                     info!(seconds = since.elapsed().as_secs(), "{what} works again");
                 }
-                return Ok(Insisted { value, after_outage: outage.is_some() });
+                return Ok(value);
             }
             Err(error) if error.is_transient() => error,
             Err(error) => return Err(error.while_doing(what)),
@@ -92,8 +83,6 @@ pub struct Landed {
     pub deleted: Deleted,
     /// Lookups that the server refused, widened to their families.
     pub refused: u64,
-    /// Whether the cache was away in between.
-    pub after_outage: bool,
 }
 
 /// Resolves lookups, then deletes the exact keys of all deliveries in one pipeline.
@@ -111,11 +100,11 @@ pub async fn fly<C: Cache, D: Control>(
         }
     }
     let keys: Vec<&KeySet> = deliveries.iter().map(|delivery| &delivery.load.keys).filter(|k| !k.is_empty()).collect();
-    let mut landed = Insisted { value: Deleted::default(), after_outage: false };
+    let mut deleted = Deleted::default();
     if !keys.is_empty() {
-        landed = insist("delete keys", async || cache.delete(&keys).await).await?;
+        deleted = insist("delete keys", async || cache.delete(&keys).await).await?;
     }
-    Ok(Landed { deleted: landed.value, after_outage: landed.after_outage, deliveries, refused })
+    Ok(Landed { deleted, deliveries, refused })
 }
 
 async fn look_up<D: Control>(control: &D, rules: &Rules, delivery: &mut Delivery) -> Result<u64> {
@@ -123,7 +112,7 @@ async fn look_up<D: Control>(control: &D, rules: &Rules, delivery: &mut Delivery
     let questions = rules.questions(&lookups);
     let mut answers = Vec::with_capacity(questions.len());
     for part in questions.chunks(QUESTIONS_MAX) {
-        answers.extend(insist("look up", async || control.ask(part).await).await?.value);
+        answers.extend(insist("look up", async || control.ask(part).await).await?);
     }
     let mut refused = 0;
     for (question, answer) in questions.iter().zip(&answers) {
@@ -144,7 +133,7 @@ pub async fn sweep<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<
         patterns.merge(&delivery.load.patterns, 0);
     }
     let swept = insist("sweep", async || cache.sweep(&patterns).await).await?;
-    Ok((deliveries, swept.value))
+    Ok((deliveries, swept))
 }
 
 /// Runs `step` with a limit, for the last words at a stop.

@@ -5,9 +5,11 @@
 //! and echo before it was answered and the cache's mark was written.
 
 pub mod deliver;
+mod gap;
 pub mod intake;
 mod position;
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use crate::ack::Window;
+use crate::ack::{SpanId, Window};
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Swept};
 use crate::change::Relation;
@@ -27,9 +29,10 @@ use crate::error::{Class, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::mark::Start;
-use crate::pipeline::deliver::{Insisted, Landed, REMIND, at_most, fly, insist, pause, sweep};
+use crate::pipeline::deliver::{Landed, REMIND, at_most, fly, insist, pause, sweep};
 use crate::pipeline::intake::{Intake, Need};
-use crate::pipeline::position::Written;
+use crate::pipeline::position::{Writing, Written};
+use crate::ring::Ring;
 use crate::rules::{Invalidations, Rules};
 use crate::source::{BACKLOG, Source};
 
@@ -62,6 +65,8 @@ pub struct Settings {
     pub echo_wal_bytes_max: u64,
     /// What to do about a gap.
     pub on_gap: OnGap,
+    /// How often the mark is written when nothing moves.
+    pub heartbeat: Duration,
     /// Keys in one pipeline.
     pub batch_keys_max: usize,
     /// Bound of all key sets together, in bytes.
@@ -79,6 +84,8 @@ pub struct Totals {
     pub existed: u64,
     /// Keys widened to a pattern because a value was unknown.
     pub widened: u64,
+    /// Times that the cache may have missed invalidations, nobody knows which.
+    pub gaps: u64,
     /// Sweeps finished.
     pub sweeps: u64,
     /// Keys deleted by sweeps.
@@ -147,7 +154,7 @@ pub struct Pipeline<S: Source, C, D> {
     /// The batch's first key arrived then.
     filling_since: Option<Instant>,
     /// The snapshot that was asked for.
-    gate: Kept<Insisted<Snapshot>>,
+    gate: Kept<Snapshot>,
     gate_pause: Duration,
     gate_again: Option<Instant>,
     /// The pipeline of UNLINKs that is out.
@@ -158,14 +165,34 @@ pub struct Pipeline<S: Source, C, D> {
     /// The catalog's answer about a relation.
     resolving: Kept<(Relation, Option<(String, String)>)>,
 
+    /// System, timeline and run of the server that was connected last.
+    server: Option<(String, u32, String)>,
     /// Where the present connection started; `None` while it is not compared with the mark.
     compared: Option<Start>,
     reading_mark: Kept<Option<Vec<u8>>>,
+    /// Everything up to here was answered, and no mark says so yet.
     answered: Option<S::Ack>,
-    writing_mark: Kept<Written<S::Ack>>,
-    /// What the cache's mark may be, once one was written: the last that was answered, and one whose answer was lost.
-    marks: Vec<Vec<u8>>,
+    writing: Option<Writing<S::Ack>>,
+    writing_mark: Kept<Written>,
+    /// What the last mark of this connection's server says.
+    marked: Option<S::Ack>,
+    /// What the cache's mark may be: the last that was answered, and those whose answer was lost. Empty in a gap.
+    trusted: Vec<Vec<u8>>,
+    /// In a gap: what the next mark replaces.
+    replaced: Option<Vec<u8>>,
     confirm_due: Option<Instant>,
+    beat_due: Option<Instant>,
+    /// Connections to the cache at the last look at its mark.
+    connections: u64,
+    /// What was deleted lately.
+    ring: Ring,
+    /// What goes again: the cache may lack it.
+    again: VecDeque<Delivery>,
+    /// Spans of gaps whose sweep has not begun, or waits for the transactions that were open.
+    unswept: Vec<SpanId>,
+    await_elders: bool,
+    elders: Option<Snapshot>,
+    looking: Kept<Snapshot>,
     /// When a mark that cannot be written was last logged.
     mark_said: Option<Instant>,
     ready: bool,
@@ -195,6 +222,7 @@ where
             intake: Intake::new(settings.memory_bytes_max / 4),
             window: Window::default(),
             echoes: Echoes::new(&settings.echo),
+            ring: Ring::new(settings.memory_bytes_max / 16),
             settings,
             totals: Totals::default(),
             early: 0,
@@ -206,12 +234,23 @@ where
             sweeps: Vec::new(),
             sweep: None,
             resolving: None,
+            server: None,
             compared: None,
             reading_mark: None,
             answered: None,
+            writing: None,
             writing_mark: None,
-            marks: Vec::new(),
+            marked: None,
+            trusted: Vec::new(),
+            replaced: None,
             confirm_due: None,
+            beat_due: None,
+            connections: 0,
+            again: VecDeque::new(),
+            unswept: Vec::new(),
+            await_elders: false,
+            elders: None,
+            looking: None,
             mark_said: None,
             ready: false,
             source_backoff: Backoff::default(),
@@ -231,7 +270,7 @@ where
             }
             let room = self.has_room();
             let gate_due = self.gate_due();
-            let echo_due = if self.flight.is_none() && self.stop_by.is_none() { self.echoes.due() } else { None };
+            let echo_due = if self.may_fly() && self.stop_by.is_none() { self.echoes.due() } else { None };
             tokio::select! {
                 biased;
                 // 1. A stop is heard even under full load.
@@ -246,15 +285,17 @@ where
                 // 3. Answers free the way for the next batch.
                 landed = kept(&mut self.flight) => self.landed(landed?),
                 // An echo may have left since the snapshot was asked for; its answer keeps, the snapshot stays true.
-                snapshot = kept(&mut self.gate), if self.flight.is_none() => self.cut(&snapshot?.value),
+                snapshot = kept(&mut self.gate), if self.may_fly() => self.cut(&snapshot?),
                 swept = kept(&mut self.sweep) => self.swept(swept?),
                 resolved = kept(&mut self.resolving) => self.resolved(resolved?)?,
-                mark = kept(&mut self.reading_mark) => self.compare(mark?),
+                mark = kept(&mut self.reading_mark), if self.flight.is_none() => self.compare(mark?),
+                snapshot = kept(&mut self.looking) => self.looked(snapshot?),
                 written = kept(&mut self.writing_mark) => self.written(written?),
                 // 4. Times: each only ends the wait, the work is in `start_what_can_start`.
                 () = at(gate_due) => {}
                 () = at(echo_due) => {}
                 () = at(self.confirm_due) => self.confirm_due = None,
+                () = at(self.beat_due), if self.may_beat() => self.beat_due = None,
                 () = at(self.source_again), if room => self.source_again = None,
                 // 5. More changes, when there is room for them. Last: a flood must not starve the rest.
                 ready = self.source.ready(), if room && self.source_again.is_none() => {
@@ -267,6 +308,17 @@ where
         Ok(self.totals)
     }
 
+    /// Whether the cache may be asked to delete: one flight at a time, and none while the mark is read.
+    fn may_fly(&self) -> bool {
+        self.flight.is_none() && self.reading_mark.is_none()
+    }
+
+    /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing.
+    fn may_beat(&self) -> bool {
+        let free = self.writing.is_none() && self.reading_mark.is_none() && self.stop_by.is_none();
+        free && self.compared.is_some() && !self.trusted.is_empty() && !self.window.is_barred()
+    }
+
     /// Takes every event that is in the source's buffer, as long as there is room.
     fn take(&mut self) -> Result<()> {
         self.connected();
@@ -277,7 +329,7 @@ where
                 let control = Rc::clone(&self.control);
                 self.resolving = Some(Box::pin(async move {
                     let root = insist("find a partition's table", async || control.partition_root(relation.oid).await);
-                    let root = root.await?.value;
+                    let root = root.await?;
                     Ok((relation, root))
                 }));
             }
@@ -291,11 +343,28 @@ where
     /// Compares the mark in the cache with where a new connection starts, before anything is confirmed on it.
     fn connected(&mut self) {
         if self.source.start() != self.compared.as_ref() {
+            self.leave_other_server();
             self.source_backoff.reset();
             self.source_said = None;
             self.compared = self.source.start().cloned();
             self.read_mark();
         }
+    }
+
+    /// Another server, or another run of it: its transaction numbers say nothing about what was collected before, and
+    /// its positions nothing about what was deleted. All of that goes at once; the mark decides about a sweep.
+    fn leave_other_server(&mut self) {
+        let Some(start) = self.source.start() else { return };
+        let server = (start.system.clone(), start.timeline, start.run.clone());
+        if self.server.replace(server.clone()).is_none_or(|known| known == server) {
+            return;
+        }
+        if let Some(cut) = self.intake.batch.cut(&Snapshot::Everything, &mut self.window) {
+            self.again.push_back(Delivery { load: cut.load, spans: cut.spans, stage: Stage::Fresh });
+        }
+        (self.gate, self.early, self.filling_since) = (None, 0, None);
+        (self.answered, self.marked) = (None, None);
+        self.ring.clear();
     }
 
     /// A definite error stops the daemon; any other ends the connection, and the source connects anew after a pause.
@@ -359,12 +428,12 @@ where
             let control = Rc::clone(&self.control);
             self.gate = Some(Box::pin(async move {
                 if without(Guard::Gate) {
-                    return Ok(Insisted { value: Snapshot::Everything, after_outage: false });
+                    return Ok(Snapshot::Everything);
                 }
                 insist("take a snapshot", async || control.snapshot().await).await
             }));
         }
-        if self.flight.is_none() && self.stop_by.is_none() {
+        if self.may_fly() && (self.stop_by.is_none() || !self.again.is_empty()) {
             let early = self.early_delivery();
             self.start_flight(early, now);
         }
@@ -406,13 +475,13 @@ where
         self.start_flight(Some(fresh), now);
     }
 
-    /// Sends the fresh delivery, if there is one, together with the echoes that are due.
+    /// Sends the fresh delivery, if there is one, together with what goes again and the echoes that are due.
     fn start_flight(&mut self, fresh: Option<Delivery>, now: Instant) {
         assert!(self.flight.is_none(), "a flight that is out holds keys that nobody else holds");
         let mut deliveries: Vec<Delivery> = fresh.into_iter().collect();
         let mut bytes: usize = deliveries.iter().map(|delivery| delivery.load.bytes_used()).sum();
         while bytes < self.settings.memory_bytes_max / 8
-            && let Some(echo) = self.echoes.take_due(now)
+            && let Some(echo) = self.again.pop_front().or_else(|| self.echoes.take_due(now))
         {
             bytes += echo.load.bytes_used();
             deliveries.push(echo);
@@ -436,10 +505,7 @@ where
                 self.queue_sweep(delivery);
             }
         }
-        if landed.after_outage {
-            // It may have come back another than it was: empty, older, or a promoted replica.
-            self.read_mark();
-        }
+        self.look_for_another_cache();
         let lateness = self.source.lateness();
         (self.news)(News::Totals(self.totals, lateness));
     }
@@ -472,6 +538,9 @@ where
         if let Some(stage) = next {
             self.echoes.add(stage, Instant::now(), &delivery.load, &delivery.spans);
             self.totals.collapsed += self.echoes.shrink(self.settings.memory_bytes_max / 4, &self.rules) as u64;
+        }
+        if delivery.stage == Stage::Fresh {
+            self.ring.push(delivery.load, &delivery.spans);
         }
         match delivery.stage {
             Stage::Early => reached(Step::Early),
@@ -513,7 +582,8 @@ where
             && self.flight.is_none()
             && self.sweep.is_none()
             && self.sweeps.is_empty()
-            && self.writing_mark.is_none()
+            && self.writing.is_none()
+            && self.again.is_empty()
             && (self.answered.is_none() || self.compared.is_none())
     }
 

@@ -62,6 +62,10 @@ pub trait Source {
     /// The position as PostgreSQL writes it, for the mark.
     fn lsn(&self, ack: Self::Ack) -> Lsn;
 
+    /// Whether `ack` is a position of the server that is connected now, or was last: positions of another timeline, or
+    /// of a server that started again from a copy, must not be confirmed to this one.
+    fn is_current(&self, ack: Self::Ack) -> bool;
+
     /// Bytes of WAL between a received position and `ack`; what echoes may hold back is counted in it.
     fn bytes_behind(&self, ack: Self::Ack) -> u64;
 

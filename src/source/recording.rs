@@ -317,6 +317,10 @@ impl Source for RecordedSource {
         ack.0
     }
 
+    fn is_current(&self, _ack: Self::Ack) -> bool {
+        true
+    }
+
     fn bytes_behind(&self, ack: Ack) -> u64 {
         self.received.0.saturating_sub(ack.0.0)
     }

@@ -34,7 +34,11 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 /// A position that the server may forget everything before. Made here and nowhere else, from the end of a commit or
 /// from a keepalive between transactions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Ack(Lsn);
+pub struct Ack {
+    /// Counts servers, and runs of one, as this process met them: positions of two of them do not compare.
+    server: u32,
+    lsn: Lsn,
+}
 
 /// Where and how to stream.
 #[derive(Debug, Clone)]
@@ -84,12 +88,20 @@ pub struct Replication {
     state: State,
     received: Lsn,
     confirmed: Lsn,
+    /// The present [`Ack::server`], and its system, timeline and run.
+    server: (u32, Option<(String, u32, String)>),
 }
 
 impl Replication {
     /// Connects at the first [`Source::ready`].
     pub fn new(options: Options) -> Self {
-        Replication { options: Rc::new(options), state: State::Away, received: Lsn(0), confirmed: Lsn(0) }
+        Replication {
+            options: Rc::new(options),
+            state: State::Away,
+            received: Lsn(0),
+            confirmed: Lsn(0),
+            server: (0, None),
+        }
     }
 
     async fn connect(&mut self) -> Result<()> {
@@ -100,11 +112,21 @@ impl Replication {
             let stream = connecting.await;
             self.state = State::Away;
             let stream = stream?;
+            self.meet(&stream.start);
             self.confirmed = self.confirmed.max(stream.start.confirmed);
             self.received = self.received.max(stream.start.confirmed);
             self.state = State::Running(stream);
         }
         Ok(())
+    }
+
+    /// Forgets the positions of another server, or of another run of it: it may have gone back.
+    fn meet(&mut self, start: &Start) {
+        let server = Some((start.system.clone(), start.timeline, start.run.clone()));
+        if self.server.1 != server {
+            self.server = (self.server.0 + 1, server);
+            (self.received, self.confirmed) = (Lsn(0), Lsn(0));
+        }
     }
 
     /// An error ends the connection, whichever call met it.
@@ -161,9 +183,11 @@ impl Source for Replication {
 
     fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
         let State::Running(stream) = &mut self.state else { return Ok(None) };
+        let server = self.server.0;
+        let ack = |lsn| Ack { server, lsn };
         let Stream { wire, assembler, sent_at, wanted, .. } = &mut **stream;
         if let Some(step) = assembler.queued()? {
-            return Ok(Some(assembler.event(step, Ack)));
+            return Ok(Some(assembler.event(step, ack)));
         }
         let Some((tag, body)) = wire.message()? else { return Ok(None) };
         match tag {
@@ -182,19 +206,21 @@ impl Source for Replication {
                 *sent_at = at;
                 self.received = self.received.max(start);
                 let step = assembler.step(payload)?;
-                Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, Ack))))
+                Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, ack))))
             }
             Frame::Keepalive { end, reply, .. } => {
                 *wanted |= reply == Reply::Requested;
                 self.received = self.received.max(end);
                 // Inside of a transaction `end` lies past changes that are not here yet.
-                Ok(Some(if assembler.is_between() { Event::Idle(Ack(end)) } else { Event::Skipped }))
+                Ok(Some(if assembler.is_between() { Event::Idle(ack(end)) } else { Event::Skipped }))
             }
         }
     }
 
     fn acknowledge(&mut self, upto: Ack) {
-        self.confirmed = self.confirmed.max(upto.0);
+        if self.is_current(upto) {
+            self.confirmed = self.confirmed.max(upto.lsn);
+        }
     }
 
     fn status_due(&self) -> Option<Instant> {
@@ -232,11 +258,15 @@ impl Source for Replication {
     }
 
     fn lsn(&self, ack: Ack) -> Lsn {
-        ack.0
+        ack.lsn
+    }
+
+    fn is_current(&self, ack: Ack) -> bool {
+        ack.server == self.server.0
     }
 
     fn bytes_behind(&self, ack: Ack) -> u64 {
-        self.received.0.saturating_sub(ack.0.0)
+        if self.is_current(ack) { self.received.0.saturating_sub(ack.lsn.0) } else { u64::MAX }
     }
 
     fn disconnect(&mut self) {

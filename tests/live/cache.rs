@@ -52,7 +52,21 @@ async fn tcp_tls_unix_sockets_databases_and_the_smallest_user() {
     let mut scene = Scene::with(postgres::Options::default(), &conf).await;
     ask(
         &scene,
-        &["ACL", "SETUSER", "least", "on", ">p w@1", "resetkeys", "~*", "-@all", "+unlink", "+scan", "+get", "+set"],
+        &[
+            "ACL",
+            "SETUSER",
+            "least",
+            "on",
+            ">p w@1",
+            "resetkeys",
+            "~*",
+            "-@all",
+            "+unlink",
+            "+scan",
+            "+get",
+            "+set",
+            "+eval",
+        ],
     );
 
     let (port, socket) = (scene.cache.port(), socket.display());
@@ -106,7 +120,7 @@ const REFUSALS: &[(&[&str], &str, &[&str])] = &[
 #[tokio::test]
 async fn a_cache_that_refuses_gets_the_same_keys_until_it_takes_them() {
     let scene = Scene::start().await;
-    ask(&scene, &["ACL", "SETUSER", "ann", "on", ">pw", "~*", "-@all", "+unlink", "+scan", "+get", "+set"]);
+    ask(&scene, &["ACL", "SETUSER", "ann", "on", ">pw", "~*", "-@all", "+unlink", "+scan", "+get", "+set", "+eval"]);
     let url = format!("redis://ann:pw@127.0.0.1:{}", scene.cache.port());
     let mut daemon = scene.daemon_with(&config(&scene.postgres.url(), &url)).await;
     daemon.allow("failed to");

@@ -99,8 +99,9 @@ fn answer(subject: &str, command: &str, reply: Result<(), RedisError>) -> Findin
     match error.code() {
         // The contradiction in the attempt was reached: permission was granted.
         Some("ERR") if command == "SET" => Finding::ready(subject, format!("{command} is permitted")),
-        Some("NOPERM") => Finding::wrong(subject, format!("{command} is not permitted to this user"))
-            .mend("ACL SETUSER <user> +ping +info +unlink +scan +get +set ~crieur:mark:* ~<each family of the rules>"),
+        Some("NOPERM") => Finding::wrong(subject, format!("{command} is not permitted to this user")).mend(
+            "ACL SETUSER <user> +ping +info +unlink +scan +get +set +eval ~crieur:mark:* ~<each family of the rules>",
+        ),
         Some("NOAUTH" | "WRONGPASS") => {
             Finding::wrong(subject, "the cache refuses the user or the password").mend("correct cache.url or REDIS_URL")
         }

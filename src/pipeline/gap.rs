@@ -1,0 +1,169 @@
+//! Gaps: what the mark in the cache proves, and what is deleted again when it does not.
+//!
+//! A cache that holds a mark has had every delete up to it, and perhaps none after it. So behind every new connection
+//! the mark is read: what was deleted since that mark is deleted again from the ring, and where the ring does not reach
+//! back so far, every family of the rules is swept. Nothing is confirmed before that is done.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::{News, Pipeline};
+use crate::ack::SpanId;
+use crate::cache::Cache;
+use crate::config::OnGap;
+use crate::control::Control;
+use crate::echo::{Delivery, Stage};
+use crate::failpoints::{Guard, Step, reached, without};
+use crate::gate::Snapshot;
+use crate::mark::{Gap, gap, position};
+use crate::pipeline::deliver::insist;
+use crate::rules::Invalidations;
+use crate::source::Source;
+
+/// How often the transactions that a sweep waits for are looked at.
+const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
+
+impl<S, C, D> Pipeline<S, C, D>
+where
+    S: Source,
+    S::Ack: 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    /// Asks for the mark. Until it is compared no flight begins, so that it says what the flights before it reached.
+    pub(super) fn read_mark(&mut self) {
+        let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
+        self.reading_mark =
+            Some(Box::pin(async move { insist("read the mark", async || cache.mark(&slot).await).await }));
+    }
+
+    /// Behind a new connection the cache may be another than it was.
+    pub(super) fn look_for_another_cache(&mut self) {
+        if self.cache.connections() != self.connections && self.reading_mark.is_none() {
+            self.read_mark();
+        }
+    }
+
+    /// The mark was read: whatever it does not cover is deleted again.
+    pub(super) fn compare(&mut self, found: Option<Vec<u8>>) {
+        reached(Step::MarkRead);
+        self.connections = self.cache.connections();
+        let Some(start) = &self.compared else { return };
+        let trusted = found.as_ref().is_some_and(|found| self.trusted.contains(found));
+        let gap = match gap(found.as_deref(), start, &self.rules.digest()) {
+            _ if without(Guard::Mark) => None,
+            None if !trusted && !self.trusted.is_empty() => Some(Gap::WentBack),
+            Some(Gap::Missing | Gap::Unreadable) if !self.trusted.is_empty() => Some(Gap::WentBack),
+            gap => gap,
+        };
+        let lsn = found.as_deref().and_then(position);
+        match (&gap, lsn) {
+            (None, Some(lsn)) if self.trusted.is_empty() => {
+                // Written by the process before: everything that this one deletes comes behind it.
+                self.ring.marked(lsn, self.window.first_open());
+                self.trusted.extend(found);
+            }
+            (None | Some(Gap::WentBack | Gap::Behind { .. }), Some(lsn)) => match self.ring.take_since(lsn) {
+                Some(lacking) => {
+                    self.trusted = found.into_iter().collect();
+                    self.replay(lacking);
+                }
+                None => self.gap(gap.as_ref().unwrap_or(&Gap::WentBack), found),
+            },
+            (None, None) => {}
+            (Some(gap), _) => self.gap(gap, found),
+        }
+        if !self.ready {
+            self.ready = true;
+            (self.news)(News::Ready);
+        }
+    }
+
+    /// Deletes again what the cache may lack since its mark.
+    fn replay(&mut self, lacking: Vec<Invalidations>) {
+        if lacking.is_empty() || without(Guard::Ring) {
+            return;
+        }
+        let keys: usize = lacking.iter().map(|load| load.len()).sum();
+        info!(keys, "the cache may lack what was deleted since its mark: deleting it again");
+        let span = self.window.open_barrier(self.answered.take());
+        for load in lacking {
+            self.window.add_part(span);
+            self.again.push_back(Delivery { load, spans: vec![span], stage: Stage::Fresh });
+        }
+        self.window.part_done(span);
+    }
+
+    /// The cache may hold stale keys, nobody knows which. `found` stands where the mark should be.
+    pub(super) fn gap(&mut self, gap: &Gap, found: Option<Vec<u8>>) {
+        self.trusted.clear();
+        self.replaced = found;
+        self.totals.gaps += 1;
+        match self.settings.on_gap {
+            OnGap::Sweep => self.sweep_everything(gap),
+            OnGap::Warn => {
+                warn!("{gap}: it may hold stale keys until they expire (cache.on_gap is \"warn\")");
+            }
+        }
+    }
+
+    /// Nothing is confirmed until the sweep, and its echoes, are done.
+    fn sweep_everything(&mut self, gap: &Gap) {
+        info!("{gap}: sweeping every key that the rules own");
+        self.unswept.push(self.window.open_barrier(self.answered.take()));
+        // What was open when a slot was made, or a table published, may be committed in WAL that the stream does not
+        // have, and becomes visible after a sweep that does not wait for it.
+        self.await_elders = match gap {
+            Gap::WentBack | Gap::Restarted | Gap::OtherRules => self.await_elders,
+            Gap::Missing | Gap::Unreadable | Gap::OtherServer | Gap::Behind { .. } | Gap::OtherPublication => true,
+        };
+        self.elders = None;
+        self.look_for_elders(Duration::ZERO);
+    }
+
+    fn look_for_elders(&mut self, after: Duration) {
+        let control = Rc::clone(&self.control);
+        self.looking = Some(Box::pin(async move {
+            sleep(after).await;
+            insist("take a snapshot before a sweep", async || control.snapshot().await).await
+        }));
+    }
+
+    /// A snapshot for the sweep of a gap: sweeps at once, and once more when everything older has ended.
+    pub(super) fn looked(&mut self, snapshot: Snapshot) {
+        match self.elders.take() {
+            None => {
+                let over = !self.await_elders || snapshot.ended_by(&snapshot);
+                let spans = if over { std::mem::take(&mut self.unswept) } else { self.unswept.clone() };
+                if !over {
+                    info!("transactions are open that the stream may not have: sweeping again when they have ended");
+                    spans.iter().for_each(|span| self.window.add_part(*span));
+                    self.elders = Some(snapshot);
+                    self.look_for_elders(ELDERS_INTERVAL);
+                }
+                self.sweep_for(spans);
+            }
+            Some(elders) if elders.ended_by(&snapshot) => {
+                let spans = std::mem::take(&mut self.unswept);
+                self.sweep_for(spans);
+            }
+            Some(elders) => {
+                self.elders = Some(elders);
+                self.look_for_elders(ELDERS_INTERVAL);
+            }
+        }
+        if self.elders.is_none() {
+            self.await_elders = false;
+        }
+    }
+
+    fn sweep_for(&mut self, spans: Vec<SpanId>) {
+        let mut load = Invalidations::default();
+        load.everything(&self.rules, 0);
+        load.widen_keys();
+        self.queue_sweep(Delivery { load, spans, stage: Stage::Fresh });
+    }
+}
