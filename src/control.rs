@@ -41,6 +41,11 @@ pub trait Control {
     /// Answers all questions in one round trip, in order.
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>>;
 
+    /// Waits until every read replica has replayed what the primary has flushed by now.
+    async fn replicas_replayed(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Schema and name of the topmost partitioned table above `oid`: its own when it is no partition, `None` when the
     /// catalog no longer knows it.
     async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>>;

@@ -18,6 +18,8 @@ pub enum Stage {
     Early,
     /// The first that counts, behind the gate.
     Fresh,
+    /// Once more, when every read replica has replayed the commit.
+    Replica,
     /// The echo with this index in `cache.echo`.
     Echo(usize),
 }
@@ -63,7 +65,7 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
     pub fn next(&self, stage: Stage) -> Option<usize> {
         let next = match stage {
             Stage::Early => return None,
-            Stage::Fresh => 0,
+            Stage::Fresh | Stage::Replica => 0,
             Stage::Echo(index) => index + 1,
         };
         (next < self.gaps.len()).then_some(next)

@@ -37,6 +37,7 @@ pub mod ring;
 // Where keys go, and what the stream cannot tell.
 pub mod cache;
 pub mod control;
+pub mod replicas;
 pub mod session;
 
 // The loop that ties them.

@@ -24,7 +24,9 @@ use crate::change::Oid;
 use crate::control::{Answer, AnswerRow, Control, LookupId, Question};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
+use crate::lsn::Lsn;
 use crate::quote;
+use crate::replicas::Replicas;
 use crate::rules::Lookup;
 use crate::source::dsn::{Dsn, Target};
 use crate::source::link::{Link, each_host};
@@ -172,6 +174,7 @@ pub struct ControlSession {
     connect_timeout: Duration,
     statement_timeout: Duration,
     lookups: Vec<Lookup>,
+    replicas: Replicas,
     live: RefCell<Option<Rc<Live>>>,
 }
 
@@ -179,7 +182,14 @@ impl ControlSession {
     /// Connects at the first call.
     pub fn new(dsn: Dsn, connect_timeout: Duration, statement_timeout: Duration, lookups: &[Lookup]) -> Self {
         let live = RefCell::new(None);
-        ControlSession { dsn, connect_timeout, statement_timeout, lookups: lookups.to_vec(), live }
+        let replicas = Replicas::default();
+        ControlSession { dsn, connect_timeout, statement_timeout, lookups: lookups.to_vec(), replicas, live }
+    }
+
+    /// Readers may read from these standbys.
+    pub fn with_replicas(self, replicas: Vec<Dsn>) -> Self {
+        let replicas = Replicas::new(replicas, self.connect_timeout);
+        ControlSession { replicas, ..self }
     }
 
     async fn live(&self) -> Result<Rc<Live>> {
@@ -293,6 +303,18 @@ impl Control for ControlSession {
             join_all(answers).await.into_iter().collect()
         })
         .await
+    }
+
+    async fn replicas_replayed(&self) -> Result<()> {
+        let flushed = self
+            .attempt(1, async |live| {
+                let row =
+                    live.session.client.query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[]).await;
+                let text: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
+                text.parse::<Lsn>().map_err(|cause| Error::definite(Exit::Protocol, "read a position").because(cause))
+            })
+            .await?;
+        self.replicas.reach(flushed).await
     }
 
     async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>> {

@@ -19,7 +19,7 @@ use crieur::gate::Snapshot;
 use crieur::keys::KeySet;
 use crieur::lsn::{Lsn, Xid};
 use crieur::mark::Start;
-use crieur::pipeline::{Pipeline, Settings};
+use crieur::pipeline::{Pipeline, Replicas, Settings};
 use crieur::rules::Rules;
 use crieur::source::Source;
 use tokio::time::{Instant, sleep};
@@ -380,6 +380,7 @@ async fn one_seed(seed: u64) -> std::result::Result<(), String> {
         echo,
         echo_wal_bytes_max: u64::MAX,
         on_gap: OnGap::Sweep,
+        replicas: Replicas::None,
         heartbeat: Duration::from_secs(2),
         batch_keys_max,
         memory_bytes_max: 1 << 20,

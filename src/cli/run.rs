@@ -11,7 +11,7 @@ use crate::cli::{log, runtime};
 use crate::config::Config;
 use crate::error::{Error, Exit, Result};
 use crate::failpoints::{Guard, without};
-use crate::pipeline::{News, Pipeline, Settings, Totals};
+use crate::pipeline::{News, Pipeline, Replicas, Settings, Totals};
 use crate::session::ControlSession;
 use crate::source::dsn::Dsn;
 use crate::source::replication::{Options, Replication};
@@ -51,18 +51,21 @@ async fn stream(config: Config) -> Result<Totals> {
         echo: if without(Guard::Echo) { Vec::new() } else { config.cache.echo.clone() },
         echo_wal_bytes_max: config.cache.echo_wal_bytes_max,
         on_gap: config.cache.on_gap,
+        replicas: if config.postgres.replicas.is_empty() { Replicas::None } else { Replicas::Some },
         heartbeat: config.cache.heartbeat,
         batch_keys_max: config.limits.batch_keys_max,
         memory_bytes_max: config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX),
         stop_timeout: config.limits.stop_timeout,
     };
+    let replicas = config.postgres.replicas.iter().map(|url| Dsn::parse(url.expose())).collect::<Result<_>>()?;
     let cache = RedisCache::new(&config.cache)?;
     let control = ControlSession::new(
         dsn.clone(),
         config.postgres.connect_timeout,
         config.postgres.lookup_timeout,
         config.rules.lookups(),
-    );
+    )
+    .with_replicas(replicas);
     let source = Replication::new(Options {
         dsn,
         slot: config.postgres.slot,

@@ -71,6 +71,8 @@ pub struct Postgres {
     pub slot: String,
     /// `publication`, default `crieur`.
     pub publication: String,
+    /// `replicas`, default none: standbys that readers read from.
+    pub replicas: Vec<Secret>,
     /// `connect_timeout`, default 10 s: TCP, TLS and log-in together, for each host.
     pub connect_timeout: Duration,
     /// `liveness_timeout`, default 30 s: with nothing received for half of it a reply is asked for,
@@ -274,6 +276,7 @@ impl Settings {
                 url: Secret::new(self.text("postgres.url")),
                 slot: self.text("postgres.slot"),
                 publication: self.text("postgres.publication"),
+                replicas: self.texts("postgres.replicas").into_iter().map(Secret::new).collect(),
                 connect_timeout: self.duration("postgres.connect_timeout"),
                 liveness_timeout: self.duration("postgres.liveness_timeout"),
                 lookup_timeout: self.duration("postgres.lookup_timeout"),
@@ -313,7 +316,8 @@ fn unfit(name: &str, found: Option<&Checked>) -> ! {
 /// The value as it would be written; a URL is never shown.
 fn written(key: &reference::Key, value: &config::Value) -> String {
     match (&key.kind, &value.kind) {
-        (reference::Kind::Url, _) => "[redacted]".to_owned(),
+        (reference::Kind::Urls, config::ValueKind::String(list)) if list.is_empty() => String::new(),
+        (reference::Kind::Url | reference::Kind::Urls, _) => "[redacted]".to_owned(),
         (_, config::ValueKind::Array(items)) => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         (_, _) => value.to_string(),
     }

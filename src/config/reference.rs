@@ -10,6 +10,8 @@ use config::{Value, ValueKind};
 pub enum Kind {
     /// A connection string; never shown.
     Url,
+    /// A list of connection strings; never shown.
+    Urls,
     /// Any text that is not empty.
     Name,
     /// `[a-z0-9_]{1,63}`: `ReplicationSlotValidateName` (src/backend/replication/slot.c), NAMEDATALEN - 1.
@@ -66,6 +68,12 @@ const KEYS: &[Key] = &[
     key("postgres.mode", Kind::Choice(&["replication"]), Some("replication"), "how changes are read"),
     key("postgres.slot", Kind::Slot, Some("crieur"), "replication slot; one daemon for each"),
     key("postgres.publication", Kind::Name, Some("crieur"), "publication that holds the tables of the rules"),
+    key(
+        "postgres.replicas",
+        Kind::Urls,
+        Some(""),
+        "standbys that readers read from: a key is deleted once more when each has replayed its commit",
+    ),
     key(
         "postgres.connect_timeout",
         Kind::Duration(MILLISECOND, HOUR),
@@ -224,6 +232,7 @@ impl Kind {
                 let count = number(value).filter(|count| (least..=most).contains(count));
                 count.map(Checked::Number).ok_or_else(|| unfit(format!("must be an integer from {least} to {most}")))
             }
+            Kind::Urls => texts(value).map(Checked::Texts).ok_or(unfit("must be an array of connection strings")),
             Kind::Texts => texts(value).map(Checked::Texts).ok_or(unfit("must be an array of strings, none empty")),
         }
     }

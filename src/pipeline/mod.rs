@@ -7,6 +7,7 @@
 pub mod deliver;
 mod gap;
 pub mod intake;
+mod lagging;
 mod position;
 
 use std::collections::VecDeque;
@@ -31,6 +32,7 @@ use crate::gate::Snapshot;
 use crate::mark::Start;
 use crate::pipeline::deliver::{Landed, REMIND, at_most, fly, insist, pause, sweep};
 use crate::pipeline::intake::{Intake, Need};
+use crate::pipeline::lagging::Lagging;
 use crate::pipeline::position::{Writing, Written};
 use crate::ring::Ring;
 use crate::rules::{Invalidations, Rules};
@@ -54,6 +56,15 @@ const PATTERNS_MAX: usize = 1_000;
 /// are a sign of load, where the cache's time is better spent once.
 const EARLY_KEYS_MAX: usize = 64;
 
+/// Whether readers also read from standbys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replicas {
+    /// From the primary only.
+    None,
+    /// Keys wait for the replicas, too.
+    Some,
+}
+
 /// What the loop needs to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -65,6 +76,8 @@ pub struct Settings {
     pub echo_wal_bytes_max: u64,
     /// What to do about a gap.
     pub on_gap: OnGap,
+    /// Whether readers also read from standbys.
+    pub replicas: Replicas,
     /// How often the mark is written when nothing moves.
     pub heartbeat: Duration,
     /// Keys in one pipeline.
@@ -186,6 +199,9 @@ pub struct Pipeline<S: Source, C, D> {
     connections: u64,
     /// What was deleted lately.
     ring: Ring,
+    /// What waits for the read replicas, and what they are asked about now.
+    lagging: Lagging,
+    round: Kept<Lagging>,
     /// What goes again: the cache may lack it.
     again: VecDeque<Delivery>,
     /// Spans of gaps whose sweep has not begun, or waits for the transactions that were open.
@@ -246,6 +262,8 @@ where
             confirm_due: None,
             beat_due: None,
             connections: 0,
+            lagging: Lagging::default(),
+            round: None,
             again: VecDeque::new(),
             unswept: Vec::new(),
             await_elders: false,
@@ -289,6 +307,7 @@ where
                 swept = kept(&mut self.sweep) => self.swept(swept?),
                 resolved = kept(&mut self.resolving) => self.resolved(resolved?)?,
                 mark = kept(&mut self.reading_mark), if self.flight.is_none() => self.compare(mark?),
+                lagging = kept(&mut self.round) => self.caught_up(lagging?),
                 snapshot = kept(&mut self.looking) => self.looked(snapshot?),
                 written = kept(&mut self.writing_mark) => self.written(written?),
                 // 4. Times: each only ends the wait, the work is in `start_what_can_start`.
@@ -534,27 +553,30 @@ where
 
     /// Everything of a delivery was answered: its spans have one part less out, and its echo is queued.
     fn delivered(&mut self, delivery: Delivery) {
+        if delivery.stage == Stage::Fresh && self.settings.replicas == Replicas::Some {
+            return self.await_replicas(delivery);
+        }
         let next = self.echoes.next(delivery.stage);
         if let Some(stage) = next {
             self.echoes.add(stage, Instant::now(), &delivery.load, &delivery.spans);
             self.totals.collapsed += self.echoes.shrink(self.settings.memory_bytes_max / 4, &self.rules) as u64;
         }
-        if delivery.stage == Stage::Fresh {
+        if let Stage::Fresh | Stage::Replica = delivery.stage {
             self.ring.push(delivery.load, &delivery.spans);
         }
         match delivery.stage {
             Stage::Early => reached(Step::Early),
-            Stage::Fresh => {}
+            Stage::Fresh | Stage::Replica => {}
             Stage::Echo(_) => reached(Step::Echoed),
         }
         for span in delivery.spans {
             match (delivery.stage, next) {
                 (Stage::Early, _) => {}
-                (Stage::Fresh, Some(_)) => {
+                (Stage::Fresh | Stage::Replica, Some(_)) => {
                     self.window.add_echo(span);
                     self.window.part_done(span);
                 }
-                (Stage::Fresh, None) => self.window.part_done(span),
+                (Stage::Fresh | Stage::Replica, None) => self.window.part_done(span),
                 (Stage::Echo(_), Some(_)) => {}
                 (Stage::Echo(_), None) => self.window.echo_done(span),
             }

@@ -114,11 +114,17 @@ where
             }
             // Without a mark the next start sweeps; until then the position may move.
             Written::Tried(Swap::Full) if self.settings.on_gap == OnGap::Sweep => {
-                self.complain_about_mark("failed to write the mark: OOM, the cache is full and evicts nothing; the next start sweeps", None);
+                self.complain_about_mark(
+                    "failed to write the mark: OOM, the cache is full and evicts nothing; the next start sweeps",
+                    None,
+                );
                 self.acknowledge(writing.ack);
             }
             Written::Tried(Swap::Full) => {
-                self.complain_about_mark("failed to write the mark: OOM, the cache is full and evicts nothing; nothing is confirmed", None);
+                self.complain_about_mark(
+                    "failed to write the mark: OOM, the cache is full and evicts nothing; nothing is confirmed",
+                    None,
+                );
                 self.answered = self.answered.max(writing.ack);
             }
             Written::Tried(Swap::Other) if without(Guard::Mark) => {

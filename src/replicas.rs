@@ -1,0 +1,79 @@
+//! Read replicas: how far they have replayed the primary's WAL. Sessions only; the loop decides what waits for them.
+//!
+//! A reader of a replica fills the cache with what the replica shows, so a key is deleted once more when every replica
+//! has replayed its commit. Only the replay position tells: on a standby `pg_current_snapshot()` lists no transaction
+//! as in progress (`GetSnapshotData` in src/backend/storage/ipc/procarray.c), whatever is.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::session::Session;
+use crate::source::dsn::Dsn;
+use crate::source::sqlstate::session_error;
+
+/// How often a replica that lags is asked again.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// A session with one standby; connects when first needed, anew after an error.
+struct Replica {
+    dsn: Dsn,
+    session: RefCell<Option<Session>>,
+}
+
+/// All of `postgres.replicas`.
+#[derive(Default)]
+pub struct Replicas {
+    replicas: Vec<Replica>,
+    /// For connecting, and for each answer.
+    limit: Duration,
+}
+
+impl Replicas {
+    /// `limit` is for each connection and each answer.
+    pub fn new(dsns: Vec<Dsn>, limit: Duration) -> Self {
+        let replicas = dsns.into_iter().map(|dsn| Replica { dsn, session: RefCell::default() }).collect();
+        Replicas { replicas, limit }
+    }
+
+    /// Waits until every replica has replayed `lsn`. One attempt: a replica that fails is an error.
+    pub async fn reach(&self, lsn: Lsn) -> Result<()> {
+        for (index, replica) in self.replicas.iter().enumerate() {
+            let reached = self.reach_one(replica, lsn).await;
+            reached.map_err(|error| error.while_doing(&format!("ask replica {}", index + 1)))?;
+        }
+        Ok(())
+    }
+
+    async fn reach_one(&self, replica: &Replica, lsn: Lsn) -> Result<()> {
+        loop {
+            // Out of its place while it is used: an error, or a dropped call, leaves none behind.
+            let session = replica.session.take();
+            let session = match session {
+                Some(session) => session,
+                None => Session::connect(&replica.dsn, self.limit, "-c default_transaction_read_only=on").await?,
+            };
+            let replayed = match timeout(self.limit, replayed(&session)).await {
+                Ok(replayed) => replayed?,
+                Err(_) => return Err(Error::transient(format!("no answer within {:?}", self.limit))),
+            };
+            replica.session.replace(Some(session));
+            if replayed >= lsn {
+                return Ok(());
+            }
+            sleep(INTERVAL).await;
+        }
+    }
+}
+
+async fn replayed(session: &Session) -> Result<Lsn> {
+    let row = session.client.query_one("SELECT pg_catalog.pg_last_wal_replay_lsn()::text", &[]).await;
+    let text: Option<String> = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| {
+        Error::transient("the server is no standby, or has replayed nothing")
+            .hint("Name only standbys in postgres.replicas; after a failover take the new primary out of it.")
+    })
+}
