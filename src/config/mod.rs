@@ -397,7 +397,7 @@ mod tests {
                 &url,
                 "error: unknown key \"slott\" in [postgres]\n --> crieur.toml:2:1\n  |\n\
                  2 | slott = \"x\"\n  | ^^^^^ did you mean \
-                 \"slot\"? allowed here: url, mode, slot, publication, \
+                 \"slot\"? allowed here: url, mode, slot, publication, replicas, \
                  connect_timeout, liveness_timeout, lookup_timeout\n",
             ),
             (
