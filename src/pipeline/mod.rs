@@ -92,8 +92,10 @@ pub struct Totals {
 /// What the loop tells whoever watches it: the terminal, systemd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
-    /// The stream runs, and the cache answered.
+    /// The stream runs, and the cache answered: at first, and again after standing by.
     Ready,
+    /// The session with this process id (0: not known) has the slot; this daemon takes over when it ends.
+    StandingBy(u32),
     /// A sweep began.
     SweepBegan,
     /// A sweep ended.
@@ -101,6 +103,12 @@ pub enum News {
     /// Now and then, while changes come.
     Totals(Totals, Duration),
 }
+
+/// A stream that ran this long was not refused for what it is: the next failure is a new one.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// How often a daemon that stands by looks whether the slot is free.
+const STANDBY_INTERVAL: Duration = Duration::from_millis(300);
 
 type Kept<T> = Option<LocalBoxFuture<'static, Result<T>>>;
 
@@ -172,6 +180,9 @@ pub struct Pipeline<S: Source, C, D> {
 
     source_backoff: Backoff,
     source_again: Option<Instant>,
+    streaming_since: Option<Instant>,
+    /// The session that has the slot instead of us.
+    standing_by: Option<u32>,
     /// When the present outage of the source was last logged.
     source_said: Option<Instant>,
     stop_by: Option<Instant>,
@@ -216,6 +227,8 @@ where
             ready: false,
             source_backoff: Backoff::default(),
             source_again: None,
+            streaming_since: None,
+            standing_by: None,
             source_said: None,
             stop_by: None,
         }
@@ -291,8 +304,8 @@ where
     /// Compares the mark in the cache with where a new connection starts, before anything is confirmed on it.
     fn connected(&mut self) {
         if self.source.start() != self.compared.as_ref() {
-            self.source_backoff.reset();
-            self.source_said = None;
+            self.streaming_since = Some(Instant::now());
+            self.standing_by = None;
             self.compared = self.source.start().cloned();
             self.read_mark();
         }
@@ -304,18 +317,43 @@ where
         if let Class::Definite(_) = error.class {
             return Err(error);
         }
-        self.source.disconnect();
-        self.intake.interrupted();
-        self.compared = None;
-        let wait = pause(&mut self.source_backoff, &error);
         let now = Instant::now();
+        if self.streaming_since.take().is_some_and(|since| now.duration_since(since) >= STEADY) {
+            self.source_backoff.reset();
+            self.source_said = None;
+        }
+        self.disconnect();
+        if let Some(pid) = self.source.standing_by() {
+            self.stand_by(pid);
+            self.source_again = Some(now + STANDBY_INTERVAL);
+            return Ok(());
+        }
+        let wait = pause(&mut self.source_backoff, &error);
         if self.source_said.is_none_or(|said| now.duration_since(said) >= REMIND) {
             self.source_said = Some(now);
             let hint = error.hint.as_deref().unwrap_or("the stream goes on from the confirmed position");
             warn!(hint, again_in = ?wait, "replication interrupted: {}", error.chain());
         }
-        self.source_again = Some(Instant::now() + wait);
+        self.source_again = Some(now + wait);
         Ok(())
+    }
+
+    /// Ends the connection; what was committed on it stays.
+    fn disconnect(&mut self) {
+        self.source.disconnect();
+        self.intake.interrupted();
+        self.compared = None;
+    }
+
+    /// Another session has the slot: a daemon that works, or what the server still holds of our own last connection.
+    fn stand_by(&mut self, pid: u32) {
+        self.source_backoff.reset();
+        if pid != 0 && self.standing_by != Some(pid) {
+            self.standing_by = Some(pid);
+            self.ready = false;
+            info!(pid, "standing by: another session has the replication slot");
+            (self.news)(News::StandingBy(pid));
+        }
     }
 
     /// Whether another event may be taken.

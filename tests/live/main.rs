@@ -12,4 +12,6 @@ mod readers;
 mod record;
 mod scene;
 mod servers;
+mod slots;
+mod standby;
 mod streams;
