@@ -366,6 +366,7 @@ async fn one_seed(seed: u64) -> std::result::Result<(), String> {
         slot: "sim".into(),
         echo,
         echo_wal_bytes_max: u64::MAX,
+        publication: "crieur".to_owned(),
         on_gap: OnGap::Sweep,
         batch_keys_max,
         memory_bytes_max: 1 << 20,

@@ -25,8 +25,8 @@ use crate::lsn::{Lsn, Xid};
 use crate::pipeline::intake::Need;
 use crate::session::{ControlSession, Session};
 use crate::source::dsn::Dsn;
-use crate::source::recording::{Header, LookupAnswer, PartitionRoot, RecordingWriter};
 use crate::source::facts::Facts;
+use crate::source::recording::{Header, LookupAnswer, PartitionRoot, RecordingWriter};
 use crate::source::replication::{now, protocol_version, start_stream};
 use crate::source::sqlstate::session_error;
 use crate::source::wire::{Wire, error_response};
@@ -167,7 +167,8 @@ async fn open(wire: &mut Wire, publication: &str) -> Result<(Header, Facts, Lsn)
     let sql = format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT");
     let made = wire.simple_query(&sql).await.map_err(|error| error.while_doing("create a temporary slot"))?;
     let begin = made.first().and_then(|row| row.get(1)?.as_deref()?.parse().ok());
-    let begin = begin.ok_or_else(|| Error::definite(Exit::Protocol, "the server does not say where the slot begins"))?;
+    let begin =
+        begin.ok_or_else(|| Error::definite(Exit::Protocol, "the server does not say where the slot begins"))?;
     let version = wire.simple_query("SELECT pg_catalog.current_setting('server_version')").await?;
     let facts = Facts::read(wire, publication).await?;
     start_stream(wire, &slot, publication, facts.version).await?;

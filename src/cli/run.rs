@@ -49,6 +49,7 @@ async fn stream(config: Config) -> Result<Totals> {
     }
     let settings = Settings {
         slot: config.postgres.slot.clone(),
+        publication: config.postgres.publication.clone(),
         echo: if without(Guard::Echo) { Vec::new() } else { config.cache.echo.clone() },
         echo_wal_bytes_max: config.cache.echo_wal_bytes_max,
         on_gap: config.cache.on_gap,
@@ -62,7 +63,8 @@ async fn stream(config: Config) -> Result<Totals> {
         config.postgres.connect_timeout,
         config.postgres.lookup_timeout,
         config.rules.lookups(),
-    );
+    )
+    .watching(&config.postgres.slot, &config.postgres.publication, &config.rules);
     let source = Replication::new(Options {
         dsn,
         slot: config.postgres.slot,

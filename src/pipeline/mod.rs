@@ -7,6 +7,8 @@
 pub mod deliver;
 pub mod intake;
 mod position;
+pub mod watch;
+mod watching;
 
 use std::future::pending;
 use std::rc::Rc;
@@ -21,7 +23,7 @@ use crate::backoff::Backoff;
 use crate::cache::{Cache, Swept};
 use crate::change::Relation;
 use crate::config::OnGap;
-use crate::control::Control;
+use crate::control::{Control, Sighting};
 use crate::echo::{Delivery, Echoes, Stage};
 use crate::error::{Class, Result};
 use crate::failpoints::{Guard, Step, reached, without};
@@ -30,6 +32,7 @@ use crate::mark::Start;
 use crate::pipeline::deliver::{Insisted, Landed, REMIND, at_most, fly, insist, pause, sweep};
 use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::position::Written;
+use crate::pipeline::watch::Watch;
 use crate::rules::{Invalidations, Rules};
 use crate::source::{BACKLOG, Source};
 
@@ -60,6 +63,8 @@ pub struct Settings {
     pub echo: Vec<Duration>,
     /// WAL that waiting echoes may hold back, in bytes.
     pub echo_wal_bytes_max: u64,
+    /// The publication's name, for hints.
+    pub publication: String,
     /// What to do about a gap.
     pub on_gap: OnGap,
     /// Keys in one pipeline.
@@ -183,6 +188,12 @@ pub struct Pipeline<S: Source, C, D> {
     streaming_since: Option<Instant>,
     /// The session that has the slot instead of us.
     standing_by: Option<u32>,
+    began: Instant,
+    watch: Watch,
+    watch_due: Option<Instant>,
+    watching: Kept<Result<Option<Sighting>>>,
+    /// Since when the server cannot be watched, or when that was last logged.
+    blind_since: Option<Instant>,
     /// When the present outage of the source was last logged.
     source_said: Option<Instant>,
     stop_by: Option<Instant>,
@@ -197,6 +208,7 @@ where
 {
     /// Ties the parts together; nothing is connected yet.
     pub fn new(source: S, cache: C, control: D, rules: Rules, settings: Settings, news: Box<dyn FnMut(News)>) -> Self {
+        let watch = Watch::new(&settings.publication);
         Pipeline {
             source,
             cache: Rc::new(cache),
@@ -229,6 +241,11 @@ where
             source_again: None,
             streaming_since: None,
             standing_by: None,
+            began: Instant::now(),
+            watch,
+            watch_due: None,
+            watching: None,
+            blind_since: None,
             source_said: None,
             stop_by: None,
         }
@@ -264,9 +281,11 @@ where
                 resolved = kept(&mut self.resolving) => self.resolved(resolved?)?,
                 mark = kept(&mut self.reading_mark) => self.compare(mark?),
                 written = kept(&mut self.writing_mark) => self.written(written?),
+                seen = kept(&mut self.watching) => self.sighted(seen?)?,
                 // 4. Times: each only ends the wait, the work is in `start_what_can_start`.
                 () = at(gate_due) => {}
                 () = at(echo_due) => {}
+                () = at(self.watch_due), if self.stop_by.is_none() => self.begin_watch(),
                 () = at(self.confirm_due) => self.confirm_due = None,
                 () = at(self.source_again), if room => self.source_again = None,
                 // 5. More changes, when there is room for them. Last: a flood must not starve the rest.
@@ -307,6 +326,13 @@ where
             self.streaming_since = Some(Instant::now());
             self.standing_by = None;
             self.compared = self.source.start().cloned();
+            if let Some(start) = &self.compared {
+                // An answer that is on its way may be of the server before.
+                self.control.follow(start);
+                self.gate = None;
+                self.watching = None;
+                self.watch_due = Some(Instant::now());
+            }
             self.read_mark();
         }
     }

@@ -114,7 +114,8 @@ pub(crate) async fn create(wire: &mut Wire, slot: &str, version: u32) -> Result<
         }
     };
     let point = rows.first().and_then(|row| row.get(1)?.as_deref()?.parse().ok());
-    let point = point.ok_or_else(|| Error::definite(Exit::Protocol, "the server does not say where the slot begins"))?;
+    let point =
+        point.ok_or_else(|| Error::definite(Exit::Protocol, "the server does not say where the slot begins"))?;
     info!(%slot, lsn = %point, seconds = since.elapsed().as_secs(), "replication slot created");
     Ok(point)
 }

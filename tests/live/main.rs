@@ -8,6 +8,7 @@ mod delivery;
 mod faults;
 mod harness;
 mod position;
+mod publication;
 mod readers;
 mod record;
 mod scene;
