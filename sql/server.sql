@@ -5,6 +5,7 @@ SELECT jsonb_build_object(
     'version_text', current_setting('server_version'),
     'database', current_database(),
     'in_recovery', pg_is_in_recovery(),
+    'standby_names', current_setting('synchronous_standby_names'),
     'wal_level', current_setting('wal_level'),
     'slots_max', current_setting('max_replication_slots')::integer,
     'slots_used', (SELECT count(*) FROM pg_replication_slots),

@@ -3,9 +3,12 @@
 //! It takes the gate's snapshots, answers lookups behind the gate, and knows which partition belongs to which table.
 //! This file is the trait that the loop knows and its words; `session.rs` is the real one.
 
+use serde::Deserialize;
+
 use crate::change::Oid;
 use crate::error::Result;
 use crate::gate::Snapshot;
+use crate::mark::Start;
 
 /// Index of a lookup in the rules.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -49,4 +52,61 @@ pub trait Control {
     /// Schema and name of the topmost partitioned table above `oid`: its own when it is no partition, `None` when the
     /// catalog no longer knows it.
     async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>>;
+
+    /// The stream starts here: from now on only the same server, run and timeline may answer. An old session ends.
+    fn follow(&self, _start: &Start) {}
+
+    /// What may go wrong while the stream runs; `None` where there is nothing to watch.
+    async fn watch(&self) -> Result<Option<Sighting>> {
+        Ok(None)
+    }
+}
+
+/// What became of the WAL that a slot needs (`wal_status` of `pg_replication_slots`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WalStatus {
+    /// Within `max_wal_size`.
+    Reserved,
+    /// Past `max_wal_size`, and kept for the slot.
+    Extended,
+    /// The next checkpoint may remove it.
+    Unreserved,
+    /// Removed.
+    Lost,
+}
+
+/// The WAL behind a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+pub struct SlotWal {
+    /// What became of it.
+    pub status: WalStatus,
+    /// Bytes that may be written until it can be lost; `None` without a limit.
+    pub safe_bytes: Option<i64>,
+    /// Bytes that the slot holds back.
+    pub held_bytes: i64,
+}
+
+/// What was seen of the server while the stream runs.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+pub struct Sighting {
+    /// As in [`Start::system`]; empty where the server does not say.
+    #[serde(skip)]
+    pub system: String,
+    /// As in [`Start::timeline`].
+    #[serde(skip)]
+    pub timeline: u32,
+    /// As in [`Start::publication`].
+    #[serde(skip)]
+    pub publication: String,
+    /// Kinds of changes that the publication leaves out: `insert`, `update`, `delete`, `truncate`.
+    pub withheld: Vec<String>,
+    /// Tables of the rules whose changes do not come, by schema and name.
+    pub unpublished: Vec<(String, String)>,
+    /// `synchronous_standby_names`.
+    pub standby_names: String,
+    /// Our name in that list.
+    pub application_name: String,
+    /// The slot's WAL; `None` while there is no such slot.
+    pub wal: Option<SlotWal>,
 }

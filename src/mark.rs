@@ -43,6 +43,16 @@ pub fn position(text: &[u8]) -> Option<Lsn> {
     serde_json::from_slice::<Mark>(text).ok()?.position()
 }
 
+/// Whether the slot of a stream is the one that was there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SlotOrigin {
+    /// It was there; what was written since its position comes.
+    #[default]
+    Found,
+    /// It was made for this stream; what was written before it never comes.
+    Created,
+}
+
 /// Where the stream starts, as the server says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Start {
@@ -59,6 +69,8 @@ pub struct Start {
     /// Digest of what the publication holds: it changes whenever a table is added or dropped, even if it comes back.
     /// Changes of a table are not in the stream while it is not published, and no WAL tells.
     pub publication: String,
+    /// Whether the slot was there.
+    pub slot: SlotOrigin,
 }
 
 /// Why the cache may hold stale keys.
@@ -85,6 +97,8 @@ pub enum Gap {
     Restarted,
     /// The publication was altered: changes may never have come.
     OtherPublication,
+    /// The slot is a new one: what was written before it never came.
+    NewSlot,
 }
 
 impl std::fmt::Display for Gap {
@@ -97,6 +111,7 @@ impl std::fmt::Display for Gap {
             Gap::WentBack => f.write_str("the cache does not hold the mark that was written last"),
             Gap::OtherRules => f.write_str("the rules changed since the mark was written"),
             Gap::Restarted => f.write_str("the server started again since the mark was written"),
+            Gap::NewSlot => f.write_str("the replication slot is a new one"),
             Gap::OtherPublication => f.write_str("the publication changed since the mark was written"),
         }
     }
@@ -115,6 +130,9 @@ pub fn gap(mark: Option<&[u8]>, start: &Start, rules: &str) -> Option<Gap> {
         Some(Gap::OtherServer)
     } else if lsn < start.confirmed {
         Some(Gap::Behind { mark: lsn, confirmed: start.confirmed })
+    } else if lsn == start.confirmed && start.slot == SlotOrigin::Created {
+        // A mark past it was written by this very stream: its sweep is done.
+        Some(Gap::NewSlot)
     } else if mark.run != start.run {
         Some(Gap::Restarted)
     } else if mark.publication != start.publication {
@@ -132,8 +150,14 @@ mod tests {
 
     #[test]
     fn only_a_mark_at_or_past_the_slot_proves_the_cache() {
-        let start =
-            Start { system: "7".into(), timeline: 1, confirmed: Lsn(0x20), run: "r1".into(), publication: "p1".into() };
+        let start = Start {
+            system: "7".into(),
+            timeline: 1,
+            confirmed: Lsn(0x20),
+            run: "r1".into(),
+            publication: "p1".into(),
+            slot: SlotOrigin::Found,
+        };
         let mark = |system: &str, timeline, lsn: &str, rules: &str| {
             let mark = Mark {
                 run: "r1".into(),
@@ -169,6 +193,9 @@ mod tests {
         };
         assert_eq!(elsewhere(&Start { run: "r2".into(), ..start.clone() }), Some(Gap::Restarted));
         assert_eq!(elsewhere(&Start { publication: "p2".into(), ..start.clone() }), Some(Gap::OtherPublication));
+        let new = Start { slot: SlotOrigin::Created, ..start.clone() };
+        assert_eq!(elsewhere(&new), Some(Gap::NewSlot));
+        assert_eq!(elsewhere(&Start { confirmed: Lsn(0x1F), ..new }), None);
         assert_eq!(gap(None, &start, "r"), Some(Gap::Missing));
         assert_eq!(gap(Some(b"1"), &start, "r"), Some(Gap::Unreadable));
     }

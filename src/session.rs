@@ -16,19 +16,22 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode, SslNegotiation};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, Config, Statement};
+use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use crate::change::Oid;
-use crate::control::{Answer, AnswerRow, Control, LookupId, Question};
+use crate::control::{Answer, AnswerRow, Control, LookupId, Question, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lsn::Lsn;
+use crate::mark::Start;
 use crate::quote;
 use crate::replicas::Replicas;
-use crate::rules::Lookup;
+use crate::rules::{Lookup, Rules};
 use crate::source::dsn::{Dsn, Target};
+use crate::source::facts::{RUN, in_recovery, refuse_as_standby};
 use crate::source::link::{Link, each_host};
 use crate::source::socket::ReceiveWindow;
 use crate::source::sqlstate::{is_connection, session_error, statement_text};
@@ -165,6 +168,8 @@ impl ToSql for Text<'_> {
 struct Live {
     session: Session,
     snapshot: Statement,
+    /// System identifier and timeline; `None` where the role may not ask.
+    identity: Option<(String, u32)>,
     lookups: RefCell<HashMap<LookupId, std::result::Result<Statement, String>>>,
 }
 
@@ -176,20 +181,43 @@ pub struct ControlSession {
     lookups: Vec<Lookup>,
     replicas: Replicas,
     live: RefCell<Option<Rc<Live>>>,
+    /// The server that the stream comes from.
+    expected: RefCell<Option<(String, u32)>>,
+    /// The statements of a look at the server: `run.sql`, `watch.sql`.
+    watch: Option<[String; 2]>,
 }
 
 impl ControlSession {
     /// Connects at the first call.
     pub fn new(dsn: Dsn, connect_timeout: Duration, statement_timeout: Duration, lookups: &[Lookup]) -> Self {
-        let live = RefCell::new(None);
-        let replicas = Replicas::default();
-        ControlSession { dsn, connect_timeout, statement_timeout, lookups: lookups.to_vec(), replicas, live }
+        ControlSession {
+            dsn,
+            connect_timeout,
+            statement_timeout,
+            lookups: lookups.to_vec(),
+            replicas: Replicas::default(),
+            live: RefCell::new(None),
+            expected: RefCell::new(None),
+            watch: None,
+        }
     }
 
     /// Readers may read from these standbys.
-    pub fn with_replicas(self, replicas: Vec<Dsn>) -> Self {
-        let replicas = Replicas::new(replicas, self.connect_timeout);
-        ControlSession { replicas, ..self }
+    #[must_use]
+    pub fn with_replicas(mut self, replicas: Vec<Dsn>) -> Self {
+        self.replicas = Replicas::new(replicas, self.connect_timeout);
+        self
+    }
+
+    /// Lets it watch a slot, a publication and the tables of the rules.
+    #[must_use]
+    pub fn watching(mut self, slot: &str, publication: &str, rules: &Rules) -> Self {
+        let tables = rules.tables().into_iter().map(|table| [table.schema, table.table]).collect::<Vec<_>>();
+        let tables = serde_json::to_string(&tables).expect("a list of texts is plain data");
+        let variables = [("slot", slot), ("publication", publication), ("tables", tables.as_str())];
+        let fill = |sql| quote::fill(sql, &variables);
+        self.watch = Some([fill(RUN), fill(include_str!("../sql/watch.sql"))]);
+        self
     }
 
     async fn live(&self) -> Result<Rc<Live>> {
@@ -199,9 +227,10 @@ impl ControlSession {
         let limit = self.statement_timeout.as_millis();
         let settings = format!("-c default_transaction_read_only=on -c statement_timeout={limit}");
         let session = Session::connect(&self.dsn, self.connect_timeout, &settings).await?;
+        let identity = identity(&session).await?;
         let snapshot = session.client.prepare("SELECT pg_catalog.pg_current_snapshot()::text").await;
         let snapshot = snapshot.map_err(|error| session_error(&error))?;
-        let live = Rc::new(Live { session, snapshot, lookups: RefCell::default() });
+        let live = Rc::new(Live { session, snapshot, identity, lookups: RefCell::default() });
         *self.live.borrow_mut() = Some(Rc::clone(&live));
         Ok(live)
     }
@@ -211,6 +240,23 @@ impl ControlSession {
     /// `statements` run one after the other on the server, each within the statement timeout.
     async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(Rc<Live>) -> Result<T>) -> Result<T> {
         let live = self.live().await?;
+        if let (Some(expected), Some(found)) = (&*self.expected.borrow(), &live.identity)
+            && expected != found
+        {
+            *self.live.borrow_mut() = None;
+            return Err(Error::transient("ordinary sessions reach another server than the stream")
+                .hint("Let the connection string name the hosts themselves, not an address that moves."));
+        }
+        self.attempt_on(live, statements, step).await
+    }
+
+    /// The same on a session of any server.
+    async fn attempt_on<T>(
+        &self,
+        live: Rc<Live>,
+        statements: usize,
+        step: impl AsyncFnOnce(Rc<Live>) -> Result<T>,
+    ) -> Result<T> {
         let statements = u32::try_from(statements).unwrap_or(u32::MAX);
         let limit = self.statement_timeout.saturating_mul(statements) + Duration::from_secs(5);
         let result = match tokio::time::timeout(limit, step(live)).await {
@@ -247,6 +293,27 @@ impl ControlSession {
         }
         Ok(prepared)
     }
+}
+
+/// System identifier and timeline of a primary: a standby sees commits later than its primary and cannot be the gate.
+async fn identity(session: &Session) -> Result<Option<(String, u32)>> {
+    let rows = session.client.simple_query(include_str!("../sql/identity.sql")).await;
+    let rows = match rows {
+        // The functions are everybody's by default; a server may have taken them away.
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(None),
+        rows => rows.map_err(|error| session_error(&error))?,
+    };
+    let row = first_row(&rows);
+    let text = |column| row.and_then(|row| row.get(column));
+    if text(0) == Some("t") {
+        return Err(in_recovery());
+    }
+    let timeline = text(2).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    Ok(text(1).map(str::to_owned).zip(timeline))
+}
+
+fn first_row(rows: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
+    rows.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None })
 }
 
 /// The server's refusal of a statement, without values; an error when the session is what failed.
@@ -325,5 +392,28 @@ impl Control for ControlSession {
             names.map_err(|error: tokio_postgres::Error| session_error(&error))
         })
         .await
+    }
+
+    fn follow(&self, start: &Start) {
+        *self.expected.borrow_mut() = Some((start.system.clone(), start.timeline));
+        *self.live.borrow_mut() = None;
+    }
+
+    async fn watch(&self) -> Result<Option<Sighting>> {
+        let Some([run, watch]) = &self.watch else { return Ok(None) };
+        let live = self.live().await?;
+        let (system, timeline) = live.identity.clone().unwrap_or_default();
+        let step = async |live: Rc<Live>| {
+            let client = &live.session.client;
+            let answers = tokio::try_join!(client.simple_query(run), client.simple_query(watch));
+            let (run, watch) = answers.map_err(|error| session_error(&error))?;
+            let unexpected = || Error::definite(Exit::Protocol, "the answer about slot and publication cannot be read");
+            let text = first_row(&watch).and_then(|row| row.get(0)).ok_or_else(unexpected)?;
+            let seen: Sighting = serde_json::from_str(text).map_err(|cause| unexpected().because(cause))?;
+            let publication = first_row(&run).and_then(|row| row.get(1)).ok_or_else(unexpected)?.to_owned();
+            refuse_as_standby(&seen.standby_names, &seen.application_name)?;
+            Ok(Some(Sighting { system, timeline, publication, ..seen }))
+        };
+        self.attempt_on(live, 2, step).await
     }
 }

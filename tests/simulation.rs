@@ -18,7 +18,7 @@ use crieur::error::{Error, Result};
 use crieur::gate::Snapshot;
 use crieur::keys::KeySet;
 use crieur::lsn::{Lsn, Xid};
-use crieur::mark::Start;
+use crieur::mark::{SlotOrigin, Start};
 use crieur::pipeline::{Pipeline, Replicas, Settings};
 use crieur::rules::Rules;
 use crieur::source::Source;
@@ -145,6 +145,7 @@ impl Source for SimSource {
                 confirmed: Lsn(world.confirmed),
                 run: String::new(),
                 publication: String::new(),
+                slot: SlotOrigin::Found,
             });
             return Ok(());
         }
@@ -379,6 +380,7 @@ async fn one_seed(seed: u64) -> std::result::Result<(), String> {
         slot: "sim".into(),
         echo,
         echo_wal_bytes_max: u64::MAX,
+        publication: "crieur".to_owned(),
         on_gap: OnGap::Sweep,
         replicas: Replicas::None,
         heartbeat: Duration::from_secs(2),

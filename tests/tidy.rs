@@ -20,6 +20,7 @@ const PURE: &[&str] = &[
     "src/mark.rs",
     "src/ring.rs",
     "src/pipeline/intake.rs",
+    "src/pipeline/watch.rs",
     "src/rules",
     "src/source/frames.rs",
 ];

@@ -22,6 +22,8 @@ pub struct Server {
     pub database: String,
     /// A standby: slots and publications are made on its primary.
     pub in_recovery: bool,
+    /// `synchronous_standby_names`
+    pub standby_names: String,
     /// `wal_level`
     pub wal_level: String,
     /// `max_replication_slots`

@@ -34,7 +34,7 @@ impl Progress {
         match news {
             News::Totals(totals, late) if late >= LATE => self.draw(&backlog(&totals, late)),
             News::SweepBegan => self.draw("sweeping"),
-            News::Totals(..) | News::SweepEnded(_) | News::Ready => self.clear(),
+            News::Totals(..) | News::SweepEnded(_) | News::Ready | News::StandingBy(_) => self.clear(),
         }
     }
 

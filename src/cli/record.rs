@@ -25,8 +25,9 @@ use crate::lsn::{Lsn, Xid};
 use crate::pipeline::intake::Need;
 use crate::session::{ControlSession, Session};
 use crate::source::dsn::Dsn;
+use crate::source::facts::Facts;
 use crate::source::recording::{Header, LookupAnswer, PartitionRoot, RecordingWriter};
-use crate::source::replication::{Facts, now, protocol_version, stream};
+use crate::source::replication::{now, protocol_version, start_stream};
 use crate::source::sqlstate::session_error;
 use crate::source::wire::{Wire, error_response};
 
@@ -123,9 +124,9 @@ pub async fn record(
 ) -> Result<Recorded> {
     let dsn = Dsn::parse(config.postgres.url.expose())?;
     let mut wire = Wire::connect(&dsn, config.postgres.connect_timeout).await?;
-    let (header, facts) = open(&mut wire, &config.postgres.publication).await?;
-    let mut recorder = Recorder::new(config, dsn.clone(), RecordingWriter::new(out, &header)?, facts.start.confirmed);
-    news(News::Ready(facts.start.confirmed));
+    let (header, facts, begin) = open(&mut wire, &config.postgres.publication).await?;
+    let mut recorder = Recorder::new(config, dsn.clone(), RecordingWriter::new(out, &header)?, begin);
+    news(News::Ready(begin));
     let mut stop = pin!(stop);
     let mut status_due = Instant::now();
     loop {
@@ -160,21 +161,25 @@ async fn end_of_wal(config: &Config, dsn: &Dsn) -> Result<Lsn> {
 }
 
 /// Makes the temporary slot and starts the stream.
-async fn open(wire: &mut Wire, publication: &str) -> Result<(Header, Facts)> {
+async fn open(wire: &mut Wire, publication: &str) -> Result<(Header, Facts, Lsn)> {
     let slot = format!("crieur_record_{}", std::process::id());
     // NOEXPORT_SNAPSHOT: the session runs statements after this one.
     let sql = format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT");
-    wire.simple_query(&sql).await.map_err(|error| error.while_doing("create a temporary slot"))?;
+    let made = wire.simple_query(&sql).await.map_err(|error| error.while_doing("create a temporary slot"))?;
+    let begin = made.first().and_then(|row| row.get(1)?.as_deref()?.parse().ok());
+    let begin =
+        begin.ok_or_else(|| Error::definite(Exit::Protocol, "the server does not say where the slot begins"))?;
     let version = wire.simple_query("SELECT pg_catalog.current_setting('server_version')").await?;
-    let facts = stream(wire, &slot, publication).await?;
+    let facts = Facts::read(wire, publication).await?;
+    start_stream(wire, &slot, publication, facts.version).await?;
     let header = Header {
         server_version: version.into_iter().flatten().flatten().next().unwrap_or_default(),
         protocol_version: protocol_version(facts.version),
         slot,
         publication: publication.to_owned(),
-        system_identifier: facts.start.system.clone(),
+        system_identifier: facts.system.clone(),
     };
-    Ok((header, facts))
+    Ok((header, facts, begin))
 }
 
 /// Everything but the connection.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -27,7 +28,7 @@ pub fn run(config: Config) -> Exit {
         info!(%origin, "{key} = {value}");
     }
     let result = runtime().and_then(|runtime| runtime.block_on(stream(config)));
-    notify(&[sd_notify::NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
     match result {
         Ok(totals) => {
             info!(keys = totals.keys, existed = totals.existed, sweeps = totals.sweeps, "stopped");
@@ -48,6 +49,7 @@ async fn stream(config: Config) -> Result<Totals> {
     }
     let settings = Settings {
         slot: config.postgres.slot.clone(),
+        publication: config.postgres.publication.clone(),
         echo: if without(Guard::Echo) { Vec::new() } else { config.cache.echo.clone() },
         echo_wal_bytes_max: config.cache.echo_wal_bytes_max,
         on_gap: config.cache.on_gap,
@@ -65,7 +67,8 @@ async fn stream(config: Config) -> Result<Totals> {
         config.postgres.lookup_timeout,
         config.rules.lookups(),
     )
-    .with_replicas(replicas);
+    .with_replicas(replicas)
+    .watching(&config.postgres.slot, &config.postgres.publication, &config.rules);
     let source = Replication::new(Options {
         dsn,
         slot: config.postgres.slot,
@@ -77,7 +80,12 @@ async fn stream(config: Config) -> Result<Totals> {
     let (mut progress, mut status) = (Progress::default(), Status::default());
     let news = Box::new(move |news| {
         match news {
-            News::Ready => notify(&[sd_notify::NotifyState::Ready]),
+            News::Ready => notify(&[NotifyState::Ready, NotifyState::Status("streaming")]),
+            News::StandingBy(pid) => {
+                // Up, though another one works: a unit of Type=notify must not wait for it.
+                let line = format!("standing by: the slot is active for PID {pid}");
+                notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
+            }
             News::SweepEnded(swept) => info!(scanned = swept.scanned, deleted = swept.deleted, "sweep finished"),
             News::Totals(totals, late) => status.tell(&totals, late),
             News::SweepBegan => {}
@@ -102,7 +110,7 @@ impl Status {
             let line = format!(
                 "{keys} keys sent, {existed} existed, {widened} widened, {sweeps} sweeps; last change {behind} s late"
             );
-            notify(&[sd_notify::NotifyState::Status(&line)]);
+            notify(&[NotifyState::Status(&line)]);
         }
     }
 }
@@ -120,12 +128,12 @@ pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>> {
                 _ = hangup.recv() => warn!("SIGHUP: this version reads its configuration only at the start"),
             }
         }
-        notify(&[sd_notify::NotifyState::Stopping]);
+        notify(&[NotifyState::Stopping]);
     })
 }
 
 /// Tells systemd, where there is one (`NOTIFY_SOCKET`).
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!("failed to notify systemd: {error}");
     }

@@ -18,7 +18,7 @@ use crate::control::Control;
 use crate::echo::{Delivery, Stage};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
-use crate::mark::{Gap, gap, position};
+use crate::mark::{Gap, SlotOrigin, gap, position};
 use crate::pipeline::deliver::insist;
 use crate::rules::Invalidations;
 use crate::source::Source;
@@ -59,6 +59,9 @@ where
             Some(Gap::Missing | Gap::Unreadable) if !self.trusted.is_empty() => Some(Gap::WentBack),
             gap => gap,
         };
+        // A slot that moved on without us lost changes that no memory of ours has.
+        let moved =
+            start.slot == SlotOrigin::Created || self.marked.is_none_or(|ack| self.source.lsn(ack) < start.confirmed);
         let lsn = found.as_deref().and_then(position);
         match (&gap, lsn) {
             (None, Some(lsn)) if self.trusted.is_empty() => {
@@ -66,6 +69,7 @@ where
                 self.ring.marked(lsn, self.window.first_open());
                 self.trusted.extend(found);
             }
+            (Some(gap @ Gap::Behind { .. }), _) if moved => self.gap(gap, found),
             (None | Some(Gap::WentBack | Gap::Behind { .. }), Some(lsn)) => match self.ring.take_since(lsn) {
                 Some(lacking) => {
                     self.trusted = found.into_iter().collect();
@@ -118,7 +122,12 @@ where
         // have, and becomes visible after a sweep that does not wait for it.
         self.await_elders = match gap {
             Gap::WentBack | Gap::Restarted | Gap::OtherRules => self.await_elders,
-            Gap::Missing | Gap::Unreadable | Gap::OtherServer | Gap::Behind { .. } | Gap::OtherPublication => true,
+            Gap::Missing
+            | Gap::Unreadable
+            | Gap::OtherServer
+            | Gap::NewSlot
+            | Gap::Behind { .. }
+            | Gap::OtherPublication => true,
         };
         self.elders = None;
         self.look_for_elders(Duration::ZERO);

@@ -42,7 +42,7 @@ where
     }
 
     fn start_round(&mut self) {
-        if self.round.is_some() || self.lagging.spans.is_empty() {
+        if self.round.is_some() || self.lagging.load.is_empty() {
             return;
         }
         let lagging = std::mem::take(&mut self.lagging);

@@ -9,6 +9,8 @@ mod gap;
 pub mod intake;
 mod lagging;
 mod position;
+pub mod watch;
+mod watching;
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -24,7 +26,7 @@ use crate::backoff::Backoff;
 use crate::cache::{Cache, Swept};
 use crate::change::Relation;
 use crate::config::OnGap;
-use crate::control::Control;
+use crate::control::{Control, Sighting};
 use crate::echo::{Delivery, Echoes, Stage};
 use crate::error::{Class, Result};
 use crate::failpoints::{Guard, Step, reached, without};
@@ -34,6 +36,7 @@ use crate::pipeline::deliver::{Landed, REMIND, at_most, fly, insist, pause, swee
 use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::lagging::Lagging;
 use crate::pipeline::position::{Writing, Written};
+use crate::pipeline::watch::Watch;
 use crate::ring::Ring;
 use crate::rules::{Invalidations, Rules};
 use crate::source::{BACKLOG, Source};
@@ -74,6 +77,8 @@ pub struct Settings {
     pub echo: Vec<Duration>,
     /// WAL that waiting echoes may hold back, in bytes.
     pub echo_wal_bytes_max: u64,
+    /// The publication's name, for hints.
+    pub publication: String,
     /// What to do about a gap.
     pub on_gap: OnGap,
     /// Whether readers also read from standbys.
@@ -112,8 +117,10 @@ pub struct Totals {
 /// What the loop tells whoever watches it: the terminal, systemd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
-    /// The stream runs, and the cache answered.
+    /// The stream runs, and the cache answered: at first, and again after standing by.
     Ready,
+    /// The session with this process id (0: not known) has the slot; this daemon takes over when it ends.
+    StandingBy(u32),
     /// A sweep began.
     SweepBegan,
     /// A sweep ended.
@@ -121,6 +128,12 @@ pub enum News {
     /// Now and then, while changes come.
     Totals(Totals, Duration),
 }
+
+/// A stream that ran this long was not refused for what it is: the next failure is a new one.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// How often a daemon that stands by looks whether the slot is free.
+const STANDBY_INTERVAL: Duration = Duration::from_millis(300);
 
 type Kept<T> = Option<LocalBoxFuture<'static, Result<T>>>;
 
@@ -215,6 +228,15 @@ pub struct Pipeline<S: Source, C, D> {
 
     source_backoff: Backoff,
     source_again: Option<Instant>,
+    streaming_since: Option<Instant>,
+    /// The session that has the slot instead of us.
+    standing_by: Option<u32>,
+    began: Instant,
+    watch: Watch,
+    watch_due: Option<Instant>,
+    watching: Kept<Result<Option<Sighting>>>,
+    /// Since when the server cannot be watched, or when that was last logged.
+    blind_since: Option<Instant>,
     /// When the present outage of the source was last logged.
     source_said: Option<Instant>,
     stop_by: Option<Instant>,
@@ -229,6 +251,7 @@ where
 {
     /// Ties the parts together; nothing is connected yet.
     pub fn new(source: S, cache: C, control: D, rules: Rules, settings: Settings, news: Box<dyn FnMut(News)>) -> Self {
+        let watch = Watch::new(&settings.publication);
         Pipeline {
             source,
             cache: Rc::new(cache),
@@ -273,6 +296,13 @@ where
             ready: false,
             source_backoff: Backoff::default(),
             source_again: None,
+            streaming_since: None,
+            standing_by: None,
+            began: Instant::now(),
+            watch,
+            watch_due: None,
+            watching: None,
+            blind_since: None,
             source_said: None,
             stop_by: None,
         }
@@ -310,9 +340,11 @@ where
                 lagging = kept(&mut self.round) => self.caught_up(lagging?),
                 snapshot = kept(&mut self.looking) => self.looked(snapshot?),
                 written = kept(&mut self.writing_mark) => self.written(written?),
+                seen = kept(&mut self.watching) => self.sighted(seen?)?,
                 // 4. Times: each only ends the wait, the work is in `start_what_can_start`.
                 () = at(gate_due) => {}
                 () = at(echo_due) => {}
+                () = at(self.watch_due), if self.stop_by.is_none() => self.begin_watch(),
                 () = at(self.confirm_due) => self.confirm_due = None,
                 () = at(self.beat_due), if self.may_beat() => self.beat_due = None,
                 () = at(self.source_again), if room => self.source_again = None,
@@ -363,9 +395,16 @@ where
     fn connected(&mut self) {
         if self.source.start() != self.compared.as_ref() {
             self.leave_other_server();
-            self.source_backoff.reset();
-            self.source_said = None;
+            self.streaming_since = Some(Instant::now());
+            self.standing_by = None;
             self.compared = self.source.start().cloned();
+            if let Some(start) = &self.compared {
+                // An answer that is on its way may be of the server before.
+                self.control.follow(start);
+                self.gate = None;
+                self.watching = None;
+                self.watch_due = Some(Instant::now());
+            }
             self.read_mark();
         }
     }
@@ -392,18 +431,43 @@ where
         if let Class::Definite(_) = error.class {
             return Err(error);
         }
-        self.source.disconnect();
-        self.intake.interrupted();
-        self.compared = None;
-        let wait = pause(&mut self.source_backoff, &error);
         let now = Instant::now();
+        if self.streaming_since.take().is_some_and(|since| now.duration_since(since) >= STEADY) {
+            self.source_backoff.reset();
+            self.source_said = None;
+        }
+        self.disconnect();
+        if let Some(pid) = self.source.standing_by() {
+            self.stand_by(pid);
+            self.source_again = Some(now + STANDBY_INTERVAL);
+            return Ok(());
+        }
+        let wait = pause(&mut self.source_backoff, &error);
         if self.source_said.is_none_or(|said| now.duration_since(said) >= REMIND) {
             self.source_said = Some(now);
             let hint = error.hint.as_deref().unwrap_or("the stream goes on from the confirmed position");
             warn!(hint, again_in = ?wait, "replication interrupted: {}", error.chain());
         }
-        self.source_again = Some(Instant::now() + wait);
+        self.source_again = Some(now + wait);
         Ok(())
+    }
+
+    /// Ends the connection; what was committed on it stays.
+    fn disconnect(&mut self) {
+        self.source.disconnect();
+        self.intake.interrupted();
+        self.compared = None;
+    }
+
+    /// Another session has the slot: a daemon that works, or what the server still holds of our own last connection.
+    fn stand_by(&mut self, pid: u32) {
+        self.source_backoff.reset();
+        if pid != 0 && self.standing_by != Some(pid) {
+            self.standing_by = Some(pid);
+            self.ready = false;
+            info!(pid, "standing by: another session has the replication slot");
+            (self.news)(News::StandingBy(pid));
+        }
     }
 
     /// Whether another event may be taken.

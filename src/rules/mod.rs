@@ -130,6 +130,15 @@ impl Rules {
 
     /// A plan whose TRUNCATE is every family of every rule.
     pub fn everything(&self) -> Plan {
+        self.families_where(|_| true)
+    }
+
+    /// A plan whose TRUNCATE is every family of the table's rules.
+    pub fn families_of(&self, schema: &str, table: &str) -> Plan {
+        self.families_where(|rule| rule.schema == schema && rule.table == table)
+    }
+
+    fn families_where(&self, concerned: impl Fn(&Rule) -> bool) -> Plan {
         let nothing = Relation {
             oid: crate::change::Oid(0),
             schema: String::new(),
@@ -137,7 +146,7 @@ impl Rules {
             identity: crate::change::ReplicaIdentity::Nothing,
             columns: Vec::new(),
         };
-        Plan::compile(self, &nothing, |_| true)
+        Plan::compile(self, &nothing, concerned)
     }
 
     /// The SQL of each lookup, in the order of `LookupId`, and the columns that templates use of it.

@@ -4,6 +4,7 @@
 //! everything was answered.
 
 pub mod dsn;
+pub(crate) mod facts;
 pub mod frames;
 pub mod link;
 pub mod socket;
@@ -14,6 +15,7 @@ pub mod wire;
 pub mod lazy;
 pub mod recording;
 pub mod replication;
+pub(crate) mod slot;
 
 use std::time::Duration;
 
@@ -68,6 +70,11 @@ pub trait Source {
 
     /// Bytes of WAL between a received position and `ack`; what echoes may hold back is counted in it.
     fn bytes_behind(&self, ack: Self::Ack) -> u64;
+
+    /// The session that has the slot while this source stands by for it; 0 when it is not known.
+    fn standing_by(&self) -> Option<u32> {
+        None
+    }
 
     /// Drops the connection, if there is one: after an error nothing more of it may be taken.
     fn disconnect(&mut self);

@@ -9,20 +9,21 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::LocalBoxFuture;
-use tokio::time::{Instant, timeout_at};
-use tracing::{debug, info};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, info, warn};
 
 use crate::change::Event;
 use crate::decode::frame::{Reply, StandbyStatus};
-use crate::decode::stream::two_phase;
 use crate::decode::{Assembler, Frame};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
-use crate::mark::Start;
+use crate::mark::{SlotOrigin, Start};
 use crate::quote;
 use crate::source::Source;
 use crate::source::dsn::Dsn;
+use crate::source::facts::{self, Facts};
 use crate::source::lazy::Lazy;
+use crate::source::slot::{self, Condition};
 use crate::source::wire::{Wire, error_response};
 
 /// Seconds from 1970 to 2000, where PostgreSQL's clock starts.
@@ -35,8 +36,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 /// from a keepalive between transactions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Ack {
-    /// Counts servers, and runs of one, as this process met them: positions of two of them do not compare.
-    server: u32,
+    /// Counts servers, their runs and slots: positions of one mean nothing to the next.
+    era: u32,
     lsn: Lsn,
 }
 
@@ -45,7 +46,7 @@ pub struct Ack {
 pub struct Options {
     /// The server.
     pub dsn: Dsn,
-    /// The replication slot; it must exist.
+    /// The replication slot; made anew when it is missing or dead.
     pub slot: String,
     /// The publication.
     pub publication: String,
@@ -78,7 +79,9 @@ struct Stream {
 
 enum State {
     Away,
-    Connecting(LocalBoxFuture<'static, Result<Box<Stream>>>),
+    Connecting(LocalBoxFuture<'static, Result<Outcome>>),
+    /// Logged in, and the slot was another session's at the last look. Survives [`Source::disconnect`].
+    Waiting(Box<Wire>, u32),
     Running(Box<Stream>),
 }
 
@@ -86,47 +89,62 @@ enum State {
 pub struct Replication {
     options: Rc<Options>,
     state: State,
+    past: Past,
+    /// Where the last stream began.
+    last: Option<Start>,
+    era: u32,
     received: Lsn,
     confirmed: Lsn,
-    /// The present [`Ack::server`], and its system, timeline and run.
-    server: (u32, Option<(String, u32, String)>),
 }
 
 impl Replication {
     /// Connects at the first [`Source::ready`].
     pub fn new(options: Options) -> Self {
-        Replication {
-            options: Rc::new(options),
-            state: State::Away,
-            received: Lsn(0),
-            confirmed: Lsn(0),
-            server: (0, None),
-        }
+        let (state, past) = (State::Away, Past::None);
+        Replication { options: Rc::new(options), state, past, last: None, era: 0, received: Lsn(0), confirmed: Lsn(0) }
     }
 
     async fn connect(&mut self) -> Result<()> {
-        if let State::Away = self.state {
-            self.state = State::Connecting(Box::pin(start(Rc::clone(&self.options))));
+        let waiting = match std::mem::replace(&mut self.state, State::Away) {
+            State::Away => Some(None),
+            State::Waiting(wire, _) => Some(Some(wire)),
+            other @ (State::Connecting(_) | State::Running(_)) => {
+                self.state = other;
+                None
+            }
+        };
+        if let Some(waiting) = waiting {
+            self.state = State::Connecting(Box::pin(start(Rc::clone(&self.options), waiting, self.past)));
         }
-        if let State::Connecting(connecting) = &mut self.state {
-            let stream = connecting.await;
-            self.state = State::Away;
-            let stream = stream?;
-            self.meet(&stream.start);
-            self.confirmed = self.confirmed.max(stream.start.confirmed);
-            self.received = self.received.max(stream.start.confirmed);
-            self.state = State::Running(stream);
+        let State::Connecting(connecting) = &mut self.state else { return Ok(()) };
+        let outcome = connecting.await;
+        self.state = State::Away;
+        match outcome? {
+            Outcome::Running(stream) => self.run(stream),
+            Outcome::Busy(wire, pid) => {
+                self.state = State::Waiting(wire, pid);
+                return Err(busy(&self.options.slot, pid));
+            }
         }
         Ok(())
     }
 
-    /// Forgets the positions of another server, or of another run of it: it may have gone back.
-    fn meet(&mut self, start: &Start) {
-        let server = Some((start.system.clone(), start.timeline, start.run.clone()));
-        if self.server.1 != server {
-            self.server = (self.server.0 + 1, server);
-            (self.received, self.confirmed) = (Lsn(0), Lsn(0));
+    /// Goes on with a stream; what was confirmed on another server, run or slot is not confirmed on this one.
+    fn run(&mut self, stream: Box<Stream>) {
+        let begun = &stream.start;
+        let same = self.last.as_ref().is_some_and(|last| {
+            let who = |start: &Start| (start.system.clone(), start.timeline, start.run.clone());
+            who(last) == who(begun) && begun.slot == SlotOrigin::Found
+        });
+        if !same {
+            self.era += 1;
+            (self.confirmed, self.received) = (begun.confirmed, begun.confirmed);
         }
+        self.confirmed = self.confirmed.max(begun.confirmed);
+        self.received = self.received.max(begun.confirmed);
+        self.last = Some(begun.clone());
+        self.past = Past::Streamed;
+        self.state = State::Running(stream);
     }
 
     /// An error ends the connection, whichever call met it.
@@ -183,9 +201,9 @@ impl Source for Replication {
 
     fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
         let State::Running(stream) = &mut self.state else { return Ok(None) };
-        let server = self.server.0;
-        let ack = |lsn| Ack { server, lsn };
         let Stream { wire, assembler, sent_at, wanted, .. } = &mut **stream;
+        let era = self.era;
+        let ack = |lsn| Ack { era, lsn };
         if let Some(step) = assembler.queued()? {
             return Ok(Some(assembler.event(step, ack)));
         }
@@ -193,7 +211,9 @@ impl Source for Replication {
         match tag {
             b'd' => {}
             b'N' | b'S' => return Ok(Some(Event::Skipped)),
-            b'E' => return Err(error_response(body)),
+            b'E' => {
+                return Err(stream_error(error_response(body), &mut self.past));
+            }
             // CommandComplete is the last word of a server that shuts down (`WalSndDone` in walsender.c).
             b'c' | b'C' => return Err(Error::transient("the server ended the stream: it shuts down")),
             _ => {
@@ -246,14 +266,14 @@ impl Source for Replication {
     fn lateness(&self) -> Duration {
         match &self.state {
             State::Running(stream) => stream.lateness().unwrap_or_default(),
-            State::Away | State::Connecting(_) => Duration::ZERO,
+            State::Away | State::Waiting(..) | State::Connecting(_) => Duration::ZERO,
         }
     }
 
     fn start(&self) -> Option<&Start> {
         match &self.state {
             State::Running(stream) => Some(&stream.start),
-            State::Away | State::Connecting(_) => None,
+            State::Away | State::Waiting(..) | State::Connecting(_) => None,
         }
     }
 
@@ -262,15 +282,24 @@ impl Source for Replication {
     }
 
     fn is_current(&self, ack: Ack) -> bool {
-        ack.server == self.server.0
+        ack.era == self.era
     }
 
     fn bytes_behind(&self, ack: Ack) -> u64 {
         if self.is_current(ack) { self.received.0.saturating_sub(ack.lsn.0) } else { u64::MAX }
     }
 
+    fn standing_by(&self) -> Option<u32> {
+        match self.state {
+            State::Waiting(_, pid) => Some(pid),
+            State::Away | State::Connecting(_) | State::Running(_) => None,
+        }
+    }
+
     fn disconnect(&mut self) {
-        self.state = State::Away;
+        if self.standing_by().is_none() {
+            self.state = State::Away;
+        }
     }
 
     async fn close(&mut self) -> Result<()> {
@@ -285,6 +314,23 @@ impl Source for Replication {
 }
 
 impl Stream {
+    fn new(wire: Wire, facts: Facts, confirmed: Lsn, slot: SlotOrigin) -> Self {
+        let Facts { system, timeline, run, publication, status_interval, .. } = facts;
+        Stream {
+            lazy: Lazy::default(),
+            wire,
+            assembler: Assembler::default(),
+            start: Start { system, timeline, confirmed, run, publication, slot },
+            sent_at: 0,
+            status_interval,
+            status_sent: Instant::now(),
+            quiet_since: None,
+            asked: false,
+            wanted: false,
+            reported: confirmed,
+        }
+    }
+
     /// Server time of sending less server time of commit; `None` while a transaction that is still open is streamed.
     fn lateness(&self) -> Option<Duration> {
         if self.assembler.is_streaming() {
@@ -301,37 +347,131 @@ pub(crate) fn now() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(0)
 }
 
-/// Connects and starts the stream.
-async fn start(options: Rc<Options>) -> Result<Box<Stream>> {
-    let mut wire = Wire::connect(&options.dsn, options.connect_timeout).await?;
-    let Facts { start, status_interval, .. } = stream(&mut wire, &options.slot, &options.publication).await?;
-    let now = Instant::now();
-    Ok(Box::new(Stream {
-        lazy: Lazy::default(),
-        wire,
-        assembler: Assembler::default(),
-        reported: start.confirmed,
-        start,
-        sent_at: 0,
-        status_interval,
-        status_sent: now,
-        quiet_since: None,
-        asked: false,
-        wanted: false,
-    }))
+/// What a try to stream comes to.
+enum Outcome {
+    Running(Box<Stream>),
+    /// Another session has the slot; ours waits for it.
+    Busy(Box<Wire>, u32),
 }
 
-/// Reads what the stream must know of the server, and starts it.
-pub(crate) async fn stream(wire: &mut Wire, slot: &str, publication: &str) -> Result<Facts> {
-    let facts = Facts::read(wire, slot, publication).await?;
-    let protocol = protocol_options(facts.version, publication);
+/// What is known of the slot's past before a try.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Past {
+    /// Nothing: this daemon never streamed. What is missing now most likely never was there.
+    None,
+    /// It was streamed from. What is missing now went away and may come back.
+    Streamed,
+    /// The server could not decode what the slot holds: only a new one goes on.
+    Undecodable,
+}
+
+/// Connects, or goes on with a session that waited for the slot, and starts the stream.
+async fn start(options: Rc<Options>, waiting: Option<Box<Wire>>, past: Past) -> Result<Outcome> {
+    let limit = options.liveness_timeout;
+    let mut wire = match waiting {
+        Some(wire) => wire,
+        None => Box::new(Wire::connect(&options.dsn, options.connect_timeout).await?),
+    };
+    let condition = match answered(limit, slot::look(&mut wire, &options.slot)).await? {
+        Condition::Busy(pid) => return Ok(Outcome::Busy(wire, pid)),
+        condition => condition,
+    };
+    let facts = answered(limit, async {
+        facts::refuse_standby(&mut wire).await?;
+        Facts::read(&mut wire, &options.publication).await
+    });
+    let facts = facts.await?;
+    if facts.publication.is_empty() {
+        return Err(no_publication(&options.publication, past));
+    }
+    let (confirmed, origin) = usable_slot(&mut wire, &options, &facts, condition, past).await?;
+    let started = answered(limit, start_stream(&mut wire, &options.slot, &options.publication, facts.version)).await;
+    if let Err(error) = started {
+        // Somebody was faster: the next look says who.
+        let busy = error.sqlstate.as_deref() == Some("55006");
+        return if busy { Ok(Outcome::Busy(wire, 0)) } else { Err(lenient(error, past)) };
+    }
+    info!(slot = options.slot, lsn = %confirmed, timeline = facts.timeline, server = facts.version, "replication started");
+    Ok(Outcome::Running(Box::new(Stream::new(*wire, facts, confirmed, origin))))
+}
+
+/// A slot to stream from, made anew where the one that is there can never be read again.
+async fn usable_slot(
+    wire: &mut Wire,
+    options: &Options,
+    facts: &Facts,
+    condition: Condition,
+    past: Past,
+) -> Result<(Lsn, SlotOrigin)> {
+    let name = &options.slot;
+    let (what, dead) = match condition {
+        Condition::Free(confirmed) if past != Past::Undecodable => return Ok((confirmed, SlotOrigin::Found)),
+        Condition::Free(_) => ("cannot be decoded from its position on".to_owned(), true),
+        Condition::Missing => ("does not exist".to_owned(), false),
+        Condition::Dead(reason) => (reason, true),
+        Condition::Busy(pid) => return Err(busy(name, pid)),
+    };
+    let hint = "What was changed until it exists is unknown: every key that the rules own is swept then.";
+    warn!(hint, "replication slot \"{name}\" {what}: it is created anew");
+    let made = async {
+        if dead {
+            answered(options.liveness_timeout, slot::drop_dead(wire, name)).await?;
+        }
+        slot::create(wire, name, facts.version).await
+    };
+    Ok((made.await.map_err(|error| lenient(error, past))?, SlotOrigin::Created))
+}
+
+/// One try of something that a server answers at once.
+async fn answered<T>(limit: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(limit, step).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
+    }
+}
+
+/// The error while another session has the slot.
+fn busy(slot: &str, pid: u32) -> Error {
+    let mut error = Error::transient(format!("replication slot \"{slot}\" is active for PID {pid}"));
+    error.sqlstate = Some("55006".to_owned());
+    error
+}
+
+fn no_publication(name: &str, past: Past) -> Error {
+    let error = Error::definite(Exit::Config, format!("publication \"{name}\" does not exist"))
+        .hint("Run `crieur setup`; every key that the rules own is swept when it is there.");
+    match past {
+        Past::None => error,
+        Past::Streamed | Past::Undecodable => error.class(Class::Transient),
+    }
+}
+
+/// What a daemon that has streamed meets may pass: a dropped publication, a slot that somebody removes meanwhile, a
+/// standby that was promoted without `wal_level = logical`.
+fn lenient(error: Error, past: Past) -> Error {
+    let passing = matches!(error.sqlstate.as_deref(), Some("42704" | "42710" | "55000" | "58P01"));
+    match past {
+        Past::Streamed | Past::Undecodable if passing => error.class(Class::Transient),
+        Past::None | Past::Streamed | Past::Undecodable => error,
+    }
+}
+
+/// An error of the running stream. Some say that the slot's WAL cannot be decoded: before version 18 a publication that
+/// did not exist then (42704), or a segment that is gone (58P01).
+fn stream_error(error: Error, past: &mut Past) -> Error {
+    if matches!(error.sqlstate.as_deref(), Some("42704" | "58P01")) {
+        *past = Past::Undecodable;
+    }
+    lenient(error, *past)
+}
+
+/// Starts the stream of a slot at its confirmed position.
+pub(crate) async fn start_stream(wire: &mut Wire, slot: &str, publication: &str, version: u32) -> Result<()> {
+    let protocol = protocol_options(version, publication);
     // 0/0: the server starts at the slot's confirmed position, and so do we.
     let sql = format!("START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 ({protocol})");
-    wire.start_copy_both(&sql).await.map_err(|error| error.while_doing("start replication"))?;
-    let Facts { start, version, status_interval } = &facts;
-    info!(%slot, lsn = %start.confirmed, timeline = start.timeline, server = version, "replication started");
-    debug!(?status_interval, protocol);
-    Ok(facts)
+    debug!(protocol, "start replication");
+    wire.start_copy_both(&sql).await.map_err(|error| error.while_doing("start replication"))
 }
 
 /// The newest protocol that is of use: 2 streams large transactions while they are open, from version 14 on.
@@ -350,122 +490,9 @@ fn protocol_options(version: u32, publication: &str) -> String {
     format!("proto_version '2', streaming 'on', messages 'true', {names}")
 }
 
-/// What the server says before the stream starts.
-pub(crate) struct Facts {
-    /// `server_version_num`.
-    pub(crate) version: u32,
-    /// Where the stream begins.
-    pub(crate) start: Start,
-    /// How often the server wants a status.
-    pub(crate) status_interval: Duration,
-}
-
-impl Facts {
-    async fn read(wire: &mut Wire, slot: &str, publication: &str) -> Result<Self> {
-        let system = row(wire, "IDENTIFY_SYSTEM").await?;
-        let version = row(wire, "SELECT pg_catalog.current_setting('server_version_num')").await?;
-        refuse_as_standby(wire).await?;
-        let timeout = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
-        let timeout = row(wire, timeout).await?;
-        let literal = quote::literal(slot);
-        let sql = format!(
-            "SELECT confirmed_flush_lsn, wal_status, to_jsonb(s) ->> 'two_phase' FROM pg_catalog.pg_replication_slots AS s \
-             WHERE slot_name = {literal} AND database = pg_catalog.current_database()"
-        );
-        let found = wire.simple_query(&sql).await?.into_iter().next();
-        let found = found.ok_or_else(|| {
-            Error::definite(Exit::Unavailable, format!("replication slot \"{slot}\" does not exist in this database"))
-                .hint("Run `crieur setup`; the next start sweeps every key that the rules own.")
-        })?;
-        if text(&found, 1) == Some("lost") {
-            return Err(Error::definite(Exit::Unavailable, format!("replication slot \"{slot}\" lost its WAL")).hint(
-                format!("Run SELECT pg_drop_replication_slot({literal}), then `crieur setup`; the next start sweeps."),
-            ));
-        }
-        if text(&found, 2) == Some("true") {
-            return Err(two_phase());
-        }
-        let run = quote::fill(include_str!("../../sql/run.sql"), &[("publication", publication)]);
-        let run = row(wire, &run).await?;
-        let unexpected = || Error::definite(Exit::Protocol, "the server's answers about itself cannot be read");
-        let milliseconds: u64 = text(&timeout, 0).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?;
-        Ok(Facts {
-            version: text(&version, 0).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?,
-            start: Start {
-                system: text(&system, 0).ok_or_else(unexpected)?.to_owned(),
-                timeline: text(&system, 1).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?,
-                confirmed: text(&found, 0).and_then(|text| text.parse().ok()).unwrap_or(Lsn(0)),
-                run: text(&run, 0).ok_or_else(unexpected)?.to_owned(),
-                publication: text(&run, 1).ok_or_else(unexpected)?.to_owned(),
-            },
-            status_interval: status_interval(milliseconds),
-        })
-    }
-}
-
-/// `synchronous_standby_names = '*'` counts every walsender's client as a standby. COMMIT would wait for our flush
-/// position, and we confirm nothing before the commit is visible: the primary would stand still.
-async fn refuse_as_standby(wire: &mut Wire) -> Result<()> {
-    let sql = "SELECT pg_catalog.current_setting('synchronous_standby_names'), \
-               pg_catalog.current_setting('application_name')";
-    let row = row(wire, sql).await?;
-    if counts_as_standby(text(&row, 0).unwrap_or_default(), text(&row, 1).unwrap_or_default()) {
-        return Err(Error::definite(Exit::Config, "synchronous_standby_names counts crieur as a standby").hint(
-            "Every COMMIT would wait for crieur, and crieur for the commit. Name the standbys there instead of *.",
-        ));
-    }
-    Ok(())
-}
-
-/// Whether the list (`src/backend/replication/syncrep_gram.y`) holds `*` or the name; names compare without case.
-fn counts_as_standby(list: &str, name: &str) -> bool {
-    let words = list.split([',', '(', ')', ' ', '\t', '\n']);
-    words
-        .map(|word| word.trim_matches('"'))
-        .any(|word| word == "*" || (!word.is_empty() && word.eq_ignore_ascii_case(name)))
-}
-
-/// A third of `wal_sender_timeout`; with none (0), and at most, ten seconds as in `wal_receiver_status_interval`.
-fn status_interval(wal_sender_timeout_ms: u64) -> Duration {
-    let longest = Duration::from_secs(10);
-    match wal_sender_timeout_ms {
-        0 => longest,
-        milliseconds => Duration::from_millis(milliseconds / 3).clamp(Duration::from_millis(10), longest),
-    }
-}
-
-fn text(row: &[Option<String>], column: usize) -> Option<&str> {
-    row.get(column)?.as_deref()
-}
-
-async fn row(wire: &mut Wire, sql: &str) -> Result<Vec<Option<String>>> {
-    Ok(wire.simple_query(sql).await?.into_iter().next().unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_list_of_standbys_that_counts_us_is_noticed() {
-        for (list, counts) in [
-            ("", false),
-            ("*", true),
-            ("ANY 1 (s1, s2)", false),
-            ("FIRST 2 (\"s1\", *)", true),
-            ("s1,Crieur", true),
-            ("crieur2", false),
-        ] {
-            assert_eq!(counts_as_standby(list, "crieur"), counts, "{list}");
-        }
-    }
-
-    #[test]
-    fn status_goes_out_three_times_within_the_servers_patience() {
-        for (timeout_ms, interval_ms) in [(60_000, 10_000), (3_000, 1_000), (1, 10), (0, 10_000), (9_000, 3_000)] {
-            assert_eq!(status_interval(timeout_ms), Duration::from_millis(interval_ms));
-        }
-    }
 
     #[test]
     fn quotes_the_publication_for_the_option_and_for_the_list_in_it() {

@@ -53,10 +53,16 @@ pub fn statement_text(code: &str, message: &str) -> String {
     }
 }
 
-/// The error of an ErrorResponse.
+/// The error of an ErrorResponse. Its message is the server's, but for the classes that speak of data: they may quote
+/// a row's values.
 pub fn server_error(code: &str, message: &str) -> Error {
     let (class, hint) = classify(code);
-    let mut error = Error::transient(format!("{message} (SQLSTATE {code})")).class(class);
+    let speaks_of_data = matches!(code.get(..2).unwrap_or_default(), "21" | "22" | "23" | "38" | "39" | "44" | "P0");
+    let text = match speaks_of_data && code != "22023" {
+        true => format!("SQLSTATE {code}"),
+        false => format!("{message} (SQLSTATE {code})"),
+    };
+    let mut error = Error::transient(text).class(class);
     error.hint = hint.map(str::to_owned);
     error.sqlstate = Some(code.to_owned());
     error
@@ -128,6 +134,13 @@ mod tests {
     fn a_refused_statement_shows_no_value() {
         assert_eq!(statement_text("22P02", "invalid input syntax for type uuid: \"secret\""), "SQLSTATE 22P02");
         assert_eq!(statement_text("42703", "no column"), "no column (SQLSTATE 42703)");
+    }
+
+    #[test]
+    fn an_error_of_the_stream_shows_no_value() {
+        for (code, shown) in [("22P02", false), ("23505", false), ("P0001", false), ("22023", true), ("57P01", true)] {
+            assert_eq!(server_error(code, "a secret").message.contains("secret"), shown, "{code}");
+        }
     }
 
     #[test]

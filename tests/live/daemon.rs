@@ -71,6 +71,10 @@ impl Daemon {
         status.unwrap_or_else(|| panic!("the daemon does not end:\n{}", self.log())).code()
     }
 
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     /// SIGKILL, and waits for the end.
     pub fn kill(&mut self) {
         self.process.end(Signal::Kill);

@@ -87,12 +87,12 @@ async fn an_echo_holds_the_position_back_until_it_was_answered() {
 }
 
 #[tokio::test]
-async fn a_missing_slot_stops_the_daemon_with_the_way_out() {
+async fn a_missing_publication_stops_the_first_start_with_the_way_out() {
     let scene = Scene::start().await;
-    scene.run("SELECT pg_drop_replication_slot('crieur')").await;
+    scene.run("DROP PUBLICATION crieur").await;
     let mut daemon = Daemon::start(&scene.config(), &[]);
-    daemon.allow("does not exist in this database");
-    assert_eq!(daemon.exit(), Some(69));
+    daemon.allow("publication \"crieur\" does not exist");
+    assert_eq!(daemon.exit(), Some(78));
     let log = daemon.log();
     assert!(log.contains("hint=\"Run `crieur setup`"), "{log}");
 }

@@ -159,7 +159,8 @@ impl Scene {
     pub async fn confirmed(&self, daemon: &Daemon) {
         let now = self.ask("SELECT pg_current_wal_lsn()::text").await;
         let slot = format!(
-            "SELECT (confirmed_flush_lsn >= '{now}')::text || ' ' || confirmed_flush_lsn FROM pg_replication_slots"
+            "SELECT (confirmed_flush_lsn >= '{now}')::text || ' ' || confirmed_flush_lsn FROM pg_replication_slots \
+             WHERE slot_name = 'crieur'"
         );
         settled(&format!("{now} is confirmed"), PATIENCE, async || {
             let seen = self.ask(&slot).await;

@@ -201,6 +201,7 @@ pub mod example {
                 version_text: "15.18".into(),
                 database: "app".into(),
                 in_recovery: false,
+                standby_names: String::new(),
                 wal_level: "logical".into(),
                 slots_max: 10,
                 slots_used: 1,

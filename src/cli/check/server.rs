@@ -3,6 +3,8 @@
 use crate::cli::catalog::{Catalog, Role, Server, Slot};
 use crate::cli::check::Finding;
 use crate::quote;
+use crate::source::dsn::Dsn;
+use crate::source::facts::counts_as_standby;
 
 /// The oldest server that is supported: the version whose protocol carries binary-free logical messages and streaming.
 const VERSION_MIN: u32 = 140_000;
@@ -53,7 +55,11 @@ pub fn prerequisites(catalog: &Catalog) -> Vec<Finding> {
             .mend("ALTER SYSTEM SET wal_level = 'logical';")
             .mend("restart the server"),
     };
-    [Some(version), place, Some(level), Some(permission(role))].into_iter().flatten().collect()
+    let counted = counts_as_standby(&server.standby_names, "crieur").then(|| {
+        let seen = format!("{}: every COMMIT would wait for crieur, and crieur for the commit", server.standby_names);
+        Finding::wrong("synchronous_standby_names", seen).mend("name the standbys there instead of *")
+    });
+    [Some(version), place, Some(level), counted, Some(permission(role))].into_iter().flatten().collect()
 }
 
 fn permission(role: &Role) -> Finding {
@@ -153,18 +159,8 @@ pub fn create_slot(name: &str, server: &Server) -> String {
 
 /// A pooler in front of the server, recognized by the address alone: it cannot carry the replication protocol.
 pub fn pooler(url: &str) -> Option<Finding> {
-    let wrong = |seen: &str, step: &str| Some(Finding::wrong("postgres.url", seen).mend(step));
-    if url.contains(".pooler.supabase.com") {
-        return wrong(
-            "the host is Supabase's pooler, which does not carry replication",
-            "use the direct host db.<project ref>.supabase.co, port 5432, user postgres",
-        );
-    }
-    let port = |number: &str| url.contains(&format!(":{number}/")) || url.contains(&format!("port={number}"));
-    if url.contains(".supabase.co") && port("6543") {
-        return wrong("port 6543 is a transaction pooler", "use port 5432 of the direct host");
-    }
-    None
+    let step = Dsn::parse(url).ok()?.pooler_hint()?;
+    Some(Finding::wrong("postgres.url", "the address is a pooler's, which does not carry replication").mend(step))
 }
 
 /// Bytes for people.
@@ -206,6 +202,12 @@ mod tests {
             "replica, not logical",
             &["ALTER SYSTEM SET wal_level = 'logical';", RESTART],
         );
+        check(
+            |c| c.server.standby_names = "ANY 1 (*)".into(),
+            Wrong,
+            "every COMMIT would wait",
+            &["name the standbys there instead of *"],
+        );
         check(|c| c.role.replication = false, Wrong, "may not replicate", &["ALTER ROLE \"crieur\" REPLICATION;"]);
         check(|c| c.server.senders_used = 10, Wrong, "10 of 10", &["ALTER SYSTEM SET max_wal_senders = 15;", RESTART]);
         check(|c| c.slot = None, Wrong, "does not exist", &[CREATE]);
@@ -246,9 +248,9 @@ mod tests {
         for (url, known) in [
             ("postgres://postgres.ref:p@aws-0-eu-west-3.pooler.supabase.com:5432/postgres", true),
             ("postgres://postgres:p@db.ref.supabase.co:6543/postgres", true),
-            ("host=db.ref.supabase.co port=6543", true),
+            ("host=db.ref.supabase.co port=6543 user=postgres", true),
             ("postgres://postgres:p@db.ref.supabase.co:5432/postgres", false),
-            ("postgres://127.0.0.1:6543/app", false),
+            ("postgres://127.0.0.1:5432/app", false),
         ] {
             assert_eq!(pooler(url).is_some(), known, "{url}");
         }

@@ -114,12 +114,50 @@ impl Postgres {
 
     /// Down and up again at the same port.
     pub fn restart(&mut self, how: Shutdown) {
+        self.stop(how);
+        self.start_again();
+    }
+
+    /// Down, for now.
+    pub fn stop(&mut self, how: Shutdown) {
         self.process.end(match how {
             Shutdown::Fast => Signal::Int,
             Shutdown::Immediate => Signal::Quit,
         });
+    }
+
+    /// Up again at the same port.
+    pub fn start_again(&mut self) {
         let started = launch(&self.bin, self.dir.path(), self.port);
         self.process = started.unwrap_or_else(|| panic!("PostgreSQL does not come back:\n{}", self.log())).0;
+    }
+
+    /// Keeps a copy of the data directory of a server that is down.
+    pub fn save(&self) {
+        run(Command::new("cp").arg("-a").arg(self.dir.path().join("data")).arg(self.dir.path().join("saved")));
+    }
+
+    /// Puts the copy back, while the server is down.
+    pub fn restore(&self) {
+        let data = self.dir.path().join("data");
+        fs::remove_dir_all(&data).expect("root may remove it");
+        run(Command::new("cp").arg("-a").arg(self.dir.path().join("saved")).arg(&data));
+    }
+
+    /// A streaming standby of this server, with a physical slot of the name `standby`.
+    pub fn standby(&self, conf: &[&str]) -> Postgres {
+        let dir = tempfile::Builder::new().prefix("crieur-pg-").tempdir().expect("the temporary directory is writable");
+        process::give(dir.path(), process::unprivileged());
+        let data = dir.path().join("data");
+        let mut backup = Command::new(self.bin.join("pg_basebackup"));
+        backup.args(["-R", "-C", "-S", "standby", "-c", "fast", "-d", &self.url()]).arg("-D").arg(&data);
+        run(process::run_as(&mut backup, process::unprivileged()).current_dir("/"));
+        let sockets = format!("unix_socket_directories = '{}'\n", dir.path().display());
+        append(&data.join("postgresql.conf"), &(sockets + &conf.join("\n") + "\n"));
+        let (process, port) = (0..5)
+            .find_map(|_| launch(&self.bin, dir.path(), process::free_port()))
+            .unwrap_or_else(|| panic!("{}", fs::read_to_string(dir.path().join("log")).unwrap_or_default()));
+        Postgres { process, bin: self.bin.clone(), port, dir }
     }
 
     pub fn log(&self) -> String {
@@ -175,7 +213,7 @@ fn launch(bin: &Path, dir: &Path, port: u16) -> Option<(Process, u16)> {
     let ready = wait::poll(Duration::from_secs(30), || {
         let file = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
         let ours = file.lines().next() == Some(&child.pid().to_string());
-        match ours && file.lines().nth(7).is_some_and(|status| status.trim() == "ready") {
+        match ours && file.lines().nth(7).is_some_and(|status| matches!(status.trim(), "ready" | "standby")) {
             true => Some(true),
             false => child.ended().map(|_| false),
         }

@@ -1,0 +1,286 @@
+//! What a look at the server means: which warnings are due, and which tables only sweeps can keep right. Pure.
+//!
+//! A warning is due when its cause appears and then once a minute. Nothing here moves a position or proves anything: a
+//! sweep from here is extra work, never instead of the sweep of a gap.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::control::{Sighting, SlotWal, WalStatus};
+use crate::quote;
+
+/// How often a cause that stays is told.
+const REMIND: Duration = Duration::from_secs(60);
+
+/// How often tables whose changes do not come are swept.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The rate at which a slot loses ground is measured over so long, from the best of the first third to the best of the
+/// last: its position moves in steps, as the server writes running transactions every 15 seconds
+/// (`LOG_SNAPSHOT_INTERVAL_MS` in `bgwriter.c`).
+const RATE_OVER: Duration = Duration::from_secs(60);
+
+/// A slot that would be lost within this time at the present rate is worth a warning.
+const SOON: Duration = Duration::from_secs(15 * 60);
+
+/// How bad it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Severity {
+    /// Works, and will not for long.
+    Warning,
+    /// May be too late at any moment.
+    Error,
+}
+
+/// One line for the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Notice {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong: lower case, no full stop.
+    pub text: String,
+    /// A sentence that says what to do.
+    pub hint: String,
+}
+
+/// What a look means.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Judgement {
+    /// What is due for the log.
+    pub notices: Vec<Notice>,
+    /// Tables whose keys are to be swept now, by schema and name.
+    pub sweep: Vec<(String, String)>,
+}
+
+/// The cause of a notice.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Cause {
+    Wal(WalStatus),
+    LostSoon,
+    NoPublication,
+    Withheld,
+    Table(String, String),
+}
+
+/// What was seen before, for rates and reminders. Times are those since the loop began.
+#[derive(Debug)]
+pub struct Watch {
+    publication: String,
+    said: BTreeMap<Cause, Duration>,
+    swept: Option<Duration>,
+    safe: VecDeque<(Duration, i64)>,
+}
+
+impl Watch {
+    /// `publication` is the name, for hints.
+    pub fn new(publication: &str) -> Self {
+        let publication = publication.to_owned();
+        Watch { publication, said: BTreeMap::new(), swept: None, safe: VecDeque::new() }
+    }
+
+    /// Judges one look at the server.
+    pub fn judge(&mut self, now: Duration, sighting: &Sighting) -> Judgement {
+        let mut found = self.of_publication(sighting);
+        if let Some(wal) = sighting.wal {
+            found.extend(self.of_wal(now, wal));
+        }
+        self.said.retain(|cause, _| found.iter().any(|(current, _)| current == cause));
+        let due = |(cause, notice): (Cause, Notice)| {
+            let due = self.said.get(&cause).is_none_or(|said| now.saturating_sub(*said) >= REMIND);
+            due.then(|| {
+                self.said.insert(cause, now);
+                notice
+            })
+        };
+        let notices = found.into_iter().filter_map(due).collect();
+        let mut sweep = Vec::new();
+        if sighting.unpublished.is_empty() && sighting.withheld.is_empty() {
+            self.swept = None;
+        } else if self.swept.is_none_or(|swept| now.saturating_sub(swept) >= SWEEP_INTERVAL) {
+            self.swept = Some(now);
+            sweep.clone_from(&sighting.unpublished);
+        }
+        Judgement { notices, sweep }
+    }
+
+    fn of_publication(&self, sighting: &Sighting) -> Vec<(Cause, Notice)> {
+        let name = &self.publication;
+        let warning = |text: String, hint: String| Notice { severity: Severity::Warning, text, hint };
+        if sighting.publication.is_empty() {
+            let text = format!("publication \"{name}\" does not exist: no change comes, and sweeps take their place");
+            return vec![(Cause::NoPublication, warning(text, "Run `crieur setup`.".to_owned()))];
+        }
+        if !sighting.withheld.is_empty() {
+            let kinds = sighting.withheld.join(", ");
+            let text = format!("publication \"{name}\" leaves out {kinds}: sweeps take their place");
+            let name = quote::identifier(name);
+            let hint = format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');");
+            return vec![(Cause::Withheld, warning(text, hint))];
+        }
+        let table = |(schema, table): &(String, String)| {
+            let text = format!("table \"{schema}.{table}\" is not in publication \"{name}\": sweeps take its place");
+            let qualified = quote::qualified(schema, table);
+            let hint = format!("ALTER PUBLICATION {} ADD TABLE {qualified};", quote::identifier(name));
+            (Cause::Table(schema.clone(), table.clone()), warning(text, hint))
+        };
+        sighting.unpublished.iter().map(table).collect()
+    }
+
+    fn of_wal(&mut self, now: Duration, wal: SlotWal) -> Option<(Cause, Notice)> {
+        let left = self.time_left(now, wal.safe_bytes);
+        let held = megabytes(wal.held_bytes);
+        let (cause, severity, state) = match (wal.status, left) {
+            (WalStatus::Unreserved | WalStatus::Lost, _) => {
+                (Cause::Wal(wal.status), Severity::Error, "the next checkpoint may remove what it needs")
+            }
+            (WalStatus::Extended, _) => {
+                (Cause::Wal(wal.status), Severity::Warning, "it is behind by more than max_wal_size")
+            }
+            (WalStatus::Reserved, Some(left)) if left < SOON => {
+                (Cause::LostSoon, Severity::Warning, "it falls behind fast")
+            }
+            (WalStatus::Reserved, _) => return None,
+        };
+        let until = match (wal.safe_bytes, left) {
+            (None, _) => "it is never lost (max_slot_wal_keep_size is -1), but the server's disk fills".to_owned(),
+            (Some(safe), None) => format!("it is lost {} of WAL from now", megabytes(safe)),
+            (Some(_), Some(left)) => format!("at the present rate it is lost in {}", minutes(left)),
+        };
+        let text = format!("replication slot holds back {held} of WAL, {state}; {until}");
+        let hint = "Mend what holds the position up (a cache that is away, a transaction that is open for long), or \
+                    raise max_slot_wal_keep_size.";
+        Some((cause, Notice { severity, text, hint: hint.to_owned() }))
+    }
+
+    /// How long until the slot is lost if it goes on losing ground as it does now; `None` when it does not.
+    fn time_left(&mut self, now: Duration, safe: Option<i64>) -> Option<Duration> {
+        let Some(safe) = safe else {
+            self.safe.clear();
+            return None;
+        };
+        self.safe.push_back((now, safe));
+        while self.safe.get(1).is_some_and(|(at, _)| now.saturating_sub(*at) >= RATE_OVER) {
+            self.safe.pop_front();
+        }
+        let age = |(at, _): &(Duration, i64)| now.saturating_sub(*at);
+        if self.safe.front().is_none_or(|first| age(first) < RATE_OVER) {
+            return None;
+        }
+        let best = |of: &dyn Fn(&(Duration, i64)) -> bool| {
+            self.safe.iter().filter(|sample| of(sample)).map(|(_, safe)| *safe).max()
+        };
+        let before = best(&|sample| age(sample) >= RATE_OVER * 2 / 3)?;
+        let after = best(&|sample| age(sample) <= RATE_OVER / 3)?;
+        if before <= after {
+            return None;
+        }
+        let rate = (before - after) as f64 / (RATE_OVER * 2 / 3).as_secs_f64();
+        Some(Duration::from_secs((safe.max(0) as f64 / rate) as u64))
+    }
+}
+
+fn megabytes(bytes: i64) -> String {
+    format!("{} MB", bytes.max(0) >> 20)
+}
+
+fn minutes(left: Duration) -> String {
+    match left.as_secs() {
+        seconds @ 0..120 => format!("{seconds} seconds"),
+        seconds @ 120..7200 => format!("{} minutes", seconds / 60),
+        seconds => format!("{} hours", seconds / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: i64 = 1 << 20;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn healthy() -> Sighting {
+        let wal = SlotWal { status: WalStatus::Reserved, safe_bytes: Some(1000 * MB), held_bytes: MB };
+        Sighting { publication: "digest".into(), wal: Some(wal), ..Sighting::default() }
+    }
+
+    /// Looks every two seconds; at which of them something was said.
+    fn said(watch: &mut Watch, looks: u64, sighting: impl Fn(u64) -> Sighting) -> Vec<(u64, String)> {
+        let look = |at: u64| {
+            let notices = watch.judge(seconds(2 * at), &sighting(at)).notices;
+            notices.into_iter().map(move |notice| (2 * at, notice.text)).collect::<Vec<_>>()
+        };
+        (0..looks).flat_map(look).collect()
+    }
+
+    fn with_wal(status: WalStatus, safe_mb: i64) -> Sighting {
+        let wal = SlotWal { status, safe_bytes: Some(safe_mb * MB), held_bytes: 100 * MB };
+        Sighting { wal: Some(wal), ..healthy() }
+    }
+
+    #[test]
+    fn a_healthy_server_is_not_worth_a_word() {
+        assert_eq!(said(&mut Watch::new("p"), 100, |_| healthy()), []);
+        // A position that moves in steps only seems to lose ground.
+        let steps = |at: u64| with_wal(WalStatus::Reserved, 500 - (at as i64 % 7) * 10);
+        assert_eq!(said(&mut Watch::new("p"), 100, steps), []);
+    }
+
+    #[test]
+    fn a_slot_that_falls_behind_is_told_before_it_is_lost_and_each_minute() {
+        let falling = |at: u64| with_wal(WalStatus::Reserved, 10_000 - at as i64 * 10);
+        assert_eq!(said(&mut Watch::new("p"), 70, falling), []);
+        let faster = |at: u64| with_wal(WalStatus::Reserved, 10_000 - at as i64 * 40);
+        let told = said(&mut Watch::new("p"), 70, faster);
+        assert_eq!(told.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [60, 120], "{told:?}");
+        assert!(told[0].1.ends_with("at the present rate it is lost in 7 minutes"), "{told:?}");
+    }
+
+    #[test]
+    fn each_status_is_told_when_it_appears() {
+        let worse = |at: u64| match at {
+            0..5 => healthy(),
+            5..10 => with_wal(WalStatus::Extended, 900),
+            10..15 => with_wal(WalStatus::Unreserved, -5),
+            _ => healthy(),
+        };
+        let told = said(&mut Watch::new("p"), 20, worse);
+        assert_eq!(told.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [10, 20], "{told:?}");
+        assert!(told[0].1.contains("more than max_wal_size"), "{told:?}");
+        assert!(told[1].1.contains("the next checkpoint"), "{told:?}");
+    }
+
+    #[test]
+    fn a_table_that_is_not_published_is_swept_every_ten_seconds_and_told_with_its_statement() {
+        let mut watch = Watch::new("p");
+        let table = ("public".to_owned(), "it's".to_owned());
+        let missing = Sighting { unpublished: vec![table.clone()], ..healthy() };
+        let (mut swept, mut told) = (Vec::new(), Vec::new());
+        for at in (0..62).step_by(2) {
+            let judgement = watch.judge(seconds(at), &missing);
+            if judgement.sweep == [table.clone()] {
+                swept.push(at);
+            }
+            told.extend(judgement.notices);
+        }
+        assert_eq!(swept, [0, 10, 20, 30, 40, 50, 60]);
+        assert_eq!(told.len(), 2);
+        assert_eq!(told[0].hint, "ALTER PUBLICATION \"p\" ADD TABLE \"public\".\"it's\";");
+        assert_eq!(watch.judge(seconds(62), &healthy()), Judgement::default());
+        assert_eq!(watch.judge(seconds(64), &missing).sweep, [table], "it is missing again");
+    }
+
+    #[test]
+    fn a_publication_that_is_missing_or_leaves_kinds_out_is_told_once_for_all_tables() {
+        let tables = vec![("a".to_owned(), "b".to_owned()), ("a".to_owned(), "c".to_owned())];
+        let gone = Sighting { publication: String::new(), unpublished: tables.clone(), ..healthy() };
+        let judgement = Watch::new("p").judge(seconds(0), &gone);
+        assert_eq!((judgement.notices.len(), judgement.sweep.len()), (1, 2));
+        let partly = Sighting { withheld: vec!["truncate".into()], unpublished: tables, ..healthy() };
+        let judgement = Watch::new("p").judge(seconds(0), &partly);
+        assert_eq!((judgement.notices.len(), judgement.sweep.len()), (1, 2));
+        assert!(judgement.notices[0].text.contains("leaves out truncate"), "{judgement:?}");
+    }
+}

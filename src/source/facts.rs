@@ -1,0 +1,129 @@
+//! What a server says about itself before a stream starts: who it is, which run, what it publishes, how patient it is.
+//!
+//! Nothing here touches the slot. It refuses servers on which a stream would do harm: a standby, and one whose commits
+//! would wait for us.
+
+use std::time::Duration;
+
+use crate::error::{Error, Exit, Result};
+use crate::quote;
+use crate::source::wire::{TextRow, Wire};
+
+/// What must not have changed for the cache to be right without a sweep; the control session asks the same.
+pub(crate) const RUN: &str = include_str!("../../sql/run.sql");
+
+/// What the server says before the stream starts.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    /// `server_version_num`.
+    pub(crate) version: u32,
+    /// The system identifier.
+    pub(crate) system: String,
+    /// The timeline.
+    pub(crate) timeline: u32,
+    /// As in [`Start::run`](crate::mark::Start::run).
+    pub(crate) run: String,
+    /// As in [`Start::publication`](crate::mark::Start::publication); empty when there is no such publication.
+    pub(crate) publication: String,
+    /// How often the server wants a status.
+    pub(crate) status_interval: Duration,
+}
+
+impl Facts {
+    /// Asks for all of it.
+    pub(crate) async fn read(wire: &mut Wire, publication: &str) -> Result<Self> {
+        let names = "SELECT pg_catalog.current_setting('synchronous_standby_names'), \
+                     pg_catalog.current_setting('application_name')";
+        let names = row(wire, names).await?;
+        refuse_as_standby(text(&names, 0).unwrap_or_default(), text(&names, 1).unwrap_or_default())?;
+        let system = row(wire, "IDENTIFY_SYSTEM").await?;
+        let version = row(wire, "SELECT pg_catalog.current_setting('server_version_num')").await?;
+        let timeout = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+        let timeout = row(wire, timeout).await?;
+        let run = row(wire, &quote::fill(RUN, &[("publication", publication)])).await?;
+        let unexpected = || Error::definite(Exit::Protocol, "the server's answers about itself cannot be read");
+        let milliseconds: u64 = text(&timeout, 0).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?;
+        Ok(Facts {
+            version: text(&version, 0).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?,
+            system: text(&system, 0).ok_or_else(unexpected)?.to_owned(),
+            timeline: text(&system, 1).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?,
+            run: text(&run, 0).ok_or_else(unexpected)?.to_owned(),
+            publication: text(&run, 1).ok_or_else(unexpected)?.to_owned(),
+            status_interval: status_interval(milliseconds),
+        })
+    }
+}
+
+/// A standby's slots come from its primary, and its readers are not ours.
+pub(crate) async fn refuse_standby(wire: &mut Wire) -> Result<()> {
+    let found = row(wire, "SELECT pg_catalog.pg_is_in_recovery()").await?;
+    if text(&found, 0) == Some("t") { Err(in_recovery()) } else { Ok(()) }
+}
+
+/// The error of a server that is no primary.
+pub(crate) fn in_recovery() -> Error {
+    Error::transient("the server is in recovery: a standby, or a primary that just starts")
+        .hint("Name every host in the connection string: the one that is the primary is found by itself.")
+}
+
+/// `synchronous_standby_names = '*'` counts every walsender's client as a standby. COMMIT would wait for our flush
+/// position, and we confirm nothing before the commit is visible: the primary would stand still.
+pub(crate) fn refuse_as_standby(list: &str, name: &str) -> Result<()> {
+    if counts_as_standby(list, name) {
+        return Err(Error::definite(Exit::Config, "synchronous_standby_names counts crieur as a standby").hint(
+            "Every COMMIT would wait for crieur, and crieur for the commit. Name the standbys there instead of *.",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the list (`src/backend/replication/syncrep_gram.y`) holds `*` or the name; names compare without case.
+pub(crate) fn counts_as_standby(list: &str, name: &str) -> bool {
+    let words = list.split([',', '(', ')', ' ', '\t', '\n']);
+    words
+        .map(|word| word.trim_matches('"'))
+        .any(|word| word == "*" || (!word.is_empty() && word.eq_ignore_ascii_case(name)))
+}
+
+/// A third of `wal_sender_timeout`; with none (0), and at most, ten seconds as in `wal_receiver_status_interval`.
+fn status_interval(wal_sender_timeout_ms: u64) -> Duration {
+    let longest = Duration::from_secs(10);
+    match wal_sender_timeout_ms {
+        0 => longest,
+        milliseconds => Duration::from_millis(milliseconds / 3).clamp(Duration::from_millis(10), longest),
+    }
+}
+
+fn text(row: &TextRow, column: usize) -> Option<&str> {
+    row.get(column)?.as_deref()
+}
+
+async fn row(wire: &mut Wire, sql: &str) -> Result<TextRow> {
+    Ok(wire.simple_query(sql).await?.into_iter().next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_standbys_that_counts_us_is_noticed() {
+        for (list, counts) in [
+            ("", false),
+            ("*", true),
+            ("ANY 1 (s1, s2)", false),
+            ("FIRST 2 (\"s1\", *)", true),
+            ("s1,Crieur", true),
+            ("crieur2", false),
+        ] {
+            assert_eq!(counts_as_standby(list, "crieur"), counts, "{list}");
+        }
+    }
+
+    #[test]
+    fn status_goes_out_three_times_within_the_servers_patience() {
+        for (timeout_ms, interval_ms) in [(60_000, 10_000), (3_000, 1_000), (1, 10), (0, 10_000), (9_000, 3_000)] {
+            assert_eq!(status_interval(timeout_ms), Duration::from_millis(interval_ms));
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! A primary that dies and its standby that is promoted, with and without a synchronized slot.
+
+use super::daemon::STARTED;
+use super::harness::postgres::{self, Shutdown, Version};
+use super::harness::wait::{PATIENCE, settled};
+use super::scene::{KEYS, Scene, config, set};
+
+/// Promotes the standby of a scene's server that dies, with a daemon that knows both; says what the daemon logged.
+async fn fail_over(version: Version, conf: &[&str], ready: &str) -> String {
+    let mut scene = Scene::with(postgres::Options { version, ..Default::default() }, &[]).await;
+    let standby = scene.postgres.standby(conf);
+    let (first, second) = (scene.postgres.port(), standby.port());
+    // The standby comes first: it must be passed over while it is one.
+    let hosts = format!("postgres://postgres@127.0.0.1:{second},127.0.0.1:{first}/postgres");
+    let mut daemon = scene.daemon_with(&config(&hosts, &scene.cache.url())).await;
+    daemon.allow("replication interrupted");
+    daemon.allow("failed to");
+    daemon.allow("it is created anew");
+    scene.confirmed(&daemon).await;
+    let there = standby.client().await;
+    settled("the standby is ready", PATIENCE, async || {
+        scene.run("UPDATE leases SET property_id = property_id; SELECT pg_switch_wal(); CHECKPOINT").await;
+        scene.confirmed(&daemon).await;
+        let row = there.query_one(ready, &[]).await.expect("the standby answers");
+        if row.get::<_, Option<bool>>(0) == Some(true) { Ok(()) } else { Err((standby.log(), daemon.log())) }
+    })
+    .await;
+    scene.fill();
+    scene.postgres.stop(Shutdown::Immediate);
+    there.batch_execute("SELECT pg_promote()").await.expect("it is a standby");
+    scene.sql = there;
+    daemon.wait_for_logs(STARTED, 2);
+    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
+    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
+    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
+        gone if gone == ours => Ok(()),
+        gone => Err((gone, daemon.log())),
+    })
+    .await;
+    scene.confirmed(&daemon).await;
+    // The gate asks the new primary: a change of it goes through.
+    let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;
+    assert_eq!(gone, set(&["available_slots:1"]), "{version:?}: {}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+    daemon.log()
+}
+
+#[tokio::test]
+async fn without_a_synchronized_slot_a_new_one_is_made_on_the_new_primary() {
+    for version in Version::ALL {
+        let log = fail_over(version, &["hot_standby = on"], "SELECT true").await;
+        assert!(log.contains("does not exist: it is created anew"), "{version:?}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_synchronized_slot_goes_on_on_the_new_primary() {
+    let ready = "SELECT bool_or(synced AND NOT temporary) FROM pg_replication_slots WHERE slot_name = 'crieur'";
+    for version in [Version::V17, Version::V18] {
+        let log = fail_over(version, &["hot_standby_feedback = on", "sync_replication_slots = on"], ready).await;
+        assert!(!log.contains("it is created anew"), "{version:?}: {log}");
+        assert!(log.contains("the mark in the cache is of another server or timeline: sweeping"), "{log}");
+    }
+}

@@ -1,0 +1,119 @@
+//! What can become of the publication while the daemon runs, and of the server's settings: seen, told, and made right.
+
+use super::daemon::{self, Daemon, STARTED};
+use super::harness::postgres::{self, Version};
+use super::harness::wait::{PATIENCE, eventually, settled};
+use super::scene::{KEYS, Scene, set};
+
+async fn swept(scene: &Scene, daemon: &Daemon) {
+    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
+    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
+    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
+        gone if gone == ours => Ok(()),
+        gone => Err((gone, daemon.log())),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_publication_that_was_dropped_is_waited_for_and_everything_swept_when_it_is_back() {
+    for version in Version::ALL {
+        let scene = Scene::with(postgres::Options { version, ..Default::default() }, &[]).await;
+        let mut daemon = scene.daemon().await;
+        daemon.allow("publication \"crieur\" does not exist");
+        daemon.allow("SQLSTATE 42704");
+        daemon.allow("is not in publication");
+        daemon.allow("it is created anew");
+        scene.confirmed(&daemon).await;
+        scene.run("DROP PUBLICATION crieur").await;
+        // WAL that no stream can decode before version 18.
+        scene.run("UPDATE properties SET title = 'unseen'").await;
+        daemon.wait_for_log("publication \"crieur\" does not exist");
+        scene.fill();
+        scene.run("UPDATE properties SET title = 'unseen too'").await;
+        let out = daemon::run("setup", &scene.config(), &[]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        swept(&scene, &daemon).await;
+        scene.confirmed(&daemon).await;
+        let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;
+        assert_eq!(gone, set(&["available_slots:1"]), "{version:?}: {}", daemon.log());
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_leaves_the_publication_is_kept_right_by_sweeps_until_it_is_back() {
+    for version in Version::ALL {
+        let scene = Scene::with(postgres::Options { version, ..Default::default() }, &[]).await;
+        let mut daemon = scene.daemon().await;
+        daemon.allow("table \"public.visit_bookings\" is not in publication \"crieur\"");
+        scene.confirmed(&daemon).await;
+        scene.run("ALTER PUBLICATION crieur DROP TABLE visit_bookings").await;
+        daemon.wait_for_log("ALTER PUBLICATION \\\"crieur\\\" ADD TABLE \\\"public\\\".\\\"visit_bookings\\\";");
+        daemon.wait_for_log("the publication changed since the mark was written: sweeping");
+        swept(&scene, &daemon).await;
+        scene.fill();
+        scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+        // No change came: its family goes, and nothing else.
+        settled("the family went", PATIENCE, async || match scene.gone() {
+            gone if gone == set(&["available_slots:1", "available_slots:2"]) => Ok(()),
+            gone => Err((gone, daemon.log())),
+        })
+        .await;
+        scene.run("ALTER PUBLICATION crieur ADD TABLE visit_bookings").await;
+        daemon.wait_for_logs("the publication changed since the mark was written: sweeping", 2);
+        scene.confirmed(&daemon).await;
+        swept(&scene, &daemon).await;
+        let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (2, 1)").await;
+        assert_eq!(gone, set(&["available_slots:1"]), "{version:?}: {}", daemon.log());
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_publication_that_leaves_kinds_of_changes_out_is_told() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("leaves out truncate");
+    scene.run("ALTER PUBLICATION crieur SET (publish = 'insert, update, delete')").await;
+    daemon.wait_for_log("leaves out truncate");
+    scene.fill();
+    scene.run("TRUNCATE visit_bookings").await;
+    eventually("its family went", PATIENCE, async || scene.gone().contains("available_slots:1")).await;
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_list_of_standbys_that_counts_crieur_stops_it_while_it_runs() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("synchronous_standby_names counts crieur as a standby");
+    scene.confirmed(&daemon).await;
+    let superuser = scene.postgres.client().await;
+    superuser.batch_execute("SET synchronous_commit = local").await.expect("valid SQL");
+    superuser.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.expect("valid SQL");
+    superuser.batch_execute("SELECT pg_reload_conf()").await.expect("valid SQL");
+    assert_eq!(daemon.exit(), Some(78));
+}
+
+#[tokio::test]
+async fn a_slot_that_falls_behind_is_told_before_it_is_lost() {
+    let conf = ["min_wal_size = 32MB", "max_wal_size = 32MB", "max_slot_wal_keep_size = 1GB"];
+    let conf = conf.iter().map(|line| line.to_string()).collect();
+    let scene = Scene::with(postgres::Options { conf, ..Default::default() }, &[]).await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("failed to");
+    daemon.allow("replication slot holds back");
+    scene.confirmed(&daemon).await;
+    scene.cache.freeze();
+    for id in 0..5 {
+        scene.run(&format!("INSERT INTO visit_bookings VALUES ({id}, {id})")).await;
+        scene.run("SELECT pg_switch_wal()").await;
+    }
+    scene.run("CHECKPOINT").await;
+    daemon.wait_for_log("it is behind by more than max_wal_size; it is lost ");
+    scene.cache.thaw();
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.log().matches(STARTED).count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -1,0 +1,144 @@
+//! What can become of a slot: dropped, lost, advanced, made while transactions are open. The cache becomes right by
+//! itself, and the log says what happened.
+
+use super::daemon::{Daemon, STARTED};
+use super::harness::postgres::{self, Version};
+use super::harness::process::Signal;
+use super::harness::wait::{PATIENCE, eventually, settled};
+use super::scene::{KEYS, Scene};
+
+const ANEW: &str = "it is created anew";
+const DROP: &str = "SELECT pg_drop_replication_slot('crieur')";
+
+/// Waits until everything that the rules own is gone and all other keys are there.
+async fn swept(scene: &Scene, daemon: &Daemon) {
+    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
+    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
+    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
+        gone if gone == ours => Ok(()),
+        gone => Err((gone, daemon.log())),
+    })
+    .await;
+}
+
+/// Ends the sender of a suspended daemon, so that its slot can be dropped or advanced.
+async fn free_slot(scene: &Scene, daemon: &Daemon) {
+    daemon.signal(Signal::Stop);
+    scene.run("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active").await;
+    eventually("the slot is free", PATIENCE, async || {
+        scene.ask("SELECT bool_or(active)::text FROM pg_replication_slots").await == "false"
+    })
+    .await;
+}
+
+/// A change that no stream will ever tell, and the cache full of what was right before it.
+async fn unseen_change(scene: &Scene) {
+    scene.run("UPDATE properties SET title = title || '!'").await;
+    scene.fill();
+}
+
+async fn of(version: Version, conf: &[&str]) -> Scene {
+    let conf = conf.iter().map(|line| line.to_string()).collect();
+    Scene::with(postgres::Options { version, conf, ..Default::default() }, &[]).await
+}
+
+#[tokio::test]
+async fn a_slot_that_was_dropped_is_made_anew_and_the_cache_swept() {
+    for version in Version::ALL {
+        let scene = of(version, &[]).await;
+        let mut daemon = scene.daemon().await;
+        daemon.allow("replication interrupted");
+        daemon.allow("\"crieur\" does not exist: it is created anew");
+        scene.confirmed(&daemon).await;
+        // While it runs.
+        free_slot(&scene, &daemon).await;
+        scene.run(DROP).await;
+        unseen_change(&scene).await;
+        daemon.signal(Signal::Cont);
+        daemon.wait_for_log(ANEW);
+        scene.confirmed(&daemon).await;
+        swept(&scene, &daemon).await;
+        assert_eq!(daemon.stop(), Some(0));
+        // While it is down; nothing was written since, so that no position tells.
+        scene.run(DROP).await;
+        scene.fill();
+        let mut next = Daemon::start(&scene.config(), &[]);
+        next.allow(ANEW);
+        next.wait_for_log("sweep finished");
+        swept(&scene, &next).await;
+        scene.confirmed(&next).await;
+        assert_eq!(next.stop(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_lost_its_wal_is_made_anew_and_the_cache_swept() {
+    for version in Version::ALL {
+        let conf = ["max_slot_wal_keep_size = 16MB", "min_wal_size = 32MB", "max_wal_size = 32MB"];
+        let scene = of(version, &conf).await;
+        let mut daemon = scene.daemon().await;
+        scene.confirmed(&daemon).await;
+        assert_eq!(daemon.stop(), Some(0));
+        unseen_change(&scene).await;
+        for id in 0..6 {
+            scene.run(&format!("INSERT INTO leases VALUES ({}, 1)", 1000 + id)).await;
+            scene.run("SELECT pg_switch_wal()").await;
+        }
+        scene.run("CHECKPOINT").await;
+        assert_eq!(scene.ask("SELECT wal_status FROM pg_replication_slots").await, "lost");
+        let mut next = Daemon::start(&scene.config(), &[]);
+        next.allow(ANEW);
+        next.wait_for_log(STARTED);
+        swept(&scene, &next).await;
+        scene.confirmed(&next).await;
+        assert_eq!(scene.ask("SELECT wal_status FROM pg_replication_slots").await, "reserved");
+        assert_eq!(next.stop(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_somebody_advanced_means_a_sweep() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+    unseen_change(&scene).await;
+    scene.run("SELECT pg_replication_slot_advance('crieur', pg_current_wal_lsn())").await;
+    let mut next = Daemon::start(&scene.config(), &[]);
+    next.wait_for_log(", the slot at ");
+    swept(&scene, &next).await;
+    assert_eq!(next.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_daemon_that_waits_for_its_new_slot_hears_a_stop() {
+    let scene = Scene::start().await;
+    scene.run(DROP).await;
+    let other = scene.postgres.client().await;
+    other.batch_execute("BEGIN; INSERT INTO visit_bookings VALUES (1, 1)").await.expect("valid SQL");
+    let mut daemon = Daemon::start(&scene.config(), &[]);
+    daemon.allow(ANEW);
+    daemon.wait_for_log(ANEW);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The new slot's stream begins behind transactions that were open when it was made: none of them is in it.
+#[tokio::test]
+async fn what_was_open_when_the_slot_was_made_is_swept_after_its_end() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+    scene.run(DROP).await;
+    let other = scene.postgres.client().await;
+    other.batch_execute("BEGIN; INSERT INTO visit_bookings VALUES (1, 1)").await.expect("valid SQL");
+    let mut next = Daemon::start(&scene.config(), &[]);
+    next.allow(ANEW);
+    next.wait_for_log(ANEW);
+    scene.fill();
+    other.batch_execute("COMMIT").await.expect("it is open");
+    next.wait_for_log(STARTED);
+    scene.confirmed(&next).await;
+    swept(&scene, &next).await;
+    assert_eq!(next.stop(), Some(0));
+}
