@@ -2,6 +2,7 @@
 
 use super::daemon::STARTED;
 use super::harness::postgres::{self, Shutdown, Version};
+use super::harness::proxy::Proxy;
 use super::harness::wait::{PATIENCE, settled};
 use super::scene::{KEYS, Scene, config, set};
 
@@ -67,4 +68,35 @@ async fn a_synchronized_slot_goes_on_on_the_new_primary() {
         assert!(!log.contains("it is created anew"), "{version:?}: {log}");
         assert!(log.contains("the mark in the cache is of another server or timeline: sweeping"), "{log}");
     }
+}
+
+/// An address that moves while the stream's old connection lives: the ordinary sessions notice.
+#[tokio::test]
+async fn a_stream_that_is_left_on_the_old_primary_follows_the_ordinary_sessions() {
+    let mut scene = Scene::start().await;
+    scene.run("SELECT pg_create_physical_replication_slot('standby')").await;
+    let standby = scene.postgres.standby(&[]);
+    scene.sql = scene.postgres.client().await;
+    let address = Proxy::start(scene.postgres.port());
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", address.port());
+    let mut daemon = scene.daemon_with(&config(&url, &scene.cache.url())).await;
+    daemon.allow("ordinary sessions reach another server than the stream");
+    daemon.allow("replication interrupted");
+    daemon.allow("failed to");
+    daemon.allow("it is created anew");
+    scene.confirmed(&daemon).await;
+    let there = standby.client().await;
+    there.batch_execute("SELECT pg_promote()").await.expect("it is a standby");
+    address.move_to(standby.port());
+    let ordinary = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                    WHERE application_name = 'crieur' AND backend_type = 'client backend'";
+    scene.run(ordinary).await;
+    daemon.wait_for_logs(STARTED, 2);
+    scene.sql = there;
+    // The first one was that of the first start.
+    daemon.wait_for_logs("sweep finished", 2);
+    scene.confirmed(&daemon).await;
+    let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;
+    assert_eq!(gone, set(&["available_slots:1"]), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
 }
