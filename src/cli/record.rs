@@ -24,10 +24,11 @@ use crate::error::{Error, Exit, Result};
 use crate::lsn::{Lsn, Xid};
 use crate::pipeline::intake::Need;
 use crate::session::{ControlSession, Session};
+use crate::source::connect::{protocol_version, start_stream};
 use crate::source::dsn::Dsn;
 use crate::source::facts::Facts;
 use crate::source::recording::{Header, LookupAnswer, PartitionRoot, RecordingWriter};
-use crate::source::replication::{now, protocol_version, start_stream};
+use crate::source::replication::now;
 use crate::source::sqlstate::session_error;
 use crate::source::wire::{Wire, error_response};
 

@@ -3,6 +3,7 @@
 //! A source never sees a cache, a rule or a key. It hands over events in stream order and learns only how far
 //! everything was answered.
 
+pub(crate) mod connect;
 pub mod dsn;
 pub(crate) mod facts;
 pub mod frames;

@@ -2,13 +2,16 @@
 
 use super::daemon::STARTED;
 use super::harness::postgres::{self, Shutdown, Version};
+use super::harness::proxy::Proxy;
 use super::harness::wait::{PATIENCE, settled};
 use super::scene::{KEYS, Scene, config, set};
 
 /// Promotes the standby of a scene's server that dies, with a daemon that knows both; says what the daemon logged.
-async fn fail_over(version: Version, conf: &[&str], ready: &str) -> String {
+async fn fail_over(version: Version, conf: &[&str], [prepare, ready]: [&str; 2]) -> String {
     let mut scene = Scene::with(postgres::Options { version, ..Default::default() }, &[]).await;
+    scene.run("SELECT pg_create_physical_replication_slot('standby')").await;
     let standby = scene.postgres.standby(conf);
+    scene.sql = scene.postgres.client().await;
     let (first, second) = (scene.postgres.port(), standby.port());
     // The standby comes first: it must be passed over while it is one.
     let hosts = format!("postgres://postgres@127.0.0.1:{second},127.0.0.1:{first}/postgres");
@@ -19,8 +22,11 @@ async fn fail_over(version: Version, conf: &[&str], ready: &str) -> String {
     scene.confirmed(&daemon).await;
     let there = standby.client().await;
     settled("the standby is ready", PATIENCE, async || {
-        scene.run("UPDATE leases SET property_id = property_id; SELECT pg_switch_wal(); CHECKPOINT").await;
+        // The slot's position moves when the server writes down which transactions run.
+        scene.run("UPDATE leases SET property_id = property_id").await;
+        scene.run("CHECKPOINT").await;
         scene.confirmed(&daemon).await;
+        there.batch_execute(prepare).await.expect("the standby can");
         let row = there.query_one(ready, &[]).await.expect("the standby answers");
         if row.get::<_, Option<bool>>(0) == Some(true) { Ok(()) } else { Err((standby.log(), daemon.log())) }
     })
@@ -48,7 +54,7 @@ async fn fail_over(version: Version, conf: &[&str], ready: &str) -> String {
 #[tokio::test]
 async fn without_a_synchronized_slot_a_new_one_is_made_on_the_new_primary() {
     for version in Version::ALL {
-        let log = fail_over(version, &["hot_standby = on"], "SELECT true").await;
+        let log = fail_over(version, &[], ["", "SELECT pg_last_wal_replay_lsn() > '0/0'"]).await;
         assert!(log.contains("does not exist: it is created anew"), "{version:?}: {log}");
     }
 }
@@ -57,8 +63,40 @@ async fn without_a_synchronized_slot_a_new_one_is_made_on_the_new_primary() {
 async fn a_synchronized_slot_goes_on_on_the_new_primary() {
     let ready = "SELECT bool_or(synced AND NOT temporary) FROM pg_replication_slots WHERE slot_name = 'crieur'";
     for version in [Version::V17, Version::V18] {
-        let log = fail_over(version, &["hot_standby_feedback = on", "sync_replication_slots = on"], ready).await;
+        let log =
+            fail_over(version, &["hot_standby_feedback = on"], ["SELECT pg_sync_replication_slots()", ready]).await;
         assert!(!log.contains("it is created anew"), "{version:?}: {log}");
         assert!(log.contains("the mark in the cache is of another server or timeline: sweeping"), "{log}");
     }
+}
+
+/// An address that moves while the stream's old connection lives: the ordinary sessions notice.
+#[tokio::test]
+async fn a_stream_that_is_left_on_the_old_primary_follows_the_ordinary_sessions() {
+    let mut scene = Scene::start().await;
+    scene.run("SELECT pg_create_physical_replication_slot('standby')").await;
+    let standby = scene.postgres.standby(&[]);
+    scene.sql = scene.postgres.client().await;
+    let address = Proxy::start(scene.postgres.port());
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", address.port());
+    let mut daemon = scene.daemon_with(&config(&url, &scene.cache.url())).await;
+    daemon.allow("ordinary sessions reach another server than the stream");
+    daemon.allow("replication interrupted");
+    daemon.allow("failed to");
+    daemon.allow("it is created anew");
+    scene.confirmed(&daemon).await;
+    let there = standby.client().await;
+    there.batch_execute("SELECT pg_promote()").await.expect("it is a standby");
+    address.move_to(standby.port());
+    let ordinary = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                    WHERE application_name = 'crieur' AND backend_type = 'client backend'";
+    scene.run(ordinary).await;
+    daemon.wait_for_logs(STARTED, 2);
+    scene.sql = there;
+    // The first one was that of the first start.
+    daemon.wait_for_logs("sweep finished", 2);
+    scene.confirmed(&daemon).await;
+    let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;
+    assert_eq!(gone, set(&["available_slots:1"]), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
 }

@@ -131,47 +131,6 @@ async fn a_stop_while_the_cache_is_away_ends_in_time_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_second_daemon_waits_for_the_slot_and_takes_over() {
-    let scene = Scene::start().await;
-    let mut first = scene.daemon().await;
-    let mut second = Daemon::start(&scene.config(), &[]);
-    second.allow("replication interrupted");
-    second.wait_for_log("only one daemon may use it");
-    assert_eq!(scene.change(&first, "INSERT INTO visit_bookings VALUES (1, 1)").await, set(&["available_slots:1"]));
-    assert_eq!(first.stop(), Some(0));
-    second.wait_for_log(STARTED);
-    assert_eq!(scene.change(&second, "INSERT INTO visit_bookings VALUES (2, 2)").await, set(&["available_slots:2"]));
-    assert_eq!(second.stop(), Some(0));
-}
-
-#[tokio::test]
-async fn a_slot_that_lost_its_wal_stops_the_daemon_with_the_way_out() {
-    let conf = ["max_slot_wal_keep_size = 1MB", "min_wal_size = 32MB", "max_wal_size = 32MB"];
-    let conf = conf.iter().map(|line| line.to_string()).collect();
-    let scene = Scene::with(postgres::Options { conf, ..Default::default() }, &[]).await;
-    let lost = "SELECT (wal_status = 'lost')::text FROM pg_replication_slots";
-    eventually("the slot loses its WAL", PATIENCE, async || {
-        scene.run("SELECT pg_switch_wal()").await;
-        scene.run("SELECT txid_current()").await;
-        scene.run("CHECKPOINT").await;
-        scene.ask(lost).await == "true"
-    })
-    .await;
-    let mut daemon = Daemon::start(&scene.config(), &[]);
-    daemon.allow("lost its WAL");
-    assert_eq!(daemon.exit(), Some(69), "{}", daemon.log());
-    let log = daemon.log();
-    assert!(log.contains("pg_drop_replication_slot") && log.contains("crieur setup"), "{log}");
-
-    // The way out, taken: what was missed is swept.
-    scene.run("SELECT pg_drop_replication_slot('crieur')").await;
-    assert!(daemon::run("setup", &scene.config(), &[]).status.success());
-    let mut daemon = scene.daemon().await;
-    assert_eq!(scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await, set(&["available_slots:1"]));
-    assert_eq!(daemon.stop(), Some(0));
-}
-
-#[tokio::test]
 async fn check_is_content_after_setup_and_names_what_is_spoiled() {
     let scene = Scene::start().await;
     let out = daemon::run("check", &scene.config(), &[]);

@@ -56,6 +56,7 @@ async fn a_slot_that_was_dropped_is_made_anew_and_the_cache_swept() {
         unseen_change(&scene).await;
         daemon.signal(Signal::Cont);
         daemon.wait_for_log(ANEW);
+        daemon.wait_for_logs(STARTED, 2);
         scene.confirmed(&daemon).await;
         swept(&scene, &daemon).await;
         assert_eq!(daemon.stop(), Some(0));

@@ -1,11 +1,12 @@
 //! Two daemons on one slot: one works, the other takes over when it is gone, and no key is lost in between.
 
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use super::daemon::{Daemon, STARTED};
 use super::harness::postgres;
 use super::harness::process::Signal;
-use super::harness::wait::{PATIENCE, eventually};
+use super::harness::wait::{self, PATIENCE, eventually};
 use super::scene::{Scene, set};
 
 const STANDING_BY: &str = "standing by: another session has the replication slot";
@@ -61,4 +62,35 @@ async fn a_daemon_that_was_suspended_stands_by_when_it_wakes() {
     old.wait_for_logs(STARTED, 2);
     scene.confirmed(&old).await;
     assert_eq!(old.stop(), Some(0));
+}
+
+/// What systemd hears, as one text.
+fn heard(socket: &UnixDatagram, until: &str) -> String {
+    let (mut all, mut message) = (String::new(), [0; 4096]);
+    let found = wait::poll(PATIENCE, || {
+        while let Ok(length) = socket.recv(&mut message) {
+            all.push_str(&String::from_utf8_lossy(&message[..length]));
+            all.push('\n');
+        }
+        all.contains(until).then_some(())
+    });
+    assert!(found.is_some(), "systemd does not hear {until:?}: {all}");
+    all
+}
+
+#[tokio::test]
+async fn systemd_hears_that_a_daemon_stands_by_and_that_it_took_over() {
+    let scene = Scene::start().await;
+    let mut working = scene.daemon().await;
+    let dir = tempfile::tempdir().expect("the temporary directory is writable");
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("the directory is ours");
+    socket.set_nonblocking(true).expect("a socket can");
+    let path = path.to_str().expect("a plain name");
+    let mut waiting = Daemon::start(&scene.config(), &[("NOTIFY_SOCKET", path)]);
+    let all = heard(&socket, "STATUS=standing by: the slot is active for PID ");
+    assert!(all.contains("READY=1"), "{all}");
+    working.kill();
+    heard(&socket, "STATUS=streaming");
+    assert_eq!(waiting.stop(), Some(0));
 }

@@ -144,16 +144,24 @@ impl Postgres {
         run(Command::new("cp").arg("-a").arg(self.dir.path().join("saved")).arg(&data));
     }
 
-    /// A streaming standby of this server, with a physical slot of the name `standby`.
-    pub fn standby(&self, conf: &[&str]) -> Postgres {
+    /// A streaming standby, made from a copy of this server, which goes down for it.
+    pub fn standby(&mut self, conf: &[&str]) -> Postgres {
         let dir = tempfile::Builder::new().prefix("crieur-pg-").tempdir().expect("the temporary directory is writable");
         process::give(dir.path(), process::unprivileged());
         let data = dir.path().join("data");
-        let mut backup = Command::new(self.bin.join("pg_basebackup"));
-        backup.args(["-R", "-C", "-S", "standby", "-c", "fast", "-d", &self.url()]).arg("-D").arg(&data);
-        run(process::run_as(&mut backup, process::unprivileged()).current_dir("/"));
-        let sockets = format!("unix_socket_directories = '{}'\n", dir.path().display());
-        append(&data.join("postgresql.conf"), &(sockets + &conf.join("\n") + "\n"));
+        self.stop(Shutdown::Fast);
+        run(Command::new("cp").arg("-a").arg(self.dir.path().join("data")).arg(&data));
+        self.start_again();
+        // As in a base backup: slots stay where they are.
+        run(Command::new("/bin/sh").args(["-c", "rm -r \"$0\"/pg_replslot/*"]).arg(&data));
+        fs::write(data.join("standby.signal"), "").expect("the directory is writable");
+        let upstream = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port);
+        let conf = [
+            format!("unix_socket_directories = '{}'", dir.path().display()),
+            format!("primary_conninfo = '{upstream}'\nprimary_slot_name = 'standby'"),
+            conf.join("\n"),
+        ];
+        append(&data.join("postgresql.conf"), &(conf.join("\n") + "\n"));
         let (process, port) = (0..5)
             .find_map(|_| launch(&self.bin, dir.path(), process::free_port()))
             .unwrap_or_else(|| panic!("{}", fs::read_to_string(dir.path().join("log")).unwrap_or_default()));

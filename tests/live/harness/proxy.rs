@@ -28,6 +28,8 @@ struct Faults {
     open: Vec<(TcpStream, TcpStream)>,
     accepted: usize,
     closed: bool,
+    /// Where new connections go.
+    server: u16,
 }
 
 impl Faults {
@@ -63,12 +65,14 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let shared = Arc::new(Shared::default());
+        shared.lock().server = server;
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if accepting.lock().closed {
                     return;
                 }
+                let server = accepting.lock().server;
                 accept(&accepting, client, server);
             }
         });
@@ -82,6 +86,11 @@ impl Proxy {
     /// Connections that were let through so far.
     pub fn accepted(&self) -> usize {
         self.shared.lock().accepted
+    }
+
+    /// New connections go to another server; old ones stay where they are.
+    pub fn move_to(&self, server: u16) {
+        self.shared.lock().server = server;
     }
 
     /// Ends every connection; new ones are welcome.

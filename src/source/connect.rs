@@ -1,0 +1,186 @@
+//! The way to a running stream: log in, wait for the slot or make it anew, check the server, START_REPLICATION.
+//!
+//! It knows what may pass and what cannot: a daemon that has streamed waits for things that went away, one that never did
+//! stops and says what is missing. It keeps no position.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use crate::error::{Class, Error, Exit, Result};
+use crate::lsn::Lsn;
+use crate::mark::{SlotOrigin, Start};
+use crate::quote;
+use crate::source::facts::{self, Facts};
+use crate::source::replication::Options;
+use crate::source::slot::{self, Condition};
+use crate::source::wire::Wire;
+
+/// A stream that was started, from which nothing was read yet.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) wire: Wire,
+    pub(super) start: Start,
+    /// How often the server wants a status.
+    pub(super) status_interval: Duration,
+}
+
+/// What a try to stream comes to.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Running(Box<Begun>),
+    /// Another session has the slot; ours waits for it.
+    Busy(Box<Wire>, u32),
+}
+
+/// What is known of the slot's past before a try.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Past {
+    /// Nothing: this daemon never streamed. What is missing now most likely never was there.
+    None,
+    /// It was streamed from. What is missing now went away and may come back.
+    Streamed,
+    /// The server could not decode what the slot holds: only a new one goes on.
+    Undecodable,
+}
+
+/// Connects, or goes on with a session that waited for the slot, and starts the stream.
+pub(super) async fn start(options: Rc<Options>, waiting: Option<Box<Wire>>, past: Past) -> Result<Outcome> {
+    let limit = options.liveness_timeout;
+    let mut wire = match waiting {
+        Some(wire) => wire,
+        None => Box::new(Wire::connect(&options.dsn, options.connect_timeout).await?),
+    };
+    let condition = match answered(limit, slot::look(&mut wire, &options.slot)).await? {
+        Condition::Busy(pid) => return Ok(Outcome::Busy(wire, pid)),
+        condition => condition,
+    };
+    let facts = answered(limit, async {
+        facts::refuse_standby(&mut wire).await?;
+        Facts::read(&mut wire, &options.publication).await
+    });
+    let facts = facts.await?;
+    if facts.publication.is_empty() {
+        return Err(no_publication(&options.publication, past));
+    }
+    let (confirmed, origin) = usable_slot(&mut wire, &options, &facts, condition, past).await?;
+    let started = answered(limit, start_stream(&mut wire, &options.slot, &options.publication, facts.version)).await;
+    if let Err(error) = started {
+        // Somebody was faster: the next look says who.
+        let busy = error.sqlstate.as_deref() == Some("55006");
+        return if busy { Ok(Outcome::Busy(wire, 0)) } else { Err(lenient(error, past)) };
+    }
+    let Facts { version, system, timeline, run, publication, status_interval } = facts;
+    info!(slot = options.slot, lsn = %confirmed, timeline, server = version, "replication started");
+    let start = Start { system, timeline, confirmed, run, publication, slot: origin };
+    Ok(Outcome::Running(Box::new(Begun { wire: *wire, start, status_interval })))
+}
+
+/// A slot to stream from, made anew where the one that is there can never be read again.
+async fn usable_slot(
+    wire: &mut Wire,
+    options: &Options,
+    facts: &Facts,
+    condition: Condition,
+    past: Past,
+) -> Result<(Lsn, SlotOrigin)> {
+    let name = &options.slot;
+    let (what, dead) = match condition {
+        Condition::Free(confirmed) if past != Past::Undecodable => return Ok((confirmed, SlotOrigin::Found)),
+        Condition::Free(_) => ("cannot be decoded from its position on".to_owned(), true),
+        Condition::Missing => ("does not exist".to_owned(), false),
+        Condition::Dead(reason) => (reason, true),
+        Condition::Busy(pid) => return Err(busy(name, pid)),
+    };
+    let hint = "What was changed until it exists is unknown: every key that the rules own is swept then.";
+    warn!(hint, "replication slot \"{name}\" {what}: it is created anew");
+    let made = async {
+        if dead {
+            answered(options.liveness_timeout, slot::drop_dead(wire, name)).await?;
+        }
+        slot::create(wire, name, facts.version).await
+    };
+    Ok((made.await.map_err(|error| lenient(error, past))?, SlotOrigin::Created))
+}
+
+/// One try of something that a server answers at once.
+async fn answered<T>(limit: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(limit, step).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
+    }
+}
+
+/// The error while another session has the slot.
+pub(super) fn busy(slot: &str, pid: u32) -> Error {
+    let mut error = Error::transient(format!("replication slot \"{slot}\" is active for PID {pid}"));
+    error.sqlstate = Some("55006".to_owned());
+    error
+}
+
+fn no_publication(name: &str, past: Past) -> Error {
+    let error = Error::definite(Exit::Config, format!("publication \"{name}\" does not exist"))
+        .hint("Run `crieur setup`; every key that the rules own is swept when it is there.");
+    match past {
+        Past::None => error,
+        Past::Streamed | Past::Undecodable => error.class(Class::Transient),
+    }
+}
+
+/// What a daemon that has streamed meets may pass: a dropped publication, a slot that somebody removes meanwhile, a
+/// standby that was promoted without `wal_level = logical`.
+fn lenient(error: Error, past: Past) -> Error {
+    let passing = matches!(error.sqlstate.as_deref(), Some("42704" | "42710" | "55000" | "58P01"));
+    match past {
+        Past::Streamed | Past::Undecodable if passing => error.class(Class::Transient),
+        Past::None | Past::Streamed | Past::Undecodable => error,
+    }
+}
+
+/// An error of the running stream. Some say that the slot's WAL cannot be decoded: before version 18 a publication that
+/// did not exist then (42704), or a segment that is gone (58P01).
+pub(super) fn stream_error(error: Error, past: &mut Past) -> Error {
+    if matches!(error.sqlstate.as_deref(), Some("42704" | "58P01")) {
+        *past = Past::Undecodable;
+    }
+    lenient(error, *past)
+}
+
+/// Starts the stream of a slot at its confirmed position.
+pub(crate) async fn start_stream(wire: &mut Wire, slot: &str, publication: &str, version: u32) -> Result<()> {
+    let protocol = protocol_options(version, publication);
+    // 0/0: the server starts at the slot's confirmed position, and so do we.
+    let sql = format!("START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 ({protocol})");
+    debug!(protocol, "start replication");
+    wire.start_copy_both(&sql).await.map_err(|error| error.while_doing("start replication"))
+}
+
+/// The newest protocol that is of use: 2 streams large transactions while they are open, from version 14 on.
+pub(crate) fn protocol_version(version: u32) -> u32 {
+    if version < 140_000 { 1 } else { 2 }
+}
+
+/// Options of pgoutput (`src/backend/replication/pgoutput/pgoutput.c`, `parse_output_parameters`) by server version.
+fn protocol_options(version: u32, publication: &str) -> String {
+    // A replication command knows no E'' literal, so a backslash stays as it is.
+    let names = format!("publication_names '{}'", quote::identifier(publication).replace('\'', "''"));
+    if version < 140_000 {
+        return format!("proto_version '1', {names}");
+    }
+    // Protocol 2 streams large transactions while they are open: only their keys are kept, and COMMIT finds them ready.
+    format!("proto_version '2', streaming 'on', messages 'true', {names}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_the_publication_for_the_option_and_for_the_list_in_it() {
+        let text = protocol_options(170_000, "a'b\"c");
+        assert!(text.ends_with(r#"publication_names '"a''b""c"'"#), "{text}");
+        assert!(protocol_options(130_020, "p").starts_with("proto_version '1', "));
+    }
+}
