@@ -18,6 +18,7 @@ const BASE: Config = Config {
     replica: false,
     early: false,
     ring: false,
+    suspicious: false,
     without: &[],
     faults: &[],
     expected: Safe,
@@ -58,7 +59,7 @@ fn guards() -> Vec<Config> {
         Config { name: "no gate, lease in the key", without: &[Gate], expected: Fails, ..LEASE },
         Config { name: "no gate, companion lease", without: &[Gate], expected: Fails, ..COMPANION },
         Config { name: "no echo, plain", without: &[Echo], expected: Fails, ..BASE },
-        Config { name: "no mark", without: &[Mark, Stamp], expected: Fails, ..cut },
+        Config { name: "no mark", without: &[Mark], expected: Fails, ..cut },
         Config { name: "no replica gate, lease", without: &[Replica], expected: Fails, ..replica },
         Config { name: "no replica gate, plain", protocol: Plain, without: &[Replica], expected: Fails, ..replica },
         Config { name: "ours, replica, lease", writers: &[Commits, Commits], ..replica },
@@ -75,19 +76,70 @@ fn caches() -> Vec<Config> {
     let ring = Config { ring: true, ..unseen };
     let sweep = Config { faults: &[FailoverUnseen], ..COMPANION };
     vec![
+        // Enough where every failover breaks the daemon's connections; not behind a proxy.
+        Config { name: "failover, no stamp, suspicious", suspicious: true, without: &[Stamp], ..seen },
+        Config {
+            name: "failover, no stamp, suspicious, ring",
+            suspicious: true,
+            ring: true,
+            without: &[Stamp],
+            ..seen
+        },
+        Config {
+            name: "failover twice, no stamp, suspicious",
+            suspicious: true,
+            without: &[Stamp],
+            faults: &[Failover, Failover],
+            ..seen
+        },
+        Config {
+            name: "failover and kill -9, no stamp, suspicious",
+            suspicious: true,
+            without: &[Stamp],
+            faults: &[Failover, DaemonCrash],
+            ..seen
+        },
+        Config { name: "emptied, no stamp", without: &[Stamp], faults: &[CacheEmptied], ..seen },
+        Config {
+            name: "emptied, then failover unseen, no stamp",
+            without: &[Stamp],
+            faults: &[CacheEmptied, FailoverUnseen],
+            expected: Fails,
+            ..seen
+        },
         Config { name: "failover, no stamp", without: &[Stamp], expected: Fails, ..seen },
         Config { name: "failover unseen, no stamp", without: &[Stamp], expected: Fails, ..unseen },
         Config { name: "failover unseen, no stamp, companion", without: &[Stamp], expected: Fails, ..sweep },
-        Config { name: "ours, failover, lease in the key", ..seen },
-        Config { name: "ours, failover unseen, lease in the key", ..unseen },
-        Config { name: "ours, failover unseen, companion lease", ..sweep },
-        Config { name: "ours, failover unseen, plain", faults: &[FailoverUnseen], ..BASE },
+        Config { name: "ours, failover, lease in the key", writers: &[Commits, Commits], ..seen },
+        Config {
+            name: "ours, failover unseen, lease in the key",
+            writers: &[Commits, Commits],
+            rounds: 2,
+            expiry: true,
+            ..unseen
+        },
+        Config { name: "ours, failover unseen, companion lease", writers: &[Commits, Commits], ..sweep },
+        Config {
+            name: "ours, failover unseen, plain",
+            writers: &[Commits, Commits],
+            faults: &[FailoverUnseen],
+            ..BASE
+        },
         Config { name: "ours, failover unseen and a lost reply", faults: &[FailoverUnseen, ReplyLost], ..LEASE },
-        Config { name: "ours, failover unseen and kill -9", ..hard },
+        Config { name: "ours, failover unseen and kill -9", rounds: 2, ..hard },
+        Config { name: "ours, failover unseen and kill -9, companion", protocol: Companion, ..hard },
+        Config { name: "ours, failover unseen and kill -9, plain", protocol: Plain, ..hard },
+        Config {
+            name: "ours, failover unseen and crash",
+            writers: &[Asynchronous],
+            faults: &[FailoverUnseen, PostgresCrash],
+            ..LEASE
+        },
         Config { name: "ours, emptied and failover unseen", ..twice },
         Config { name: "sweep visits keys before leases", without: &[LeasesFirst], expected: Fails, ..sweep },
         Config { name: "ring claims and does nothing", without: &[Ring], expected: Fails, ..ring },
-        Config { name: "ours, ring", ..ring },
+        Config { name: "ours, ring", writers: &[Commits, Commits], rounds: 2, ..ring },
+        Config { name: "ours, ring, two failovers", faults: &[FailoverUnseen, FailoverUnseen], ..ring },
         Config { name: "ours, ring, plain", protocol: Plain, ..ring },
         Config { name: "ours, ring, companion lease", protocol: Companion, ..ring },
     ]
@@ -100,13 +152,13 @@ fn servers() -> Vec<Config> {
     let kill = Config { writers: &[Commits, Commits], faults: &[DaemonCrash], ..LEASE };
     vec![
         Config { name: "crash, run unknown", without: &[Run], expected: Fails, ..crash },
-        Config { name: "ours, crash, lease in the key", ..crash },
+        Config { name: "ours, crash, lease in the key", writers: &[Asynchronous, Commits], ..crash },
         Config { name: "ours, crash, plain", protocol: Plain, ..crash },
         Config { name: "ours, crash, companion lease", protocol: Companion, ..crash },
         Config { name: "ours, crash and kill -9", faults: &[PostgresCrash, DaemonCrash], ..crash },
         Config { name: "slot lost, sweep at once", without: &[WaitForOld], expected: Fails, ..slot },
-        Config { name: "ours, slot lost, lease in the key", ..slot },
-        Config { name: "ours, slot lost, plain", protocol: Plain, ..slot },
+        Config { name: "ours, slot lost, lease in the key", rounds: 2, writers: &[Commits, Commits], ..slot },
+        Config { name: "ours, slot lost, plain", protocol: Plain, writers: &[Commits, Commits], ..slot },
         Config { name: "ours, kill -9, lease in the key", ..kill },
         Config { name: "ours, kill -9, plain", protocol: Plain, ..kill },
     ]

@@ -74,6 +74,8 @@ pub struct Daemon {
     acknowledged: Option<u64>,
     /// The connection to the cache is broken, and nobody has used it since.
     broken: bool,
+    /// It was broken since the mark was last compared.
+    suspect: bool,
     /// The ring holds every delete behind this mark.
     ring_from: Option<u64>,
     /// Positions of the deletes in the ring.
@@ -130,6 +132,10 @@ impl Daemon {
 
     pub fn nobody_waits_for(&mut self, reader: usize) {
         self.echoes.iter_mut().for_each(|echo| echo.after &= !bit(reader));
+    }
+
+    pub fn mark_on_its_way(&self) -> Option<Mark> {
+        self.writing.filter(|writing| writing.looked).map(|writing| writing.mark)
     }
 
     pub fn cache_broke(&mut self) {
@@ -202,7 +208,7 @@ impl Daemon {
     /// A command went through, perhaps on a new connection.
     fn used(&mut self) {
         if std::mem::take(&mut self.broken) {
-            self.reading = true;
+            (self.reading, self.suspect) = (true, true);
         }
     }
 }
@@ -351,8 +357,9 @@ impl State {
                 true => !daemon.known.is_empty() && !found.is_some_and(known),
                 false => !daemon.known.is_empty() && !state.cache.stamped,
             };
+            let suspect = std::mem::take(&mut daemon.suspect) && config.suspicious;
             state.stamp();
-            if !config.lacks(Guard::Mark) && (went_back || gap(found, run, confirmed)) {
+            if !config.lacks(Guard::Mark) && (went_back || suspect || gap(found, run, confirmed)) {
                 daemon.gap(found, state, config);
             }
             // With stamps, an entry says only that there was a stamp.
@@ -373,7 +380,8 @@ impl State {
             let expected = state.cache.mark.is_some_and(|found| daemon.known.contains(&found));
             writing.looked = true;
             let mark = writing.mark;
-            if std::mem::take(&mut daemon.broken) {
+            if daemon.broken {
+                daemon.used();
                 daemon.mark_is_unknown(Some(mark));
             } else if !expected {
                 daemon.mark_is_unknown(None);
@@ -386,7 +394,8 @@ impl State {
     fn write_mark(&self, config: &Config) -> Option<State> {
         self.with(|state, daemon| {
             let writing = daemon.writing.filter(|writing| writing.looked)?;
-            if std::mem::take(&mut daemon.broken) {
+            if daemon.broken {
+                daemon.used();
                 daemon.mark_is_unknown(Some(writing.mark));
                 return Some(());
             }
@@ -482,9 +491,10 @@ impl State {
                 true => !state.cache.mark.is_some_and(|found| daemon.known.contains(&found)),
                 false => !state.cache.stamped,
             };
-            let beats = !busy && !daemon.known.is_empty() && surprised && !config.lacks(Guard::Mark);
+            let broken = daemon.broken && config.suspicious;
+            let beats = !busy && (!daemon.known.is_empty() && surprised || broken) && !config.lacks(Guard::Mark);
             daemon.reading = beats.then_some(true)?;
-            daemon.broken = false;
+            daemon.used();
             Some(())
         })
     }

@@ -101,6 +101,9 @@ pub struct State {
     /// Transactions whose keys were deleted at a moment when they were visible.
     pub served: Set,
     pub daemon: Option<Daemon>,
+    /// A mark that a dead or deposed daemon sent, still on its way. With stamps it names a stamp: where that is, what it
+    /// says is true.
+    pub stray: Option<Mark>,
     pub faults: [u8; Fault::ALL.len()],
 }
 
@@ -124,6 +127,7 @@ impl State {
             readers: [reader(0), reader(1)],
             served: 0,
             daemon: Some(Daemon::running()),
+            stray: None,
             faults: Fault::ALL.map(|fault| config.faults.iter().filter(|wanted| **wanted == fault).count() as u8),
         }
     }
@@ -319,10 +323,18 @@ impl State {
         Some(State { slot: Some(end), flushed: end, ..self.clone() })
     }
 
-    pub fn kill_daemon(&self) -> Option<State> {
-        self.daemon.as_ref()?;
+    pub fn kill_daemon(&self, config: &Config) -> Option<State> {
+        let daemon = self.daemon.as_ref()?;
         let mut next = self.fault(Fault::DaemonCrash)?;
+        next.stray = daemon.mark_on_its_way().filter(|_| config.lacks(Guard::Stamp));
         next.daemon = None;
+        Some(next)
+    }
+
+    /// The stray mark arrives, perhaps after another daemon took over.
+    pub fn stray_arrives(&self) -> Option<State> {
+        let mut next = self.clone();
+        next.cache.mark = Some(next.stray.take()?);
         Some(next)
     }
 
@@ -366,7 +378,8 @@ impl State {
         try_step(Step::Fault(Fault::PostgresCrash), self.crash_postgres(false));
         try_step(Step::SlotWentBack, self.crash_postgres(true));
         try_step(Step::Fault(Fault::SlotLost), self.lose_slot());
-        try_step(Step::Fault(Fault::DaemonCrash), self.kill_daemon());
+        try_step(Step::Fault(Fault::DaemonCrash), self.kill_daemon(config));
+        try_step(Step::StrayMark, self.stray_arrives());
         try_step(Step::NewSlot, self.new_slot());
         try_step(Step::StartDaemon, self.start_daemon());
     }
@@ -378,7 +391,7 @@ impl State {
             let counts = config.writers[*tx] != Writer::Elsewhere && !config.faults.contains(&Fault::SlotLost);
             counts && self.served & bit(*tx) == 0
         });
-        if let (Some(tx), false) = (unserved, config.lacks(Guard::Gate)) {
+        if let (Some(tx), false) = (unserved, config.lacks(Guard::Gate) || config.lacks(Guard::Replica)) {
             return Some(format!("T{tx} is confirmed and its key was not deleted after it was visible"));
         }
         match self.cache.key {
