@@ -28,12 +28,8 @@ const BASE: Config = Config {
 const LEASE: Config = Config { protocol: LeaseInKey, ..BASE };
 const COMPANION: Config = Config { protocol: Companion, ..BASE };
 
-pub fn all() -> Vec<Config> {
-    [orders(), guards(), caches(), servers()].concat()
-}
-
 /// What a naive invalidator loses, and what the order of ours keeps, without any fault.
-fn orders() -> Vec<Config> {
+pub fn orders() -> Vec<Config> {
     let naive = Config { without: &[Gate, Echo, Mark, Stamp], expected: Fails, ..BASE };
     let two = Config { writers: &[Commits, Commits], early: true, ..BASE };
     vec![
@@ -51,7 +47,7 @@ fn orders() -> Vec<Config> {
 }
 
 /// Each guard alone is missing.
-fn guards() -> Vec<Config> {
+pub fn guards() -> Vec<Config> {
     let cut = Config { faults: &[FailoverUnseen, DaemonCrash], ..LEASE };
     let replica = Config { replica: true, ..LEASE };
     vec![
@@ -68,7 +64,11 @@ fn guards() -> Vec<Config> {
 }
 
 /// A cache that forgets or goes back.
-fn caches() -> Vec<Config> {
+///
+/// A copy that has the mark may lack the deletes that came after it: until the next mark is written the old one proves
+/// nothing about them. Either every delete leaves a trace of its own (the stamp), or, where no proxy hides a failover, every
+/// broken connection counts as a gap.
+pub fn caches() -> Vec<Config> {
     let unseen = Config { faults: &[FailoverUnseen], ..LEASE };
     let seen = Config { faults: &[Failover], ..LEASE };
     let twice = Config { faults: &[FailoverUnseen, CacheEmptied], ..LEASE };
@@ -138,7 +138,7 @@ fn caches() -> Vec<Config> {
         Config { name: "ours, emptied and failover unseen", ..twice },
         Config { name: "sweep visits keys before leases", without: &[LeasesFirst], expected: Fails, ..sweep },
         Config { name: "ring claims and does nothing", without: &[Ring], expected: Fails, ..ring },
-        Config { name: "ours, ring", writers: &[Commits, Commits], rounds: 2, ..ring },
+        Config { name: "ours, ring", writers: &[Commits, Commits], ..ring },
         Config { name: "ours, ring, two failovers", faults: &[FailoverUnseen, FailoverUnseen], ..ring },
         Config { name: "ours, ring, plain", protocol: Plain, ..ring },
         Config { name: "ours, ring, companion lease", protocol: Companion, ..ring },
@@ -146,7 +146,7 @@ fn caches() -> Vec<Config> {
 }
 
 /// A server that forgets, a slot that is lost, a daemon that dies.
-fn servers() -> Vec<Config> {
+pub fn servers() -> Vec<Config> {
     let crash = Config { writers: &[Asynchronous], faults: &[PostgresCrash], ..LEASE };
     let slot = Config { faults: &[SlotLost], ..LEASE };
     let kill = Config { writers: &[Commits, Commits], faults: &[DaemonCrash], ..LEASE };

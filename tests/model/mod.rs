@@ -261,12 +261,12 @@ fn report(config: &Config, seen: &Seen<Step>, seconds: f64) {
     }
 }
 
-#[test]
-fn every_guard_is_needed_and_together_they_suffice() {
+/// `MODEL` runs only the configurations whose name contains it.
+fn check(cases: &[Config]) {
     let only = std::env::var("MODEL").ok();
     let (mut states, mut transitions, mut surprises) = (0, 0, Vec::new());
     let wanted = |config: &&Config| only.as_ref().is_none_or(|only| config.name.contains(only.as_str()));
-    for config in cases::all().iter().filter(wanted) {
+    for config in cases.iter().filter(wanted) {
         let began = Instant::now();
         let seen = search(config, STATES_MAX);
         report(config, &seen, began.elapsed().as_secs_f64());
@@ -284,6 +284,26 @@ fn every_guard_is_needed_and_together_they_suffice() {
             surprises.push(format!("{}: expected {:?}, found {found:?}", config.name, config.expected));
         }
     }
-    println!("{states} states, {transitions} transitions in all");
+    println!("{states} states, {transitions} transitions together");
     assert!(surprises.is_empty(), "again with --nocapture and MODEL=name\n{}", surprises.join("\n"));
+}
+
+#[test]
+fn the_naive_order_fails_for_every_reader_and_ours_does_not() {
+    check(&cases::orders());
+}
+
+#[test]
+fn every_guard_is_needed() {
+    check(&cases::guards());
+}
+
+#[test]
+fn no_cache_that_went_back_keeps_a_stale_value() {
+    check(&cases::caches());
+}
+
+#[test]
+fn no_server_that_forgot_leaves_a_stale_value() {
+    check(&cases::servers());
 }
