@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SpanId(u64);
 
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Span<A> {
     /// `None` while no commit closed it: a piece of a transaction that is still being received.
     ack: Option<A>,
@@ -21,7 +21,7 @@ struct Span<A> {
 }
 
 /// Spans in commit order.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Window<A> {
     spans: VecDeque<Span<A>>,
     /// Id of the first span in the deque.

@@ -3,6 +3,7 @@
 mod corpus;
 mod golden;
 mod guarantee;
+mod model;
 mod properties;
 mod simulation;
 mod systemd;

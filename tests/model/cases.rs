@@ -1,0 +1,165 @@
+//! The configurations of the model, as data.
+
+use super::Config;
+use super::Expected::{Fails, Safe};
+use super::Fault::*;
+use super::Guard::*;
+use super::Protocol::{Companion, LeaseInKey, Plain};
+use super::Writer::{Aborts, Asynchronous, Commits, Elsewhere};
+
+/// One reader that fills once, one commit, every guard, no fault.
+const BASE: Config = Config {
+    name: "",
+    protocol: Plain,
+    writers: &[Commits],
+    readers: 1,
+    rounds: 1,
+    expiry: false,
+    replica: false,
+    early: false,
+    ring: false,
+    suspicious: false,
+    without: &[],
+    faults: &[],
+    expected: Safe,
+};
+
+/// Readers with one kind of lease.
+const LEASE: Config = Config { protocol: LeaseInKey, ..BASE };
+const COMPANION: Config = Config { protocol: Companion, ..BASE };
+
+/// What a naive invalidator loses, and what the order of ours keeps, without any fault.
+pub fn orders() -> Vec<Config> {
+    let naive = Config { without: &[Gate, Echo, Mark, Stamp], expected: Fails, ..BASE };
+    let two = Config { writers: &[Commits, Commits], early: true, ..BASE };
+    vec![
+        Config { name: "naive, plain", ..naive },
+        Config { name: "naive, lease in the key", protocol: LeaseInKey, ..naive },
+        Config { name: "naive, companion lease", protocol: Companion, ..naive },
+        Config { name: "ours, plain", rounds: 2, ..two },
+        Config { name: "ours, two plain readers", readers: 2, early: true, ..BASE },
+        Config { name: "ours, lease in the key", protocol: LeaseInKey, expiry: true, rounds: 2, ..two },
+        Config { name: "ours, two with a lease in the key", readers: 2, early: true, expiry: true, ..LEASE },
+        Config { name: "ours, companion lease", protocol: Companion, expiry: true, ..two },
+        Config { name: "ours, two with a companion lease", readers: 2, early: true, expiry: true, ..COMPANION },
+        Config { name: "ours, rollback and other tables", writers: &[Commits, Aborts, Elsewhere], ..BASE },
+    ]
+}
+
+/// Each guard alone is missing.
+pub fn guards() -> Vec<Config> {
+    let cut = Config { faults: &[FailoverUnseen, DaemonCrash], ..LEASE };
+    let replica = Config { replica: true, ..LEASE };
+    vec![
+        Config { name: "no gate, plain", without: &[Gate], expected: Fails, ..BASE },
+        Config { name: "no gate, lease in the key", without: &[Gate], expected: Fails, ..LEASE },
+        Config { name: "no gate, companion lease", without: &[Gate], expected: Fails, ..COMPANION },
+        Config { name: "no echo, plain", without: &[Echo], expected: Fails, ..BASE },
+        Config { name: "no mark", without: &[Mark], expected: Fails, ..cut },
+        Config { name: "no replica gate, lease", without: &[Replica], expected: Fails, ..replica },
+        Config { name: "no replica gate, plain", protocol: Plain, without: &[Replica], expected: Fails, ..replica },
+        Config { name: "ours, replica, lease", writers: &[Commits, Commits], ..replica },
+        Config { name: "ours, replica, plain", protocol: Plain, ..replica },
+    ]
+}
+
+/// A cache that forgets or goes back.
+///
+/// A copy that has the mark may lack the deletes that came after it: until the next mark is written the old one proves
+/// nothing about them. Either every delete leaves a trace of its own (the stamp), or, where no proxy hides a failover, every
+/// broken connection counts as a gap.
+pub fn caches() -> Vec<Config> {
+    let unseen = Config { faults: &[FailoverUnseen], ..LEASE };
+    let seen = Config { faults: &[Failover], ..LEASE };
+    let twice = Config { faults: &[FailoverUnseen, CacheEmptied], ..LEASE };
+    let hard = Config { faults: &[FailoverUnseen, DaemonCrash], ..LEASE };
+    let ring = Config { ring: true, ..unseen };
+    let sweep = Config { faults: &[FailoverUnseen], ..COMPANION };
+    vec![
+        // Enough where every failover breaks the daemon's connections; not behind a proxy.
+        Config { name: "failover, no stamp, suspicious", suspicious: true, without: &[Stamp], ..seen },
+        Config {
+            name: "failover, no stamp, suspicious, ring",
+            suspicious: true,
+            ring: true,
+            without: &[Stamp],
+            ..seen
+        },
+        Config {
+            name: "failover twice, no stamp, suspicious",
+            suspicious: true,
+            without: &[Stamp],
+            faults: &[Failover, Failover],
+            ..seen
+        },
+        Config {
+            name: "failover and kill -9, no stamp, suspicious",
+            suspicious: true,
+            without: &[Stamp],
+            faults: &[Failover, DaemonCrash],
+            ..seen
+        },
+        Config { name: "emptied, no stamp", without: &[Stamp], faults: &[CacheEmptied], ..seen },
+        Config {
+            name: "emptied, then failover unseen, no stamp",
+            without: &[Stamp],
+            faults: &[CacheEmptied, FailoverUnseen],
+            expected: Fails,
+            ..seen
+        },
+        Config { name: "failover, no stamp", without: &[Stamp], expected: Fails, ..seen },
+        Config { name: "failover unseen, no stamp", without: &[Stamp], expected: Fails, ..unseen },
+        Config { name: "failover unseen, no stamp, companion", without: &[Stamp], expected: Fails, ..sweep },
+        Config { name: "ours, failover, lease in the key", writers: &[Commits, Commits], ..seen },
+        Config {
+            name: "ours, failover unseen, lease in the key",
+            writers: &[Commits, Commits],
+            rounds: 2,
+            expiry: true,
+            ..unseen
+        },
+        Config { name: "ours, failover unseen, companion lease", writers: &[Commits, Commits], ..sweep },
+        Config {
+            name: "ours, failover unseen, plain",
+            writers: &[Commits, Commits],
+            faults: &[FailoverUnseen],
+            ..BASE
+        },
+        Config { name: "ours, failover unseen and a lost reply", faults: &[FailoverUnseen, ReplyLost], ..LEASE },
+        Config { name: "ours, failover unseen and kill -9", rounds: 2, ..hard },
+        Config { name: "ours, failover unseen and kill -9, companion", protocol: Companion, ..hard },
+        Config { name: "ours, failover unseen and kill -9, plain", protocol: Plain, ..hard },
+        Config {
+            name: "ours, failover unseen and crash",
+            writers: &[Asynchronous],
+            faults: &[FailoverUnseen, PostgresCrash],
+            ..LEASE
+        },
+        Config { name: "ours, emptied and failover unseen", ..twice },
+        Config { name: "sweep visits keys before leases", without: &[LeasesFirst], expected: Fails, ..sweep },
+        Config { name: "ring claims and does nothing", without: &[Ring], expected: Fails, ..ring },
+        Config { name: "ours, ring", writers: &[Commits, Commits], ..ring },
+        Config { name: "ours, ring, two failovers", faults: &[FailoverUnseen, FailoverUnseen], ..ring },
+        Config { name: "ours, ring, plain", protocol: Plain, ..ring },
+        Config { name: "ours, ring, companion lease", protocol: Companion, ..ring },
+    ]
+}
+
+/// A server that forgets, a slot that is lost, a daemon that dies.
+pub fn servers() -> Vec<Config> {
+    let crash = Config { writers: &[Asynchronous], faults: &[PostgresCrash], ..LEASE };
+    let slot = Config { faults: &[SlotLost], ..LEASE };
+    let kill = Config { writers: &[Commits, Commits], faults: &[DaemonCrash], ..LEASE };
+    vec![
+        Config { name: "crash, run unknown", without: &[Run], expected: Fails, ..crash },
+        Config { name: "ours, crash, lease in the key", writers: &[Asynchronous, Commits], ..crash },
+        Config { name: "ours, crash, plain", protocol: Plain, ..crash },
+        Config { name: "ours, crash, companion lease", protocol: Companion, ..crash },
+        Config { name: "ours, crash and kill -9", faults: &[PostgresCrash, DaemonCrash], ..crash },
+        Config { name: "slot lost, sweep at once", without: &[WaitForOld], expected: Fails, ..slot },
+        Config { name: "ours, slot lost, lease in the key", rounds: 2, writers: &[Commits, Commits], ..slot },
+        Config { name: "ours, slot lost, plain", protocol: Plain, writers: &[Commits, Commits], ..slot },
+        Config { name: "ours, kill -9, lease in the key", ..kill },
+        Config { name: "ours, kill -9, plain", protocol: Plain, ..kill },
+    ]
+}

@@ -1,0 +1,309 @@
+//! Every interleaving of a small world: what the guarantee needs, shown by what happens without it.
+//!
+//! The table below is data: a configuration names readers, writers, faults and the guards that are missing, and says
+//! whether the search must find a stale value or none. A trace that is found is printed, shortest first.
+
+mod cases;
+mod daemon;
+mod search;
+mod world;
+
+use std::time::Instant;
+
+use search::{Seen, System, search};
+use world::{Set, State, Tx};
+
+/// How readers fill the cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// GET, SELECT, SET.
+    Plain,
+    /// SET NX of a token at the key, SELECT, compare-and-set.
+    LeaseInKey,
+    /// The token is at `lease:{K}`.
+    Companion,
+}
+
+/// What a transaction does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Writer {
+    /// Changes the key's row and commits.
+    Commits,
+    /// The same with `synchronous_commit = off`.
+    Asynchronous,
+    /// Changes it and rolls back.
+    Aborts,
+    /// Changes a row that no rule names.
+    Elsewhere,
+}
+
+/// What keeps the guarantee.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guard {
+    /// Keys wait for a snapshot that contains their transaction.
+    Gate,
+    /// The gate waits for the readers' replica.
+    Replica,
+    /// Deletes come again for plain readers.
+    Echo,
+    /// The mark is compared.
+    Mark,
+    /// The mark names the server's run.
+    Run,
+    /// What the ring covers is deleted again, not only taken as covered.
+    Ring,
+    /// A sweep waits for transactions that are older than the slot.
+    WaitForOld,
+    /// Every delete leaves a stamp, in one with it, and the mark is written only where the last stamp is.
+    Stamp,
+    /// A sweep visits every companion lease before it visits keys.
+    LeasesFirst,
+}
+
+/// What goes wrong, once for each time that it is listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// An older copy of the cache takes over; connections break.
+    Failover,
+    /// The same behind a proxy: no connection of the daemon breaks.
+    FailoverUnseen,
+    /// The cache forgets everything.
+    CacheEmptied,
+    /// The answer to a mark is lost.
+    ReplyLost,
+    DaemonCrash,
+    PostgresCrash,
+    SlotLost,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 7] = [
+        Fault::Failover,
+        Fault::FailoverUnseen,
+        Fault::CacheEmptied,
+        Fault::ReplyLost,
+        Fault::DaemonCrash,
+        Fault::PostgresCrash,
+        Fault::SlotLost,
+    ];
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expected {
+    Safe,
+    /// A stale value stays.
+    Fails,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy)]
+pub struct Config {
+    pub name: &'static str,
+    pub protocol: Protocol,
+    pub writers: &'static [Writer],
+    pub readers: usize,
+    /// How often each reader may fill.
+    pub rounds: u8,
+    /// Leases may expire at any time.
+    pub expiry: bool,
+    /// Readers read a replica.
+    pub replica: bool,
+    /// Keys are also deleted ahead of the gate.
+    pub early: bool,
+    /// A gap that the ring covers needs no sweep.
+    pub ring: bool,
+    /// A broken connection to the cache counts as a gap, whatever the mark says.
+    pub suspicious: bool,
+    pub without: &'static [Guard],
+    pub faults: &'static [Fault],
+    pub expected: Expected,
+}
+
+impl Config {
+    pub fn lacks(&self, guard: Guard) -> bool {
+        self.without.contains(&guard)
+    }
+
+    /// Readers with leases need no echo.
+    pub fn echoes(&self) -> bool {
+        self.protocol == Protocol::Plain && !self.lacks(Guard::Echo)
+    }
+}
+
+/// A line of a trace.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    Write(usize, Tx),
+    Flush,
+    Replay,
+    Lease(usize),
+    Read(usize),
+    Store(usize),
+    Expire,
+    Lag,
+    Fault(Fault),
+    SlotWentBack,
+    NewSlot,
+    StartDaemon,
+    StrayMark,
+    Connect,
+    Receive,
+    DeleteEarly,
+    Snapshot,
+    Deliver,
+    Echo,
+    ReadMark,
+    LookAtMark,
+    WriteMark,
+    ReplyLost,
+    CommandLost,
+    Status,
+    SweepLease,
+    SweepKey,
+    SweepEnds,
+    Heartbeat,
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = match self {
+            Step::Write(tx, to) => {
+                let what = match to {
+                    Tx::Waiting => "waits",
+                    Tx::Running => "changes the row",
+                    Tx::Logged => "commits: its record is in the WAL, nobody sees it",
+                    Tx::Visible => "becomes visible",
+                    Tx::Gone => "rolls back",
+                };
+                return write!(f, "T{tx} {what}");
+            }
+            Step::Lease(reader) => return write!(f, "reader {reader} takes a lease"),
+            Step::Read(reader) => return write!(f, "reader {reader} selects"),
+            Step::Store(reader) => return write!(f, "reader {reader} stores what it selected"),
+            Step::Fault(fault) => return write!(f, "FAULT: {}", fault_text(*fault)),
+            Step::Flush => "the WAL is flushed",
+            Step::Replay => "the read replica replays one commit",
+            Step::Expire => "the lease expires",
+            Step::Lag => "the cache's copy stops following",
+            Step::SlotWentBack => "FAULT: PostgreSQL crashes, recovers, and the slot's position is an older one",
+            Step::NewSlot => "the daemon creates the slot anew",
+            Step::StrayMark => "the mark of the dead daemon arrives",
+            Step::StartDaemon => "the daemon starts",
+            Step::Connect => "the daemon connects: the server says its run and the slot's position",
+            Step::Receive => "the daemon receives a commit",
+            Step::DeleteEarly => "the daemon deletes the key ahead of the gate",
+            Step::Snapshot => "the daemon takes a snapshot",
+            Step::Deliver => "the daemon deletes the key; every reply is read",
+            Step::Echo => "the daemon deletes the key again: an echo",
+            Step::ReadMark => "the daemon reads the mark and compares it",
+            Step::LookAtMark => "the daemon looks at the mark before it writes the next",
+            Step::WriteMark => "the daemon writes the mark",
+            Step::ReplyLost => "FAULT: the mark is written and the answer lost",
+            Step::CommandLost => "FAULT: the mark is lost on its way",
+            Step::Status => "the daemon confirms the position to PostgreSQL",
+            Step::SweepLease => "the sweep visits the lease",
+            Step::SweepKey => "the sweep visits the key",
+            Step::SweepEnds => "the sweep ends",
+            Step::Heartbeat => "the idle daemon looks at its mark and is surprised",
+        };
+        f.write_str(text)
+    }
+}
+
+fn fault_text(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Failover => "the cache fails over to the copy, connections break",
+        Fault::FailoverUnseen => "the cache fails over to the copy behind a proxy, no connection breaks",
+        Fault::CacheEmptied => "the cache forgets everything",
+        Fault::ReplyLost => "an answer is lost",
+        Fault::DaemonCrash => "kill -9 of the daemon",
+        Fault::PostgresCrash => "PostgreSQL crashes and recovers",
+        Fault::SlotLost => "the slot is lost",
+    }
+}
+
+/// A set of transactions as a trace shows it.
+pub fn transactions(set: Set) -> String {
+    let names = (0..8).filter(|tx| set & world::bit(*tx) != 0).map(|tx| format!("T{tx}"));
+    format!("{{{}}}", names.collect::<Vec<_>>().join(" "))
+}
+
+impl System for Config {
+    type State = State;
+    type Step = Step;
+
+    fn start(&self) -> State {
+        State::new(self)
+    }
+
+    fn each(&self, state: &State, found: &mut dyn FnMut(Step, State)) {
+        state.each(self, found);
+        state.each_of_daemon(self, found);
+    }
+
+    fn wrong(&self, state: &State, at_rest: bool) -> Option<String> {
+        state.wrong(self, at_rest)
+    }
+}
+
+/// A bound that only a mistake in a configuration reaches.
+const STATES_MAX: usize = 2_000_000;
+
+fn report(config: &Config, seen: &Seen<Step>, seconds: f64) {
+    let verdict = if seen.failure.is_some() { "FAILS" } else { "safe" };
+    let (states, transitions) = (seen.states, seen.transitions);
+    println!("{verdict:5} {states:8} states {transitions:9} transitions {seconds:5.2} s  {}", config.name);
+    if let Some((wrong, trace)) = &seen.failure {
+        for (number, step) in trace.iter().enumerate() {
+            println!("      {:3}. {step}", number + 1);
+        }
+        println!("           {wrong}");
+    }
+}
+
+/// `MODEL` runs only the configurations whose name contains it.
+fn check(cases: &[Config]) {
+    let only = std::env::var("MODEL").ok();
+    let (mut states, mut transitions, mut surprises) = (0, 0, Vec::new());
+    let wanted = |config: &&Config| only.as_ref().is_none_or(|only| config.name.contains(only.as_str()));
+    for config in cases.iter().filter(wanted) {
+        let began = Instant::now();
+        let seen = search(config, STATES_MAX);
+        report(config, &seen, began.elapsed().as_secs_f64());
+        states += seen.states;
+        transitions += seen.transitions;
+        let found = match &seen.failure {
+            Some((wrong, _)) if !wrong.contains("stale") => {
+                surprises.push(format!("{}: {wrong}", config.name));
+                Expected::Fails
+            }
+            Some(_) => Expected::Fails,
+            None => Expected::Safe,
+        };
+        if found != config.expected {
+            surprises.push(format!("{}: expected {:?}, found {found:?}", config.name, config.expected));
+        }
+    }
+    println!("{states} states, {transitions} transitions together");
+    assert!(surprises.is_empty(), "again with --nocapture and MODEL=name\n{}", surprises.join("\n"));
+}
+
+#[test]
+fn the_naive_order_fails_for_every_reader_and_ours_does_not() {
+    check(&cases::orders());
+}
+
+#[test]
+fn every_guard_is_needed() {
+    check(&cases::guards());
+}
+
+#[test]
+fn no_cache_that_went_back_keeps_a_stale_value() {
+    check(&cases::caches());
+}
+
+#[test]
+fn no_server_that_forgot_leaves_a_stale_value() {
+    check(&cases::servers());
+}
