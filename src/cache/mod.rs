@@ -5,9 +5,11 @@
 
 pub mod address;
 pub mod glob;
+pub mod lease;
 pub mod redis;
 pub mod reply;
 pub mod sweep;
+mod unlink;
 
 use crate::error::Result;
 use crate::keys::KeySet;
@@ -15,9 +17,9 @@ use crate::keys::KeySet;
 /// What one attempt did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Deleted {
-    /// Keys sent.
+    /// Keys sent. Their leases are not counted.
     pub sent: u64,
-    /// Keys that existed.
+    /// Keys that existed; with `cache.leases = "companion"`, keys of which the value or the lease existed.
     pub existed: u64,
 }
 

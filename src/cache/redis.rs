@@ -12,22 +12,13 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Cmd, Pipeline, Value};
 
 use super::address::Address;
+use super::unlink::{Unlinks, sendable};
 use super::{Cache, Deleted, Swept, reply, sweep};
-use crate::config;
+use crate::config::{self, Leases};
 use crate::error::Result;
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::keys::KeySet;
 
-/// Keys in one UNLINK: the server runs one command without looking at its other clients.
-const COMMAND_KEYS_MAX: usize = 500;
-/// Bytes of keys in one UNLINK, unless a single key is longer.
-const COMMAND_BYTES_MAX: usize = 256 * 1024;
-/// Bytes of keys sent before the replies are awaited: bounds the packed copies of a call.
-const PIPELINE_BYTES_MAX: usize = 1024 * 1024;
-/// Commands sent before the replies are awaited.
-const PIPELINE_COMMANDS_MAX: usize = 20;
-/// A key beyond `proto-max-bulk-len` cannot be sent, and so was never written.
-const KEY_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// The slowest link that is not taken for a hung one: a pipeline gets `timeout` and a second for each of these.
 const BYTES_PER_SECOND_MIN: usize = 1024 * 1024;
 
@@ -46,6 +37,7 @@ pub struct Progress {
 pub struct RedisCache {
     address: Address,
     protect: Vec<Vec<u8>>,
+    leases: Leases,
     timeout: Duration,
     /// Connections that answered everything so far: one, and another when a mark is written during a delete.
     idle: RefCell<Vec<Link>>,
@@ -64,6 +56,7 @@ impl RedisCache {
         Ok(RedisCache {
             address: Address::new(&config.url, config.tls_ca.as_deref())?,
             protect: config.protect.clone(),
+            leases: config.leases,
             timeout: config.timeout,
             idle: RefCell::default(),
             progress: Progress::default(),
@@ -145,10 +138,10 @@ impl Link {
         reply.ok_or_else(|| reply::unexpected("a command"))
     }
 
-    /// UNLINKs the keys and checks every reply.
-    pub(super) async fn unlink<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>) -> Result<Deleted> {
+    /// UNLINKs the keys, each with its lease, and checks every reply.
+    pub(super) async fn unlink<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>, leases: Leases) -> Result<Deleted> {
         let mut done = Deleted::default();
-        let mut unlinks = Unlinks::default();
+        let mut unlinks = Unlinks::new(leases);
         for key in keys {
             done.sent += 1;
             if !sendable(key.len()) {
@@ -164,8 +157,7 @@ impl Link {
     }
 
     async fn flush(&mut self, unlinks: &mut Unlinks) -> Result<u64> {
-        let bytes = unlinks.bytes;
-        let pipeline = std::mem::take(unlinks).into_pipeline();
+        let (pipeline, keys, bytes) = unlinks.take();
         if pipeline.is_empty() {
             return Ok(0);
         }
@@ -178,59 +170,9 @@ impl Link {
             }
             existed += count("UNLINK", value)?;
         }
-        Ok(existed)
+        // A reply counts keys and leases alike, and cannot tell them apart: of a key with its lease, one is counted.
+        Ok(existed.min(keys))
     }
-}
-
-/// UNLINK commands that go out together.
-#[derive(Default)]
-struct Unlinks {
-    full: Vec<Cmd>,
-    last: Option<Cmd>,
-    last_keys: usize,
-    last_bytes: usize,
-    bytes: usize,
-}
-
-impl Unlinks {
-    /// Whether a key of `length` bytes must wait for the next pipeline.
-    fn is_full(&self, length: usize) -> bool {
-        let commands = self.full.len() + usize::from(self.last.is_some());
-        let opens = self.last.is_some() && self.ends_command(length);
-        commands > 0 && (self.bytes + length > PIPELINE_BYTES_MAX || (opens && commands >= PIPELINE_COMMANDS_MAX))
-    }
-
-    fn ends_command(&self, length: usize) -> bool {
-        self.last_keys >= COMMAND_KEYS_MAX || self.last_bytes + length > COMMAND_BYTES_MAX
-    }
-
-    fn push(&mut self, key: &[u8]) {
-        if self.ends_command(key.len()) {
-            self.full.extend(self.last.take());
-        }
-        let command = self.last.get_or_insert_with(|| {
-            (self.last_keys, self.last_bytes) = (0, 0);
-            let mut command = Cmd::with_capacity(COMMAND_KEYS_MAX + 1, 16 * 1024);
-            command.arg("UNLINK");
-            command
-        });
-        command.arg(key);
-        self.last_keys += 1;
-        self.last_bytes += key.len();
-        self.bytes += key.len();
-    }
-
-    fn into_pipeline(self) -> Pipeline {
-        let mut pipeline = Pipeline::with_capacity(self.full.len() + 1);
-        for command in self.full.into_iter().chain(self.last) {
-            pipeline.add_command(command);
-        }
-        pipeline
-    }
-}
-
-fn sendable(length: usize) -> bool {
-    length <= KEY_BYTES_MAX
 }
 
 /// The reply of a command that counts.
@@ -260,7 +202,7 @@ impl Cache for RedisCache {
             return Ok(Deleted::default());
         }
         let mut link = self.link().await?;
-        let deleted = link.unlink(keys.iter().flat_map(|set| set.iter().map(|key| key.bytes))).await?;
+        let deleted = link.unlink(keys.iter().flat_map(|set| set.iter().map(|key| key.bytes)), self.leases).await?;
         self.put_back(link);
         Ok(deleted)
     }
@@ -269,7 +211,7 @@ impl Cache for RedisCache {
         if patterns.is_empty() {
             return Ok(Swept::default());
         }
-        let plan = sweep::Plan::new(patterns, &self.protect);
+        let plan = sweep::Plan::new(patterns, &self.protect, self.leases);
         sweep::run(self.connect().await?, &plan, &self.progress).await
     }
 
@@ -300,39 +242,6 @@ impl Cache for RedisCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Keys of each command of each pipeline that `lengths` are sent in.
-    fn shape(lengths: impl IntoIterator<Item = usize>) -> Vec<Vec<usize>> {
-        let mut pipelines = Vec::new();
-        let mut unlinks = Unlinks::default();
-        let mut close = |unlinks: &mut Unlinks| {
-            let pipeline = std::mem::take(unlinks).into_pipeline();
-            pipelines.push(pipeline.cmd_iter().map(|command| command.args_iter().len() - 1).collect());
-        };
-        for length in lengths {
-            if unlinks.is_full(length) {
-                close(&mut unlinks);
-            }
-            unlinks.push(&vec![b'k'; length]);
-        }
-        close(&mut unlinks);
-        pipelines
-    }
-
-    #[test]
-    fn commands_and_pipelines_are_bounded_in_keys_and_bytes() {
-        let mib = 1024 * 1024;
-        assert_eq!(shape(vec![8; 1]), [[1]]);
-        assert_eq!(shape(vec![8; 1001]), [[500, 500, 1]]);
-        assert_eq!(shape(vec![0; 10_001]), [vec![500; 20], vec![1]]);
-        assert_eq!(shape(vec![200 * 1024; 6]), [vec![1; 5], vec![1]]);
-        assert_eq!(shape([8, 2 * mib, 8]), [[1], [1], [1]]);
-    }
-
-    #[test]
-    fn a_key_that_no_server_accepts_is_not_sent() {
-        assert!(sendable(0) && sendable(512 << 20) && !sendable((512 << 20) + 1));
-    }
 
     #[test]
     fn only_a_count_is_success() {

@@ -1,5 +1,6 @@
 //! The one table of configuration keys: parsing, defaults, "allowed here", and the documentation's reference read it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub enum Kind {
     Count(u64, u64),
     /// A list of texts.
     Texts,
+    /// `127.0.0.1:9186`, `[::1]:9186`: an address and a port, no name that somebody else resolves.
+    Socket,
 }
 
 /// One key.
@@ -108,6 +111,12 @@ const KEYS: &[Key] = &[
     ),
     key("cache.protect", Kind::Texts, Some("lock:*"), "glob patterns that are never deleted, whatever a rule says"),
     key(
+        "cache.leases",
+        Kind::Choice(&["none", "companion"]),
+        Some("none"),
+        "companion: the key lease:{K} of readers goes in the same command as K",
+    ),
+    key(
         "cache.on_gap",
         Kind::Choice(&["sweep", "warn"]),
         Some("sweep"),
@@ -131,6 +140,12 @@ const KEYS: &[Key] = &[
         Kind::Duration(Duration::ZERO, HOUR),
         Some("10s"),
         "what is in flight may take this long after SIGTERM",
+    ),
+    key(
+        "admin.listen",
+        Kind::Socket,
+        None,
+        "address and port of /metrics, /healthz and /readyz; without it there is no such page",
     ),
 ];
 
@@ -166,6 +181,8 @@ pub enum Checked {
     Number(u64),
     /// Texts in order.
     Texts(Vec<String>),
+    /// An address and a port.
+    Socket(SocketAddr),
 }
 
 /// Why a value does not fit: what it must be. It never repeats the value.
@@ -219,6 +236,10 @@ impl Kind {
                 count.map(Checked::Number).ok_or_else(|| unfit(format!("must be an integer from {least} to {most}")))
             }
             Kind::Texts => texts(value).map(Checked::Texts).ok_or(unfit("must be an array of strings, none empty")),
+            Kind::Socket => text(value)
+                .and_then(|text| text.parse().ok())
+                .map(Checked::Socket)
+                .ok_or(unfit("must be an address and a port, for example \"127.0.0.1:9186\"")),
         }
     }
 }
@@ -365,6 +386,9 @@ mod tests {
             ("limits.memory_bytes_max", "1KiB"),
             ("cache.protect", "a,,b"),
             ("cache.url", ""),
+            ("cache.leases", "yes"),
+            ("admin.listen", "localhost:9186"),
+            ("admin.listen", "9186"),
         ];
         for (name, value) in refused {
             let key = KEYS.iter().find(|key| key.name == name).expect("a key of the table");
