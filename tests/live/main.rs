@@ -7,6 +7,7 @@ mod decoder;
 mod delivery;
 mod faults;
 mod harness;
+mod leases;
 mod position;
 mod readers;
 mod record;
