@@ -75,6 +75,22 @@ pub enum Gap {
     OtherPublication,
 }
 
+impl Gap {
+    /// One word, for a metric.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Gap::Missing => "missing",
+            Gap::Unreadable => "unreadable",
+            Gap::OtherServer => "other_server",
+            Gap::Behind { .. } => "behind",
+            Gap::WentBack => "went_back",
+            Gap::OtherRules => "other_rules",
+            Gap::Restarted => "restarted",
+            Gap::OtherPublication => "other_publication",
+        }
+    }
+}
+
 impl std::fmt::Display for Gap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

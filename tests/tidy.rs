@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "src/lsn.rs",
     "src/quote.rs",
     "src/mark.rs",
+    "src/metrics.rs",
     "src/pipeline/intake.rs",
     "src/rules",
     "src/source/frames.rs",

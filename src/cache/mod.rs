@@ -5,7 +5,9 @@
 
 pub mod address;
 pub mod glob;
+pub mod health;
 pub mod lease;
+mod link;
 pub mod redis;
 pub mod reply;
 pub mod sweep;

@@ -12,7 +12,8 @@ use std::collections::HashMap;
 
 use ::redis::{Cmd, Value};
 
-use super::redis::{Link, Progress, count};
+use super::link::{Link, count};
+use super::redis::Progress;
 use super::{Swept, glob, lease, reply};
 use crate::config::Leases;
 use crate::error::Result;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
+use crate::admin::{self, Watch};
 use crate::cache::redis::RedisCache;
 use crate::cli::progress::Progress;
 use crate::cli::{log, runtime};
@@ -56,6 +57,10 @@ async fn stream(config: Config) -> Result<Totals> {
         stop_timeout: config.limits.stop_timeout,
     };
     let cache = RedisCache::new(&config.cache)?;
+    let watch = Watch::new(cache.health());
+    if let Some(address) = config.admin {
+        admin::serve(address, watch.clone()).await?;
+    }
     let control = ControlSession::new(
         dsn.clone(),
         config.postgres.connect_timeout,
@@ -76,8 +81,9 @@ async fn stream(config: Config) -> Result<Totals> {
             News::Ready => notify(&[sd_notify::NotifyState::Ready]),
             News::SweepEnded(swept) => info!(scanned = swept.scanned, deleted = swept.deleted, "sweep finished"),
             News::Totals(totals, late) => status.tell(&totals, late),
-            News::SweepBegan => {}
+            News::SweepBegan | News::Streaming | News::Interrupted | News::StandingBy(_) | News::Gap(_) => {}
         }
+        watch.news(news);
         progress.news(news);
     });
     Pipeline::new(source, cache, control, config.rules, settings, news).run(stop).await

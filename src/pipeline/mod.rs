@@ -26,6 +26,7 @@ use crate::echo::{Delivery, Echoes, Stage};
 use crate::error::{Class, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
+use crate::lsn::Lsn;
 use crate::mark::Start;
 use crate::pipeline::deliver::{Insisted, Landed, REMIND, at_most, fly, insist, pause, sweep};
 use crate::pipeline::intake::{Intake, Need};
@@ -87,13 +88,29 @@ pub struct Totals {
     pub refused: u64,
     /// Families collapsed into their pattern by a memory bound.
     pub collapsed: u64,
+    /// Keys and patterns that wait for their echo.
+    pub echoes_waiting: u64,
+    /// Bytes of all key sets.
+    pub memory_bytes: u64,
+    /// The position confirmed last; zero before the first.
+    pub confirmed: Lsn,
+    /// How often a position was confirmed.
+    pub confirmations: u64,
 }
 
 /// What the loop tells whoever watches it: the terminal, systemd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
+    /// The stream runs.
+    Streaming,
+    /// The stream broke, or could not be made; it is tried again.
+    Interrupted,
     /// The stream runs, and the cache answered.
     Ready,
+    /// The cache may have missed invalidations: the kind of the gap.
+    Gap(&'static str),
+    /// The session with this process id (0: not known) has the slot; this daemon takes over when it ends.
+    StandingBy(u32),
     /// A sweep began.
     SweepBegan,
     /// A sweep ended.
@@ -241,6 +258,7 @@ where
                 () = at(self.source.status_due()) => {
                     let sent = self.source.status().await;
                     reached(Step::Status);
+                    self.tell();
                     self.source_result(sent)?;
                 }
                 // 3. Answers free the way for the next batch.
@@ -294,6 +312,7 @@ where
             self.source_backoff.reset();
             self.source_said = None;
             self.compared = self.source.start().cloned();
+            (self.news)(News::Streaming);
             self.read_mark();
         }
     }
@@ -307,6 +326,7 @@ where
         self.source.disconnect();
         self.intake.interrupted();
         self.compared = None;
+        (self.news)(News::Interrupted);
         let wait = pause(&mut self.source_backoff, &error);
         let now = Instant::now();
         if self.source_said.is_none_or(|said| now.duration_since(said) >= REMIND) {
@@ -440,8 +460,17 @@ where
             // It may have come back another than it was: empty, older, or a promoted replica.
             self.read_mark();
         }
-        let lateness = self.source.lateness();
-        (self.news)(News::Totals(self.totals, lateness));
+        self.tell();
+    }
+
+    /// Says what was done so far.
+    fn tell(&mut self) {
+        let waiting = self.sweeps.iter().map(|delivery| delivery.load.bytes_used()).sum::<usize>();
+        let bytes = self.intake.bytes_used() + self.echoes.bytes_used() + waiting;
+        let collapsed = self.totals.collapsed + self.intake.collapsed;
+        let echoes_waiting = self.echoes.keys() as u64;
+        let totals = Totals { memory_bytes: bytes as u64, echoes_waiting, collapsed, ..self.totals };
+        (self.news)(News::Totals(totals, self.source.lateness()));
     }
 
     fn queue_sweep(&mut self, mut delivery: Delivery) {
@@ -464,6 +493,7 @@ where
         for delivery in deliveries {
             self.delivered(delivery);
         }
+        self.tell();
     }
 
     /// Everything of a delivery was answered: its spans have one part less out, and its echo is queued.

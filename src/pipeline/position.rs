@@ -94,6 +94,7 @@ where
     /// The cache may hold stale keys.
     fn gap(&mut self, gap: &Gap) {
         self.marks.clear();
+        (self.news)(News::Gap(gap.kind()));
         match self.settings.on_gap {
             OnGap::Sweep => self.sweep_everything(gap),
             OnGap::Warn => {
@@ -108,8 +109,11 @@ where
             Written::Yes(ack, mark) => {
                 reached(Step::MarkWritten);
                 self.marks = vec![mark];
+                self.totals.confirmed = self.source.lsn(ack);
+                self.totals.confirmations += 1;
                 self.source.acknowledge(ack);
                 reached(Step::Acknowledged);
+                self.tell();
             }
             Written::Unknown(ack, mark, error) => {
                 self.complain_about_mark(error);

@@ -1,5 +1,6 @@
 //! Tests against real servers; `tests/setup.sh` installs them.
 
+mod admin;
 mod auth;
 mod cache;
 mod daemon;
