@@ -9,7 +9,7 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, Pipeline, Value};
 
 use super::address::Address;
-use super::unlink::{Unlinks, sendable};
+use super::unlink::{Unlinks, is_long};
 use super::{Deleted, reply};
 use crate::config::Leases;
 use crate::error::Result;
@@ -32,7 +32,8 @@ enum State {
     Untried,
     /// Something was answered.
     Answered,
-    /// It was closed before anything was answered: most likely while it was idle.
+    /// It was closed before anything was answered, most likely while it was idle, or with the answer that the request
+    /// cannot be read.
     Closed,
 }
 
@@ -42,8 +43,9 @@ impl Link {
     }
 
     /// The same connection for another call.
-    pub(super) fn again(self) -> Self {
-        Link { state: State::Untried, ..self }
+    pub(super) fn again(&mut self) -> &mut Self {
+        self.state = State::Untried;
+        self
     }
 
     /// Whether the other end closed it before this call had an answer.
@@ -80,6 +82,7 @@ impl Link {
         self.connection.set_response_timeout(self.timeout + transfer);
         let replies = self.connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
         self.state = match (&replies, self.state) {
+            (Ok(replies), _) if replies.iter().any(reply::closes) => State::Closed,
             (Ok(_), _) | (Err(_), State::Answered) => State::Answered,
             (Err(error), _) if error.is_io_error() && !error.is_timeout() => State::Closed,
             (Err(_), state) => state,
@@ -96,22 +99,40 @@ impl Link {
         reply.ok_or_else(|| reply::unexpected("a command"))
     }
 
-    /// UNLINKs the keys, each with its lease, and checks every reply.
-    pub(super) async fn unlink<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>, leases: Leases) -> Result<Deleted> {
-        let mut done = Deleted::default();
+    /// UNLINKs the keys, each with its lease, and checks every reply. Keys that may be too long for the server are left
+    /// to [`unlink_alone`](Link::unlink_alone); they come back.
+    pub(super) async fn unlink<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        leases: Leases,
+    ) -> Result<(Deleted, Vec<&'a [u8]>)> {
+        let (mut done, mut long) = (Deleted::default(), Vec::new());
         let mut unlinks = Unlinks::new(leases);
         for key in keys {
-            done.sent += 1;
-            if !sendable(key.len()) {
+            if is_long(key.len()) {
+                long.push(key);
                 continue;
             }
+            done.sent += 1;
             if unlinks.is_full(key.len()) {
                 done.existed += self.flush(&mut unlinks).await?;
             }
             unlinks.push(key);
         }
         done.existed += self.flush(&mut unlinks).await?;
-        Ok(done)
+        Ok((done, long))
+    }
+
+    /// UNLINKs one long key, on a connection that no other key needs; `None` when the server closed it unanswered, or
+    /// said that it does not read so much.
+    pub(super) async fn unlink_alone(&mut self, key: &[u8], leases: Leases) -> Result<Option<Deleted>> {
+        let mut unlinks = Unlinks::new(leases);
+        unlinks.push(key);
+        match self.again().flush(&mut unlinks).await {
+            Ok(existed) => Ok(Some(Deleted { sent: 1, existed })),
+            Err(_) if self.state == State::Closed => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn flush(&mut self, unlinks: &mut Unlinks) -> Result<u64> {

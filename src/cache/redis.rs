@@ -11,6 +11,8 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Cmd, Value};
 
+use tracing::warn;
+
 use super::address::Address;
 use super::health::Health;
 use super::link::{Link, okay};
@@ -18,6 +20,9 @@ use super::{Cache, Deleted, Swept, reply, sweep};
 use crate::config::{self, Leases};
 use crate::error::Result;
 use crate::keys::KeySet;
+
+/// Connections that a long key may break before it is left out.
+const LONG_KEY_TRIES: usize = 3;
 
 /// How far the current sweep is, for a terminal.
 #[derive(Debug, Default)]
@@ -71,7 +76,7 @@ impl RedisCache {
         Ok(self.connect().await?.connection)
     }
 
-    async fn connect(&self) -> Result<Link> {
+    pub(super) async fn connect(&self) -> Result<Link> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(self.timeout));
@@ -89,19 +94,46 @@ impl RedisCache {
     async fn on_link<T>(&self, step: impl AsyncFn(&mut Link) -> Result<T>) -> Result<T> {
         let idle = self.idle.borrow_mut().pop();
         if let Some(mut link) = idle {
-            match step(&mut link).await {
+            match step(link.again()).await {
                 Err(_) if link.was_closed() => self.idle.borrow_mut().clear(), // The others were idle for longer.
                 Err(error) => return Err(error),
                 Ok(value) => {
-                    self.idle.borrow_mut().push(link.again());
+                    self.idle.borrow_mut().push(link);
                     return Ok(value);
                 }
             }
         }
         let mut link = self.connect().await?;
         let value = step(&mut link).await?;
-        self.idle.borrow_mut().push(link.again());
+        self.idle.borrow_mut().push(link);
         Ok(value)
+    }
+
+    /// Deletes keys so long that the server may refuse to read them, each alone: whatever they do to their connection,
+    /// the others are through.
+    pub(super) async fn unlink_long(&self, keys: &[&[u8]]) -> Result<Deleted> {
+        let mut done = Deleted::default();
+        for key in keys {
+            let mut unlinked = None;
+            for _ in 0..LONG_KEY_TRIES {
+                // A connection that was made and logged in proves that nothing but the key is wrong.
+                unlinked = self.connect().await?.unlink_alone(key, self.leases).await?;
+                if unlinked.is_some() {
+                    break;
+                }
+            }
+            if unlinked.is_none() {
+                warn!(
+                    hint =
+                        "With proto-max-bulk-len or client-query-buffer-limit below this no client can have stored it.",
+                    "the cache does not read a key of {} bytes: it is left out",
+                    key.len()
+                );
+            }
+            let unlinked = unlinked.unwrap_or(Deleted { sent: 1, existed: 0 });
+            done = Deleted { sent: done.sent + unlinked.sent, existed: done.existed + unlinked.existed };
+        }
+        Ok(done)
     }
 
     /// Notes whether the cache answered, for whoever watches.
@@ -121,7 +153,12 @@ impl Cache for RedisCache {
             return Ok(Deleted::default());
         }
         let all = || keys.iter().flat_map(|set| set.iter().map(|key| key.bytes));
-        self.noted(self.on_link(async |link| link.unlink(all(), self.leases).await).await)
+        let deleted = async {
+            let (done, long) = self.on_link(async |link| link.unlink(all(), self.leases).await).await?;
+            let alone = self.unlink_long(&long).await?;
+            Ok(Deleted { sent: done.sent + alone.sent, existed: done.existed + alone.existed })
+        };
+        self.noted(deleted.await)
     }
 
     async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
@@ -129,8 +166,7 @@ impl Cache for RedisCache {
             return Ok(Swept::default());
         }
         let plan = sweep::Plan::new(patterns, &self.protect, self.leases);
-        let swept = async { sweep::run(self.connect().await?, &plan, &self.progress).await };
-        self.noted(swept.await)
+        self.noted(sweep::run(self, &plan, &self.progress).await)
     }
 
     async fn mark(&self, name: &str) -> Result<Option<Vec<u8>>> {

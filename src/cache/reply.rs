@@ -3,7 +3,7 @@
 //! The code is the first word of a RESP error (`src/server.c`, `shared.*err`). The text after it is never repeated:
 //! `ERR unknown command` quotes the arguments, which are keys, which hold row values.
 
-use ::redis::{RedisError, ServerError};
+use ::redis::{RedisError, ServerError, Value};
 
 use crate::error::{Class, Error, Exit};
 
@@ -19,6 +19,13 @@ const WAIT: &str = "The cache is busy with itself; the keys go again until it an
 /// The error for an error reply to `command`.
 pub fn refused(command: &str, reply: &ServerError) -> Error {
     classify(command, reply.code(), reply.details().unwrap_or_default())
+}
+
+/// Whether the server closes the connection behind this reply: it cannot read the request (`setProtocolError`,
+/// src/networking.c), for example an argument above `proto-max-bulk-len`.
+pub fn closes(reply: &Value) -> bool {
+    let Value::ServerError(error) = reply else { return false };
+    error.details().is_some_and(|detail| detail.starts_with("Protocol error"))
 }
 
 /// The error for a reply of a shape that `command` never has.

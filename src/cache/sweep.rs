@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use ::redis::{Cmd, Value};
 
 use super::link::{Link, count};
-use super::redis::Progress;
+use super::redis::{Progress, RedisCache};
 use super::{Swept, glob, lease, reply};
 use crate::config::Leases;
 use crate::error::Result;
@@ -115,21 +115,22 @@ fn shared(mut left: Vec<u8>, right: &[u8]) -> Vec<u8> {
 }
 
 /// The passes, on a connection of their own, which ends with them.
-pub(super) async fn run(mut link: Link, plan: &Plan<'_>, progress: &Progress) -> Result<Swept> {
+pub(super) async fn run(cache: &RedisCache, plan: &Plan<'_>, progress: &Progress) -> Result<Swept> {
+    let mut link = cache.connect().await?;
     progress.scanned.set(0);
     progress.deleted.set(0);
     progress.total.set(size(&mut link).await?);
     let mut swept = Swept::default();
     let exact: Vec<Vec<u8>> = plan.exact.iter().map(|pattern| glob::literal_prefix(pattern)).collect();
     let keys = exact.iter().map(Vec::as_slice).filter(|key| !plan.protects(key));
-    swept.deleted += link.unlink(keys, plan.leases).await?.existed;
+    swept.deleted += unlink(cache, &mut link, keys, plan.leases).await?;
     progress.deleted.set(swept.deleted);
     if plan.globs == 0 {
         return Ok(swept);
     }
     match plan.leases {
         Leases::None => {}
-        Leases::Companion => sweep_leases(&mut link, plan).await?,
+        Leases::Companion => sweep_leases(cache, &mut link, plan).await?,
     }
     let mut cursor = b"0".to_vec();
     loop {
@@ -137,7 +138,7 @@ pub(super) async fn run(mut link: Link, plan: &Plan<'_>, progress: &Progress) ->
         (cursor, keys) = scan(&mut link, &cursor, &plan.matching).await?;
         swept.scanned += keys.len() as u64;
         let condemned = keys.iter().map(Vec::as_slice).filter(|key| plan.condemns(key));
-        swept.deleted += link.unlink(condemned, plan.leases).await?.existed;
+        swept.deleted += unlink(cache, &mut link, condemned, plan.leases).await?;
         progress.scanned.set(swept.scanned);
         progress.deleted.set(swept.deleted);
         if cursor == b"0" {
@@ -147,17 +148,28 @@ pub(super) async fn run(mut link: Link, plan: &Plan<'_>, progress: &Progress) ->
 }
 
 /// Deletes the leases of condemned keys, most of which are not stored yet; nothing of it is counted.
-async fn sweep_leases(link: &mut Link, plan: &Plan<'_>) -> Result<()> {
+async fn sweep_leases(cache: &RedisCache, link: &mut Link, plan: &Plan<'_>) -> Result<()> {
     let mut cursor = b"0".to_vec();
     loop {
         let leases;
         (cursor, leases) = scan(link, &cursor, &plan.matching_leases).await?;
         let condemned = leases.iter().filter_map(|lease| plan.condemned_by_lease(lease));
-        link.unlink(condemned, plan.leases).await?;
+        unlink(cache, link, condemned, plan.leases).await?;
         if cursor == b"0" {
             return Ok(());
         }
     }
+}
+
+/// How many of the keys existed.
+async fn unlink<'a>(
+    cache: &RedisCache,
+    link: &mut Link,
+    keys: impl Iterator<Item = &'a [u8]>,
+    leases: Leases,
+) -> Result<u64> {
+    let (deleted, long) = link.unlink(keys, leases).await?;
+    Ok(deleted.existed + cache.unlink_long(&long).await?.existed)
 }
 
 /// DBSIZE only feeds the display: a user that may not ask sees no total.

@@ -16,12 +16,12 @@ const COMMAND_BYTES_MAX: usize = 256 * 1024;
 const PIPELINE_BYTES_MAX: usize = 1024 * 1024;
 /// Commands sent before the replies are awaited.
 const PIPELINE_COMMANDS_MAX: usize = 20;
-/// A key beyond `proto-max-bulk-len` cannot be sent, and so was never written.
-const KEY_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// The longest argument that every server reads: `proto-max-bulk-len` cannot be set lower (src/config.c).
+const ARGUMENT_BYTES_SURE: usize = 1024 * 1024;
 
-/// Whether a server may accept a key of `length` bytes.
-pub(super) fn sendable(length: usize) -> bool {
-    length <= KEY_BYTES_MAX
+/// Whether a key of `length` bytes may be refused for its length. The server closes the connection then.
+pub(super) fn is_long(length: usize) -> bool {
+    length + lease::BYTES > ARGUMENT_BYTES_SURE
 }
 
 /// UNLINK commands that go out together.
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_no_server_accepts_is_not_sent() {
-        assert!(sendable(0) && sendable(512 << 20) && !sendable((512 << 20) + 1));
+    fn a_key_is_long_when_it_or_its_lease_may_be_refused() {
+        assert!(!is_long(0) && !is_long((1 << 20) - 8) && is_long((1 << 20) - 7));
     }
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod auth;
 mod cache;
+mod cache_faults;
 mod daemon;
 mod decoder;
 mod delivery;
