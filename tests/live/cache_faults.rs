@@ -3,12 +3,9 @@
 
 use super::daemon::Daemon;
 use super::harness::postgres;
-use super::harness::proxy::Proxy;
-use super::harness::redis::{Data, Redis, Server};
+use super::harness::redis::{Redis, Server};
 use super::harness::wait::{PATIENCE, eventually, settled};
-use super::scene::{KEYS, Scene, config, set};
-
-const MARK: &str = "crieur:mark:crieur";
+use super::scene::{Scene, config, set};
 
 fn ask<T: redis::FromRedisValue>(cache: &Redis, words: &[&str]) -> T {
     let mut command = redis::cmd(words[0]);
@@ -25,19 +22,27 @@ async fn says(daemon: &Daemon, from: usize, text: &str) {
     .await;
 }
 
-async fn position(scene: &Scene) -> String {
-    scene.ask("SELECT confirmed_flush_lsn::text FROM pg_replication_slots").await
+/// A change that makes `available_slots:1` stale.
+struct Booking {
+    /// Where the log ended before.
+    log: usize,
+    /// A position behind the commit.
+    committed: String,
 }
 
-/// The keys of the rules are gone, all others are there.
-async fn swept(scene: &Scene, daemon: &Daemon) {
-    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
-    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
-    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
-        gone if gone == ours => Ok(()),
-        gone => Err((gone, daemon.log())),
-    })
-    .await;
+impl Booking {
+    async fn make(scene: &Scene, daemon: &Daemon) -> Booking {
+        let log = daemon.log().len();
+        scene.run("INSERT INTO visit_bookings SELECT coalesce(max(id), 0) + 1, 1 FROM visit_bookings").await;
+        Booking { log, committed: scene.ask("SELECT pg_current_wal_lsn()::text").await }
+    }
+
+    /// The daemon says why the cache did not take the key, and has confirmed nothing.
+    async fn refused(&self, scene: &Scene, daemon: &Daemon, why: &str) {
+        says(daemon, self.log, why).await;
+        let early = format!("SELECT (confirmed_flush_lsn >= '{}')::text FROM pg_replication_slots", self.committed);
+        assert_eq!(scene.ask(&early).await, "false", "{why}: a position was confirmed whose keys nobody answered");
+    }
 }
 
 #[tokio::test]
@@ -104,4 +109,94 @@ async fn a_cluster_node_stops_the_daemon_with_a_hint() {
     scene.run("INSERT INTO visit_bookings SELECT i, i FROM generate_series(1, 9) AS i").await;
     assert_eq!(daemon.exit(), Some(69), "{}", daemon.log());
     assert!(daemon.log().contains("cluster node"), "{}", daemon.log());
+}
+
+/// What makes a cache refuse, what the daemon says then, and what mends it.
+type Refusal<'a> = (&'a [&'a [&'a str]], &'a str, &'a [&'a [&'a str]]);
+
+const KILL: &[&str] = &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
+
+#[tokio::test]
+async fn a_cache_that_changes_its_password_or_cannot_save_gets_the_keys_when_it_can() {
+    let scene = Scene::with(postgres::Options::default(), &["save 3600 1000000"]).await;
+    let grant = ["ACL", "SETUSER", "ann", "on", ">pw", "~*", "+@all"];
+    let () = ask(&scene.cache, &grant);
+    let url = format!("redis://ann:pw@127.0.0.1:{}", scene.cache.port());
+    let mut daemon = scene.daemon_with(&config(&scene.postgres.url(), &url)).await;
+    daemon.allow("failed to");
+    let refusals: [Refusal; 2] = [
+        (&[&["ACL", "SETUSER", "ann", "resetpass", ">new"], KILL], "WRONGPASS", &[&["ACL", "SETUSER", "ann", ">pw"]]),
+        (&[&["BGSAVE"]], "MISCONF", &[&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]]),
+    ];
+    // A directory in the place of the snapshot: no user may replace it with a file, root neither.
+    std::fs::create_dir_all(scene.cache.dir().join("dump.rdb/x")).expect("the directory is ours");
+    for (refuse, says_so, mend) in refusals {
+        scene.fill();
+        scene.confirmed(&daemon).await;
+        for words in refuse {
+            let _: redis::Value = ask(&scene.cache, words);
+        }
+        if says_so == "MISCONF" {
+            eventually("the snapshot fails", PATIENCE, async || {
+                ask::<String>(&scene.cache, &["INFO", "persistence"]).contains("rdb_last_bgsave_status:err")
+            })
+            .await;
+        }
+        Booking::make(&scene, &daemon).await.refused(&scene, &daemon, says_so).await;
+        for words in mend {
+            let _: redis::Value = ask(&scene.cache, words);
+        }
+        scene.confirmed(&daemon).await;
+        assert_eq!(scene.gone(), set(&["available_slots:1"]), "{says_so}: {}", daemon.log());
+    }
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_cache_that_wants_a_password_from_now_on_keeps_its_connections_and_refuses_new_ones() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("failed to");
+    scene.confirmed(&daemon).await;
+    let mut connection = scene.keys();
+    let mut set_password = |password: &str| {
+        let () =
+            redis::cmd("CONFIG").arg(&["SET", "requirepass", password]).query(&mut connection).expect("it answers");
+    };
+    set_password("new");
+    let booking = Booking::make(&scene, &daemon).await;
+    scene.confirmed(&daemon).await;
+    assert!(!daemon.log()[booking.log..].contains("WARN"), "the connection was logged in: {}", daemon.log());
+
+    let mut killer = redis::Client::open(format!("redis://:new@127.0.0.1:{}", scene.cache.port()))
+        .and_then(|client| client.get_connection())
+        .expect("the new password is right");
+    let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut killer).expect("it answers");
+    for line in list.lines().filter(|line| line.contains(&"name=crieur ")) {
+        let id = line.split(' ').find_map(|field| field.strip_prefix("id=")).expect("each client has one");
+        let _: u64 = redis::cmd("CLIENT").arg(&["KILL", "ID", id]).query(&mut killer).expect("it answers");
+    }
+    Booking::make(&scene, &daemon).await.refused(&scene, &daemon, "NOAUTH").await;
+    set_password("");
+    scene.confirmed(&daemon).await;
+    assert!(scene.gone().contains("available_slots:1"));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_cache_that_hangs_longer_than_the_timeout_gets_the_same_keys_again() {
+    let scene = Scene::start().await;
+    let hasty = scene.config().replace("echo = []", "echo = []\ntimeout = \"500ms\"");
+    let mut daemon = scene.daemon_with(&hasty).await;
+    daemon.allow("failed to");
+    for _ in 0..2 {
+        scene.fill();
+        scene.confirmed(&daemon).await;
+        scene.cache.freeze();
+        Booking::make(&scene, &daemon).await.refused(&scene, &daemon, "the cache did not answer in time").await;
+        scene.cache.thaw();
+        scene.confirmed(&daemon).await;
+        assert_eq!(scene.gone(), set(&["available_slots:1"]), "{}", daemon.log());
+    }
+    assert_eq!(daemon.stop(), Some(0));
 }

@@ -4,6 +4,7 @@ mod admin;
 mod auth;
 mod cache;
 mod cache_faults;
+mod cache_replaced;
 mod daemon;
 mod decoder;
 mod delivery;

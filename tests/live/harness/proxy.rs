@@ -27,6 +27,8 @@ struct Faults {
     /// Both ends of every connection.
     open: Vec<(TcpStream, TcpStream)>,
     accepted: usize,
+    /// The port that new connections lead to.
+    server: u16,
     closed: bool,
 }
 
@@ -63,13 +65,14 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let shared = Arc::new(Shared::default());
+        shared.lock().server = server;
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if accepting.lock().closed {
                     return;
                 }
-                accept(&accepting, client, server);
+                accept(&accepting, client);
             }
         });
         Proxy { shared, port }
@@ -82,6 +85,12 @@ impl Proxy {
     /// Connections that were let through so far.
     pub fn accepted(&self) -> usize {
         self.shared.lock().accepted
+    }
+
+    /// Ends every connection; new ones lead to another server there, as after a failover.
+    pub fn lead_to(&self, server: u16) {
+        self.shared.lock().server = server;
+        self.cut();
     }
 
     /// Ends every connection; new ones are welcome.
@@ -130,12 +139,12 @@ impl Drop for Proxy {
     }
 }
 
-fn accept(shared: &Arc<Shared>, client: TcpStream, server: u16) {
+fn accept(shared: &Arc<Shared>, client: TcpStream) {
     let mut faults = shared.lock();
     if faults.refuse {
         return;
     }
-    let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { return };
+    let Ok(server) = TcpStream::connect(("127.0.0.1", faults.server)) else { return };
     let twin = |socket: &TcpStream| socket.try_clone().expect("file descriptors are there");
     faults.accepted += 1;
     faults.open.push((twin(&client), twin(&server)));
