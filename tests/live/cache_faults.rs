@@ -172,7 +172,7 @@ async fn a_cache_that_wants_a_password_from_now_on_keeps_its_connections_and_ref
         .and_then(|client| client.get_connection())
         .expect("the new password is right");
     let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut killer).expect("it answers");
-    for line in list.lines().filter(|line| line.contains(&"name=crieur ")) {
+    for line in list.lines().filter(|line| line.contains("name=crieur ")) {
         let id = line.split(' ').find_map(|field| field.strip_prefix("id=")).expect("each client has one");
         let _: u64 = redis::cmd("CLIENT").arg(&["KILL", "ID", id]).query(&mut killer).expect("it answers");
     }

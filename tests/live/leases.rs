@@ -228,6 +228,25 @@ async fn a_sweep_finds_leases_of_keys_that_nobody_stored_yet() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// A store turns a lease into a key in one step: whoever scanned for keys first, or for both at once, could miss both.
+#[tokio::test]
+async fn a_sweep_looks_for_leases_before_it_looks_for_keys() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon_with(&Place::BesideTheKey.config(&scene)).await;
+    let cache = &mut scene.keys();
+    for (name, value) in [("slowlog-max-len", "10000"), ("slowlog-log-slower-than", "0")] {
+        let () = redis::cmd("CONFIG").arg(&["SET", name, value]).query(cache).expect("it answers");
+    }
+    scene.run("TRUNCATE visits").await;
+    scene.confirmed(&daemon).await;
+    type Entry = (u64, u64, u64, Vec<String>, String, String);
+    let mut log: Vec<Entry> = redis::cmd("SLOWLOG").arg("GET").arg("10000").query(cache).expect("it answers");
+    log.reverse(); // The newest is the first.
+    let scans: Vec<&str> = log.iter().filter(|entry| entry.3[0] == "SCAN").map(|entry| entry.3[3].as_str()).collect();
+    assert_eq!(scans, ["lease:{visits:*", "visits:*"]);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 const PROPERTIES: i32 = 5;
 
 /// Reads as README.md says, with a pause in the worst place; says whether the store succeeded, if there was one.
