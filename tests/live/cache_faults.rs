@@ -60,6 +60,30 @@ async fn an_idle_connection_that_the_cache_closed_is_replaced_without_a_word() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+#[tokio::test]
+async fn connections_that_the_cache_kills_in_mid_stream_lose_no_key() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("failed to");
+    let mut pipeline = redis::pipe();
+    for id in 1..=400 {
+        pipeline.cmd("SET").arg(format!("available_slots:{id}")).arg("value").ignore();
+    }
+    let () = pipeline.query(&mut scene.keys()).expect("it is writable");
+    let mut killed: u64 = 0;
+    for id in 1..=400 {
+        scene.run(&format!("INSERT INTO visit_bookings VALUES ({id}, {id})")).await;
+        if id % 10 == 0 {
+            killed += ask::<u64>(&scene.cache, KILL);
+            scene.confirmed(&daemon).await;
+        }
+    }
+    assert!(killed > 20, "only {killed} were killed");
+    let left: Vec<String> = ask(&scene.cache, &["KEYS", "available_slots:*"]);
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 /// A key that the server does not even read must not keep the others waiting for ever.
 #[tokio::test]
 async fn a_key_that_is_too_long_for_the_cache_is_left_out_and_the_others_go() {
