@@ -98,6 +98,12 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
         Some(Delivery { load: bucket.load, spans: bucket.spans, stage: Stage::Echo(stage) })
     }
 
+    /// Keys and patterns that wait.
+    pub fn keys(&self) -> usize {
+        let buckets = self.stages.iter().flatten();
+        buckets.map(|bucket| bucket.load.keys.len() + bucket.load.patterns.len()).sum()
+    }
+
     /// Memory in use, in bytes.
     pub fn bytes_used(&self) -> usize {
         let buckets = self.stages.iter().flatten();

@@ -44,5 +44,7 @@ pub mod session;
 pub mod pipeline;
 
 // The edges.
+pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod metrics;

@@ -21,6 +21,9 @@ pub struct Mark {
     pub lsn: String,
     /// Wall clock of writing, seconds since 1970: a reader that finds it old knows that the crier is silent.
     pub at: u64,
+    /// Makes every mark another text: two copies of a cache that hold the same mark had the same deletes before it.
+    #[serde(default)]
+    pub nonce: String,
     /// Digest of the rules' families.
     pub rules: String,
     /// The run of the server, as in [`Start::run`].
@@ -101,6 +104,23 @@ pub enum Gap {
     NewSlot,
 }
 
+impl Gap {
+    /// One word, for a metric.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Gap::Missing => "missing",
+            Gap::Unreadable => "unreadable",
+            Gap::OtherServer => "other_server",
+            Gap::Behind { .. } => "behind",
+            Gap::WentBack => "went_back",
+            Gap::OtherRules => "other_rules",
+            Gap::Restarted => "restarted",
+            Gap::OtherPublication => "other_publication",
+            Gap::NewSlot => "new_slot",
+        }
+    }
+}
+
 impl std::fmt::Display for Gap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -167,6 +187,7 @@ mod tests {
                 slot: "crieur".into(),
                 lsn: lsn.into(),
                 at: 0,
+                nonce: String::new(),
                 rules: rules.into(),
             };
             gap(Some(&serde_json::to_vec(&mark).expect("plain data")), &start, "r")
@@ -185,6 +206,7 @@ mod tests {
                 slot: "crieur".into(),
                 lsn: "0/20".into(),
                 at: 0,
+                nonce: String::new(),
                 rules: "r".into(),
                 run: "r1".into(),
                 publication: "p1".into(),

@@ -19,6 +19,7 @@ const PURE: &[&str] = &[
     "src/quote.rs",
     "src/mark.rs",
     "src/ring.rs",
+    "src/metrics.rs",
     "src/pipeline/intake.rs",
     "src/pipeline/watch.rs",
     "src/rules",

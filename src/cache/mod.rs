@@ -5,9 +5,13 @@
 
 pub mod address;
 pub mod glob;
+pub mod health;
+pub mod lease;
+mod link;
 pub mod redis;
 pub mod reply;
 pub mod sweep;
+mod unlink;
 
 use crate::error::Result;
 use crate::keys::KeySet;
@@ -15,9 +19,9 @@ use crate::keys::KeySet;
 /// What one attempt did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Deleted {
-    /// Keys sent.
+    /// Keys sent. Their leases are not counted.
     pub sent: u64,
-    /// Keys that existed.
+    /// Keys that existed; with `cache.leases = "companion"`, keys of which the value or the lease existed.
     pub existed: u64,
 }
 
@@ -37,6 +41,11 @@ pub enum Swap {
     Written,
     /// Another was there, which stays.
     Other,
+    /// Nothing was written: it would have gone over a new connection, and behind that the cache may be another than the
+    /// one that had the deletes.
+    Unproven,
+    /// The connection was closed before the answer.
+    Lost,
     /// The cache is full and evicts nothing: deletes work, writes do not.
     Full,
 }

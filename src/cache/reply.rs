@@ -3,7 +3,7 @@
 //! The code is the first word of a RESP error (`src/server.c`, `shared.*err`). The text after it is never repeated:
 //! `ERR unknown command` quotes the arguments, which are keys, which hold row values.
 
-use ::redis::{RedisError, ServerError};
+use ::redis::{RedisError, ServerError, Value};
 
 use crate::error::{Class, Error, Exit};
 
@@ -19,6 +19,13 @@ const WAIT: &str = "The cache is busy with itself; the keys go again until it an
 /// The error for an error reply to `command`.
 pub fn refused(command: &str, reply: &ServerError) -> Error {
     classify(command, reply.code(), reply.details().unwrap_or_default())
+}
+
+/// Whether the server closes the connection behind this reply: it cannot read the request (`setProtocolError`,
+/// src/networking.c), for example an argument above `proto-max-bulk-len`.
+pub fn closes(reply: &Value) -> bool {
+    let Value::ServerError(error) = reply else { return false };
+    error.details().is_some_and(|detail| detail.starts_with("Protocol error"))
 }
 
 /// The error for a reply of a shape that `command` never has.
@@ -73,8 +80,9 @@ fn meaning(code: &str, detail: &str) -> (Class, Option<&'static str>) {
         "LOADING" | "BUSY" | "TRYAGAIN" | "MASTERDOWN" => (Class::Transient, WAIT),
         "CLUSTERDOWN" => (Class::Transient, CLUSTER),
         "NOPERM" => (Class::Transient, GRANT),
-        "NOAUTH" | "WRONGPASS" => (Class::TransientSlow, LOGIN),
-        "DENIED" => (Class::TransientSlow, "The cache is in protected mode; give it a password or bind it."),
+        // No server of this protocol bans an address for wrong passwords: a pause of minutes would only leave keys stale.
+        "NOAUTH" | "WRONGPASS" => (Class::Transient, LOGIN),
+        "DENIED" => (Class::Transient, "The cache is in protected mode; give it a password or bind it."),
         "MOVED" | "ASK" | "CROSSSLOT" => (Class::Definite(Exit::Unavailable), CLUSTER),
         "ERR" => return meaning_of_err(detail),
         _ => return (Class::Transient, None),
@@ -96,10 +104,10 @@ fn meaning_of_err(detail: &str) -> (Class, Option<&'static str>) {
         ("SELECT is not allowed in cluster", Class::Definite(Exit::Unavailable), CLUSTER),
         (
             "AUTH <password> called without any password",
-            Class::TransientSlow,
+            Class::Transient,
             "The cache has no password for its default user; take it out of cache.url or set it there.",
         ),
-        ("invalid password", Class::TransientSlow, LOGIN), // Before Redis 6.
+        ("invalid password", Class::Transient, LOGIN), // Before Redis 6.
     ];
     known
         .into_iter()
@@ -120,9 +128,9 @@ mod tests {
             ("LOADING", "Redis is loading the dataset in memory", Class::Transient),
             ("MISCONF", "Redis is configured to save RDB snapshots", Class::Transient),
             ("NOPERM", "this user has no permissions", Class::Transient),
-            ("NOAUTH", "Authentication required.", Class::TransientSlow),
-            ("WRONGPASS", "invalid username-password pair", Class::TransientSlow),
-            ("DENIED", "Redis is running in protected mode", Class::TransientSlow),
+            ("NOAUTH", "Authentication required.", Class::Transient),
+            ("WRONGPASS", "invalid username-password pair", Class::Transient),
+            ("DENIED", "Redis is running in protected mode", Class::Transient),
             ("BUSY", "Redis is busy running a script.", Class::Transient),
             ("TRYAGAIN", "Multiple keys request during rehashing", Class::Transient),
             ("CLUSTERDOWN", "Hash slot not served", Class::Transient),

@@ -1,16 +1,21 @@
-//! Patterns: one SCAN pass over the keyspace for all of them.
+//! Patterns: one SCAN pass over the keyspace for all of them, and one before it for their leases.
 //!
 //! SCAN returns every key that is there from the beginning of a pass to its end (documentation of SCAN, "Scan
 //! guarantees"), some twice; deleting while scanning does not change that. A pass that broke starts again from the
 //! beginning with the caller's next attempt: a cursor means nothing on another connection. The invariant: a key is
-//! deleted only when a pattern matches it and no protected pattern does.
+//! deleted only when a pattern matches it and no protected pattern does, and its lease goes with it and only with it.
+//!
+//! Leases come first: a reader's store turns a lease into a key in one step. In a single pass the key could appear
+//! where the scan has been, and the lease be gone before the scan comes to it; neither would be seen.
 
 use std::collections::HashMap;
 
 use ::redis::{Cmd, Value};
 
-use super::redis::{Link, Progress, count};
-use super::{Swept, glob, reply};
+use super::link::{Link, count};
+use super::redis::{Progress, RedisCache};
+use super::{Swept, glob, lease, reply};
+use crate::config::Leases;
 use crate::error::Result;
 use crate::keys::KeySet;
 
@@ -27,18 +32,23 @@ pub(super) struct Plan<'a> {
     lengths: Vec<usize>,
     /// What the server is asked to return.
     matching: Vec<u8>,
+    /// The same for the leases of these keys.
+    matching_leases: Vec<u8>,
     protect: &'a [Vec<u8>],
+    leases: Leases,
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(patterns: &'a KeySet, protect: &'a [Vec<u8>]) -> Self {
+    pub(super) fn new(patterns: &'a KeySet, protect: &'a [Vec<u8>], leases: Leases) -> Self {
         let mut plan = Plan {
             exact: Vec::new(),
             globs: 0,
             by_prefix: HashMap::default(),
             lengths: Vec::new(),
             matching: Vec::new(),
+            matching_leases: Vec::new(),
             protect,
+            leases,
         };
         let mut common: Option<Vec<u8>> = None;
         for pattern in patterns.iter().map(|pattern| pattern.bytes) {
@@ -55,22 +65,35 @@ impl<'a> Plan<'a> {
         plan.lengths = plan.by_prefix.keys().map(Vec::len).collect();
         plan.lengths.sort_unstable();
         plan.lengths.dedup();
+        let mut any = Vec::new();
+        glob::escape_into(&mut any, &common.unwrap_or_default());
+        any.push(b'*');
+        // A brace means nothing in a pattern. Behind the prefix anything may follow: `condemns` looks closer.
+        plan.matching_leases = [lease::BEFORE, &any].concat();
         if plan.globs > 1 {
-            plan.matching.clear();
-            glob::escape_into(&mut plan.matching, &common.unwrap_or_default());
-            plan.matching.push(b'*');
+            plan.matching = any;
         }
         plan
     }
 
+    /// The key whose lease the scan returned, if it goes.
+    fn condemned_by_lease<'k>(&self, lease: &'k [u8]) -> Option<&'k [u8]> {
+        lease::key_of(lease).filter(|key| self.names(key) && !self.protects(key))
+    }
+
     /// Whether a key that the scan returned goes.
     fn condemns(&self, key: &[u8]) -> bool {
+        // A single glob went to the server as it is: the server has matched it, and it is the authority.
+        (self.globs == 1 || self.names(key)) && !self.protects(key)
+    }
+
+    /// Whether a pattern matches `key`.
+    fn names(&self, key: &[u8]) -> bool {
         let named = |length: &usize| {
             let globs = key.get(..*length).and_then(|prefix| self.by_prefix.get(prefix));
             globs.is_some_and(|globs| globs.iter().any(|pattern| glob::matches(pattern, key)))
         };
-        // A single glob went to the server as it is: the server has matched it, and it is the authority.
-        (self.globs == 1 || self.lengths.iter().any(named)) && !self.protects(key)
+        self.lengths.iter().any(named)
     }
 
     fn protects(&self, key: &[u8]) -> bool {
@@ -91,18 +114,23 @@ fn shared(mut left: Vec<u8>, right: &[u8]) -> Vec<u8> {
     left
 }
 
-/// One pass on a connection of its own, which ends with it.
-pub(super) async fn run(mut link: Link, plan: &Plan<'_>, progress: &Progress) -> Result<Swept> {
+/// The passes, on a connection of their own, which ends with them.
+pub(super) async fn run(cache: &RedisCache, plan: &Plan<'_>, progress: &Progress) -> Result<Swept> {
+    let mut link = cache.connect().await?;
     progress.scanned.set(0);
     progress.deleted.set(0);
     progress.total.set(size(&mut link).await?);
     let mut swept = Swept::default();
     let exact: Vec<Vec<u8>> = plan.exact.iter().map(|pattern| glob::literal_prefix(pattern)).collect();
     let keys = exact.iter().map(Vec::as_slice).filter(|key| !plan.protects(key));
-    swept.deleted += link.unlink(keys).await?.existed;
+    swept.deleted += unlink(cache, &mut link, keys, plan.leases).await?;
     progress.deleted.set(swept.deleted);
     if plan.globs == 0 {
         return Ok(swept);
+    }
+    match plan.leases {
+        Leases::None => {}
+        Leases::Companion => sweep_leases(cache, &mut link, plan).await?,
     }
     let mut cursor = b"0".to_vec();
     loop {
@@ -110,13 +138,38 @@ pub(super) async fn run(mut link: Link, plan: &Plan<'_>, progress: &Progress) ->
         (cursor, keys) = scan(&mut link, &cursor, &plan.matching).await?;
         swept.scanned += keys.len() as u64;
         let condemned = keys.iter().map(Vec::as_slice).filter(|key| plan.condemns(key));
-        swept.deleted += link.unlink(condemned).await?.existed;
+        swept.deleted += unlink(cache, &mut link, condemned, plan.leases).await?;
         progress.scanned.set(swept.scanned);
         progress.deleted.set(swept.deleted);
         if cursor == b"0" {
             return Ok(swept);
         }
     }
+}
+
+/// Deletes the leases of condemned keys, most of which are not stored yet; nothing of it is counted.
+async fn sweep_leases(cache: &RedisCache, link: &mut Link, plan: &Plan<'_>) -> Result<()> {
+    let mut cursor = b"0".to_vec();
+    loop {
+        let leases;
+        (cursor, leases) = scan(link, &cursor, &plan.matching_leases).await?;
+        let condemned = leases.iter().filter_map(|lease| plan.condemned_by_lease(lease));
+        unlink(cache, link, condemned, plan.leases).await?;
+        if cursor == b"0" {
+            return Ok(());
+        }
+    }
+}
+
+/// How many of the keys existed.
+async fn unlink<'a>(
+    cache: &RedisCache,
+    link: &mut Link,
+    keys: impl Iterator<Item = &'a [u8]>,
+    leases: Leases,
+) -> Result<u64> {
+    let (deleted, long) = link.unlink(keys, leases).await?;
+    Ok(deleted.existed + cache.unlink_long(&long).await?.existed)
 }
 
 /// DBSIZE only feeds the display: a user that may not ask sees no total.
@@ -173,7 +226,7 @@ mod tests {
         ];
         for (texts, matching, exact, globs) in cases {
             let set = patterns(texts);
-            let plan = Plan::new(&set, &[]);
+            let plan = Plan::new(&set, &[], Leases::None);
             assert_eq!((plan.matching.as_slice(), plan.exact.len(), plan.globs), (matching.as_bytes(), exact, globs));
         }
     }
@@ -182,7 +235,7 @@ mod tests {
     fn a_key_goes_when_a_pattern_matches_and_no_protected_one_does() {
         let set = patterns(&["user:*", "user:7:*:en", "?x", "page:\\**"]);
         let protect = [b"*:lock".to_vec()];
-        let plan = Plan::new(&set, &protect);
+        let plan = Plan::new(&set, &protect, Leases::None);
         let cases = [
             ("user:1", true),
             ("user:1:lock", false),
@@ -193,6 +246,27 @@ mod tests {
         ];
         for (key, goes) in cases {
             assert_eq!(plan.condemns(key.as_bytes()), goes, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_lease_goes_with_its_key_whether_that_exists_or_not_and_only_with_it() {
+        let protect = [b"*:lock".to_vec()];
+        for texts in [&["user:*"][..], &["user:*", "page:\\**"]] {
+            let set = patterns(texts);
+            let plan = Plan::new(&set, &protect, Leases::Companion);
+            let cases = [
+                ("lease:{user:1}", Some("user:1")),
+                ("lease:{user:}x}", Some("user:}x")),
+                ("lease:{user:1:lock}", None),
+                ("lease:{user}", None),
+                ("lease:{user:1", None),
+                ("user:1", None),
+            ];
+            for (found, goes) in cases {
+                assert!(goes.is_none() || glob::matches(&plan.matching_leases, found.as_bytes()), "{found}");
+                assert_eq!(plan.condemned_by_lease(found.as_bytes()), goes.map(str::as_bytes), "{found}");
+            }
         }
     }
 

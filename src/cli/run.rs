@@ -6,6 +6,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
+use crate::admin::{self, Watch};
 use crate::cache::redis::RedisCache;
 use crate::cli::progress::Progress;
 use crate::cli::{log, runtime};
@@ -61,6 +62,10 @@ async fn stream(config: Config) -> Result<Totals> {
     };
     let replicas = config.postgres.replicas.iter().map(|url| Dsn::parse(url.expose())).collect::<Result<_>>()?;
     let cache = RedisCache::new(&config.cache)?;
+    let watch = Watch::new(cache.health());
+    if let Some(address) = config.admin {
+        admin::serve(address, watch.clone()).await?;
+    }
     let control = ControlSession::new(
         dsn.clone(),
         config.postgres.connect_timeout,
@@ -88,8 +93,9 @@ async fn stream(config: Config) -> Result<Totals> {
             }
             News::SweepEnded(swept) => info!(scanned = swept.scanned, deleted = swept.deleted, "sweep finished"),
             News::Totals(totals, late) => status.tell(&totals, late),
-            News::SweepBegan => {}
+            News::SweepBegan | News::Streaming | News::Interrupted | News::Gap(_) => {}
         }
+        watch.news(news);
         progress.news(news);
     });
     Pipeline::new(source, cache, control, config.rules, settings, news).run(stop).await

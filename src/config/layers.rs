@@ -100,7 +100,7 @@ pub fn file(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mistakes)
             continue;
         }
         if !top_level().contains(&section) {
-            let later = ["admin", "caches", "metrics"].contains(&section);
+            let later = ["caches", "metrics"].contains(&section);
             let note = if later {
                 "it is not in this version: remove it".to_owned()
             } else {

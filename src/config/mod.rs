@@ -5,6 +5,7 @@ mod layers;
 pub mod mistake;
 pub mod reference;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub struct Config {
     pub cache: Cache,
     /// `[limits]`
     pub limits: Limits,
+    /// `admin.listen`: where the metrics are; default: nowhere.
+    pub admin: Option<SocketAddr>,
     /// `[[rules]]` and those of `rules_file`, checked.
     pub rules: Rules,
     /// What the operator should know and need not mend.
@@ -91,6 +94,15 @@ pub enum OnGap {
     Warn,
 }
 
+/// Whether readers keep their leases in keys of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leases {
+    /// There are none, or they are in the key itself.
+    None,
+    /// The lease of K is the key `lease:{K}`: it goes in the same command as K.
+    Companion,
+}
+
 /// `[cache]`
 #[derive(Debug)]
 pub struct Cache {
@@ -104,6 +116,8 @@ pub struct Cache {
     pub echo_wal_bytes_max: u64,
     /// `protect`, default `["lock:*"]`: glob patterns that are never deleted.
     pub protect: Vec<Vec<u8>>,
+    /// `leases`, default `none`.
+    pub leases: Leases,
     /// `on_gap`, default `sweep`.
     pub on_gap: OnGap,
     /// `heartbeat`, default 2 s: the mark is looked at and written at least so often.
@@ -270,6 +284,11 @@ impl Settings {
             Checked::Path(path) => path.clone(),
             other => unfit("cache.tls_ca", Some(other)),
         });
+        let leases = if self.text("cache.leases") == "companion" { Leases::Companion } else { Leases::None };
+        let admin = self.get("admin.listen").map(|value| match value {
+            Checked::Socket(address) => *address,
+            other => unfit("admin.listen", Some(other)),
+        });
         let on_gap = if self.text("cache.on_gap") == "warn" { OnGap::Warn } else { OnGap::Sweep };
         Config {
             postgres: Postgres {
@@ -287,6 +306,7 @@ impl Settings {
                 echo,
                 echo_wal_bytes_max: self.number("cache.echo_wal_bytes_max"),
                 protect,
+                leases,
                 on_gap,
                 heartbeat: self.duration("cache.heartbeat"),
                 timeout: self.duration("cache.timeout"),
@@ -296,6 +316,7 @@ impl Settings {
                 batch_keys_max: self.number("limits.batch_keys_max").try_into().unwrap_or(usize::MAX),
                 stop_timeout: self.duration("limits.stop_timeout"),
             },
+            admin,
             rules,
             warnings,
             effective: self
@@ -401,10 +422,10 @@ mod tests {
                  connect_timeout, liveness_timeout, lookup_timeout\n",
             ),
             (
-                "[admin]\nlisten = \"127.0.0.1:1\"\n",
+                "[metrics]\nport = 1\n",
                 &url,
-                "error: unknown key \"admin\"\n --> crieur.toml:1:2\n  |\n\
-                 1 | [admin]\n  |  ^^^^^ it is not in this version: remove it\n",
+                "error: unknown key \"metrics\"\n --> crieur.toml:1:2\n  |\n\
+                 1 | [metrics]\n  |  ^^^^^^^ it is not in this version: remove it\n",
             ),
             (
                 "[postgres]\nmode = \"outbox\"\n",

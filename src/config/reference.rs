@@ -1,5 +1,6 @@
 //! The one table of configuration keys: parsing, defaults, "allowed here", and the documentation's reference read it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub enum Kind {
     Count(u64, u64),
     /// A list of texts.
     Texts,
+    /// `127.0.0.1:9186`, `[::1]:9186`: an address and a port, no name that somebody else resolves.
+    Socket,
 }
 
 /// One key.
@@ -116,6 +119,12 @@ const KEYS: &[Key] = &[
     ),
     key("cache.protect", Kind::Texts, Some("lock:*"), "glob patterns that are never deleted, whatever a rule says"),
     key(
+        "cache.leases",
+        Kind::Choice(&["none", "companion"]),
+        Some("none"),
+        "companion: the key lease:{K} of readers goes in the same command as K",
+    ),
+    key(
         "cache.on_gap",
         Kind::Choice(&["sweep", "warn"]),
         Some("sweep"),
@@ -123,7 +132,7 @@ const KEYS: &[Key] = &[
     ),
     key(
         "cache.heartbeat",
-        Kind::Duration(MILLISECOND, HOUR),
+        Kind::Duration(MILLISECOND, Duration::from_secs(30)),
         Some("2s"),
         "the mark is looked at and written at least so often: how long a cache that went back in time stays unnoticed",
     ),
@@ -145,6 +154,12 @@ const KEYS: &[Key] = &[
         Kind::Duration(Duration::ZERO, HOUR),
         Some("10s"),
         "what is in flight may take this long after SIGTERM",
+    ),
+    key(
+        "admin.listen",
+        Kind::Socket,
+        None,
+        "address and port of /metrics, /healthz and /readyz; without it there is no such page",
     ),
 ];
 
@@ -180,6 +195,8 @@ pub enum Checked {
     Number(u64),
     /// Texts in order.
     Texts(Vec<String>),
+    /// An address and a port.
+    Socket(SocketAddr),
 }
 
 /// Why a value does not fit: what it must be. It never repeats the value.
@@ -234,6 +251,10 @@ impl Kind {
             }
             Kind::Urls => texts(value).map(Checked::Texts).ok_or(unfit("must be an array of connection strings")),
             Kind::Texts => texts(value).map(Checked::Texts).ok_or(unfit("must be an array of strings, none empty")),
+            Kind::Socket => text(value)
+                .and_then(|text| text.parse().ok())
+                .map(Checked::Socket)
+                .ok_or(unfit("must be an address and a port, for example \"127.0.0.1:9186\"")),
         }
     }
 }
@@ -380,6 +401,9 @@ mod tests {
             ("limits.memory_bytes_max", "1KiB"),
             ("cache.protect", "a,,b"),
             ("cache.url", ""),
+            ("cache.leases", "yes"),
+            ("admin.listen", "localhost:9186"),
+            ("admin.listen", "9186"),
         ];
         for (name, value) in refused {
             let key = KEYS.iter().find(|key| key.name == name).expect("a key of the table");

@@ -35,6 +35,7 @@ where
 {
     /// Asks for the mark. Until it is compared no flight begins, so that it says what the flights before it reached.
     pub(super) fn read_mark(&mut self) {
+        self.connections = self.cache.connections();
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
         self.reading_mark =
             Some(Box::pin(async move { insist("read the mark", async || cache.mark(&slot).await).await }));
@@ -50,7 +51,6 @@ where
     /// The mark was read: whatever it does not cover is deleted again.
     pub(super) fn compare(&mut self, found: Option<Vec<u8>>) {
         reached(Step::MarkRead);
-        self.connections = self.cache.connections();
         let Some(start) = &self.compared else { return };
         let trusted = found.as_ref().is_some_and(|found| self.trusted.contains(found));
         let gap = match gap(found.as_deref(), start, &self.rules.digest()) {
@@ -84,6 +84,7 @@ where
             self.ready = true;
             (self.news)(News::Ready);
         }
+        self.look_for_another_cache();
     }
 
     /// Deletes again what the cache may lack since its mark.
@@ -105,7 +106,7 @@ where
     pub(super) fn gap(&mut self, gap: &Gap, found: Option<Vec<u8>>) {
         self.trusted.clear();
         self.replaced = found;
-        self.totals.gaps += 1;
+        (self.news)(News::Gap(gap.kind()));
         match self.settings.on_gap {
             OnGap::Sweep => self.sweep_everything(gap),
             OnGap::Warn => {

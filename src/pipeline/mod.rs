@@ -4,6 +4,7 @@
 //! writes happen in handlers. The position moves in one place, `position.rs`, and only after every key, sweep
 //! and echo before it was answered and the cache's mark was written.
 
+mod connection;
 pub mod deliver;
 mod gap;
 pub mod intake;
@@ -11,6 +12,9 @@ mod lagging;
 mod position;
 pub mod watch;
 mod watching;
+pub mod words;
+
+pub use words::{News, Replicas, Settings, Totals};
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -25,14 +29,13 @@ use crate::ack::{SpanId, Window};
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Swept};
 use crate::change::Relation;
-use crate::config::OnGap;
 use crate::control::{Control, Sighting};
 use crate::echo::{Delivery, Echoes, Stage};
-use crate::error::{Class, Result};
+use crate::error::Result;
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::mark::Start;
-use crate::pipeline::deliver::{Landed, REMIND, at_most, fly, insist, pause, sweep};
+use crate::pipeline::deliver::{Landed, at_most, fly, insist, sweep};
 use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::lagging::Lagging;
 use crate::pipeline::position::{Writing, Written};
@@ -58,82 +61,6 @@ const PATTERNS_MAX: usize = 1_000;
 /// visible when it arrives, and waiting for the snapshot doubles the time that an old value is served. Larger batches
 /// are a sign of load, where the cache's time is better spent once.
 const EARLY_KEYS_MAX: usize = 64;
-
-/// Whether readers also read from standbys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Replicas {
-    /// From the primary only.
-    None,
-    /// Keys wait for the replicas, too.
-    Some,
-}
-
-/// What the loop needs to know of the configuration.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Name of the mark: the slot.
-    pub slot: String,
-    /// Delays of the echoes.
-    pub echo: Vec<Duration>,
-    /// WAL that waiting echoes may hold back, in bytes.
-    pub echo_wal_bytes_max: u64,
-    /// The publication's name, for hints.
-    pub publication: String,
-    /// What to do about a gap.
-    pub on_gap: OnGap,
-    /// Whether readers also read from standbys.
-    pub replicas: Replicas,
-    /// How often the mark is written when nothing moves.
-    pub heartbeat: Duration,
-    /// Keys in one pipeline.
-    pub batch_keys_max: usize,
-    /// Bound of all key sets together, in bytes.
-    pub memory_bytes_max: usize,
-    /// What is in flight may take this long after a stop was asked for.
-    pub stop_timeout: Duration,
-}
-
-/// What was done so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Exact keys sent to the cache, echoes included.
-    pub keys: u64,
-    /// Of these, keys that existed.
-    pub existed: u64,
-    /// Keys widened to a pattern because a value was unknown.
-    pub widened: u64,
-    /// Times that the cache may have missed invalidations, nobody knows which.
-    pub gaps: u64,
-    /// Sweeps finished.
-    pub sweeps: u64,
-    /// Keys deleted by sweeps.
-    pub swept: u64,
-    /// Lookups that the server refused.
-    pub refused: u64,
-    /// Families collapsed into their pattern by a memory bound.
-    pub collapsed: u64,
-}
-
-/// What the loop tells whoever watches it: the terminal, systemd.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// The stream runs, and the cache answered: at first, and again after standing by.
-    Ready,
-    /// The session with this process id (0: not known) has the slot; this daemon takes over when it ends.
-    StandingBy(u32),
-    /// A sweep began.
-    SweepBegan,
-    /// A sweep ended.
-    SweepEnded(Swept),
-    /// Now and then, while changes come.
-    Totals(Totals, Duration),
-}
-
-/// A stream that ran this long was not refused for what it is: the next failure is a new one.
-const STEADY: Duration = Duration::from_secs(1);
-
-/// How often a daemon that stands by looks whether the slot is free.
-const STANDBY_INTERVAL: Duration = Duration::from_millis(300);
 
 type Kept<T> = Option<LocalBoxFuture<'static, Result<T>>>;
 
@@ -328,6 +255,7 @@ where
                 () = at(self.source.status_due()) => {
                     let sent = self.source.status().await;
                     reached(Step::Status);
+                    self.tell();
                     self.source_result(sent)?;
                 }
                 // 3. Answers free the way for the next batch.
@@ -389,85 +317,6 @@ where
             self.filling_since = Some(Instant::now());
         }
         Ok(())
-    }
-
-    /// Compares the mark in the cache with where a new connection starts, before anything is confirmed on it.
-    fn connected(&mut self) {
-        if self.source.start() != self.compared.as_ref() {
-            self.leave_other_server();
-            self.streaming_since = Some(Instant::now());
-            self.standing_by = None;
-            self.compared = self.source.start().cloned();
-            if let Some(start) = &self.compared {
-                // An answer that is on its way may be of the server before.
-                self.control.follow(start);
-                self.gate = None;
-                self.watching = None;
-                self.watch_due = Some(Instant::now());
-            }
-            self.read_mark();
-        }
-    }
-
-    /// Another server, or another run of it: its transaction numbers say nothing about what was collected before, and
-    /// its positions nothing about what was deleted. All of that goes at once; the mark decides about a sweep.
-    fn leave_other_server(&mut self) {
-        let Some(start) = self.source.start() else { return };
-        let server = (start.system.clone(), start.timeline, start.run.clone());
-        if self.server.replace(server.clone()).is_none_or(|known| known == server) {
-            return;
-        }
-        if let Some(cut) = self.intake.batch.cut(&Snapshot::Everything, &mut self.window) {
-            self.again.push_back(Delivery { load: cut.load, spans: cut.spans, stage: Stage::Fresh });
-        }
-        (self.gate, self.early, self.filling_since) = (None, 0, None);
-        (self.answered, self.marked) = (None, None);
-        self.ring.clear();
-    }
-
-    /// A definite error stops the daemon; any other ends the connection, and the source connects anew after a pause.
-    fn source_result(&mut self, result: Result<()>) -> Result<()> {
-        let Err(error) = result else { return Ok(()) };
-        if let Class::Definite(_) = error.class {
-            return Err(error);
-        }
-        let now = Instant::now();
-        if self.streaming_since.take().is_some_and(|since| now.duration_since(since) >= STEADY) {
-            self.source_backoff.reset();
-            self.source_said = None;
-        }
-        self.disconnect();
-        if let Some(pid) = self.source.standing_by() {
-            self.stand_by(pid);
-            self.source_again = Some(now + STANDBY_INTERVAL);
-            return Ok(());
-        }
-        let wait = pause(&mut self.source_backoff, &error);
-        if self.source_said.is_none_or(|said| now.duration_since(said) >= REMIND) {
-            self.source_said = Some(now);
-            let hint = error.hint.as_deref().unwrap_or("the stream goes on from the confirmed position");
-            warn!(hint, again_in = ?wait, "replication interrupted: {}", error.chain());
-        }
-        self.source_again = Some(now + wait);
-        Ok(())
-    }
-
-    /// Ends the connection; what was committed on it stays.
-    fn disconnect(&mut self) {
-        self.source.disconnect();
-        self.intake.interrupted();
-        self.compared = None;
-    }
-
-    /// Another session has the slot: a daemon that works, or what the server still holds of our own last connection.
-    fn stand_by(&mut self, pid: u32) {
-        self.source_backoff.reset();
-        if pid != 0 && self.standing_by != Some(pid) {
-            self.standing_by = Some(pid);
-            self.ready = false;
-            info!(pid, "standing by: another session has the replication slot");
-            (self.news)(News::StandingBy(pid));
-        }
     }
 
     /// Whether another event may be taken.
@@ -589,8 +438,17 @@ where
             }
         }
         self.look_for_another_cache();
-        let lateness = self.source.lateness();
-        (self.news)(News::Totals(self.totals, lateness));
+        self.tell();
+    }
+
+    /// Says what was done so far.
+    fn tell(&mut self) {
+        let waiting = self.sweeps.iter().map(|delivery| delivery.load.bytes_used()).sum::<usize>();
+        let bytes = self.intake.bytes_used() + self.echoes.bytes_used() + waiting;
+        let collapsed = self.totals.collapsed + self.intake.collapsed;
+        let echoes_waiting = self.echoes.keys() as u64;
+        let totals = Totals { memory_bytes: bytes as u64, echoes_waiting, collapsed, ..self.totals };
+        (self.news)(News::Totals(totals, self.source.lateness()));
     }
 
     fn queue_sweep(&mut self, mut delivery: Delivery) {
@@ -613,6 +471,7 @@ where
         for delivery in deliveries {
             self.delivered(delivery);
         }
+        self.tell();
     }
 
     /// Everything of a delivery was answered: its spans have one part less out, and its echo is queued.

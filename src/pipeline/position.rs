@@ -38,6 +38,13 @@ pub(super) struct Writing<A> {
     first: SpanId,
 }
 
+/// A text that no other mark has: 128 bits of the seed that the hasher draws anew each time.
+fn nonce() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let seed = RandomState::new();
+    format!("{:016x}{:016x}", seed.hash_one(0u8), seed.hash_one(1u8))
+}
+
 impl<S, C, D> Pipeline<S, C, D>
 where
     S: Source,
@@ -78,6 +85,7 @@ where
             slot: self.settings.slot.clone(),
             lsn: lsn.to_string(),
             at: std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+            nonce: nonce(),
             rules: self.rules.digest(),
             run: start.run.clone(),
             publication: start.publication.clone(),
@@ -111,6 +119,7 @@ where
                 }
                 self.trusted = vec![writing.text];
                 self.acknowledge(writing.ack);
+                self.tell();
             }
             // Without a mark the next start sweeps; until then the position may move.
             Written::Tried(Swap::Full) if self.settings.on_gap == OnGap::Sweep => {
@@ -132,7 +141,12 @@ where
                 self.trusted.clear();
                 self.acknowledge(writing.ack);
             }
-            Written::Tried(Swap::Other) => {
+            Written::Tried(Swap::Lost) => {
+                self.trusted.push(writing.text);
+                self.answered = self.answered.max(writing.ack);
+                self.read_mark();
+            }
+            Written::Tried(Swap::Other | Swap::Unproven) => {
                 self.answered = self.answered.max(writing.ack);
                 self.read_mark();
             }
@@ -150,6 +164,8 @@ where
             && self.source.is_current(ack)
         {
             self.marked = Some(ack);
+            self.totals.confirmed = self.source.lsn(ack);
+            self.totals.confirmations += 1;
             self.source.acknowledge(ack);
             reached(Step::Acknowledged);
         }

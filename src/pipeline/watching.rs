@@ -6,7 +6,8 @@
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::{Pipeline, STANDBY_INTERVAL};
+use super::Pipeline;
+use super::connection::STANDBY_INTERVAL;
 use crate::cache::Cache;
 use crate::change::Row;
 use crate::config::OnGap;

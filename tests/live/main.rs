@@ -1,13 +1,17 @@
 //! Tests against real servers; `tests/setup.sh` installs them.
 
+mod admin;
 mod auth;
 mod cache;
+mod cache_faults;
+mod cache_replaced;
 mod daemon;
 mod decoder;
 mod delivery;
 mod failover;
 mod faults;
 mod harness;
+mod leases;
 mod position;
 mod publication;
 mod readers;

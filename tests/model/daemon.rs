@@ -102,6 +102,7 @@ impl Seen {
 fn gap(found: Option<Mark>, run: u8, confirmed: u64) -> bool {
     let text = found.map(|found| {
         let mark = mark::Mark {
+            nonce: String::new(),
             system: "1".into(),
             timeline: 1,
             slot: "model".into(),
@@ -114,6 +115,7 @@ fn gap(found: Option<Mark>, run: u8, confirmed: u64) -> bool {
         serde_json::to_vec(&mark).expect("a mark is plain data")
     });
     let start = mark::Start {
+        slot: mark::SlotOrigin::Found,
         system: "1".into(),
         timeline: 1,
         confirmed: Lsn(confirmed),

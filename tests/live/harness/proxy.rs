@@ -72,8 +72,7 @@ impl Proxy {
                 if accepting.lock().closed {
                     return;
                 }
-                let server = accepting.lock().server;
-                accept(&accepting, client, server);
+                accept(&accepting, client);
             }
         });
         Proxy { shared, port }
@@ -91,6 +90,12 @@ impl Proxy {
     /// New connections go to another server; old ones stay where they are.
     pub fn move_to(&self, server: u16) {
         self.shared.lock().server = server;
+    }
+
+    /// Ends every connection; new ones lead to another server there, as after a failover.
+    pub fn lead_to(&self, server: u16) {
+        self.move_to(server);
+        self.cut();
     }
 
     /// Ends every connection; new ones are welcome.
@@ -139,12 +144,12 @@ impl Drop for Proxy {
     }
 }
 
-fn accept(shared: &Arc<Shared>, client: TcpStream, server: u16) {
+fn accept(shared: &Arc<Shared>, client: TcpStream) {
     let mut faults = shared.lock();
     if faults.refuse {
         return;
     }
-    let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { return };
+    let Ok(server) = TcpStream::connect(("127.0.0.1", faults.server)) else { return };
     let twin = |socket: &TcpStream| socket.try_clone().expect("file descriptors are there");
     faults.accepted += 1;
     faults.open.push((twin(&client), twin(&server)));

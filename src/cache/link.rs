@@ -1,0 +1,185 @@
+//! One connection to the cache: pipelines out, as many replies back, every one looked at.
+//!
+//! The invariant: a call succeeds only when the server answered every command of it with the reply that the command
+//! has. After an error the connection is dropped: replies that still come could be taken for those of the next call.
+
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{Cmd, Pipeline, Value};
+
+use super::address::Address;
+use super::unlink::{Unlinks, is_long};
+use super::{Deleted, reply};
+use crate::config::Leases;
+use crate::error::Result;
+use crate::failpoints::{Guard, Step, reached, without};
+
+/// The slowest link that is not taken for a hung one: a pipeline gets `timeout` and a second for each of these.
+const BYTES_PER_SECOND_MIN: usize = 1024 * 1024;
+
+/// One connection, logged in.
+pub(super) struct Link {
+    pub(super) connection: MultiplexedConnection,
+    timeout: Duration,
+    state: State,
+}
+
+/// What became of the connection since the present call took it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Nothing was answered yet.
+    Untried,
+    /// Something was answered.
+    Answered,
+    /// It was closed before anything was answered, most likely while it was idle, or with the answer that the request
+    /// cannot be read.
+    Closed,
+}
+
+impl Link {
+    pub(super) fn new(connection: MultiplexedConnection, timeout: Duration) -> Self {
+        Link { connection, timeout, state: State::Untried }
+    }
+
+    /// The same connection for another call.
+    pub(super) fn again(&mut self) -> &mut Self {
+        self.state = State::Untried;
+        self
+    }
+
+    /// Whether the other end closed it before this call had an answer.
+    pub(super) fn was_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// AUTH, SELECT and the client's name in one round trip.
+    pub(super) async fn log_in(&mut self, address: &Address) -> Result<()> {
+        let mut pipeline = Pipeline::new();
+        if let Some(password) = &address.password {
+            pipeline.cmd("AUTH");
+            if let Some(user) = &address.user {
+                pipeline.arg(user);
+            }
+            pipeline.arg(password);
+        }
+        if address.database != 0 {
+            pipeline.cmd("SELECT").arg(address.database);
+        }
+        let required = pipeline.len();
+        pipeline.cmd("CLIENT").arg("SETNAME").arg("crieur");
+        let replies = self.exchange(&pipeline, 0).await?;
+        // The name is for CLIENT LIST; a user without the right to set it works all the same.
+        for value in &replies[..required] {
+            okay("the log-in", value)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the pipeline, which holds about `bytes` of data, and reads as many replies as it has commands.
+    pub(super) async fn exchange(&mut self, pipeline: &Pipeline, bytes: usize) -> Result<Vec<Value>> {
+        let transfer = Duration::from_secs((bytes / BYTES_PER_SECOND_MIN) as u64);
+        self.connection.set_response_timeout(self.timeout + transfer);
+        let replies = self.connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
+        self.state = match (&replies, self.state) {
+            (Ok(replies), _) if replies.iter().any(reply::closes) => State::Closed,
+            (Ok(_), _) | (Err(_), State::Answered) => State::Answered,
+            (Err(error), _) if error.is_io_error() && !error.is_timeout() => State::Closed,
+            (Err(_), state) => state,
+        };
+        let replies = replies.map_err(reply::broken)?;
+        if replies.len() == pipeline.len() { Ok(replies) } else { Err(reply::unexpected("a pipeline")) }
+    }
+
+    /// Sends one command and reads its reply.
+    pub(super) async fn ask(&mut self, command: Cmd) -> Result<Value> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.add_command(command);
+        let reply = self.exchange(&pipeline, 0).await?.pop();
+        reply.ok_or_else(|| reply::unexpected("a command"))
+    }
+
+    /// UNLINKs the keys, each with its lease, and checks every reply. Keys that may be too long for the server are left
+    /// to [`unlink_alone`](Link::unlink_alone); they come back.
+    pub(super) async fn unlink<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        leases: Leases,
+    ) -> Result<(Deleted, Vec<&'a [u8]>)> {
+        let (mut done, mut long) = (Deleted::default(), Vec::new());
+        let mut unlinks = Unlinks::new(leases);
+        for key in keys {
+            if is_long(key.len()) {
+                long.push(key);
+                continue;
+            }
+            done.sent += 1;
+            if unlinks.is_full(key.len()) {
+                done.existed += self.flush(&mut unlinks).await?;
+            }
+            unlinks.push(key);
+        }
+        done.existed += self.flush(&mut unlinks).await?;
+        Ok((done, long))
+    }
+
+    /// UNLINKs one long key, on a connection that no other key needs; `None` when the server closed it unanswered, or
+    /// said that it does not read so much.
+    pub(super) async fn unlink_alone(&mut self, key: &[u8], leases: Leases) -> Result<Option<Deleted>> {
+        let mut unlinks = Unlinks::new(leases);
+        unlinks.push(key);
+        match self.again().flush(&mut unlinks).await {
+            Ok(existed) => Ok(Some(Deleted { sent: 1, existed })),
+            Err(_) if self.state == State::Closed => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn flush(&mut self, unlinks: &mut Unlinks) -> Result<u64> {
+        let (pipeline, keys, bytes) = unlinks.take();
+        if pipeline.is_empty() {
+            return Ok(0);
+        }
+        let replies = self.exchange(&pipeline, bytes).await?;
+        reached(Step::Answered);
+        let mut existed = 0;
+        for value in &replies {
+            if without(Guard::Replies) {
+                continue;
+            }
+            existed += count("UNLINK", value)?;
+        }
+        // A reply counts keys and leases alike, and cannot tell them apart: of a key with its lease, one is counted.
+        Ok(existed.min(keys))
+    }
+}
+
+/// The reply of a command that counts.
+pub(super) fn count(command: &str, value: &Value) -> Result<u64> {
+    match value {
+        Value::Int(count) => u64::try_from(*count).map_err(|_| reply::unexpected(command)),
+        Value::ServerError(error) => Err(reply::refused(command, error)),
+        _ => Err(reply::unexpected(command)), // Value is foreign and non-exhaustive.
+    }
+}
+
+pub(super) fn okay(command: &str, value: &Value) -> Result<()> {
+    match value {
+        Value::Okay => Ok(()),
+        Value::ServerError(error) => Err(reply::refused(command, error)),
+        _ => Err(reply::unexpected(command)), // Value is foreign and non-exhaustive.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_count_is_success() {
+        assert_eq!(count("UNLINK", &Value::Int(0)).ok(), Some(0));
+        for value in [Value::Int(-1), Value::Nil, Value::Okay, Value::Array(vec![]), Value::BulkString(b"1".to_vec())] {
+            assert!(count("UNLINK", &value).is_err(), "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Keys, packed into UNLINK commands: how many in one command, how many before the replies are awaited.
+//!
+//! Nothing is sent here. The invariant: a key and its lease stand in the same command, which the server runs as one
+//! step, so no reader sees one without the other.
+
+use ::redis::{Cmd, Pipeline};
+
+use super::lease;
+use crate::config::Leases;
+
+/// Arguments of one UNLINK: the server runs one command without looking at its other clients.
+const COMMAND_ARGUMENTS_MAX: usize = 500;
+/// Bytes of keys in one UNLINK, unless a single key is longer.
+const COMMAND_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of keys sent before the replies are awaited: bounds the packed copies of a call.
+const PIPELINE_BYTES_MAX: usize = 1024 * 1024;
+/// Commands sent before the replies are awaited.
+const PIPELINE_COMMANDS_MAX: usize = 20;
+/// The longest argument that every server reads: `proto-max-bulk-len` cannot be set lower (src/config.c).
+const ARGUMENT_BYTES_SURE: usize = 1024 * 1024;
+
+/// Whether a key of `length` bytes may be refused for its length. The server closes the connection then.
+pub(super) fn is_long(length: usize) -> bool {
+    length + lease::BYTES > ARGUMENT_BYTES_SURE
+}
+
+/// UNLINK commands that go out together.
+pub(super) struct Unlinks {
+    leases: Leases,
+    full: Vec<Cmd>,
+    last: Option<Cmd>,
+    last_arguments: usize,
+    last_bytes: usize,
+    keys: u64,
+    bytes: usize,
+    /// The lease of the last key; kept for its memory.
+    lease: Vec<u8>,
+}
+
+impl Unlinks {
+    pub(super) fn new(leases: Leases) -> Self {
+        let (full, last, lease) = (Vec::new(), None, Vec::new());
+        Unlinks { leases, full, last, last_arguments: 0, last_bytes: 0, keys: 0, bytes: 0, lease }
+    }
+
+    /// Arguments and bytes that a key of `length` bytes adds.
+    fn cost(&self, length: usize) -> (usize, usize) {
+        match self.leases {
+            Leases::None => (1, length),
+            Leases::Companion => (2, 2 * length + lease::BYTES),
+        }
+    }
+
+    /// Whether a key of `length` bytes must wait for the next pipeline.
+    pub(super) fn is_full(&self, length: usize) -> bool {
+        let (arguments, bytes) = self.cost(length);
+        let commands = self.full.len() + usize::from(self.last.is_some());
+        let opens = self.last.is_some() && self.ends_command(arguments, bytes);
+        commands > 0 && (self.bytes + bytes > PIPELINE_BYTES_MAX || (opens && commands >= PIPELINE_COMMANDS_MAX))
+    }
+
+    fn ends_command(&self, arguments: usize, bytes: usize) -> bool {
+        self.last_arguments + arguments > COMMAND_ARGUMENTS_MAX || self.last_bytes + bytes > COMMAND_BYTES_MAX
+    }
+
+    pub(super) fn push(&mut self, key: &[u8]) {
+        let (arguments, bytes) = self.cost(key.len());
+        if self.ends_command(arguments, bytes) {
+            self.full.extend(self.last.take());
+        }
+        let command = self.last.get_or_insert_with(|| {
+            (self.last_arguments, self.last_bytes) = (0, 0);
+            let mut command = Cmd::with_capacity(COMMAND_ARGUMENTS_MAX + 1, 16 * 1024);
+            command.arg("UNLINK");
+            command
+        });
+        command.arg(key);
+        match self.leases {
+            Leases::None => {}
+            Leases::Companion => {
+                lease::write(&mut self.lease, key);
+                command.arg(self.lease.as_slice());
+            }
+        }
+        self.last_arguments += arguments;
+        self.last_bytes += bytes;
+        self.keys += 1;
+        self.bytes += bytes;
+    }
+
+    /// What is to be sent, with its keys (leases not counted) and its bytes; nothing is left.
+    pub(super) fn take(&mut self) -> (Pipeline, u64, usize) {
+        let unlinks = std::mem::replace(self, Unlinks::new(self.leases));
+        let mut pipeline = Pipeline::with_capacity(unlinks.full.len() + 1);
+        for command in unlinks.full.into_iter().chain(unlinks.last) {
+            pipeline.add_command(command);
+        }
+        (pipeline, unlinks.keys, unlinks.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::redis::Arg;
+
+    /// Arguments of each command of each pipeline that `lengths` are sent in.
+    fn shape(leases: Leases, lengths: impl IntoIterator<Item = usize>) -> Vec<Vec<usize>> {
+        let mut pipelines = Vec::new();
+        let mut unlinks = Unlinks::new(leases);
+        let mut close = |unlinks: &mut Unlinks| {
+            let (pipeline, ..) = unlinks.take();
+            pipelines.push(pipeline.cmd_iter().map(|command| command.args_iter().len() - 1).collect());
+        };
+        for length in lengths {
+            if unlinks.is_full(length) {
+                close(&mut unlinks);
+            }
+            unlinks.push(&vec![b'k'; length]);
+        }
+        close(&mut unlinks);
+        pipelines
+    }
+
+    #[test]
+    fn commands_and_pipelines_are_bounded_in_arguments_and_bytes() {
+        let mib = 1024 * 1024;
+        let plain = |lengths| shape(Leases::None, lengths);
+        assert_eq!(plain(vec![8; 1]), [[1]]);
+        assert_eq!(plain(vec![8; 1001]), [[500, 500, 1]]);
+        assert_eq!(plain(vec![0; 10_001]), [vec![500; 20], vec![1]]);
+        assert_eq!(plain(vec![200 * 1024; 6]), [vec![1; 5], vec![1]]);
+        assert_eq!(plain(vec![8, 2 * mib, 8]), [[1], [1], [1]]);
+    }
+
+    #[test]
+    fn a_key_and_its_lease_are_never_in_two_commands() {
+        let mib = 1024 * 1024;
+        let leased = |lengths| shape(Leases::Companion, lengths);
+        assert_eq!(leased(vec![8; 1]), [[2]]);
+        assert_eq!(leased(vec![8; 501]), [[500, 500, 2]]);
+        assert_eq!(leased(vec![0; 5_001]), [vec![500; 20], vec![2]]);
+        assert_eq!(leased(vec![100 * 1024; 6]), [vec![2; 5], vec![2]]);
+        assert_eq!(leased(vec![8, 2 * mib, 8]), [[2], [2], [2]]);
+    }
+
+    #[test]
+    fn the_lease_follows_its_key() {
+        let mut unlinks = Unlinks::new(Leases::Companion);
+        unlinks.push(b"a{b}");
+        unlinks.push(b"c");
+        let (pipeline, keys, bytes) = unlinks.take();
+        let command = pipeline.cmd_iter().next().expect("one was pushed");
+        let text = |argument| match argument {
+            Arg::Simple(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            _ => String::new(), // Arg is foreign and non-exhaustive.
+        };
+        let arguments: Vec<String> = command.args_iter().map(text).collect();
+        assert_eq!(arguments, ["UNLINK", "a{b}", "lease:{a{b}}", "c", "lease:{c}"]);
+        assert_eq!((keys, bytes), (2, 4 + 12 + 1 + 9));
+        assert!(unlinks.take().0.is_empty());
+    }
+
+    #[test]
+    fn a_key_is_long_when_it_or_its_lease_may_be_refused() {
+        assert!(!is_long(0) && !is_long((1 << 20) - 8) && is_long((1 << 20) - 7));
+    }
+}

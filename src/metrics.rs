@@ -1,0 +1,244 @@
+//! What the daemon shows of itself: its state as the loop told it, and that state as Prometheus reads it. Pure.
+//!
+//! It decides nothing and holds nothing back: the loop hands out numbers and never waits for whoever looks at them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use crate::pipeline::{News, Totals};
+
+/// Without a word of the loop for so long it hangs: while it streams it says a status every few seconds.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What the daemon is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    /// There was no stream yet.
+    Starting,
+    /// The stream runs.
+    Streaming,
+    /// The stream broke.
+    Interrupted,
+    /// Another daemon has the slot.
+    Standby,
+}
+
+/// Every role, by its name in the metric.
+const ROLES: [(&str, Role); 4] = [
+    ("starting", Role::Starting),
+    ("streaming", Role::Streaming),
+    ("interrupted", Role::Interrupted),
+    ("standby", Role::Standby),
+];
+
+/// What the cache is like, as an attempt found it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CacheState {
+    /// The last attempt failed.
+    pub away: bool,
+    /// Times that it went away.
+    pub outages: u64,
+}
+
+/// What the loop told so far.
+#[derive(Debug)]
+pub struct Metrics {
+    role: Role,
+    /// The cache answered once.
+    ready: bool,
+    totals: Totals,
+    lateness: Duration,
+    gaps: BTreeMap<&'static str, u64>,
+    told: Instant,
+    /// Of the last confirmation; of the start before the first.
+    confirmed: Instant,
+}
+
+impl Metrics {
+    /// Of a daemon that starts now.
+    pub fn new(now: Instant) -> Self {
+        Metrics {
+            role: Role::Starting,
+            ready: false,
+            totals: Totals::default(),
+            lateness: Duration::ZERO,
+            gaps: BTreeMap::new(),
+            told: now,
+            confirmed: now,
+        }
+    }
+
+    /// Takes what the loop says.
+    pub fn news(&mut self, news: News, now: Instant) {
+        self.told = now;
+        match news {
+            News::Streaming => self.role = Role::Streaming,
+            News::Interrupted => self.role = Role::Interrupted,
+            News::StandingBy(_) => self.role = Role::Standby,
+            News::Ready => self.ready = true,
+            News::Gap(kind) => *self.gaps.entry(kind).or_default() += 1,
+            News::Totals(totals, lateness) => {
+                if totals.confirmations != self.totals.confirmations {
+                    self.confirmed = now;
+                }
+                (self.totals, self.lateness) = (totals, lateness);
+            }
+            News::SweepBegan | News::SweepEnded(_) => {}
+        }
+    }
+
+    /// Why the daemon is not alive.
+    pub fn dead(&self, now: Instant) -> Option<&'static str> {
+        let hangs = self.role == Role::Streaming && now.duration_since(self.told) > SILENCE;
+        hangs.then_some("the loop has been silent for a minute")
+    }
+
+    /// Why keys are not deleted at once by this daemon.
+    pub fn unready(&self, cache: CacheState) -> Option<&'static str> {
+        match self.role {
+            Role::Starting => Some("the stream does not run yet"),
+            Role::Interrupted => Some("the stream is interrupted"),
+            Role::Standby => Some("standing by: another daemon has the slot"),
+            Role::Streaming if cache.away => Some("the cache does not answer"),
+            Role::Streaming if !self.ready => Some("the cache has not answered yet"),
+            Role::Streaming => None,
+        }
+    }
+
+    /// In Prometheus' text format, version 0.0.4.
+    pub fn text(&self, cache: CacheState, now: Instant) -> String {
+        let mut page = Page(String::with_capacity(4096));
+        let totals = &self.totals;
+        page.build();
+        page.role(self.role);
+        page.gauge("ready", "1 while keys are deleted at once.", u64::from(self.unready(cache).is_none()));
+        page.gauge(
+            "confirmed_lsn_bytes",
+            "Position confirmed last, as a byte position in the WAL.",
+            totals.confirmed.0,
+        );
+        page.seconds(
+            "since_confirmed_seconds",
+            "Time since a position was confirmed.",
+            now.duration_since(self.confirmed),
+        );
+        page.seconds("lateness_seconds", "Server time of sending less time of commit.", self.lateness);
+        page.counter("keys_sent_total", "Keys sent to the cache, echoes included.", totals.keys);
+        page.counter("keys_existed_total", "Keys sent that existed.", totals.existed);
+        page.counter("keys_widened_total", "Keys widened to a pattern: a value was unknown.", totals.widened);
+        page.counter("lookups_refused_total", "Lookups that the server refused.", totals.refused);
+        page.counter("families_collapsed_total", "Families collapsed by a memory bound.", totals.collapsed);
+        page.counter("sweeps_total", "Sweeps finished.", totals.sweeps);
+        page.counter("keys_swept_total", "Keys deleted by sweeps.", totals.swept);
+        page.gauge("echoes_waiting", "Keys and patterns that wait for their echo.", totals.echoes_waiting);
+        page.gauge("memory_bytes", "Bytes of all key sets.", totals.memory_bytes);
+        page.gauge("cache_up", "1 unless the last attempt at the cache failed.", u64::from(!cache.away));
+        page.counter("cache_outages_total", "Times that the cache stopped answering.", cache.outages);
+        page.gaps(&self.gaps);
+        page.0
+    }
+}
+
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, help: &str, kind: &str) {
+        let _ = write!(self.0, "# HELP crieur_{name} {help}\n# TYPE crieur_{name} {kind}\n"); // A String takes it all.
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.head(name, help, "gauge");
+        let _ = writeln!(self.0, "crieur_{name} {value}");
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, value: Duration) {
+        self.head(name, help, "gauge");
+        let _ = writeln!(self.0, "crieur_{name} {:.3}", value.as_secs_f64());
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.head(name, help, "counter");
+        let _ = writeln!(self.0, "crieur_{name} {value}");
+    }
+
+    fn build(&mut self) {
+        self.head("build_info", "The version of this daemon.", "gauge");
+        let _ = writeln!(self.0, "crieur_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+    }
+
+    fn role(&mut self, role: Role) {
+        self.head("role", "1 for what this daemon does, 0 for all else.", "gauge");
+        for (name, other) in ROLES {
+            let _ = writeln!(self.0, "crieur_role{{role=\"{name}\"}} {}", u64::from(role == other));
+        }
+    }
+
+    fn gaps(&mut self, gaps: &BTreeMap<&'static str, u64>) {
+        self.head("gaps_total", "Times that the cache may have missed invalidations, by kind.", "counter");
+        for (kind, count) in gaps {
+            let _ = writeln!(self.0, "crieur_gaps_total{{kind=\"{kind}\"}} {count}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_says_who_may_be_asked_and_why_not() {
+        let start = Instant::now();
+        let mut metrics = Metrics::new(start);
+        let (here, away) = (CacheState::default(), CacheState { away: true, outages: 1 });
+        let steps = [
+            (News::Interrupted, here, Some("the stream is interrupted")),
+            (News::StandingBy(7), here, Some("standing by: another daemon has the slot")),
+            (News::Streaming, here, Some("the cache has not answered yet")),
+            (News::Ready, here, None),
+            (News::Ready, away, Some("the cache does not answer")),
+            (News::Interrupted, here, Some("the stream is interrupted")),
+            (News::Streaming, here, None),
+        ];
+        assert_eq!(metrics.unready(here), Some("the stream does not run yet"));
+        for (news, cache, reason) in steps {
+            metrics.news(news, start);
+            assert_eq!(metrics.unready(cache), reason, "{news:?} {cache:?}");
+            let ready = format!("\ncrieur_ready {}\n", u8::from(reason.is_none()));
+            assert!(metrics.text(cache, start).contains(&ready), "{news:?}");
+        }
+    }
+
+    #[test]
+    fn a_silent_loop_is_dead_only_while_it_streams() {
+        let start = Instant::now();
+        let later = start + SILENCE + Duration::from_secs(1);
+        let mut metrics = Metrics::new(start);
+        for (news, dead) in [(News::StandingBy(0), false), (News::Interrupted, false), (News::Streaming, true)] {
+            metrics.news(news, start);
+            assert_eq!((metrics.dead(start), metrics.dead(later).is_some()), (None, dead), "{news:?}");
+        }
+    }
+
+    #[test]
+    fn the_age_of_the_position_counts_from_its_last_confirmation() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut metrics = Metrics::new(start);
+        let totals = Totals { confirmations: 1, ..Totals::default() };
+        for seconds in [10, 20] {
+            metrics.news(News::Totals(totals, Duration::from_millis(1500)), at(seconds));
+        }
+        metrics.news(News::Gap("missing"), at(20));
+        metrics.news(News::Gap("missing"), at(20));
+        let text = metrics.text(CacheState::default(), at(30));
+        for line in [
+            "crieur_since_confirmed_seconds 20.000",
+            "crieur_lateness_seconds 1.500",
+            "crieur_gaps_total{kind=\"missing\"} 2",
+            "# TYPE crieur_keys_sent_total counter",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
+    }
+}
