@@ -18,7 +18,7 @@ use super::health::Health;
 use super::link::{Link, okay};
 use super::{Cache, Deleted, Swept, reply, sweep};
 use crate::config::{self, Leases};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::keys::KeySet;
 
 /// Connections that a long key may break before it is left out.
@@ -35,14 +35,21 @@ pub struct Progress {
     pub total: Cell<u64>,
 }
 
+/// Where a connection waits that answered everything so far.
+type Place = RefCell<Vec<Link>>;
+
 /// A Redis or Valkey server.
 pub struct RedisCache {
     address: Address,
     protect: Vec<Vec<u8>>,
     leases: Leases,
     timeout: Duration,
-    /// Connections that answered everything so far: one, and another when a mark is written during a delete.
-    idle: RefCell<Vec<Link>>,
+    /// The connection for deletes, while it is idle.
+    idle: Place,
+    /// The connection for the mark, while it is idle.
+    marking: Place,
+    /// Counts failures of any connection.
+    generation: Cell<u64>,
     progress: Progress,
     health: Arc<Health>,
 }
@@ -55,7 +62,9 @@ impl RedisCache {
             protect: config.protect.clone(),
             leases: config.leases,
             timeout: config.timeout,
-            idle: RefCell::default(),
+            idle: Place::default(),
+            marking: Place::default(),
+            generation: Cell::default(),
             progress: Progress::default(),
             health: Arc::default(),
         })
@@ -82,31 +91,43 @@ impl RedisCache {
             .set_response_timeout(Some(self.timeout));
         let connection = self.address.client.get_multiplexed_async_connection_with_config(&config).await;
         let connection = connection.map_err(|error| reply::broken(error).while_doing("connect to the cache"))?;
-        let mut link = Link::new(connection, self.timeout);
+        let mut link = Link::new(connection, self.timeout, self.generation.get());
         link.log_in(&self.address).await?;
         Ok(link)
     }
 
-    /// Runs `step` on an idle connection or a new one, which is idle again after success.
+    /// Runs `step` on a connection of `place` or a new one, which is there again after success.
     ///
     /// A server closes connections that were idle for its `timeout`. The first call after that finds out, and nothing
     /// was lost: it goes on a new connection at once.
-    async fn on_link<T>(&self, step: impl AsyncFn(&mut Link) -> Result<T>) -> Result<T> {
-        let idle = self.idle.borrow_mut().pop();
+    async fn on_link<T>(&self, place: &Place, step: impl AsyncFn(&mut Link) -> Result<T>) -> Result<T> {
+        let idle = place.borrow_mut().pop();
         if let Some(mut link) = idle {
             match step(link.again()).await {
-                Err(_) if link.was_closed() => self.idle.borrow_mut().clear(), // The others were idle for longer.
-                Err(error) => return Err(error),
-                Ok(value) => {
-                    self.idle.borrow_mut().push(link);
-                    return Ok(value);
-                }
+                Err(_) if link.was_closed() => self.broken(),
+                result => return self.ended(place, link, result),
             }
         }
-        let mut link = self.connect().await?;
-        let value = step(&mut link).await?;
-        self.idle.borrow_mut().push(link);
-        Ok(value)
+        let mut link = self.connect().await.inspect_err(|_| self.broken())?;
+        let result = step(&mut link).await;
+        self.ended(place, link, result)
+    }
+
+    fn ended<T>(&self, place: &Place, link: Link, result: Result<T>) -> Result<T> {
+        match result {
+            Ok(_) if link.generation == self.generation.get() => place.borrow_mut().push(link),
+            Ok(_) => {}
+            Err(_) if link.was_answered() => {} // Refused: a demoted primary, say. A new connection may lead elsewhere.
+            Err(_) => self.broken(),
+        }
+        result
+    }
+
+    /// One connection broke: behind the address may be another server from now on, so none of the others is used again.
+    fn broken(&self) {
+        self.generation.set(self.generation.get() + 1);
+        self.idle.borrow_mut().clear();
+        self.marking.borrow_mut().clear();
     }
 
     /// Deletes keys so long that the server may refuse to read them, each alone: whatever they do to their connection,
@@ -154,7 +175,7 @@ impl Cache for RedisCache {
         }
         let all = || keys.iter().flat_map(|set| set.iter().map(|key| key.bytes));
         let deleted = async {
-            let (done, long) = self.on_link(async |link| link.unlink(all(), self.leases).await).await?;
+            let (done, long) = self.on_link(&self.idle, async |link| link.unlink(all(), self.leases).await).await?;
             let alone = self.unlink_long(&long).await?;
             Ok(Deleted { sent: done.sent + alone.sent, existed: done.existed + alone.existed })
         };
@@ -180,16 +201,19 @@ impl Cache for RedisCache {
                 _ => Err(reply::unexpected("GET")), // Value is foreign and non-exhaustive.
             }
         };
-        self.noted(self.on_link(read).await)
+        self.noted(self.on_link(&self.marking, read).await)
     }
 
-    /// A refusal is no outage: a full cache deletes keys and takes no mark.
+    /// Only where the mark was read: on another connection may be another server, whose mark nobody has looked at. A
+    /// refusal is no outage: a full cache deletes keys and takes no mark.
     async fn set_mark(&self, name: &str, mark: &[u8]) -> Result<()> {
-        let write = async |link: &mut Link| {
-            let mut command = Cmd::new();
-            command.arg("SET").arg(mark_key(name)).arg(mark);
-            okay("SET", &link.ask(command).await?)
+        let read_on = self.marking.borrow_mut().pop();
+        let Some(mut link) = read_on else {
+            return Err(Error::transient("the connection that the mark was read on is gone"));
         };
-        self.on_link(write).await
+        let mut command = Cmd::new();
+        command.arg("SET").arg(mark_key(name)).arg(mark);
+        let written = link.ask(command).await.and_then(|reply| okay("SET", &reply));
+        self.ended(&self.marking, link, written)
     }
 }
