@@ -297,7 +297,7 @@ impl Cache for SimCache {
         Ok(Swap::Written)
     }
 
-    fn connections(&self) -> u64 {
+    fn breaks(&self) -> u64 {
         1
     }
 }

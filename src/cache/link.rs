@@ -23,6 +23,8 @@ pub(super) struct Link {
     pub(super) connection: MultiplexedConnection,
     timeout: Duration,
     state: State,
+    /// When it was made, counted in failures of any connection.
+    pub(super) generation: u64,
 }
 
 /// What became of the connection since the present call took it.
@@ -35,17 +37,24 @@ enum State {
     /// It was closed before anything was answered, most likely while it was idle, or with the answer that the request
     /// cannot be read.
     Closed,
+    /// It failed in any other way.
+    Broken,
 }
 
 impl Link {
-    pub(super) fn new(connection: MultiplexedConnection, timeout: Duration) -> Self {
-        Link { connection, timeout, state: State::Untried }
+    pub(super) fn new(connection: MultiplexedConnection, timeout: Duration, generation: u64) -> Self {
+        Link { connection, timeout, state: State::Untried, generation }
     }
 
     /// The same connection for another call.
     pub(super) fn again(&mut self) -> &mut Self {
         self.state = State::Untried;
         self
+    }
+
+    /// Whether every command of this call had an answer, be it an error.
+    pub(super) fn was_answered(&self) -> bool {
+        self.state == State::Answered
     }
 
     /// Whether the other end closed it before this call had an answer.
@@ -83,9 +92,9 @@ impl Link {
         let replies = self.connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
         self.state = match (&replies, self.state) {
             (Ok(replies), _) if replies.iter().any(reply::closes) => State::Closed,
-            (Ok(_), _) | (Err(_), State::Answered) => State::Answered,
-            (Err(error), _) if error.is_io_error() && !error.is_timeout() => State::Closed,
-            (Err(_), state) => state,
+            (Ok(_), _) => State::Answered,
+            (Err(error), State::Untried) if error.is_io_error() && !error.is_timeout() => State::Closed,
+            (Err(_), _) => State::Broken,
         };
         let replies = replies.map_err(reply::broken)?;
         if replies.len() == pipeline.len() { Ok(replies) } else { Err(reply::unexpected("a pipeline")) }

@@ -41,8 +41,8 @@ pub enum Swap {
     Written,
     /// Another was there, which stays.
     Other,
-    /// Nothing was written: it would have gone over a new connection, and behind that the cache may be another than the
-    /// one that had the deletes.
+    /// Nothing was written: the connection that the mark was read on is gone, and behind a new one the cache may be
+    /// another than the one that had the deletes.
     Unproven,
     /// The connection was closed before the answer.
     Lost,
@@ -69,7 +69,7 @@ pub trait Cache {
     /// (`None`: nothing is). One step for the server: between the look and the write nothing can be lost.
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap>;
 
-    /// How many connections were made so far, those of sweeps aside. Behind a new one the cache may be another than
+    /// How often a connection broke so far, those of sweeps aside. Behind the next one the cache may be another than
     /// before: empty, older, a promoted replica.
-    fn connections(&self) -> u64;
+    fn breaks(&self) -> u64;
 }

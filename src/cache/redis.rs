@@ -45,16 +45,21 @@ pub struct Progress {
     pub total: Cell<u64>,
 }
 
+/// Where a connection waits that answered everything so far.
+type Place = RefCell<Vec<Link>>;
+
 /// A Redis or Valkey server.
 pub struct RedisCache {
     address: Address,
     protect: Vec<Vec<u8>>,
     leases: Leases,
     timeout: Duration,
-    /// Connections that answered everything so far: one, and another when a mark is written during a delete.
-    idle: RefCell<Vec<Link>>,
-    /// Connections made for deletes and marks.
-    connections: Cell<u64>,
+    /// The connection for deletes, while it is idle.
+    idle: Place,
+    /// The connection for the mark, while it is idle.
+    marking: Place,
+    /// Counts failures of any connection.
+    generation: Cell<u64>,
     progress: Progress,
     health: Arc<Health>,
 }
@@ -67,8 +72,9 @@ impl RedisCache {
             protect: config.protect.clone(),
             leases: config.leases,
             timeout: config.timeout,
-            idle: RefCell::default(),
-            connections: Cell::default(),
+            idle: Place::default(),
+            marking: Place::default(),
+            generation: Cell::default(),
             progress: Progress::default(),
             health: Arc::default(),
         })
@@ -95,36 +101,43 @@ impl RedisCache {
             .set_response_timeout(Some(self.timeout));
         let connection = self.address.client.get_multiplexed_async_connection_with_config(&config).await;
         let connection = connection.map_err(|error| reply::broken(error).while_doing("connect to the cache"))?;
-        let mut link = Link::new(connection, self.timeout);
+        let mut link = Link::new(connection, self.timeout, self.generation.get());
         link.log_in(&self.address).await?;
         Ok(link)
     }
 
-    async fn connect_counted(&self) -> Result<Link> {
-        self.connections.set(self.connections.get() + 1);
-        self.connect().await
-    }
-
-    /// Runs `step` on an idle connection or a new one, which is idle again after success.
+    /// Runs `step` on a connection of `place` or a new one, which is there again after success.
     ///
     /// A server closes connections that were idle for its `timeout`. The first call after that finds out, and nothing
     /// was lost: it goes on a new connection at once.
-    async fn on_link<T>(&self, step: impl AsyncFn(&mut Link) -> Result<T>) -> Result<T> {
-        let idle = self.idle.borrow_mut().pop();
+    async fn on_link<T>(&self, place: &Place, step: impl AsyncFn(&mut Link) -> Result<T>) -> Result<T> {
+        let idle = place.borrow_mut().pop();
         if let Some(mut link) = idle {
             match step(link.again()).await {
-                Err(_) if link.was_closed() => self.idle.borrow_mut().clear(), // The others were idle for longer.
-                Err(error) => return Err(error),
-                Ok(value) => {
-                    self.idle.borrow_mut().push(link);
-                    return Ok(value);
-                }
+                Err(_) if link.was_closed() => self.broken(),
+                result => return self.ended(place, link, result),
             }
         }
-        let mut link = self.connect_counted().await?;
-        let value = step(&mut link).await?;
-        self.idle.borrow_mut().push(link);
-        Ok(value)
+        let mut link = self.connect().await.inspect_err(|_| self.broken())?;
+        let result = step(&mut link).await;
+        self.ended(place, link, result)
+    }
+
+    fn ended<T>(&self, place: &Place, link: Link, result: Result<T>) -> Result<T> {
+        match result {
+            Ok(_) if link.generation == self.generation.get() => place.borrow_mut().push(link),
+            Ok(_) => {}
+            Err(_) if link.was_answered() => {} // Refused: a demoted primary, say. A new connection may lead elsewhere.
+            Err(_) => self.broken(),
+        }
+        result
+    }
+
+    /// One connection broke: behind the address may be another server from now on, so none of the others is used again.
+    fn broken(&self) {
+        self.generation.set(self.generation.get() + 1);
+        self.idle.borrow_mut().clear();
+        self.marking.borrow_mut().clear();
     }
 
     /// Deletes keys so long that the server may refuse to read them, each alone: whatever they do to their connection,
@@ -172,7 +185,7 @@ impl Cache for RedisCache {
         }
         let all = || keys.iter().flat_map(|set| set.iter().map(|key| key.bytes));
         let deleted = async {
-            let (done, long) = self.on_link(async |link| link.unlink(all(), self.leases).await).await?;
+            let (done, long) = self.on_link(&self.idle, async |link| link.unlink(all(), self.leases).await).await?;
             let alone = self.unlink_long(&long).await?;
             Ok(Deleted { sent: done.sent + alone.sent, existed: done.existed + alone.existed })
         };
@@ -198,17 +211,14 @@ impl Cache for RedisCache {
                 _ => Err(reply::unexpected("GET")), // Value is foreign and non-exhaustive.
             }
         };
-        self.noted(self.on_link(read).await)
+        self.noted(self.on_link(&self.marking, read).await)
     }
 
-    /// A refusal is no outage: a full cache deletes keys and takes no mark.
+    /// Only where the mark was read: on another connection may be another server, whose mark nobody has looked at. A
+    /// refusal is no outage: a full cache deletes keys and takes no mark.
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
-        let idle = self.idle.borrow_mut().pop();
-        let Some(mut link) = idle else {
-            let link = self.connect_counted().await?;
-            self.idle.borrow_mut().push(link);
-            return Ok(Swap::Unproven);
-        };
+        let read_on = self.marking.borrow_mut().pop();
+        let Some(mut link) = read_on else { return Ok(Swap::Unproven) };
         let mut command = Cmd::new();
         command.arg("EVAL").arg(SWAP).arg(1).arg(mark_key(name)).arg(mark);
         command.arg(if expected.contains(&None) { "or nothing" } else { "" });
@@ -216,22 +226,21 @@ impl Cache for RedisCache {
             command.arg(text);
         }
         let swap = match link.again().ask(command).await {
-            Ok(Value::Int(1)) => Swap::Written,
-            Ok(Value::Int(0)) => Swap::Other,
-            Ok(Value::ServerError(error)) if error.code() == "OOM" => Swap::Full,
-            Ok(Value::ServerError(error)) => return Err(reply::refused("EVAL", &error)),
-            Ok(_) => return Err(reply::unexpected("EVAL")), // Value is foreign and non-exhaustive.
+            Ok(Value::Int(1)) => Ok(Swap::Written),
+            Ok(Value::Int(0)) => Ok(Swap::Other),
+            Ok(Value::ServerError(error)) if error.code() == "OOM" => Ok(Swap::Full),
+            Ok(Value::ServerError(error)) => Err(reply::refused("EVAL", &error)),
+            Ok(_) => Err(reply::unexpected("EVAL")), // Value is foreign and non-exhaustive.
             Err(_) if link.was_closed() => {
-                self.idle.borrow_mut().clear(); // The others were idle for longer.
+                self.broken();
                 return Ok(Swap::Lost);
             }
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         };
-        self.idle.borrow_mut().push(link);
-        Ok(swap)
+        self.ended(&self.marking, link, swap)
     }
 
-    fn connections(&self) -> u64 {
-        self.connections.get()
+    fn breaks(&self) -> u64 {
+        self.generation.get()
     }
 }

@@ -35,7 +35,7 @@ where
 {
     /// Asks for the mark. Until it is compared no flight begins, so that it says what the flights before it reached.
     pub(super) fn read_mark(&mut self) {
-        self.connections = self.cache.connections();
+        self.breaks = self.cache.breaks();
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
         self.reading_mark =
             Some(Box::pin(async move { insist("read the mark", async || cache.mark(&slot).await).await }));
@@ -43,7 +43,7 @@ where
 
     /// Behind a new connection the cache may be another than it was.
     pub(super) fn look_for_another_cache(&mut self) {
-        if self.cache.connections() != self.connections && self.reading_mark.is_none() {
+        if self.cache.breaks() != self.breaks && self.reading_mark.is_none() {
             self.read_mark();
         }
     }

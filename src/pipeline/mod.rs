@@ -135,8 +135,8 @@ pub struct Pipeline<S: Source, C, D> {
     replaced: Option<Vec<u8>>,
     confirm_due: Option<Instant>,
     beat_due: Option<Instant>,
-    /// Connections to the cache at the last look at its mark.
-    connections: u64,
+    /// Broken connections to the cache at the last look at its mark.
+    breaks: u64,
     /// What was deleted lately.
     ring: Ring,
     /// What waits for the read replicas, and what they are asked about now.
@@ -211,7 +211,7 @@ where
             replaced: None,
             confirm_due: None,
             beat_due: None,
-            connections: 0,
+            breaks: 0,
             lagging: Lagging::default(),
             round: None,
             again: VecDeque::new(),

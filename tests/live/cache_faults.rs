@@ -181,6 +181,7 @@ async fn a_cache_that_wants_a_password_from_now_on_keeps_its_connections_and_ref
     let scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
     daemon.allow("failed to");
+    Booking::make(&scene, &daemon).await; // So that there is a connection for deletes.
     scene.confirmed(&daemon).await;
     let mut connection = scene.keys();
     let mut set_password = |password: &str| {

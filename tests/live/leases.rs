@@ -286,7 +286,11 @@ async fn readers_with_leases_keep_nothing_old_without_any_echo() {
                 }
             }));
         }
-        for write in 0..400 {
+        let enough = || counts.iter().all(|count| count.load(Ordering::Relaxed) > 20);
+        let mut write = 0;
+        while write < 400 || !enough() {
+            write += 1;
+            assert!(write < 50_000, "{place:?}: the readers never race: {counts:?}");
             let id = write * 3 % PROPERTIES + 1;
             scene.run(&format!("UPDATE properties SET title = '{place:?} {write}' WHERE id = {id}")).await;
         }
@@ -301,8 +305,6 @@ async fn readers_with_leases_keep_nothing_old_without_any_echo() {
             let cached = place.get(cache, &format!("properties:detail:{id}"));
             assert!(cached.as_ref().is_none_or(|cached| *cached == title), "{place:?} {id}: {cached:?}, not {title:?}");
         }
-        let [refused, stored] = counts.map(|count| count.load(Ordering::Relaxed));
-        assert!(stored > 10 && refused > 10, "{place:?}: {stored} stores, {refused} refused: no race");
         assert_eq!(daemon.stop(), Some(0));
     }
 }
