@@ -18,7 +18,9 @@ const PURE: &[&str] = &[
     "src/lsn.rs",
     "src/quote.rs",
     "src/mark.rs",
+    "src/notice.rs",
     "src/pipeline/intake.rs",
+    "src/pipeline/tables.rs",
     "src/rules",
     "src/source/frames.rs",
 ];

@@ -7,9 +7,10 @@ use std::collections::VecDeque;
 
 use super::pgoutput::{Block, Message, decode};
 use super::{Relations, out_of_order};
-use crate::change::{Change, Event, Oid, Old, Row, Tuple};
+use crate::change::{Change, Event, Oid, Old, Place, Row, Tuple};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::{Lsn, Xid};
+use crate::notice;
 
 /// What the messages so far left open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,6 +36,8 @@ pub enum Step<'a> {
     Change(Change<'a>),
     /// A row changed in a transaction that is still open.
     Open(Xid, Change<'a>),
+    /// A logical message with our prefix.
+    Message(Place, &'a [u8]),
     /// An open transaction was aborted.
     Abort(Xid),
     /// The transaction committed; its commit record ends at the position.
@@ -71,6 +74,9 @@ impl Assembler {
                 Ok(Some(Step::Relation(oid)))
             }
             Message::Truncate { relations, .. } => self.truncate(relations),
+            Message::Logical { transactional, prefix, content, .. } if prefix == notice::PREFIX.as_bytes() => {
+                self.message(transactional, content).map(Some)
+            }
             Message::Type { .. } | Message::Origin { .. } | Message::Logical { .. } => Ok(None),
             message => self.boundary(&message),
         }
@@ -93,11 +99,12 @@ impl Assembler {
     pub fn event<'a, A>(&'a self, step: Step<'a>, ack: impl FnOnce(Lsn) -> A) -> Event<'a, A> {
         match step {
             Step::Relation(oid) => {
-                Event::Relation(self.relations.get(oid).expect("step() kept the table before it said so"))
+                Event::Relation(self.relations.last(oid).expect("step() kept the table before it said so"))
             }
             Step::Begin(xid) => Event::Begin(xid),
             Step::Change(change) => Event::Change(change),
             Step::Open(xid, change) => Event::Open(xid, change),
+            Step::Message(place, content) => Event::Message(place, content),
             Step::Abort(xid) => Event::Abort(xid),
             Step::Commit(xid, end_lsn) => Event::Commit(xid, ack(end_lsn)),
         }
@@ -120,11 +127,6 @@ impl Assembler {
         matches!(self.state, State::Streamed { .. })
     }
 
-    /// The tables described so far.
-    pub fn relations(&self) -> &Relations {
-        &self.relations
-    }
-
     #[inline]
     fn change<'a>(&self, change: Change<'a>) -> Result<Step<'a>> {
         match self.state {
@@ -134,14 +136,26 @@ impl Assembler {
         }
     }
 
+    fn message<'a>(&self, transactional: bool, content: &'a [u8]) -> Result<Step<'a>> {
+        let place = match self.state {
+            State::Committed { .. } => Place::Committed,
+            State::Streamed { xid } => Place::Open(xid),
+            State::Between if transactional => {
+                return Err(out_of_order("replication stream: a transactional message outside of any transaction"));
+            }
+            State::Between => Place::Outside,
+        };
+        Ok(Step::Message(place, content))
+    }
+
     /// The table must be known, and every image must have its columns: plans address columns by position.
     #[inline]
     fn check(&self, change: &Change<'_>) -> Result<()> {
         let oid = change.relation;
-        let Some(relation) = self.relations.get(oid) else {
+        let Some(columns) = self.relations.columns(oid) else {
             return Err(out_of_order(format!("replication stream: a change of table {}, never described", oid.0)));
         };
-        let fits = |tuple: Tuple<'_>| tuple.columns() == relation.columns.len();
+        let fits = |tuple: Tuple<'_>| tuple.columns() == columns;
         let old_fits = |old: Old<'_>| match old {
             Old::Absent => true,
             Old::Key(tuple) | Old::Full(tuple) => fits(tuple),
@@ -156,8 +170,8 @@ impl Assembler {
             return Ok(());
         }
         Err(out_of_order(format!(
-            "replication stream: a row of table \"{}.{}\" has another number of columns than its description",
-            relation.schema, relation.name
+            "replication stream: a row of table {} has another number of columns than its description",
+            oid.0
         )))
     }
 
@@ -321,6 +335,7 @@ mod tests {
             Step::Begin(xid) => format!("begin {xid}"),
             Step::Change(change) => format!("change of {}", change.relation.0),
             Step::Open(xid, change) => format!("open {xid} change of {}", change.relation.0),
+            Step::Message(place, content) => format!("message {place:?} of {} bytes", content.len()),
             Step::Abort(xid) => format!("abort {xid}"),
             Step::Commit(xid, lsn) => format!("commit {xid} {}", lsn.0),
         }

@@ -2,6 +2,7 @@
 
 mod auth;
 mod cache;
+mod changes;
 mod daemon;
 mod decoder;
 mod delivery;

@@ -1,0 +1,169 @@
+//! What each table of the stream means to the rules, and whether it is still what it was. Pure.
+//!
+//! A plan lives as long as the connection, on which the server describes each table before its first change. What a
+//! table looked like and whose families it feeds is kept over connections: DDL that changes values without a row
+//! change shows in the next description, and a partition that was detached meanwhile still counts as one. Memory is
+//! bounded: a table without rules costs its number, one with rules a plan that partitions of the same columns share
+//! and a fingerprint; past [`KNOWN_MAX`] of these all are forgotten, and every table counts as changed once.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher;
+use std::rc::Rc;
+
+use foldhash::fast::RandomState;
+
+use crate::change::{Oid, Relation};
+use crate::lsn::Xid;
+use crate::rules::{Plan, Rules, TableId};
+
+/// Tables, partitions included, of which the last description is remembered.
+const KNOWN_MAX: usize = 100_000;
+
+/// A description's hash, by a seed of this process.
+type Fingerprint = u64;
+
+/// What a relation's changes invalidate.
+#[derive(Clone, Debug)]
+pub enum Meaning {
+    /// What its rules say.
+    Rules(Rc<Plan>),
+    /// The same, but it was described otherwise before: its families go first, see [`Tables::swept`].
+    Changed(Rc<Changed>),
+    /// The catalog no longer knows the table, and it may have been a partition of one that has rules.
+    Everything,
+}
+
+/// A table that is no longer what it was.
+#[derive(Debug)]
+pub struct Changed {
+    /// What its rules say now.
+    pub plan: Rc<Plan>,
+    /// The table that it fed before, where that was another.
+    before: Option<TableId>,
+    now: Known,
+}
+
+impl Changed {
+    /// Plans whose TRUNCATE is every family that the table fed or feeds.
+    pub fn families(&self, rules: &Rules) -> impl Iterator<Item = Plan> {
+        [Some(self.now.table), self.before].into_iter().flatten().map(|table| rules.families_of(table))
+    }
+}
+
+/// A table as it was last taken into account.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Known {
+    table: TableId,
+    shape: Fingerprint,
+}
+
+/// All tables of the stream.
+#[derive(Debug, Default)]
+pub struct Tables {
+    meanings: HashMap<Oid, Meaning, RandomState>,
+    /// Tables of the connection that no rule concerns.
+    strangers: HashSet<Oid, RandomState>,
+    /// One plan for all partitions that look the same.
+    plans: HashMap<Fingerprint, Rc<Plan>, RandomState>,
+    known: HashMap<Oid, Known, RandomState>,
+    /// Descriptions that an open transaction brought: they count when it commits.
+    open: Vec<(Xid, Oid, Known)>,
+    /// Whether `known` was cleared: what it lacks may have changed.
+    forgot: bool,
+    hasher: RandomState,
+}
+
+impl Tables {
+    /// What changes of the table mean; `None` when no rule concerns it, [`Meaning::Everything`] when nobody knows.
+    #[inline]
+    pub fn meaning(&self, oid: Oid) -> Option<&Meaning> {
+        match self.meanings.get(&oid) {
+            Some(meaning) => Some(meaning),
+            None if self.strangers.contains(&oid) => None,
+            // The source refuses changes of relations that it did not announce; should one come, it may be anybody's.
+            None => Some(&Meaning::Everything),
+        }
+    }
+
+    /// The table that a number was last known to feed.
+    pub fn known(&self, oid: Oid) -> Option<TableId> {
+        self.known.get(&oid).map(|known| known.table)
+    }
+
+    /// A description of a table or of a partition of it.
+    pub fn described(&mut self, relation: &Relation, table: TableId, rules: &Rules) {
+        self.strangers.remove(&relation.oid);
+        let layout = self.hasher.hash_one((table, relation.identity, &relation.columns));
+        let plan = self.plans.entry(layout).or_insert_with(|| Rc::new(rules.plan(relation, rules.name_of(table))));
+        let plan = Rc::clone(plan);
+        let now = Known { table, shape: self.hasher.hash_one(relation) };
+        let meaning = match self.known.get(&relation.oid) {
+            Some(before) if *before == now => Meaning::Rules(plan),
+            Some(before) => {
+                let before = (before.table != table).then_some(before.table);
+                Meaning::Changed(Rc::new(Changed { plan, before, now }))
+            }
+            None if self.forgot => Meaning::Changed(Rc::new(Changed { plan, before: None, now })),
+            None => {
+                self.remember(relation.oid, now);
+                Meaning::Rules(plan)
+            }
+        };
+        self.meanings.insert(relation.oid, meaning);
+    }
+
+    /// A description of a table that no rule concerns.
+    pub fn stranger(&mut self, oid: Oid) {
+        self.meanings.remove(&oid);
+        self.strangers.insert(oid);
+    }
+
+    /// A description of a table that the catalog does not know.
+    pub fn nobody_knows(&mut self, oid: Oid) {
+        self.strangers.remove(&oid);
+        self.meanings.insert(oid, Meaning::Everything);
+    }
+
+    /// The families of a changed table were taken in, under the transaction `open` if it is still open.
+    pub fn swept(&mut self, oid: Oid, changed: &Changed, open: Option<Xid>) {
+        match open {
+            Some(xid) => {
+                self.open.retain(|(open, table, _)| (*open, *table) != (xid, oid));
+                self.open.push((xid, oid, changed.now));
+            }
+            None => self.remember(oid, changed.now),
+        }
+        self.meanings.insert(oid, Meaning::Rules(Rc::clone(&changed.plan)));
+    }
+
+    /// An open transaction committed: the tables are now as it described them.
+    pub fn committed(&mut self, xid: Xid) {
+        for (open, oid, known) in std::mem::take(&mut self.open) {
+            match open == xid {
+                true => self.remember(oid, known),
+                false => self.open.push((open, oid, known)),
+            }
+        }
+    }
+
+    /// An open transaction was aborted: the tables are as they were.
+    pub fn aborted(&mut self, xid: Xid) {
+        self.open.retain(|(open, _, _)| *open != xid);
+    }
+
+    /// The connection ended: tables are described again, and open transactions come again.
+    pub fn interrupted(&mut self) {
+        self.meanings.clear();
+        self.strangers.clear();
+        self.plans.clear();
+        self.open.clear();
+    }
+
+    fn remember(&mut self, oid: Oid, known: Known) {
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&oid) {
+            self.known.clear();
+            self.forgot = true;
+        }
+        self.known.insert(oid, known);
+    }
+}
