@@ -172,9 +172,10 @@ impl<A: Copy + Ord> Intake<A> {
     }
 
     fn relation(&mut self, relation: &Relation, rules: &Rules) -> Need {
-        match rules.table(&relation.schema, &relation.name) {
+        let name = (relation.schema.as_str(), relation.name.as_str());
+        match rules.table(name.0, name.1) {
             Some(table) => {
-                self.tables.described(relation, table, rules);
+                self.tables.described(relation, name, table, rules);
                 Need::Nothing
             }
             None => Need::PartitionRoot(relation.clone()),
@@ -187,9 +188,9 @@ impl<A: Copy + Ord> Intake<A> {
     pub fn resolved(&mut self, relation: &Relation, root: Option<(String, String)>, rules: &Rules) {
         let named = root.as_ref().and_then(|(schema, table)| rules.table(schema, table));
         match (named.or_else(|| self.tables.known(relation.oid)), root) {
-            (Some(table), _) => self.tables.described(relation, table, rules),
+            (Some(table), Some((schema, name))) => self.tables.described(relation, (&schema, &name), table, rules),
             (None, Some(_)) => self.tables.stranger(relation.oid),
-            (None, None) => self.tables.nobody_knows(relation.oid),
+            (_, None) => self.tables.nobody_knows(relation.oid),
         }
     }
 

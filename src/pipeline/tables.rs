@@ -90,13 +90,13 @@ impl Tables {
         self.known.get(&oid).map(|known| known.table)
     }
 
-    /// A description of a table or of a partition of it.
-    pub fn described(&mut self, relation: &Relation, table: TableId, rules: &Rules) {
+    /// A description of what feeds a table of the rules; `root` is the topmost table above it, or itself.
+    pub fn described(&mut self, relation: &Relation, root: (&str, &str), table: TableId, rules: &Rules) {
         self.strangers.remove(&relation.oid);
         let layout = self.hasher.hash_one((table, relation.identity, &relation.columns));
         let plan = self.plans.entry(layout).or_insert_with(|| Rc::new(rules.plan(relation, rules.name_of(table))));
         let plan = Rc::clone(plan);
-        let now = Known { table, shape: self.hasher.hash_one(relation) };
+        let now = Known { table, shape: self.hasher.hash_one((relation, root)) };
         let meaning = match self.known.get(&relation.oid) {
             Some(before) if *before == now => Meaning::Rules(plan),
             Some(before) => {
