@@ -192,7 +192,12 @@ async fn a_message_that_is_not_understood_sweeps_everything_and_is_said_once() {
         ("SELECT pg_logical_emit_message(true, 'crieur', '{\"kind\": \"ddl\", \"tables\": []}')", set(&[])),
         ("SELECT pg_logical_emit_message(true, 'crieur', 'x')", everything.clone()),
         ("BEGIN; SELECT pg_logical_emit_message(true, 'crieur', 'x'); ROLLBACK", set(&[])),
-        ("BEGIN; SELECT pg_logical_emit_message(false, 'crieur', '{\"kind\": \"later\"}'); ROLLBACK", everything),
+        // Sent at once, whatever becomes of the transaction; the commit behind it flushes it.
+        (
+            "BEGIN; SELECT pg_logical_emit_message(false, 'crieur', '{\"kind\": \"later\"}'); ROLLBACK;
+             INSERT INTO leases VALUES (1, 1)",
+            everything,
+        ),
     ];
     check(&scene, &daemon, &cases).await;
     assert_eq!(daemon.log().matches("was not understood").count(), 1);
@@ -222,7 +227,7 @@ async fn setup_says_when_it_may_not_make_the_triggers_and_they_never_break_ddl()
     for sql in ["CREATE ROLE app LOGIN REPLICATION", "CREATE DATABASE app OWNER app"] {
         admin.batch_execute(sql).await.expect("a superuser may");
     }
-    let url = |role: &str| server.url().replace("postgres@", &format!("{role}@")).replace("/postgres", "/app");
+    let url = |role: &str| format!("postgres://{role}@127.0.0.1:{}/app", server.port());
     let connect = async |role: &str| {
         let (client, connection) = tokio_postgres::connect(&url(role), tokio_postgres::NoTls).await.expect("it is up");
         tokio::spawn(connection);
