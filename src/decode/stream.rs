@@ -323,6 +323,11 @@ mod tests {
         [&b"c"[..], &xid.to_be_bytes(), &[0], &[0; 7], &[16], &[0; 7], &[24], &[0; 8]].concat()
     }
 
+    /// `pg_logical_emit_message(transactional, prefix, 'x')`.
+    fn message(xid: &[u8], transactional: u8, prefix: &str) -> Vec<u8> {
+        [b"M", xid, &[transactional], &[0; 8], prefix.as_bytes(), b"\0\0\0\0\x01x"].concat()
+    }
+
     /// `b`, `P`, `K`, `p` of transaction 7.
     fn prepared(tag: u8) -> Vec<u8> {
         let flags: &[u8] = if tag == b'b' { b"" } else { b"\0" };
@@ -359,7 +364,7 @@ mod tests {
     fn messages_in_order_become_steps() {
         let xid = &7_u32.to_be_bytes();
         let (stop, table) = (|| b"E".to_vec(), || relation(b"", 1));
-        let cases: [(&[Vec<u8>], &str); 4] = [
+        let cases: [(&[Vec<u8>], &str); 6] = [
             (&[begin(16, 7), table(), insert(b"", 1, 1), commit(16)], "begin 7, relation 1, change of 1, commit 7 24"),
             (
                 &[begin(16, 7), table(), relation(b"", 2), truncate(&[1, 2, 1]), insert(b"", 2, 1), commit(16)],
@@ -381,6 +386,18 @@ mod tests {
                 "relation 1, open 7 change of 1, begin 6, change of 1, commit 6 16, commit 7 24",
             ),
             (&[stream_start(7), stop(), stream_abort(7, 8), stream_abort(7, 7)], "abort 7"),
+            (
+                &[
+                    begin(16, 7),
+                    message(b"", 1, "crieur"),
+                    message(b"", 1, "other"),
+                    commit(16),
+                    message(b"", 0, "crieur"),
+                ],
+                "begin 7, message Committed of 1 bytes, commit 7 24, message Outside of 1 bytes",
+            ),
+            // The number in front is the subtransaction's, the block's is the one that commits.
+            (&[stream_start(7), message(&8_u32.to_be_bytes(), 1, "crieur"), stop()], "message Open(Xid(7)) of 1 bytes"),
         ];
         for (messages, expected) in cases {
             assert_eq!(steps(messages).unwrap(), expected);
@@ -391,7 +408,7 @@ mod tests {
     fn messages_out_of_order_are_definite_errors() {
         let xid = &7_u32.to_be_bytes();
         let (stop, table) = (|| b"E".to_vec(), || relation(b"", 1));
-        let cases: [(&[Vec<u8>], &str); 15] = [
+        let cases: [(&[Vec<u8>], &str); 16] = [
             (&[begin(16, 7), begin(24, 8)], "Begin inside of transaction 7"),
             (&[commit(16)], "Commit outside of any transaction"),
             (&[begin(16, 7), commit(17)], "transaction 7 began for 0/10 and commits at 0/11"),
@@ -400,6 +417,7 @@ mod tests {
             (&[begin(16, 7), insert(b"", 1, 1)], "a change of table 1, never described"),
             (&[begin(16, 7), table(), truncate(&[1, 2])], "a change of table 2, never described"),
             (&[begin(16, 7), table(), insert(b"", 1, 2)], "another number of columns"),
+            (&[message(b"", 1, "crieur")], "a transactional message outside of any transaction"),
             (&[stop()], "Stream Stop outside of any transaction"),
             (&[begin(16, 7), stop()], "Stream Stop inside of transaction 7"),
             (&[begin(16, 7), stream_start(8)], "Stream Start inside of transaction 7"),

@@ -167,3 +167,79 @@ impl Tables {
         self.known.insert(oid, known);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Column, ReplicaIdentity};
+    use crate::config::Config;
+
+    const NAME: (&str, &str) = ("public", "t");
+
+    fn rules() -> Rules {
+        let urls = [("DATABASE_URL", "postgres://localhost"), ("REDIS_URL", "redis://localhost")];
+        let file = tempfile::NamedTempFile::new().expect("the temporary directory is writable");
+        std::fs::write(file.path(), "[[rules]]\ntable = \"t\"\nkeys = [\"t:{a}\"]\n").expect("the file is ours");
+        let urls = urls.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Config::load(file.path(), urls.into_iter()).expect("valid rules").rules
+    }
+
+    fn relation(oid: u32, columns: &[&str]) -> Relation {
+        let column = |name: &&str| Column { name: name.to_string(), type_oid: Oid(25), in_identity: true };
+        Relation {
+            oid: Oid(oid),
+            schema: NAME.0.into(),
+            name: NAME.1.into(),
+            identity: ReplicaIdentity::Full,
+            columns: columns.iter().map(column).collect(),
+        }
+    }
+
+    /// Describes the table, takes a change of it in, and says whether it counted as changed.
+    fn changed(tables: &mut Tables, rules: &Rules, columns: &[&str], open: Option<Xid>) -> bool {
+        let relation = relation(1, columns);
+        let table = rules.table(NAME.0, NAME.1).expect("a rule names it");
+        tables.described(&relation, NAME, table, rules);
+        let Some(Meaning::Changed(changed)) = tables.meaning(relation.oid).cloned() else { return false };
+        tables.swept(relation.oid, &changed, open);
+        assert!(matches!(tables.meaning(relation.oid), Some(Meaning::Rules(_))), "its families go once");
+        true
+    }
+
+    #[test]
+    fn a_table_counts_as_changed_until_a_transaction_that_committed_swept_it() {
+        let (rules, mut tables, xid) = (rules(), Tables::default(), Xid(7));
+        assert!(!changed(&mut tables, &rules, &["a"], None), "the first description is the baseline");
+        assert!(!changed(&mut tables, &rules, &["a"], None));
+        assert!(changed(&mut tables, &rules, &["a", "b"], Some(xid)));
+        tables.aborted(xid);
+        assert!(!changed(&mut tables, &rules, &["a"], None), "nothing of it happened");
+        assert!(changed(&mut tables, &rules, &["a", "b"], Some(xid)));
+        tables.interrupted();
+        assert!(changed(&mut tables, &rules, &["a", "b"], Some(xid)), "its keys were dropped with the connection");
+        tables.committed(xid);
+        tables.interrupted();
+        assert!(!changed(&mut tables, &rules, &["a", "b"], None));
+        assert!(changed(&mut tables, &rules, &["b", "a"], None));
+    }
+
+    #[test]
+    fn what_was_forgotten_counts_as_changed_once_and_partitions_share_a_plan() {
+        let (rules, mut tables) = (rules(), Tables::default());
+        let table = rules.table(NAME.0, NAME.1).expect("a rule names it");
+        for oid in 1..=KNOWN_MAX as u32 + 1 {
+            tables.described(&relation(oid, &["a"]), NAME, table, &rules);
+        }
+        assert_eq!((tables.plans.len(), tables.known.len(), tables.forgot), (1, 1, true));
+        assert!(changed(&mut tables, &rules, &["a"], None));
+        assert!(!changed(&mut tables, &rules, &["a"], None));
+    }
+
+    #[test]
+    fn a_number_that_was_never_described_may_be_anybodys() {
+        let mut tables = Tables::default();
+        assert!(matches!(tables.meaning(Oid(1)), Some(Meaning::Everything)));
+        tables.stranger(Oid(1));
+        assert!(tables.meaning(Oid(1)).is_none());
+    }
+}
