@@ -27,7 +27,7 @@ type Fingerprint = u64;
 pub enum Meaning {
     /// What its rules say.
     Rules(Rc<Plan>),
-    /// The same, but it was described otherwise before: its families go first, see [`Tables::swept`].
+    /// The same, but it was described otherwise before, or never: its families go first, see [`Tables::swept`].
     Changed(Rc<Changed>),
     /// The catalog no longer knows the table, and it may have been a partition of one that has rules.
     Everything,
@@ -38,15 +38,15 @@ pub enum Meaning {
 pub struct Changed {
     /// What its rules say now.
     pub plan: Rc<Plan>,
-    /// The table that it fed before, where that was another.
-    before: Option<TableId>,
+    /// The tables that it fed and feeds; none when it was never described before.
+    sweeps: Vec<TableId>,
     now: Known,
 }
 
 impl Changed {
     /// Plans whose TRUNCATE is every family that the table fed or feeds.
     pub fn families(&self, rules: &Rules) -> impl Iterator<Item = Plan> {
-        [Some(self.now.table), self.before].into_iter().flatten().map(|table| rules.families_of(table))
+        self.sweeps.iter().map(|table| rules.families_of(*table))
     }
 }
 
@@ -67,7 +67,7 @@ pub struct Tables {
     plans: HashMap<Fingerprint, Rc<Plan>, RandomState>,
     known: HashMap<Oid, Known, RandomState>,
     /// Descriptions that an open transaction brought: they count when it commits.
-    open: Vec<(Xid, Oid, Known)>,
+    open: HashMap<Oid, (Xid, Known), RandomState>,
     /// Whether `known` was cleared: what it lacks may have changed.
     forgot: bool,
     hasher: RandomState,
@@ -97,17 +97,18 @@ impl Tables {
         let plan = self.plans.entry(layout).or_insert_with(|| Rc::new(rules.plan(relation, rules.name_of(table))));
         let plan = Rc::clone(plan);
         let now = Known { table, shape: self.hasher.hash_one((relation, root)) };
-        let meaning = match self.known.get(&relation.oid) {
-            Some(before) if *before == now => Meaning::Rules(plan),
-            Some(before) => {
-                let before = (before.table != table).then_some(before.table);
-                Meaning::Changed(Rc::new(Changed { plan, before, now }))
-            }
-            None if self.forgot => Meaning::Changed(Rc::new(Changed { plan, before: None, now })),
-            None => {
-                self.remember(relation.oid, now);
-                Meaning::Rules(plan)
-            }
+        let before = self.open.get(&relation.oid).map(|(_, known)| known).or_else(|| self.known.get(&relation.oid));
+        let sweeps = match before {
+            Some(before) if *before == now => None,
+            Some(before) if before.table == table => Some(vec![table]),
+            Some(before) => Some(vec![table, before.table]),
+            None if self.forgot => Some(vec![table]),
+            // The first description is what later ones are compared with.
+            None => Some(Vec::new()),
+        };
+        let meaning = match sweeps {
+            None => Meaning::Rules(plan),
+            Some(sweeps) => Meaning::Changed(Rc::new(Changed { plan, sweeps, now })),
         };
         self.meanings.insert(relation.oid, meaning);
     }
@@ -127,10 +128,7 @@ impl Tables {
     /// The families of a changed table were taken in, under the transaction `open` if it is still open.
     pub fn swept(&mut self, oid: Oid, changed: &Changed, open: Option<Xid>) {
         match open {
-            Some(xid) => {
-                self.open.retain(|(open, table, _)| (*open, *table) != (xid, oid));
-                self.open.push((xid, oid, changed.now));
-            }
+            Some(xid) => drop(self.open.insert(oid, (xid, changed.now))),
             None => self.remember(oid, changed.now),
         }
         self.meanings.insert(oid, Meaning::Rules(Rc::clone(&changed.plan)));
@@ -138,17 +136,18 @@ impl Tables {
 
     /// An open transaction committed: the tables are now as it described them.
     pub fn committed(&mut self, xid: Xid) {
-        for (open, oid, known) in std::mem::take(&mut self.open) {
-            match open == xid {
-                true => self.remember(oid, known),
-                false => self.open.push((open, oid, known)),
-            }
+        if self.open.is_empty() {
+            return;
+        }
+        let settled: Vec<_> = self.open.extract_if(|_, (open, _)| *open == xid).collect();
+        for (oid, (_, known)) in settled {
+            self.remember(oid, known);
         }
     }
 
     /// An open transaction was aborted: the tables are as they were.
     pub fn aborted(&mut self, xid: Xid) {
-        self.open.retain(|(open, _, _)| *open != xid);
+        self.open.retain(|_, (open, _)| *open != xid);
     }
 
     /// The connection ended: tables are described again, and open transactions come again.
@@ -203,12 +202,15 @@ mod tests {
         let Some(Meaning::Changed(changed)) = tables.meaning(relation.oid).cloned() else { return false };
         tables.swept(relation.oid, &changed, open);
         assert!(matches!(tables.meaning(relation.oid), Some(Meaning::Rules(_))), "its families go once");
-        true
+        changed.families(rules).count() > 0
     }
 
     #[test]
     fn a_table_counts_as_changed_until_a_transaction_that_committed_swept_it() {
         let (rules, mut tables, xid) = (rules(), Tables::default(), Xid(7));
+        assert!(!changed(&mut tables, &rules, &["z"], Some(xid)));
+        assert!(changed(&mut tables, &rules, &["y"], Some(xid)), "altered in the transaction that described it first");
+        tables.aborted(xid);
         assert!(!changed(&mut tables, &rules, &["a"], None), "the first description is the baseline");
         assert!(!changed(&mut tables, &rules, &["a"], None));
         assert!(changed(&mut tables, &rules, &["a", "b"], Some(xid)));
@@ -229,6 +231,8 @@ mod tests {
         let table = rules.table(NAME.0, NAME.1).expect("a rule names it");
         for oid in 1..=KNOWN_MAX as u32 + 1 {
             tables.described(&relation(oid, &["a"]), NAME, table, &rules);
+            let Some(Meaning::Changed(first)) = tables.meaning(Oid(oid)).cloned() else { panic!("{oid} is new") };
+            tables.swept(Oid(oid), &first, None);
         }
         assert_eq!((tables.plans.len(), tables.known.len(), tables.forgot), (1, 1, true));
         assert!(changed(&mut tables, &rules, &["a"], None));

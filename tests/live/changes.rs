@@ -81,6 +81,7 @@ async fn without_the_triggers_a_changed_description_sweeps_and_the_same_one_does
     let scene = Scene::start().await;
     scene.run(WITHOUT_TRIGGERS).await;
     let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
     let book = |id: u32| format!("INSERT INTO visit_bookings (id, property_id) VALUES ({id}, 1)");
     let one = || set(&["available_slots:1"]);
     for (id, (ddl, gone)) in [
@@ -115,6 +116,7 @@ async fn truncates_moves_and_partitions_delete_exactly_what_they_touch() {
     let scene = with(Version::System, &[]).await;
     scene.run("ALTER TABLE visit_bookings ADD FOREIGN KEY (property_id) REFERENCES properties").await;
     let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
     let cases = [
         ("BEGIN; TRUNCATE visit_bookings; INSERT INTO visit_bookings VALUES (1, 1); COMMIT", set(SLOTS)),
         ("BEGIN; TRUNCATE visit_bookings; ROLLBACK", set(&[])),
@@ -174,6 +176,7 @@ async fn an_unchanged_long_value_that_no_old_row_carries_widens() {
     scene.run("ALTER TABLE properties ALTER city SET STORAGE EXTERNAL, REPLICA IDENTITY DEFAULT").await;
     scene.run("UPDATE properties SET city = repeat('long ', 2000) WHERE id = 1").await;
     let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
     let cities = families(&["properties:city:"]);
     let expected = &cities | &set(&["properties:all_properties_public", "properties:detail:1"]);
     check(&scene, &daemon, &[("UPDATE properties SET title = 'b' WHERE id = 1", expected)]).await;

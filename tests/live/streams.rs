@@ -49,9 +49,10 @@ async fn a_prepared_transaction_counts_when_it_is_committed() {
 #[tokio::test]
 async fn what_the_identity_does_not_carry_widens_to_its_family() {
     let scene = Scene::start().await;
-    // Before the daemon starts: a poorer identity seen while it runs is a changed table.
+    // Before the daemon describes it for the first time: a poorer identity is a changed table.
     scene.run("ALTER TABLE properties REPLICA IDENTITY DEFAULT").await;
     let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
     let city = |key: &&str| key.starts_with("properties:city:");
     let mut expected: Vec<&str> = KEYS.iter().copied().filter(city).collect();
     expected.extend(["properties:all_properties_public", "properties:detail:1"]);
