@@ -11,6 +11,14 @@ SELECT jsonb_build_object(
     'slots_used', (SELECT count(*) FROM pg_replication_slots),
     'senders_max', current_setting('max_wal_senders')::integer,
     'senders_used', (SELECT count(*) FROM pg_stat_replication),
+    -- Those of triggers.sql that fire in an ordinary session.
+    'triggers', (
+        SELECT count(*) FROM pg_event_trigger AS e
+        JOIN pg_proc AS f ON f.oid = e.evtfoid
+        JOIN pg_namespace AS n ON n.oid = f.pronamespace
+        WHERE e.evtname IN ('crieur_ddl', 'crieur_drop') AND e.evtenabled IN ('O', 'A')
+            AND (n.nspname, f.proname) = ('crieur', 'announce_ddl')
+    ),
     -- Megabytes; -1 is no limit.
     'slot_keep_mb', (SELECT s.setting::bigint FROM pg_settings AS s WHERE s.name = 'max_slot_wal_keep_size'),
     -- Milliseconds; 0 is never.

@@ -71,6 +71,13 @@ impl<A: Copy + Ord> Batch<A> {
         }
     }
 
+    /// Adds what something outside of any transaction invalidates.
+    pub fn outside(&mut self, plan: &Plan) {
+        self.begin(Xid::NONE);
+        self.change(plan, &Row::Truncate);
+        self.interrupted();
+    }
+
     /// The current transaction committed.
     pub fn commit(&mut self, xid: Xid, ack: A, window: &mut Window<A>) {
         let touched = std::mem::take(&mut self.touched);

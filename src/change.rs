@@ -134,7 +134,7 @@ pub struct Change<'a> {
 }
 
 /// How a table identifies old rows in the stream (`pg_class.relreplident`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ReplicaIdentity {
     /// `d`: the primary key.
     Default,
@@ -147,7 +147,7 @@ pub enum ReplicaIdentity {
 }
 
 /// A column as a relation message describes it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Column {
     /// The column's name.
     pub name: String,
@@ -158,7 +158,7 @@ pub struct Column {
 }
 
 /// A table as the stream last described it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Relation {
     /// The table's identifier in change messages.
     pub oid: Oid,
@@ -172,6 +172,17 @@ pub struct Relation {
     pub columns: Vec<Column>,
 }
 
+/// Which transaction a logical message belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The committed one of the last `Begin`.
+    Committed,
+    /// One that is still open (top-level xid); it may yet abort.
+    Open(Xid),
+    /// None: it was sent at once, whatever became of the transaction that sent it.
+    Outside,
+}
+
 /// What a source hands to the loop, in stream order. `A` is the source's own acknowledgement: nobody else can make one.
 #[derive(Debug)]
 pub enum Event<'a, A> {
@@ -183,6 +194,8 @@ pub enum Event<'a, A> {
     Change(Change<'a>),
     /// A row changed in a transaction (top-level xid) that is still open; it may yet abort.
     Open(Xid, Change<'a>),
+    /// A logical message (`pg_logical_emit_message`) with crieur's prefix: its content, see [`notice`](crate::notice).
+    Message(Place, &'a [u8]),
     /// An open transaction was aborted: nothing of it happened.
     Abort(Xid),
     /// The transaction committed; `A` confirms everything up to and including it.

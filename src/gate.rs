@@ -65,12 +65,12 @@ impl Snapshot {
     }
 
     /// Whether the snapshot contains the top-level transaction. Transaction numbers wrap: the comparison is modular,
-    /// as in `TransactionIdPrecedes` (`src/backend/access/transam/transam.c`).
+    /// as in `TransactionIdPrecedes` (`src/backend/access/transam/transam.c`). What belongs to no transaction is visible.
     pub fn contains(&self, xid: Xid) -> bool {
         match self {
             Snapshot::Everything => true,
             Snapshot::Taken { xmax, in_progress } => {
-                (xid.0.wrapping_sub(*xmax) as i32) < 0 && in_progress.binary_search(&xid.0).is_err()
+                xid == Xid::NONE || (xid.0.wrapping_sub(*xmax) as i32) < 0 && in_progress.binary_search(&xid.0).is_err()
             }
         }
     }

@@ -16,6 +16,7 @@ pub mod error;
 pub mod failpoints;
 pub mod keys;
 pub mod lsn;
+pub mod notice;
 pub mod quote;
 
 // Where changes come from.

@@ -53,6 +53,11 @@ impl FromStr for Lsn {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Xid(pub u32);
 
+impl Xid {
+    /// No transaction (`InvalidTransactionId`): no transaction ever gets this number.
+    pub const NONE: Xid = Xid(0);
+}
+
 impl fmt::Display for Xid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -73,6 +73,7 @@ impl<A: Copy + Ord> Transactions<A> {
             Event::Relation(_)
             | Event::Change(_)
             | Event::Open(..)
+            | Event::Message(..)
             | Event::Abort(_)
             | Event::Skipped
             | Event::Idle(_) => None,
@@ -86,7 +87,7 @@ impl<A: Copy + Ord> Transactions<A> {
     /// See [`Intake::resolved`].
     pub fn resolved(&mut self, need: Need, root: Option<(String, String)>, rules: &Rules) {
         match need {
-            Need::Nothing => {}
+            Need::Nothing | Need::Warning => {}
             Need::PartitionRoot(relation) => self.intake.resolved(&relation, root, rules),
         }
     }

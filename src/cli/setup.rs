@@ -1,14 +1,16 @@
 //! `crieur setup`: publication, replica identities and slot, so that `check` has nothing left to say about them.
 //!
 //! A plan first, then its statements one by one. Order is a promise to writers: a table gets an identity before it is
-//! published, because the server refuses updates of a published table without one. The slot comes last, in no
-//! transaction: it cannot be made in one that wrote. The same plan made twice is empty the second time.
+//! published, because the server refuses updates of a published table without one. The slot comes in no transaction: it
+//! cannot be made in one that wrote. Event triggers are last, because not every role may make them and all else works
+//! without. The same plan made twice is empty the second time.
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::cli::catalog::{Catalog, Publication, Table};
 use crate::cli::check::server::{self, Names};
@@ -25,6 +27,10 @@ const VERSION_GENERATED: u32 = 180_000;
 
 /// Writers queue behind a waiting ALTER TABLE: after this long it gives up and may be run again.
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '5s';";
+
+/// The event triggers that announce DDL; this many are made.
+pub const TRIGGERS: u32 = 2;
+const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");
 
 /// Creates what the daemon needs on the PostgreSQL server. Safe to run twice.
 #[derive(Debug, clap::Args)]
@@ -78,6 +84,10 @@ pub fn plan(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>) -> Vec<St
     if catalog.slot.is_none() {
         let why = "the slot: from here on the server keeps WAL until crieur confirms it; waits for open transactions";
         out.push(Statement { why: why.into(), sql: server::create_slot(names.slot, &catalog.server) });
+    }
+    if catalog.server.triggers < TRIGGERS {
+        let why = "event triggers: DDL that changes values without changing rows is announced in the stream";
+        out.push(Statement { why: why.into(), sql: TRIGGERS_SQL.into() });
     }
     out
 }
@@ -205,14 +215,30 @@ pub async fn apply(
     } else {
         postgres.batch_execute(LOCK_TIMEOUT).await.map_err(|error| refused(LOCK_TIMEOUT, &error))?;
     }
-    for Statement { why, sql } in &plan {
-        writeln!(out, "{sql}\n    {why}").map_err(unwritten)?;
-        postgres.batch_execute(sql).await.map_err(|error| refused(sql, &error))?;
+    for statement in &plan {
+        execute(postgres, statement, out).await?;
     }
     // What no statement of ours mends: a lost slot, a row filter, a table that is a view.
     let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
     let left = wrong(check::of_catalog(&catalog, needs, names));
     if left.is_empty() { Ok(Exit::Ok) } else { check::report(out, &left) }
+}
+
+/// Runs one statement. Event triggers are not worth stopping for: without them changed columns are still noticed.
+async fn execute(postgres: &Client, Statement { why, sql }: &Statement, out: &mut dyn Write) -> Result<()> {
+    let optional = sql == TRIGGERS_SQL;
+    let shown = if optional { "CREATE EVENT TRIGGER crieur_ddl, crieur_drop;" } else { sql };
+    writeln!(out, "{shown}\n    {why}").map_err(unwritten)?;
+    match postgres.batch_execute(sql).await {
+        Err(error) if optional && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => writeln!(
+            out,
+            "    NOT DONE: only a superuser may ({}). Until one runs the following with psql, DDL that changes values \
+             counts only when it also changes the columns, and only from the next row change on.\n\n{sql}",
+            error.as_db_error().map_or("", |error| error.message())
+        )
+        .map_err(unwritten),
+        done => done.map_err(|error| refused(shown, &error)),
+    }
 }
 
 /// The script on standard output; what it cannot mend as comments, so that psql can run the whole.
@@ -304,6 +330,15 @@ mod tests {
                 "ALTER PUBLICATION \"crieur\" ADD TABLE \"public\".\"t\";",
             ]
         );
+    }
+
+    #[test]
+    fn event_triggers_that_are_missing_come_at_the_end() {
+        let spoil = |catalog: &mut Catalog| {
+            catalog.server.triggers = 1;
+            catalog.slot = None;
+        };
+        assert!(sqls(spoil, &["id"]).last().is_some_and(|sql| sql.contains("CREATE EVENT TRIGGER crieur_drop")));
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::collections::VecDeque;
 
 use super::pgoutput::{Block, Message, decode};
 use super::{Relations, out_of_order};
-use crate::change::{Change, Event, Oid, Old, Row, Tuple};
+use crate::change::{Change, Event, Oid, Old, Place, Row, Tuple};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::{Lsn, Xid};
+use crate::notice;
 
 /// What the messages so far left open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -35,6 +36,8 @@ pub enum Step<'a> {
     Change(Change<'a>),
     /// A row changed in a transaction that is still open.
     Open(Xid, Change<'a>),
+    /// A logical message with our prefix.
+    Message(Place, &'a [u8]),
     /// An open transaction was aborted.
     Abort(Xid),
     /// The transaction committed; its commit record ends at the position.
@@ -71,6 +74,9 @@ impl Assembler {
                 Ok(Some(Step::Relation(oid)))
             }
             Message::Truncate { relations, .. } => self.truncate(relations),
+            Message::Logical { transactional, prefix, content, .. } if prefix == notice::PREFIX.as_bytes() => {
+                self.message(transactional, content).map(Some)
+            }
             Message::Type { .. } | Message::Origin { .. } | Message::Logical { .. } => Ok(None),
             message => self.boundary(&message),
         }
@@ -93,11 +99,12 @@ impl Assembler {
     pub fn event<'a, A>(&'a self, step: Step<'a>, ack: impl FnOnce(Lsn) -> A) -> Event<'a, A> {
         match step {
             Step::Relation(oid) => {
-                Event::Relation(self.relations.get(oid).expect("step() kept the table before it said so"))
+                Event::Relation(self.relations.last(oid).expect("step() kept the table before it said so"))
             }
             Step::Begin(xid) => Event::Begin(xid),
             Step::Change(change) => Event::Change(change),
             Step::Open(xid, change) => Event::Open(xid, change),
+            Step::Message(place, content) => Event::Message(place, content),
             Step::Abort(xid) => Event::Abort(xid),
             Step::Commit(xid, end_lsn) => Event::Commit(xid, ack(end_lsn)),
         }
@@ -120,11 +127,6 @@ impl Assembler {
         matches!(self.state, State::Streamed { .. })
     }
 
-    /// The tables described so far.
-    pub fn relations(&self) -> &Relations {
-        &self.relations
-    }
-
     #[inline]
     fn change<'a>(&self, change: Change<'a>) -> Result<Step<'a>> {
         match self.state {
@@ -134,14 +136,26 @@ impl Assembler {
         }
     }
 
+    fn message<'a>(&self, transactional: bool, content: &'a [u8]) -> Result<Step<'a>> {
+        let place = match self.state {
+            State::Committed { .. } => Place::Committed,
+            State::Streamed { xid } => Place::Open(xid),
+            State::Between if transactional => {
+                return Err(out_of_order("replication stream: a transactional message outside of any transaction"));
+            }
+            State::Between => Place::Outside,
+        };
+        Ok(Step::Message(place, content))
+    }
+
     /// The table must be known, and every image must have its columns: plans address columns by position.
     #[inline]
     fn check(&self, change: &Change<'_>) -> Result<()> {
         let oid = change.relation;
-        let Some(relation) = self.relations.get(oid) else {
+        let Some(columns) = self.relations.columns(oid) else {
             return Err(out_of_order(format!("replication stream: a change of table {}, never described", oid.0)));
         };
-        let fits = |tuple: Tuple<'_>| tuple.columns() == relation.columns.len();
+        let fits = |tuple: Tuple<'_>| tuple.columns() == columns;
         let old_fits = |old: Old<'_>| match old {
             Old::Absent => true,
             Old::Key(tuple) | Old::Full(tuple) => fits(tuple),
@@ -156,8 +170,8 @@ impl Assembler {
             return Ok(());
         }
         Err(out_of_order(format!(
-            "replication stream: a row of table \"{}.{}\" has another number of columns than its description",
-            relation.schema, relation.name
+            "replication stream: a row of table {} has another number of columns than its description",
+            oid.0
         )))
     }
 
@@ -309,6 +323,11 @@ mod tests {
         [&b"c"[..], &xid.to_be_bytes(), &[0], &[0; 7], &[16], &[0; 7], &[24], &[0; 8]].concat()
     }
 
+    /// `pg_logical_emit_message(transactional, prefix, 'x')`.
+    fn message(xid: &[u8], transactional: u8, prefix: &str) -> Vec<u8> {
+        [b"M", xid, &[transactional], &[0; 8], prefix.as_bytes(), b"\0\0\0\0\x01x"].concat()
+    }
+
     /// `b`, `P`, `K`, `p` of transaction 7.
     fn prepared(tag: u8) -> Vec<u8> {
         let flags: &[u8] = if tag == b'b' { b"" } else { b"\0" };
@@ -321,6 +340,7 @@ mod tests {
             Step::Begin(xid) => format!("begin {xid}"),
             Step::Change(change) => format!("change of {}", change.relation.0),
             Step::Open(xid, change) => format!("open {xid} change of {}", change.relation.0),
+            Step::Message(place, content) => format!("message {place:?} of {} bytes", content.len()),
             Step::Abort(xid) => format!("abort {xid}"),
             Step::Commit(xid, lsn) => format!("commit {xid} {}", lsn.0),
         }
@@ -344,7 +364,7 @@ mod tests {
     fn messages_in_order_become_steps() {
         let xid = &7_u32.to_be_bytes();
         let (stop, table) = (|| b"E".to_vec(), || relation(b"", 1));
-        let cases: [(&[Vec<u8>], &str); 4] = [
+        let cases: [(&[Vec<u8>], &str); 6] = [
             (&[begin(16, 7), table(), insert(b"", 1, 1), commit(16)], "begin 7, relation 1, change of 1, commit 7 24"),
             (
                 &[begin(16, 7), table(), relation(b"", 2), truncate(&[1, 2, 1]), insert(b"", 2, 1), commit(16)],
@@ -366,6 +386,18 @@ mod tests {
                 "relation 1, open 7 change of 1, begin 6, change of 1, commit 6 16, commit 7 24",
             ),
             (&[stream_start(7), stop(), stream_abort(7, 8), stream_abort(7, 7)], "abort 7"),
+            (
+                &[
+                    begin(16, 7),
+                    message(b"", 1, "crieur"),
+                    message(b"", 1, "other"),
+                    commit(16),
+                    message(b"", 0, "crieur"),
+                ],
+                "begin 7, message Committed of 1 bytes, commit 7 24, message Outside of 1 bytes",
+            ),
+            // The number in front is the subtransaction's, the block's is the one that commits.
+            (&[stream_start(7), message(&8_u32.to_be_bytes(), 1, "crieur"), stop()], "message Open(Xid(7)) of 1 bytes"),
         ];
         for (messages, expected) in cases {
             assert_eq!(steps(messages).unwrap(), expected);
@@ -376,7 +408,7 @@ mod tests {
     fn messages_out_of_order_are_definite_errors() {
         let xid = &7_u32.to_be_bytes();
         let (stop, table) = (|| b"E".to_vec(), || relation(b"", 1));
-        let cases: [(&[Vec<u8>], &str); 15] = [
+        let cases: [(&[Vec<u8>], &str); 16] = [
             (&[begin(16, 7), begin(24, 8)], "Begin inside of transaction 7"),
             (&[commit(16)], "Commit outside of any transaction"),
             (&[begin(16, 7), commit(17)], "transaction 7 began for 0/10 and commits at 0/11"),
@@ -385,6 +417,7 @@ mod tests {
             (&[begin(16, 7), insert(b"", 1, 1)], "a change of table 1, never described"),
             (&[begin(16, 7), table(), truncate(&[1, 2])], "a change of table 2, never described"),
             (&[begin(16, 7), table(), insert(b"", 1, 2)], "another number of columns"),
+            (&[message(b"", 1, "crieur")], "a transactional message outside of any transaction"),
             (&[stop()], "Stream Stop outside of any transaction"),
             (&[begin(16, 7), stop()], "Stream Stop inside of transaction 7"),
             (&[begin(16, 7), stream_start(8)], "Stream Start inside of transaction 7"),

@@ -4,25 +4,19 @@
 //! Keys of a streamed transaction wait here under its xid, never its rows; its abort drops them, its commit moves them
 //! into the batch. Past the bound the largest set collapses into its families.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
 
 use foldhash::fast::RandomState;
 
 use crate::ack::Window;
 use crate::batcher::Batch;
 use crate::cache::glob;
-use crate::change::{Change, Event, Oid, Relation, Row};
+use crate::change::{Change, Event, Place, Relation, Row};
 use crate::lsn::Xid;
-use crate::rules::{Invalidations, Plan, Rules};
-
-/// What a relation's changes invalidate.
-#[derive(Debug)]
-enum TablePlan {
-    /// What its rules say.
-    Rules(Plan),
-    /// The catalog no longer knows the table, and it may have been a partition of one that has rules.
-    Everything,
-}
+use crate::notice::Notice;
+use crate::pipeline::tables::{Meaning, Tables};
+use crate::rules::{Invalidations, Rules};
 
 /// What the loop must do before it takes the next event.
 #[derive(Debug)]
@@ -31,6 +25,8 @@ pub enum Need {
     Nothing,
     /// Ask the catalog which table this relation is a partition of, then call [`Intake::resolved`].
     PartitionRoot(Relation),
+    /// Say that a message with our prefix was not understood and sweeps everything; asked for once.
+    Warning,
 }
 
 /// The open batch and what is known about tables and open transactions.
@@ -38,12 +34,14 @@ pub enum Need {
 pub struct Intake<A> {
     /// The open batch.
     pub batch: Batch<A>,
-    plans: HashMap<Oid, TablePlan, RandomState>,
+    tables: Tables,
     open: HashMap<Xid, Invalidations, RandomState>,
     open_bytes: usize,
     open_bytes_max: usize,
     /// Families that a bound collapsed into their pattern, for the log.
     pub collapsed: u64,
+    /// Whether a message was not understood.
+    misunderstood: bool,
 }
 
 impl<A: Copy + Ord> Intake<A> {
@@ -51,11 +49,12 @@ impl<A: Copy + Ord> Intake<A> {
     pub fn new(open_bytes_max: usize) -> Self {
         Intake {
             batch: Batch::default(),
-            plans: HashMap::default(),
+            tables: Tables::default(),
             open: HashMap::default(),
             open_bytes: 0,
             open_bytes_max,
             collapsed: 0,
+            misunderstood: false,
         }
     }
 
@@ -67,38 +66,88 @@ impl<A: Copy + Ord> Intake<A> {
             Event::Change(change) => self.change(change, rules),
             Event::Open(xid, change) => self.open_change(xid, change, rules),
             Event::Skipped => {}
-            Event::Abort(xid) => drop(self.close(xid)),
-            Event::Commit(xid, ack) => match self.close(xid) {
-                Some(load) => self.batch.commit_streamed(xid, load, ack, window),
-                None => self.batch.commit(xid, ack, window),
-            },
+            Event::Abort(xid) => {
+                self.tables.aborted(xid);
+                drop(self.close(xid));
+            }
+            Event::Commit(xid, ack) => {
+                self.tables.committed(xid);
+                match self.close(xid) {
+                    Some(load) => self.batch.commit_streamed(xid, load, ack, window),
+                    None => self.batch.commit(xid, ack, window),
+                }
+            }
             Event::Idle(ack) => self.batch.idle(ack, window),
             Event::Relation(relation) => return self.relation(relation, rules),
+            Event::Message(place, content) => return self.message(place, content, rules),
         }
         Need::Nothing
     }
 
     #[inline]
     fn change(&mut self, change: Change<'_>, rules: &Rules) {
-        match self.plans.get(&change.relation) {
-            Some(TablePlan::Rules(plan)) => self.batch.change(plan, &change.row),
-            Some(TablePlan::Everything) => self.batch.everything(rules),
-            // The source refuses changes of relations that it did not announce; should one come, it may be anybody's.
-            None => self.batch.everything(rules),
+        match self.tables.meaning(change.relation) {
+            Some(Meaning::Rules(plan)) => self.batch.change(plan, &change.row),
+            Some(Meaning::Everything) => self.batch.everything(rules),
+            Some(Meaning::Changed(changed)) => {
+                let changed = Rc::clone(changed);
+                changed.families(rules).for_each(|plan| self.batch.change(&plan, &Row::Truncate));
+                self.batch.change(&changed.plan, &change.row);
+                self.tables.swept(change.relation, &changed, None);
+            }
+            None => {}
         }
     }
 
     fn open_change(&mut self, xid: Xid, change: Change<'_>, rules: &Rules) {
+        let Some(meaning) = self.tables.meaning(change.relation).cloned() else { return };
+        self.open_load(xid, rules, |load| match &meaning {
+            Meaning::Rules(plan) => plan.apply(&change.row, 0, load),
+            Meaning::Everything => load.everything(rules, 0),
+            Meaning::Changed(changed) => {
+                changed.families(rules).for_each(|plan| plan.apply(&Row::Truncate, 0, load));
+                changed.plan.apply(&change.row, 0, load);
+            }
+        });
+        if let Meaning::Changed(changed) = &meaning {
+            self.tables.swept(change.relation, changed, Some(xid));
+        }
+    }
+
+    /// Adds to the keys of an open transaction.
+    #[inline]
+    fn open_load(&mut self, xid: Xid, rules: &Rules, add: impl FnOnce(&mut Invalidations)) {
         let load = self.open.entry(xid).or_default();
         let before = load.bytes_used();
-        match self.plans.get(&change.relation) {
-            Some(TablePlan::Rules(plan)) => plan.apply(&change.row, 0, load),
-            Some(TablePlan::Everything) | None => load.everything(rules, 0),
-        }
+        add(load);
         self.open_bytes = self.open_bytes + load.bytes_used() - before;
         if self.open_bytes > self.open_bytes_max {
             self.shrink(rules);
         }
+    }
+
+    /// A message with our prefix; one that is not understood may concern anybody.
+    fn message(&mut self, place: Place, content: &[u8], rules: &Rules) -> Need {
+        let notice = Notice::parse(content);
+        let plans = match &notice {
+            Some(Notice::Ddl { tables }) => {
+                let named = tables.iter().filter_map(|table| rules.table(&table.schema, &table.name));
+                let known = tables.iter().filter_map(|table| self.tables.known(table.oid()));
+                named.chain(known).collect::<BTreeSet<_>>().into_iter().map(|id| rules.families_of(id)).collect()
+            }
+            None => vec![rules.everything()],
+        };
+        for plan in plans {
+            match place {
+                Place::Committed => self.batch.change(&plan, &Row::Truncate),
+                Place::Open(xid) => self.open_load(xid, rules, |load| plan.apply(&Row::Truncate, 0, load)),
+                Place::Outside => self.batch.outside(&plan),
+            }
+        }
+        if notice.is_some() || std::mem::replace(&mut self.misunderstood, true) {
+            return Need::Nothing;
+        }
+        Need::Warning
     }
 
     /// Collapses the largest family of the largest open transaction, as long as that helps.
@@ -123,21 +172,26 @@ impl<A: Copy + Ord> Intake<A> {
     }
 
     fn relation(&mut self, relation: &Relation, rules: &Rules) -> Need {
-        if rules.concerns(&relation.schema, &relation.name) {
-            let plan = rules.plan(relation, (&relation.schema, &relation.name));
-            self.plans.insert(relation.oid, TablePlan::Rules(plan));
-            return Need::Nothing;
+        let name = (relation.schema.as_str(), relation.name.as_str());
+        match rules.table(name.0, name.1) {
+            Some(table) => {
+                self.tables.described(relation, name, table, rules);
+                Need::Nothing
+            }
+            None => Need::PartitionRoot(relation.clone()),
         }
-        Need::PartitionRoot(relation.clone())
     }
 
     /// The answer to [`Need::PartitionRoot`]: the topmost table, or `None` when the catalog does not know the relation.
+    ///
+    /// The catalog is ahead of the stream: a table that was a partition keeps feeding its families when it is detached.
     pub fn resolved(&mut self, relation: &Relation, root: Option<(String, String)>, rules: &Rules) {
-        let plan = match root {
-            Some((schema, table)) => TablePlan::Rules(rules.plan(relation, (&schema, &table))),
-            None => TablePlan::Everything,
-        };
-        self.plans.insert(relation.oid, plan);
+        let named = root.as_ref().and_then(|(schema, table)| rules.table(schema, table));
+        match (named.or_else(|| self.tables.known(relation.oid)), root) {
+            (Some(table), Some((schema, name))) => self.tables.described(relation, (&schema, &name), table, rules),
+            (None, Some(_)) => self.tables.stranger(relation.oid),
+            (_, None) => self.tables.nobody_knows(relation.oid),
+        }
     }
 
     /// The connection ended: open transactions and relations come again.
@@ -145,7 +199,7 @@ impl<A: Copy + Ord> Intake<A> {
         self.batch.interrupted();
         self.open.clear();
         self.open_bytes = 0;
-        self.plans.clear();
+        self.tables.interrupted();
     }
 
     /// Memory in use, in bytes.

@@ -10,6 +10,7 @@ mod gap;
 pub mod intake;
 mod lagging;
 mod position;
+pub mod tables;
 pub mod watch;
 mod watching;
 pub mod words;
@@ -304,19 +305,29 @@ where
         while self.has_room() {
             let Some(event) = self.source.take()? else { break };
             reached(Step::Taken);
-            if let Need::PartitionRoot(relation) = self.intake.event(event, &self.rules, &mut self.window) {
-                let control = Rc::clone(&self.control);
-                self.resolving = Some(Box::pin(async move {
-                    let root = insist("find a partition's table", async || control.partition_root(relation.oid).await);
-                    let root = root.await?;
-                    Ok((relation, root))
-                }));
+            match self.intake.event(event, &self.rules, &mut self.window) {
+                Need::Nothing => {}
+                Need::PartitionRoot(relation) => self.resolve(relation),
+                Need::Warning => warn!(
+                    hint = "Only crieur's own triggers should send messages with the prefix \"crieur\".",
+                    "a logical message was not understood: every key of the rules is swept, as for each such message"
+                ),
             }
         }
         if self.filling_since.is_none() && !self.intake.batch.is_empty() {
             self.filling_since = Some(Instant::now());
         }
         Ok(())
+    }
+
+    /// Asks the catalog which table a relation is a partition of; nothing is taken until it answered.
+    fn resolve(&mut self, relation: Relation) {
+        let control = Rc::clone(&self.control);
+        self.resolving = Some(Box::pin(async move {
+            let root = insist("find a partition's table", async || control.partition_root(relation.oid).await);
+            let root = root.await?;
+            Ok((relation, root))
+        }));
     }
 
     /// Whether another event may be taken.

@@ -89,8 +89,8 @@ where
             return;
         }
         let mut load = Invalidations::default();
-        for (schema, table) in tables {
-            self.rules.families_of(schema, table).apply(&Row::Truncate, 0, &mut load);
+        for table in tables.iter().filter_map(|(schema, table)| self.rules.table(schema, table)) {
+            self.rules.families_of(table).apply(&Row::Truncate, 0, &mut load);
         }
         load.widen_keys();
         self.queue_sweep(Delivery { load, spans: Vec::new(), stage: Stage::Fresh });

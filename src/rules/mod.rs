@@ -34,6 +34,10 @@ pub struct Invalidations {
     pub protected: u64,
 }
 
+/// A table that rules name: the place of the first of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TableId(usize);
+
 /// Which changes a rule listens to; TRUNCATE always counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct On {
@@ -120,7 +124,17 @@ impl Rules {
 
     /// Whether a rule names the table.
     pub fn concerns(&self, schema: &str, table: &str) -> bool {
-        self.rules.iter().any(|rule| rule.schema == schema && rule.table == table)
+        self.table(schema, table).is_some()
+    }
+
+    /// The table of this name, if a rule names it.
+    pub fn table(&self, schema: &str, table: &str) -> Option<TableId> {
+        self.rules.iter().position(|rule| rule.schema == schema && rule.table == table).map(TableId)
+    }
+
+    /// Schema and name of a table.
+    pub fn name_of(&self, table: TableId) -> (&str, &str) {
+        self.rules.get(table.0).map_or(("", ""), |rule| (&rule.schema, &rule.table))
     }
 
     /// Compiles the rules of `table` (the relation itself, or the root of its partition tree) against its columns.
@@ -134,19 +148,24 @@ impl Rules {
     }
 
     /// A plan whose TRUNCATE is every family of the table's rules.
-    pub fn families_of(&self, schema: &str, table: &str) -> Plan {
-        self.families_where(|rule| rule.schema == schema && rule.table == table)
+    pub fn families_of(&self, table: TableId) -> Plan {
+        let name = self.name_of(table);
+        self.families_where(|rule| (rule.schema.as_str(), rule.table.as_str()) == name)
     }
 
     fn families_where(&self, concerned: impl Fn(&Rule) -> bool) -> Plan {
-        let nothing = Relation {
+        Plan::compile(self, &Rules::nothing(), concerned)
+    }
+
+    /// A relation without a column, for plans of which only TRUNCATE is used.
+    fn nothing() -> Relation {
+        Relation {
             oid: crate::change::Oid(0),
             schema: String::new(),
             name: String::new(),
             identity: crate::change::ReplicaIdentity::Nothing,
             columns: Vec::new(),
-        };
-        Plan::compile(self, &nothing, concerned)
+        }
     }
 
     /// The SQL of each lookup, in the order of `LookupId`, and the columns that templates use of it.

@@ -5,6 +5,7 @@ mod auth;
 mod cache;
 mod cache_faults;
 mod cache_replaced;
+mod changes;
 mod daemon;
 mod decoder;
 mod delivery;

@@ -49,8 +49,10 @@ async fn a_prepared_transaction_counts_when_it_is_committed() {
 #[tokio::test]
 async fn what_the_identity_does_not_carry_widens_to_its_family() {
     let scene = Scene::start().await;
-    let mut daemon = scene.daemon().await;
+    // Before the daemon describes it for the first time: a poorer identity is a changed table.
     scene.run("ALTER TABLE properties REPLICA IDENTITY DEFAULT").await;
+    let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
     let city = |key: &&str| key.starts_with("properties:city:");
     let mut expected: Vec<&str> = KEYS.iter().copied().filter(city).collect();
     expected.extend(["properties:all_properties_public", "properties:detail:1"]);
@@ -88,25 +90,6 @@ async fn a_lookup_that_the_server_refuses_widens_until_it_is_mended() {
     scene.run("ALTER TABLE contracts RENAME TO leases").await;
     let gone = scene.change(&daemon, "INSERT INTO rental_payments VALUES (2, 72, 1)").await;
     assert_eq!(gone, set(&["payments:lease:72", "dashboard:42"]));
-    assert_eq!(daemon.stop(), Some(0));
-}
-
-#[tokio::test]
-async fn a_table_that_changes_its_columns_keeps_its_keys() {
-    let scene = Scene::start().await;
-    let mut daemon = scene.daemon().await;
-    for (booking, ddl) in [
-        "ALTER TABLE visit_bookings ADD COLUMN a text DEFAULT 'a'",
-        "ALTER TABLE visit_bookings DROP COLUMN a",
-        "ALTER TABLE visit_bookings ALTER property_id TYPE text",
-        "ALTER TABLE visit_bookings ALTER property_id TYPE int USING property_id::int",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let insert = format!("{ddl}; INSERT INTO visit_bookings (id, property_id) VALUES ({booking}, 1)");
-        assert_eq!(scene.change(&daemon, &insert).await, set(&["available_slots:1"]), "{ddl}");
-    }
     assert_eq!(daemon.stop(), Some(0));
 }
 

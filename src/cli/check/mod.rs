@@ -207,6 +207,7 @@ pub mod example {
                 slots_used: 1,
                 senders_max: 10,
                 senders_used: 1,
+                triggers: 2,
                 slot_keep_mb: 4096,
                 sender_timeout_ms: 60_000,
             },

@@ -2,6 +2,7 @@
 
 use crate::cli::catalog::{Catalog, Role, Server, Slot};
 use crate::cli::check::Finding;
+use crate::cli::setup::TRIGGERS;
 use crate::quote;
 use crate::source::dsn::Dsn;
 use crate::source::facts::counts_as_standby;
@@ -34,7 +35,18 @@ pub fn findings(catalog: &Catalog, names: Names<'_>) -> Vec<Finding> {
         out.extend(slot_activity(found));
     }
     out.extend(limits(&catalog.server));
+    out.push(triggers(&catalog.server));
     out
+}
+
+/// The event triggers that announce DDL.
+fn triggers(server: &Server) -> Finding {
+    if server.triggers >= TRIGGERS {
+        return Finding::ready("event triggers", "DDL is announced in the stream");
+    }
+    let seen = "missing or disabled: DDL that changes values without changing rows leaves stale keys, or sweeps them \
+                only with the next row change";
+    Finding::note("event triggers", seen).mend("run crieur setup as a superuser, or have one run its --print")
 }
 
 /// What `setup` cannot mend: it stops on the wrong ones before it changes anything.

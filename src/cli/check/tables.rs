@@ -46,7 +46,10 @@ pub fn publication(catalog: &Catalog, name: &str, needs: &[TableNeeds]) -> Vec<F
     if publication.all_tables {
         out.push(Finding::note(
             "publication",
-            format!("\"{name}\" is FOR ALL TABLES: every table's changes are sent, also those no rule reads"),
+            format!(
+                "\"{name}\" is FOR ALL TABLES: every table's changes are sent, also those no rule reads, and changes of a \
+                 partition that is detached before crieur has read them pass for those of a table without rules"
+            ),
         ));
     }
     if out.is_empty() {
