@@ -114,6 +114,8 @@ async fn a_server_that_was_restored_from_a_copy_means_a_sweep() {
     for id in 0..50 {
         scene.run(&format!("INSERT INTO visit_bookings VALUES ({id}, 1)")).await;
     }
+    scene.run("SELECT pg_switch_wal()").await;
+    scene.run("INSERT INTO leases VALUES (1000, 1)").await;
     scene.confirmed(&daemon).await;
 
     // Back in time, while the daemon runs.
@@ -127,6 +129,8 @@ async fn a_server_that_was_restored_from_a_copy_means_a_sweep() {
     // Positions of the time that never was confirm nothing, and the new ones move.
     let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;
     assert_eq!(gone, set(&["available_slots:1"]), "{}", daemon.log());
+    let real = "SELECT (confirmed_flush_lsn <= pg_current_wal_lsn())::text FROM pg_replication_slots";
+    assert_eq!(scene.ask(real).await, "true", "a position of the time that never was is confirmed");
     assert_eq!(daemon.stop(), Some(0));
 
     // And while it is down.
