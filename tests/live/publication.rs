@@ -72,7 +72,7 @@ async fn a_table_that_leaves_the_publication_is_kept_right_by_sweeps_until_it_is
         scene.run("ALTER PUBLICATION crieur DROP TABLE visit_bookings").await;
         daemon.wait_for_log("ALTER PUBLICATION \\\"crieur\\\" ADD TABLE \\\"public\\\".\\\"visit_bookings\\\";");
         daemon.wait_for_log("the publication changed since the mark was written: sweeping");
-        scene.confirmed(&daemon).await;
+        proved(&scene, &daemon).await;
         scene.fill();
         scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
         // No change came: its family goes, and nothing else.
@@ -83,8 +83,8 @@ async fn a_table_that_leaves_the_publication_is_kept_right_by_sweeps_until_it_is
         .await;
         scene.run("ALTER PUBLICATION crieur ADD TABLE visit_bookings").await;
         daemon.wait_for_logs("the publication changed since the mark was written: sweeping", 2);
-        scene.confirmed(&daemon).await;
         swept(&scene, &daemon).await;
+        proved(&scene, &daemon).await;
         let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (2, 1)").await;
         assert_eq!(gone, set(&["available_slots:1"]), "{version:?}: {}", daemon.log());
         assert_eq!(daemon.stop(), Some(0));
