@@ -5,17 +5,7 @@ use crieur::lsn::Lsn;
 use super::daemon::{self, Daemon, STARTED};
 use super::harness::postgres::{self, Version};
 use super::harness::wait::{PATIENCE, eventually, settled};
-use super::scene::{KEYS, Scene, set};
-
-async fn swept(scene: &Scene, daemon: &Daemon) {
-    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
-    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
-    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
-        gone if gone == ours => Ok(()),
-        gone => Err((gone, daemon.log())),
-    })
-    .await;
-}
+use super::scene::{Scene, set, swept};
 
 fn lsn(text: &str) -> Option<Lsn> {
     text.parse().ok()

@@ -5,19 +5,9 @@ use super::daemon::{Daemon, STARTED};
 use super::harness::postgres::{self, Shutdown, Version};
 use super::harness::process::{self, Signal};
 use super::harness::wait::{PATIENCE, eventually, settled};
-use super::scene::{KEYS, Scene, set};
+use super::scene::{Scene, set, swept};
 
 const STARTED_AGAIN: &str = "the server started again since the mark was written: sweeping";
-
-async fn swept(scene: &Scene, daemon: &Daemon) {
-    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
-    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
-    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
-        gone if gone == ours => Ok(()),
-        gone => Err((gone, daemon.log())),
-    })
-    .await;
-}
 
 async fn of(version: Version, conf: &[&str]) -> Scene {
     let conf = conf.iter().map(|line| line.to_string()).collect();
