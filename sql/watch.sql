@@ -1,7 +1,8 @@
 -- What may go wrong while the stream runs: the slot's WAL, tables of the rules that are not published. One JSON object.
 -- By hand: psql -XAt -v slot=crieur -v publication=crieur -v tables='[["public","properties"]]' -f sql/watch.sql
+-- Not over pg_publication_tables: FOR ALL TABLES that view reads every table of the database.
 WITH publication AS (
-    SELECT p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate
+    SELECT p.oid, p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate
     FROM pg_catalog.pg_publication AS p
     WHERE p.pubname = :'publication'
 ),
@@ -13,32 +14,45 @@ withheld AS (
     ) AS k (kind, sent)
     WHERE NOT k.sent
 ),
-published AS MATERIALIZED (
-    SELECT n.oid AS namespace, t.tablename
-    FROM pg_catalog.pg_publication_tables AS t
-    JOIN pg_catalog.pg_namespace AS n ON n.nspname = t.schemaname
-    WHERE t.pubname = :'publication'
+-- Tables and schemas in the publication: an entry depends on the publication and on what it adds.
+member AS MATERIALIZED (
+    SELECT added.refclassid, added.refobjid
+    FROM publication AS p
+    JOIN pg_catalog.pg_depend AS entry
+        ON entry.refclassid = 'pg_catalog.pg_publication'::regclass AND entry.refobjid = p.oid
+    JOIN pg_catalog.pg_depend AS added ON added.classid = entry.classid AND added.objid = entry.objid
+    WHERE added.refclassid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_namespace'::regclass)
 ),
 root AS (
-    SELECT c.oid, c.relkind, c.relnamespace, n.nspname, c.relname
+    SELECT c.oid, c.relkind, n.nspname, c.relname
     FROM pg_catalog.jsonb_array_elements(:'tables'::jsonb) AS t (item)
     JOIN pg_catalog.pg_namespace AS n ON n.nspname = t.item ->> 0
     JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.item ->> 1
     WHERE c.relkind IN ('r', 'p')
 ),
--- Kinds are left out, or neither the table itself is published nor, where it is partitioned, every leaf of it.
+carrier AS (
+    SELECT r.oid AS root, r.oid FROM root AS r WHERE r.relkind = 'r'
+    UNION ALL
+    SELECT r.oid, t.relid FROM root AS r CROSS JOIN LATERAL pg_catalog.pg_partition_tree(r.oid) AS t
+    WHERE r.relkind = 'p' AND t.isleaf AND t.relid <> r.oid
+),
+-- Kinds are left out, or not everything that carries its rows is published: by itself, a table above it, or a schema.
 unpublished AS (
     SELECT r.nspname, r.relname
     FROM root AS r
-    WHERE EXISTS (SELECT FROM withheld)
-      OR NOT EXISTS (SELECT FROM published AS p WHERE p.namespace = r.relnamespace AND p.tablename = r.relname)
-      AND (r.relkind <> 'p' OR NOT EXISTS (SELECT FROM publication) OR EXISTS (
-        SELECT FROM pg_catalog.pg_partition_tree(r.oid) AS t
-        JOIN pg_catalog.pg_class AS c ON c.oid = t.relid
-        WHERE t.isleaf AND c.relkind <> 'p' AND NOT EXISTS (
-            SELECT FROM published AS p WHERE p.namespace = c.relnamespace AND p.tablename = c.relname
+    WHERE EXISTS (SELECT FROM withheld) OR EXISTS (
+        SELECT FROM carrier AS l
+        WHERE l.root = r.oid AND NOT (
+            pg_catalog.pg_relation_is_publishable(l.oid)
+            AND (EXISTS (SELECT FROM publication AS p WHERE p.puballtables) OR EXISTS (
+                SELECT FROM member AS m
+                JOIN pg_catalog.pg_class AS above
+                    ON m.refclassid = 'pg_catalog.pg_class'::regclass AND m.refobjid = above.oid
+                    OR m.refclassid = 'pg_catalog.pg_namespace'::regclass AND m.refobjid = above.relnamespace
+                WHERE above.oid = l.oid OR above.oid IN (SELECT * FROM pg_catalog.pg_partition_ancestors(l.oid))
+            ))
         )
-      ))
+    )
 )
 SELECT pg_catalog.jsonb_build_object(
     'withheld', (SELECT coalesce(pg_catalog.jsonb_agg(w.kind), '[]') FROM withheld AS w),

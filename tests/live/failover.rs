@@ -4,7 +4,7 @@ use super::daemon::STARTED;
 use super::harness::postgres::{self, Shutdown, Version};
 use super::harness::proxy::Proxy;
 use super::harness::wait::{PATIENCE, settled};
-use super::scene::{KEYS, Scene, config, set};
+use super::scene::{Scene, config, set, swept};
 
 /// Promotes the standby of a scene's server that dies, with a daemon that knows both; says what the daemon logged.
 async fn fail_over(version: Version, conf: &[&str], [prepare, ready]: [&str; 2]) -> String {
@@ -36,13 +36,7 @@ async fn fail_over(version: Version, conf: &[&str], [prepare, ready]: [&str; 2])
     there.batch_execute("SELECT pg_promote()").await.expect("it is a standby");
     scene.sql = there;
     daemon.wait_for_logs(STARTED, 2);
-    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
-    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
-    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
-        gone if gone == ours => Ok(()),
-        gone => Err((gone, daemon.log())),
-    })
-    .await;
+    swept(&scene, &daemon).await;
     scene.confirmed(&daemon).await;
     // The gate asks the new primary: a change of it goes through.
     let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;

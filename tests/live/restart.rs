@@ -5,19 +5,9 @@ use super::daemon::{Daemon, STARTED};
 use super::harness::postgres::{self, Shutdown, Version};
 use super::harness::process::{self, Signal};
 use super::harness::wait::{PATIENCE, eventually, settled};
-use super::scene::{KEYS, Scene, set};
+use super::scene::{Scene, set, swept};
 
 const STARTED_AGAIN: &str = "the server started again since the mark was written: sweeping";
-
-async fn swept(scene: &Scene, daemon: &Daemon) {
-    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
-    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
-    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
-        gone if gone == ours => Ok(()),
-        gone => Err((gone, daemon.log())),
-    })
-    .await;
-}
 
 async fn of(version: Version, conf: &[&str]) -> Scene {
     let conf = conf.iter().map(|line| line.to_string()).collect();
@@ -114,6 +104,8 @@ async fn a_server_that_was_restored_from_a_copy_means_a_sweep() {
     for id in 0..50 {
         scene.run(&format!("INSERT INTO visit_bookings VALUES ({id}, 1)")).await;
     }
+    scene.run("SELECT pg_switch_wal()").await;
+    scene.run("INSERT INTO leases VALUES (1000, 1)").await;
     scene.confirmed(&daemon).await;
 
     // Back in time, while the daemon runs.
@@ -127,6 +119,8 @@ async fn a_server_that_was_restored_from_a_copy_means_a_sweep() {
     // Positions of the time that never was confirm nothing, and the new ones move.
     let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;
     assert_eq!(gone, set(&["available_slots:1"]), "{}", daemon.log());
+    let real = "SELECT (confirmed_flush_lsn <= pg_current_wal_lsn())::text FROM pg_replication_slots";
+    assert_eq!(scene.ask(real).await, "true", "a position of the time that never was is confirmed");
     assert_eq!(daemon.stop(), Some(0));
 
     // And while it is down.

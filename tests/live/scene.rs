@@ -178,6 +178,17 @@ impl Scene {
     }
 }
 
+/// Waits until everything that the rules own is gone and all other keys are there.
+pub async fn swept(scene: &Scene, daemon: &Daemon) {
+    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
+    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
+    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
+        gone if gone == ours => Ok(()),
+        gone => Err((gone, daemon.log())),
+    })
+    .await;
+}
+
 /// A configuration with the rules of the scene.
 pub fn config(postgres: &str, cache: &str) -> String {
     format!("[postgres]\nurl = \"{postgres}\"\n[cache]\nurl = \"{cache}\"\necho = []\n{RULES}")

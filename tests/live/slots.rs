@@ -4,22 +4,11 @@
 use super::daemon::{Daemon, STARTED};
 use super::harness::postgres::{self, Version};
 use super::harness::process::Signal;
-use super::harness::wait::{PATIENCE, eventually, settled};
-use super::scene::{KEYS, Scene};
+use super::harness::wait::{PATIENCE, eventually};
+use super::scene::{Scene, swept};
 
 const ANEW: &str = "it is created anew";
 const DROP: &str = "SELECT pg_drop_replication_slot('crieur')";
-
-/// Waits until everything that the rules own is gone and all other keys are there.
-async fn swept(scene: &Scene, daemon: &Daemon) {
-    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
-    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
-    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
-        gone if gone == ours => Ok(()),
-        gone => Err((gone, daemon.log())),
-    })
-    .await;
-}
 
 /// Ends the sender of a suspended daemon, so that its slot can be dropped or advanced.
 async fn free_slot(scene: &Scene, daemon: &Daemon) {
