@@ -39,10 +39,10 @@ async fn write_mark<C: Cache, A>(
     ack: A,
 ) -> Result<Written<A>> {
     let steps = async {
-        if !without(Guard::Mark)
-            && !known.is_empty()
-            && cache.mark(&slot).await?.is_none_or(|found| !known.contains(&found))
-        {
+        // Read even when nothing is known of it: the mark is written on the connection that it was read on, and one that
+        // was idle for an echo may be closed.
+        let found = cache.mark(&slot).await?;
+        if !without(Guard::Mark) && !known.is_empty() && found.is_none_or(|found| !known.contains(&found)) {
             return Ok::<bool, Error>(false);
         }
         cache.set_mark(&slot, &mark).await?;
