@@ -225,3 +225,13 @@ async fn a_cache_that_hangs_longer_than_the_timeout_gets_the_same_keys_again() {
     }
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[tokio::test]
+async fn the_first_mark_is_written_where_the_cache_closes_connections_before_the_echo() {
+    let scene = Scene::with(postgres::Options::default(), &["timeout 1"]).await;
+    let patient = scene.config().replace("echo = []", "echo = [\"3s\"]");
+    // The mark comes behind the echo of the first sweep; a second sweep would come before it again and again.
+    let mut daemon = scene.daemon_with(&patient).await;
+    assert_eq!(daemon.log().matches("the cache holds no mark").count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
