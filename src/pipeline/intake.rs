@@ -2,7 +2,7 @@
 //! Pure.
 //!
 //! Keys of a streamed transaction wait here under its xid, never its rows; its abort drops them, its commit moves them
-//! into the batch. Past the bound the largest set collapses into its families.
+//! into the batch. When memory is short the largest set collapses into its families.
 
 use std::collections::HashMap;
 
@@ -41,24 +41,15 @@ pub struct Intake<A> {
     plans: HashMap<Oid, TablePlan, RandomState>,
     open: HashMap<Xid, Invalidations, RandomState>,
     open_bytes: usize,
-    open_bytes_max: usize,
-    /// Families that a bound collapsed into their pattern, for the log.
-    pub collapsed: u64,
+}
+
+impl<A: Copy + Ord> Default for Intake<A> {
+    fn default() -> Self {
+        Intake { batch: Batch::default(), plans: HashMap::default(), open: HashMap::default(), open_bytes: 0 }
+    }
 }
 
 impl<A: Copy + Ord> Intake<A> {
-    /// `open_bytes_max` bounds the keys of transactions that are still open.
-    pub fn new(open_bytes_max: usize) -> Self {
-        Intake {
-            batch: Batch::default(),
-            plans: HashMap::default(),
-            open: HashMap::default(),
-            open_bytes: 0,
-            open_bytes_max,
-            collapsed: 0,
-        }
-    }
-
     /// Takes one event in.
     #[inline]
     pub fn event(&mut self, event: Event<'_, A>, rules: &Rules, window: &mut Window<A>) -> Need {
@@ -96,24 +87,21 @@ impl<A: Copy + Ord> Intake<A> {
             Some(TablePlan::Everything) | None => load.everything(rules, 0),
         }
         self.open_bytes = self.open_bytes + load.bytes_used() - before;
-        if self.open_bytes > self.open_bytes_max {
-            self.shrink(rules);
-        }
     }
 
-    /// Collapses the largest family of the largest open transaction, as long as that helps.
-    fn shrink(&mut self, rules: &Rules) {
-        while self.open_bytes > self.open_bytes_max / 2 {
-            let Some(load) = self.open.values_mut().max_by_key(|load| load.bytes_used()) else { return };
-            let before = load.bytes_used();
-            let collapsed = load.collapse_largest(rules).is_some();
-            let after = load.bytes_used();
-            if !collapsed || after >= before {
-                return; // Nothing but patterns is left.
-            }
-            self.open_bytes = self.open_bytes + after - before;
-            self.collapsed += 1;
-        }
+    /// What the largest open transaction holds, in bytes.
+    pub fn largest(&self) -> usize {
+        self.open.values().map(Invalidations::bytes_used).max().unwrap_or(0)
+    }
+
+    /// Collapses the largest family of the largest open transaction; says how many bytes that freed.
+    pub fn collapse_largest(&mut self, rules: &Rules) -> usize {
+        let Some(load) = self.open.values_mut().max_by_key(|load| load.bytes_used()) else { return 0 };
+        let before = load.bytes_used();
+        load.collapse_largest(rules);
+        let freed = before.saturating_sub(load.bytes_used());
+        self.open_bytes -= freed;
+        freed
     }
 
     fn close(&mut self, xid: Xid) -> Option<Invalidations> {

@@ -6,6 +6,7 @@
 
 pub mod deliver;
 pub mod intake;
+mod memory;
 mod position;
 
 use std::future::pending;
@@ -29,6 +30,7 @@ use crate::gate::Snapshot;
 use crate::mark::Start;
 use crate::pipeline::deliver::{Insisted, Landed, REMIND, at_most, fly, insist, pause, sweep};
 use crate::pipeline::intake::{Intake, Need};
+use crate::pipeline::memory::bytes_of;
 use crate::pipeline::position::Written;
 use crate::rules::{Invalidations, Rules};
 use crate::source::{BACKLOG, Source};
@@ -152,9 +154,13 @@ pub struct Pipeline<S: Source, C, D> {
     gate_again: Option<Instant>,
     /// The pipeline of UNLINKs that is out.
     flight: Kept<Landed>,
+    /// What the flight holds, in bytes.
+    flight_bytes: usize,
     /// Deliveries whose patterns wait for the next pass; one per stage.
     sweeps: Vec<Delivery>,
     sweep: Kept<(Vec<Delivery>, Swept)>,
+    /// What the running sweep holds, in bytes.
+    sweep_bytes: usize,
     /// The catalog's answer about a relation.
     resolving: Kept<(Relation, Option<(String, String)>)>,
 
@@ -192,7 +198,7 @@ where
             control: Rc::new(control),
             rules: Rc::new(rules),
             news,
-            intake: Intake::new(settings.memory_bytes_max / 4),
+            intake: Intake::default(),
             window: Window::default(),
             echoes: Echoes::new(&settings.echo),
             settings,
@@ -203,8 +209,10 @@ where
             gate_pause: GATE_PAUSE_MIN,
             gate_again: None,
             flight: None,
+            flight_bytes: 0,
             sweeps: Vec::new(),
             sweep: None,
+            sweep_bytes: 0,
             resolving: None,
             compared: None,
             reading_mark: None,
@@ -270,7 +278,12 @@ where
     /// Takes every event that is in the source's buffer, as long as there is room.
     fn take(&mut self) -> Result<()> {
         self.connected();
+        let mut bytes_max = self.intake_bytes_max();
         while self.has_room() {
+            if self.intake.bytes_used() > bytes_max {
+                self.give_way();
+                bytes_max = self.intake_bytes_max();
+            }
             let Some(event) = self.source.take()? else { break };
             reached(Step::Taken);
             if let Need::PartitionRoot(relation) = self.intake.event(event, &self.rules, &mut self.window) {
@@ -325,8 +338,7 @@ where
             && self.resolving.is_none()
             && batch.len() < self.settings.batch_keys_max
             && batch.bytes_used() < self.settings.memory_bytes_max / 8
-            && self.sweeps.iter().map(|delivery| delivery.load.bytes_used()).sum::<usize>()
-                < self.settings.memory_bytes_max / 8
+            && !self.is_congested()
     }
 
     fn is_full(&self) -> bool {
@@ -371,6 +383,7 @@ where
         if self.sweep.is_none() && !self.sweeps.is_empty() {
             (self.news)(News::SweepBegan);
             let deliveries = std::mem::take(&mut self.sweeps);
+            self.sweep_bytes = bytes_of(&deliveries);
             self.sweep = Some(Box::pin(sweep(Rc::clone(&self.cache), deliveries)));
         }
         self.confirm(now);
@@ -410,7 +423,7 @@ where
     fn start_flight(&mut self, fresh: Option<Delivery>, now: Instant) {
         assert!(self.flight.is_none(), "a flight that is out holds keys that nobody else holds");
         let mut deliveries: Vec<Delivery> = fresh.into_iter().collect();
-        let mut bytes: usize = deliveries.iter().map(|delivery| delivery.load.bytes_used()).sum();
+        let mut bytes = bytes_of(&deliveries);
         while bytes < self.settings.memory_bytes_max / 8
             && let Some(echo) = self.echoes.take_due(now)
         {
@@ -419,13 +432,16 @@ where
         }
         if !deliveries.is_empty() {
             let (cache, control) = (Rc::clone(&self.cache), Rc::clone(&self.control));
-            self.flight = Some(Box::pin(fly(cache, control, Rc::clone(&self.rules), deliveries)));
+            self.flight_bytes = bytes;
+            let keys_bytes_max = self.settings.memory_bytes_max / 8;
+            self.flight = Some(Box::pin(fly(cache, control, Rc::clone(&self.rules), deliveries, keys_bytes_max)));
         }
     }
 
     /// Every reply of a flight was read.
     fn landed(&mut self, landed: Landed) {
         reached(Step::Deleted);
+        self.flight_bytes = 0;
         self.totals.keys += landed.deleted.sent;
         self.totals.existed += landed.deleted.existed;
         self.totals.refused += landed.refused;
@@ -448,7 +464,7 @@ where
         self.totals.collapsed += delivery.load.collapse_patterns(PATTERNS_MAX, &self.rules);
         match self.sweeps.iter_mut().find(|queued| queued.stage == delivery.stage) {
             Some(queued) => {
-                queued.load.merge(&delivery.load, 0);
+                queued.load.merge(delivery.load);
                 self.totals.collapsed += queued.load.collapse_patterns(PATTERNS_MAX, &self.rules);
                 queued.spans.extend(delivery.spans);
             }
@@ -458,6 +474,7 @@ where
 
     fn swept(&mut self, (deliveries, swept): (Vec<Delivery>, Swept)) {
         reached(Step::Swept);
+        self.sweep_bytes = 0;
         self.totals.sweeps += 1;
         self.totals.swept += swept.deleted;
         (self.news)(News::SweepEnded(swept));
@@ -470,8 +487,7 @@ where
     fn delivered(&mut self, delivery: Delivery) {
         let next = self.echoes.next(delivery.stage);
         if let Some(stage) = next {
-            self.echoes.add(stage, Instant::now(), &delivery.load, &delivery.spans);
-            self.totals.collapsed += self.echoes.shrink(self.settings.memory_bytes_max / 4, &self.rules) as u64;
+            self.echoes.add(stage, Instant::now(), delivery.load, &delivery.spans);
         }
         match delivery.stage {
             Stage::Early => reached(Step::Early),

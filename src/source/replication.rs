@@ -291,10 +291,16 @@ async fn start(options: Rc<Options>) -> Result<Box<Stream>> {
     }))
 }
 
+/// The server keeps `logical_decoding_work_mem` of an open transaction before it streams it, 64 MB unless told otherwise;
+/// all of that is still to come at COMMIT. So this session asks for less, unless the URL's `options` say how much.
+const STREAM_EARLY: &str = "SELECT set_config(name, '4MB', false) FROM pg_catalog.pg_settings \
+     WHERE name = 'logical_decoding_work_mem' AND setting::int > 4096 AND source <> 'client'";
+
 /// Reads what the stream must know of the server, and starts it.
 pub(crate) async fn stream(wire: &mut Wire, slot: &str, publication: &str) -> Result<Facts> {
     let facts = Facts::read(wire, slot, publication).await?;
     let protocol = protocol_options(facts.version, publication);
+    wire.simple_query(STREAM_EARLY).await.map_err(|error| error.while_doing("set how early transactions stream"))?;
     // 0/0: the server starts at the slot's confirmed position, and so do we.
     let sql = format!("START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 ({protocol})");
     wire.start_copy_both(&sql).await.map_err(|error| error.while_doing("start replication"))?;

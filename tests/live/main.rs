@@ -1,6 +1,7 @@
 //! Tests against real servers; `tests/setup.sh` installs them.
 
 mod auth;
+mod bulk;
 mod cache;
 mod daemon;
 mod decoder;
