@@ -8,6 +8,11 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crieur::cache::Cache;
+use crieur::cache::redis::RedisCache;
+use crieur::config::Config;
+use crieur::keys::{FamilyId, KeySet};
+
 use super::daemon::Daemon;
 use super::harness::postgres;
 use super::harness::wait::settled;
@@ -34,8 +39,8 @@ struct Size {
 
 const SMALL: Size = Size {
     bound: 8 * MIB,
-    base: 40 * MIB,
-    rows: 300_000,
+    base: 12 * MIB,
+    rows: 200_000,
     sessions: 40,
     session_rows: 2_000,
     outage: Duration::from_secs(6),
@@ -233,4 +238,46 @@ async fn at_full_size_and_with_the_default_bound() {
     one_huge_transaction(FULL, UNSTREAMED, "at commit, 5 million rows").await;
     many_open_transactions(FULL, "200 open transactions").await;
     load_without_the_cache(FULL, "without the cache").await;
+}
+
+/// A COMMIT to its last key gone, against the deletes alone: three times each, in turn.
+#[tokio::test]
+#[ignore = "wants a release build: make bulk"]
+async fn a_commit_of_500_000_rows_takes_little_longer_than_its_deletes() {
+    const ROWS: u32 = 500_000;
+    let bulk = Bulk::start(FULL, &[], "").await;
+    let sink = Config::load(&bulk.daemon.config_path(), std::iter::empty()).expect("the daemon runs with it");
+    let sink = RedisCache::new(&sink.cache).expect("valid URL");
+    let mut keys = KeySet::default();
+    for id in 1..=ROWS {
+        keys.insert(format!("properties:detail:{id}").as_bytes(), FamilyId(0), 0);
+    }
+    let (mut commits, mut deletes) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        bulk.fill(ROWS, 1);
+        let started = Instant::now();
+        sink.delete(&[&keys]).await.expect("the cache answers");
+        deletes.push(started.elapsed());
+        bulk.fill(ROWS, 1);
+        bulk.scene.run("BEGIN").await;
+        bulk.scene.run(&rows(1, ROWS)).await;
+        // What the server streams of the open transaction has come when the daemon uses no more processor time.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let started = Instant::now();
+        bulk.scene.run("COMMIT").await;
+        let mut connection = bulk.scene.keys();
+        settled("the last key is gone", bulk.size.patience, async || {
+            let size: u64 = redis::cmd("DBSIZE").query(&mut connection).expect("it answers");
+            if size <= BYSTANDERS.len() as u64 + 1 { Ok(()) } else { Err(size) }
+        })
+        .await;
+        commits.push(started.elapsed());
+        bulk.confirmed().await;
+    }
+    commits.sort_unstable();
+    deletes.sort_unstable();
+    println!("{ROWS} rows: COMMIT to the last key gone {commits:?}, the deletes alone {deletes:?}");
+    assert!(bulk.daemon.log().matches("sweep").count() <= 2, "collapsed: {}", bulk.daemon.log());
+    assert!(commits[1] < deletes[1].mul_f64(1.5), "the median of {commits:?} is too far from that of {deletes:?}");
+    bulk.ends_well("500 000 rows, three times", Instant::now()).await;
 }

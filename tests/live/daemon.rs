@@ -37,6 +37,11 @@ impl Daemon {
         self.process.pid()
     }
 
+    /// Its configuration file.
+    pub fn config_path(&self) -> std::path::PathBuf {
+        self.dir.path().join("crieur.toml")
+    }
+
     /// Everything it said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
