@@ -293,8 +293,8 @@ async fn start(options: Rc<Options>) -> Result<Box<Stream>> {
 
 /// The server keeps `logical_decoding_work_mem` of an open transaction before it streams it, 64 MB unless told otherwise;
 /// all of that is still to come at COMMIT. So this session asks for less, unless the URL's `options` say how much.
-const STREAM_EARLY: &str = "SELECT set_config(name, '4MB', false) FROM pg_catalog.pg_settings \
-     WHERE name = 'logical_decoding_work_mem' AND setting::int > 4096 AND source <> 'client'";
+const STREAM_EARLY: &str = "SELECT set_config(name, '1MB', false) FROM pg_catalog.pg_settings \
+     WHERE name = 'logical_decoding_work_mem' AND setting::int > 1024 AND source <> 'client'";
 
 /// Reads what the stream must know of the server, and starts it.
 pub(crate) async fn stream(wire: &mut Wire, slot: &str, publication: &str) -> Result<Facts> {

@@ -289,6 +289,7 @@ async fn a_commit_of_500_000_rows_takes_little_longer_than_its_deletes() {
     println!("{ROWS} rows: COMMIT to the last key gone {commits:?}, the deletes alone {deletes:?}");
     // One sweep and its two echoes are the first start's.
     assert_eq!(bulk.daemon.log().matches("sweep finished").count(), 3, "collapsed: {}", bulk.daemon.log());
-    assert!(commits[1] < deletes[1].mul_f64(1.5), "the median of {commits:?} is too far from that of {deletes:?}");
+    // The best of each: whatever else the machine does only adds.
+    assert!(commits[0] < deletes[0].mul_f64(1.5), "{commits:?} is too far from {deletes:?}");
     bulk.ends_well("500 000 rows, three times", Instant::now()).await;
 }
