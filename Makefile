@@ -3,7 +3,11 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt record
+BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
+FUZZ_RUNS ?= 10000000
+FUZZ_TARGETS ?= pgoutput copy_data frames recording config
+
+.PHONY: help demo test check fmt record bulk fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -29,3 +33,16 @@ record: ## record the workloads of tests/golden on every PostgreSQL anew, and sh
 	$(CARGO) test --test live -- --ignored --nocapture record_every_workload_on_every_server
 	UPDATE=1 $(CARGO) test --test main -- golden
 	git diff --stat -- tests/golden
+
+bulk: ## bounded memory and the time of a COMMIT at full size; takes minutes, prints what it measures
+	@tests/setup.sh
+	$(CARGO) test --release --test live $(BULK_TESTS)
+
+# No sanitizer: what is fuzzed is safe Rust. Findings stay in target/fuzz; a seed with a name goes to tests/fuzz/corpus.
+fuzz: ## fuzz each target FUZZ_RUNS times; needs `rustup toolchain install nightly` and `cargo install cargo-fuzz`
+	@for target in $(FUZZ_TARGETS); do \
+	    mkdir -p target/fuzz/corpus/$$target target/fuzz/found && \
+	    $(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz -s none $$target \
+	        target/fuzz/corpus/$$target tests/fuzz/corpus/$$target -- \
+	        -runs=$(FUZZ_RUNS) -max_len=600 -artifact_prefix=target/fuzz/found/$$target- || exit; \
+	done

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use crate::ack::{SpanId, Window};
 use crate::change::Row;
 use crate::gate::Snapshot;
-use crate::keys::{FamilyId, KeySet, TxOrdinal};
+use crate::keys::{FamilyId, Key, KeySet, TxOrdinal};
 use crate::lsn::Xid;
 use crate::rules::{Invalidations, Plan, Rules};
 
@@ -95,12 +95,8 @@ impl<A: Copy + Ord> Batch<A> {
             return self.idle(ack, window);
         }
         let ordinal = self.ordinal();
-        if self.load.is_empty() {
-            load.each_set(|set| set.renumber(|_, _| (ordinal, ordinal)));
-            self.load = load;
-        } else {
-            self.load.merge(&load, ordinal);
-        }
+        load.each_set(|set| set.renumber(|_, _| (ordinal, ordinal)));
+        self.load.merge(load);
         self.transactions.push(Transaction { xid, ack: Some(ack), span: None });
     }
 
@@ -168,13 +164,12 @@ impl<A: Copy + Ord> Batch<A> {
         }
         let ranks = ranks(&stays);
         let staying = |first: TxOrdinal, last: TxOrdinal| ranks[last as usize + 1] - ranks[first as usize];
-        let mut leaving = self.load.clone();
-        leaving.each_set(|set| set.retain(|key| staying(key.first, key.last) < key.last - key.first + 1));
-        self.load.each_set(|set| {
-            set.retain(|key| staying(key.first, key.last) > 0);
-            set.renumber(|first, last| (ranks[first as usize], ranks[last as usize + 1] - 1));
-        });
-        self.load.widened = 0;
+        let goes = |key: &Key<'_>| staying(key.first, key.last) < key.last - key.first + 1;
+        let remains = |key: &Key<'_>| {
+            let range = || (ranks[key.first as usize], ranks[key.last as usize + 1] - 1);
+            (staying(key.first, key.last) > 0).then(range)
+        };
+        let leaving = self.load.split(goes, remains);
         let mut stays = stays.into_iter();
         self.transactions.retain(|_| stays.next().unwrap_or(true));
         Some(Cut { load: leaving, spans })
@@ -237,12 +232,28 @@ impl Invalidations {
         self.keys.bytes_used() + self.patterns.bytes_used() + self.lookups.bytes_used()
     }
 
-    /// Adds all of `other` under the transaction `tx`.
-    pub fn merge(&mut self, other: &Invalidations, tx: TxOrdinal) {
-        self.keys.merge(&other.keys, tx);
-        self.patterns.merge(&other.patterns, tx);
-        self.lookups.merge(&other.lookups, tx);
+    /// Adds all of `other`, each key with its transactions.
+    pub fn merge(&mut self, other: Invalidations) {
+        self.keys.merge(other.keys);
+        self.patterns.merge(other.patterns);
+        self.lookups.merge(other.lookups);
         self.widened += other.widened;
+        self.protected += other.protected;
+    }
+
+    /// See [`KeySet::split`]. What was counted leaves.
+    fn split(
+        &mut self,
+        leaves: impl Fn(&Key<'_>) -> bool,
+        stays: impl Fn(&Key<'_>) -> Option<(TxOrdinal, TxOrdinal)>,
+    ) -> Invalidations {
+        Invalidations {
+            keys: self.keys.split(&leaves, &stays),
+            patterns: self.patterns.split(&leaves, &stays),
+            lookups: self.lookups.split(&leaves, &stays),
+            widened: std::mem::take(&mut self.widened),
+            protected: std::mem::take(&mut self.protected),
+        }
     }
 
     fn each_set(&mut self, mut apply: impl FnMut(&mut KeySet)) {

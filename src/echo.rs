@@ -72,7 +72,7 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
     }
 
     /// Queues the keys of an answered delivery for the echo `stage`.
-    pub fn add(&mut self, stage: usize, now: I, load: &Invalidations, spans: &[SpanId]) {
+    pub fn add(&mut self, stage: usize, now: I, load: Invalidations, spans: &[SpanId]) {
         let gap = self.gaps[stage];
         let width = (gap / 10).min(Duration::from_secs(1));
         let buckets = &mut self.stages[stage];
@@ -82,7 +82,7 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
             buckets.push_back(Bucket { closes, due, load: Invalidations::default(), spans: Vec::new() });
         }
         let bucket = buckets.back_mut().expect("pushed above when there was none");
-        bucket.load.merge(load, 0);
+        bucket.load.merge(load);
         bucket.spans.extend_from_slice(spans);
     }
 
@@ -110,19 +110,17 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
         buckets.map(|bucket| bucket.load.bytes_used() + bucket.spans.len() * size_of::<SpanId>()).sum()
     }
 
-    /// Collapses families until at most `bytes_max` are in use; says how many were collapsed.
-    pub fn shrink(&mut self, bytes_max: usize, rules: &Rules) -> usize {
-        let mut collapsed = 0;
-        let mut used = self.bytes_used();
-        while used > bytes_max {
-            let largest = self.stages.iter_mut().flatten().max_by_key(|bucket| bucket.load.bytes_used());
-            let done = largest.and_then(|bucket| bucket.load.collapse_largest(rules)).is_none();
-            let before = std::mem::replace(&mut used, self.bytes_used());
-            if done || used >= before {
-                break; // Nothing but one pattern per family and bucket is left.
-            }
-            collapsed += 1;
-        }
-        collapsed
+    /// What the largest bucket holds, in bytes.
+    pub fn largest(&self) -> usize {
+        self.stages.iter().flatten().map(|bucket| bucket.load.bytes_used()).max().unwrap_or(0)
+    }
+
+    /// Collapses the largest family of the largest bucket; says how many bytes that freed.
+    pub fn collapse_largest(&mut self, rules: &Rules) -> usize {
+        let largest = self.stages.iter_mut().flatten().max_by_key(|bucket| bucket.load.bytes_used());
+        let Some(load) = largest.map(|bucket| &mut bucket.load) else { return 0 };
+        let before = load.bytes_used();
+        load.collapse_largest(rules);
+        before.saturating_sub(load.bytes_used())
     }
 }

@@ -1,13 +1,18 @@
-//! Sets of keys: one arena of bytes, one table of indexes, no allocation per key.
+//! Sets of keys: segments of bytes and entries, one table of indexes, no allocation per key.
 //!
 //! A [`KeySet`] holds exact keys, escaped patterns or encoded lookup parameters alike: it knows bytes, not meanings.
 //! Each entry remembers the first and the last transaction (an ordinal inside of its batch) that named it, so that a
 //! batch can be split by visibility without storing a key twice, and the family that it collapses into when a bound is
 //! reached.
+//!
+//! Memory is what the set is made for: a segment never grows past its size (a longer key gets one of its own), so that
+//! nothing large is ever copied to grow, freed segments fit the next set exactly, and a set that is merged or split
+//! gives its segments back one by one. [`KeySet::bytes_used`] counts what was allocated, not what was asked for.
+
+use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
-use std::hash::BuildHasher;
 
 /// Ordinal of a transaction inside of one batch.
 pub type TxOrdinal = u32;
@@ -16,7 +21,14 @@ pub type TxOrdinal = u32;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FamilyId(pub u32);
 
-/// One entry: where its bytes are and which transactions named it.
+/// Bytes of keys in one segment: below the size from which the C library maps memory for each allocation.
+const SEGMENT_BYTES: usize = 64 * 1024;
+
+/// Entries in one segment, as a number of bits of an index.
+const ENTRY_BITS: u32 = 11;
+const SEGMENT_ENTRIES: usize = 1 << ENTRY_BITS;
+
+/// One entry: where its bytes are in its segment and which transactions named it.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     start: u32,
@@ -39,154 +51,237 @@ pub struct Key<'a> {
     pub last: TxOrdinal,
 }
 
+/// Keys that lie together.
+#[derive(Clone, Default)]
+struct Segment {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl Segment {
+    fn has_room(&self, length: usize) -> bool {
+        self.entries.is_empty() || (self.entries.len() < SEGMENT_ENTRIES && self.bytes.len() + length <= SEGMENT_BYTES)
+    }
+
+    fn bytes_allocated(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
+    }
+
+    fn text(&self, entry: &Entry) -> &[u8] {
+        &self.bytes[entry.start as usize..][..entry.length as usize]
+    }
+
+    fn keys(&self) -> impl Iterator<Item = Key<'_>> {
+        let key = |entry: &Entry| (entry.family, entry.first, entry.last);
+        self.entries.iter().map(move |entry| {
+            let (family, first, last) = key(entry);
+            Key { bytes: self.text(entry), family, first, last }
+        })
+    }
+}
+
+/// The segments of a set; an index is the segment's number and the entry's in it.
+#[derive(Clone, Default)]
+struct Segments(Vec<Segment>);
+
+impl Segments {
+    fn entry(&self, index: u32) -> (&Segment, &Entry) {
+        let segment = &self.0[(index >> ENTRY_BITS) as usize];
+        (segment, &segment.entries[index as usize % SEGMENT_ENTRIES])
+    }
+
+    #[inline]
+    fn text(&self, index: u32) -> &[u8] {
+        let (segment, entry) = self.entry(index);
+        segment.text(entry)
+    }
+
+    /// Appends a key; its index, and how many bytes were allocated for it.
+    fn push(&mut self, key: &Key<'_>) -> (u32, usize) {
+        let mut before = 0;
+        match self.0.last() {
+            Some(segment) if segment.has_room(key.bytes.len()) => before = segment.bytes_allocated(),
+            Some(_) => self.0.push(Segment {
+                bytes: Vec::with_capacity(SEGMENT_BYTES.max(key.bytes.len())),
+                entries: Vec::with_capacity(SEGMENT_ENTRIES),
+            }),
+            None => self.0.push(Segment::default()), // Most sets are small and never need a second.
+        }
+        let number = self.0.len() as u32 - 1;
+        let segment = self.0.last_mut().expect("pushed above when there was none");
+        let start = segment.bytes.len() as u32;
+        segment.bytes.extend_from_slice(key.bytes);
+        let Key { bytes, family, first, last } = *key;
+        segment.entries.push(Entry { start, length: bytes.len() as u32, family, first, last });
+        let index = number << ENTRY_BITS | (segment.entries.len() as u32 - 1);
+        (index, segment.bytes_allocated() - before)
+    }
+}
+
 /// A set of byte strings in order of first mention.
 #[derive(Clone, Default)]
 pub struct KeySet {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
+    segments: Segments,
     table: HashTable<u32>,
     hasher: RandomState,
+    /// Of all segments.
+    allocated: usize,
+    /// The key that is being written.
+    scratch: Vec<u8>,
 }
 
 /// A key under construction: write its parts, then [`finish`](KeyWriter::finish). Dropped unfinished, it leaves no trace.
 pub struct KeyWriter<'a> {
     set: &'a mut KeySet,
-    start: usize,
 }
 
 impl KeyWriter<'_> {
     /// Appends bytes to the key.
     #[inline]
     pub fn push(&mut self, part: &[u8]) {
-        self.set.bytes.extend_from_slice(part);
+        self.set.scratch.extend_from_slice(part);
     }
 
     /// What was written so far.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &self.set.bytes[self.start..]
-    }
-
-    /// The buffer, for parts that are computed in place; only append to it.
-    #[inline]
-    pub fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.set.bytes
+        &self.set.scratch
     }
 
     /// Adds the key unless the set holds it; says whether it is new.
     #[inline]
     pub fn finish(self, family: FamilyId, tx: TxOrdinal) -> bool {
-        let start = self.start;
-        let set = &mut *self.set;
-        let hash = set.hasher.hash_one(&set.bytes[start..]);
-        let KeySet { bytes, entries, table, hasher } = set;
-        let key = &bytes[start..];
-        let text = |index: u32| {
-            let entry: &Entry = &entries[index as usize];
-            &bytes[entry.start as usize..(entry.start + entry.length) as usize]
-        };
-        if let Some(&index) = table.find(hash, |&index| text(index) == key) {
-            let entry = &mut entries[index as usize];
-            entry.first = entry.first.min(tx);
-            entry.last = entry.last.max(tx);
-            return false; // Drop cuts the arena back.
-        }
-        let length = key.len() as u32;
-        table.insert_unique(hash, entries.len() as u32, |&index| hasher.hash_one(text(index)));
-        entries.push(Entry { start: start as u32, length, family, first: tx, last: tx });
-        std::mem::forget(self);
-        true
+        self.finish_range(family, (tx, tx))
     }
-}
 
-impl Drop for KeyWriter<'_> {
-    fn drop(&mut self) {
-        self.set.bytes.truncate(self.start);
+    /// The same, named by transactions from `first` to `last`.
+    #[inline]
+    pub fn finish_range(self, family: FamilyId, (first, last): (TxOrdinal, TxOrdinal)) -> bool {
+        let mut scratch = std::mem::take(&mut self.set.scratch);
+        let new = self.set.add(&Key { bytes: &scratch, family, first, last });
+        if scratch.capacity() <= SEGMENT_BYTES {
+            scratch.clear();
+            self.set.scratch = scratch;
+        }
+        new
     }
 }
 
 impl KeySet {
-    /// The longest arena: offsets are 32 bits wide.
-    pub const BYTES_MAX: usize = u32::MAX as usize / 2;
-
-    /// Starts a key at the end of the arena.
+    /// Starts a key.
     #[inline]
     pub fn write(&mut self) -> KeyWriter<'_> {
-        let start = self.bytes.len();
-        KeyWriter { set: self, start }
+        self.scratch.clear();
+        KeyWriter { set: self }
     }
 
     /// Adds a whole key; says whether it is new.
     pub fn insert(&mut self, key: &[u8], family: FamilyId, tx: TxOrdinal) -> bool {
-        let mut writer = self.write();
-        writer.push(key);
-        writer.finish(family, tx)
+        self.add(&Key { bytes: key, family, first: tx, last: tx })
+    }
+
+    /// Adds a key, or widens the range of transactions of the one that is there; says whether it is new.
+    pub fn add(&mut self, key: &Key<'_>) -> bool {
+        let KeySet { segments, table, hasher, .. } = self;
+        let hash = hasher.hash_one(key.bytes);
+        if let Some(&index) = table.find(hash, |&index| segments.text(index) == key.bytes) {
+            let entry = &mut segments.0[(index >> ENTRY_BITS) as usize].entries[index as usize % SEGMENT_ENTRIES];
+            entry.first = entry.first.min(key.first);
+            entry.last = entry.last.max(key.last);
+            return false;
+        }
+        let (index, allocated) = segments.push(key);
+        table.insert_unique(hash, index, |&index| hasher.hash_one(segments.text(index)));
+        self.allocated += allocated;
+        true
     }
 
     /// How many keys the set holds.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.table.len()
     }
 
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.table.is_empty()
     }
 
-    /// Bytes in use, bookkeeping included; what the memory bounds count.
+    /// Bytes allocated; what the memory bounds count.
     pub fn bytes_used(&self) -> usize {
-        self.bytes.len() + self.entries.len() * (size_of::<Entry>() + 2 * size_of::<u32>())
+        self.allocated + self.table.allocation_size()
     }
 
     /// Whether the set holds `key`.
     pub fn contains(&self, key: &[u8]) -> bool {
         let hash = self.hasher.hash_one(key);
-        self.table.find(hash, |&index| self.entry_bytes(&self.entries[index as usize]) == key).is_some()
-    }
-
-    fn entry_bytes(&self, entry: &Entry) -> &[u8] {
-        &self.bytes[entry.start as usize..(entry.start + entry.length) as usize]
+        self.table.find(hash, |&index| self.segments.text(index) == key).is_some()
     }
 
     /// The keys in order of first mention.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Key<'_>> {
-        self.entries.iter().map(|entry| Key {
-            bytes: self.entry_bytes(entry),
-            family: entry.family,
-            first: entry.first,
-            last: entry.last,
-        })
+    pub fn iter(&self) -> impl Iterator<Item = Key<'_>> {
+        self.segments.0.iter().flat_map(Segment::keys)
     }
 
-    /// Adds every key of `other`, all under the transaction `tx`.
-    pub fn merge(&mut self, other: &KeySet, tx: TxOrdinal) {
-        for key in other.iter() {
-            self.insert(key.bytes, key.family, tx);
+    /// Hands every key over, and gives each segment back as soon as its keys were.
+    pub fn drain(self, mut take: impl FnMut(Key<'_>)) {
+        drop(self.table);
+        for segment in self.segments.0 {
+            segment.keys().for_each(&mut take);
         }
     }
 
-    /// Forgets the keys and keeps the memory.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.entries.clear();
-        self.table.clear();
+    /// Adds every key of `other` with its transactions. The larger set keeps its memory.
+    pub fn merge(&mut self, mut other: KeySet) {
+        if other.len() > self.len() {
+            std::mem::swap(self, &mut other);
+        }
+        other.drain(|key| _ = self.add(&key));
     }
 
     /// Keeps the keys for which `keep` holds.
     pub fn retain(&mut self, keep: impl Fn(&Key<'_>) -> bool) {
-        let mut kept = KeySet { hasher: self.hasher.clone(), ..KeySet::default() };
-        for key in self.iter().filter(keep) {
-            kept.insert(key.bytes, key.family, key.first);
-            if let Some(entry) = kept.entries.last_mut() {
-                entry.last = key.last;
-            }
+        if self.iter().all(|key| keep(&key)) {
+            return;
         }
-        *self = kept;
+        let old = std::mem::take(self);
+        old.drain(|key| {
+            if keep(&key) {
+                self.add(&key);
+            }
+        });
+    }
+
+    /// Splits into what `leaves` and what stays, for which `stays` says under which transactions. A key may do both.
+    pub fn split(
+        &mut self,
+        leaves: impl Fn(&Key<'_>) -> bool,
+        stays: impl Fn(&Key<'_>) -> Option<(TxOrdinal, TxOrdinal)>,
+    ) -> KeySet {
+        let mut leaving = KeySet::default();
+        std::mem::take(self).drain(|key| {
+            if leaves(&key) {
+                leaving.add(&key);
+            }
+            if let Some((first, last)) = stays(&key) {
+                self.add(&Key { first, last, ..key });
+            }
+        });
+        leaving
+    }
+
+    /// The same keys in sets of a few thousand; what was handed out is no longer held here.
+    pub fn pieces(self) -> impl Iterator<Item = KeySet> {
+        drop(self.table);
+        self.segments.0.into_iter().map(|segment| {
+            let mut piece = KeySet::default();
+            segment.keys().for_each(|key| _ = piece.add(&key));
+            piece
+        })
     }
 
     /// Renumbers the transactions of every entry.
     pub fn renumber(&mut self, number: impl Fn(TxOrdinal, TxOrdinal) -> (TxOrdinal, TxOrdinal)) {
-        for entry in &mut self.entries {
+        for entry in self.segments.0.iter_mut().flat_map(|segment| &mut segment.entries) {
             (entry.first, entry.last) = number(entry.first, entry.last);
         }
     }
@@ -195,7 +290,7 @@ impl KeySet {
 impl std::fmt::Debug for KeySet {
     /// Counts only: keys hold row values.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KeySet({} keys, {} bytes)", self.len(), self.bytes.len())
+        write!(f, "KeySet({} keys, {} bytes)", self.len(), self.bytes_used())
     }
 }
 
@@ -205,6 +300,15 @@ mod tests {
 
     fn listed(set: &KeySet) -> Vec<(&[u8], TxOrdinal, TxOrdinal)> {
         set.iter().map(|key| (key.bytes, key.first, key.last)).collect()
+    }
+
+    /// `count` keys of 18 bytes, from `from` on.
+    fn numbered(from: usize, count: usize) -> KeySet {
+        let mut set = KeySet::default();
+        for number in from..from + count {
+            set.insert(format!("key:{number:014}").as_bytes(), FamilyId(0), 0);
+        }
+        set
     }
 
     #[test]
@@ -220,9 +324,11 @@ mod tests {
     fn an_unfinished_key_leaves_no_trace() {
         let mut set = KeySet::default();
         set.write().push(b"half");
-        assert!(set.is_empty() && set.bytes.is_empty());
-        set.insert(b"whole", FamilyId(0), 0);
-        assert!(set.contains(b"whole") && !set.contains(b"halfwhole"));
+        assert!(set.is_empty() && set.bytes_used() == 0);
+        let mut writer = set.write();
+        writer.push(b"whole");
+        assert!(writer.finish(FamilyId(0), 0));
+        assert!(set.contains(b"whole") && !set.contains(b"halfwhole") && !set.contains(b"half"));
     }
 
     #[test]
@@ -234,5 +340,41 @@ mod tests {
         set.retain(|key| key.last >= 2);
         assert_eq!(listed(&set), [(&b"a"[..], 0, 5), (&b"c"[..], 2, 2)]);
         assert!(set.contains(b"a") && !set.contains(b"b"));
+    }
+
+    #[test]
+    fn keys_of_every_length_are_found_again_over_many_segments() {
+        let lengths = [0, 1, 100, SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1, 3 * SEGMENT_BYTES, 7];
+        let keys: Vec<Vec<u8>> = (0..60_u8).flat_map(|byte| lengths.map(|length| vec![byte; length])).collect();
+        let mut set = KeySet::default();
+        let distinct = keys.iter().filter(|key| set.insert(key, FamilyId(0), 0)).count();
+        assert_eq!((distinct, set.len()), (60 * 7 + 1, 60 * 7 + 1), "the empty key is one");
+        assert!(keys.iter().all(|key| set.contains(key) && !set.insert(key, FamilyId(0), 0)));
+        let counted: usize = set.segments.0.iter().map(Segment::bytes_allocated).sum();
+        assert_eq!(set.bytes_used(), counted + set.table.allocation_size());
+    }
+
+    #[test]
+    fn a_million_short_keys_take_less_than_twice_their_entries() {
+        let set = numbered(0, 1_000_000);
+        let least = 1_000_000 * (18 + size_of::<Entry>());
+        assert!((least..least * 17 / 10).contains(&set.bytes_used()), "{} of {least}", set.bytes_used());
+        assert!(numbered(0, 1).bytes_used() < 400, "{}", numbered(0, 1).bytes_used());
+    }
+
+    #[test]
+    fn merging_splitting_and_taking_apart_lose_no_key() {
+        let mut set = numbered(0, 3000);
+        set.merge(numbered(2500, 30_000));
+        assert_eq!(set.len(), 32_500);
+        assert_eq!(set.clone().pieces().map(|piece| piece.len()).sum::<usize>(), 32_500);
+        assert!(
+            set.clone().pieces().all(|piece| piece.len() <= SEGMENT_ENTRIES && piece.iter().count() == piece.len())
+        );
+        let odd = |key: &Key<'_>| key.bytes.last().is_some_and(|digit| digit % 2 == 1);
+        let leaving = set.split(odd, |key| (!odd(key)).then_some((4, 5)));
+        assert_eq!((leaving.len(), set.len()), (16_250, 16_250));
+        assert!(set.iter().all(|key| !odd(&key) && (key.first, key.last) == (4, 5)));
+        assert!(leaving.iter().all(|key| odd(&key) && (key.first, key.last) == (0, 0)));
     }
 }

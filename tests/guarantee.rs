@@ -173,7 +173,7 @@ fn echoes(mut times: Vec<u64>, delays: &[Duration]) {
     let mut seen: BTreeMap<u8, Vec<Duration>> = BTreeMap::new();
     let deliver = |delivery: Delivery, now: Duration, echoes: &mut Echoes<Duration>| {
         if let Some(stage) = echoes.next(delivery.stage) {
-            echoes.add(stage, now, &delivery.load, &delivery.spans);
+            echoes.add(stage, now, delivery.load, &delivery.spans);
         }
     };
     let mut now = Duration::ZERO;

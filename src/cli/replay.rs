@@ -59,7 +59,7 @@ pub struct Transactions<A> {
 impl<A: Copy + Ord> Transactions<A> {
     /// `bytes_max` bounds the keys of the transactions that are still open, and those of the one that arrives.
     pub fn new(bytes_max: usize) -> Self {
-        Transactions { intake: Intake::new(bytes_max), window: Window::default(), current: None, bytes_max }
+        Transactions { intake: Intake::default(), window: Window::default(), current: None, bytes_max }
     }
 
     /// Takes one event in; a commit, or a piece that is large enough, gives what to delete.
@@ -80,6 +80,7 @@ impl<A: Copy + Ord> Transactions<A> {
         };
         let need = self.intake.event(event, rules, &mut self.window);
         let full = self.intake.batch.bytes_used() > self.bytes_max;
+        while self.intake.bytes_used() > 2 * self.bytes_max && self.intake.collapse_largest(rules) > 0 {}
         let leaving = committed.or(self.current.filter(|_| full));
         (need, leaving.and_then(|xid| self.cut(xid)))
     }

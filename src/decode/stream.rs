@@ -177,7 +177,10 @@ impl Assembler {
 
     fn truncate(&mut self, relations: impl Iterator<Item = Oid> + Clone) -> Result<Option<Step<'static>>> {
         for relation in relations.clone() {
-            self.check(&Change { relation, row: Row::Truncate })?;
+            let change = Change { relation, row: Row::Truncate };
+            self.check(&change)?;
+            // Before any is queued: an error leaves nothing behind that the next payload would trip over.
+            self.change(change)?;
         }
         self.truncated.extend(relations);
         self.queued()

@@ -85,17 +85,19 @@ pub struct Landed {
     pub refused: u64,
 }
 
-/// Resolves lookups, then deletes the exact keys of all deliveries in one pipeline.
+/// Resolves lookups, then deletes the exact keys of all deliveries in one pipeline. Keys that lookups add past
+/// `answers_bytes_max` collapse into their families.
 pub async fn fly<C: Cache, D: Control>(
     cache: Rc<C>,
     control: Rc<D>,
     rules: Rc<Rules>,
     mut deliveries: Vec<Delivery>,
+    answers_bytes_max: usize,
 ) -> Result<Landed> {
     let mut refused = 0;
     for delivery in &mut deliveries {
         if !delivery.load.lookups.is_empty() {
-            refused += look_up(&*control, &rules, delivery).await?;
+            refused += look_up(&*control, &rules, delivery, answers_bytes_max).await?;
             reached(Step::LookedUp);
         }
     }
@@ -107,22 +109,34 @@ pub async fn fly<C: Cache, D: Control>(
     Ok(Landed { deleted, deliveries, refused })
 }
 
-async fn look_up<D: Control>(control: &D, rules: &Rules, delivery: &mut Delivery) -> Result<u64> {
-    let lookups = std::mem::take(&mut delivery.load.lookups);
-    let questions = rules.questions(&lookups);
-    let mut answers = Vec::with_capacity(questions.len());
-    for part in questions.chunks(QUESTIONS_MAX) {
-        answers.extend(insist("look up", async || control.ask(part).await).await?);
-    }
+/// A piece at a time: questions and answers take many times the memory of the encoded lookups.
+async fn look_up<D: Control>(
+    control: &D,
+    rules: &Rules,
+    delivery: &mut Delivery,
+    answers_bytes_max: usize,
+) -> Result<u64> {
+    let load = &mut delivery.load;
+    let bytes_max = load.keys.bytes_used() + answers_bytes_max;
     let mut refused = 0;
-    for (question, answer) in questions.iter().zip(&answers) {
-        if let Answer::Refused(message) = answer {
-            refused += 1;
-            let name = rules.lookups().get(question.lookup.0 as usize).map_or("?", |lookup| lookup.name.as_str());
-            warn!(lookup = name, "lookup refused, its keys widen to their family: {message}");
+    for lookups in std::mem::take(&mut load.lookups).pieces() {
+        let questions = rules.questions(&lookups);
+        let mut answers = Vec::with_capacity(questions.len());
+        for part in questions.chunks(QUESTIONS_MAX) {
+            answers.extend(insist("look up", async || control.ask(part).await).await?);
+        }
+        for (question, answer) in questions.iter().zip(&answers) {
+            if let Answer::Refused(message) = answer {
+                refused += 1;
+                let name = rules.lookups().get(question.lookup.0 as usize).map_or("?", |lookup| lookup.name.as_str());
+                warn!(lookup = name, "lookup refused, its keys widen to their family: {message}");
+            }
+        }
+        rules.resolve(&lookups, &questions, &answers, load);
+        if load.keys.bytes_used() > bytes_max {
+            load.collapse_largest(rules);
         }
     }
-    rules.resolve(&lookups, &questions, &answers, &mut delivery.load);
     Ok(refused)
 }
 
@@ -130,7 +144,7 @@ async fn look_up<D: Control>(control: &D, rules: &Rules, delivery: &mut Delivery
 pub async fn sweep<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<(Vec<Delivery>, Swept)> {
     let mut patterns = KeySet::default();
     for delivery in &deliveries {
-        patterns.merge(&delivery.load.patterns, 0);
+        patterns.merge(delivery.load.patterns.clone());
     }
     let swept = insist("sweep", async || cache.sweep(&patterns).await).await?;
     Ok((deliveries, swept))

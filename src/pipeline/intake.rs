@@ -2,7 +2,7 @@
 //! Pure.
 //!
 //! Keys of a streamed transaction wait here under its xid, never its rows; its abort drops them, its commit moves them
-//! into the batch. Past the bound the largest set collapses into its families.
+//! into the batch. When memory is short the largest set collapses into its families.
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -37,27 +37,23 @@ pub struct Intake<A> {
     tables: Tables,
     open: HashMap<Xid, Invalidations, RandomState>,
     open_bytes: usize,
-    open_bytes_max: usize,
-    /// Families that a bound collapsed into their pattern, for the log.
-    pub collapsed: u64,
     /// Whether a message was not understood.
     misunderstood: bool,
 }
 
-impl<A: Copy + Ord> Intake<A> {
-    /// `open_bytes_max` bounds the keys of transactions that are still open.
-    pub fn new(open_bytes_max: usize) -> Self {
+impl<A: Copy + Ord> Default for Intake<A> {
+    fn default() -> Self {
         Intake {
             batch: Batch::default(),
             tables: Tables::default(),
             open: HashMap::default(),
             open_bytes: 0,
-            open_bytes_max,
-            collapsed: 0,
             misunderstood: false,
         }
     }
+}
 
+impl<A: Copy + Ord> Intake<A> {
     /// Takes one event in.
     #[inline]
     pub fn event(&mut self, event: Event<'_, A>, rules: &Rules, window: &mut Window<A>) -> Need {
@@ -101,7 +97,7 @@ impl<A: Copy + Ord> Intake<A> {
 
     fn open_change(&mut self, xid: Xid, change: Change<'_>, rules: &Rules) {
         let Some(meaning) = self.tables.meaning(change.relation).cloned() else { return };
-        self.open_load(xid, rules, |load| match &meaning {
+        self.open_load(xid, |load| match &meaning {
             Meaning::Rules(plan) => plan.apply(&change.row, 0, load),
             Meaning::Everything => load.everything(rules, 0),
             Meaning::Changed(changed) => {
@@ -116,14 +112,11 @@ impl<A: Copy + Ord> Intake<A> {
 
     /// Adds to the keys of an open transaction.
     #[inline]
-    fn open_load(&mut self, xid: Xid, rules: &Rules, add: impl FnOnce(&mut Invalidations)) {
+    fn open_load(&mut self, xid: Xid, add: impl FnOnce(&mut Invalidations)) {
         let load = self.open.entry(xid).or_default();
         let before = load.bytes_used();
         add(load);
         self.open_bytes = self.open_bytes + load.bytes_used() - before;
-        if self.open_bytes > self.open_bytes_max {
-            self.shrink(rules);
-        }
     }
 
     /// A message with our prefix; one that is not understood may concern anybody.
@@ -140,7 +133,7 @@ impl<A: Copy + Ord> Intake<A> {
         for plan in plans {
             match place {
                 Place::Committed => self.batch.change(&plan, &Row::Truncate),
-                Place::Open(xid) => self.open_load(xid, rules, |load| plan.apply(&Row::Truncate, 0, load)),
+                Place::Open(xid) => self.open_load(xid, |load| plan.apply(&Row::Truncate, 0, load)),
                 Place::Outside => self.batch.outside(&plan),
             }
         }
@@ -150,19 +143,19 @@ impl<A: Copy + Ord> Intake<A> {
         Need::Warning
     }
 
-    /// Collapses the largest family of the largest open transaction, as long as that helps.
-    fn shrink(&mut self, rules: &Rules) {
-        while self.open_bytes > self.open_bytes_max / 2 {
-            let Some(load) = self.open.values_mut().max_by_key(|load| load.bytes_used()) else { return };
-            let before = load.bytes_used();
-            let collapsed = load.collapse_largest(rules).is_some();
-            let after = load.bytes_used();
-            if !collapsed || after >= before {
-                return; // Nothing but patterns is left.
-            }
-            self.open_bytes = self.open_bytes + after - before;
-            self.collapsed += 1;
-        }
+    /// What the largest open transaction holds, in bytes.
+    pub fn largest(&self) -> usize {
+        self.open.values().map(Invalidations::bytes_used).max().unwrap_or(0)
+    }
+
+    /// Collapses the largest family of the largest open transaction; says how many bytes that freed.
+    pub fn collapse_largest(&mut self, rules: &Rules) -> usize {
+        let Some(load) = self.open.values_mut().max_by_key(|load| load.bytes_used()) else { return 0 };
+        let before = load.bytes_used();
+        load.collapse_largest(rules);
+        let freed = before.saturating_sub(load.bytes_used());
+        self.open_bytes -= freed;
+        freed
     }
 
     fn close(&mut self, xid: Xid) -> Option<Invalidations> {

@@ -18,7 +18,7 @@ use crate::source::Source;
 /// Deliveries of one round.
 #[derive(Debug, Default)]
 pub(super) struct Lagging {
-    load: Invalidations,
+    pub(super) load: Invalidations,
     spans: Vec<SpanId>,
 }
 
@@ -31,13 +31,8 @@ where
 {
     /// The delivery waits for the replicas; its spans stay open.
     pub(super) fn await_replicas(&mut self, delivery: Delivery) {
-        self.lagging.load.merge(&delivery.load, 0);
+        self.lagging.load.merge(delivery.load);
         self.lagging.spans.extend(delivery.spans);
-        while self.lagging.load.bytes_used() > self.settings.memory_bytes_max / 8
-            && self.lagging.load.collapse_largest(&self.rules).is_some()
-        {
-            self.totals.collapsed += 1;
-        }
         self.start_round();
     }
 
@@ -46,6 +41,7 @@ where
             return;
         }
         let lagging = std::mem::take(&mut self.lagging);
+        self.round_bytes = lagging.load.bytes_used();
         let control = Rc::clone(&self.control);
         self.round = Some(Box::pin(async move {
             insist("wait for the replicas", async || control.replicas_replayed().await).await?;
@@ -55,6 +51,7 @@ where
 
     /// Every replica shows what these keys were deleted for.
     pub(super) fn caught_up(&mut self, lagging: Lagging) {
+        self.round_bytes = 0;
         let Lagging { load, spans } = lagging;
         self.again.push_back(Delivery { load, spans, stage: Stage::Replica });
         self.start_round();

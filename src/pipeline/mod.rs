@@ -9,6 +9,7 @@ pub mod deliver;
 mod gap;
 pub mod intake;
 mod lagging;
+mod memory;
 mod position;
 pub mod tables;
 pub mod watch;
@@ -39,6 +40,7 @@ use crate::mark::Start;
 use crate::pipeline::deliver::{Landed, at_most, fly, insist, sweep};
 use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::lagging::Lagging;
+use crate::pipeline::memory::bytes_of;
 use crate::pipeline::position::{Writing, Written};
 use crate::pipeline::watch::Watch;
 use crate::ring::Ring;
@@ -113,9 +115,13 @@ pub struct Pipeline<S: Source, C, D> {
     gate_again: Option<Instant>,
     /// The pipeline of UNLINKs that is out.
     flight: Kept<Landed>,
+    /// What the flight holds, in bytes.
+    flight_bytes: usize,
     /// Deliveries whose patterns wait for the next pass; one per stage.
     sweeps: Vec<Delivery>,
     sweep: Kept<(Vec<Delivery>, Swept)>,
+    /// What the running sweep holds, in bytes.
+    sweep_bytes: usize,
     /// The catalog's answer about a relation.
     resolving: Kept<(Relation, Option<(String, String)>)>,
 
@@ -143,6 +149,7 @@ pub struct Pipeline<S: Source, C, D> {
     /// What waits for the read replicas, and what they are asked about now.
     lagging: Lagging,
     round: Kept<Lagging>,
+    round_bytes: usize,
     /// What goes again: the cache may lack it.
     again: VecDeque<Delivery>,
     /// Spans of gaps whose sweep has not begun, or waits for the transactions that were open.
@@ -186,7 +193,7 @@ where
             control: Rc::new(control),
             rules: Rc::new(rules),
             news,
-            intake: Intake::new(settings.memory_bytes_max / 4),
+            intake: Intake::default(),
             window: Window::default(),
             echoes: Echoes::new(&settings.echo),
             ring: Ring::new(settings.memory_bytes_max / 16),
@@ -198,8 +205,10 @@ where
             gate_pause: GATE_PAUSE_MIN,
             gate_again: None,
             flight: None,
+            flight_bytes: 0,
             sweeps: Vec::new(),
             sweep: None,
+            sweep_bytes: 0,
             resolving: None,
             server: None,
             compared: None,
@@ -215,6 +224,7 @@ where
             breaks: 0,
             lagging: Lagging::default(),
             round: None,
+            round_bytes: 0,
             again: VecDeque::new(),
             unswept: Vec::new(),
             await_elders: false,
@@ -302,7 +312,12 @@ where
     /// Takes every event that is in the source's buffer, as long as there is room.
     fn take(&mut self) -> Result<()> {
         self.connected();
+        let mut bytes_max = self.intake_bytes_max();
         while self.has_room() {
+            if self.intake.bytes_used() > bytes_max {
+                self.give_way();
+                bytes_max = self.intake_bytes_max();
+            }
             let Some(event) = self.source.take()? else { break };
             reached(Step::Taken);
             match self.intake.event(event, &self.rules, &mut self.window) {
@@ -337,8 +352,7 @@ where
             && self.resolving.is_none()
             && batch.len() < self.settings.batch_keys_max
             && batch.bytes_used() < self.settings.memory_bytes_max / 8
-            && self.sweeps.iter().map(|delivery| delivery.load.bytes_used()).sum::<usize>()
-                < self.settings.memory_bytes_max / 8
+            && !self.is_congested()
     }
 
     fn is_full(&self) -> bool {
@@ -383,6 +397,7 @@ where
         if self.sweep.is_none() && !self.sweeps.is_empty() {
             (self.news)(News::SweepBegan);
             let deliveries = std::mem::take(&mut self.sweeps);
+            self.sweep_bytes = bytes_of(&deliveries);
             self.sweep = Some(Box::pin(sweep(Rc::clone(&self.cache), deliveries)));
         }
         self.confirm(now);
@@ -422,7 +437,7 @@ where
     fn start_flight(&mut self, fresh: Option<Delivery>, now: Instant) {
         assert!(self.flight.is_none(), "a flight that is out holds keys that nobody else holds");
         let mut deliveries: Vec<Delivery> = fresh.into_iter().collect();
-        let mut bytes: usize = deliveries.iter().map(|delivery| delivery.load.bytes_used()).sum();
+        let mut bytes = bytes_of(&deliveries);
         while bytes < self.settings.memory_bytes_max / 8
             && let Some(echo) = self.again.pop_front().or_else(|| self.echoes.take_due(now))
         {
@@ -431,13 +446,16 @@ where
         }
         if !deliveries.is_empty() {
             let (cache, control) = (Rc::clone(&self.cache), Rc::clone(&self.control));
-            self.flight = Some(Box::pin(fly(cache, control, Rc::clone(&self.rules), deliveries)));
+            self.flight_bytes = bytes;
+            let keys_bytes_max = self.settings.memory_bytes_max / 8;
+            self.flight = Some(Box::pin(fly(cache, control, Rc::clone(&self.rules), deliveries, keys_bytes_max)));
         }
     }
 
     /// Every reply of a flight was read.
     fn landed(&mut self, landed: Landed) {
         reached(Step::Deleted);
+        self.flight_bytes = 0;
         self.totals.keys += landed.deleted.sent;
         self.totals.existed += landed.deleted.existed;
         self.totals.refused += landed.refused;
@@ -454,11 +472,9 @@ where
 
     /// Says what was done so far.
     fn tell(&mut self) {
-        let waiting = self.sweeps.iter().map(|delivery| delivery.load.bytes_used()).sum::<usize>();
-        let bytes = self.intake.bytes_used() + self.echoes.bytes_used() + waiting;
-        let collapsed = self.totals.collapsed + self.intake.collapsed;
+        let memory_bytes = self.bytes_used() as u64;
         let echoes_waiting = self.echoes.keys() as u64;
-        let totals = Totals { memory_bytes: bytes as u64, echoes_waiting, collapsed, ..self.totals };
+        let totals = Totals { memory_bytes, echoes_waiting, ..self.totals };
         (self.news)(News::Totals(totals, self.source.lateness()));
     }
 
@@ -466,7 +482,7 @@ where
         self.totals.collapsed += delivery.load.collapse_patterns(PATTERNS_MAX, &self.rules);
         match self.sweeps.iter_mut().find(|queued| queued.stage == delivery.stage) {
             Some(queued) => {
-                queued.load.merge(&delivery.load, 0);
+                queued.load.merge(delivery.load);
                 self.totals.collapsed += queued.load.collapse_patterns(PATTERNS_MAX, &self.rules);
                 queued.spans.extend(delivery.spans);
             }
@@ -476,6 +492,7 @@ where
 
     fn swept(&mut self, (deliveries, swept): (Vec<Delivery>, Swept)) {
         reached(Step::Swept);
+        self.sweep_bytes = 0;
         self.totals.sweeps += 1;
         self.totals.swept += swept.deleted;
         (self.news)(News::SweepEnded(swept));
@@ -491,12 +508,11 @@ where
             return self.await_replicas(delivery);
         }
         let next = self.echoes.next(delivery.stage);
-        if let Some(stage) = next {
-            self.echoes.add(stage, Instant::now(), &delivery.load, &delivery.spans);
-            self.totals.collapsed += self.echoes.shrink(self.settings.memory_bytes_max / 4, &self.rules) as u64;
-        }
         if let Stage::Fresh | Stage::Replica = delivery.stage {
-            self.ring.push(delivery.load, &delivery.spans);
+            self.ring.push(&delivery.load, &delivery.spans);
+        }
+        if let Some(stage) = next {
+            self.echoes.add(stage, Instant::now(), delivery.load, &delivery.spans);
         }
         match delivery.stage {
             Stage::Early => reached(Step::Early),

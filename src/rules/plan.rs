@@ -111,6 +111,20 @@ pub struct Plan {
 /// The values of one row image, one for each slot.
 type Image<'a> = SmallVec<[Value<'a>; 16]>;
 
+/// Redis takes keys of 512 MB and PostgreSQL has values of 1 GB; a value longer than this is not carried along.
+const VALUE_BYTES_MAX: usize = 2 << 20;
+
+/// The image with values that are too long to carry taken as unknown, so that their keys widen.
+#[inline]
+fn carried(mut image: Image<'_>) -> Image<'_> {
+    for value in &mut image {
+        if matches!(value, Value::Text(text) if text.len() > VALUE_BYTES_MAX) {
+            *value = Value::Unknown;
+        }
+    }
+    image
+}
+
 impl Plan {
     /// The plan of the rules that `concerned` picks.
     pub(super) fn compile(rules: &Rules, relation: &Relation, concerned: impl Fn(&Rule) -> bool) -> Plan {
@@ -144,14 +158,15 @@ impl Plan {
     pub fn apply(&self, row: &Row<'_>, tx: TxOrdinal, out: &mut Invalidations) {
         match *row {
             Row::Insert { new } => {
-                let new = self.image(new);
+                let new = carried(self.image(new));
                 for key in self.keys.iter().filter(|key| key.on.insert) {
                     self.key(key, &new, tx, out);
                 }
             }
             Row::Update { old, new } => {
                 let mut new = self.image(new);
-                let old = self.old(old, Some(&mut new));
+                let old = carried(self.old(old, Some(&mut new)));
+                let new = carried(new);
                 for key in self.keys.iter().filter(|key| key.on.update) {
                     self.key(key, &new, tx, out);
                     if key.reads_changed(&old, &new) {
@@ -160,7 +175,7 @@ impl Plan {
                 }
             }
             Row::Delete { old } => {
-                let old = self.old(old, None);
+                let old = carried(self.old(old, None));
                 for key in self.keys.iter().filter(|key| key.on.delete) {
                     self.key(key, &old, tx, out);
                 }

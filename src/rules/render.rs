@@ -59,13 +59,7 @@ pub fn render(
         out.protected += 1;
         return;
     }
-    if last != first {
-        let copy = key.bytes().to_vec();
-        key.finish(family, first);
-        out.keys.insert(&copy, family, last);
-    } else {
-        key.finish(family, first);
-    }
+    key.finish_range(family, (first, last));
 }
 
 /// The escaped glob: `*` for every star and every unknown value, neighbours collapsed.

@@ -148,12 +148,18 @@ pub(super) fn stream_error(error: Error, past: &mut Past) -> Error {
     lenient(error, *past)
 }
 
+/// The server keeps `logical_decoding_work_mem` of an open transaction before it streams it, 64 MB unless told otherwise;
+/// all of that is still to come at COMMIT. So this session asks for less, unless the URL's `options` say how much.
+const STREAM_EARLY: &str = "SELECT set_config(name, '1MB', false) FROM pg_catalog.pg_settings \
+     WHERE name = 'logical_decoding_work_mem' AND setting::int > 1024 AND source <> 'client'";
+
 /// Starts the stream of a slot at its confirmed position.
 pub(crate) async fn start_stream(wire: &mut Wire, slot: &str, publication: &str, version: u32) -> Result<()> {
     let protocol = protocol_options(version, publication);
     // 0/0: the server starts at the slot's confirmed position, and so do we.
     let sql = format!("START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 ({protocol})");
     debug!(protocol, "start replication");
+    wire.simple_query(STREAM_EARLY).await.map_err(|error| error.while_doing("set how early transactions stream"))?;
     wire.start_copy_both(&sql).await.map_err(|error| error.while_doing("start replication"))
 }
 

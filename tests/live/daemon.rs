@@ -32,6 +32,16 @@ impl Daemon {
         Daemon { process: Process::start(&mut command, dir.path()), dir, allowed: Vec::new() }
     }
 
+    /// Of the process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its configuration file.
+    pub fn config_path(&self) -> std::path::PathBuf {
+        self.dir.path().join("crieur.toml")
+    }
+
     /// Everything it said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()

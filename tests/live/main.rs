@@ -2,6 +2,7 @@
 
 mod admin;
 mod auth;
+mod bulk;
 mod cache;
 mod cache_faults;
 mod cache_replaced;
