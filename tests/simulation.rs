@@ -297,7 +297,7 @@ impl Cache for SimCache {
         Ok(Swap::Written)
     }
 
-    fn breaks(&self) -> u64 {
+    fn changes(&self) -> u64 {
         1
     }
 }

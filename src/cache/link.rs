@@ -27,6 +27,25 @@ pub(super) struct Link {
     pub(super) generation: u64,
 }
 
+/// Which data is behind a connection: one process, and one history of replication. It changes with a restart, a failover
+/// and a promotion (`run_id`, `master_replid` of INFO).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Identity(Vec<String>);
+
+impl Identity {
+    /// From the replies of INFO; `None` where the server does not tell.
+    fn read(replies: &[Value]) -> Option<Self> {
+        let text = |value: &Value| match value {
+            Value::BulkString(text) => Some(String::from_utf8_lossy(text).into_owned()),
+            Value::VerbatimString { text, .. } => Some(text.clone()),
+            _ => None, // Value is foreign and non-exhaustive.
+        };
+        let info = replies.iter().filter_map(text).collect::<Vec<_>>().join("\r\n");
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        Some(Identity(vec![field("run_id:")?, field("master_replid:")?]))
+    }
+}
+
 /// What became of the connection since the present call took it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -62,8 +81,8 @@ impl Link {
         self.state == State::Closed
     }
 
-    /// AUTH, SELECT and the client's name in one round trip.
-    pub(super) async fn log_in(&mut self, address: &Address) -> Result<()> {
+    /// AUTH, SELECT, the client's name, and who the server is, in one round trip.
+    pub(super) async fn log_in(&mut self, address: &Address) -> Result<Option<Identity>> {
         let mut pipeline = Pipeline::new();
         if let Some(password) = &address.password {
             pipeline.cmd("AUTH");
@@ -77,12 +96,13 @@ impl Link {
         }
         let required = pipeline.len();
         pipeline.cmd("CLIENT").arg("SETNAME").arg("crieur");
+        pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
         let replies = self.exchange(&pipeline, 0).await?;
-        // The name is for CLIENT LIST; a user without the right to set it works all the same.
+        // The name is for CLIENT LIST; a user without the right to set it, or to ask who the server is, works all the same.
         for value in &replies[..required] {
             okay("the log-in", value)?;
         }
-        Ok(())
+        Ok(Identity::read(&replies[required + 1..]))
     }
 
     /// Sends the pipeline, which holds about `bytes` of data, and reads as many replies as it has commands.

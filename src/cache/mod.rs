@@ -69,7 +69,7 @@ pub trait Cache {
     /// (`None`: nothing is). One step for the server: between the look and the write nothing can be lost.
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap>;
 
-    /// How often a connection broke so far, those of sweeps aside. Behind the next one the cache may be another than
-    /// before: empty, older, a promoted replica.
-    fn breaks(&self) -> u64;
+    /// How often a new connection led to another server than the one before, or to one that does not say who it is.
+    /// The cache may be another then: empty, older, a promoted replica.
+    fn changes(&self) -> u64;
 }

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::address::Address;
 use super::health::Health;
-use super::link::Link;
+use super::link::{Identity, Link};
 use super::{Cache, Deleted, Swap, Swept, reply, sweep};
 use crate::config::{self, Leases};
 use crate::error::Result;
@@ -60,6 +60,9 @@ pub struct RedisCache {
     marking: Place,
     /// Counts failures of any connection.
     generation: Cell<u64>,
+    /// The server of the last connection, and how often it was another than before, or perhaps another.
+    identity: RefCell<Option<Option<Identity>>>,
+    changes: Cell<u64>,
     progress: Progress,
     health: Arc<Health>,
 }
@@ -75,6 +78,8 @@ impl RedisCache {
             idle: Place::default(),
             marking: Place::default(),
             generation: Cell::default(),
+            identity: RefCell::default(),
+            changes: Cell::default(),
             progress: Progress::default(),
             health: Arc::default(),
         })
@@ -102,7 +107,11 @@ impl RedisCache {
         let connection = self.address.client.get_multiplexed_async_connection_with_config(&config).await;
         let connection = connection.map_err(|error| reply::broken(error).while_doing("connect to the cache"))?;
         let mut link = Link::new(connection, self.timeout, self.generation.get());
-        link.log_in(&self.address).await?;
+        let identity = link.log_in(&self.address).await?;
+        let before = self.identity.replace(Some(identity.clone()));
+        if before.is_some_and(|before| before.is_none() || before != identity) {
+            self.changes.set(self.changes.get() + 1);
+        }
         Ok(link)
     }
 
@@ -240,7 +249,7 @@ impl Cache for RedisCache {
         self.ended(&self.marking, link, swap)
     }
 
-    fn breaks(&self) -> u64 {
-        self.generation.get()
+    fn changes(&self) -> u64 {
+        self.changes.get()
     }
 }

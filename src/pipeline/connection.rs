@@ -12,6 +12,7 @@ use crate::echo::{Delivery, Stage};
 use crate::error::{Class, Result};
 use crate::gate::Snapshot;
 use crate::pipeline::deliver::{REMIND, pause};
+use crate::pipeline::gap::Held;
 use crate::source::Source;
 
 /// A stream that ran this long was not refused for what it is: the next failure is a new one.
@@ -42,6 +43,7 @@ where
                 self.watch_due = Some(Instant::now());
             }
             (self.news)(News::Streaming);
+            self.connected_anew = true;
             self.read_mark();
         }
     }
@@ -100,7 +102,7 @@ where
     /// Another session has the slot: a daemon that works, or what the server still holds of our own last connection.
     fn stand_by(&mut self, pid: u32) {
         // The marks are another's from now on; what the slot has not confirmed comes again.
-        self.trusted.clear();
+        self.held = Held::Nothing;
         self.source_backoff.reset();
         if pid != 0 && self.standing_by != Some(pid) {
             self.standing_by = Some(pid);

@@ -26,6 +26,43 @@ use crate::source::Source;
 /// How often the transactions that a sweep waits for are looked at.
 const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What is known of the cache's mark.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// Not looked at yet.
+    Nothing,
+    /// It is one of these: the last that was written, and those whose answer was lost.
+    Trusted(Vec<Vec<u8>>),
+    /// What is there proves nothing; a sweep is on its way, and the next mark goes over it.
+    Gap {
+        /// What is there.
+        was: Option<Vec<u8>>,
+        /// A mark whose answer was lost.
+        maybe: Option<Vec<u8>>,
+    },
+}
+
+impl Held {
+    /// What the next mark may replace.
+    pub(super) fn expected(&self) -> Vec<Option<Vec<u8>>> {
+        match self {
+            Held::Nothing => vec![None],
+            Held::Trusted(known) if known.is_empty() => vec![None],
+            Held::Trusted(known) => known.iter().cloned().map(Some).collect(),
+            Held::Gap { was, maybe } => std::iter::once(was.clone()).chain(maybe.clone().map(Some)).collect(),
+        }
+    }
+
+    /// The mark may be there: the answer was lost.
+    pub(super) fn lost(&mut self, mark: Vec<u8>) {
+        match self {
+            Held::Nothing => {}
+            Held::Trusted(known) => known.push(mark),
+            Held::Gap { maybe, .. } => *maybe = Some(mark),
+        }
+    }
+}
+
 impl<S, C, D> Pipeline<S, C, D>
 where
     S: Source,
@@ -35,7 +72,7 @@ where
 {
     /// Asks for the mark. Until it is compared no flight begins, so that it says what the flights before it reached.
     pub(super) fn read_mark(&mut self) {
-        self.breaks = self.cache.breaks();
+        self.changes = self.cache.changes();
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
         self.reading_mark =
             Some(Box::pin(async move { insist("read the mark", async || cache.mark(&slot).await).await }));
@@ -43,7 +80,7 @@ where
 
     /// Behind a new connection the cache may be another than it was.
     pub(super) fn look_for_another_cache(&mut self) {
-        if self.cache.breaks() != self.breaks && self.reading_mark.is_none() {
+        if self.cache.changes() != self.changes && self.reading_mark.is_none() {
             self.read_mark();
         }
     }
@@ -52,39 +89,54 @@ where
     pub(super) fn compare(&mut self, found: Option<Vec<u8>>) {
         reached(Step::MarkRead);
         let Some(start) = &self.compared else { return };
-        let trusted = found.as_ref().is_some_and(|found| self.trusted.contains(found));
-        let gap = match gap(found.as_deref(), start, &self.rules.digest()) {
-            _ if without(Guard::Mark) => None,
-            None if !trusted && !self.trusted.is_empty() => Some(Gap::WentBack),
-            Some(Gap::Missing | Gap::Unreadable) if !self.trusted.is_empty() => Some(Gap::WentBack),
-            gap => gap,
-        };
+        let anew = std::mem::take(&mut self.connected_anew);
+        let changed = std::mem::replace(&mut self.changes_compared, self.changes) != self.changes;
+        let gap = gap(found.as_deref(), start, &self.rules.digest());
         // A slot that moved on without us lost changes that no memory of ours has.
-        let moved =
-            start.slot == SlotOrigin::Created || self.marked.is_none_or(|ack| self.source.lsn(ack) < start.confirmed);
-        let lsn = found.as_deref().and_then(position);
-        match (&gap, lsn) {
-            (None, Some(lsn)) if self.trusted.is_empty() => {
-                // Written by the process before: everything that this one deletes comes behind it.
-                self.ring.marked(lsn, self.window.first_open());
-                self.trusted.extend(found);
+        let moved = |ack| self.source.lsn(ack) < start.confirmed;
+        let moved = start.slot == SlotOrigin::Created || self.marked.is_none_or(moved);
+        match (&self.held, gap) {
+            _ if without(Guard::Mark) => self.held = Held::Trusted(found.into_iter().collect()),
+            (_, Some(gap)) if anew && (moved || !matches!(gap, Gap::Behind { .. })) => self.gap(&gap, found),
+            (Held::Nothing, None) => self.trust_first(found),
+            (Held::Nothing, Some(gap)) => self.gap(&gap, found),
+            (Held::Trusted(known), _) if !found.as_ref().is_some_and(|found| known.contains(found)) => {
+                self.go_on_from(found);
             }
-            (Some(gap @ Gap::Behind { .. }), _) if moved => self.gap(gap, found),
-            (None | Some(Gap::WentBack | Gap::Behind { .. }), Some(lsn)) => match self.ring.take_since(lsn) {
-                Some(lacking) => {
-                    self.trusted = found.into_iter().collect();
-                    self.replay(lacking);
-                }
-                None => self.gap(gap.as_ref().unwrap_or(&Gap::WentBack), found),
-            },
-            (None, None) => {}
-            (Some(gap), _) => self.gap(gap, found),
+            (Held::Trusted(_), _) if changed => self.go_on_from(found),
+            (Held::Trusted(_), _) => {}
+            // The sweep of this gap is on its way, in this very cache.
+            (Held::Gap { was, .. }, _) if *was == found && !changed => {}
+            // Written behind the sweep, and only the answer was lost.
+            (Held::Gap { maybe: Some(mark), .. }, _) if Some(mark) == found.as_ref() && !changed => {
+                self.held = Held::Trusted(found.into_iter().collect());
+            }
+            (Held::Gap { .. }, gap) => self.gap(&gap.unwrap_or(Gap::WentBack), found),
         }
         if !self.ready {
             self.ready = true;
             (self.news)(News::Ready);
         }
         self.look_for_another_cache();
+    }
+
+    /// The mark of the process before covers everything before this connection's start.
+    fn trust_first(&mut self, found: Option<Vec<u8>>) {
+        if let Some(lsn) = found.as_deref().and_then(position) {
+            self.ring.marked(lsn, self.window.first_open());
+        }
+        self.held = Held::Trusted(found.into_iter().collect());
+    }
+
+    /// The cache is another than before: what was deleted since its mark is deleted again, or everything is swept.
+    fn go_on_from(&mut self, found: Option<Vec<u8>>) {
+        match found.as_deref().and_then(position).and_then(|lsn| self.ring.take_since(lsn)) {
+            Some(lacking) => {
+                self.held = Held::Trusted(found.into_iter().collect());
+                self.replay(lacking);
+            }
+            None => self.gap(&Gap::WentBack, found),
+        }
     }
 
     /// Deletes again what the cache may lack since its mark.
@@ -104,8 +156,7 @@ where
 
     /// The cache may hold stale keys, nobody knows which. `found` stands where the mark should be.
     pub(super) fn gap(&mut self, gap: &Gap, found: Option<Vec<u8>>) {
-        self.trusted.clear();
-        self.replaced = found;
+        self.held = Held::Gap { was: found, maybe: None };
         (self.news)(News::Gap(gap.kind()));
         match self.settings.on_gap {
             OnGap::Sweep => self.sweep_everything(gap),

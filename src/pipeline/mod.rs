@@ -38,6 +38,7 @@ use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::mark::Start;
 use crate::pipeline::deliver::{Landed, at_most, fly, insist, sweep};
+use crate::pipeline::gap::Held;
 use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::lagging::Lagging;
 use crate::pipeline::memory::bytes_of;
@@ -136,14 +137,14 @@ pub struct Pipeline<S: Source, C, D> {
     writing_mark: Kept<Written>,
     /// What the last mark of this connection's server says.
     marked: Option<S::Ack>,
-    /// What the cache's mark may be: the last that was answered, and those whose answer was lost. Empty in a gap.
-    trusted: Vec<Vec<u8>>,
-    /// In a gap: what the next mark replaces.
-    replaced: Option<Vec<u8>>,
+    held: Held,
+    /// Nothing was compared since the last connection to the server began.
+    connected_anew: bool,
     confirm_due: Option<Instant>,
     beat_due: Option<Instant>,
-    /// Broken connections to the cache at the last look at its mark.
-    breaks: u64,
+    /// Changes of the cache at the last look at its mark, and at the look before.
+    changes: u64,
+    changes_compared: u64,
     /// What was deleted lately.
     ring: Ring,
     /// What waits for the read replicas, and what they are asked about now.
@@ -217,11 +218,12 @@ where
             writing: None,
             writing_mark: None,
             marked: None,
-            trusted: Vec::new(),
-            replaced: None,
+            held: Held::Nothing,
+            connected_anew: false,
             confirm_due: None,
             beat_due: None,
-            breaks: 0,
+            changes: 0,
+            changes_compared: 0,
             lagging: Lagging::default(),
             round: None,
             round_bytes: 0,
@@ -306,7 +308,7 @@ where
     /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing.
     fn may_beat(&self) -> bool {
         let free = self.writing.is_none() && self.reading_mark.is_none() && self.stop_by.is_none();
-        free && self.compared.is_some() && !self.trusted.is_empty() && !self.window.is_barred()
+        free && self.compared.is_some() && matches!(self.held, Held::Trusted(_)) && !self.window.is_barred()
     }
 
     /// Takes every event that is in the source's buffer, as long as there is room.

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::mark::Mark;
 use crate::pipeline::deliver::REMIND;
+use crate::pipeline::gap::Held;
 use crate::source::Source;
 
 /// What became of writing a mark.
@@ -91,10 +92,7 @@ where
             publication: start.publication.clone(),
         };
         let text = serde_json::to_vec(&mark).expect("a mark is plain data");
-        let expected = match self.trusted.as_slice() {
-            [] => vec![self.replaced.clone()],
-            trusted => trusted.iter().cloned().map(Some).collect(),
-        };
+        let expected = self.held.expected();
         self.writing = Some(Writing { ack, mark, text: text.clone(), first: self.window.first_open() });
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
         self.writing_mark = Some(Box::pin(async move {
@@ -117,7 +115,7 @@ where
                 if let Some(lsn) = writing.mark.position() {
                     self.ring.marked(lsn, writing.first);
                 }
-                self.trusted = vec![writing.text];
+                self.held = Held::Trusted(vec![writing.text]);
                 self.acknowledge(writing.ack);
                 self.tell();
             }
@@ -137,12 +135,11 @@ where
                 self.answered = self.answered.max(writing.ack);
             }
             Written::Tried(Swap::Other) if without(Guard::Mark) => {
-                self.replaced = None;
-                self.trusted.clear();
+                self.held = Held::Nothing;
                 self.acknowledge(writing.ack);
             }
             Written::Tried(Swap::Lost) => {
-                self.trusted.push(writing.text);
+                self.held.lost(writing.text);
                 self.answered = self.answered.max(writing.ack);
                 self.read_mark();
             }
@@ -153,7 +150,7 @@ where
             Written::Unknown(error) => {
                 self.complain_about_mark("failed to write the mark", Some(error));
                 self.answered = self.answered.max(writing.ack);
-                self.trusted.push(writing.text);
+                self.held.lost(writing.text);
                 self.read_mark();
             }
         }
