@@ -59,6 +59,16 @@ impl Daemon {
         self.allowed.push(pattern);
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Whether it is gone.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.ended().is_some()
+    }
+
     /// SIGTERM; the exit code, `None` after a signal.
     pub fn stop(&mut self) -> Option<i32> {
         self.process.signal(Signal::Term);
