@@ -54,8 +54,9 @@ fn crash(world: &mut World, oracle: &Arc<Oracle>, step: Step, count: u64, seed: 
     world.set("CRIEUR_CRASH_AT", String::new());
     world.run_ready_daemon();
     std::thread::sleep(seed.millis(0, 400));
-    let commits = load.stop();
+    let commits = load.stop_writers();
     world.settle();
+    load.stop();
     let (stale, compared) = world.stale_keys();
     println!("{at:<16} {commits:>5} transactions, {compared:>4} keys compared, {} stale", stale.len());
     assert!(stale.is_empty(), "{at}: {stale:#?}\n{}", world.daemon().log());

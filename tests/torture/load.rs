@@ -61,6 +61,7 @@ impl Load {
                 for number in 0..WRITERS {
                     tasks.spawn(Writer { number, ..writer.clone() }.write(seed.fork()));
                 }
+                drop(writer); // Whoever counts the writers counts those that write.
                 for (kind, count) in READERS {
                     let count = if *kind == Reader::Companion && !COMPANION_LEASES { 0 } else { *count };
                     (0..count).for_each(|_| drop(tasks.spawn(readers.clone().read(*kind, seed.fork()))));
@@ -73,18 +74,20 @@ impl Load {
         Load { thread, writers: stop_writers, readers: stop_readers, commits }
     }
 
-    /// Transactions committed so far.
-    pub fn commits(&self) -> u64 {
+    /// Writers end with what they are at; readers go on. Says how many transactions were committed.
+    pub fn stop_writers(&self) -> u64 {
+        self.writers.store(true, Ordering::Relaxed);
+        while Arc::strong_count(&self.commits) > 1 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// Writers end, then readers, each with what they are at. Says how many transactions were committed.
-    pub fn stop(self) -> u64 {
+    /// Everybody ends.
+    pub fn stop(self) {
         self.writers.store(true, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(300));
         self.readers.store(true, Ordering::Relaxed);
         self.thread.join().expect("neither readers nor writers panic");
-        self.commits.load(Ordering::Relaxed)
     }
 }
 
@@ -146,32 +149,32 @@ impl Writer {
         let item = self.item(seed);
         let one = |sql: String| Work { sql, items: vec![item], version, aborted: false };
         let other = |sql: String| Work { sql, items: Vec::new(), version, aborted: false };
-        let die = if self.mix == Mix::SingleRows { seed.below(50) } else { seed.below(100) };
+        let die = if self.mix == Mix::SingleRows { seed.below(500) } else { seed.below(1_000) };
         match die {
-            0..25 => one(format!("UPDATE torture.items SET version = {version} WHERE id = {item}")),
-            25..32 => one(move_item(item, version, seed)),
-            32..36 => one(format!("DELETE FROM torture.items WHERE id = {item}")),
-            36..44 => one(upsert(item, version, seed)),
-            44..47 => other(payment(seed, version)),
-            47..50 => other(format!(
+            0..250 => one(format!("UPDATE torture.items SET version = {version} WHERE id = {item}")),
+            250..320 => one(move_item(item, version, seed)),
+            320..360 => one(format!("DELETE FROM torture.items WHERE id = {item}")),
+            360..440 => one(upsert(item, version, seed)),
+            440..470 => other(payment(seed, version)),
+            470..500 => other(format!(
                 "UPDATE torture.leases SET item = {} WHERE id = {}", seed.below(ITEMS), seed.below(LEASES)
             )),
-            50..60 => self.several(seed, version),
-            60..65 => Work { aborted: true, ..other(format!(
+            500..600 => self.several(seed, version),
+            600..650 => Work { aborted: true, ..other(format!(
                 "BEGIN; UPDATE torture.items SET version = {version}, owner = 1 WHERE id = {item}; {}; ROLLBACK",
                 payment(seed, version)
             )) },
-            65..71 => self.savepoints(seed, version),
-            71..79 => other(payment(seed, version)),
-            79..90 => other(document(seed, version)),
-            90..94 => other(format!("UPDATE torture.events SET version = {version} WHERE bucket = {}", seed.below(BUCKETS))),
-            94..96 => other(format!(
+            650..710 => self.savepoints(seed, version),
+            710..790 => other(payment(seed, version)),
+            790..900 => other(document(seed, version)),
+            900..950 => other(format!("UPDATE torture.events SET version = {version} WHERE bucket = {}", seed.below(BUCKETS))),
+            950..985 => other(format!(
                 "COPY torture.events (bucket, version) FROM PROGRAM 'yes {},{version} | head -n 40' (FORMAT csv)",
                 seed.below(BUCKETS)
             )),
-            96 => Work { aborted: seed.chance(30), ..other(large(seed, version)) },
-            97 => other("DELETE FROM torture.events WHERE id > (SELECT min(id) + 4000 FROM torture.events)".into()),
-            98 => other(format!(
+            985..992 => Work { aborted: seed.chance(30), ..other(large(seed, version)) },
+            992..996 => other("DELETE FROM torture.events WHERE id > (SELECT min(id) + 4000 FROM torture.events)".into()),
+            996..998 => other(format!(
                 "BEGIN; TRUNCATE torture.events;
                  INSERT INTO torture.events (bucket, version) SELECT i % {BUCKETS}, {version} FROM generate_series(1, 2000) AS i;
                  COMMIT"
