@@ -44,4 +44,10 @@ pub trait Control {
     /// Schema and name of the topmost partitioned table above `oid`: its own when it is no partition, `None` when the
     /// catalog no longer knows it.
     async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>>;
+
+    /// Waits until a connection of this session ends by itself. A server that shuts down ends its sessions first and
+    /// then waits for its walsenders, for as long as a client confirms less than they sent (walsender.c, `WalSndDone`).
+    async fn lost(&self) {
+        std::future::pending().await
+    }
 }

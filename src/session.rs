@@ -8,12 +8,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::future::join_all;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
@@ -79,6 +81,8 @@ pub struct Session {
     /// The session's statements.
     pub client: Client,
     connection: JoinHandle<()>,
+    /// The connection ended by itself.
+    ended: Arc<Notify>,
 }
 
 impl Drop for Session {
@@ -110,11 +114,14 @@ impl Session {
         }
         let connected = config.connect_raw(Ready(link), AlreadyDone).await;
         let (client, connection) = connected.map_err(|error| session_error(&error))?;
+        let ended = Arc::new(Notify::new());
+        let notified = Arc::clone(&ended);
         let connection = tokio::spawn(async move {
             // Its error reaches whoever waits for an answer on this session.
             let _ = connection.await;
+            notified.notify_one();
         });
-        let session = Session { client, connection };
+        let session = Session { client, connection, ended };
         let wanted = match dsn.target {
             Target::Any => return Ok(session),
             Target::Primary => false,
@@ -173,13 +180,15 @@ pub struct ControlSession {
     statement_timeout: Duration,
     lookups: Vec<Lookup>,
     live: RefCell<Option<Rc<Live>>>,
+    /// A statement failed because its connection had ended.
+    failed: Notify,
 }
 
 impl ControlSession {
     /// Connects at the first call.
     pub fn new(dsn: Dsn, connect_timeout: Duration, statement_timeout: Duration, lookups: &[Lookup]) -> Self {
-        let live = RefCell::new(None);
-        ControlSession { dsn, connect_timeout, statement_timeout, lookups: lookups.to_vec(), live }
+        let (live, failed) = (RefCell::new(None), Notify::new());
+        ControlSession { dsn, connect_timeout, statement_timeout, lookups: lookups.to_vec(), live, failed }
     }
 
     async fn live(&self) -> Result<Rc<Live>> {
@@ -207,8 +216,11 @@ impl ControlSession {
             Ok(result) => result,
             Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
         };
-        if result.is_err() {
-            *self.live.borrow_mut() = None;
+        if result.is_err()
+            && let Some(live) = self.live.take()
+            && live.session.client.is_closed()
+        {
+            self.failed.notify_one();
         }
         result
     }
@@ -303,5 +315,16 @@ impl Control for ControlSession {
             names.map_err(|error: tokio_postgres::Error| session_error(&error))
         })
         .await
+    }
+
+    async fn lost(&self) {
+        let live = self.live.borrow().clone();
+        match live {
+            Some(live) => tokio::select! {
+                () = self.failed.notified() => {}
+                () = live.session.ended.notified() => {}
+            },
+            None => self.failed.notified().await,
+        }
     }
 }

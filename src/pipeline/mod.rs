@@ -23,7 +23,7 @@ use crate::change::Relation;
 use crate::config::OnGap;
 use crate::control::Control;
 use crate::echo::{Delivery, Echoes, Stage};
-use crate::error::{Class, Result};
+use crate::error::{Class, Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::mark::Start;
@@ -251,6 +251,7 @@ where
                 resolved = kept(&mut self.resolving) => self.resolved(resolved?)?,
                 mark = kept(&mut self.reading_mark) => self.compare(mark?),
                 written = kept(&mut self.writing_mark) => self.written(written?),
+                () = self.control.lost() => self.control_lost()?,
                 // 4. Times: each only ends the wait, the work is in `start_what_can_start`.
                 () = at(gate_due) => {}
                 () = at(echo_due) => {}
@@ -316,6 +317,15 @@ where
         }
         self.source_again = Some(Instant::now() + wait);
         Ok(())
+    }
+
+    /// The server may be shutting down, and its walsender would wait until everything is confirmed: for echoes, for a
+    /// cache that is away, for a snapshot that nobody can take any more. The stream goes on from the confirmed position.
+    fn control_lost(&mut self) -> Result<()> {
+        if self.compared.is_none() {
+            return Ok(()); // There is no stream.
+        }
+        self.source_result(Err(Error::transient("the control session ended: the server may be shutting down")))
     }
 
     /// Whether another event may be taken.
