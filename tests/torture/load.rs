@@ -20,7 +20,7 @@ const WRITERS: u64 = 5;
 const PAYMENTS: u64 = 300;
 
 /// Readers of each kind.
-const READERS: &[(Reader, usize)] = &[(Reader::Plain, 14), (Reader::LeaseInKey, 5), (Reader::Companion, 5)];
+const READERS: &[(Reader, usize)] = &[(Reader::Plain, 16), (Reader::LeaseInKey, 5), (Reader::Companion, 5)];
 
 /// What writers do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
