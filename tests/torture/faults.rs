@@ -39,6 +39,9 @@ pub enum Fault {
     CacheReadonly,
     CacheFull,
     CacheEvicts,
+    CacheCannotSave,
+    CacheFailedOver,
+    PasswordChanged,
     PostgresCut,
     PostgresStalled,
     CacheCut,
@@ -76,6 +79,8 @@ impl Fault {
         Fault::CacheReadonly,
         Fault::CacheFull,
         Fault::CacheEvicts,
+        Fault::CacheCannotSave,
+        Fault::CacheFailedOver,
         Fault::PostgresCut,
         Fault::PostgresStalled,
         Fault::CacheCut,
@@ -86,7 +91,7 @@ impl Fault {
 
     /// Faults that this version answers by its end, or does not notice.
     #[allow(dead_code)] // They move up as they are repaired.
-    pub const DISABLED: &[Fault] = &[Fault::SlotDropped, Fault::PublicationAltered];
+    pub const DISABLED: &[Fault] = &[Fault::SlotDropped, Fault::PublicationAltered, Fault::PasswordChanged];
 
     fn what(self) -> &'static str {
         match self {
@@ -112,6 +117,9 @@ impl Fault {
             Fault::CacheReadonly => "cache READONLY",
             Fault::CacheFull => "cache OOM",
             Fault::CacheEvicts => "cache evicts",
+            Fault::CacheCannotSave => "cache MISCONF",
+            Fault::CacheFailedOver => "cache went back, connections stayed",
+            Fault::PasswordChanged => "cache NOAUTH",
             Fault::PostgresCut => "link to PostgreSQL cut",
             Fault::PostgresStalled => "link to PostgreSQL stalled",
             Fault::CacheCut => "link to the cache cut",
@@ -151,7 +159,10 @@ impl Fault {
             | Fault::CacheSuspended
             | Fault::CacheReadonly
             | Fault::CacheFull
-            | Fault::CacheEvicts => self.strike_cache(world, seed),
+            | Fault::CacheEvicts
+            | Fault::CacheCannotSave
+            | Fault::CacheFailedOver
+            | Fault::PasswordChanged => self.strike_cache(world, seed),
             Fault::PostgresCut
             | Fault::PostgresStalled
             | Fault::CacheCut
@@ -262,10 +273,35 @@ impl Fault {
                 sleep(some_time);
                 command(world, &["CONFIG", "SET", "maxmemory", "0"]);
             }
-            _ => {
+            Fault::CacheEvicts => {
                 command(world, &["CONFIG", "SET", "maxmemory-policy", "allkeys-random", "maxmemory", "1"]);
                 sleep(some_time);
                 command(world, &["CONFIG", "SET", "maxmemory", "0", "maxmemory-policy", "noeviction"]);
+            }
+            Fault::CacheCannotSave => {
+                // A directory stands where the snapshot should go; writes are refused until one succeeds.
+                let blocked = world.cache.dir().join("blocked.rdb");
+                let _ = std::fs::create_dir(&blocked); // It is there from the last time.
+                command(world, &["CONFIG", "SET", "dbfilename", "blocked.rdb", "save", "3600 1000000"]);
+                command(world, &["BGSAVE"]);
+                sleep(some_time);
+                command(world, &["CONFIG", "SET", "dbfilename", "dump.rdb", "save", ""]);
+                command(world, &["SAVE"]);
+            }
+            Fault::CacheFailedOver => {
+                command(world, &["SAVE"]);
+                sleep(some_time);
+                command(world, &["DEBUG", "RELOAD", "NOSAVE"]);
+            }
+            _ => {
+                command(world, &["CONFIG", "SET", "requirepass", "other"]);
+                command(world, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+                sleep(some_time);
+                let with = format!("redis://:other@127.0.0.1:{}", world.cache.port());
+                let client = redis::Client::open(with).expect("a valid address");
+                let line = &["CONFIG", "SET", "requirepass", ""];
+                let reset = client.get_connection().and_then(|mut cache| redis::Cmd::new().arg(line).query(&mut cache));
+                let () = reset.expect("the password is known here");
             }
         }
     }

@@ -108,6 +108,8 @@ struct Work {
     version: u64,
     /// It does not commit.
     aborted: bool,
+    /// It was prepared, and this ends it: a statement that stands alone.
+    prepared: Option<String>,
 }
 
 impl Writer {
@@ -118,16 +120,31 @@ impl Writer {
                 continue;
             };
             tokio::spawn(connection);
+            self.roll_back_prepared(&client).await;
             while !self.stop.load(Ordering::Relaxed) && !client.is_closed() {
                 let work = self.work(&mut seed);
                 self.execute(&client, &work).await;
                 sleep(seed.millis(5, 40)).await;
             }
+            self.roll_back_prepared(&client).await;
+        }
+    }
+
+    /// A prepared transaction outlives the session and the server that prepared it, and keeps its locks.
+    async fn roll_back_prepared(&self, client: &Client) {
+        let left = format!("SELECT gid FROM pg_prepared_xacts WHERE gid LIKE '{}-%'", self.number);
+        for row in client.query(&left, &[]).await.unwrap_or_default() {
+            let gid: String = row.get(0);
+            let _ = client.batch_execute(&format!("ROLLBACK PREPARED '{gid}'")).await; // Else by the next session.
         }
     }
 
     async fn execute(&self, client: &Client, work: &Work) {
-        match client.batch_execute(&work.sql).await {
+        let mut done = client.batch_execute(&work.sql).await;
+        if let (Ok(()), Some(end)) = (&done, &work.prepared) {
+            done = client.batch_execute(end).await;
+        }
+        match done {
             Ok(()) if !work.aborted => {
                 self.oracle.committed(&work.items, work.version);
                 self.commits.fetch_add(1, Ordering::Relaxed);
@@ -147,8 +164,8 @@ impl Writer {
     fn work(&self, seed: &mut Seed) -> Work {
         let version = self.oracle.version();
         let item = self.item(seed);
-        let one = |sql: String| Work { sql, items: vec![item], version, aborted: false };
-        let other = |sql: String| Work { sql, items: Vec::new(), version, aborted: false };
+        let one = |sql: String| Work { sql, items: vec![item], version, aborted: false, prepared: None };
+        let other = |sql: String| Work { sql, items: Vec::new(), version, aborted: false, prepared: None };
         let die = if self.mix == Mix::SingleRows { seed.below(500) } else { seed.below(1_000) };
         match die {
             0..250 => one(format!("UPDATE torture.items SET version = {version} WHERE id = {item}")),
@@ -159,7 +176,8 @@ impl Writer {
             470..500 => other(format!(
                 "UPDATE torture.leases SET item = {} WHERE id = {}", seed.below(ITEMS), seed.below(LEASES)
             )),
-            500..600 => self.several(seed, version),
+            500..590 => self.several(seed, version),
+            590..600 => self.two_phase(seed, version),
             600..650 => Work { aborted: true, ..other(format!(
                 "BEGIN; UPDATE torture.items SET version = {version}, owner = 1 WHERE id = {item}; {}; ROLLBACK",
                 payment(seed, version)
@@ -198,7 +216,19 @@ impl Writer {
             payment(seed, version),
             document(seed, version)
         );
-        Work { sql, items, version, aborted: false }
+        Work { sql, items, version, aborted: false, prepared: None }
+    }
+
+    /// Prepared, and then committed or not.
+    fn two_phase(&self, seed: &mut Seed, version: u64) -> Work {
+        let (item, gid) = (self.item(seed), format!("{}-{version}", self.number));
+        let sql = format!(
+            "BEGIN; UPDATE torture.items SET version = {version} WHERE id = {item}; {}; PREPARE TRANSACTION '{gid}'",
+            payment(seed, version)
+        );
+        let aborted = seed.chance(30);
+        let end = if aborted { "ROLLBACK" } else { "COMMIT" };
+        Work { sql, items: vec![item], version, aborted, prepared: Some(format!("{end} PREPARED '{gid}'")) }
     }
 
     /// A rolled back, a released and a kept part.
@@ -210,7 +240,7 @@ impl Writer {
              SAVEPOINT b; UPDATE torture.items SET version = {version} WHERE id = {third}; RELEASE b; COMMIT",
             seed.below(CITIES)
         );
-        Work { sql, items: vec![first, third], version, aborted: false }
+        Work { sql, items: vec![first, third], version, aborted: false, prepared: None }
     }
 }
 

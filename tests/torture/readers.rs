@@ -104,7 +104,10 @@ impl Readers {
             Reader::Plain | Reader::Companion => redis::cmd("GET").arg(&key).query_async(cache).await?,
             Reader::LeaseInKey => {
                 let (token, found) = lease(cache, &key).await?;
-                let Some(token) = token else { return Ok(self.found(&key, found, sent)) };
+                let Some(token) = token else {
+                    self.found(&key, found, sent);
+                    return Ok(());
+                };
                 self.oracle.seen().misses += 1;
                 let value = select(sql, family, member).await?;
                 sleep(hold(seed, LEASE_HOLD_MS)).await;
@@ -113,7 +116,8 @@ impl Readers {
             }
         };
         if found.is_some() {
-            return Ok(self.found(&key, found, sent));
+            self.found(&key, found, sent);
+            return Ok(());
         }
         self.oracle.seen().misses += 1;
         if family.reader == Reader::Companion {
@@ -125,7 +129,7 @@ impl Readers {
         if since.elapsed() < LAST_ECHO * 9 / 10 {
             let stored: redis::RedisResult<()> = redis::cmd("SET").arg(&key).arg(&value).query_async(cache).await;
             if since.elapsed() < LAST_ECHO {
-                return Ok(stored?);
+                return stored.map_err(Broken::from);
             }
             // The cache or the machine stood still while the SET was on its way.
             let _: () = redis::cmd("DEL").arg(&key).query_async(cache).await?;

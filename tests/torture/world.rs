@@ -30,8 +30,14 @@ const RULES: &str = include_str!("rules.toml");
 
 /// `wal_sender_timeout` is short, so that a suspended daemon loses its walsender; decoding memory is small, so that large
 /// transactions are streamed while open.
-const POSTGRES: &[&str] =
-    &["wal_sender_timeout = 3s", "logical_decoding_work_mem = 64kB", "deadlock_timeout = 200ms", "autovacuum = off"];
+const POSTGRES: &[&str] = &[
+    "wal_sender_timeout = 3s",
+    "logical_decoding_work_mem = 64kB",
+    "deadlock_timeout = 200ms",
+    "lock_timeout = 2s",
+    "max_prepared_transactions = 20",
+    "autovacuum = off",
+];
 
 /// What is said when servers go away and come back, and is right whatever the fault was.
 const SAID: &[&str] = &["replication interrupted", "failed to"];
@@ -57,7 +63,7 @@ impl World {
     pub fn start() -> World {
         let conf = POSTGRES.iter().map(|line| line.to_string()).collect();
         let postgres = Postgres::start(Options { conf, ..Options::default() });
-        let cache = Redis::start(&Server::System, &[]);
+        let cache = Redis::start(&Server::System, &["enable-debug-command local"]);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads can be made");
         let (to_postgres, to_cache) = (Proxy::start(postgres.port()), Proxy::start(cache.port()));
         let (allowed, env, daemon) = (SAID.to_vec(), Vec::new(), None);
