@@ -279,13 +279,15 @@ impl Fault {
                 command(world, &["CONFIG", "SET", "maxmemory", "0", "maxmemory-policy", "noeviction"]);
             }
             Fault::CacheCannotSave => {
-                // A directory stands where the snapshot should go; writes are refused until one succeeds.
-                let blocked = world.cache.dir().join("blocked.rdb");
-                let _ = std::fs::create_dir(&blocked); // It is there from the last time.
-                command(world, &["CONFIG", "SET", "dbfilename", "blocked.rdb", "save", "3600 1000000"]);
+                // A directory stands where the snapshot should go; writes are refused until a save succeeds.
+                let blocked = world.cache.dir().join("dump.rdb");
+                let _ = std::fs::remove_file(&blocked); // Perhaps there is none.
+                std::fs::create_dir(&blocked).expect("the directory is writable");
+                command(world, &["CONFIG", "SET", "save", "3600 1000000"]);
                 command(world, &["BGSAVE"]);
                 sleep(some_time);
-                command(world, &["CONFIG", "SET", "dbfilename", "dump.rdb", "save", ""]);
+                std::fs::remove_dir(&blocked).expect("it is empty");
+                command(world, &["CONFIG", "SET", "save", ""]);
                 command(world, &["SAVE"]);
             }
             Fault::CacheFailedOver => {
