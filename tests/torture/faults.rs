@@ -90,8 +90,17 @@ impl Fault {
     ];
 
     /// Faults that this version answers by its end, or does not notice.
-    #[allow(dead_code)] // They move up as they are repaired.
     pub const DISABLED: &[Fault] = &[Fault::SlotDropped, Fault::PublicationAltered, Fault::PasswordChanged];
+
+    /// Those of `FAULTS` (names as in the code, comma separated), enabled or not; without it all that are enabled.
+    pub fn chosen() -> Vec<Fault> {
+        let Ok(names) = std::env::var("FAULTS") else { return Fault::ENABLED.to_vec() };
+        let named = |name: &str| {
+            let mut all = Fault::ENABLED.iter().chain(Fault::DISABLED).copied();
+            all.find(|fault| format!("{fault:?}") == name).unwrap_or_else(|| panic!("FAULTS: there is no {name}"))
+        };
+        names.split(',').map(named).collect()
+    }
 
     fn what(self) -> &'static str {
         match self {
@@ -229,12 +238,10 @@ impl Fault {
                 world.sql_at_last("SELECT pg_replication_slot_advance('crieur', pg_current_wal_lsn())");
                 world.run_daemon();
             }
+            // Refused as long as it is active, and then tried again.
             Fault::SlotDropped => drop(world.sql_at_last(
-                "DO $$ BEGIN LOOP
-                    PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'crieur';
-                    BEGIN PERFORM pg_drop_replication_slot('crieur'); EXIT;
-                    EXCEPTION WHEN object_in_use THEN PERFORM pg_sleep(0.01); END;
-                 END LOOP; END $$",
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'crieur' AND active;
+                 SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'crieur'",
             )),
             _ => {
                 world.sql_at_last("ALTER PUBLICATION crieur DROP TABLE torture.items");
@@ -297,13 +304,15 @@ impl Fault {
             }
             _ => {
                 command(world, &["CONFIG", "SET", "requirepass", "other"]);
-                command(world, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-                sleep(some_time);
                 let with = format!("redis://:other@127.0.0.1:{}", world.cache.port());
-                let client = redis::Client::open(with).expect("a valid address");
-                let line = &["CONFIG", "SET", "requirepass", ""];
-                let reset = client.get_connection().and_then(|mut cache| redis::Cmd::new().arg(line).query(&mut cache));
-                let () = reset.expect("the password is known here");
+                let mut cache = redis::Client::open(with).and_then(|client| client.get_connection());
+                let cache = cache.as_mut().expect("the password is known here");
+                let mut command = |line: &[&str]| {
+                    let _: redis::Value = redis::Cmd::new().arg(line).query(cache).expect("it may do everything");
+                };
+                command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+                sleep(some_time);
+                command(&["CONFIG", "SET", "requirepass", ""]);
             }
         }
     }
