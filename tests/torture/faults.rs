@@ -1,7 +1,7 @@
 //! What breaks, and how it is mended. Each fault ends with servers that answer and a daemon that runs.
 //!
-//! A fault names the warnings that it causes; any other WARN or ERROR line fails the test. The daemon's end fails it too,
-//! except where the fault is that end.
+//! A fault names the warnings that it causes; any other WARN or ERROR line fails the test. The daemon's end fails it
+//! too, except where the fault is that end.
 
 use std::fmt;
 use std::thread::sleep;

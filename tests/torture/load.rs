@@ -174,32 +174,45 @@ impl Writer {
             360..440 => one(upsert(item, version, seed)),
             440..470 => other(payment(seed, version)),
             470..500 => other(format!(
-                "UPDATE torture.leases SET item = {} WHERE id = {}", seed.below(ITEMS), seed.below(LEASES)
+                "UPDATE torture.leases SET item = {} WHERE id = {}",
+                seed.below(ITEMS),
+                seed.below(LEASES)
             )),
             500..590 => self.several(seed, version),
             590..600 => self.two_phase(seed, version),
-            600..650 => Work { aborted: true, ..other(format!(
-                "BEGIN; UPDATE torture.items SET version = {version}, owner = 1 WHERE id = {item}; {}; ROLLBACK",
-                payment(seed, version)
-            )) },
+            600..650 => Work {
+                aborted: true,
+                ..other(format!(
+                    "BEGIN; UPDATE torture.items SET version = {version}, owner = 1 WHERE id = {item}; {}; ROLLBACK",
+                    payment(seed, version)
+                ))
+            },
             650..710 => self.savepoints(seed, version),
             710..790 => other(payment(seed, version)),
             790..900 => other(document(seed, version)),
-            900..950 => other(format!("UPDATE torture.events SET version = {version} WHERE bucket = {}", seed.below(BUCKETS))),
+            900..950 => {
+                other(format!("UPDATE torture.events SET version = {version} WHERE bucket = {}", seed.below(BUCKETS)))
+            }
             950..985 => other(format!(
                 "COPY torture.events (bucket, version) FROM PROGRAM 'yes {},{version} | head -n 40' (FORMAT csv)",
                 seed.below(BUCKETS)
             )),
             985..992 => Work { aborted: seed.chance(30), ..other(large(seed, version)) },
-            992..996 => other("DELETE FROM torture.events WHERE id > (SELECT min(id) + 4000 FROM torture.events)".into()),
+            992..996 => {
+                other("DELETE FROM torture.events WHERE id > (SELECT min(id) + 4000 FROM torture.events)".into())
+            }
             996..998 => other(format!(
                 "BEGIN; TRUNCATE torture.events;
-                 INSERT INTO torture.events (bucket, version) SELECT i % {BUCKETS}, {version} FROM generate_series(1, 2000) AS i;
+                 INSERT INTO torture.events (bucket, version)
+                 SELECT i % {BUCKETS}, {version} FROM generate_series(1, 2000) AS i;
                  COMMIT"
             )),
-            _ => other("BEGIN; CREATE TEMP TABLE keep AS TABLE torture.docs; TRUNCATE torture.docs;
+            _ => other(
+                "BEGIN; CREATE TEMP TABLE keep AS TABLE torture.docs; TRUNCATE torture.docs;
                  INSERT INTO torture.docs TABLE keep; UPDATE torture.docs SET version = version + 1 WHERE id < 9;
-                 DROP TABLE keep; COMMIT".to_owned()),
+                 DROP TABLE keep; COMMIT"
+                    .to_owned(),
+            ),
         }
     }
 

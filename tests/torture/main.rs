@@ -1,12 +1,11 @@
-//! Torture: real servers, readers and writers under load, faults at random; at the end of each round nothing in the cache may
-//! differ from the database.
+//! Torture: real servers, readers and writers under load, faults at random; at the end of each round nothing in the
+//! cache may differ from the database.
 //!
-//! `TORTURE_SECONDS` says for how long, `SEED` repeats a run's plan, `FAULTS` narrows it to some. A round is some seconds of load with a few faults; then
-//! everything stands still, the daemon gets the time to catch up, and every cached key is compared. The same test with a
-//! guard switched off must find stale keys: `proofs.rs`. A crash at each step of the loop: `crashes.rs`. One fault each, beside
-//! an ungated delete: `scenarios.rs`.
+//! `TORTURE_SECONDS` says for how long, `SEED` repeats a run's plan, `FAULTS` narrows it to some. A round is some
+//! seconds of load with a few faults; then everything stands still, the daemon gets the time to catch up, and every
+//! cached key is compared. The same test with a guard switched off must find stale keys: `proofs.rs`. A crash at each
+//! step of the loop: `crashes.rs`. One fault each, beside an ungated delete: `scenarios.rs`.
 
-#[allow(dead_code)] // Shared with the live tests.
 #[path = "../live/daemon.rs"]
 mod daemon;
 #[path = "../live/harness/mod.rs"]

@@ -1,8 +1,9 @@
 //! What is true: the value of each key as the database has it, and when each version of a row became visible.
 //!
-//! Staleness is measured with items only: one row makes the value, one writer at a time changes it, and its version only
-//! grows. A hit is stale when a newer version's COMMIT had returned before the GET was sent; it is so stale as that return
-//! is old. Every other key is judged when the run stands still, by the same SQL that readers fill the cache with.
+//! Staleness is measured with items only: one row makes the value, one writer at a time changes it, and its version
+//! only grows. A hit is stale when a newer version's COMMIT had returned before the GET was sent; it is so stale as
+//! that return is old. Every other key is judged when the run stands still, by the same SQL that readers fill the cache
+//! with.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,8 +1,8 @@
 //! Cache-aside readers, by the protocols of the README: plain, with the lease in the key, with a companion lease.
 //!
 //! A plain reader keeps a value for less than the last echo between its SELECT and its SET; one that the machine or a
-//! fault made slower does not store, or takes back what it stored, and says so. Readers with a lease hold theirs for longer than
-//! any echo: nothing but the lease keeps them right.
+//! fault made slower does not store, or takes back what it stored, and says so. Readers with a lease hold theirs for
+//! longer than any echo: nothing but the lease keeps them right.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

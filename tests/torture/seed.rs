@@ -1,5 +1,5 @@
-//! Randomness that a number repeats: which faults, which rows, which pauses. What the servers and the scheduler do is not in
-//! it, so a seed repeats the plan of a run and not every interleaving.
+//! Randomness that a number repeats: which faults, which rows, which pauses. What the servers and the scheduler do is
+//! not in it, so a seed repeats the plan of a run and not every interleaving.
 
 use std::time::Duration;
 
