@@ -166,6 +166,9 @@ impl ToSql for Text<'_> {
     to_sql_checked!();
 }
 
+/// How the text of an error ends when the server starts, recovers or shuts down.
+const CANNOT_CONNECT_NOW: &str = "(SQLSTATE 57P03)";
+
 /// What is prepared on one connection.
 struct Live {
     session: Session,
@@ -180,7 +183,7 @@ pub struct ControlSession {
     statement_timeout: Duration,
     lookups: Vec<Lookup>,
     live: RefCell<Option<Rc<Live>>>,
-    /// A statement failed because its connection had ended.
+    /// A statement failed because its connection had ended, or the server takes no new ones.
     failed: Notify,
 }
 
@@ -209,7 +212,12 @@ impl ControlSession {
     ///
     /// `statements` run one after the other on the server, each within the statement timeout.
     async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(Rc<Live>) -> Result<T>) -> Result<T> {
-        let live = self.live().await?;
+        let live = self.live().await.inspect_err(|error| {
+            // There may be no session yet whose end could tell.
+            if error.chain().to_string().contains(CANNOT_CONNECT_NOW) {
+                self.failed.notify_one();
+            }
+        })?;
         let statements = u32::try_from(statements).unwrap_or(u32::MAX);
         let limit = self.statement_timeout.saturating_mul(statements) + Duration::from_secs(5);
         let result = match tokio::time::timeout(limit, step(live)).await {
