@@ -7,7 +7,7 @@ BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help demo test check fmt record bulk fuzz
+.PHONY: help demo test torture scenarios check fmt record bulk fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -20,6 +20,15 @@ demo: ## see it work: throwaway servers, the real rules, every change and what i
 test: ## install what is missing, then run every test, those against real servers included
 	@tests/setup.sh
 	$(CARGO) test --no-fail-fast
+	$(CARGO) test --no-fail-fast --features failpoints --test torture -- --nocapture --test-threads=1
+
+torture: ## real servers, load, and faults at random for HOURS (1); SEED repeats a run
+	@tests/setup.sh
+	TORTURE_SECONDS=$$(( $(or $(HOURS),1) * 3600 )) $(CARGO) test --features failpoints --test torture -- --nocapture --test-threads=1
+
+scenarios: ## one fault each: stale keys, staleness and hit rate, beside those of an ungated delete
+	@tests/setup.sh
+	$(CARGO) test --features failpoints --test torture -- --ignored --nocapture every_scenario
 
 check: ## formatting and lints, as strict as they go
 	$(CARGO) fmt --check

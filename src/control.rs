@@ -53,6 +53,12 @@ pub trait Control {
     /// catalog no longer knows it.
     async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>>;
 
+    /// Waits until a connection of this session ends by itself. A server that shuts down ends its sessions first and
+    /// then waits for its walsenders, for as long as a client confirms less than they sent (walsender.c, `WalSndDone`).
+    async fn lost(&self) {
+        std::future::pending().await
+    }
+
     /// The stream starts here: from now on only the same server, run and timeline may answer. An old session ends.
     fn follow(&self, _start: &Start) {}
 

@@ -8,12 +8,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::future::join_all;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
@@ -84,6 +86,8 @@ pub struct Session {
     /// The session's statements.
     pub client: Client,
     connection: JoinHandle<()>,
+    /// The connection ended by itself.
+    ended: Arc<Notify>,
 }
 
 impl Drop for Session {
@@ -115,11 +119,14 @@ impl Session {
         }
         let connected = config.connect_raw(Ready(link), AlreadyDone).await;
         let (client, connection) = connected.map_err(|error| session_error(&error))?;
+        let ended = Arc::new(Notify::new());
+        let notified = Arc::clone(&ended);
         let connection = tokio::spawn(async move {
             // Its error reaches whoever waits for an answer on this session.
             let _ = connection.await;
+            notified.notify_one();
         });
-        let session = Session { client, connection };
+        let session = Session { client, connection, ended };
         let wanted = match dsn.target {
             Target::Any => return Ok(session),
             Target::Primary => false,
@@ -164,6 +171,9 @@ impl ToSql for Text<'_> {
     to_sql_checked!();
 }
 
+/// How the text of an error ends when the server starts, recovers or shuts down.
+const CANNOT_CONNECT_NOW: &str = "(SQLSTATE 57P03)";
+
 /// What is prepared on one connection.
 struct Live {
     session: Session,
@@ -185,6 +195,8 @@ pub struct ControlSession {
     expected: RefCell<Option<(String, u32)>>,
     /// The statements of a look at the server: `run.sql`, `watch.sql`.
     watch: Option<[String; 2]>,
+    /// A statement failed because its connection had ended, or the server takes no new ones.
+    failed: Notify,
 }
 
 impl ControlSession {
@@ -197,6 +209,7 @@ impl ControlSession {
             lookups: lookups.to_vec(),
             replicas: Replicas::default(),
             live: RefCell::new(None),
+            failed: Notify::new(),
             expected: RefCell::new(None),
             watch: None,
         }
@@ -239,7 +252,12 @@ impl ControlSession {
     ///
     /// `statements` run one after the other on the server, each within the statement timeout.
     async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(Rc<Live>) -> Result<T>) -> Result<T> {
-        let live = self.live().await?;
+        let live = self.live().await.inspect_err(|error| {
+            // There may be no session yet whose end could tell.
+            if error.chain().to_string().contains(CANNOT_CONNECT_NOW) {
+                self.failed.notify_one();
+            }
+        })?;
         if let (Some(expected), Some(found)) = (&*self.expected.borrow(), &live.identity)
             && expected != found
         {
@@ -263,8 +281,11 @@ impl ControlSession {
             Ok(result) => result,
             Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
         };
-        if result.is_err() {
-            *self.live.borrow_mut() = None;
+        if result.is_err()
+            && let Some(live) = self.live.take()
+            && live.session.client.is_closed()
+        {
+            self.failed.notify_one();
         }
         result
     }
@@ -415,5 +436,16 @@ impl Control for ControlSession {
             Ok(Some(Sighting { system, timeline, publication, ..seen }))
         };
         self.attempt_on(live, 2, step).await
+    }
+
+    async fn lost(&self) {
+        let live = self.live.borrow().clone();
+        match live {
+            Some(live) => tokio::select! {
+                () = self.failed.notified() => {}
+                () = live.session.ended.notified() => {}
+            },
+            None => self.failed.notified().await,
+        }
     }
 }

@@ -33,7 +33,7 @@ use crate::cache::{Cache, Swept};
 use crate::change::Relation;
 use crate::control::{Control, Sighting};
 use crate::echo::{Delivery, Echoes, Stage};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::mark::Start;
@@ -282,6 +282,7 @@ where
                 snapshot = kept(&mut self.looking) => self.looked(snapshot?),
                 written = kept(&mut self.writing_mark) => self.written(written?),
                 seen = kept(&mut self.watching) => self.sighted(seen?)?,
+                () = self.control.lost() => self.control_lost()?,
                 // 4. Times: each only ends the wait, the work is in `start_what_can_start`.
                 () = at(gate_due) => {}
                 () = at(echo_due) => {}
@@ -345,6 +346,15 @@ where
             let root = root.await?;
             Ok((relation, root))
         }));
+    }
+
+    /// The server may be shutting down, and its walsender would wait until everything is confirmed: for echoes, for a
+    /// cache that is away, for a snapshot that nobody can take any more. The stream goes on from the confirmed position.
+    fn control_lost(&mut self) -> Result<()> {
+        if self.compared.is_none() {
+            return Ok(()); // There is no stream.
+        }
+        self.source_result(Err(Error::transient("the control session ended: the server may be shutting down")))
     }
 
     /// Whether another event may be taken.

@@ -3,6 +3,8 @@
 //! A test that is silent about a warning asserts that there was none: dropping the value panics when the log holds a
 //! WARN or ERROR line that [`Daemon::allow`] did not name.
 
+#![allow(dead_code)] // The live tests and the torture test each use their own part.
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -69,6 +71,16 @@ impl Daemon {
         self.allowed.push(pattern);
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Whether it is gone.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.ended().is_some()
+    }
+
     /// SIGTERM; the exit code, `None` after a signal.
     pub fn stop(&mut self) -> Option<i32> {
         self.process.signal(Signal::Term);
@@ -79,10 +91,6 @@ impl Daemon {
     pub fn exit(&mut self) -> Option<i32> {
         let status = self.process.wait(PATIENCE);
         status.unwrap_or_else(|| panic!("the daemon does not end:\n{}", self.log())).code()
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        self.process.signal(signal);
     }
 
     /// SIGKILL, and waits for the end.

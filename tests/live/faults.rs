@@ -189,3 +189,22 @@ async fn a_cache_that_forgets_while_connected_is_swept() {
         assert_eq!(daemon.stop(), Some(0));
     }
 }
+
+/// Its walsender ends when everything it sent is confirmed (walsender.c, `WalSndDone`), and the echo holds that back.
+#[tokio::test]
+async fn a_server_that_shuts_down_need_not_wait_for_echoes() {
+    let mut scene = Scene::start().await;
+    let mut daemon = scene.daemon_with(&scene.config().replace("echo = []", "echo = [\"1s\"]")).await;
+    daemon.allow("replication interrupted");
+    daemon.allow("failed to");
+    assert_eq!(daemon.stop(), Some(0));
+    let mut daemon = scene.daemon_with(&scene.config().replace("echo = []", "echo = [\"10m\"]")).await;
+    daemon.allow("replication interrupted");
+    daemon.allow("failed to");
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    eventually("the first delete", PATIENCE, async || scene.gone().contains("available_slots:1")).await;
+    scene.postgres.restart(Shutdown::Fast);
+    assert!(scene.postgres.log().contains("database system is shut down"), "{}", scene.postgres.log());
+    daemon.wait_for_logs(STARTED, 2);
+    assert_eq!(daemon.stop(), Some(0));
+}

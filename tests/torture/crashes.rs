@@ -1,0 +1,62 @@
+//! A crash at each step between receive and confirm: what was not confirmed comes again, and nothing stays stale.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crieur::failpoints::Step;
+
+use crate::alone;
+use crate::load::{Load, Mix};
+use crate::oracle::Oracle;
+use crate::seed::Seed;
+use crate::world::World;
+
+/// A step is reached this often in less.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+#[test]
+fn after_a_crash_at_any_step_nothing_is_stale() {
+    let _alone = alone();
+    let mut seed = Seed(Seed::of_the_run());
+    println!("SEED={}", seed.0);
+    let mut world = World::start();
+    let oracle = Arc::new(Oracle::default());
+    for step in Step::ALL {
+        // The first time is at the start of the daemon, in its sweep or near it; a later one is under load.
+        for count in [1, 2 + seed.below(8)] {
+            crash(&mut world, &oracle, step, count, &mut seed);
+        }
+    }
+}
+
+/// One life that ends at the step, one that repairs.
+fn crash(world: &mut World, oracle: &Arc<Oracle>, step: Step, count: u64, seed: &mut Seed) {
+    let at = format!("{}:{count}", step.name());
+    world.set("CRIEUR_CRASH_AT", at.clone());
+    world.run_daemon();
+    let load = Load::start(world, oracle, Mix::Everything, seed.fork());
+    let started = Instant::now();
+    while !world.daemon().has_ended() {
+        assert!(started.elapsed() < PATIENCE, "{at} is never reached:\n{}", world.daemon().log());
+        // Connections anew, and marks to be compared and swept: some steps are reached in no other way.
+        let _ = world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication");
+        if step == Step::Swept {
+            let _ = world.sql("TRUNCATE torture.events");
+        }
+        std::thread::sleep(seed.millis(300, 900));
+    }
+    let mut daemon = world.daemon.take().expect("it was started above");
+    assert_eq!(daemon.exit(), None, "{at}: it ended before the crash:\n{}", daemon.log());
+    assert!(daemon.log().contains(&format!("crash point: {}", step.name())), "{at}:\n{}", daemon.log());
+    drop(daemon);
+    world.set("CRIEUR_CRASH_AT", String::new());
+    world.run_ready_daemon();
+    std::thread::sleep(seed.millis(0, 400));
+    let commits = load.stop_writers();
+    world.settle();
+    load.stop();
+    let (stale, compared) = world.stale_keys();
+    println!("{at:<16} {commits:>5} transactions, {compared:>4} keys compared, {} stale", stale.len());
+    assert!(stale.is_empty(), "{at}: {stale:#?}\n{}", world.daemon().log());
+    world.stop_daemon();
+}

@@ -1,0 +1,118 @@
+//! Torture: real servers, readers and writers under load, faults at random; at the end of each round nothing in the
+//! cache may differ from the database.
+//!
+//! `TORTURE_SECONDS` says for how long, `SEED` repeats a run's plan, `FAULTS` narrows it to some. A round is some
+//! seconds of load with a few faults; then everything stands still, the daemon gets the time to catch up, and every
+//! cached key is compared. The same test with a guard switched off must find stale keys: `proofs.rs`. A crash at each
+//! step of the loop: `crashes.rs`. One fault each, beside an ungated delete: `scenarios.rs`.
+
+#[path = "../live/daemon.rs"]
+mod daemon;
+#[path = "../live/harness/mod.rs"]
+mod harness;
+
+mod crashes;
+mod faults;
+mod load;
+mod oracle;
+mod proofs;
+mod readers;
+mod report;
+mod scenarios;
+mod seed;
+mod world;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use faults::Fault;
+use load::{Load, Mix};
+use oracle::Oracle;
+use report::{Report, Round};
+use seed::Seed;
+use world::World;
+
+/// Each test takes all that the machine has, and times out the others if they run beside it.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Load, the faults one after the other, more load, stillness, comparison.
+fn round(world: &mut World, oracle: &Arc<Oracle>, faults: &[Fault], mix: Mix, seed: &mut Seed) -> Round {
+    let load = Load::start(world, oracle, mix, seed.fork());
+    sleep(seed.millis(500, 1_500));
+    for fault in faults {
+        world.allow(fault.says());
+        fault.strike(world, oracle, seed);
+        sleep(seed.millis(100, 1_500));
+    }
+    let commits = load.stop_writers();
+    let started = Instant::now();
+    // Readers go on meanwhile: whatever they store from now on must stay right.
+    world.settle();
+    let settled = started.elapsed();
+    load.stop();
+    let (stale, compared) = world.stale_keys();
+    let stale = stale.into_iter().map(|(key, (cached, truth))| (key, cached, truth)).collect();
+    Round { stale, compared, commits, settled }
+}
+
+#[test]
+fn after_faults_at_random_nothing_in_the_cache_differs_from_the_database() {
+    let _alone = alone();
+    let seconds: u64 =
+        std::env::var("TORTURE_SECONDS").map_or(120, |text| text.parse().expect("TORTURE_SECONDS is a number"));
+    let number = Seed::of_the_run();
+    println!("SEED={number} TORTURE_SECONDS={seconds}");
+    let mut seed = Seed(number);
+    let mut world = World::start();
+    let oracle = Arc::new(Oracle::default());
+    let mut report = Report::default();
+    world.run_ready_daemon();
+    let started = Instant::now();
+    let mut left: Vec<Fault> = Vec::new();
+    while started.elapsed() < Duration::from_secs(seconds) {
+        let faults: Vec<Fault> = (0..1 + seed.below(3)).map(|_| next_fault(&mut left, &mut seed)).collect();
+        println!("{:>5} s  {faults:?}", started.elapsed().as_secs());
+        let round = round(&mut world, &oracle, &faults, Mix::Everything, &mut seed);
+        let log = world.daemon().log();
+        assert!(round.stale.is_empty(), "SEED={number}: stale after {faults:?}: {:#?}\n{log}", round.stale);
+        assert!(round.compared > 20, "SEED={number}: nearly nothing was cached, so nearly nothing was compared\n{log}");
+        report.add(&faults, &round);
+    }
+    world.stop_daemon();
+    report.print(&oracle.seen(), seconds);
+}
+
+/// Each fault comes once before any comes again.
+fn next_fault(left: &mut Vec<Fault>, seed: &mut Seed) -> Fault {
+    if left.is_empty() {
+        left.extend(Fault::chosen());
+    }
+    left.swap_remove(seed.below(left.len() as u64) as usize)
+}
+
+/// Item 9: longer than `wal_sender_timeout`, longer than the liveness limit.
+#[test]
+fn a_suspended_daemon_and_a_stalled_link_are_noticed_and_overcome() {
+    let _alone = alone();
+    let mut world = World::start();
+    let oracle = Arc::new(Oracle::default());
+    let mut seed = Seed(9);
+    world.run_ready_daemon();
+    let load = Load::start(&world, &oracle, Mix::Everything, seed.fork());
+    sleep(Duration::from_secs(1));
+    world.suspend_daemon(Duration::from_secs(10));
+    let log = world.postgres.log();
+    assert!(log.contains("terminating walsender process due to replication timeout"), "{log}");
+    world.daemon().wait_for_logs(daemon::STARTED, 2);
+    Fault::PostgresStalled.strike(&mut world, &oracle, &mut seed);
+    world.daemon().wait_for_log("nothing received for 2s: the link is dead");
+    load.stop_writers();
+    world.settle();
+    load.stop();
+    assert!(world.stale_keys().0.is_empty());
+    world.stop_daemon();
+}

@@ -1,0 +1,229 @@
+//! The servers, the daemon between them, and the question that ends every round: is anything in the cache not as the
+//! database has it?
+//!
+//! The daemon reaches both servers through proxies, readers and writers go straight. Whatever a step here does, it
+//! leaves servers that answer; only `faults.rs` breaks things, and mends them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+
+use crate::daemon::{self, Daemon, STARTED};
+use crate::harness::postgres::{Options, Postgres};
+use crate::harness::process::Signal;
+use crate::harness::proxy::Proxy;
+use crate::harness::redis::{Redis, Server};
+use crate::harness::wait;
+use crate::oracle::{self, Reader};
+
+/// The last echo bounds how long a plain reader may hold a value.
+pub const LAST_ECHO: Duration = Duration::from_secs(1);
+
+/// A backlog of a fault on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+const MARK: &str = "crieur:mark:crieur";
+
+const TABLES: &str = include_str!("tables.sql");
+const RULES: &str = include_str!("rules.toml");
+
+/// `wal_sender_timeout` is short, so that a suspended daemon loses its walsender; decoding memory is small, so that large
+/// transactions are streamed while open.
+const POSTGRES: &[&str] = &[
+    "wal_sender_timeout = 3s",
+    "logical_decoding_work_mem = 64kB",
+    "deadlock_timeout = 200ms",
+    "lock_timeout = 2s",
+    "max_prepared_transactions = 20",
+    "autovacuum = off",
+];
+
+/// What is said when servers go away and come back, and is right whatever the fault was.
+const SAID: &[&str] = &["replication interrupted", "failed to"];
+
+/// Everything of one run.
+pub struct World {
+    pub postgres: Postgres,
+    pub cache: Redis,
+    /// Between the daemon and PostgreSQL.
+    pub to_postgres: Proxy,
+    /// Between the daemon and the cache.
+    pub to_cache: Proxy,
+    /// `None` while a fault has taken it away.
+    pub daemon: Option<Daemon>,
+    allowed: Vec<&'static str>,
+    env: Vec<(&'static str, String)>,
+    echo: &'static str,
+    runtime: Runtime,
+}
+
+impl World {
+    /// Servers with tables, rules, publication and slot; no daemon yet.
+    pub fn start() -> World {
+        let conf = POSTGRES.iter().map(|line| line.to_string()).collect();
+        let postgres = Postgres::start(Options { conf, ..Options::default() });
+        let cache = Redis::start(&Server::System, &["enable-debug-command local"]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads can be made");
+        let (to_postgres, to_cache) = (Proxy::start(postgres.port()), Proxy::start(cache.port()));
+        let (allowed, env, daemon) = (SAID.to_vec(), Vec::new(), None);
+        let echo = r#"["50ms", "200ms", "1s"]"#;
+        let world = World { postgres, cache, to_postgres, to_cache, daemon, allowed, env, echo, runtime };
+        world.sql(TABLES).unwrap_or_else(|error| panic!("valid SQL: {error:?}"));
+        let out = daemon::run("setup", &world.config(), &[]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        world
+    }
+
+    /// Without echoes, for what must be shown to hold by itself.
+    pub fn without_echoes(mut self) -> World {
+        self.echo = "[]";
+        self
+    }
+
+    fn config(&self) -> String {
+        let (postgres, cache, echo) = (self.to_postgres.port(), self.to_cache.port(), self.echo);
+        format!(
+            "[postgres]\nurl = \"postgres://postgres@127.0.0.1:{postgres}/postgres\"\nconnect_timeout = \"1s\"\n\
+             liveness_timeout = \"2s\"\nlookup_timeout = \"2s\"\n\
+             [cache]\nurl = \"redis://127.0.0.1:{cache}\"\ntimeout = \"1s\"\necho = {echo}\n{RULES}"
+        )
+    }
+
+    /// Warnings of the daemon with this text are as expected from now on.
+    pub fn allow(&mut self, said: &[&'static str]) {
+        self.allowed.extend(said);
+        for text in said {
+            if let Some(daemon) = &mut self.daemon {
+                daemon.allow(text);
+            }
+        }
+    }
+
+    /// The environment of daemons that are started from now on: crash points, guards that are off.
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.env.retain(|(known, _)| *known != name);
+        self.env.push((name, value));
+    }
+
+    /// Starts a daemon; it may not stream yet.
+    pub fn run_daemon(&mut self) {
+        let env: Vec<(&str, &str)> = self.env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let mut daemon = Daemon::start(&self.config(), &env);
+        self.allowed.iter().for_each(|text| daemon.allow(text));
+        self.daemon = Some(daemon);
+    }
+
+    /// Starts a daemon and waits for its stream.
+    pub fn run_ready_daemon(&mut self) {
+        self.run_daemon();
+        self.daemon().wait_for_log(STARTED);
+    }
+
+    pub fn daemon(&mut self) -> &mut Daemon {
+        self.daemon.as_mut().expect("a fault that takes the daemon brings it back")
+    }
+
+    /// SIGTERM must end it with 0, whatever happened before.
+    pub fn stop_daemon(&mut self) {
+        let mut daemon = self.daemon.take().expect("a fault that takes the daemon brings it back");
+        assert_eq!(daemon.stop(), Some(0), "the daemon at SIGTERM:\n{}", daemon.log());
+    }
+
+    /// SIGKILL.
+    pub fn kill_daemon(&mut self) {
+        let mut daemon = self.daemon.take().expect("a fault that takes the daemon brings it back");
+        daemon.kill();
+    }
+
+    /// Suspends the daemon.
+    pub fn suspend_daemon(&mut self, how_long: Duration) {
+        self.daemon().signal(Signal::Stop);
+        std::thread::sleep(how_long);
+        self.daemon().signal(Signal::Cont);
+    }
+
+    /// Statements on a session of their own; the first column of the rows of the last one.
+    pub fn sql(&self, text: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+        self.runtime.block_on(async {
+            let (client, connection) = tokio_postgres::connect(&self.postgres.url(), tokio_postgres::NoTls).await?;
+            let connection = tokio::spawn(connection);
+            let answers = client.simple_query(text).await;
+            drop(client);
+            let _ = connection.await; // Its error is the statement's, or of no interest.
+            let rows = answers?.into_iter().filter_map(|answer| match answer {
+                tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+                _ => None,
+            });
+            Ok(rows.collect())
+        })
+    }
+
+    /// The same, as often as it takes: the server may be on its way up.
+    pub fn sql_at_last(&self, text: &str) -> Vec<String> {
+        let answer = wait::poll(PATIENCE, || self.sql(text).ok());
+        answer.unwrap_or_else(|| panic!("PostgreSQL does not do {text}:\n{}", self.postgres.log()))
+    }
+
+    /// A command to the cache.
+    pub fn redis<T: redis::FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
+        let mut line = redis::Cmd::new();
+        line.arg(command).query(&mut self.cache.connection())
+    }
+
+    /// Waits until everything that is committed by now is answered by the cache, echoes too, and confirmed.
+    ///
+    /// Its own last commit is synchronous, so that nothing before it is still unflushed.
+    pub fn settle(&mut self) {
+        self.sql_at_last("SET synchronous_commit = on; INSERT INTO torture.fence VALUES (1)");
+        let now = self.sql_at_last("SELECT pg_current_wal_lsn()::text").remove(0);
+        let started = Instant::now();
+        let slot = format!("SELECT 'yes' FROM pg_replication_slots WHERE confirmed_flush_lsn >= '{now}'");
+        loop {
+            let ended = self.daemon().has_ended();
+            assert!(!ended, "the daemon ended by itself:\n{}", self.daemon().log());
+            if self.marked(&now) && self.sql_at_last(&slot).len() == 1 {
+                return;
+            }
+            let log = self.daemon().log();
+            assert!(started.elapsed() < PATIENCE, "{now} is not confirmed after {PATIENCE:?}:\n{log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether the mark in the cache is at `lsn` or past it.
+    fn marked(&self, lsn: &str) -> bool {
+        let mark = self.redis::<Option<String>>(&["GET", MARK]).ok().flatten().unwrap_or_default();
+        let mark: serde_json::Value = serde_json::from_str(&mark).unwrap_or_default();
+        let parse = |text: &str| text.parse::<crieur::lsn::Lsn>().ok();
+        mark["lsn"].as_str().and_then(parse) >= parse(lsn)
+    }
+
+    /// Keys that do not hold what the database says, with both values; and how many were compared.
+    pub fn stale_keys(&self) -> (BTreeMap<String, (String, String)>, usize) {
+        let mut cache = self.cache.connection();
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*:*").query(&mut cache).expect("it answers");
+        let mut stale = BTreeMap::new();
+        let mut compared = 0;
+        self.runtime.block_on(async {
+            let (client, connection) = tokio_postgres::connect(&self.postgres.url(), tokio_postgres::NoTls)
+                .await
+                .expect("it accepts sessions");
+            tokio::spawn(connection);
+            for key in keys {
+                let Some((family, argument)) = oracle::family(&key) else { continue };
+                let cached: Option<String> = redis::cmd("GET").arg(&key).query(&mut cache).expect("it answers");
+                let Some(cached) = cached else { continue };
+                if family.reader == Reader::LeaseInKey && cached.starts_with("lease-") {
+                    continue;
+                }
+                let truth: String = client.query_one(family.sql, &[&argument]).await.expect("valid SQL").get(0);
+                compared += 1;
+                if truth != cached {
+                    stale.insert(key, (cached, truth));
+                }
+            }
+        });
+        (stale, compared)
+    }
+}
