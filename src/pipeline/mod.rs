@@ -66,6 +66,9 @@ const PATTERNS_MAX: usize = 1_000;
 /// are a sign of load, where the cache's time is better spent once.
 const EARLY_KEYS_MAX: usize = 64;
 
+/// A gate that takes longer is that of a far-away server: every fresh batch is then also deleted at once.
+const GATE_SLOW: Duration = Duration::from_millis(3);
+
 type Kept<T> = Option<LocalBoxFuture<'static, Result<T>>>;
 
 /// Waits for a kept future, for ever when there is none.
@@ -112,6 +115,9 @@ pub struct Pipeline<S: Source, C, D> {
     filling_since: Option<Instant>,
     /// The snapshot that was asked for.
     gate: Kept<Snapshot>,
+    gate_asked: Instant,
+    /// How long the last snapshot took.
+    gate_took: Duration,
     gate_pause: Duration,
     gate_again: Option<Instant>,
     /// The pipeline of UNLINKs that is out.
@@ -203,6 +209,8 @@ where
             early: 0,
             filling_since: None,
             gate: None,
+            gate_asked: Instant::now(),
+            gate_took: Duration::ZERO,
             gate_pause: GATE_PAUSE_MIN,
             gate_again: None,
             flight: None,
@@ -394,6 +402,7 @@ where
         let now = Instant::now();
         if self.gate_due().is_some_and(|due| due <= now) {
             self.gate_again = None;
+            self.gate_asked = now;
             let control = Rc::clone(&self.control);
             self.gate = Some(Box::pin(async move {
                 if without(Guard::Gate) {
@@ -415,11 +424,12 @@ where
         self.confirm(now);
     }
 
-    /// The keys of a small, fresh batch, once: ahead of the gate, and then again behind it.
+    /// The keys of a fresh batch, once: ahead of the gate, and then again behind it.
     fn early_delivery(&mut self) -> Option<Delivery> {
         let batch = &self.intake.batch;
         let keys = batch.keys().len();
-        let fresh = self.gate.is_some() && keys > self.early && keys <= EARLY_KEYS_MAX;
+        let most = if self.gate_took < GATE_SLOW { EARLY_KEYS_MAX } else { usize::MAX };
+        let fresh = self.gate.is_some() && keys > self.early && keys <= most;
         if !fresh || self.patience() > Duration::ZERO {
             return None;
         }
@@ -432,6 +442,7 @@ where
     fn cut(&mut self, snapshot: &Snapshot) {
         reached(Step::Snapshot);
         let now = Instant::now();
+        self.gate_took = now.duration_since(self.gate_asked);
         let Some(cut) = self.intake.batch.cut(snapshot, &mut self.window) else {
             self.gate_again = Some(now + self.gate_pause);
             self.gate_pause = (self.gate_pause * 2).min(GATE_PAUSE_MAX);
