@@ -115,8 +115,9 @@ pub struct Pipeline<S: Source, C, D> {
     filling_since: Option<Instant>,
     /// The snapshot that was asked for.
     gate: Kept<Snapshot>,
-    gate_asked: Instant,
-    /// How long the last snapshot took.
+    /// When it was asked for; `None` once a flight left, behind which it may have waited.
+    gate_asked: Option<Instant>,
+    /// How long the last snapshot took that waited for nothing.
     gate_took: Duration,
     gate_pause: Duration,
     gate_again: Option<Instant>,
@@ -209,7 +210,7 @@ where
             early: 0,
             filling_since: None,
             gate: None,
-            gate_asked: Instant::now(),
+            gate_asked: None,
             gate_took: Duration::ZERO,
             gate_pause: GATE_PAUSE_MIN,
             gate_again: None,
@@ -402,7 +403,7 @@ where
         let now = Instant::now();
         if self.gate_due().is_some_and(|due| due <= now) {
             self.gate_again = None;
-            self.gate_asked = now;
+            self.gate_asked = Some(now);
             let control = Rc::clone(&self.control);
             self.gate = Some(Box::pin(async move {
                 if without(Guard::Gate) {
@@ -442,7 +443,7 @@ where
     fn cut(&mut self, snapshot: &Snapshot) {
         reached(Step::Snapshot);
         let now = Instant::now();
-        self.gate_took = now.duration_since(self.gate_asked);
+        self.gate_took = self.gate_asked.map_or(self.gate_took, |asked| now.duration_since(asked));
         let Some(cut) = self.intake.batch.cut(snapshot, &mut self.window) else {
             self.gate_again = Some(now + self.gate_pause);
             self.gate_pause = (self.gate_pause * 2).min(GATE_PAUSE_MAX);
@@ -470,6 +471,7 @@ where
         if !deliveries.is_empty() {
             let (cache, control) = (Rc::clone(&self.cache), Rc::clone(&self.control));
             self.flight_bytes = bytes;
+            self.gate_asked = None;
             let keys_bytes_max = self.settings.memory_bytes_max / 8;
             self.flight = Some(Box::pin(fly(cache, control, Rc::clone(&self.rules), deliveries, keys_bytes_max)));
         }
