@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::address::Address;
 use super::health::Health;
-use super::link::{Identity, Link};
+use super::link::{Identity, Link, count};
 use super::{Cache, Deleted, Swap, Swept, reply, sweep};
 use crate::config::{self, Leases};
 use crate::error::Result;
@@ -216,6 +216,12 @@ impl Cache for RedisCache {
             match link.ask(command).await? {
                 Value::Nil => Ok(None),
                 Value::BulkString(mark) => Ok(Some(mark)),
+                // Not a text: somebody else wrote under our name. Kept, it could never be compared nor replaced.
+                Value::ServerError(error) if error.code() == "WRONGTYPE" => {
+                    let mut command = Cmd::new();
+                    command.arg("UNLINK").arg(mark_key(name));
+                    count("UNLINK", &link.ask(command).await?).map(|_| None)
+                }
                 Value::ServerError(error) => Err(reply::refused("GET", &error)),
                 _ => Err(reply::unexpected("GET")), // Value is foreign and non-exhaustive.
             }
