@@ -37,7 +37,8 @@ where
     }
 
     fn start_round(&mut self) {
-        if self.round.is_some() || self.lagging.load.is_empty() {
+        // Without keys too: lookups may have found nobody, and the spans wait all the same.
+        if self.round.is_some() || self.lagging.spans.is_empty() {
             return;
         }
         let lagging = std::mem::take(&mut self.lagging);
