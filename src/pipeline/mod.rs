@@ -156,8 +156,8 @@ pub struct Pipeline<S: Source, C, D> {
     ring: Ring,
     /// What waits for the read replicas, and what they are asked about now.
     lagging: Lagging,
-    round: Kept<Lagging>,
-    round_bytes: usize,
+    asked: Lagging,
+    round: Kept<()>,
     /// What goes again: the cache may lack it.
     again: VecDeque<Delivery>,
     /// Spans of gaps whose sweep has not begun, or waits for the transactions that were open.
@@ -234,8 +234,8 @@ where
             changes: 0,
             changes_compared: 0,
             lagging: Lagging::default(),
+            asked: Lagging::default(),
             round: None,
-            round_bytes: 0,
             again: VecDeque::new(),
             unswept: Vec::new(),
             await_elders: false,
@@ -287,7 +287,7 @@ where
                 swept = kept(&mut self.sweep) => self.swept(swept?),
                 resolved = kept(&mut self.resolving) => self.resolved(resolved?)?,
                 mark = kept(&mut self.reading_mark), if self.flight.is_none() => self.compare(mark?),
-                lagging = kept(&mut self.round) => self.caught_up(lagging?),
+                asked = kept(&mut self.round) => asked.map(|()| self.caught_up())?,
                 snapshot = kept(&mut self.looking) => self.looked(snapshot?),
                 written = kept(&mut self.writing_mark) => self.written(written?),
                 seen = kept(&mut self.watching) => self.sighted(seen?)?,
