@@ -5,6 +5,7 @@
 //! so everything from that span on can be deleted again. Past the bound the oldest keys are forgotten, and a mark from
 //! before them is covered no more: then only a sweep helps.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use crate::ack::SpanId;
@@ -42,15 +43,15 @@ impl Ring {
         Ring { entries: VecDeque::new(), bytes: 0, bytes_max, forgotten: None, marks: VecDeque::new() }
     }
 
-    /// Remembers a copy of keys that were deleted for these spans.
-    pub fn push(&mut self, load: &Invalidations, spans: &[SpanId]) {
+    /// Remembers keys that were deleted for these spans; copies them only where somebody else needs them, too.
+    pub fn push(&mut self, load: Cow<'_, Invalidations>, spans: &[SpanId]) {
         let Some(last) = spans.iter().copied().max() else { return };
         if load.bytes_used() > self.bytes_max {
             self.forgotten = self.forgotten.max(Some(last));
             return;
         }
         self.bytes += ENTRY_BYTES + load.bytes_used();
-        self.entries.push_back(Entry { last, load: load.clone() });
+        self.entries.push_back(Entry { last, load: load.into_owned() });
         while self.bytes > self.bytes_max
             && let Some(entry) = self.entries.pop_front()
         {
@@ -119,12 +120,12 @@ mod tests {
         let spans: Vec<SpanId> = (0..4).map(|ack| window.open(Some(ack))).collect();
         let mut ring = Ring::new(1 << 20);
         ring.marked(Lsn(10), spans[0]);
-        ring.push(&load("a"), &spans[..1]);
+        ring.push(Cow::Owned(load("a")), &spans[..1]);
         ring.marked(Lsn(20), spans[1]);
         ring.marked(Lsn(20), spans[2]);
         // Delivered together, out of order: the youngest span decides.
-        ring.push(&load("c"), &[spans[2], spans[0]]);
-        ring.push(&load("b"), &spans[1..2]);
+        ring.push(Cow::Owned(load("c")), &[spans[2], spans[0]]);
+        ring.push(Cow::Owned(load("b")), &spans[1..2]);
         assert_eq!(keys(ring.take_since(Lsn(15))), None, "nobody wrote that mark");
         assert_eq!(keys(ring.take_since(Lsn(20))), Some(vec!["c".into(), "b".into()]));
         assert_eq!(keys(ring.take_since(Lsn(10))), Some(vec!["a".into()]), "the others are on their way already");
@@ -137,19 +138,19 @@ mod tests {
         let mut ring = Ring::new(8 * ENTRY_BYTES);
         let first = window.open(Some(0));
         ring.marked(Lsn(1), first);
-        ring.push(&load("old"), &[first]);
+        ring.push(Cow::Owned(load("old")), &[first]);
         let second = window.open(Some(1));
         ring.marked(Lsn(2), second);
         for _ in 0..20 {
             let span = window.open(Some(2));
-            ring.push(&load("new"), &[span]);
+            ring.push(Cow::Owned(load("new")), &[span]);
         }
         assert!(ring.bytes_used() <= 8 * ENTRY_BYTES);
         assert_eq!(keys(ring.take_since(Lsn(1))), None);
         assert_eq!(keys(ring.take_since(Lsn(2))), None);
         let last = window.open(Some(3));
         ring.marked(Lsn(3), last);
-        ring.push(&load("last"), &[last]);
+        ring.push(Cow::Owned(load("last")), &[last]);
         assert_eq!(keys(ring.take_since(Lsn(3))), Some(vec!["last".into()]));
     }
 }

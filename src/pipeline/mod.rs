@@ -18,6 +18,7 @@ pub mod words;
 
 pub use words::{News, Replicas, Settings, Totals};
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::future::pending;
 use std::rc::Rc;
@@ -533,21 +534,20 @@ where
     }
 
     /// Everything of a delivery was answered: its spans have one part less out, and its echo is queued.
-    fn delivered(&mut self, delivery: Delivery) {
+    fn delivered(&mut self, mut delivery: Delivery) {
         if delivery.stage == Stage::Fresh && self.settings.replicas == Replicas::Some {
             return self.await_replicas(delivery);
         }
         let next = self.echoes.next(delivery.stage);
-        if let Stage::Fresh | Stage::Replica = delivery.stage {
-            self.ring.push(&delivery.load, &delivery.spans);
+        let copied =
+            if next.is_some() { Cow::Borrowed(&delivery.load) } else { Cow::Owned(std::mem::take(&mut delivery.load)) };
+        match delivery.stage {
+            Stage::Early => reached(Step::Early),
+            Stage::Fresh | Stage::Replica => self.ring.push(copied, &delivery.spans),
+            Stage::Echo(_) => reached(Step::Echoed),
         }
         if let Some(stage) = next {
             self.echoes.add(stage, Instant::now(), delivery.load, &delivery.spans);
-        }
-        match delivery.stage {
-            Stage::Early => reached(Step::Early),
-            Stage::Fresh | Stage::Replica => {}
-            Stage::Echo(_) => reached(Step::Echoed),
         }
         for span in delivery.spans {
             match (delivery.stage, next) {
