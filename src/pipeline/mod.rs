@@ -306,10 +306,14 @@ where
         self.flight.is_none() && self.reading_mark.is_none()
     }
 
-    /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing.
+    /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing, or was swept.
     fn may_beat(&self) -> bool {
         let free = self.writing.is_none() && self.reading_mark.is_none() && self.stop_by.is_none();
-        free && self.compared.is_some() && matches!(self.held, Held::Trusted(_)) && !self.window.is_barred()
+        let known = match &self.held {
+            Held::Nothing => false,
+            Held::Trusted(_) | Held::Gap { .. } => true,
+        };
+        free && self.compared.is_some() && known && !self.window.is_barred()
     }
 
     /// Takes every event that is in the source's buffer, as long as there is room.
