@@ -44,9 +44,10 @@ where
         }
         self.asked = std::mem::take(&mut self.lagging);
         let control = Rc::clone(&self.control);
-        self.round = Some(Box::pin(async move {
-            insist("wait for the replicas", async || control.replicas_replayed().await).await
-        }));
+        self.round =
+            Some(Box::pin(
+                async move { insist("wait for the replicas", async || control.replicas_replayed().await).await },
+            ));
     }
 
     /// Positions of the server before mean nothing on this one: the round begins anew, together with the next.

@@ -10,7 +10,8 @@ const ELDERS: &str = "transactions are open that the stream may not have: sweepi
 
 /// A server whose commits wait for ever where they do not say otherwise.
 async fn hanging() -> Scene {
-    let conf = ["synchronous_commit = local", "synchronous_standby_names = 'nobody'", "wal_receiver_status_interval = 1"];
+    let conf =
+        ["synchronous_commit = local", "synchronous_standby_names = 'nobody'", "wal_receiver_status_interval = 1"];
     let conf = conf.map(str::to_owned).to_vec();
     Scene::with(Options { conf, ..Default::default() }, &[]).await
 }
@@ -41,7 +42,6 @@ async fn what_is_visible_does_not_wait_for_what_is_not() {
     scene.confirmed(&daemon).await;
     let commit = hang(&scene, "INSERT INTO visit_bookings VALUES (1, 1)").await;
     eventually("its key goes early", PATIENCE, async || scene.gone().contains("available_slots:1")).await;
-    scene.fill();
     // More keys than are ever deleted ahead of the gate: they go behind it, or not at all.
     let filled = |from: u32, to: u32| {
         let mut pipeline = redis::pipe();
@@ -53,10 +53,12 @@ async fn what_is_visible_does_not_wait_for_what_is_not() {
     filled(1001, 1200);
     scene.run("INSERT INTO visit_bookings SELECT i, i FROM generate_series(1001, 1200) AS i").await;
     settled("the visible keys go", PATIENCE, async || {
-        let left: Vec<String> = redis::cmd("KEYS").arg("available_slots:1??*").query(&mut scene.keys()).expect("answers");
+        let left: Vec<String> =
+            redis::cmd("KEYS").arg("available_slots:1??*").query(&mut scene.keys()).expect("answers");
         if left.is_empty() { Ok(()) } else { Err((left.len(), daemon.log())) }
     })
     .await;
+    scene.fill();
     assert!(!scene.gone().contains("available_slots:1"), "only its visibility deletes it again");
     release(&scene, commit).await;
     scene.confirmed(&daemon).await;
