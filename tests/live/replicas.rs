@@ -40,6 +40,8 @@ async fn book(scene: &Scene, id: u32) -> String {
 #[tokio::test]
 async fn what_readers_of_a_replica_stored_goes_when_the_replica_caught_up() {
     let (scene, mut replica, config) = with_replica().await;
+    // Payments have no key but that of their lookup.
+    let config = config.replace("\"payments:lease:{lease_id}\", ", "");
     let mut daemon = scene.daemon_with(&config).await;
     scene.confirmed(&daemon).await;
 
