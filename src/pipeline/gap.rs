@@ -187,9 +187,11 @@ where
 
     fn look_for_elders(&mut self, after: Duration) {
         let control = Rc::clone(&self.control);
+        let first = self.await_elders && self.elders.is_none();
         self.looking = Some(Box::pin(async move {
             sleep(after).await;
-            insist("take a snapshot before a sweep", async || control.snapshot().await).await
+            let look = async || if first { control.elders().await } else { control.snapshot().await };
+            insist("take a snapshot before a sweep", look).await
         }));
     }
 

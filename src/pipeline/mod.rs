@@ -316,7 +316,7 @@ where
         self.flight.is_none() && self.reading_mark.is_none()
     }
 
-    /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing.
+    /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing, or was swept.
     fn may_beat(&self) -> bool {
         let free = self.writing.is_none() && self.reading_mark.is_none() && self.stop_by.is_none();
         let known = match self.held {
