@@ -350,7 +350,7 @@ impl State {
     }
 
     /// `connected` and `leave_other_server` in `connection.rs`.
-    fn connect(&self, config: &Config) -> Option<State> {
+    fn connect(&self) -> Option<State> {
         self.with(|state, daemon| {
             let (None, Some(confirmed)) = (daemon.start, state.slot) else { return None };
             let created = std::mem::take(&mut state.created);
@@ -565,7 +565,7 @@ impl State {
             return;
         }
         let steps = [
-            (Step::Connect, self.connect(config)),
+            (Step::Connect, self.connect()),
             (Step::Receive, self.receive(config)),
             (Step::DeleteEarly, self.delete_early(config)),
             (Step::Snapshot, self.take_snapshot(config)),
