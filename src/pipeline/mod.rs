@@ -316,15 +316,16 @@ where
         self.flight.is_none() && self.reading_mark.is_none()
     }
 
-    /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing, or was swept.
+    /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing. Behind a gap that is so
+    /// when everything was answered; on a server that writes nothing no position would ever bring the first mark.
     fn may_beat(&self) -> bool {
         let free = self.writing.is_none() && self.reading_mark.is_none() && self.stop_by.is_none();
-        let known = match self.held {
+        let proven = match self.held {
             Held::Nothing => false,
-            Held::Trusted(_) => true,
-            Held::Gap { .. } => self.unswept.is_empty(),
+            Held::Trusted(_) => !self.window.is_barred(),
+            Held::Gap { .. } => self.window.is_empty() && self.unswept.is_empty(),
         };
-        free && known && self.compared.is_some() && !self.window.is_barred()
+        free && proven && self.compared.is_some()
     }
 
     /// Takes every event that is in the source's buffer, as long as there is room.
