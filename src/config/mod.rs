@@ -382,7 +382,8 @@ mod tests {
             ("CRIEUR__CACHE__PROTECT", "lock:*, session:*"),
             ("CRIEUR__CACHE__ECHO", "1s,2s"),
         ];
-        let text = format!("[cache]\necho = []\non_gap = \"warn\"\n{RULES}");
+        let replicas = "postgres.replicas = [\"postgres://a/d\", \"postgres://b,c/d\"]";
+        let text = format!("{replicas}\n[cache]\necho = []\non_gap = \"warn\"\n{RULES}");
         let config = load(&text, &env).expect("valid");
         assert_eq!(config.postgres.slot, "bench");
         assert_eq!(config.cache.protect, [b"lock:*".to_vec(), b"session:*".to_vec()]);
