@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
-use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use crate::change::Oid;
@@ -37,6 +37,7 @@ use crate::source::facts::{RUN, in_recovery, refuse_as_standby};
 use crate::source::link::{Link, each_host};
 use crate::source::socket::ReceiveWindow;
 use crate::source::sqlstate::{CANNOT_CONNECT_NOW, is_connection, session_error, statement_text};
+use crate::source::wire::UNCONVERTED;
 
 /// A link that is negotiated already, as tokio-postgres wants to receive one.
 struct Ready(Link);
@@ -80,6 +81,11 @@ impl TlsConnect<Ready> for AlreadyDone {
     }
 }
 
+/// What a role or a database may have set otherwise: a serializable deferrable snapshot waits for every transaction that
+/// writes (`GetSafeSnapshot` in src/backend/storage/lmgr/predicate.c), and an idle session is no forgotten one.
+const DEFAULTS: &str = "-c default_transaction_isolation=read\\ committed -c default_transaction_deferrable=off \
+                        -c idle_session_timeout=0";
+
 /// An ordinary session; its connection ends with it.
 #[derive(Debug)]
 pub struct Session {
@@ -101,7 +107,7 @@ impl Session {
     /// (`-c name=value`).
     pub async fn connect(dsn: &Dsn, limit: Duration, settings: &str) -> Result<Self> {
         let mut config = dsn.config.clone();
-        let options = format!("{} {settings}", config.get_options().unwrap_or_default());
+        let options = format!("{} {DEFAULTS} {settings}", config.get_options().unwrap_or_default());
         config.options(options.trim());
         if config.get_application_name().is_none() {
             config.application_name("crieur");
@@ -119,6 +125,7 @@ impl Session {
         }
         let connected = config.connect_raw(Ready(link), AlreadyDone).await;
         let (client, connection) = connected.map_err(|error| session_error(&error))?;
+        let bytes_of_any_kind = connection.parameter("server_encoding") == Some("SQL_ASCII");
         let ended = Arc::new(Notify::new());
         let notified = Arc::clone(&ended);
         let connection = tokio::spawn(async move {
@@ -127,6 +134,9 @@ impl Session {
             notified.notify_one();
         });
         let session = Session { client, connection, ended };
+        if bytes_of_any_kind {
+            session.client.batch_execute(UNCONVERTED).await.map_err(|error| session_error(&error))?;
+        }
         let wanted = match dsn.target {
             Target::Any => return Ok(session),
             Target::Primary => false,
@@ -169,6 +179,19 @@ impl ToSql for Text<'_> {
     }
 
     to_sql_checked!();
+}
+
+/// A text of an answer, byte for byte: in a database without an encoding it need not be UTF-8.
+struct Bytes(Vec<u8>);
+
+impl<'a> FromSql<'a> for Bytes {
+    fn from_sql(_ty: &Type, raw: &'a [u8]) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Bytes(raw.to_vec()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TEXT
+    }
 }
 
 /// What is prepared on one connection.
@@ -352,8 +375,7 @@ async fn answer(live: &Live, statement: &Statement, question: &Question) -> Resu
         Err(error) => return Ok(Answer::Refused(refusal(&error)?)),
     };
     let texts = rows.iter().map(|row| {
-        let text =
-            |column| row.try_get::<_, Option<&str>>(column).map(|text| text.map(|text| text.as_bytes().to_vec()));
+        let text = |column| row.try_get::<_, Option<Bytes>>(column).map(|text| text.map(|Bytes(text)| text));
         (0..row.len()).map(text).collect::<std::result::Result<AnswerRow, _>>()
     });
     let rows = texts.collect::<std::result::Result<Vec<_>, _>>();

@@ -25,12 +25,14 @@ pub(super) struct Link {
     state: State,
     /// When it was made, counted in failures of any connection.
     pub(super) generation: u64,
+    /// The server behind it when it was made; `None` where the server does not tell.
+    pub(super) identity: Option<Identity>,
 }
 
 /// Which data is behind a connection: one process, and one history of replication. It changes with a restart, a failover
 /// and a promotion (`run_id`, `master_replid` of INFO).
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Identity(Vec<String>);
+pub(super) struct Identity([String; 2]);
 
 impl Identity {
     /// From the replies of INFO; `None` where the server does not tell.
@@ -42,7 +44,12 @@ impl Identity {
         };
         let info = replies.iter().filter_map(text).collect::<Vec<_>>().join("\r\n");
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
-        Some(Identity(vec![field("run_id:")?, field("master_replid:")?]))
+        Some(Identity([field("run_id:")?, field("master_replid:")?]))
+    }
+
+    /// The process, and the history of its data.
+    pub(super) fn fields(&self) -> [&str; 2] {
+        self.0.each_ref().map(String::as_str)
     }
 }
 
@@ -62,7 +69,7 @@ enum State {
 
 impl Link {
     pub(super) fn new(connection: MultiplexedConnection, timeout: Duration, generation: u64) -> Self {
-        Link { connection, timeout, state: State::Untried, generation }
+        Link { connection, timeout, state: State::Untried, generation, identity: None }
     }
 
     /// The same connection for another call.
@@ -82,7 +89,7 @@ impl Link {
     }
 
     /// AUTH, SELECT, the client's name, and who the server is, in one round trip.
-    pub(super) async fn log_in(&mut self, address: &Address) -> Result<Option<Identity>> {
+    pub(super) async fn log_in(&mut self, address: &Address) -> Result<()> {
         let mut pipeline = Pipeline::new();
         if let Some(password) = &address.password {
             pipeline.cmd("AUTH");
@@ -102,7 +109,8 @@ impl Link {
         for value in &replies[..required] {
             okay("the log-in", value)?;
         }
-        Ok(Identity::read(&replies[required + 1..]))
+        self.identity = Identity::read(&replies[required + 1..]);
+        Ok(())
     }
 
     /// Sends the pipeline, which holds about `bytes` of data, and reads as many replies as it has commands.

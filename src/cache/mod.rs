@@ -41,8 +41,8 @@ pub enum Swap {
     Written,
     /// Another was there, which stays.
     Other,
-    /// Nothing was written: the connection that the mark was read on is gone, and behind a new one the cache may be
-    /// another than the one that had the deletes.
+    /// Nothing was written: the connection that the mark was read on is gone, or leads to another server now. The cache
+    /// may be another than the one that had the deletes.
     Unproven,
     /// The connection was closed before the answer.
     Lost,

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::address::Address;
 use super::health::Health;
-use super::link::{Identity, Link};
+use super::link::{Identity, Link, count};
 use super::{Cache, Deleted, Swap, Swept, reply, sweep};
 use crate::config::{self, Leases};
 use crate::error::Result;
@@ -24,11 +24,17 @@ use crate::keys::KeySet;
 /// Connections that a long key may break before it is left out.
 const LONG_KEY_TRIES: usize = 3;
 
-/// Writes the mark `ARGV[1]` if the one that is there stands in `ARGV[3..]`, or if there is none and `ARGV[2]` allows it.
+/// Writes the mark `ARGV[1]` if the one that is there stands in `ARGV[5..]`, or if there is none and `ARGV[2]` allows it.
+/// `ARGV[3]` and `ARGV[4]` are the server's identity: a proxy may lead to another server than the one that had the deletes
+/// without closing a connection, and a promoted replica can hold the last mark and lack what was deleted since.
 /// With `pcall` an error keeps its code in every version.
-const SWAP: &str = "local found = redis.call('GET', KEYS[1])
+const SWAP: &str = "if ARGV[3] ~= '' then
+  local info = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
+  if not (string.find(info, ARGV[3], 1, true) and string.find(info, ARGV[4], 1, true)) then return -1 end
+end
+local found = redis.call('GET', KEYS[1])
 local expected = not found and ARGV[2] ~= ''
-for i = 3, #ARGV do expected = expected or found == ARGV[i] end
+for i = 5, #ARGV do expected = expected or found == ARGV[i] end
 if not expected then return 0 end
 local written = redis.pcall('SET', KEYS[1], ARGV[1])
 if written.err then return written end
@@ -107,9 +113,9 @@ impl RedisCache {
         let connection = self.address.client.get_multiplexed_async_connection_with_config(&config).await;
         let connection = connection.map_err(|error| reply::broken(error).while_doing("connect to the cache"))?;
         let mut link = Link::new(connection, self.timeout, self.generation.get());
-        let identity = link.log_in(&self.address).await?;
-        let before = self.identity.replace(Some(identity.clone()));
-        if before.is_some_and(|before| before.is_none() || before != identity) {
+        link.log_in(&self.address).await?;
+        let before = self.identity.replace(Some(link.identity.clone()));
+        if before.is_some_and(|before| before.is_none() || before != link.identity) {
             self.changes.set(self.changes.get() + 1);
         }
         Ok(link)
@@ -216,6 +222,12 @@ impl Cache for RedisCache {
             match link.ask(command).await? {
                 Value::Nil => Ok(None),
                 Value::BulkString(mark) => Ok(Some(mark)),
+                // Not a text: somebody else wrote under our name. Kept, it could never be compared nor replaced.
+                Value::ServerError(error) if error.code() == "WRONGTYPE" => {
+                    let mut command = Cmd::new();
+                    command.arg("UNLINK").arg(mark_key(name));
+                    count("UNLINK", &link.ask(command).await?).map(|_| None)
+                }
                 Value::ServerError(error) => Err(reply::refused("GET", &error)),
                 _ => Err(reply::unexpected("GET")), // Value is foreign and non-exhaustive.
             }
@@ -231,12 +243,18 @@ impl Cache for RedisCache {
         let mut command = Cmd::new();
         command.arg("EVAL").arg(SWAP).arg(1).arg(mark_key(name)).arg(mark);
         command.arg(if expected.contains(&None) { "or nothing" } else { "" });
+        let [run, history] = link.identity.as_ref().map_or(["", ""], Identity::fields);
+        command.arg(run).arg(history);
         for text in expected.iter().flatten() {
             command.arg(text);
         }
         let swap = match link.again().ask(command).await {
             Ok(Value::Int(1)) => Ok(Swap::Written),
             Ok(Value::Int(0)) => Ok(Swap::Other),
+            Ok(Value::Int(-1)) => {
+                self.broken();
+                return Ok(Swap::Unproven);
+            }
             Ok(Value::ServerError(error)) if error.code() == "OOM" => Ok(Swap::Full),
             Ok(Value::ServerError(error)) => Err(reply::refused("EVAL", &error)),
             Ok(_) => Err(reply::unexpected("EVAL")), // Value is foreign and non-exhaustive.

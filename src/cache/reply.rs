@@ -96,7 +96,7 @@ fn meaning_of_err(detail: &str) -> (Class, Option<&'static str>) {
         (
             "unknown command",
             Class::Definite(Exit::Unavailable),
-            "The server is too old or has the command renamed: UNLINK needs Redis 4.0 or Valkey.",
+            "The server is too old, or has one of the commands renamed or off that crieur needs: UNLINK, SCAN, GET, SET, EVAL.",
         ),
         ("max number of clients", Class::Transient, "The cache has no connection left; raise maxclients."),
         ("DB index is out of range", Class::Definite(Exit::Config), "The cache has no such database; see cache.url."),

@@ -388,6 +388,8 @@ mod tests {
         assert_eq!(config.postgres.slot, "bench");
         assert_eq!(config.cache.protect, [b"lock:*".to_vec(), b"session:*".to_vec()]);
         assert_eq!(config.cache.echo, [Duration::from_secs(1), Duration::from_secs(2)]);
+        let replicas = config.postgres.replicas.iter().map(Secret::expose).collect::<Vec<_>>();
+        assert_eq!(replicas, ["postgres://a/d", "postgres://b,c/d"]);
         assert_eq!(config.cache.on_gap, OnGap::Warn);
         assert!(load(&text, &env[..3]).expect("valid").cache.echo.is_empty());
         assert_eq!(config.limits.memory_bytes_max, 64 << 20);

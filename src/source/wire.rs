@@ -28,6 +28,11 @@ pub struct Wire {
     out: BytesMut,
 }
 
+/// A database with the encoding SQL_ASCII holds whatever bytes the application wrote. A client that wants UTF-8 has them
+/// checked, not converted (`pg_server_to_any` in src/backend/utils/mb/mbutils.c): one row that is no
+/// UTF-8 would end the stream at every try.
+pub(crate) const UNCONVERTED: &str = "SET client_encoding = 'SQL_ASCII'";
+
 fn broken(cause: std::io::Error) -> Error {
     Error::transient("the connection to the server broke").because(cause)
 }
@@ -63,13 +68,18 @@ impl Wire {
         let parameters = parameters.into_iter().chain(options.map(|options| ("options", options)));
         wire.send(|out| frontend::startup_message(parameters, out)).await?;
         wire.authenticate(dsn, &user).await?;
+        let mut bytes_of_any_kind = false;
         loop {
             match wire.next().await? {
                 (b'Z', _) => break,
-                (b'K' | b'S' | b'N', _) => {}
+                (b'S', body) => bytes_of_any_kind |= body == b"server_encoding\0SQL_ASCII\0",
+                (b'K' | b'N', _) => {}
                 (b'E', body) => return Err(error_response(&body)),
                 (tag, _) => return Err(unexpected(tag, "after log-in")),
             }
+        }
+        if bytes_of_any_kind {
+            wire.simple_query(UNCONVERTED).await?;
         }
         wire.check_target(dsn.target).await?;
         Ok(wire)
