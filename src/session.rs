@@ -36,7 +36,7 @@ use crate::source::dsn::{Dsn, Target};
 use crate::source::facts::{RUN, in_recovery, refuse_as_standby};
 use crate::source::link::{Link, each_host};
 use crate::source::socket::ReceiveWindow;
-use crate::source::sqlstate::{is_connection, session_error, statement_text};
+use crate::source::sqlstate::{CANNOT_CONNECT_NOW, is_connection, session_error, statement_text};
 use crate::source::wire::UNCONVERTED;
 
 /// A link that is negotiated already, as tokio-postgres wants to receive one.
@@ -194,9 +194,6 @@ impl<'a> FromSql<'a> for Bytes {
     }
 }
 
-/// How the text of an error ends when the server starts, recovers or shuts down.
-const CANNOT_CONNECT_NOW: &str = "(SQLSTATE 57P03)";
-
 /// What is prepared on one connection.
 struct Live {
     session: Session,
@@ -277,7 +274,7 @@ impl ControlSession {
     async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(Rc<Live>) -> Result<T>) -> Result<T> {
         let live = self.live().await.inspect_err(|error| {
             // There may be no session yet whose end could tell.
-            if error.chain().to_string().contains(CANNOT_CONNECT_NOW) {
+            if error.sqlstate.as_deref() == Some(CANNOT_CONNECT_NOW) {
                 self.failed.notify_one();
             }
         })?;

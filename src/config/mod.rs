@@ -382,11 +382,14 @@ mod tests {
             ("CRIEUR__CACHE__PROTECT", "lock:*, session:*"),
             ("CRIEUR__CACHE__ECHO", "1s,2s"),
         ];
-        let text = format!("[cache]\necho = []\non_gap = \"warn\"\n{RULES}");
+        let replicas = "postgres.replicas = [\"postgres://a/d\", \"postgres://b,c/d\"]";
+        let text = format!("{replicas}\n[cache]\necho = []\non_gap = \"warn\"\n{RULES}");
         let config = load(&text, &env).expect("valid");
         assert_eq!(config.postgres.slot, "bench");
         assert_eq!(config.cache.protect, [b"lock:*".to_vec(), b"session:*".to_vec()]);
         assert_eq!(config.cache.echo, [Duration::from_secs(1), Duration::from_secs(2)]);
+        let replicas = config.postgres.replicas.iter().map(Secret::expose).collect::<Vec<_>>();
+        assert_eq!(replicas, ["postgres://a/d", "postgres://b,c/d"]);
         assert_eq!(config.cache.on_gap, OnGap::Warn);
         assert!(load(&text, &env[..3]).expect("valid").cache.echo.is_empty());
         assert_eq!(config.limits.memory_bytes_max, 64 << 20);

@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 use crate::error::{Class, Error, Exit, Result};
 use crate::source::dsn::{Dsn, Host, Place, SslMode};
 use crate::source::socket::{ReceiveWindow, Socket};
+use crate::source::sqlstate::CANNOT_CONNECT_NOW;
 use crate::source::tls;
 
 /// The `SSLRequest` message (PostgreSQL documentation, "SSL Session Encryption").
@@ -81,7 +82,11 @@ pub async fn each_host<T>(
                 return Err(error);
             }
             let other_kind = error.sqlstate.is_none() || refused_kind;
-            last = error;
+            // A server that goes down waits for the stream, so this must not be lost behind another host's refusal.
+            let is_told = last.sqlstate.as_deref() == Some(CANNOT_CONNECT_NOW) && error.is_transient();
+            if !is_told {
+                last = error;
+            }
             if !other_kind {
                 break;
             }
@@ -222,6 +227,26 @@ impl AsyncWrite for Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::sqlstate::server_error;
+
+    #[tokio::test]
+    async fn a_host_that_shuts_down_is_told_whatever_the_next_one_says() {
+        let listening = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let port = listening.local_addr().expect("a bound socket has an address").port();
+        for (second, code) in [("127.0.0.1:1", "57P03"), ("127.0.0.1:{port}", "3D000")] {
+            let second = second.replace("{port}", &port.to_string());
+            let url = format!("postgres://u@127.0.0.1:{port},{second}/d?sslmode=disable");
+            let dsn = Dsn::parse(&url).expect("a valid URL");
+            let codes = ["57P03", "3D000"].into_iter();
+            let codes = std::cell::RefCell::new(codes);
+            let login = async |_| -> Result<()> {
+                let code = codes.borrow_mut().next().expect("two hosts");
+                Err(server_error(code, "no"))
+            };
+            let told = each_host(&dsn, Duration::from_secs(5), ReceiveWindow::Default, login).await;
+            assert_eq!(told.map_err(|error| error.sqlstate), Err(Some(code.to_owned())));
+        }
+    }
 
     #[test]
     fn a_clear_text_request_is_seen_in_any_pieces_and_nothing_else_is() {

@@ -16,6 +16,9 @@ const STATE: &str = "Run `crieur check`: wal_level must be logical, and a slot w
                      created again (the cache is swept then).";
 const POOLER: &str = "If this address is a pooler, use the server's direct address.";
 
+/// The server starts, recovers or shuts down.
+pub const CANNOT_CONNECT_NOW: &str = "57P03";
+
 /// The class of an error and what to do about it.
 pub fn classify(code: &str) -> (Class, Option<&'static str>) {
     match code {

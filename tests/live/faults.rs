@@ -208,3 +208,29 @@ async fn a_server_that_shuts_down_need_not_wait_for_echoes() {
     daemon.wait_for_logs(STARTED, 2);
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// The same without a cache: nothing can be confirmed, and nothing is lost.
+#[tokio::test]
+async fn a_server_that_shuts_down_need_not_wait_for_a_cache_that_is_away() {
+    for hosts in ["127.0.0.1:{port}", "127.0.0.1:{port},127.0.0.1:1"] {
+        let mut scene = Scene::start().await;
+        let hosts = hosts.replace("{port}", &scene.postgres.port().to_string());
+        let url = format!("postgres://postgres@{hosts}/postgres");
+        let mut daemon = scene.daemon_with(&config(&url, &scene.cache.url())).await;
+        daemon.allow("replication interrupted");
+        daemon.allow("failed to");
+        scene.confirmed(&daemon).await;
+        scene.cache.kill();
+        scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+        daemon.wait_for_log("failed to delete keys");
+        scene.postgres.restart(Shutdown::Fast);
+        assert!(scene.postgres.log().contains("database system is shut down"), "{}", scene.postgres.log());
+        scene.cache.restart(Data::Lost);
+        scene.sql = scene.postgres.client().await;
+        scene.fill();
+        daemon.wait_for_logs(STARTED, 2);
+        scene.confirmed(&daemon).await;
+        assert!(scene.gone().contains("available_slots:1"), "{}", daemon.log());
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use faults::Fault;
 use load::{Load, Mix};
 use oracle::Oracle;
+use proofs::find_stale_keys;
 use report::{Report, Round};
 use seed::Seed;
 use world::World;
@@ -118,5 +119,27 @@ fn a_suspended_daemon_and_a_stalled_link_are_noticed_and_overcome() {
     world.settle();
     load.stop();
     assert!(world.stale_keys().0.is_empty());
+    world.stop_daemon();
+}
+
+/// Readers read a standby, and fill the cache with what it shows long after the primary shows something newer.
+#[test]
+fn readers_of_a_standby_that_lags_leave_nothing_stale() {
+    let _alone = alone();
+    let mut world = World::start().with_replica("700ms");
+    let (oracle, mut seed) = (Arc::new(Oracle::default()), Seed(Seed::of_the_run()));
+    println!("SEED={}", seed.0);
+    // The daemon that does not know of the standby deletes too early.
+    world.set("CRIEUR__POSTGRES__REPLICAS", String::new());
+    world.run_ready_daemon();
+    find_stale_keys(&mut world, &oracle, "without postgres.replicas", &[], &mut seed);
+    world.stop_daemon();
+    world.set("CRIEUR__POSTGRES__REPLICAS", world.replica_url());
+    world.run_ready_daemon();
+    for faults in [[Fault::DaemonKilled, Fault::WalsenderTerminated], [Fault::ClientsKilled, Fault::CacheFailedOver]] {
+        let round = round(&mut world, &oracle, &faults, Mix::Everything, &mut seed);
+        assert!(round.stale.is_empty(), "{:#?}\n{}", round.stale, world.daemon().log());
+        assert!(round.compared > 20, "nearly nothing was compared");
+    }
     world.stop_daemon();
 }

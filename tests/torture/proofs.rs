@@ -21,40 +21,35 @@ struct Proof {
     guard: Guard,
     /// What strikes, one after the other.
     faults: &'static [Fault],
-    mix: Mix,
-    /// Echoes would repair what the gate alone prevents.
-    echoes: bool,
 }
 
 const PROOFS: &[Proof] = &[
-    Proof { guard: Guard::Ring, faults: &[Fault::CacheFailedOver], mix: Mix::SingleRows, echoes: true },
-    Proof { guard: Guard::Gate, faults: &[Fault::CommitsInvisible; 4], mix: Mix::SingleRows, echoes: true },
-    Proof { guard: Guard::Echo, faults: &[Fault::ClientsKilled], mix: Mix::SingleRows, echoes: true },
-    Proof { guard: Guard::Mark, faults: &[Fault::CacheWentBack], mix: Mix::SingleRows, echoes: true },
-    Proof { guard: Guard::Replies, faults: &[Fault::CacheReadonly], mix: Mix::SingleRows, echoes: false },
+    Proof { guard: Guard::Ring, faults: &[Fault::CacheFailedOver] },
+    Proof { guard: Guard::Gate, faults: &[Fault::CommitsInvisible; 4] },
+    Proof { guard: Guard::Echo, faults: &[Fault::ClientsKilled] },
+    Proof { guard: Guard::Mark, faults: &[Fault::CacheWentBack] },
+    Proof { guard: Guard::Replies, faults: &[Fault::CacheReadonly] },
 ];
 
-fn world(proof: &Proof) -> World {
-    if proof.echoes { World::start() } else { World::start().without_echoes() }
+/// Rounds, until there are stale keys.
+pub fn find_stale_keys(world: &mut World, oracle: &Arc<Oracle>, what: &str, faults: &[Fault], seed: &mut Seed) {
+    for number in 1..=ROUNDS {
+        let Round { stale, compared, .. } = round(world, oracle, faults, Mix::SingleRows, seed);
+        if !stale.is_empty() {
+            return println!("{what}, {faults:?}: round {number}, {} stale of {compared} keys", stale.len());
+        }
+    }
+    panic!("{what}, {faults:?}: {ROUNDS} rounds, and no stale key");
 }
 
 fn prove(guard: Guard) {
     let _alone = alone();
     let proof = PROOFS.iter().find(|proof| proof.guard == guard).expect("each guard has its proof");
-    let (mut world, oracle, mut seed) = (world(proof), Arc::new(Oracle::default()), Seed(Seed::of_the_run()));
+    let (mut world, oracle, mut seed) = (World::start(), Arc::new(Oracle::default()), Seed(Seed::of_the_run()));
     println!("SEED={}", seed.0);
     world.set("CRIEUR_WITHOUT", format!("{guard:?}"));
     world.run_ready_daemon();
-    let mut found: Option<Round> = None;
-    for _ in 0..ROUNDS {
-        let round = round(&mut world, &oracle, proof.faults, proof.mix, &mut seed);
-        if !round.stale.is_empty() {
-            found = Some(round);
-            break;
-        }
-    }
-    let round = found.unwrap_or_else(|| panic!("{:?} without {guard:?}, and no stale key", proof.faults));
-    println!("without {guard:?}, {:?}: {} stale of {} keys", proof.faults, round.stale.len(), round.compared);
+    find_stale_keys(&mut world, &oracle, &format!("without {guard:?}"), proof.faults, &mut seed);
     world.stop_daemon();
 }
 

@@ -62,7 +62,6 @@ pub struct World {
     /// So much of the daemon's log is judged.
     judged: usize,
     env: Vec<(&'static str, String)>,
-    echo: &'static str,
     runtime: Runtime,
 }
 
@@ -87,7 +86,6 @@ impl World {
             allowed: Vec::new(),
             judged: 0,
             env: Vec::new(),
-            echo: r#"["50ms", "200ms", "1s"]"#,
             runtime,
         };
         world.sql(TABLES).unwrap_or_else(|error| panic!("valid SQL: {error:?}"));
@@ -105,21 +103,18 @@ impl World {
         self
     }
 
-    /// Without echoes, for what must be shown to hold by itself.
-    pub fn without_echoes(mut self) -> World {
-        self.echo = "[]";
-        self
+    /// Of the read replica.
+    pub fn replica_url(&self) -> String {
+        self.replica.as_ref().map_or_else(String::new, Postgres::url)
     }
 
     fn config(&self) -> String {
-        let (postgres, cache, echo) = (self.to_postgres.port(), self.to_cache.port(), self.echo);
-        let replicas = self.replica.as_ref().map(|replica| format!("replicas = [{:?}]\n", replica.url()));
+        let (postgres, cache) = (self.to_postgres.port(), self.to_cache.port());
         format!(
             "[postgres]\nurl = \"postgres://postgres@127.0.0.1:{postgres}/postgres\"\nconnect_timeout = \"1s\"\n\
-             liveness_timeout = \"2s\"\nlookup_timeout = \"2s\"\n{}\
-             [cache]\nurl = \"redis://127.0.0.1:{cache}\"\ntimeout = \"1s\"\necho = {echo}\n\
-             leases = \"companion\"\n{RULES}",
-            replicas.unwrap_or_default()
+             liveness_timeout = \"2s\"\nlookup_timeout = \"2s\"\n\
+             [cache]\nurl = \"redis://127.0.0.1:{cache}\"\ntimeout = \"1s\"\necho = [\"50ms\", \"200ms\", \"1s\"]\n\
+             leases = \"companion\"\n{RULES}"
         )
     }
 
