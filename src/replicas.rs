@@ -7,7 +7,8 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::warn;
 
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -17,6 +18,9 @@ use crate::source::sqlstate::session_error;
 
 /// How often a replica that lags is asked again.
 const INTERVAL: Duration = Duration::from_millis(10);
+
+/// How often a replica that stays behind is logged.
+const REMIND: Duration = Duration::from_secs(60);
 
 /// A session with one standby; connects when first needed, anew after an error.
 struct Replica {
@@ -42,13 +46,14 @@ impl Replicas {
     /// Waits until every replica has replayed `lsn`. One attempt: a replica that fails is an error.
     pub async fn reach(&self, lsn: Lsn) -> Result<()> {
         for (index, replica) in self.replicas.iter().enumerate() {
-            let reached = self.reach_one(replica, lsn).await;
+            let reached = self.reach_one(replica, index, lsn).await;
             reached.map_err(|error| error.while_doing(&format!("ask replica {}", index + 1)))?;
         }
         Ok(())
     }
 
-    async fn reach_one(&self, replica: &Replica, lsn: Lsn) -> Result<()> {
+    async fn reach_one(&self, replica: &Replica, index: usize, lsn: Lsn) -> Result<()> {
+        let mut due = Instant::now() + REMIND;
         loop {
             // Out of its place while it is used: an error, or a dropped call, leaves none behind.
             let session = replica.session.take();
@@ -64,13 +69,20 @@ impl Replicas {
             if replayed >= lsn {
                 return Ok(());
             }
+            if due <= Instant::now() {
+                due += REMIND;
+                let hint = "The position waits for it: see pg_stat_wal_receiver and pg_is_wal_replay_paused() there.";
+                warn!(hint, "replica {} has replayed {replayed} and is waited for at {lsn}", index + 1);
+            }
             sleep(INTERVAL).await;
         }
     }
 }
 
+/// A server that was promoted still says what it replayed as a standby, for ever the same.
 async fn replayed(session: &Session) -> Result<Lsn> {
-    let row = session.client.query_one("SELECT pg_catalog.pg_last_wal_replay_lsn()::text", &[]).await;
+    let sql = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()::text END";
+    let row = session.client.query_one(sql, &[]).await;
     let text: Option<String> = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
     text.and_then(|text| text.parse().ok()).ok_or_else(|| {
         Error::transient("the server is no standby, or has replayed nothing")

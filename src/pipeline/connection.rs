@@ -62,6 +62,7 @@ where
         (self.gate, self.early, self.filling_since) = (None, 0, None);
         (self.answered, self.marked) = (None, None);
         self.ring.clear();
+        self.ask_replicas_anew();
     }
 
     /// A definite error stops the daemon; any other ends the connection, and the source connects anew after a pause.

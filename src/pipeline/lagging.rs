@@ -37,23 +37,32 @@ where
     }
 
     fn start_round(&mut self) {
-        // Without keys too: lookups may have found nobody, and the spans wait all the same.
-        if self.round.is_some() || self.lagging.spans.is_empty() {
+        // A lookup may have found no row: there is nothing to delete again then, and spans wait nevertheless.
+        let lagging = &self.lagging;
+        if self.round.is_some() || (lagging.load.is_empty() && lagging.spans.is_empty()) {
             return;
         }
-        let lagging = std::mem::take(&mut self.lagging);
-        self.round_bytes = lagging.load.bytes_used();
+        self.asked = std::mem::take(&mut self.lagging);
         let control = Rc::clone(&self.control);
-        self.round = Some(Box::pin(async move {
-            insist("wait for the replicas", async || control.replicas_replayed().await).await?;
-            Ok(lagging)
-        }));
+        self.round =
+            Some(Box::pin(
+                async move { insist("wait for the replicas", async || control.replicas_replayed().await).await },
+            ));
+    }
+
+    /// Positions of the server before mean nothing on this one: the round begins anew, together with the next.
+    pub(super) fn ask_replicas_anew(&mut self) {
+        if self.round.take().is_some() {
+            let Lagging { load, spans } = std::mem::take(&mut self.asked);
+            self.lagging.load.merge(load);
+            self.lagging.spans.extend(spans);
+            self.start_round();
+        }
     }
 
     /// Every replica shows what these keys were deleted for.
-    pub(super) fn caught_up(&mut self, lagging: Lagging) {
-        self.round_bytes = 0;
-        let Lagging { load, spans } = lagging;
+    pub(super) fn caught_up(&mut self) {
+        let Lagging { load, spans } = std::mem::take(&mut self.asked);
         self.again.push_back(Delivery { load, spans, stage: Stage::Replica });
         self.start_round();
     }

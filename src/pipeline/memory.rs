@@ -31,7 +31,11 @@ where
 
     /// What is on its way and cannot collapse.
     fn bytes_leaving(&self) -> usize {
-        self.flight_bytes + self.round_bytes + self.sweep_bytes + bytes_of(&self.sweeps) + bytes_of(&self.again)
+        self.flight_bytes
+            + self.asked.load.bytes_used()
+            + self.sweep_bytes
+            + bytes_of(&self.sweeps)
+            + bytes_of(&self.again)
     }
 
     /// Whether so much is on its way that no more events may be taken.

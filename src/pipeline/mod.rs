@@ -66,6 +66,9 @@ const PATTERNS_MAX: usize = 1_000;
 /// are a sign of load, where the cache's time is better spent once.
 const EARLY_KEYS_MAX: usize = 64;
 
+/// A gate that takes longer is that of a far-away server: every fresh batch is then also deleted at once.
+const GATE_SLOW: Duration = Duration::from_millis(3);
+
 type Kept<T> = Option<LocalBoxFuture<'static, Result<T>>>;
 
 /// Waits for a kept future, for ever when there is none.
@@ -112,6 +115,10 @@ pub struct Pipeline<S: Source, C, D> {
     filling_since: Option<Instant>,
     /// The snapshot that was asked for.
     gate: Kept<Snapshot>,
+    /// When it was asked for; `None` once a flight left, behind which it may have waited.
+    gate_asked: Option<Instant>,
+    /// How long the last snapshot took that waited for nothing.
+    gate_took: Duration,
     gate_pause: Duration,
     gate_again: Option<Instant>,
     /// The pipeline of UNLINKs that is out.
@@ -149,8 +156,8 @@ pub struct Pipeline<S: Source, C, D> {
     ring: Ring,
     /// What waits for the read replicas, and what they are asked about now.
     lagging: Lagging,
-    round: Kept<Lagging>,
-    round_bytes: usize,
+    asked: Lagging,
+    round: Kept<()>,
     /// What goes again: the cache may lack it.
     again: VecDeque<Delivery>,
     /// Spans of gaps whose sweep has not begun, or waits for the transactions that were open.
@@ -203,6 +210,8 @@ where
             early: 0,
             filling_since: None,
             gate: None,
+            gate_asked: None,
+            gate_took: Duration::ZERO,
             gate_pause: GATE_PAUSE_MIN,
             gate_again: None,
             flight: None,
@@ -225,8 +234,8 @@ where
             changes: 0,
             changes_compared: 0,
             lagging: Lagging::default(),
+            asked: Lagging::default(),
             round: None,
-            round_bytes: 0,
             again: VecDeque::new(),
             unswept: Vec::new(),
             await_elders: false,
@@ -278,7 +287,7 @@ where
                 swept = kept(&mut self.sweep) => self.swept(swept?),
                 resolved = kept(&mut self.resolving) => self.resolved(resolved?)?,
                 mark = kept(&mut self.reading_mark), if self.flight.is_none() => self.compare(mark?),
-                lagging = kept(&mut self.round) => self.caught_up(lagging?),
+                asked = kept(&mut self.round) => asked.map(|()| self.caught_up())?,
                 snapshot = kept(&mut self.looking) => self.looked(snapshot?),
                 written = kept(&mut self.writing_mark) => self.written(written?),
                 seen = kept(&mut self.watching) => self.sighted(seen?)?,
@@ -309,7 +318,12 @@ where
     /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing.
     fn may_beat(&self) -> bool {
         let free = self.writing.is_none() && self.reading_mark.is_none() && self.stop_by.is_none();
-        free && self.compared.is_some() && matches!(self.held, Held::Trusted(_)) && !self.window.is_barred()
+        let known = match self.held {
+            Held::Nothing => false,
+            Held::Trusted(_) => true,
+            Held::Gap { .. } => self.unswept.is_empty(),
+        };
+        free && known && self.compared.is_some() && !self.window.is_barred()
     }
 
     /// Takes every event that is in the source's buffer, as long as there is room.
@@ -394,6 +408,7 @@ where
         let now = Instant::now();
         if self.gate_due().is_some_and(|due| due <= now) {
             self.gate_again = None;
+            self.gate_asked = Some(now);
             let control = Rc::clone(&self.control);
             self.gate = Some(Box::pin(async move {
                 if without(Guard::Gate) {
@@ -415,11 +430,12 @@ where
         self.confirm(now);
     }
 
-    /// The keys of a small, fresh batch, once: ahead of the gate, and then again behind it.
+    /// The keys of a fresh batch, once: ahead of the gate, and then again behind it.
     fn early_delivery(&mut self) -> Option<Delivery> {
         let batch = &self.intake.batch;
         let keys = batch.keys().len();
-        let fresh = self.gate.is_some() && keys > self.early && keys <= EARLY_KEYS_MAX;
+        let most = if self.gate_took < GATE_SLOW { EARLY_KEYS_MAX } else { usize::MAX };
+        let fresh = self.gate.is_some() && keys > self.early && keys <= most;
         if !fresh || self.patience() > Duration::ZERO {
             return None;
         }
@@ -432,6 +448,7 @@ where
     fn cut(&mut self, snapshot: &Snapshot) {
         reached(Step::Snapshot);
         let now = Instant::now();
+        self.gate_took = self.gate_asked.map_or(self.gate_took, |asked| now.duration_since(asked));
         let Some(cut) = self.intake.batch.cut(snapshot, &mut self.window) else {
             self.gate_again = Some(now + self.gate_pause);
             self.gate_pause = (self.gate_pause * 2).min(GATE_PAUSE_MAX);
@@ -459,6 +476,7 @@ where
         if !deliveries.is_empty() {
             let (cache, control) = (Rc::clone(&self.cache), Rc::clone(&self.control));
             self.flight_bytes = bytes;
+            self.gate_asked = None;
             let keys_bytes_max = self.settings.memory_bytes_max / 8;
             self.flight = Some(Box::pin(fly(cache, control, Rc::clone(&self.rules), deliveries, keys_bytes_max)));
         }

@@ -113,3 +113,28 @@ async fn a_port_that_is_taken_stops_the_daemon_with_a_hint() {
     assert_eq!(daemon.exit(), Some(71));
     assert!(daemon.log().contains("admin.listen"), "{}", daemon.log());
 }
+
+#[tokio::test]
+async fn the_pages_say_which_daemon_works_and_which_stands_by() {
+    let scene = Scene::start().await;
+    let (first, second) = (address(), address());
+    let mut working = scene.daemon_with(&config(&scene, first)).await;
+    let mut waiting = Daemon::start(&config(&scene, second), &[]);
+    let role = |address| ["streaming", "standby"].map(|role| metric(address, &format!("role{{role=\"{role}\"}}")));
+    waiting.wait_for_log("standing by");
+    settled("the second one stands by", PATIENCE, async || match role(second) {
+        [0.0, 1.0] => Ok(()),
+        seen => Err((seen, waiting.log())),
+    })
+    .await;
+    assert_eq!(role(first), [1.0, 0.0]);
+    assert!(get(second, "/healthz").contains("200 OK"), "{}", waiting.log());
+    working.kill();
+    settled("it took over", PATIENCE, async || match role(second) {
+        [1.0, 0.0] => Ok(()),
+        seen => Err((seen, waiting.log())),
+    })
+    .await;
+    ready(second, "200 OK").await;
+    assert_eq!(waiting.stop(), Some(0));
+}

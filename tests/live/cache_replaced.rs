@@ -155,7 +155,6 @@ async fn a_cache_that_still_loads_gets_the_keys_when_it_has() {
 
 /// `maxmemory` with `noeviction` refuses the mark and takes UNLINK.
 #[tokio::test]
-#[ignore = "the position waits for the mark: it must go on without it where a gap is swept"]
 async fn a_full_cache_loses_its_keys_and_the_position_goes_on() {
     let scene = Scene::start().await;
     let mut daemon = scene.daemon().await;

@@ -152,3 +152,51 @@ async fn check_is_content_after_setup_and_names_what_is_spoiled() {
         assert_eq!(daemon::run("check", &scene.config(), &[]).status.code(), Some(0), "{spoil}: setup mends it");
     }
 }
+
+#[tokio::test]
+async fn an_echo_survives_a_kill_and_a_budget_of_wal_releases_its_position() {
+    let scene = Scene::start().await;
+    let with = |echo: &str, rest: &str| scene.config().replace("echo = []", &format!("echo = [\"{echo}\"]\n{rest}"));
+    // The sweep of the first start has echoes of its own.
+    let mut daemon = scene.daemon_with(&with("100ms", "")).await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+
+    let mut daemon = Daemon::start(&with("1h", ""), &[]);
+    daemon.wait_for_log(STARTED);
+    scene.fill();
+    let key = "available_slots:1".to_owned();
+    let goes = async || eventually("the key goes", PATIENCE, async || scene.gone().contains(&key)).await;
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    let committed = scene.ask("SELECT pg_current_wal_lsn()::text").await;
+    let confirmed = format!("SELECT (confirmed_flush_lsn >= '{committed}')::text FROM pg_replication_slots");
+    goes().await;
+    // A later delete, its mark and its status go by, and the position stays.
+    scene.run("INSERT INTO visits VALUES (1)").await;
+    eventually("the next key goes", PATIENCE, async || scene.gone().contains("visits:1")).await;
+    daemon.kill();
+    assert_eq!(scene.ask(&confirmed).await, "false", "the echo never went: {}", daemon.log());
+
+    // A late reader stores the old value twice: before the first delete, and before the echo.
+    scene.fill();
+    let mut daemon = Daemon::start(&with("2s", ""), &[]);
+    goes().await;
+    scene.fill();
+    scene.confirmed(&daemon).await;
+    assert!(scene.gone().contains(&key), "the echo did not come again: {}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+
+    let mut daemon = Daemon::start(&with("1h", "echo_wal_bytes_max = \"1MiB\"\n"), &[]);
+    daemon.wait_for_log(STARTED);
+    scene.run("INSERT INTO visit_bookings VALUES (2, 1)").await;
+    let committed = scene.ask("SELECT pg_current_wal_lsn()::text").await;
+    let confirmed = format!("SELECT (confirmed_flush_lsn >= '{committed}')::text FROM pg_replication_slots");
+    goes().await;
+    assert_eq!(scene.ask(&confirmed).await, "false", "{}", daemon.log());
+    // Not a word of it is for crieur.
+    let ballast = "SELECT count(pg_logical_emit_message(false, 'ballast', repeat('x', 100000)))::text \
+                   FROM generate_series(1, 30)";
+    scene.ask(ballast).await;
+    eventually("the position moves on", PATIENCE, async || scene.ask(&confirmed).await == "true").await;
+    assert_eq!(daemon.stop(), Some(0));
+}

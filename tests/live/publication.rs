@@ -136,3 +136,48 @@ async fn a_slot_that_falls_behind_is_told_before_it_is_lost() {
     assert_eq!(daemon.log().matches(STARTED).count(), 1, "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// What is published as a whole is altered as a whole: tables of a schema, and all of them.
+#[tokio::test]
+async fn publications_of_schemas_and_of_all_tables_are_watched_too() {
+    let scene = Scene::start().await;
+    const CHANGED: &str = "the publication changed since the mark was written: sweeping";
+    scene.run("BEGIN; DROP PUBLICATION crieur; CREATE PUBLICATION crieur FOR TABLES IN SCHEMA public; COMMIT").await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("is not in publication \"crieur\"");
+    let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;
+    assert_eq!(gone, set(&["available_slots:1"]), "{}", daemon.log());
+    scene.run("ALTER PUBLICATION crieur DROP TABLES IN SCHEMA public").await;
+    daemon.wait_for_log("table \"public.visit_bookings\" is not in publication");
+    daemon.wait_for_log(CHANGED);
+    scene.fill();
+    scene.run("INSERT INTO visit_bookings VALUES (2, 1)").await;
+    swept(&scene, &daemon).await;
+    scene.run("ALTER PUBLICATION crieur ADD TABLES IN SCHEMA public").await;
+    daemon.wait_for_logs(CHANGED, 2);
+    proved(&scene, &daemon).await;
+    let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (3, 1)").await;
+    assert_eq!(gone, set(&["available_slots:1"]), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+
+    // Another publication of the same name, while nobody looks.
+    scene.run("BEGIN; DROP PUBLICATION crieur; CREATE PUBLICATION crieur FOR ALL TABLES; COMMIT").await;
+    scene.fill();
+    let mut daemon = Daemon::start(&scene.config(), &[]);
+    daemon.allow("leaves out update, delete");
+    daemon.wait_for_log(CHANGED);
+    proved(&scene, &daemon).await;
+    let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (4, 1)").await;
+    assert_eq!(gone, set(&["available_slots:1"]), "{}", daemon.log());
+    scene.run("ALTER PUBLICATION crieur SET (publish = 'insert, truncate')").await;
+    daemon.wait_for_log("leaves out update, delete");
+    scene.fill();
+    scene.run("DELETE FROM visit_bookings").await;
+    swept(&scene, &daemon).await;
+    scene.run("ALTER PUBLICATION crieur SET (publish = 'insert, update, delete, truncate')").await;
+    daemon.wait_for_logs(CHANGED, 2);
+    proved(&scene, &daemon).await;
+    let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (5, 1)").await;
+    assert_eq!(gone, set(&["available_slots:1"]), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -132,3 +132,36 @@ async fn what_was_open_when_the_slot_was_made_is_swept_after_its_end() {
     swept(&scene, &next).await;
     assert_eq!(next.stop(), Some(0));
 }
+
+/// It is warned of while it can be mended; when it is too late it becomes right by itself.
+#[tokio::test]
+async fn a_slot_that_is_lost_under_a_running_daemon_is_made_anew_and_the_cache_swept() {
+    let scene = of(Version::System, &["max_slot_wal_keep_size = 64MB", "min_wal_size = 32MB", "max_wal_size = 32MB"]);
+    let scene = scene.await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("failed to");
+    daemon.allow("replication slot holds back");
+    daemon.allow("replication interrupted");
+    daemon.allow(ANEW);
+    scene.confirmed(&daemon).await;
+    scene.cache.freeze();
+    let write = async |segments: u32| {
+        for _ in 0..segments {
+            scene.run("INSERT INTO visit_bookings SELECT coalesce(max(id), 0) + 1, 1 FROM visit_bookings").await;
+            scene.run("SELECT pg_switch_wal()").await;
+        }
+    };
+    write(4).await;
+    daemon.wait_for_log("it is behind by more than max_wal_size");
+    write(3).await;
+    daemon.wait_for_log("the next checkpoint may remove what it needs");
+    scene.run("CHECKPOINT").await;
+    daemon.wait_for_log("lost its WAL (max_slot_wal_keep_size): it is created anew");
+    scene.cache.thaw();
+    scene.fill();
+    daemon.wait_for_logs(STARTED, 2);
+    swept(&scene, &daemon).await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(scene.ask("SELECT wal_status FROM pg_replication_slots").await, "reserved");
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -12,6 +12,9 @@ use crieur::mark;
 use super::world::{Mark, Set, State, Tx, bit};
 use super::{Config, Fault, Guard, Protocol, Step, Writer};
 
+/// The smallest number of a transaction (`FirstNormalTransactionId` in `src/include/access/transam.h`); 0 means none.
+const FIRST_NORMAL_XID: u32 = 3;
+
 /// A transaction of the open batch.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Waiting {
@@ -93,8 +96,9 @@ fn snapshot(state: &State) -> Seen {
 impl Seen {
     /// The real gate's word.
     fn contains(&self, tx: u8) -> bool {
-        let real = Snapshot::Taken { xmax: self.xmax, in_progress: self.in_progress.clone() };
-        real.contains(Xid(u32::from(tx)))
+        let xid = |tx: u32| FIRST_NORMAL_XID + tx;
+        let in_progress = self.in_progress.iter().copied().map(xid).collect();
+        Snapshot::Taken { xmax: xid(self.xmax), in_progress }.contains(Xid(xid(tx.into())))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crieur::failpoints::Step;
 
 use crate::alone;
+use crate::faults::POSTGRES_AWAY;
 use crate::load::{Load, Mix};
 use crate::oracle::Oracle;
 use crate::seed::Seed;
@@ -20,6 +21,7 @@ fn after_a_crash_at_any_step_nothing_is_stale() {
     let mut seed = Seed(Seed::of_the_run());
     println!("SEED={}", seed.0);
     let mut world = World::start();
+    world.allow(POSTGRES_AWAY);
     let oracle = Arc::new(Oracle::default());
     for step in Step::ALL {
         // The first time is at the start of the daemon, in its sweep or near it; a later one is under load.

@@ -12,6 +12,7 @@ use crate::harness::proxy::Direction;
 use crate::harness::redis::Data;
 use crate::oracle::Oracle;
 use crate::seed::Seed;
+use crate::takeover;
 use crate::world::World;
 
 /// One kind of fault.
@@ -20,6 +21,7 @@ pub enum Fault {
     DaemonKilled,
     DaemonStopped,
     DaemonSuspended,
+    DaemonOvertaken,
     PostgresRestarted,
     PostgresCrashed,
     BackendKilled,
@@ -27,6 +29,9 @@ pub enum Fault {
     CommitsInvisible,
     WalsenderTerminated,
     SessionsTerminated,
+    PostgresFailedOver,
+    PostgresRestored,
+    TableAltered,
     SlotAdvanced,
     SlotDropped,
     PublicationAltered,
@@ -41,6 +46,7 @@ pub enum Fault {
     CacheEvicts,
     CacheCannotSave,
     CacheFailedOver,
+    CacheLoading,
     PasswordChanged,
     PostgresCut,
     PostgresStalled,
@@ -50,6 +56,21 @@ pub enum Fault {
     BothCut,
 }
 
+/// What the daemon says while PostgreSQL does not answer.
+pub const POSTGRES_AWAY: &[&str] = &[
+    "replication interrupted",
+    "failed to take a snapshot",
+    "failed to look up",
+    "failed to find a partition's table",
+    "failed to wait for the replicas",
+    "failed to watch the server",
+    "failed to say the last status",
+];
+
+/// What it says while the cache refuses or does not answer.
+pub const CACHE_AWAY: &[&str] =
+    &["failed to delete keys", "failed to sweep", "failed to read the mark", "failed to write the mark"];
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.what())
@@ -57,11 +78,12 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// Every fault that the daemon repairs by itself.
-    pub const ENABLED: &[Fault] = &[
+    /// Every fault. The daemon repairs what each of them breaks, by itself.
+    pub const ALL: &[Fault] = &[
         Fault::DaemonKilled,
         Fault::DaemonStopped,
         Fault::DaemonSuspended,
+        Fault::DaemonOvertaken,
         Fault::PostgresRestarted,
         Fault::PostgresCrashed,
         Fault::BackendKilled,
@@ -69,7 +91,12 @@ impl Fault {
         Fault::CommitsInvisible,
         Fault::WalsenderTerminated,
         Fault::SessionsTerminated,
+        Fault::PostgresFailedOver,
+        Fault::PostgresRestored,
+        Fault::TableAltered,
         Fault::SlotAdvanced,
+        Fault::SlotDropped,
+        Fault::PublicationAltered,
         Fault::CacheEmptied,
         Fault::CacheWentBack,
         Fault::CacheFlushed,
@@ -81,6 +108,8 @@ impl Fault {
         Fault::CacheEvicts,
         Fault::CacheCannotSave,
         Fault::CacheFailedOver,
+        Fault::CacheLoading,
+        Fault::PasswordChanged,
         Fault::PostgresCut,
         Fault::PostgresStalled,
         Fault::CacheCut,
@@ -89,15 +118,12 @@ impl Fault {
         Fault::BothCut,
     ];
 
-    /// Faults that this version answers by its end, or does not notice.
-    pub const DISABLED: &[Fault] = &[Fault::SlotDropped, Fault::PublicationAltered, Fault::PasswordChanged];
-
-    /// Those of `FAULTS` (names as in the code, comma separated), enabled or not; without it all that are enabled.
+    /// Those of `FAULTS` (names as in the code, comma separated); without it all.
     pub fn chosen() -> Vec<Fault> {
-        let Ok(names) = std::env::var("FAULTS") else { return Fault::ENABLED.to_vec() };
+        let Ok(names) = std::env::var("FAULTS") else { return Fault::ALL.to_vec() };
         let named = |name: &str| {
-            let mut all = Fault::ENABLED.iter().chain(Fault::DISABLED).copied();
-            all.find(|fault| format!("{fault:?}") == name).unwrap_or_else(|| panic!("FAULTS: there is no {name}"))
+            let found = Fault::ALL.iter().copied().find(|fault| format!("{fault:?}") == name);
+            found.unwrap_or_else(|| panic!("FAULTS: there is no {name}"))
         };
         names.split(',').map(named).collect()
     }
@@ -107,6 +133,7 @@ impl Fault {
             Fault::DaemonKilled => "daemon killed",
             Fault::DaemonStopped => "daemon restarted",
             Fault::DaemonSuspended => "daemon suspended",
+            Fault::DaemonOvertaken => "one of two daemons killed",
             Fault::PostgresRestarted => "PostgreSQL restarted fast",
             Fault::PostgresCrashed => "PostgreSQL restarted immediate",
             Fault::BackendKilled => "backend killed, crash restart",
@@ -114,6 +141,9 @@ impl Fault {
             Fault::CommitsInvisible => "commits sent long before visible",
             Fault::WalsenderTerminated => "walsender terminated",
             Fault::SessionsTerminated => "every session terminated",
+            Fault::PostgresFailedOver => "standby promoted",
+            Fault::PostgresRestored => "data directory restored",
+            Fault::TableAltered => "ALTER TABLE that changes values",
             Fault::SlotAdvanced => "slot advanced by another",
             Fault::SlotDropped => "slot dropped",
             Fault::PublicationAltered => "publication altered",
@@ -128,6 +158,7 @@ impl Fault {
             Fault::CacheEvicts => "cache evicts",
             Fault::CacheCannotSave => "cache MISCONF",
             Fault::CacheFailedOver => "cache went back, connections stayed",
+            Fault::CacheLoading => "cache went back, LOADING",
             Fault::PasswordChanged => "cache NOAUTH",
             Fault::PostgresCut => "link to PostgreSQL cut",
             Fault::PostgresStalled => "link to PostgreSQL stalled",
@@ -138,27 +169,62 @@ impl Fault {
         }
     }
 
-    /// Warnings that are right, besides those that every lost connection causes.
-    pub fn says(self) -> &'static [&'static str] {
+    /// Warnings that are right.
+    pub fn says(self) -> Vec<&'static str> {
         match self {
+            Fault::DaemonKilled
+            | Fault::DaemonStopped
+            | Fault::DaemonOvertaken
+            | Fault::CommitsInvisible
+            | Fault::TableAltered
+            | Fault::SlotAdvanced
+            | Fault::CacheFlushed
+            | Fault::MarkDeleted
+            | Fault::CacheFailedOver => Vec::new(),
+            // It wakes up past every limit.
+            Fault::DaemonSuspended | Fault::BothCut => [POSTGRES_AWAY, CACHE_AWAY].concat(),
+            Fault::PostgresRestarted
+            | Fault::PostgresCrashed
+            | Fault::CrashWithAsyncCommits
+            | Fault::PostgresCut
+            | Fault::PostgresStalled => POSTGRES_AWAY.to_vec(),
+            Fault::WalsenderTerminated => vec!["replication interrupted"],
             // A lookup's session may be ended in mid-statement: its keys widen.
-            Fault::SessionsTerminated | Fault::BackendKilled => &["lookup refused"],
-            _ if Fault::DISABLED.contains(&self) => &["slot", "publication"],
-            _ => &[],
+            Fault::SessionsTerminated | Fault::BackendKilled => [POSTGRES_AWAY, &["lookup refused"]].concat(),
+            Fault::PostgresFailedOver | Fault::PostgresRestored | Fault::SlotDropped => {
+                [POSTGRES_AWAY, &["it is created anew", "ordinary sessions reach another server"]].concat()
+            }
+            Fault::PublicationAltered => vec!["is not in publication"],
+            Fault::CacheEmptied
+            | Fault::CacheWentBack
+            | Fault::ClientsKilled
+            | Fault::CacheSuspended
+            | Fault::CacheReadonly
+            | Fault::CacheFull
+            | Fault::CacheEvicts
+            | Fault::CacheCannotSave
+            | Fault::CacheLoading
+            | Fault::PasswordChanged
+            | Fault::CacheCut
+            | Fault::CacheStalled
+            | Fault::HalfReplies => CACHE_AWAY.to_vec(),
         }
     }
 
     /// Breaks, waits, mends.
     pub fn strike(self, world: &mut World, oracle: &Oracle, seed: &mut Seed) {
         match self {
-            Fault::DaemonKilled | Fault::DaemonStopped | Fault::DaemonSuspended => self.strike_daemon(world, seed),
+            Fault::DaemonKilled | Fault::DaemonStopped | Fault::DaemonSuspended | Fault::DaemonOvertaken => self.strike_daemon(world, seed),
             Fault::PostgresRestarted
             | Fault::PostgresCrashed
             | Fault::BackendKilled
             | Fault::CrashWithAsyncCommits
             | Fault::CommitsInvisible
             | Fault::WalsenderTerminated
-            | Fault::SessionsTerminated => self.strike_postgres(world, oracle, seed),
+            | Fault::SessionsTerminated
+            | Fault::PostgresFailedOver
+            | Fault::PostgresRestored
+            | Fault::TableAltered => self.strike_postgres(world, oracle, seed),
             Fault::SlotAdvanced | Fault::SlotDropped | Fault::PublicationAltered => self.strike_slot(world, seed),
             Fault::CacheEmptied
             | Fault::CacheWentBack
@@ -171,6 +237,7 @@ impl Fault {
             | Fault::CacheEvicts
             | Fault::CacheCannotSave
             | Fault::CacheFailedOver
+            | Fault::CacheLoading
             | Fault::PasswordChanged => self.strike_cache(world, seed),
             Fault::PostgresCut
             | Fault::PostgresStalled
@@ -184,6 +251,7 @@ impl Fault {
     fn strike_daemon(self, world: &mut World, seed: &mut Seed) {
         match self {
             Fault::DaemonSuspended => return world.suspend_daemon(seed.millis(3_500, 6_000)),
+            Fault::DaemonOvertaken => return takeover::kill_one_of_two(world, seed),
             Fault::DaemonStopped => world.stop_daemon(),
             _ => world.kill_daemon(),
         }
@@ -217,6 +285,9 @@ impl Fault {
                 sleep(seed.millis(200, 2_500));
                 reset(world, "synchronous_standby_names");
             }
+            Fault::PostgresFailedOver => takeover::fail_over(world, seed),
+            Fault::PostgresRestored => takeover::restore(world, seed),
+            Fault::TableAltered => drop(world.sql_at_last(&alter_table(seed))),
             Fault::WalsenderTerminated => {
                 drop(world.sql_at_last("SELECT pg_terminate_backend(pid) FROM pg_stat_replication"))
             }
@@ -302,6 +373,15 @@ impl Fault {
                 sleep(some_time);
                 command(world, &["DEBUG", "RELOAD", "NOSAVE"]);
             }
+            Fault::CacheLoading => {
+                // Slow enough for many commands to be refused, which it looks for only every so many bytes.
+                command(world, &["CONFIG", "SET", "loading-process-events-interval-bytes", "1024"]);
+                command(world, &["CONFIG", "SET", "key-load-delay", "4000"]);
+                command(world, &["SAVE"]);
+                sleep(some_time);
+                command(world, &["DEBUG", "RELOAD", "NOSAVE"]);
+                command(world, &["CONFIG", "SET", "key-load-delay", "0"]);
+            }
             _ => {
                 command(world, &["CONFIG", "SET", "requirepass", "other"]);
                 let with = format!("redis://:other@127.0.0.1:{}", world.cache.port());
@@ -343,6 +423,15 @@ impl Fault {
         }
         world.to_postgres.heal();
         world.to_cache.heal();
+    }
+}
+
+/// Values change and no row does.
+fn alter_table(seed: &mut Seed) -> String {
+    let number = seed.below(1_000);
+    match seed.below(2) {
+        0 => format!("ALTER TABLE torture.items DROP COLUMN IF EXISTS extra, ADD COLUMN extra int DEFAULT {number}"),
+        _ => format!("ALTER TABLE torture.payments ALTER amount TYPE bigint USING amount + {number}"),
     }
 }
 

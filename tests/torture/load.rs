@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tokio_postgres::{Client, NoTls};
 
 use crate::oracle::{BUCKETS, CITIES, DOCS, ITEMS, LEASES, OWNERS, Oracle, Reader, TAGS};
-use crate::readers::{COMPANION_LEASES, Readers};
+use crate::readers::{Address, Readers, url};
 use crate::seed::Seed;
 use crate::world::World;
 
@@ -44,10 +44,10 @@ impl Load {
     pub fn start(world: &World, oracle: &Arc<Oracle>, mix: Mix, mut seed: Seed) -> Load {
         let (stop_writers, stop_readers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let commits = Arc::new(AtomicU64::new(0));
-        let (postgres, cache) = (world.postgres.url(), world.cache.url());
+        let (postgres, cache) = (Arc::clone(&world.reading), world.cache.url());
         let readers = Readers { postgres, cache, oracle: Arc::clone(oracle), stop: Arc::clone(&stop_readers) };
         let writer = Writer {
-            postgres: world.postgres.url(),
+            postgres: Arc::clone(&world.writing),
             oracle: Arc::clone(oracle),
             stop: Arc::clone(&stop_writers),
             commits: Arc::clone(&commits),
@@ -63,8 +63,7 @@ impl Load {
                 }
                 drop(writer); // Whoever counts the writers counts those that write.
                 for (kind, count) in READERS {
-                    let count = if *kind == Reader::Companion && !COMPANION_LEASES { 0 } else { *count };
-                    (0..count).for_each(|_| drop(tasks.spawn(readers.clone().read(*kind, seed.fork()))));
+                    (0..*count).for_each(|_| drop(tasks.spawn(readers.clone().read(*kind, seed.fork()))));
                 }
                 while let Some(ended) = tasks.join_next().await {
                     ended.expect("neither readers nor writers panic");
@@ -93,7 +92,7 @@ impl Load {
 
 #[derive(Clone)]
 struct Writer {
-    postgres: String,
+    postgres: Address,
     oracle: Arc<Oracle>,
     stop: Arc<AtomicBool>,
     commits: Arc<AtomicU64>,
@@ -115,7 +114,7 @@ struct Work {
 impl Writer {
     async fn write(self, mut seed: Seed) {
         while !self.stop.load(Ordering::Relaxed) {
-            let Ok((client, connection)) = tokio_postgres::connect(&self.postgres, NoTls).await else {
+            let Ok((client, connection)) = tokio_postgres::connect(&url(&self.postgres), NoTls).await else {
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };

@@ -20,6 +20,7 @@ mod readers;
 mod report;
 mod scenarios;
 mod seed;
+mod takeover;
 mod world;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -41,10 +42,11 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// Load, the faults one after the other, more load, stillness, comparison.
 fn round(world: &mut World, oracle: &Arc<Oracle>, faults: &[Fault], mix: Mix, seed: &mut Seed) -> Round {
+    world.expect_silence();
     let load = Load::start(world, oracle, mix, seed.fork());
     sleep(seed.millis(500, 1_500));
     for fault in faults {
-        world.allow(fault.says());
+        world.allow(&fault.says());
         fault.strike(world, oracle, seed);
         sleep(seed.millis(100, 1_500));
     }
@@ -54,6 +56,7 @@ fn round(world: &mut World, oracle: &Arc<Oracle>, faults: &[Fault], mix: Mix, se
     world.settle();
     let settled = started.elapsed();
     load.stop();
+    world.judge_log();
     let (stale, compared) = world.stale_keys();
     let stale = stale.into_iter().map(|(key, (cached, truth))| (key, cached, truth)).collect();
     Round { stale, compared, commits, settled }
@@ -102,6 +105,7 @@ fn a_suspended_daemon_and_a_stalled_link_are_noticed_and_overcome() {
     let oracle = Arc::new(Oracle::default());
     let mut seed = Seed(9);
     world.run_ready_daemon();
+    world.allow(&Fault::DaemonSuspended.says());
     let load = Load::start(&world, &oracle, Mix::Everything, seed.fork());
     sleep(Duration::from_secs(1));
     world.suspend_daemon(Duration::from_secs(10));

@@ -21,6 +21,16 @@ pub enum Reader {
     Companion,
 }
 
+impl Reader {
+    /// The value in what a key holds; `None` for a lease.
+    pub fn value(self, held: &str) -> Option<&str> {
+        match self {
+            Reader::Plain | Reader::Companion => Some(held),
+            Reader::LeaseInKey => held.strip_prefix('V'),
+        }
+    }
+}
+
 /// Keys that are made alike.
 #[derive(Debug)]
 pub struct Family {
@@ -40,8 +50,10 @@ pub const DOCS: u64 = 60;
 pub const TAGS: u64 = 10;
 pub const BUCKETS: u64 = 30;
 
-const ITEM: &str =
-    "SELECT coalesce((SELECT version || '|' || owner || '|' || city FROM torture.items WHERE id = $1::text::int), '-')";
+/// The column `extra` comes and goes.
+const ITEM: &str = "SELECT coalesce((
+    SELECT version || '|' || owner || '|' || city || '|' || coalesce(to_jsonb(i)->>'extra', '')
+    FROM torture.items i WHERE id = $1::text::int), '-')";
 
 /// Every family of the rules.
 pub const FAMILIES: &[Family] = &[

@@ -1,11 +1,11 @@
-//! Cache-aside readers, by the protocols of the README: plain, with the lease in the key, with a companion lease.
+//! Cache-aside readers, by the protocols of the README: plain, with the lease in the key, with a lease beside the key.
 //!
 //! A plain reader keeps a value for less than the last echo between its SELECT and its SET; one that the machine or a
 //! fault made slower does not store, or takes back what it stored, and says so. Readers with a lease hold theirs for
 //! longer than any echo: nothing but the lease keeps them right.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -16,25 +16,40 @@ use crate::oracle::{FAMILIES, Family, Oracle, Reader};
 use crate::seed::Seed;
 use crate::world::LAST_ECHO;
 
-/// Whether the daemon removes companion leases (`cache.leases = "companion"`).
-pub const COMPANION_LEASES: bool = false;
-
 /// How long a reader thinks at most between its SELECT and its SET.
 const PLAIN_HOLD_MS: u64 = 600;
 const LEASE_HOLD_MS: u64 = 2_000;
 
-/// Stored only if the lease is still there. The key is the lease's place.
-const STORE_IN_KEY: &str =
-    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('SET', KEYS[1], ARGV[2]) end return false";
+/// README, "Lease in the key": values begin with V, leases with L.
+const STORE_IN_KEY: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+    redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+    return 1";
 
-/// The same, for a lease beside the key.
-const STORE_BESIDE: &str = "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return false end
-    redis.call('DEL', KEYS[2]) return redis.call('SET', KEYS[1], ARGV[2])";
+/// README, "Lease beside the key".
+const STORE_BESIDE: &str = "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+    redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+    redis.call('DEL', KEYS[2])
+    return 1";
+
+/// README, "give a lease back".
+const GIVE_BACK: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+    return redis.call('DEL', KEYS[1])";
+
+/// Longer than any run: nothing expires that should have been deleted.
+const TTL_SECONDS: u64 = 1_000_000;
+
+/// A URL that a failover changes.
+pub type Address = Arc<Mutex<String>>;
+
+/// What stands behind it now.
+pub fn url(address: &Address) -> String {
+    address.lock().expect("no holder panics").clone()
+}
 
 /// Where readers read, and for how long.
 #[derive(Clone)]
 pub struct Readers {
-    pub postgres: String,
+    pub postgres: Address,
     pub cache: String,
     pub oracle: Arc<Oracle>,
     pub stop: Arc<AtomicBool>,
@@ -58,6 +73,15 @@ impl From<tokio_postgres::Error> for Broken {
     }
 }
 
+/// One key to be read.
+struct Read<'a> {
+    cache: &'a mut MultiplexedConnection,
+    sql: &'a Client,
+    family: &'a Family,
+    member: u64,
+    key: String,
+}
+
 impl Readers {
     /// One reader of one kind, until it is told to stop. Servers that are away are no news to it.
     pub async fn read(self, kind: Reader, mut seed: Seed) {
@@ -72,7 +96,14 @@ impl Readers {
                 let family = if seed.chance(50) { families[0] } else { seed.pick(&families) };
                 let members = if seed.chance(50) { family.members.div_ceil(10) } else { family.members };
                 let member = seed.below(members);
-                if self.once(&mut cache, &sql, family, member, &mut seed).await.is_err() {
+                let key = format!("{}{member}", family.prefix);
+                let read = Read { cache: &mut cache, sql: &sql, family, member, key };
+                let done = match kind {
+                    Reader::Plain => self.plain(read, &mut seed).await,
+                    Reader::LeaseInKey | Reader::Companion => self.with_lease(read, &mut seed).await,
+                };
+                if done.is_err() {
+                    sleep(Duration::from_millis(20)).await;
                     break;
                 }
                 sleep(seed.millis(0, 6)).await;
@@ -85,65 +116,76 @@ impl Readers {
         let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
         let client = redis::Client::open(self.cache.as_str())?;
         let cache = client.get_multiplexed_async_connection_with_config(&patient).await?;
-        let (sql, connection) = tokio_postgres::connect(&self.postgres, NoTls).await?;
+        let (sql, connection) = tokio_postgres::connect(&url(&self.postgres), NoTls).await?;
         tokio::spawn(connection);
         Ok((cache, sql))
     }
 
-    async fn once(
-        &self,
-        cache: &mut MultiplexedConnection,
-        sql: &Client,
-        family: &Family,
-        member: u64,
-        seed: &mut Seed,
-    ) -> Result<(), Broken> {
-        let key = format!("{}{member}", family.prefix);
+    /// GET K.
+    async fn found(&self, read: &mut Read<'_>) -> Result<bool, Broken> {
         let sent = Instant::now();
-        let found: Option<String> = match family.reader {
-            Reader::Plain | Reader::Companion => redis::cmd("GET").arg(&key).query_async(cache).await?,
-            Reader::LeaseInKey => {
-                let (token, found) = lease(cache, &key).await?;
-                let Some(token) = token else {
-                    self.found(&key, found, sent);
-                    return Ok(());
-                };
-                self.oracle.seen().misses += 1;
-                let value = select(sql, family, member).await?;
-                sleep(hold(seed, LEASE_HOLD_MS)).await;
-                let _: Option<String> = script(STORE_IN_KEY, &[&key], &token, &value).query_async(cache).await?;
-                return Ok(());
-            }
-        };
-        if found.is_some() {
-            self.found(&key, found, sent);
+        let found: Option<String> = redis::cmd("GET").arg(&read.key).query_async(read.cache).await?;
+        match found.as_deref().and_then(|found| read.family.reader.value(found)) {
+            Some(value) => self.oracle.hit(&read.key, value, sent),
+            None => self.oracle.seen().misses += 1,
+        }
+        // Another's lease is nobody's answer: it comes by again later.
+        Ok(found.is_some())
+    }
+
+    async fn plain(&self, mut read: Read<'_>, seed: &mut Seed) -> Result<(), Broken> {
+        if self.found(&mut read).await? {
             return Ok(());
         }
-        self.oracle.seen().misses += 1;
-        if family.reader == Reader::Companion {
-            return store_with_companion(cache, sql, family, member, seed).await;
-        }
         let since = Instant::now();
-        let value = select(sql, family, member).await?;
+        let value = select(&read).await?;
         sleep(hold(seed, PLAIN_HOLD_MS)).await;
         if since.elapsed() < LAST_ECHO * 9 / 10 {
-            let stored: redis::RedisResult<()> = redis::cmd("SET").arg(&key).arg(&value).query_async(cache).await;
+            let stored: redis::RedisResult<()> =
+                redis::cmd("SET").arg(&read.key).arg(&value).query_async(read.cache).await;
             if since.elapsed() < LAST_ECHO {
                 return stored.map_err(Broken::from);
             }
             // The cache or the machine stood still while the SET was on its way.
-            let _: () = redis::cmd("DEL").arg(&key).query_async(cache).await?;
+            let _: () = redis::cmd("DEL").arg(&read.key).query_async(read.cache).await?;
         }
         self.oracle.seen().overran += 1;
         Ok(())
     }
 
-    /// A value, or another reader's lease, which is nobody's answer.
-    fn found(&self, key: &str, found: Option<String>, sent: Instant) {
-        match found.filter(|value| !value.starts_with("lease-")) {
-            Some(value) => self.oracle.hit(key, &value, sent),
-            None => self.oracle.seen().misses += 1,
+    async fn with_lease(&self, mut read: Read<'_>, seed: &mut Seed) -> Result<(), Broken> {
+        if self.found(&mut read).await? {
+            return Ok(());
         }
+        let beside = format!("lease:{{{}}}", read.key);
+        let (place, store) = match read.family.reader {
+            Reader::Companion => (beside.as_str(), STORE_BESIDE),
+            Reader::Plain | Reader::LeaseInKey => (read.key.as_str(), STORE_IN_KEY),
+        };
+        let lease = lease();
+        let mut take = redis::cmd("SET");
+        take.arg(place).arg(&lease).arg("NX");
+        // With GET the answer is what was there: nothing, and the lease is taken.
+        let with_get = read.family.reader == Reader::LeaseInKey;
+        if with_get {
+            take.arg("GET");
+        }
+        let answer: Option<String> = take.arg("PX").arg(10_000).query_async(read.cache).await?;
+        if answer.is_none() != with_get {
+            return Ok(());
+        }
+        let value = select(&read).await?;
+        sleep(hold(seed, LEASE_HOLD_MS)).await;
+        let mut command = redis::cmd("EVAL");
+        if seed.chance(3) {
+            command.arg(GIVE_BACK).arg(1).arg(place).arg(&lease);
+        } else if read.family.reader == Reader::Companion {
+            command.arg(store).arg(2).arg(&read.key).arg(place).arg(&lease).arg(value).arg(TTL_SECONDS);
+        } else {
+            command.arg(store).arg(1).arg(place).arg(&lease).arg(format!("V{value}")).arg(TTL_SECONDS);
+        }
+        let _: u64 = command.query_async(read.cache).await?;
+        Ok(())
     }
 }
 
@@ -152,44 +194,13 @@ fn hold(seed: &mut Seed, most: u64) -> Duration {
     if seed.chance(92) { seed.millis(0, 3) } else { seed.millis(0, most) }
 }
 
-async fn select(sql: &Client, family: &Family, member: u64) -> Result<String, Broken> {
-    let row = sql.query_one(family.sql, &[&member.to_string()]).await?;
+async fn select(read: &Read<'_>) -> Result<String, Broken> {
+    let row = read.sql.query_one(read.family.sql, &[&read.member.to_string()]).await?;
     Ok(row.get(0))
 }
 
-fn script(text: &str, keys: &[&str], token: &str, value: &str) -> redis::Cmd {
-    let mut command = redis::cmd("EVAL");
-    command.arg(text).arg(keys.len()).arg(keys).arg(token).arg(value);
-    command
-}
-
-/// A token that no other lease has.
-fn token() -> String {
+/// A lease that nobody else has: one process makes them all.
+fn lease() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("lease-{}", NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Takes the lease at `key`; the token when it was free, else what stands there.
-async fn lease(cache: &mut MultiplexedConnection, key: &str) -> Result<(Option<String>, Option<String>), Broken> {
-    let token = token();
-    let mut command = redis::cmd("SET");
-    command.arg(key).arg(&token).arg("NX").arg("GET").arg("PX").arg(10_000);
-    let before: Option<String> = command.query_async(cache).await?;
-    Ok((before.is_none().then_some(token), before))
-}
-
-async fn store_with_companion(
-    cache: &mut MultiplexedConnection,
-    sql: &Client,
-    family: &Family,
-    member: u64,
-    seed: &mut Seed,
-) -> Result<(), Broken> {
-    let key = format!("{}{member}", family.prefix);
-    let companion = format!("lease:{{{key}}}");
-    let (Some(token), _) = lease(cache, &companion).await? else { return Ok(()) };
-    let value = select(sql, family, member).await?;
-    sleep(hold(seed, LEASE_HOLD_MS)).await;
-    let _: Option<String> = script(STORE_BESIDE, &[&key, &companion], &token, &value).query_async(cache).await?;
-    Ok(())
+    format!("L{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }

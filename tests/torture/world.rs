@@ -5,6 +5,7 @@
 //! leaves servers that answer; only `faults.rs` breaks things, and mends them.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
@@ -15,7 +16,8 @@ use crate::harness::process::Signal;
 use crate::harness::proxy::Proxy;
 use crate::harness::redis::{Redis, Server};
 use crate::harness::wait;
-use crate::oracle::{self, Reader};
+use crate::oracle;
+use crate::readers::Address;
 
 /// The last echo bounds how long a plain reader may hold a value.
 pub const LAST_ECHO: Duration = Duration::from_secs(1);
@@ -39,20 +41,26 @@ const POSTGRES: &[&str] = &[
     "autovacuum = off",
 ];
 
-/// What is said when servers go away and come back, and is right whatever the fault was.
-const SAID: &[&str] = &["replication interrupted", "failed to"];
-
 /// Everything of one run.
 pub struct World {
     pub postgres: Postgres,
     pub cache: Redis,
+    /// Of the server that takes writes.
+    pub writing: Address,
+    /// Of the server that readers read from.
+    pub reading: Address,
     /// Between the daemon and PostgreSQL.
     pub to_postgres: Proxy,
     /// Between the daemon and the cache.
     pub to_cache: Proxy,
     /// `None` while a fault has taken it away.
     pub daemon: Option<Daemon>,
+    /// A read replica, when readers have one.
+    pub replica: Option<Postgres>,
+    /// Warnings that are right in this round.
     allowed: Vec<&'static str>,
+    /// So much of the daemon's log is judged.
+    judged: usize,
     env: Vec<(&'static str, String)>,
     echo: &'static str,
     runtime: Runtime,
@@ -66,13 +74,35 @@ impl World {
         let cache = Redis::start(&Server::System, &["enable-debug-command local"]);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads can be made");
         let (to_postgres, to_cache) = (Proxy::start(postgres.port()), Proxy::start(cache.port()));
-        let (allowed, env, daemon) = (SAID.to_vec(), Vec::new(), None);
-        let echo = r#"["50ms", "200ms", "1s"]"#;
-        let world = World { postgres, cache, to_postgres, to_cache, daemon, allowed, env, echo, runtime };
+        let writing = Arc::new(Mutex::new(postgres.url()));
+        let world = World {
+            reading: Arc::clone(&writing),
+            writing,
+            postgres,
+            cache,
+            to_postgres,
+            to_cache,
+            daemon: None,
+            replica: None,
+            allowed: Vec::new(),
+            judged: 0,
+            env: Vec::new(),
+            echo: r#"["50ms", "200ms", "1s"]"#,
+            runtime,
+        };
         world.sql(TABLES).unwrap_or_else(|error| panic!("valid SQL: {error:?}"));
         let out = daemon::run("setup", &world.config(), &[]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         world
+    }
+
+    /// With a read replica, which readers read from and which shows every commit this much late.
+    pub fn with_replica(mut self, late: &str) -> World {
+        self.sql_at_last("SELECT pg_create_physical_replication_slot('standby')");
+        let replica = self.postgres.standby(&[&format!("recovery_min_apply_delay = {late}")]);
+        self.reading = Arc::new(Mutex::new(replica.url()));
+        self.replica = Some(replica);
+        self
     }
 
     /// Without echoes, for what must be shown to hold by itself.
@@ -83,10 +113,13 @@ impl World {
 
     fn config(&self) -> String {
         let (postgres, cache, echo) = (self.to_postgres.port(), self.to_cache.port(), self.echo);
+        let replicas = self.replica.as_ref().map(|replica| format!("replicas = [{:?}]\n", replica.url()));
         format!(
             "[postgres]\nurl = \"postgres://postgres@127.0.0.1:{postgres}/postgres\"\nconnect_timeout = \"1s\"\n\
-             liveness_timeout = \"2s\"\nlookup_timeout = \"2s\"\n\
-             [cache]\nurl = \"redis://127.0.0.1:{cache}\"\ntimeout = \"1s\"\necho = {echo}\n{RULES}"
+             liveness_timeout = \"2s\"\nlookup_timeout = \"2s\"\n{}\
+             [cache]\nurl = \"redis://127.0.0.1:{cache}\"\ntimeout = \"1s\"\necho = {echo}\n\
+             leases = \"companion\"\n{RULES}",
+            replicas.unwrap_or_default()
         )
     }
 
@@ -100,6 +133,21 @@ impl World {
         }
     }
 
+    /// From now on no warning is expected but those that a fault names.
+    pub fn expect_silence(&mut self) {
+        self.allowed.clear();
+    }
+
+    /// Everything that the daemon said since the last time must be expected.
+    pub fn judge_log(&mut self) {
+        let log = self.daemon().log();
+        let complaints = log[self.judged..].lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR "));
+        let expected = |line: &&str| self.allowed.iter().any(|text| line.contains(text));
+        let unexpected: Vec<&str> = complaints.filter(|line| !expected(line)).collect();
+        assert!(unexpected.is_empty(), "nobody expected:\n{}\nthe log:\n{log}", unexpected.join("\n"));
+        self.judged = log.len();
+    }
+
     /// The environment of daemons that are started from now on: crash points, guards that are off.
     pub fn set(&mut self, name: &'static str, value: String) {
         self.env.retain(|(known, _)| *known != name);
@@ -108,10 +156,30 @@ impl World {
 
     /// Starts a daemon; it may not stream yet.
     pub fn run_daemon(&mut self) {
+        self.daemon = Some(self.another_daemon());
+        self.judged = 0;
+    }
+
+    /// One more.
+    pub fn another_daemon(&self) -> Daemon {
         let env: Vec<(&str, &str)> = self.env.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let mut daemon = Daemon::start(&self.config(), &env);
         self.allowed.iter().for_each(|text| daemon.allow(text));
+        daemon
+    }
+
+    /// The working daemon dies, and one that stood by is ours from now on.
+    pub fn take_over(&mut self, daemon: Daemon) {
+        self.kill_daemon();
         self.daemon = Some(daemon);
+        self.judged = 0;
+    }
+
+    /// Another server takes the place of PostgreSQL: the daemon's address leads there, readers and writers go there.
+    pub fn promoted(&mut self, postgres: Postgres) {
+        self.to_postgres.lead_to(postgres.port());
+        *self.writing.lock().expect("no holder panics") = postgres.url();
+        self.postgres = postgres;
     }
 
     /// Starts a daemon and waits for its stream.
@@ -165,6 +233,12 @@ impl World {
         answer.unwrap_or_else(|| panic!("PostgreSQL does not do {text}:\n{}", self.postgres.log()))
     }
 
+    /// The same, until there is a row.
+    pub fn sql_until(&self, text: &str) {
+        let found = wait::poll(PATIENCE, || self.sql(text).ok().filter(|rows| !rows.is_empty()));
+        assert!(found.is_some(), "it never comes to {text}:\n{}", self.postgres.log());
+    }
+
     /// A command to the cache.
     pub fn redis<T: redis::FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
         let mut line = redis::Cmd::new();
@@ -214,9 +288,7 @@ impl World {
                 let Some((family, argument)) = oracle::family(&key) else { continue };
                 let cached: Option<String> = redis::cmd("GET").arg(&key).query(&mut cache).expect("it answers");
                 let Some(cached) = cached else { continue };
-                if family.reader == Reader::LeaseInKey && cached.starts_with("lease-") {
-                    continue;
-                }
+                let Some(cached) = family.reader.value(&cached).map(str::to_owned) else { continue };
                 let truth: String = client.query_one(family.sql, &[&argument]).await.expect("valid SQL").get(0);
                 compared += 1;
                 if truth != cached {

@@ -7,16 +7,23 @@
 use redis::aio::ConnectionLike;
 use redis::{Cmd, ErrorKind, RedisError, Value, cmd};
 
+use crate::cache::lease;
 use crate::cli::check::Finding;
+use crate::config::Leases;
 
 /// Findings on the cache behind an open connection.
-pub async fn findings(connection: &mut impl ConnectionLike, slot: &str, families: &[Vec<u8>]) -> Vec<Finding> {
+pub async fn findings(
+    connection: &mut impl ConnectionLike,
+    slot: &str,
+    families: &[Vec<u8>],
+    leases: Leases,
+) -> Vec<Finding> {
     if let Err(error) = ask(connection, &cmd("PING")).await {
         return vec![answer("cache", "PING", Err(error))];
     }
     let mut out = vec![server(&text(connection, cmd("INFO").arg("server")).await)];
     out.extend(eviction(&text(connection, cmd("INFO").arg("memory")).await));
-    for (subject, command) in attempts(slot, families, &random_name()) {
+    for (subject, command) in attempts(slot, families, leases, &random_name()) {
         let name = String::from_utf8_lossy(command.args_iter().next().map_or(&b""[..], first)).into_owned();
         out.push(answer(&subject, &name, ask(connection, &command).await.map(drop)));
     }
@@ -46,7 +53,7 @@ async fn text(connection: &mut impl ConnectionLike, command: &Cmd) -> String {
 }
 
 /// Everything that the daemon sends, in a form that changes nothing.
-fn attempts(slot: &str, families: &[Vec<u8>], random: &str) -> Vec<(String, Cmd)> {
+fn attempts(slot: &str, families: &[Vec<u8>], leases: Leases, random: &str) -> Vec<(String, Cmd)> {
     let mark = format!("crieur:mark:{slot}");
     let mut scan = cmd("SCAN");
     scan.arg(0).arg("MATCH").arg(random).arg("COUNT").arg(1);
@@ -54,10 +61,20 @@ fn attempts(slot: &str, families: &[Vec<u8>], random: &str) -> Vec<(String, Cmd)
     get.arg(&mark);
     let mut set = cmd("SET");
     set.arg(&mark).arg("").arg("NX").arg("XX");
-    let mut out = vec![("sweep".to_owned(), scan), ("mark".to_owned(), get), ("mark".to_owned(), set)];
+    let mut eval = cmd("EVAL");
+    eval.arg("return redis.call('GET', KEYS[1])").arg(1).arg(&mark);
+    let marks = [get, set, eval].map(|command| ("mark".to_owned(), command));
+    let mut out = vec![("sweep".to_owned(), scan)];
+    out.extend(marks);
     for family in families {
         let mut unlink = cmd("UNLINK");
-        unlink.arg(probe_key(family, random));
+        let key = probe_key(family, random);
+        if leases == Leases::Companion {
+            let mut companion = Vec::new();
+            lease::write(&mut companion, &key);
+            unlink.arg(companion);
+        }
+        unlink.arg(key);
         out.push((format!("family {}", String::from_utf8_lossy(family).escape_debug()), unlink));
     }
     out
@@ -100,7 +117,7 @@ fn answer(subject: &str, command: &str, reply: Result<(), RedisError>) -> Findin
         // The contradiction in the attempt was reached: permission was granted.
         Some("ERR") if command == "SET" => Finding::ready(subject, format!("{command} is permitted")),
         Some("NOPERM") => Finding::wrong(subject, format!("{command} is not permitted to this user")).mend(
-            "ACL SETUSER <user> +ping +info +unlink +scan +get +set +eval ~crieur:mark:* ~<each family of the rules>",
+            "ACL SETUSER <user> +ping +info +unlink +scan +get +set +eval ~crieur:mark:* ~<each family of the rules> (and ~lease:* with cache.leases = \"companion\")",
         ),
         Some("NOAUTH" | "WRONGPASS") => {
             Finding::wrong(subject, "the cache refuses the user or the password").mend("correct cache.url or REDIS_URL")
@@ -131,7 +148,8 @@ fn server(info: &str) -> Finding {
         return Finding::ready("cache", format!("Valkey {version} answers"));
     }
     let Some(version) = field(info, "redis_version") else {
-        return Finding::ready("cache", "answers; its version is not told");
+        let mend = "grant +info: without it every new connection counts as one to another cache";
+        return Finding::note("cache", format!("answers, and does not say who it is; {mend}"));
     };
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     match major {
@@ -174,13 +192,13 @@ mod tests {
 
     #[test]
     fn each_attempt_changes_nothing() {
-        let sent: Vec<String> = attempts("crieur", &[b"p:*".to_vec()], "R")
+        let sent: Vec<String> = attempts("crieur", &[b"p:*".to_vec()], Leases::Companion, "R")
             .iter()
             .map(|(_, command)| String::from_utf8_lossy(&command.get_packed_command()).replace("\r\n", " "))
             .collect();
-        assert_eq!(sent.len(), 4);
+        assert_eq!(sent.len(), 5);
         assert!(sent[2].contains("NX") && sent[2].contains("XX"), "a SET that can never write: {}", sent[2]);
-        assert!(sent[3].contains("p:R"), "{}", sent[3]);
+        assert!(sent[4].contains("lease:{p:R}"), "{}", sent[4]);
     }
 
     #[test]
@@ -189,7 +207,7 @@ mod tests {
             ("redis_version:7.2.4\r\nvalkey_version:8.0.1\r\n", Verdict::Ready, "Valkey 8.0.1"),
             ("redis_version:7.0.15\r\n", Verdict::Ready, "Redis 7.0.15"),
             ("redis_version:5.0.3\r\n", Verdict::Wrong, "6 is the oldest"),
-            ("", Verdict::Ready, "not told"),
+            ("", Verdict::Note, "does not say who it is"),
         ] {
             let found = server(info);
             assert_eq!(found.verdict, verdict);

@@ -147,7 +147,7 @@ pub async fn run(
     match cache {
         Ok(mut connection) => {
             let families = config.rules.families().map(|(_, pattern)| pattern.to_vec()).collect::<Vec<_>>();
-            findings.extend(cache::findings(&mut connection, names.slot, &families).await);
+            findings.extend(cache::findings(&mut connection, names.slot, &families, config.cache.leases).await);
         }
         Err(error) => findings.push(Finding::wrong("cache", error.chain()).mend_all(error.hint)),
     }

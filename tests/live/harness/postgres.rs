@@ -134,6 +134,7 @@ impl Postgres {
 
     /// Keeps a copy of the data directory of a server that is down.
     pub fn save(&self) {
+        let _ = fs::remove_dir_all(self.dir.path().join("saved")); // An older copy, if there is one.
         run(Command::new("cp").arg("-a").arg(self.dir.path().join("data")).arg(self.dir.path().join("saved")));
     }
 

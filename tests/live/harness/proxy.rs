@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 /// Which way bytes go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +25,8 @@ struct Faults {
     stalled: Vec<Direction>,
     /// So many bytes of answers pass, over all connections together, then everything is cut and refused.
     answers_left: Option<usize>,
+    /// How much later each piece of an answer arrives.
+    delay: Duration,
     /// Both ends of every connection.
     open: Vec<(TcpStream, TcpStream)>,
     accepted: usize,
@@ -115,6 +118,11 @@ impl Proxy {
         self.shared.lock().stalled.push(direction);
     }
 
+    /// Each piece of an answer arrives so much later from now on, as from a server that is far away.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.lock().delay = delay;
+    }
+
     /// Lets this many more bytes of answers pass, then cuts every connection and refuses new ones until
     /// [`Proxy::heal`].
     pub fn cut_after(&self, answers: usize) {
@@ -131,6 +139,7 @@ impl Proxy {
         let mut faults = self.shared.lock();
         faults.refuse = false;
         faults.stalled.clear();
+        faults.delay = Duration::ZERO;
         faults.answers_left = None;
         self.shared.changed.notify_all();
     }
@@ -181,7 +190,9 @@ fn copy(shared: &Shared, mut from: TcpStream, mut to: TcpStream, direction: Dire
             }
             (Some(_), Direction::Questions) | (None, _) => None,
         };
+        let delay = if direction == Direction::Answers { faults.delay } else { Duration::ZERO };
         drop(faults);
+        thread::sleep(delay);
         let (allowed, last) = allowed.unwrap_or((read, false));
         let passed = to.write_all(&buffer[..allowed]);
         if last {

@@ -1,0 +1,144 @@
+//! What the mark tells while PostgreSQL is idle and while the cache only changed a little: the heartbeat and the ring.
+
+use std::time::Duration;
+
+use super::daemon::Daemon;
+use super::harness::proxy::Proxy;
+use super::harness::redis::{Data, Redis, Server};
+use super::harness::wait::{PATIENCE, eventually, settled};
+use super::scene::{KEYS, Scene, config, swept};
+
+const MARK: &str = "crieur:mark:crieur";
+const BOOK: &str = "INSERT INTO visit_bookings SELECT coalesce(max(id), 0) + 1, 1 FROM visit_bookings";
+const AGAIN: &str = "the cache may lack what was deleted since its mark: deleting it again";
+const SWEPT: &str = "sweep finished";
+
+fn ask<T: redis::FromRedisValue>(cache: &Redis, words: &[&str]) -> T {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command.query(&mut cache.connection()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
+fn count(daemon: &Daemon, text: &str) -> usize {
+    daemon.log().matches(text).count()
+}
+
+/// Seconds of the mark.
+fn marked_at(scene: &Scene) -> u64 {
+    let mark: String = ask(&scene.cache, &["GET", MARK]);
+    serde_json::from_str::<crieur::mark::Mark>(&mark).expect("it is a mark").at
+}
+
+#[tokio::test]
+async fn a_cache_that_forgets_while_postgresql_is_idle_is_noticed_with_the_heartbeat() {
+    let mut scene = Scene::start().await;
+    let beating = scene.config().replace("[cache]\n", "[cache]\nheartbeat = \"200ms\"\n");
+    let mut daemon = scene.daemon_with(&beating).await;
+    daemon.allow("failed to");
+    scene.confirmed(&daemon).await;
+    // Stale keys that an old snapshot brings back.
+    let () = ask(&scene.cache, &["SAVE"]);
+    scene.run(BOOK).await;
+    scene.run("CHECKPOINT").await;
+    scene.confirmed(&daemon).await;
+    const END: &str = "SELECT pg_current_wal_insert_lsn()::text";
+    let idle = scene.ask(END).await;
+
+    let at = marked_at(&scene);
+    eventually("the mark's time moves", PATIENCE, async || marked_at(&scene) > at + 1).await;
+    let forget: [&[&str]; 3] = [&["FLUSHALL"], &["DEL", MARK], &["SET", MARK, "{}"]];
+    for command in forget {
+        let before = count(&daemon, SWEPT);
+        let () = ask(&scene.cache, command);
+        scene.fill();
+        // A heartbeat, and the sweep after it; far less than PostgreSQL's own idle messages take.
+        settled(&format!("{command:?} is noticed"), Duration::from_secs(5), async || {
+            let seen = count(&daemon, SWEPT);
+            if seen > before { Ok(()) } else { Err(daemon.log()) }
+        })
+        .await;
+        swept(&scene, &daemon).await;
+    }
+    scene.cache.kill();
+    scene.cache.restart(Data::Kept);
+    assert!(!scene.gone().contains("available_slots:1"), "the snapshot is not old");
+    eventually("what the snapshot brought goes", PATIENCE, async || scene.gone().contains("available_slots:1")).await;
+    assert_eq!(scene.ask(END).await, idle, "PostgreSQL was not idle");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A replica that is promoted without the last deletes: they go again, and nothing else does.
+#[tokio::test]
+async fn a_cache_that_went_back_a_little_gets_the_last_deletes_again_and_no_sweep() {
+    let scene = Scene::start().await;
+    for on_gap in ["sweep", "warn"] {
+        let proxy = Proxy::start(scene.cache.port());
+        let through = config(&scene.postgres.url(), &format!("redis://127.0.0.1:{}", proxy.port()));
+        let through = through.replace("[cache]\n", &format!("[cache]\non_gap = \"{on_gap}\"\n"));
+        let mut daemon = scene.daemon_with(&through).await;
+        daemon.allow("failed to");
+        daemon.allow("it may hold stale keys until they expire");
+        // The second daemon finds the mark of the first, behind the slot.
+        scene.run(BOOK).await;
+        scene.confirmed(&daemon).await;
+        scene.fill();
+        let replica = Redis::start(&Server::System, &[]);
+        let () = ask(&replica, &["REPLICAOF", "127.0.0.1", &scene.cache.port().to_string()]);
+        eventually("the replica follows", PATIENCE, async || {
+            let [ours, theirs] = [&scene.cache, &replica].map(|server| ask::<Option<String>>(server, &["GET", MARK]));
+            ours.is_some() && ours == theirs && ask::<bool>(&replica, &["EXISTS", KEYS[0]])
+        })
+        .await;
+        let () = ask(&replica, &["REPLICAOF", "NO", "ONE"]);
+        scene.run(BOOK).await;
+        scene.confirmed(&daemon).await;
+        assert!(scene.gone().contains("available_slots:1") && ask::<bool>(&replica, &["EXISTS", "available_slots:1"]));
+        let sweeps = count(&daemon, SWEPT);
+
+        proxy.lead_to(replica.port());
+        daemon.wait_for_log(AGAIN);
+        eventually("what it lacked goes", PATIENCE, async || !ask::<bool>(&replica, &["EXISTS", "available_slots:1"]))
+            .await;
+        scene.run("INSERT INTO leases SELECT max(id) + 1, 1 FROM leases").await;
+        scene.confirmed(&daemon).await;
+        let kept = ["available_slots:2", "properties:detail:1", "session:1", "visits:1"];
+        for key in kept {
+            assert!(ask::<bool>(&replica, &["EXISTS", key]), "{on_gap}: {key} went: {}", daemon.log());
+        }
+        assert_eq!(count(&daemon, SWEPT), sweeps, "{on_gap}: {}", daemon.log());
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+/// The process id of the cache and its replication id stay: whatever became of connections, nothing is missing there.
+#[tokio::test]
+async fn a_new_connection_to_the_same_cache_means_neither_a_sweep_nor_deletes_again() {
+    let scene = Scene::start().await;
+    let beating = scene.config().replace("[cache]\n", "[cache]\nheartbeat = \"1500ms\"\n");
+    let mut daemon = scene.daemon_with(&beating).await;
+    daemon.allow("failed to");
+    let ours = || -> Option<String> {
+        let list: String = ask(&scene.cache, &["CLIENT", "LIST"]);
+        let line = list.lines().find(|line| line.contains("name=crieur"))?;
+        line.split(' ').next().map(str::to_owned)
+    };
+    // Between two deletes of the same key, which a reader filled in between.
+    for _ in 0..5 {
+        scene.confirmed(&daemon).await;
+        let () = ask(&scene.cache, &["CLIENT", "KILL", "TYPE", "normal"]);
+        assert!(scene.change(&daemon, BOOK).await.contains("available_slots:1"));
+    }
+    // `timeout` of redis.conf, shorter than a heartbeat.
+    let () = ask(&scene.cache, &["CONFIG", "SET", "timeout", "1"]);
+    scene.fill();
+    let mut seen = std::collections::BTreeSet::new();
+    eventually("the cache closed idle connections", PATIENCE, async || {
+        seen.extend(ours());
+        seen.len() >= 3
+    })
+    .await;
+    assert!(scene.change(&daemon, BOOK).await.contains("available_slots:1"));
+    let log = daemon.log();
+    assert_eq!((log.matches(AGAIN).count(), log.matches(SWEPT).count()), (0, 1), "{log}");
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -1,0 +1,99 @@
+//! Readers of a standby: a key goes at once, and once more when the standby shows what the primary shows.
+
+use super::daemon::Daemon;
+use super::harness::postgres::{Options, Postgres, Shutdown};
+use super::harness::wait::{PATIENCE, eventually};
+use super::scene::{Scene, set};
+
+/// A primary, its standby, and a configuration that names it.
+async fn with_replica() -> (Scene, Postgres, String) {
+    let mut scene = Scene::with(Options::default(), &[]).await;
+    scene.run("SELECT pg_create_physical_replication_slot('standby')").await;
+    let replica = scene.postgres.standby(&[]);
+    scene.sql = scene.postgres.client().await;
+    let config = naming(&scene, &replica);
+    (scene, replica, config)
+}
+
+fn naming(scene: &Scene, replica: &Postgres) -> String {
+    let replicas = format!("[postgres]\nreplicas = [\"{}\"]\n", replica.url());
+    scene.config().replace("[postgres]\n", &replicas)
+}
+
+async fn goes(scene: &Scene, daemon: &Daemon, key: &str) {
+    eventually(&format!("{key} goes"), PATIENCE, async || scene.gone().contains(key)).await;
+    assert!(!daemon.log().contains("panic"), "{}", daemon.log());
+}
+
+/// Whether everything up to `lsn` is confirmed.
+async fn is_confirmed(scene: &Scene, lsn: &str) -> bool {
+    let confirmed = "SELECT (confirmed_flush_lsn >= '{}')::text FROM pg_replication_slots WHERE slot_name = 'crieur'";
+    scene.ask(&confirmed.replace("{}", lsn)).await == "true"
+}
+
+/// A change of `available_slots:1`; its position.
+async fn book(scene: &Scene, id: u32) -> String {
+    scene.run(&format!("INSERT INTO visit_bookings VALUES ({id}, 1)")).await;
+    scene.ask("SELECT pg_current_wal_lsn()::text").await
+}
+
+#[tokio::test]
+async fn what_readers_of_a_replica_stored_goes_when_the_replica_caught_up() {
+    let (scene, mut replica, config) = with_replica().await;
+    let mut daemon = scene.daemon_with(&config).await;
+    scene.confirmed(&daemon).await;
+
+    // It lags: readers still see the row of before.
+    let there = replica.client().await;
+    there.batch_execute("SELECT pg_wal_replay_pause()").await.expect("it is a standby");
+    let booked = book(&scene, 1).await;
+    goes(&scene, &daemon, "available_slots:1").await;
+    scene.fill();
+    // A later change, so that a flight and a chance to confirm are behind the first.
+    scene.run("INSERT INTO visits VALUES (1)").await;
+    goes(&scene, &daemon, "visits:1").await;
+    assert!(!scene.gone().contains("available_slots:1"), "nothing else deletes it");
+    assert!(!is_confirmed(&scene, &booked).await, "the replica's readers may store it still: {}", daemon.log());
+    there.batch_execute("SELECT pg_wal_replay_resume()").await.expect("it is a standby");
+    scene.confirmed(&daemon).await;
+    assert!(scene.gone().contains("available_slots:1"), "{}", daemon.log());
+
+    // A lookup that finds no row makes no key to wait for, and its position moves.
+    let none = scene.change(&daemon, "INSERT INTO rental_payments VALUES (1, 999, 1)").await;
+    assert_eq!(none, set(&[]), "{}", daemon.log());
+
+    // It is down: deletes go on, the position waits, and the log says for whom.
+    daemon.allow("failed to wait for the replicas: ask replica 1");
+    drop(there);
+    replica.stop(Shutdown::Fast);
+    scene.fill();
+    let booked = book(&scene, 2).await;
+    goes(&scene, &daemon, "available_slots:1").await;
+    daemon.wait_for_log("failed to wait for the replicas: ask replica 1");
+    scene.fill();
+    scene.run("INSERT INTO visits VALUES (150)").await;
+    goes(&scene, &daemon, "visits:150").await;
+    assert!(!is_confirmed(&scene, &booked).await, "{}", daemon.log());
+    replica.start_again();
+    scene.confirmed(&daemon).await;
+    assert!(scene.gone().contains("available_slots:1"), "{}", daemon.log());
+    daemon.wait_for_log("wait for the replicas works again");
+
+    // It is promoted: it never shows anything of the primary again.
+    let there = replica.client().await;
+    there.batch_execute("SELECT pg_promote()").await.expect("it is a standby");
+    let booked = book(&scene, 3).await;
+    daemon.wait_for_log("Name only standbys in postgres.replicas");
+    assert!(daemon.log().contains("ask replica 1: the server is no standby"), "{}", daemon.log());
+    assert!(!is_confirmed(&scene, &booked).await, "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_replica_that_is_the_primary_is_said_to_be_none() {
+    let scene = Scene::start().await;
+    let mut daemon = Daemon::start(&naming(&scene, &scene.postgres), &[]);
+    daemon.allow("failed to wait for the replicas: ask replica 1: the server is no standby");
+    daemon.wait_for_log("Name only standbys in postgres.replicas");
+    assert_eq!(daemon.stop(), Some(0));
+}
