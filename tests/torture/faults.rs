@@ -214,7 +214,9 @@ impl Fault {
     /// Breaks, waits, mends.
     pub fn strike(self, world: &mut World, oracle: &Oracle, seed: &mut Seed) {
         match self {
-            Fault::DaemonKilled | Fault::DaemonStopped | Fault::DaemonSuspended | Fault::DaemonOvertaken => self.strike_daemon(world, seed),
+            Fault::DaemonKilled | Fault::DaemonStopped | Fault::DaemonSuspended | Fault::DaemonOvertaken => {
+                self.strike_daemon(world, seed)
+            }
             Fault::PostgresRestarted
             | Fault::PostgresCrashed
             | Fault::BackendKilled
