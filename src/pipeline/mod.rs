@@ -167,7 +167,7 @@ pub struct Pipeline<S: Source, C, D> {
     elders: Option<Snapshot>,
     looking: Kept<Snapshot>,
     /// When a mark that cannot be written was last logged.
-    mark_said: Option<Instant>,
+    mark_said: Option<(String, Instant)>,
     ready: bool,
 
     source_backoff: Backoff,

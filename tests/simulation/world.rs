@@ -173,7 +173,7 @@ impl World {
 
     fn chaos(&mut self) {
         match self.dice.roll(9) {
-            0 | 1 | 2 => self.go_back(),
+            0..=2 => self.go_back(),
             3 => {
                 self.cache = Copy { marks: self.cache.marks, ..Copy::default() };
                 self.server += self.dice.roll(2);
