@@ -41,6 +41,12 @@ pub trait Control {
     /// A snapshot taken after this call began. Connects first where there is no connection.
     async fn snapshot(&self) -> Result<Snapshot>;
 
+    /// A snapshot that lists every transaction in progress. That of [`snapshot`](Control::snapshot) ends at the youngest
+    /// transaction that has ended, and those younger than it are in progress without being listed.
+    async fn elders(&self) -> Result<Snapshot> {
+        self.snapshot().await
+    }
+
     /// Answers all questions in one round trip, in order.
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>>;
 

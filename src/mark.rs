@@ -34,16 +34,9 @@ pub struct Mark {
     pub publication: String,
 }
 
-impl Mark {
-    /// Every delete up to here was answered.
-    pub fn position(&self) -> Option<Lsn> {
-        self.lsn.parse().ok()
-    }
-}
-
-/// The position that a mark's text says, if it is one.
-pub fn position(text: &[u8]) -> Option<Lsn> {
-    serde_json::from_slice::<Mark>(text).ok()?.position()
+/// The nonce of a mark's text, if it has one.
+pub fn nonce(text: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Mark>(text).ok().map(|mark| mark.nonce).filter(|nonce| !nonce.is_empty())
 }
 
 /// Whether the slot of a stream is the one that was there.

@@ -5,10 +5,10 @@
 //! so everything from that span on can be deleted again. Past the bound the oldest keys are forgotten, and a mark from
 //! before them is covered no more: then only a sweep helps.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use crate::ack::SpanId;
-use crate::lsn::Lsn;
 use crate::rules::Invalidations;
 
 /// Marks that are remembered: at 20 a second, a minute.
@@ -32,8 +32,9 @@ pub struct Ring {
     bytes_max: usize,
     /// The youngest span of what was forgotten.
     forgotten: Option<SpanId>,
-    /// Positions of the marks that were written, and the first span that each does not cover.
-    marks: VecDeque<(Lsn, SpanId)>,
+    /// Nonces of the marks that were written, and the first span that each does not cover. Not their positions: another
+    /// daemon, or another run of the server, may have had the same.
+    marks: VecDeque<(String, SpanId)>,
 }
 
 impl Ring {
@@ -42,15 +43,15 @@ impl Ring {
         Ring { entries: VecDeque::new(), bytes: 0, bytes_max, forgotten: None, marks: VecDeque::new() }
     }
 
-    /// Remembers a copy of keys that were deleted for these spans.
-    pub fn push(&mut self, load: &Invalidations, spans: &[SpanId]) {
+    /// Remembers keys that were deleted for these spans; copies them only where somebody else needs them, too.
+    pub fn push(&mut self, load: Cow<'_, Invalidations>, spans: &[SpanId]) {
         let Some(last) = spans.iter().copied().max() else { return };
         if load.bytes_used() > self.bytes_max {
             self.forgotten = self.forgotten.max(Some(last));
             return;
         }
         self.bytes += ENTRY_BYTES + load.bytes_used();
-        self.entries.push_back(Entry { last, load: load.clone() });
+        self.entries.push_back(Entry { last, load: load.into_owned() });
         while self.bytes > self.bytes_max
             && let Some(entry) = self.entries.pop_front()
         {
@@ -59,20 +60,17 @@ impl Ring {
         }
     }
 
-    /// A mark that says `lsn` was written; it covers every span before `first`.
-    pub fn marked(&mut self, lsn: Lsn, first: SpanId) {
-        // The same position twice, a heartbeat: the first of them covers least, so it stays.
-        if self.marks.back().is_none_or(|(last, _)| *last != lsn) {
-            self.marks.push_back((lsn, first));
-        }
+    /// The mark with this nonce was written; it covers every span before `first`.
+    pub fn marked(&mut self, nonce: &str, first: SpanId) {
+        self.marks.push_back((nonce.to_owned(), first));
         if self.marks.len() > MARKS_MAX {
             self.marks.pop_front();
         }
     }
 
-    /// Takes everything out that a cache with the mark `lsn` may lack; `None` when that is not known any more.
-    pub fn take_since(&mut self, lsn: Lsn) -> Option<Vec<Invalidations>> {
-        let first = self.marks.iter().find(|(marked, _)| *marked == lsn)?.1;
+    /// Takes everything out that a cache with the mark of this nonce may lack; `None` when that is not known any more.
+    pub fn take_since(&mut self, nonce: &str) -> Option<Vec<Invalidations>> {
+        let first = self.marks.iter().find(|(marked, _)| marked == nonce)?.1;
         if self.forgotten.is_some_and(|forgotten| forgotten >= first) {
             return None;
         }
@@ -84,7 +82,7 @@ impl Ring {
         Some(loads)
     }
 
-    /// Forgets everything: positions and spans of another server mean nothing here.
+    /// Forgets everything: somebody else deleted meanwhile, or for another server.
     pub fn clear(&mut self) {
         *self = Ring::new(self.bytes_max);
     }
@@ -118,16 +116,16 @@ mod tests {
         let mut window: Window<u64> = Window::default();
         let spans: Vec<SpanId> = (0..4).map(|ack| window.open(Some(ack))).collect();
         let mut ring = Ring::new(1 << 20);
-        ring.marked(Lsn(10), spans[0]);
-        ring.push(&load("a"), &spans[..1]);
-        ring.marked(Lsn(20), spans[1]);
-        ring.marked(Lsn(20), spans[2]);
+        ring.marked("10", spans[0]);
+        ring.push(Cow::Owned(load("a")), &spans[..1]);
+        ring.marked("20", spans[1]);
+        ring.marked("21", spans[2]);
         // Delivered together, out of order: the youngest span decides.
-        ring.push(&load("c"), &[spans[2], spans[0]]);
-        ring.push(&load("b"), &spans[1..2]);
-        assert_eq!(keys(ring.take_since(Lsn(15))), None, "nobody wrote that mark");
-        assert_eq!(keys(ring.take_since(Lsn(20))), Some(vec!["c".into(), "b".into()]));
-        assert_eq!(keys(ring.take_since(Lsn(10))), Some(vec!["a".into()]), "the others are on their way already");
+        ring.push(Cow::Owned(load("c")), &[spans[2], spans[0]]);
+        ring.push(Cow::Owned(load("b")), &spans[1..2]);
+        assert_eq!(keys(ring.take_since("15")), None, "nobody wrote that mark");
+        assert_eq!(keys(ring.take_since("20")), Some(vec!["c".into(), "b".into()]));
+        assert_eq!(keys(ring.take_since("10")), Some(vec!["a".into()]), "the others are on their way already");
         assert_eq!(ring.bytes_used(), 0);
     }
 
@@ -136,20 +134,20 @@ mod tests {
         let mut window: Window<u64> = Window::default();
         let mut ring = Ring::new(8 * ENTRY_BYTES);
         let first = window.open(Some(0));
-        ring.marked(Lsn(1), first);
-        ring.push(&load("old"), &[first]);
+        ring.marked("1", first);
+        ring.push(Cow::Owned(load("old")), &[first]);
         let second = window.open(Some(1));
-        ring.marked(Lsn(2), second);
+        ring.marked("2", second);
         for _ in 0..20 {
             let span = window.open(Some(2));
-            ring.push(&load("new"), &[span]);
+            ring.push(Cow::Owned(load("new")), &[span]);
         }
         assert!(ring.bytes_used() <= 8 * ENTRY_BYTES);
-        assert_eq!(keys(ring.take_since(Lsn(1))), None);
-        assert_eq!(keys(ring.take_since(Lsn(2))), None);
+        assert_eq!(keys(ring.take_since("1")), None);
+        assert_eq!(keys(ring.take_since("2")), None);
         let last = window.open(Some(3));
-        ring.marked(Lsn(3), last);
-        ring.push(&load("last"), &[last]);
-        assert_eq!(keys(ring.take_since(Lsn(3))), Some(vec!["last".into()]));
+        ring.marked("3", last);
+        ring.push(Cow::Owned(load("last")), &[last]);
+        assert_eq!(keys(ring.take_since("3")), Some(vec!["last".into()]));
     }
 }

@@ -392,6 +392,18 @@ impl Control for ControlSession {
         .await
     }
 
+    /// A transaction number of our own, which ends at once: all that were given out before are below it, and so below
+    /// `xmax` of the snapshot (`GetSnapshotData` in src/backend/storage/ipc/procarray.c). It wrote nothing, so its end
+    /// waits neither for the disk nor for a standby (`RecordTransactionCommit` in src/backend/access/transam/xact.c).
+    async fn elders(&self) -> Result<Snapshot> {
+        self.attempt(1, async |live| {
+            let numbered = live.session.client.simple_query("SELECT pg_catalog.pg_current_xact_id()").await;
+            numbered.map(drop).map_err(|error| session_error(&error))
+        })
+        .await?;
+        self.snapshot().await
+    }
+
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
         self.attempt(questions.len(), async |live| {
             let mut statements: HashMap<LookupId, std::result::Result<Statement, String>> = HashMap::new();

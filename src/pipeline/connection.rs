@@ -102,8 +102,9 @@ where
 
     /// Another session has the slot: a daemon that works, or what the server still holds of our own last connection.
     fn stand_by(&mut self, pid: u32) {
-        // The marks are another's from now on; what the slot has not confirmed comes again.
+        // The marks are another's from now on, and so are deletes behind ours; what the slot has not confirmed comes again.
         self.held = Held::Nothing;
+        self.ring.clear();
         self.source_backoff.reset();
         if pid != 0 && self.standing_by != Some(pid) {
             self.standing_by = Some(pid);

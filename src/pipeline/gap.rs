@@ -18,7 +18,7 @@ use crate::control::Control;
 use crate::echo::{Delivery, Stage};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
-use crate::mark::{Gap, SlotOrigin, gap, position};
+use crate::mark::{Gap, SlotOrigin, gap, nonce};
 use crate::pipeline::deliver::insist;
 use crate::rules::Invalidations;
 use crate::source::Source;
@@ -122,15 +122,15 @@ where
 
     /// The mark of the process before covers everything before this connection's start.
     fn trust_first(&mut self, found: Option<Vec<u8>>) {
-        if let Some(lsn) = found.as_deref().and_then(position) {
-            self.ring.marked(lsn, self.window.first_open());
+        if let Some(nonce) = found.as_deref().and_then(nonce) {
+            self.ring.marked(&nonce, self.window.first_open());
         }
         self.held = Held::Trusted(found.into_iter().collect());
     }
 
     /// The cache is another than before: what was deleted since its mark is deleted again, or everything is swept.
     fn go_on_from(&mut self, found: Option<Vec<u8>>) {
-        match found.as_deref().and_then(position).and_then(|lsn| self.ring.take_since(lsn)) {
+        match found.as_deref().and_then(nonce).and_then(|nonce| self.ring.take_since(&nonce)) {
             Some(lacking) => {
                 self.held = Held::Trusted(found.into_iter().collect());
                 self.replay(lacking);
@@ -187,9 +187,11 @@ where
 
     fn look_for_elders(&mut self, after: Duration) {
         let control = Rc::clone(&self.control);
+        let first = self.await_elders && self.elders.is_none();
         self.looking = Some(Box::pin(async move {
             sleep(after).await;
-            insist("take a snapshot before a sweep", async || control.snapshot().await).await
+            let look = async || if first { control.elders().await } else { control.snapshot().await };
+            insist("take a snapshot before a sweep", look).await
         }));
     }
 

@@ -18,6 +18,7 @@ pub mod words;
 
 pub use words::{News, Replicas, Settings, Totals};
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::future::pending;
 use std::rc::Rc;
@@ -315,15 +316,16 @@ where
         self.flight.is_none() && self.reading_mark.is_none()
     }
 
-    /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing.
+    /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing. Behind a gap that is so
+    /// when everything was answered; on a server that writes nothing no position would ever bring the first mark.
     fn may_beat(&self) -> bool {
         let free = self.writing.is_none() && self.reading_mark.is_none() && self.stop_by.is_none();
-        let known = match self.held {
+        let proven = match self.held {
             Held::Nothing => false,
-            Held::Trusted(_) => true,
-            Held::Gap { .. } => self.unswept.is_empty(),
+            Held::Trusted(_) => !self.window.is_barred(),
+            Held::Gap { .. } => self.window.is_empty() && self.unswept.is_empty(),
         };
-        free && known && self.compared.is_some() && !self.window.is_barred()
+        free && proven && self.compared.is_some()
     }
 
     /// Takes every event that is in the source's buffer, as long as there is room.
@@ -533,21 +535,20 @@ where
     }
 
     /// Everything of a delivery was answered: its spans have one part less out, and its echo is queued.
-    fn delivered(&mut self, delivery: Delivery) {
+    fn delivered(&mut self, mut delivery: Delivery) {
         if delivery.stage == Stage::Fresh && self.settings.replicas == Replicas::Some {
             return self.await_replicas(delivery);
         }
         let next = self.echoes.next(delivery.stage);
-        if let Stage::Fresh | Stage::Replica = delivery.stage {
-            self.ring.push(&delivery.load, &delivery.spans);
+        let copied =
+            if next.is_some() { Cow::Borrowed(&delivery.load) } else { Cow::Owned(std::mem::take(&mut delivery.load)) };
+        match delivery.stage {
+            Stage::Early => reached(Step::Early),
+            Stage::Fresh | Stage::Replica => self.ring.push(copied, &delivery.spans),
+            Stage::Echo(_) => reached(Step::Echoed),
         }
         if let Some(stage) = next {
             self.echoes.add(stage, Instant::now(), delivery.load, &delivery.spans);
-        }
-        match delivery.stage {
-            Stage::Early => reached(Step::Early),
-            Stage::Fresh | Stage::Replica => {}
-            Stage::Echo(_) => reached(Step::Echoed),
         }
         for span in delivery.spans {
             match (delivery.stage, next) {

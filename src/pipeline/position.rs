@@ -112,9 +112,7 @@ where
         match written {
             Written::Tried(Swap::Written) => {
                 reached(Step::MarkWritten);
-                if let Some(lsn) = writing.mark.position() {
-                    self.ring.marked(lsn, writing.first);
-                }
+                self.ring.marked(&writing.mark.nonce, writing.first);
                 self.held = Held::Trusted(vec![writing.text]);
                 self.acknowledge(writing.ack);
                 self.tell();

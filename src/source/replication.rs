@@ -61,6 +61,8 @@ struct Stream {
     start: Start,
     /// Microseconds since 2000, the server's clock: when the last frame was sent.
     sent_at: i64,
+    /// How late it was when that was last known.
+    late: Duration,
     status_interval: Duration,
     status_sent: Instant,
     /// Since when the loop waits for bytes in vain. `None` while it does not wait: with a full batch nobody reads, and
@@ -186,6 +188,7 @@ impl Source for Replication {
             return Ok(());
         }
         let lateness = stream.lateness();
+        stream.late = lateness.unwrap_or(stream.late);
         let since = *stream.quiet_since.get_or_insert_with(Instant::now);
         let filled = match timeout_at(since + limit, stream.lazy.fill(&mut stream.wire, lateness)).await {
             Ok(filled) => filled,
@@ -262,7 +265,7 @@ impl Source for Replication {
 
     fn lateness(&self) -> Duration {
         match &self.state {
-            State::Running(stream) => stream.lateness().unwrap_or_default(),
+            State::Running(stream) => stream.lateness().unwrap_or(stream.late),
             State::Away | State::Waiting(..) | State::Connecting(_) => Duration::ZERO,
         }
     }
@@ -320,6 +323,7 @@ impl Stream {
             reported: start.confirmed,
             start,
             sent_at: 0,
+            late: Duration::ZERO,
             status_interval,
             status_sent: Instant::now(),
             quiet_since: None,

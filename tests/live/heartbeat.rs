@@ -48,6 +48,11 @@ async fn a_cache_that_forgets_while_postgresql_is_idle_is_noticed_with_the_heart
     eventually("the mark's time moves", PATIENCE, async || marked_at(&scene) > at + 1).await;
     let forget: [&[&str]; 3] = [&["FLUSHALL"], &["DEL", MARK], &["SET", MARK, "{}"]];
     for command in forget {
+        // It proves the cache again, though nothing was committed since.
+        eventually("the mark is back", PATIENCE, async || {
+            ask::<Option<String>>(&scene.cache, &["GET", MARK]).is_some_and(|mark| mark.contains("nonce"))
+        })
+        .await;
         let before = count(&daemon, SWEPT);
         let () = ask(&scene.cache, command);
         scene.fill();

@@ -153,8 +153,8 @@ async fn a_slot_that_is_lost_under_a_running_daemon_is_made_anew_and_the_cache_s
     };
     write(4).await;
     daemon.wait_for_log("it is behind by more than max_wal_size");
-    write(3).await;
-    daemon.wait_for_log("the next checkpoint may remove what it needs");
+    // The server makes checkpoints of its own, so that "unreserved" may be over before it is looked at.
+    write(4).await;
     scene.run("CHECKPOINT").await;
     daemon.wait_for_log("lost its WAL (max_slot_wal_keep_size): it is created anew");
     scene.cache.thaw();

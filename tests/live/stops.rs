@@ -37,7 +37,7 @@ async fn a_stop_ends_in_time_whatever_is_waited_for() {
         [Sweeping, WaitingForTheCache, StandingBy, CreatingItsSlot, WaitingForASilentPostgres, WaitingForPostgres]
     {
         let mut other = None;
-        let mut open = None;
+        let mut open: Option<tokio_postgres::Client> = None;
         if doing == StandingBy {
             other = Some(scene.daemon().await);
         }
@@ -83,7 +83,9 @@ async fn a_stop_ends_in_time_whatever_is_waited_for() {
         assert!(took < Duration::from_secs(1) + SLACK, "{doing:?} took {took:?}:\n{}", daemon.log());
         cache.heal();
         postgres.heal();
-        drop(open);
+        if let Some(open) = open {
+            open.batch_execute("ROLLBACK").await.expect("it is open");
+        }
         if let Some(mut other) = other {
             assert_eq!(other.stop(), Some(0));
         }

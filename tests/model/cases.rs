@@ -18,7 +18,6 @@ const BASE: Config = Config {
     replica: false,
     early: false,
     ring: false,
-    suspicious: false,
     without: &[],
     faults: &[],
     expected: Safe,
@@ -30,7 +29,7 @@ const COMPANION: Config = Config { protocol: Companion, ..BASE };
 
 /// What a naive invalidator loses, and what the order of ours keeps, without any fault.
 pub fn orders() -> Vec<Config> {
-    let naive = Config { without: &[Gate, Echo, Mark, Stamp], expected: Fails, ..BASE };
+    let naive = Config { without: &[Gate, Echo, Mark], expected: Fails, ..BASE };
     let two = Config { writers: &[Commits, Commits], early: true, ..BASE };
     vec![
         Config { name: "naive, plain", ..naive },
@@ -48,7 +47,7 @@ pub fn orders() -> Vec<Config> {
 
 /// Each guard alone is missing.
 pub fn guards() -> Vec<Config> {
-    let cut = Config { faults: &[FailoverUnseen, DaemonCrash], ..LEASE };
+    let cut = Config { faults: &[Failover, DaemonCrash], ..LEASE };
     let replica = Config { replica: true, ..LEASE };
     vec![
         Config { name: "no gate, plain", without: &[Gate], expected: Fails, ..BASE },
@@ -65,83 +64,57 @@ pub fn guards() -> Vec<Config> {
 
 /// A cache that forgets or goes back.
 ///
-/// A copy that has the mark may lack the deletes that came after it: until the next mark is written the old one proves
-/// nothing about them. Either every delete leaves a trace of its own (the stamp), or, where no proxy hides a failover, every
-/// broken connection counts as a gap.
+/// A copy that has the mark may lack the deletes that came after it. Where a failover breaks connections, the new one leads
+/// to another server, and what came after the mark is deleted again. Behind a proxy that keeps them nobody can tell, as
+/// long as no mark was written since: those rows fail, for readers with leases, who have no echo.
 pub fn caches() -> Vec<Config> {
     let unseen = Config { faults: &[FailoverUnseen], ..LEASE };
     let seen = Config { faults: &[Failover], ..LEASE };
-    let twice = Config { faults: &[FailoverUnseen, CacheEmptied], ..LEASE };
-    let hard = Config { faults: &[FailoverUnseen, DaemonCrash], ..LEASE };
-    let ring = Config { ring: true, ..unseen };
-    let sweep = Config { faults: &[FailoverUnseen], ..COMPANION };
+    let hard = Config { faults: &[Failover, DaemonCrash], ..LEASE };
+    let ring = Config { ring: true, ..seen };
+    let twice = Config { faults: &[Failover, Failover], ..ring };
+    let silent = Config { expected: Fails, ..unseen };
     vec![
-        // Enough where every failover breaks the daemon's connections; not behind a proxy.
-        Config { name: "failover, no stamp, suspicious", suspicious: true, without: &[Stamp], ..seen },
+        Config { name: "no identity", without: &[Identity], expected: Fails, ..seen },
+        Config { name: "failover, lease in the key", writers: &[Commits, Commits], ..seen },
+        Config { name: "failover, expiring leases", rounds: 2, expiry: true, ..seen },
+        Config { name: "failover, companion lease", protocol: Companion, ..seen },
+        Config { name: "failover, plain", protocol: Plain, writers: &[Commits, Commits], ..seen },
+        Config { name: "failover and a lost reply", faults: &[Failover, ReplyLost], ..ring },
+        Config { name: "failover and kill -9", rounds: 2, ..hard },
+        Config { name: "failover and kill -9, companion", protocol: Companion, ..hard },
+        Config { name: "failover and kill -9, plain", protocol: Plain, ..hard },
+        Config { name: "failover and kill -9, ring", ring: true, ..hard },
+        Config { name: "failover and crash", writers: &[Asynchronous], faults: &[Failover, PostgresCrash], ..ring },
         Config {
-            name: "failover, no stamp, suspicious, ring",
-            suspicious: true,
-            ring: true,
-            without: &[Stamp],
-            ..seen
-        },
-        Config {
-            name: "failover twice, no stamp, suspicious",
-            suspicious: true,
-            without: &[Stamp],
-            faults: &[Failover, Failover],
-            ..seen
-        },
-        Config {
-            name: "failover and kill -9, no stamp, suspicious",
-            suspicious: true,
-            without: &[Stamp],
-            faults: &[Failover, DaemonCrash],
-            ..seen
-        },
-        Config { name: "emptied, no stamp", without: &[Stamp], faults: &[CacheEmptied], ..seen },
-        Config {
-            name: "emptied, then failover unseen, no stamp",
-            without: &[Stamp],
-            faults: &[CacheEmptied, FailoverUnseen],
+            name: "failover and slot lost, no heartbeat behind a gap",
+            without: &[Beat],
+            faults: &[Failover, SlotLost],
             expected: Fails,
+            ..ring
+        },
+        Config { name: "failover and slot lost", faults: &[Failover, SlotLost], ..ring },
+        Config { name: "emptied", faults: &[CacheEmptied], ..ring },
+        Config { name: "emptied and failover", faults: &[CacheEmptied, Failover], ..ring },
+        Config { name: "failover twice", ring: false, ..twice },
+        Config {
+            name: "sweep visits keys before leases",
+            without: &[LeasesFirst],
+            expected: Fails,
+            protocol: Companion,
             ..seen
         },
-        Config { name: "failover, no stamp", without: &[Stamp], expected: Fails, ..seen },
-        Config { name: "failover unseen, no stamp", without: &[Stamp], expected: Fails, ..unseen },
-        Config { name: "failover unseen, no stamp, companion", without: &[Stamp], expected: Fails, ..sweep },
-        Config { name: "ours, failover, lease in the key", writers: &[Commits, Commits], ..seen },
-        Config {
-            name: "ours, failover unseen, lease in the key",
-            writers: &[Commits, Commits],
-            rounds: 2,
-            expiry: true,
-            ..unseen
-        },
-        Config { name: "ours, failover unseen, companion lease", writers: &[Commits, Commits], ..sweep },
-        Config {
-            name: "ours, failover unseen, plain",
-            writers: &[Commits, Commits],
-            faults: &[FailoverUnseen],
-            ..BASE
-        },
-        Config { name: "ours, failover unseen and a lost reply", faults: &[FailoverUnseen, ReplyLost], ..LEASE },
-        Config { name: "ours, failover unseen and kill -9", rounds: 2, ..hard },
-        Config { name: "ours, failover unseen and kill -9, companion", protocol: Companion, ..hard },
-        Config { name: "ours, failover unseen and kill -9, plain", protocol: Plain, ..hard },
-        Config {
-            name: "ours, failover unseen and crash",
-            writers: &[Asynchronous],
-            faults: &[FailoverUnseen, PostgresCrash],
-            ..LEASE
-        },
-        Config { name: "ours, emptied and failover unseen", ..twice },
-        Config { name: "sweep visits keys before leases", without: &[LeasesFirst], expected: Fails, ..sweep },
         Config { name: "ring claims and does nothing", without: &[Ring], expected: Fails, ..ring },
-        Config { name: "ours, ring", writers: &[Commits, Commits], ..ring },
-        Config { name: "ours, ring, two failovers", faults: &[FailoverUnseen, FailoverUnseen], ..ring },
-        Config { name: "ours, ring, plain", protocol: Plain, ..ring },
-        Config { name: "ours, ring, companion lease", protocol: Companion, ..ring },
+        Config { name: "ring", writers: &[Commits, Commits], ..ring },
+        Config { name: "ring, two failovers", ..twice },
+        Config { name: "ring, plain", protocol: Plain, ..ring },
+        Config { name: "ring, companion lease", protocol: Companion, ..ring },
+        // Not held: documented, and bounded by the time between two marks.
+        Config { name: "failover unseen, lease in the key", ..silent },
+        Config { name: "failover unseen, companion lease", protocol: Companion, ..silent },
+        Config { name: "failover unseen, lease, ring", ring: true, ..silent },
+        Config { name: "failover unseen, plain", protocol: Plain, ..silent },
+        Config { name: "emptied, then failover unseen", faults: &[CacheEmptied, FailoverUnseen], ..silent },
     ]
 }
 

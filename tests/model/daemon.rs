@@ -9,7 +9,8 @@ use crieur::gate::Snapshot;
 use crieur::lsn::{Lsn, Xid};
 use crieur::mark;
 
-use super::world::{Mark, Set, State, Tx, bit};
+use super::held::{Held, Ring};
+use super::world::{Mark, Set, State, Swapping, Tx, bit};
 use super::{Config, Fault, Guard, Protocol, Step, Writer};
 
 /// The smallest number of a transaction (`FirstNormalTransactionId` in `src/include/access/transam.h`); 0 means none.
@@ -41,48 +42,73 @@ struct Echo {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Sweep {
     spans: Vec<SpanId>,
-    /// Transactions that ran when it was asked for: their commits may not be in the stream.
-    old: Set,
     lease_visited: bool,
     key_visited: bool,
-    /// Only keys of the ring are deleted: no scan, and nothing to wait for.
-    ring: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// A mark on its way.
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Writing {
-    ack: u64,
-    mark: Mark,
-    /// The mark before was looked at; only without the stamp, where that is a command of its own.
-    looked: bool,
+    /// `None` for a heartbeat that moves nothing.
+    ack: Option<u64>,
+    swapping: Swapping,
+    /// The first span that it does not cover.
+    first: SpanId,
+}
+
+/// Where a connection to PostgreSQL started.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Start {
+    run: u8,
+    confirmed: u64,
+    created: bool,
 }
 
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Daemon {
-    /// The server's run and the slot's position at the start of this connection.
-    start: Option<(u8, u64)>,
+    start: Option<Start>,
+    /// The run of the server that was connected last.
+    run: u8,
     next: u64,
     batch: Vec<Waiting>,
     early: bool,
     snapshot: Option<Seen>,
     window: Window<u64>,
     echoes: Vec<Echo>,
-    sweep: Option<Sweep>,
+    /// What goes again as exact keys.
+    again: Vec<SpanId>,
+    /// The first one runs.
+    sweeps: Vec<Sweep>,
+    /// Gaps whose sweep comes once more, when these have ended.
+    elders: Set,
+    unswept: Vec<SpanId>,
+    await_elders: bool,
     reading: bool,
-    /// What the mark may be.
-    known: Vec<Mark>,
+    held: Held,
+    anew: bool,
     answered: Option<u64>,
+    marked: Option<u64>,
     writing: Option<Writing>,
     /// Told to the source, not yet to the server.
     acknowledged: Option<u64>,
-    /// The connection to the cache is broken, and nobody has used it since.
+    /// The connections to the cache are broken, and nobody has used one since.
     broken: bool,
-    /// It was broken since the mark was last compared.
-    suspect: bool,
-    /// The ring holds every delete behind this mark.
-    ring_from: Option<u64>,
-    /// Positions of the deletes in the ring.
-    ring: Vec<u64>,
+    /// A new connection led to another cache since the mark was compared.
+    changed: bool,
+    ring: Ring,
+}
+
+/// A position names the run of the server that it belongs to: `era` of the source.
+fn ack(run: u8, lsn: u64) -> u64 {
+    u64::from(run) << 8 | lsn
+}
+
+fn lsn(ack: u64) -> u64 {
+    ack & 0xFF
+}
+
+fn is_current(ack: u64, run: u8) -> bool {
+    ack >> 8 == u64::from(run)
 }
 
 fn snapshot(state: &State) -> Seen {
@@ -103,7 +129,7 @@ impl Seen {
 }
 
 /// The real comparison's word on a mark.
-fn gap(found: Option<Mark>, run: u8, confirmed: u64) -> bool {
+fn gap(found: Option<Mark>, start: Start) -> Option<mark::Gap> {
     let text = found.map(|found| {
         let mark = mark::Mark {
             nonce: String::new(),
@@ -119,33 +145,38 @@ fn gap(found: Option<Mark>, run: u8, confirmed: u64) -> bool {
         serde_json::to_vec(&mark).expect("a mark is plain data")
     });
     let start = mark::Start {
-        slot: mark::SlotOrigin::Found,
+        slot: if start.created { mark::SlotOrigin::Created } else { mark::SlotOrigin::Found },
         system: "1".into(),
         timeline: 1,
-        confirmed: Lsn(confirmed),
-        run: run.to_string(),
+        confirmed: Lsn(start.confirmed),
+        run: start.run.to_string(),
         publication: String::new(),
     };
-    mark::gap(text.as_deref(), &start, "").is_some()
+    mark::gap(text.as_deref(), &start, "")
 }
 
 impl Daemon {
     /// A daemon that runs, connected, nothing done yet.
     pub fn running() -> Daemon {
-        let known = vec![Mark { lsn: 0, run: 0 }];
-        Daemon { start: Some((0, 0)), known, ring_from: Some(0), ..Daemon::default() }
+        let window = Window::default();
+        let mut ring = Ring::default();
+        ring.marked(Mark::FIRST, window.first_open());
+        let start = Some(Start { run: 0, confirmed: 0, created: false });
+        Daemon { start, held: Held::Trusted(vec![Mark::FIRST]), window, ring, ..Daemon::default() }
     }
 
     pub fn nobody_waits_for(&mut self, reader: usize) {
         self.echoes.iter_mut().for_each(|echo| echo.after &= !bit(reader));
     }
 
-    pub fn mark_on_its_way(&self) -> Option<Mark> {
-        self.writing.filter(|writing| writing.looked).map(|writing| writing.mark)
+    pub fn mark_on_its_way(&self) -> Option<Swapping> {
+        self.writing.as_ref().map(|writing| writing.swapping.clone())
     }
 
+    /// Connections broke: a sweep begins anew.
     pub fn cache_broke(&mut self) {
         self.broken = true;
+        self.sweeps.iter_mut().for_each(|sweep| (sweep.lease_visited, sweep.key_visited) = (false, false));
     }
 
     /// `source_result` of the loop: what is in the batch stays and is deleted; it comes again.
@@ -154,67 +185,129 @@ impl Daemon {
     }
 
     /// Everything that needs no answer from outside: `confirm` in `position.rs`.
-    fn settle(&mut self, config: &Config) {
+    fn settle(&mut self, nonces: &mut u8, config: &Config) {
         if self.reading {
             return;
         }
-        if let Some(ack) = self.window.confirm(|_| true) {
+        if let Some(ack) = self.window.confirm(|_| true).filter(|ack| is_current(*ack, self.run)) {
             self.answered = Some(ack);
         }
-        let (None, Some((run, _)), Some(ack)) = (self.writing, self.start, self.answered) else { return };
-        self.answered = None;
-        let run = if config.lacks(Guard::Run) { 0 } else { run };
-        let looked = self.known.is_empty() || config.lacks(Guard::Mark) || !config.lacks(Guard::Stamp);
-        self.writing = Some(Writing { ack, mark: Mark { lsn: ack, run }, looked });
-    }
-
-    /// The cache may hold stale keys: `gap` in `position.rs`.
-    fn gap(&mut self, found: Option<Mark>, state: &State, config: &Config) {
-        if config.lacks(Guard::Stamp) {
-            self.known.clear();
-        }
-        let since = found.map(|found| found.lsn).filter(|lsn| self.ring_from.is_some_and(|from| *lsn >= from));
-        let ring = config.ring && since.is_some();
-        if ring && config.lacks(Guard::Ring) {
+        let (None, Some(start)) = (&self.writing, self.start) else { return };
+        // Behind a gap the heartbeat brings the first mark; any other is no step, see `heartbeat`.
+        let beat = matches!(self.held, Held::Gap { .. }) && self.window.is_empty() && self.unswept.is_empty();
+        let ack = self.answered.take();
+        if ack.is_none() && (!beat || config.lacks(Guard::Beat)) {
             return;
         }
-        if let (false, Some(writing)) = (config.lacks(Guard::Stamp), self.writing.take()) {
-            self.answered = self.answered.max(Some(writing.ack)); // Its stamp is not the last one: it will be refused.
-        }
-        let span = self.window.open_barrier(self.answered.take());
-        let mut spans = self.sweep.take().map_or(Vec::new(), |sweep| sweep.spans);
-        spans.push(span);
-        let lacking = self.ring.iter().any(|ack| since.is_some_and(|since| *ack > since));
-        let runs = |tx: &usize| matches!(state.tx[*tx], Tx::Running | Tx::Logged);
-        let old =
-            if ring || config.lacks(Guard::WaitForOld) { 0 } else { (0..state.tx.len()).filter(runs).map(bit).sum() };
-        let nothing = ring && !lacking;
-        let no_companion = config.protocol != Protocol::Companion;
-        if !ring {
-            (self.ring_from, self.ring) = (None, Vec::new());
-        }
-        self.sweep = Some(Sweep { spans, old, lease_visited: nothing || no_companion, key_visited: nothing, ring });
+        let run = if config.lacks(Guard::Run) { 0 } else { start.run };
+        *nonces += 1;
+        let mark = Mark { lsn: ack.or(self.marked).map_or(start.confirmed, lsn), run, nonce: *nonces };
+        let swapping = Swapping { expected: self.held.expected(), mark };
+        self.writing = Some(Writing { ack, swapping, first: self.window.first_open() });
     }
 
-    /// A command failed or what it found is not what was expected: `Written::Unknown` in `position.rs`.
-    fn mark_is_unknown(&mut self, perhaps: Option<Mark>) {
+    /// `compare` in `gap.rs`, in the order of its arms.
+    fn compare(&mut self, found: Option<Mark>, state: &State, config: &Config) {
+        let Some(start) = self.start else { return };
+        let (anew, changed) = (std::mem::take(&mut self.anew), std::mem::take(&mut self.changed));
+        let judged = Start { run: if config.lacks(Guard::Run) { 0 } else { start.run }, ..start };
+        let gap = gap(found, judged);
+        let moved = start.created || self.marked.is_none_or(|marked| lsn(marked) < start.confirmed);
+        let alike = |mark: &Mark| found == Some(*mark);
+        match (self.held.clone(), gap) {
+            _ if config.lacks(Guard::Mark) => self.held = Held::Trusted(found.into_iter().collect()),
+            (_, Some(gap)) if anew && (moved || !matches!(gap, mark::Gap::Behind { .. })) => {
+                self.gap(&gap, found, state, config);
+            }
+            (Held::Nothing, None) => {
+                found.into_iter().for_each(|found| self.ring.marked(found, self.window.first_open()));
+                self.held = Held::Trusted(found.into_iter().collect());
+            }
+            (Held::Nothing, Some(gap)) => self.gap(&gap, found, state, config),
+            (Held::Trusted(known), _) if changed || !known.iter().any(alike) => self.go_on_from(found, state, config),
+            (Held::Trusted(_), _) => {}
+            (Held::Gap { was, .. }, _) if was == found && !changed => {}
+            (Held::Gap { maybe: Some(mark), .. }, _) if alike(&mark) && !changed => {
+                self.held = Held::Trusted(vec![mark]);
+            }
+            (Held::Gap { .. }, gap) => self.gap(&gap.unwrap_or(mark::Gap::WentBack), found, state, config),
+        }
+    }
+
+    /// The cache is another than before: the ring, or a sweep.
+    fn go_on_from(&mut self, found: Option<Mark>, state: &State, config: &Config) {
+        let lacking = found.filter(|_| config.ring).and_then(|found| self.ring.take_since(found));
+        let Some(lacking) = lacking else { return self.gap(&mark::Gap::WentBack, found, state, config) };
+        self.held = Held::Trusted(found.into_iter().collect());
+        if lacking.is_empty() || config.lacks(Guard::Ring) {
+            return;
+        }
+        let span = self.window.open_barrier(self.answered.take());
+        if lacking.contains(&true) {
+            self.window.add_part(span);
+            self.sweep_for(vec![span], config);
+        }
+        if lacking.contains(&false) {
+            self.window.add_part(span);
+            self.again.push(span);
+        }
+        self.window.part_done(span);
+    }
+
+    /// The cache may hold stale keys: `gap`, `sweep_everything` and `looked` in `gap.rs`.
+    fn gap(&mut self, gap: &mark::Gap, found: Option<Mark>, state: &State, config: &Config) {
+        self.held = Held::Gap { was: found, maybe: None };
+        self.unswept.push(self.window.open_barrier(self.answered.take()));
+        let waits = !matches!(gap, mark::Gap::WentBack | mark::Gap::Restarted | mark::Gap::OtherRules);
+        self.await_elders |= waits && !config.lacks(Guard::WaitForOld);
+        let runs = |tx: &usize| matches!(state.tx[*tx], Tx::Running | Tx::Logged);
+        self.elders = (0..state.tx.len()).filter(runs).map(bit).sum();
+        if self.await_elders && self.elders != 0 {
+            self.unswept.iter().for_each(|span| self.window.add_part(*span));
+            return self.sweep_for(self.unswept.clone(), config);
+        }
+        self.await_elders = false;
+        let spans = std::mem::take(&mut self.unswept);
+        self.sweep_for(spans, config);
+    }
+
+    fn sweep_for(&mut self, spans: Vec<SpanId>, config: &Config) {
+        // What waits goes with the next pass.
+        if let [_, waiting, ..] = &mut self.sweeps[..] {
+            return waiting.spans.extend(spans);
+        }
+        let lease_visited = config.protocol != Protocol::Companion;
+        self.sweeps.push(Sweep { spans, lease_visited, key_visited: false });
+    }
+
+    /// The answer to a mark was lost, or it was refused: `written` in `position.rs`.
+    fn mark_is_unknown(&mut self, perhaps: bool) {
         let Some(writing) = self.writing.take() else { return };
-        self.answered = self.answered.max(Some(writing.ack));
-        if !self.known.is_empty() {
-            self.known.extend(perhaps);
+        self.answered = self.answered.max(writing.ack.filter(|ack| is_current(*ack, self.run)));
+        if perhaps {
+            self.held.lost(writing.swapping.mark);
         }
         self.reading = true;
     }
 
-    /// With stamps nothing is deleted before the first one is set: there would be nothing to tell that it was lost.
-    fn may_delete(&self, config: &Config) -> bool {
-        config.lacks(Guard::Stamp) || !self.known.is_empty()
+    /// The keys of these spans were deleted.
+    fn delivered(&mut self, spans: Vec<SpanId>, held: Set, swept: bool, config: &Config) {
+        if let Some(last) = spans.iter().max().filter(|_| config.ring) {
+            self.ring.push(*last, swept);
+        }
+        for span in spans {
+            if config.echoes() {
+                self.window.add_echo(span);
+                self.echoes.push(Echo { span, after: held });
+            }
+            self.window.part_done(span);
+        }
     }
 
-    /// A command went through, perhaps on a new connection.
-    fn used(&mut self) {
-        if std::mem::take(&mut self.broken) {
-            (self.reading, self.suspect) = (true, true);
+    /// Deletes went through, perhaps on a new connection: `look_for_another_cache`.
+    fn used(&mut self, config: &Config) {
+        if std::mem::take(&mut self.broken) && !config.lacks(Guard::Identity) {
+            (self.reading, self.changed) = (true, true);
         }
     }
 }
@@ -228,26 +321,50 @@ impl State {
         Some(next)
     }
 
-    /// UNLINK, and in one with it the stamp. Says whether the stamp before was there.
-    fn delete(&mut self, config: &Config) -> bool {
+    /// UNLINK.
+    fn delete(&mut self, config: &Config) {
         self.cache.unlink();
-        if let Some(copy) = &mut self.copy {
-            copy.stamped = false;
-        }
         let visible = |tx: &usize| {
             let place = self.wal.iter().position(|logged| usize::from(*logged) == *tx);
             let replayed = !config.replica || place.is_some_and(|place| (place as u64) < self.replayed);
             self.tx[*tx] == Tx::Visible && replayed
         };
         self.served |= (0..self.tx.len()).filter(visible).map(bit).sum::<Set>();
-        self.cache.stamped || config.lacks(Guard::Stamp)
     }
 
+    /// A flight: not while the mark is read. What it finds out about the connection comes behind it.
+    fn fly(
+        &self,
+        config: &Config,
+        spans: impl FnOnce(&mut State, &mut Daemon) -> Option<Vec<SpanId>>,
+    ) -> Option<State> {
+        self.with(|state, daemon| {
+            (!daemon.reading).then_some(())?;
+            let spans = spans(state, daemon)?;
+            let held = state.held_by();
+            state.delete(config);
+            daemon.delivered(spans, held, false, config);
+            daemon.used(config);
+            Some(())
+        })
+    }
+
+    /// `connected` and `leave_other_server` in `connection.rs`.
     fn connect(&self) -> Option<State> {
         self.with(|state, daemon| {
             let (None, Some(confirmed)) = (daemon.start, state.slot) else { return None };
-            daemon.start = Some((state.run, confirmed));
-            (daemon.next, daemon.reading) = (confirmed, true);
+            let created = std::mem::take(&mut state.created);
+            daemon.start = Some(Start { run: state.run, confirmed, created });
+            if daemon.run != state.run {
+                daemon.run = state.run;
+                for waiting in std::mem::take(&mut daemon.batch) {
+                    let span = waiting.span.unwrap_or_else(|| daemon.window.open(Some(waiting.ack)));
+                    daemon.again.push(span);
+                }
+                (daemon.snapshot, daemon.answered, daemon.marked) = (None, None, None);
+                daemon.ring = Ring::default();
+            }
+            (daemon.next, daemon.reading, daemon.anew) = (confirmed, true, true);
             Some(())
         })
     }
@@ -258,14 +375,15 @@ impl State {
             daemon.start.filter(|_| daemon.next < state.flushed)?;
             let tx = state.wal[daemon.next as usize];
             daemon.next += 1;
+            let ack = ack(daemon.run, daemon.next);
             if config.writers[usize::from(tx)] != Writer::Elsewhere {
-                daemon.batch.push(Waiting { tx, ack: daemon.next, span: None });
+                daemon.batch.push(Waiting { tx, ack, span: None });
                 daemon.early = false;
                 return Some(());
             }
             match daemon.batch.last_mut().filter(|last| last.span.is_none()) {
-                Some(last) => last.ack = daemon.next,
-                None => daemon.window.idle(daemon.next),
+                Some(last) => last.ack = ack,
+                None => daemon.window.idle(ack),
             }
             Some(())
         })
@@ -275,13 +393,10 @@ impl State {
     fn delete_early(&self, config: &Config) -> Option<State> {
         let wanted = config.early && !config.lacks(Guard::Gate);
         self.with(|state, daemon| {
-            (wanted && !daemon.early && !daemon.batch.is_empty() && daemon.may_delete(config)).then_some(())?;
+            (wanted && !daemon.reading && !daemon.early && !daemon.batch.is_empty()).then_some(())?;
             daemon.early = true;
-            if !state.delete(config) {
-                daemon.gap(state.cache.mark, state, config);
-                state.stamp();
-            }
-            daemon.used();
+            state.delete(config);
+            daemon.used(config);
             Some(())
         })
     }
@@ -299,121 +414,67 @@ impl State {
 
     /// What the snapshot contains leaves: cut, UNLINK, every reply read.
     fn deliver(&self, config: &Config) -> Option<State> {
-        self.with(|state, daemon| {
-            daemon.may_delete(config).then_some(())?;
+        self.fly(config, |_, daemon| {
             let seen = daemon.snapshot.take()?;
-            let held = state.held_by();
-            let stamped = state.delete(config);
+            let mut leaving = Vec::new();
             for mut waiting in std::mem::take(&mut daemon.batch) {
                 let span = waiting.span.unwrap_or_else(|| daemon.window.open(Some(waiting.ack)));
                 waiting.span = Some(span);
-                if !config.lets_go(&seen, &waiting) {
-                    daemon.batch.push(waiting);
-                    continue;
+                match config.lets_go(&seen, &waiting) {
+                    true => leaving.push(span),
+                    false => daemon.batch.push(waiting),
                 }
-                daemon.ring.push(waiting.ack);
-                if config.echoes() {
-                    daemon.window.add_echo(span);
-                    daemon.echoes.push(Echo { span, after: held });
-                }
-                daemon.window.part_done(span);
             }
-            if !stamped {
-                daemon.gap(state.cache.mark, state, config);
-                state.stamp();
-            }
-            daemon.used();
-            Some(())
+            Some(leaving)
         })
+    }
+
+    fn again(&self, config: &Config) -> Option<State> {
+        self.fly(config, |_, daemon| (!daemon.again.is_empty()).then(|| std::mem::take(&mut daemon.again)))
     }
 
     fn echo(&self, config: &Config) -> Option<State> {
         self.with(|state, daemon| {
-            daemon.may_delete(config).then_some(())?;
-            let due = daemon.echoes.iter().position(|echo| echo.after == 0)?;
+            let due = daemon.echoes.iter().position(|echo| echo.after == 0 && !daemon.reading)?;
             let echo = daemon.echoes.remove(due);
-            let stamped = state.delete(config);
+            state.delete(config);
             daemon.window.echo_done(echo.span);
-            if !stamped {
-                daemon.gap(state.cache.mark, state, config);
-                state.stamp();
-            }
-            daemon.used();
+            daemon.used(config);
             Some(())
         })
     }
 
-    /// A stamp is set whatever was there: from now on this copy, and no other, has it.
-    fn stamp(&mut self) {
-        self.cache.stamped = true;
-        if let Some(copy) = &mut self.copy {
-            copy.stamped = false;
-        }
-    }
-
-    /// Reads the mark and compares it: `compare` in `position.rs`. With stamps: reads and stamps, in one.
+    /// A connection that the look itself makes counts only behind it: then the mark is read once more.
     fn read_mark(&self, config: &Config) -> Option<State> {
         self.with(|state, daemon| {
             std::mem::take(&mut daemon.reading).then_some(())?;
-            let Some((run, confirmed)) = daemon.start else { return Some(()) };
-            let run = if config.lacks(Guard::Run) { 0 } else { run };
-            let found = state.cache.mark;
-            let known = |found: Mark| daemon.known.contains(&found);
-            let went_back = match config.lacks(Guard::Stamp) {
-                true => !daemon.known.is_empty() && !found.is_some_and(known),
-                false => !daemon.known.is_empty() && !state.cache.stamped,
-            };
-            let suspect = std::mem::take(&mut daemon.suspect) && config.suspicious;
-            state.stamp();
-            if !config.lacks(Guard::Mark) && (went_back || suspect || gap(found, run, confirmed)) {
-                daemon.gap(found, state, config);
-            }
-            // With stamps, an entry says only that there was a stamp.
-            if let Some(found) = found.filter(|_| daemon.sweep.is_none()) {
-                daemon.known = vec![found];
-                daemon.ring_from = daemon.ring_from.or(Some(found.lsn));
-            } else if !config.lacks(Guard::Stamp) {
-                daemon.known = vec![Mark { lsn: 0, run }];
-            }
+            daemon.compare(state.cache.mark, state, config);
+            daemon.used(config);
+            daemon.reading &= daemon.start.is_some();
             Some(())
         })
     }
 
-    /// Only without stamps: GET before SET.
-    fn look_at_mark(&self) -> Option<State> {
-        self.with(|state, daemon| {
-            let writing = daemon.writing.as_mut().filter(|writing| !writing.looked)?;
-            let expected = state.cache.mark.is_some_and(|found| daemon.known.contains(&found));
-            writing.looked = true;
-            let mark = writing.mark;
-            if daemon.broken {
-                daemon.used();
-                daemon.mark_is_unknown(Some(mark));
-            } else if !expected {
-                daemon.mark_is_unknown(None);
-            }
-            Some(())
-        })
-    }
-
-    /// SET of the mark; with stamps a script that sets it only where the last stamp is.
+    /// The swap, and its answer.
     fn write_mark(&self, config: &Config) -> Option<State> {
         self.with(|state, daemon| {
-            let writing = daemon.writing.filter(|writing| writing.looked)?;
+            let writing = daemon.writing.clone()?;
             if daemon.broken {
-                daemon.used();
-                daemon.mark_is_unknown(Some(writing.mark));
+                daemon.mark_is_unknown(true);
                 return Some(());
             }
-            if !config.lacks(Guard::Stamp) && !state.cache.stamped {
-                daemon.mark_is_unknown(None);
+            if config.lacks(Guard::Mark) {
+                state.cache.mark = Some(writing.swapping.mark);
+            } else if !state.cache.swap(&writing.swapping) {
+                daemon.mark_is_unknown(false);
                 return Some(());
             }
-            state.cache.mark = Some(writing.mark);
-            daemon.writing = None;
-            daemon.known = vec![writing.mark];
-            daemon.ring_from = daemon.ring_from.or(Some(writing.mark.lsn));
-            daemon.acknowledged = Some(writing.ack);
+            let mark = writing.swapping.mark;
+            daemon.ring.marked(mark, writing.first);
+            (daemon.writing, daemon.held) = (None, Held::Trusted(vec![mark]));
+            if let Some(ack) = writing.ack.filter(|ack| is_current(*ack, daemon.run)) {
+                (daemon.marked, daemon.acknowledged) = (Some(ack), Some(ack));
+            }
             Some(())
         })
     }
@@ -421,11 +482,11 @@ impl State {
     /// The mark is written, or not, and the answer is lost.
     fn lose_reply(&self, executed: bool) -> Option<State> {
         self.fault(Fault::ReplyLost)?.with(|state, daemon| {
-            let writing = daemon.writing.filter(|writing| writing.looked)?;
+            let writing = daemon.writing.clone()?;
             if executed {
-                state.cache.mark = Some(writing.mark);
+                state.cache.swap(&writing.swapping);
             }
-            daemon.mark_is_unknown(Some(writing.mark));
+            daemon.mark_is_unknown(true);
             Some(())
         })
     }
@@ -434,7 +495,21 @@ impl State {
         self.with(|state, daemon| {
             daemon.start?;
             let confirmed = state.slot?;
-            state.slot = Some(daemon.acknowledged.filter(|ack| *ack > confirmed)?);
+            let acknowledged = daemon.acknowledged.filter(|ack| is_current(*ack, daemon.run));
+            state.slot = Some(acknowledged.map(lsn).filter(|lsn| *lsn > confirmed)?);
+            Some(())
+        })
+    }
+
+    /// What ran at the gap has ended: the sweep comes once more.
+    fn elders_ended(&self, config: &Config) -> Option<State> {
+        self.with(|state, daemon| {
+            let now = snapshot(state);
+            let ended = (0..state.tx.len() as u8).all(|tx| daemon.elders & bit(tx.into()) == 0 || now.contains(tx));
+            (daemon.await_elders && ended).then_some(())?;
+            (daemon.await_elders, daemon.elders) = (false, 0);
+            let spans = std::mem::take(&mut daemon.unswept);
+            daemon.sweep_for(spans, config);
             Some(())
         })
     }
@@ -442,34 +517,22 @@ impl State {
     /// A scan visits a key at some moment; a companion lies in another bucket.
     fn sweep(&self, config: &Config, step: Step) -> Option<State> {
         self.with(|state, daemon| {
-            let sweep = daemon.sweep.as_mut()?;
-            let now = snapshot(state);
-            let ended = (0..state.tx.len() as u8).all(|tx| sweep.old & bit(tx.into()) == 0 || now.contains(tx));
-            let in_order = !config.lacks(Guard::LeasesFirst) || sweep.ring;
-            let possible = match step {
-                Step::SweepLease => !sweep.lease_visited,
-                _ => !sweep.key_visited && (sweep.lease_visited || !in_order),
-            };
-            (ended && possible).then_some(())?;
-            let stamped = match step {
-                Step::SweepLease => {
-                    sweep.lease_visited = true;
-                    state.cache.lease = None;
-                    state.cache.stamped || config.lacks(Guard::Stamp)
-                }
-                _ => {
-                    sweep.key_visited = true;
-                    // The companion goes only with a key that the scan found.
-                    let lease = state.cache.lease.filter(|_| matches!(state.cache.key, super::world::Key::Empty));
-                    let stamped = state.delete(config);
-                    state.cache.lease = lease;
-                    stamped
-                }
-            };
-            if !stamped {
-                daemon.gap(state.cache.mark, state, config);
-                state.stamp();
+            let sweep = daemon.sweeps.first_mut()?;
+            let in_order = !config.lacks(Guard::LeasesFirst);
+            match step {
+                Step::SweepLease => (!sweep.lease_visited).then_some(())?,
+                _ => (!sweep.key_visited && (sweep.lease_visited || !in_order)).then_some(())?,
             }
+            if let Step::SweepLease = step {
+                sweep.lease_visited = true;
+                state.cache.lease = None;
+                return Some(());
+            }
+            sweep.key_visited = true;
+            // The companion goes only with a key that the scan found.
+            let lease = state.cache.lease.filter(|_| matches!(state.cache.key, super::world::Key::Empty));
+            state.delete(config);
+            state.cache.lease = lease;
             Some(())
         })
     }
@@ -477,30 +540,21 @@ impl State {
     fn end_sweep(&self, config: &Config) -> Option<State> {
         let held = self.held_by();
         self.with(|_, daemon| {
-            let sweep = daemon.sweep.take_if(|sweep| sweep.lease_visited && sweep.key_visited)?;
-            for span in sweep.spans {
-                if config.echoes() {
-                    daemon.window.add_echo(span);
-                    daemon.echoes.push(Echo { span, after: held });
-                }
-                daemon.window.part_done(span);
-            }
+            let done = daemon.sweeps.first().is_some_and(|sweep| sweep.lease_visited && sweep.key_visited);
+            let sweep = done.then(|| daemon.sweeps.remove(0))?;
+            daemon.delivered(sweep.spans, held, true, config);
             Some(())
         })
     }
 
-    /// The idle daemon looks after its mark. Where it would find what it expects, that is no step.
+    /// The idle daemon writes its mark again. Where it finds what it expects, that is no step.
     fn heartbeat(&self, config: &Config) -> Option<State> {
         self.with(|state, daemon| {
-            let busy = daemon.start.is_none() || daemon.reading || daemon.writing.is_some() || daemon.sweep.is_some();
-            let surprised = match config.lacks(Guard::Stamp) {
-                true => !state.cache.mark.is_some_and(|found| daemon.known.contains(&found)),
-                false => !state.cache.stamped,
-            };
-            let broken = daemon.broken && config.suspicious;
-            let beats = !busy && (!daemon.known.is_empty() && surprised || broken) && !config.lacks(Guard::Mark);
-            daemon.reading = beats.then_some(true)?;
-            daemon.used();
+            let free = daemon.start.is_some() && !daemon.reading && daemon.writing.is_none();
+            let trusted = matches!(daemon.held, Held::Trusted(_)) && !daemon.window.is_barred();
+            let surprised = daemon.broken || !daemon.held.expected().contains(&state.cache.mark);
+            (free && trusted && surprised && !config.lacks(Guard::Mark)).then_some(())?;
+            daemon.reading = true;
             Some(())
         })
     }
@@ -516,13 +570,14 @@ impl State {
             (Step::DeleteEarly, self.delete_early(config)),
             (Step::Snapshot, self.take_snapshot(config)),
             (Step::Deliver, self.deliver(config)),
+            (Step::Again, self.again(config)),
             (Step::Echo, self.echo(config)),
             (Step::ReadMark, self.read_mark(config)),
-            (Step::LookAtMark, self.look_at_mark()),
             (Step::WriteMark, self.write_mark(config)),
             (Step::ReplyLost, self.lose_reply(true)),
             (Step::CommandLost, self.lose_reply(false)),
             (Step::Status, self.status()),
+            (Step::EldersEnded, self.elders_ended(config)),
             (Step::SweepLease, self.sweep(config, Step::SweepLease)),
             (Step::SweepKey, self.sweep(config, Step::SweepKey)),
             (Step::SweepEnds, self.end_sweep(config)),
@@ -531,7 +586,7 @@ impl State {
         for (step, next) in steps {
             if let Some(mut next) = next {
                 if let Some(daemon) = &mut next.daemon {
-                    daemon.settle(config);
+                    daemon.settle(&mut next.nonces, config);
                 }
                 found(step, next);
             }

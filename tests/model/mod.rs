@@ -5,6 +5,7 @@
 
 mod cases;
 mod daemon;
+mod held;
 mod search;
 mod world;
 
@@ -54,8 +55,10 @@ pub enum Guard {
     Ring,
     /// A sweep waits for transactions that are older than the slot.
     WaitForOld,
-    /// Every delete leaves a stamp, in one with it, and the mark is written only where the last stamp is.
-    Stamp,
+    /// A new connection says whether it leads to another cache.
+    Identity,
+    /// A heartbeat brings the first mark behind a gap.
+    Beat,
     /// A sweep visits every companion lease before it visits keys.
     LeasesFirst,
 }
@@ -110,10 +113,8 @@ pub struct Config {
     pub replica: bool,
     /// Keys are also deleted ahead of the gate.
     pub early: bool,
-    /// A gap that the ring covers needs no sweep.
+    /// What the ring covers needs no sweep.
     pub ring: bool,
-    /// A broken connection to the cache counts as a gap, whatever the mark says.
-    pub suspicious: bool,
     pub without: &'static [Guard],
     pub faults: &'static [Fault],
     pub expected: Expected,
@@ -151,9 +152,9 @@ pub enum Step {
     DeleteEarly,
     Snapshot,
     Deliver,
+    Again,
     Echo,
     ReadMark,
-    LookAtMark,
     WriteMark,
     ReplyLost,
     CommandLost,
@@ -162,6 +163,7 @@ pub enum Step {
     SweepKey,
     SweepEnds,
     Heartbeat,
+    EldersEnded,
 }
 
 impl std::fmt::Display for Step {
@@ -194,17 +196,18 @@ impl std::fmt::Display for Step {
             Step::DeleteEarly => "the daemon deletes the key ahead of the gate",
             Step::Snapshot => "the daemon takes a snapshot",
             Step::Deliver => "the daemon deletes the key; every reply is read",
+            Step::Again => "the daemon deletes again what the cache may lack",
             Step::Echo => "the daemon deletes the key again: an echo",
             Step::ReadMark => "the daemon reads the mark and compares it",
-            Step::LookAtMark => "the daemon looks at the mark before it writes the next",
-            Step::WriteMark => "the daemon writes the mark",
+            Step::WriteMark => "the daemon swaps the mark",
             Step::ReplyLost => "FAULT: the mark is written and the answer lost",
             Step::CommandLost => "FAULT: the mark is lost on its way",
+            Step::EldersEnded => "the daemon sees that what was open at the gap has ended",
             Step::Status => "the daemon confirms the position to PostgreSQL",
             Step::SweepLease => "the sweep visits the lease",
             Step::SweepKey => "the sweep visits the key",
             Step::SweepEnds => "the sweep ends",
-            Step::Heartbeat => "the idle daemon looks at its mark and is surprised",
+            Step::Heartbeat => "the idle daemon tries to write its mark and finds another",
         };
         f.write_str(text)
     }

@@ -30,11 +30,23 @@ pub enum Tx {
     Gone,
 }
 
-/// What the mark says; the texts of the real one are made where it is judged.
+/// What the mark says; the texts of the real one are made where it is judged. No two have one nonce.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Mark {
     pub lsn: u64,
     pub run: u8,
+    pub nonce: u8,
+}
+
+impl Mark {
+    pub const FIRST: Mark = Mark { lsn: 0, run: 0, nonce: 0 };
+}
+
+/// A swap of the mark on its way: it goes only over one of these.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Swapping {
+    pub expected: Vec<Option<Mark>>,
+    pub mark: Mark,
 }
 
 /// What is at the key.
@@ -53,12 +65,19 @@ pub struct Cache {
     /// The companion `lease:{K}`.
     pub lease: Option<u8>,
     pub mark: Option<Mark>,
-    /// Whether this copy has the last stamp that the daemon wrote. A stamp is unique, so equality is all there is to it.
-    pub stamped: bool,
 }
 
 impl Cache {
-    pub const NEW: Cache = Cache { key: Key::Empty, lease: None, mark: None, stamped: false };
+    pub const NEW: Cache = Cache { key: Key::Empty, lease: None, mark: None };
+
+    /// The script: one step, whoever sent it.
+    pub fn swap(&mut self, swapping: &Swapping) -> bool {
+        let expected = swapping.expected.contains(&self.mark);
+        if expected {
+            self.mark = Some(swapping.mark);
+        }
+        expected
+    }
 
     /// UNLINK of the key and its companion, one command.
     pub fn unlink(&mut self) {
@@ -101,9 +120,12 @@ pub struct State {
     /// Transactions whose keys were deleted at a moment when they were visible.
     pub served: Set,
     pub daemon: Option<Daemon>,
-    /// A mark that a dead or deposed daemon sent, still on its way. With stamps it names a stamp: where that is, what it
-    /// says is true.
-    pub stray: Option<Mark>,
+    /// A mark that a dead daemon sent, still on its way.
+    pub stray: Option<Swapping>,
+    /// Marks that were made.
+    pub nonces: u8,
+    /// Whether the slot was made anew since the last connection.
+    pub created: bool,
     pub faults: [u8; Fault::ALL.len()],
 }
 
@@ -122,12 +144,14 @@ impl State {
             run: 0,
             replayed: 0,
             slot: Some(0),
-            cache: Cache { mark: Some(Mark { lsn: 0, run: 0 }), stamped: true, ..Cache::NEW },
+            cache: Cache { mark: Some(Mark::FIRST), ..Cache::NEW },
             copy: None,
             readers: [reader(0), reader(1)],
             served: 0,
             daemon: Some(Daemon::running()),
             stray: None,
+            nonces: 0,
+            created: false,
             faults: Fault::ALL.map(|fault| config.faults.iter().filter(|wanted| **wanted == fault).count() as u8),
         }
     }
@@ -320,13 +344,13 @@ impl State {
             return None;
         }
         let end = self.wal.len() as u64;
-        Some(State { slot: Some(end), flushed: end, ..self.clone() })
+        Some(State { slot: Some(end), flushed: end, created: true, ..self.clone() })
     }
 
-    pub fn kill_daemon(&self, config: &Config) -> Option<State> {
+    pub fn kill_daemon(&self) -> Option<State> {
         let daemon = self.daemon.as_ref()?;
         let mut next = self.fault(Fault::DaemonCrash)?;
-        next.stray = daemon.mark_on_its_way().filter(|_| config.lacks(Guard::Stamp));
+        next.stray = daemon.mark_on_its_way();
         next.daemon = None;
         Some(next)
     }
@@ -334,17 +358,14 @@ impl State {
     /// The stray mark arrives, perhaps after another daemon took over.
     pub fn stray_arrives(&self) -> Option<State> {
         let mut next = self.clone();
-        next.cache.mark = Some(next.stray.take()?);
+        let stray = next.stray.take()?;
+        next.cache.swap(&stray);
         Some(next)
     }
 
     pub fn start_daemon(&self) -> Option<State> {
         let mut next = self.daemon.is_none().then(|| self.clone())?;
         next.daemon = Some(Daemon::default());
-        next.cache.stamped = false; // A stamp of another process is nobody's last one.
-        if let Some(copy) = &mut next.copy {
-            copy.stamped = false;
-        }
         Some(next)
     }
 
@@ -378,7 +399,7 @@ impl State {
         try_step(Step::Fault(Fault::PostgresCrash), self.crash_postgres(false));
         try_step(Step::SlotWentBack, self.crash_postgres(true));
         try_step(Step::Fault(Fault::SlotLost), self.lose_slot());
-        try_step(Step::Fault(Fault::DaemonCrash), self.kill_daemon(config));
+        try_step(Step::Fault(Fault::DaemonCrash), self.kill_daemon());
         try_step(Step::StrayMark, self.stray_arrives());
         try_step(Step::NewSlot, self.new_slot());
         try_step(Step::StartDaemon, self.start_daemon());

@@ -1,0 +1,190 @@
+//! The simulated cache and control session, as the daemon reaches them: connections that break, commands that are lost.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use crieur::cache::glob;
+use crieur::cache::{Cache, Deleted, Swap, Swept};
+use crieur::change::Oid;
+use crieur::control::{Answer, Control, Question};
+use crieur::error::{Error, Result};
+use crieur::gate::Snapshot;
+use crieur::keys::KeySet;
+use tokio::time::{Instant, sleep};
+
+use super::world::{OWNERS, Shared};
+
+/// A client of the cache: which server its connections lead to.
+pub struct SimCache {
+    world: Shared,
+    known: Cell<Option<u64>>,
+    marking: Cell<Option<u64>>,
+    changes: Cell<u64>,
+}
+
+impl SimCache {
+    pub fn new(world: Shared) -> Self {
+        SimCache { world, known: Cell::new(None), marking: Cell::new(None), changes: Cell::new(0) }
+    }
+
+    fn connect(&self) -> u64 {
+        let server = self.world.borrow().server;
+        if self.known.replace(Some(server)).is_some_and(|known| known != server) {
+            self.changes.set(self.changes.get() + 1);
+        }
+        server
+    }
+
+    fn broken<T>(&self, why: &str) -> Result<T> {
+        self.marking.set(None);
+        Err(Error::transient(why))
+    }
+
+    async fn wait(&self, most_ms: u64) {
+        let wait = self.world.borrow_mut().pause(most_ms);
+        sleep(wait).await;
+    }
+}
+
+impl Cache for SimCache {
+    async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
+        let server = self.connect();
+        self.wait(5).await;
+        for key in keys.iter().flat_map(|set| set.iter()) {
+            // Half a pipeline may be done before the connection breaks.
+            if self.world.borrow_mut().fault(60) || self.world.borrow().server != server {
+                return self.broken("simulated half reply");
+            }
+            self.world.borrow_mut().delete(|held| held.as_bytes() == key.bytes);
+        }
+        self.wait(5).await;
+        if self.world.borrow_mut().fault(20) || self.world.borrow().server != server {
+            return self.broken("simulated lost reply");
+        }
+        Ok(Deleted::default())
+    }
+
+    /// A scan in a few steps; each visits what another hash of the keys chooses.
+    async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
+        let server = self.connect();
+        for step in 0..3 {
+            self.wait(15).await;
+            if self.world.borrow_mut().fault(10) || self.world.borrow().server != server {
+                return self.broken("simulated cut of a scan");
+            }
+            let visited = |key: &str| key.bytes().map(usize::from).sum::<usize>() % 3 == step;
+            let matches = |key: &str| patterns.iter().any(|pattern| glob::matches(pattern.bytes, key.as_bytes()));
+            self.world.borrow_mut().delete(|key| visited(key) && matches(key));
+        }
+        Ok(Swept::default())
+    }
+
+    async fn mark(&self, _name: &str) -> Result<Option<Vec<u8>>> {
+        let server = match self.marking.get() {
+            Some(server) if server == self.world.borrow().server => server,
+            _ => self.connect(),
+        };
+        self.wait(3).await;
+        if self.world.borrow_mut().fault(15) || self.world.borrow().server != server {
+            return self.broken("simulated loss of the mark");
+        }
+        self.marking.set(Some(server));
+        let mark = self.world.borrow().cache.mark.clone();
+        self.wait(3).await;
+        Ok(mark)
+    }
+
+    async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
+        let Some(server) = self.marking.get() else { return Ok(Swap::Unproven) };
+        self.wait(2).await;
+        if self.world.borrow().server != server {
+            self.marking.set(None);
+            return Ok(Swap::Lost);
+        }
+        if self.world.borrow_mut().fault(10) {
+            return self.broken("simulated refusal");
+        }
+        if self.world.borrow_mut().fault(12) {
+            return Ok(Swap::Full);
+        }
+        if !expected.contains(&self.world.borrow().cache.mark) {
+            return Ok(Swap::Other);
+        }
+        self.world.borrow_mut().cache.mark = Some(mark.to_vec());
+        self.world.borrow_mut().cache.marks += 1;
+        self.wait(2).await;
+        if self.world.borrow_mut().fault(10) {
+            return self.broken("simulated loss of the answer");
+        }
+        Ok(Swap::Written)
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+}
+
+/// The control session.
+pub struct SimControl(pub Shared);
+
+impl Control for SimControl {
+    async fn snapshot(&self) -> Result<Snapshot> {
+        let wait = self.0.borrow_mut().pause(1);
+        sleep(wait).await;
+        if self.0.borrow_mut().fault(30) {
+            return Err(Error::transient("simulated loss of the control session"));
+        }
+        let now = Instant::now();
+        let snapshot = {
+            let world = self.0.borrow();
+            let invisible = world.log.iter().filter(|commit| commit.visible_at > now);
+            let in_progress = invisible.map(|commit| commit.xid).collect();
+            // As on a real server, a transaction that had no number yet is not contained.
+            Snapshot::Taken { xmax: world.xids + 1, in_progress }
+        };
+        let wait = self.0.borrow_mut().pause(1);
+        sleep(wait).await;
+        Ok(snapshot)
+    }
+
+    async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
+        let wait = self.0.borrow_mut().pause(3);
+        sleep(wait).await;
+        if self.0.borrow_mut().fault(30) {
+            return Err(Error::transient("simulated loss of the control session"));
+        }
+        let refused = self.0.borrow_mut().fault(40);
+        let answer = |question: &Question| {
+            let id = question.args[0].as_deref().and_then(|id| std::str::from_utf8(id).ok()?.parse::<u64>().ok());
+            let owner = id.expect("a row's number") % OWNERS;
+            if refused {
+                Answer::Refused(String::new())
+            } else {
+                Answer::Rows(vec![vec![Some(owner.to_string().into())]])
+            }
+        };
+        Ok(questions.iter().map(answer).collect())
+    }
+
+    async fn replicas_replayed(&self) -> Result<()> {
+        let now = Instant::now();
+        let until = self.0.borrow().log.iter().filter(|c| c.flushed_at <= now).map(|c| c.replayed_at).max();
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
+        }
+        if self.0.borrow_mut().fault(10) { Err(Error::transient("simulated replica")) } else { Ok(()) }
+    }
+
+    async fn partition_root(&self, _oid: Oid) -> Result<Option<(String, String)>> {
+        Ok(None)
+    }
+
+    async fn lost(&self) {
+        loop {
+            if std::mem::take(&mut self.0.borrow_mut().control_lost) {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The simulated walsender: sends flushed commits in order, visible or not, some while they are open, and breaks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crieur::change::{Change, Column, Event, Oid, Relation, ReplicaIdentity};
+use crieur::decode::{Block, Message, decode};
+use crieur::error::{Error, Result};
+use crieur::lsn::{Lsn, Xid};
+use crieur::mark::{SlotOrigin, Start};
+use crieur::source::Source;
+use tokio::time::{Instant, sleep};
+
+use super::world::{Commit, Shared};
+
+/// A position, and the server's run that it belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct SimAck {
+    run: u64,
+    end: u64,
+}
+
+fn relation(oid: u32, name: &str) -> Relation {
+    let id = Column { name: "id".into(), type_oid: Oid(25), in_identity: true };
+    let identity = ReplicaIdentity::Full;
+    Relation { oid: Oid(oid), schema: "public".into(), name: name.into(), identity, columns: vec![id] }
+}
+
+/// An Insert message of pgoutput with one text column.
+fn insert(table: u8, key: u64) -> Vec<u8> {
+    let text = format!("{key}");
+    let mut bytes = vec![b'I', 0, 0, 0, table, b'N', 0, 1, b't'];
+    bytes.extend((text.len() as u32).to_be_bytes());
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+fn change(bytes: &[u8]) -> Change<'_> {
+    match decode(bytes, Block::Outside) {
+        Ok(Message::Change { change, .. }) => change,
+        other => panic!("the simulation sends valid changes, not {other:?}"),
+    }
+}
+
+enum Item {
+    Relation(usize),
+    Begin(u32),
+    Insert(Vec<u8>),
+    Open(u32, Vec<u8>),
+    Abort(u32),
+    Commit(u32, u64),
+    Idle(u64),
+}
+
+pub struct SimSource {
+    world: Shared,
+    relations: [Relation; 2],
+    start: Option<Start>,
+    run: u64,
+    stream: u64,
+    /// Index of the next commit to send.
+    next: usize,
+    /// How much of a transaction was sent while it was open.
+    opened: BTreeMap<u32, usize>,
+    queue: VecDeque<Item>,
+    current: Option<Item>,
+}
+
+fn inserts(commit: &Commit) -> Vec<Vec<u8>> {
+    let things = commit.rows.iter().map(|row| insert(1, *row));
+    let all: Vec<_> = things.chain(commit.shelf.map(|shelf| insert(2, shelf))).collect();
+    if commit.published { all } else { Vec::new() }
+}
+
+impl SimSource {
+    pub fn new(world: Shared) -> Self {
+        let relations = [relation(1, "things"), relation(2, "shelves")];
+        let (queue, opened) = (VecDeque::new(), BTreeMap::new());
+        SimSource { world, relations, start: None, run: 0, stream: 0, next: 0, opened, queue, current: None }
+    }
+
+    /// The server starts at the confirmed position: everything after it comes again.
+    fn connect(&mut self) {
+        let mut world = self.world.borrow_mut();
+        let slot = if std::mem::take(&mut world.slot_lost) {
+            world.new_slot();
+            SlotOrigin::Created
+        } else {
+            SlotOrigin::Found
+        };
+        self.next = world.log.iter().take_while(|commit| commit.end <= world.confirmed).count();
+        self.queue = VecDeque::from([Item::Relation(0), Item::Relation(1)]);
+        self.opened.clear();
+        (self.run, self.stream) = (world.run, world.stream);
+        self.start = Some(Start {
+            system: "sim".into(),
+            timeline: 1,
+            confirmed: Lsn(world.confirmed),
+            run: world.run.to_string(),
+            publication: world.publication.to_string(),
+            slot,
+        });
+    }
+
+    /// Sends a part of a transaction that is still open.
+    fn open(&mut self, commit: &Commit, parts: usize) {
+        let inserts = inserts(commit);
+        let sent = self.opened.entry(commit.xid).or_default();
+        let until = inserts.len().min(*sent + parts);
+        self.queue.extend(inserts[*sent..until].iter().map(|bytes| Item::Open(commit.xid, bytes.clone())));
+        *sent = until;
+    }
+
+    /// Sends the next transaction, or at times a keepalive.
+    fn produce(&mut self) {
+        let (commit, later, aborted, idle) = {
+            let mut world = self.world.borrow_mut();
+            let now = Instant::now();
+            let commit = world.log.get(self.next).filter(|commit| commit.flushed_at <= now).cloned();
+            let later: Vec<Commit> = world.log.iter().skip(self.next + 1).take(2).cloned().collect();
+            let flushed = world.log.iter().all(|commit| commit.flushed_at <= now);
+            let idle = (commit.is_none() && flushed && world.dice.one_in(3)).then(|| world.end() + 1);
+            (commit, later, world.dice.one_in(9).then(|| world.dice.roll(9)), idle)
+        };
+        for commit in later.iter().filter(|commit| commit.streamed) {
+            self.open(commit, 1);
+        }
+        if let Some(row) = aborted {
+            let xid = 1_000_000 + row as u32;
+            self.queue.extend([Item::Open(xid, insert(1, row)), Item::Abort(xid)]);
+        }
+        self.queue.extend(idle.map(Item::Idle));
+        let Some(commit) = commit else { return };
+        self.next += 1;
+        if commit.streamed {
+            self.open(&commit, usize::MAX - ROOM);
+        } else {
+            self.queue.push_back(Item::Begin(commit.xid));
+            self.queue.extend(inserts(&commit).into_iter().map(Item::Insert));
+        }
+        self.queue.push_back(Item::Commit(commit.xid, commit.end));
+    }
+}
+
+/// More than any transaction has changes.
+const ROOM: usize = 1 << 20;
+
+impl Source for SimSource {
+    type Ack = SimAck;
+
+    async fn ready(&mut self) -> Result<()> {
+        if self.start.is_none() {
+            let wait = self.world.borrow_mut().pause(20);
+            sleep(wait).await;
+            self.connect();
+            return Ok(());
+        }
+        while self.queue.is_empty() {
+            let wait = self.world.borrow_mut().pause(3);
+            sleep(wait).await;
+            if self.world.borrow().stream != self.stream {
+                self.start = None;
+                return Err(Error::transient("simulated cut"));
+            }
+            self.produce();
+        }
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<Option<Event<'_, SimAck>>> {
+        self.current = self.queue.pop_front();
+        let ack = |end: &u64| SimAck { run: self.run, end: *end };
+        Ok(self.current.as_ref().map(|item| match item {
+            Item::Relation(index) => Event::Relation(&self.relations[*index]),
+            Item::Begin(xid) => Event::Begin(Xid(*xid)),
+            Item::Commit(xid, end) => Event::Commit(Xid(*xid), ack(end)),
+            Item::Idle(end) => Event::Idle(ack(end)),
+            Item::Insert(bytes) => Event::Change(change(bytes)),
+            Item::Open(xid, bytes) => Event::Open(Xid(*xid), change(bytes)),
+            Item::Abort(xid) => Event::Abort(Xid(*xid)),
+        }))
+    }
+
+    fn acknowledge(&mut self, upto: SimAck) {
+        let mut world = self.world.borrow_mut();
+        if upto.run != self.run {
+            world.failure = Some(format!("{upto:?} is a position of another run"));
+        }
+        if self.start.is_none() || self.stream != world.stream || upto.end <= world.confirmed {
+            return; // It never arrives, or moves nothing (`LogicalConfirmReceivedLocation` in `logical.c`).
+        }
+        let confirmed = world.log.iter().filter(|commit| commit.end <= upto.end).map(|commit| commit.xid);
+        let early: Vec<u32> = confirmed.filter(|xid| world.owed.contains_key(xid)).collect();
+        if !early.is_empty() {
+            world.failure = Some(format!("confirmed {} with {early:?} unanswered", upto.end));
+        }
+        world.confirmed = upto.end;
+    }
+
+    fn status_due(&self) -> Option<Instant> {
+        None
+    }
+
+    async fn status(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn lateness(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn start(&self) -> Option<&Start> {
+        self.start.as_ref()
+    }
+
+    fn lsn(&self, ack: SimAck) -> Lsn {
+        Lsn(ack.end)
+    }
+
+    fn is_current(&self, ack: SimAck) -> bool {
+        ack.run == self.run
+    }
+
+    fn bytes_behind(&self, _ack: SimAck) -> u64 {
+        0
+    }
+
+    fn disconnect(&mut self) {
+        self.start = None;
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        Ok(())
+    }
+}

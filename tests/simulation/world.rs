@@ -1,0 +1,275 @@
+//! The truth of the simulation: a server's transactions, caches that hold values, readers and writers, and what goes
+//! wrong with them. The daemon's parts are `source.rs` and `parts.rs`; nothing here knows what the daemon does.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// A small generator with a good mix (splitmix64): a schedule must depend on nothing but its seed.
+#[derive(Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        mixed(self.0) % sides
+    }
+
+    pub fn one_in(&mut self, sides: u64) -> bool {
+        self.roll(sides) == 0
+    }
+}
+
+fn mixed(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Rows of the table, and owners that a lookup finds for them.
+pub const ROWS: u64 = 12;
+pub const OWNERS: u64 = 4;
+
+/// One committed transaction.
+#[derive(Clone)]
+pub struct Commit {
+    pub xid: u32,
+    pub end: u64,
+    pub rows: Vec<u64>,
+    /// A row of the second table, whose keys are a pattern.
+    pub shelf: Option<u64>,
+    pub visible_at: Instant,
+    pub flushed_at: Instant,
+    /// When the read replica shows it.
+    pub replayed_at: Instant,
+    pub published: bool,
+    /// Sent while it is open.
+    pub streamed: bool,
+    /// Keys whose values it changes.
+    pub keys: BTreeSet<String>,
+}
+
+fn keys(rows: &[u64], shelf: Option<u64>) -> BTreeSet<String> {
+    let things = rows.iter().map(|row| format!("thing:{row}"));
+    let owners = rows.iter().map(|row| format!("owner:{}", row % OWNERS));
+    things.chain(owners).chain(shelf.map(|shelf| format!("shelf:{shelf}:a"))).collect()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Held {
+    Lease(u64),
+    Value(u64),
+}
+
+/// What one copy of the cache holds.
+#[derive(Clone, Default)]
+pub struct Copy {
+    pub keys: BTreeMap<String, Held>,
+    pub mark: Option<Vec<u8>>,
+    /// Marks written before this copy was made.
+    pub marks: u64,
+}
+
+pub struct World {
+    pub dice: Dice,
+    pub faults_end: Instant,
+    pub replica: bool,
+    pub echoes: bool,
+    pub log: Vec<Commit>,
+    pub xids: u32,
+    /// Keys of each transaction that were not deleted yet at a moment when it was visible.
+    pub owed: BTreeMap<u32, BTreeSet<String>>,
+    pub confirmed: u64,
+    pub run: u64,
+    pub publication: u64,
+    pub published: bool,
+    /// Connections of the walsender; a cut makes it another.
+    pub stream: u64,
+    pub slot_lost: bool,
+    pub cache: Copy,
+    pub copy: Option<Copy>,
+    /// Which server is behind the cache's address.
+    pub server: u64,
+    pub control_lost: bool,
+    pub quiet: bool,
+    pub failure: Option<String>,
+}
+
+pub type Shared = Rc<RefCell<World>>;
+
+impl World {
+    pub fn fault(&mut self, one_in: u64) -> bool {
+        Instant::now() < self.faults_end && self.dice.one_in(one_in)
+    }
+
+    pub fn pause(&mut self, most_ms: u64) -> Duration {
+        Duration::from_micros(self.dice.roll(most_ms * 1_000))
+    }
+
+    /// What a SELECT for the key returns now, where readers read: the mixture of the transactions that it sees.
+    pub fn value(&self, key: &str) -> u64 {
+        let now = Instant::now();
+        let seen = |commit: &&Commit| if self.replica { commit.replayed_at <= now } else { commit.visible_at <= now };
+        let touching = self.log.iter().filter(seen).filter(|commit| commit.keys.contains(key));
+        touching.fold(0, |value, commit| value ^ mixed(u64::from(commit.xid)))
+    }
+
+    /// The keys for which `deleted` says so are gone.
+    pub fn delete(&mut self, deleted: impl Fn(&str) -> bool) {
+        let now = Instant::now();
+        self.cache.keys.retain(|key, _| !deleted(key));
+        for commit in self.log.iter().filter(|commit| commit.visible_at <= now) {
+            if let Some(keys) = self.owed.get_mut(&commit.xid) {
+                keys.retain(|key| !deleted(key));
+            }
+        }
+        self.owed.retain(|_, keys| !keys.is_empty());
+    }
+
+    pub fn end(&self) -> u64 {
+        self.log.last().map_or(0, |commit| commit.end)
+    }
+
+    pub fn stale(&self) -> Vec<String> {
+        let wrong = |(key, held): &(&String, &Held)| matches!(held, Held::Value(value) if *value != self.value(key));
+        self.cache.keys.iter().filter(wrong).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// A crash and recovery: what was not flushed is gone, though it was seen; what was logged is visible.
+    fn crash(&mut self) {
+        let now = Instant::now();
+        let kept = self.log.iter().take_while(|commit| commit.flushed_at <= now).count();
+        for lost in self.log.split_off(kept) {
+            self.owed.remove(&lost.xid);
+        }
+        self.log.iter_mut().for_each(|commit| commit.visible_at = commit.visible_at.min(now));
+        (self.run, self.stream, self.control_lost) = (self.run + 1, self.stream + 1, true);
+    }
+
+    /// The slot is gone; the new one begins at the end of the WAL, when the daemon connects.
+    pub fn new_slot(&mut self) {
+        self.confirmed = self.end();
+        self.log.iter_mut().for_each(|commit| commit.flushed_at = commit.flushed_at.min(Instant::now()));
+        for commit in &self.log {
+            self.owed.remove(&commit.xid);
+        }
+    }
+
+    /// The cache goes back; behind the same connections only where a mark can tell (the model has the other rows).
+    fn go_back(&mut self) {
+        match self.copy.take() {
+            None => self.copy = Some(self.cache.clone()),
+            Some(copy) => {
+                let silent = copy.marks + 8 < self.cache.marks && self.dice.one_in(2);
+                let marks = self.cache.marks;
+                self.cache = Copy { marks, ..copy };
+                self.server += u64::from(!silent);
+            }
+        }
+    }
+
+    fn chaos(&mut self) {
+        match self.dice.roll(9) {
+            0 | 1 | 2 => self.go_back(),
+            3 => {
+                self.cache = Copy { marks: self.cache.marks, ..Copy::default() };
+                self.server += self.dice.roll(2);
+            }
+            4 if !self.replica => self.crash(),
+            5 => (self.slot_lost, self.stream) = (true, self.stream + 1),
+            6 => {
+                self.published = !self.published;
+                (self.publication, self.stream) = (self.publication + 1, self.stream + 1);
+            }
+            7 => self.control_lost = true,
+            _ => self.stream += 1,
+        }
+    }
+}
+
+/// Things go wrong from outside until the faults end.
+pub async fn chaos(world: Shared, most_ms: u64) {
+    loop {
+        let wait = world.borrow_mut().pause(most_ms);
+        sleep(wait).await;
+        let mut world = world.borrow_mut();
+        if Instant::now() >= world.faults_end {
+            if !world.published {
+                world.published = true;
+                (world.publication, world.stream) = (world.publication + 1, world.stream + 1);
+            }
+            return;
+        }
+        world.chaos();
+    }
+}
+
+/// Commits whose visibility comes up to 30 ms after the walsender may send them.
+pub async fn write(world: Shared, commits: u32) {
+    for _ in 0..commits {
+        let wait = world.borrow_mut().pause(4);
+        sleep(wait).await;
+        let mut world = world.borrow_mut();
+        let now = Instant::now();
+        world.xids += 1;
+        let rows: Vec<u64> = (0..world.dice.roll(5)).map(|_| world.dice.roll(ROWS)).collect();
+        let shelf = if world.dice.one_in(15) { Some(world.dice.roll(3)) } else { None };
+        let invisible = if world.dice.one_in(3) { world.pause(30) } else { Duration::ZERO };
+        // `synchronous_commit = off`: seen before it is flushed, and flushed in order.
+        let unflushed = if world.dice.one_in(4) { world.pause(20) } else { Duration::ZERO };
+        let behind = world.log.last().map_or(now, |last| last.flushed_at);
+        let flushed_at = (now + unflushed).max(behind);
+        let last_replayed = world.log.last().map_or(now, |last| last.replayed_at);
+        let replayed_at = (flushed_at + world.pause(20)).max(last_replayed);
+        let (published, streamed) = (world.published, world.dice.one_in(4));
+        let (xid, end) = (world.xids, world.end() + 10);
+        let visible_at = now + invisible;
+        let keys = keys(&rows, shelf);
+        if published && !keys.is_empty() {
+            world.owed.insert(xid, keys.clone());
+        }
+        let commit = Commit { xid, end, rows, shelf, visible_at, flushed_at, replayed_at, published, streamed, keys };
+        world.log.push(commit);
+    }
+}
+
+/// A reader that fills keys: plain ones promise to store before the last echo, others have a lease and all the time.
+pub async fn read(world: Shared, reader: u64) {
+    let mut token = reader << 32;
+    loop {
+        let wait = world.borrow_mut().pause(30);
+        sleep(wait).await;
+        if world.borrow().quiet {
+            return;
+        }
+        token += 1;
+        let (key, lease) = {
+            let mut world = world.borrow_mut();
+            let key = match world.dice.roll(6) {
+                0 => format!("owner:{}", world.dice.roll(OWNERS)),
+                1 => format!("shelf:{}:a", world.dice.roll(3)),
+                _ => format!("thing:{}", world.dice.roll(ROWS)),
+            };
+            if world.cache.keys.contains_key(&key) {
+                continue;
+            }
+            let lease = !world.echoes || world.dice.one_in(2);
+            if lease {
+                world.cache.keys.insert(key.clone(), Held::Lease(token));
+            }
+            (key, lease)
+        };
+        let wait = world.borrow_mut().pause(5);
+        sleep(wait).await;
+        let value = world.borrow().value(&key);
+        let wait = world.borrow_mut().pause(if lease { 200 } else { 85 });
+        sleep(wait).await;
+        let mut world = world.borrow_mut();
+        if !lease || world.cache.keys.get(&key) == Some(&Held::Lease(token)) {
+            world.cache.keys.insert(key, Held::Value(value));
+        }
+    }
+}
