@@ -259,7 +259,13 @@ impl ControlSession {
         }
         let limit = self.statement_timeout.as_millis();
         let settings = format!("-c default_transaction_read_only=on -c statement_timeout={limit}");
-        let session = Session::connect(&self.dsn, self.connect_timeout, &settings).await?;
+        let connected = Session::connect(&self.dsn, self.connect_timeout, &settings).await;
+        let session = connected.inspect_err(|error| {
+            // There may be no session yet whose end could tell, or its last statement failed before its connection.
+            if error.sqlstate.as_deref() == Some(CANNOT_CONNECT_NOW) {
+                self.failed.notify_one();
+            }
+        })?;
         let identity = identity(&session).await?;
         let snapshot = session.client.prepare("SELECT pg_catalog.pg_current_snapshot()::text").await;
         let snapshot = snapshot.map_err(|error| session_error(&error))?;
@@ -272,12 +278,7 @@ impl ControlSession {
     ///
     /// `statements` run one after the other on the server, each within the statement timeout.
     async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(Rc<Live>) -> Result<T>) -> Result<T> {
-        let live = self.live().await.inspect_err(|error| {
-            // There may be no session yet whose end could tell.
-            if error.sqlstate.as_deref() == Some(CANNOT_CONNECT_NOW) {
-                self.failed.notify_one();
-            }
-        })?;
+        let live = self.live().await?;
         if let (Some(expected), Some(found)) = (&*self.expected.borrow(), &live.identity)
             && expected != found
         {

@@ -15,20 +15,23 @@ use crate::world::World;
 use crate::{alone, round};
 
 /// Rounds until a stale key must have been found.
-const ROUNDS: u64 = 6;
+const ROUNDS: u64 = 12;
 
 struct Proof {
     guard: Guard,
+    /// Off as well, because it would repair the same.
+    besides: Option<Guard>,
     /// What strikes, one after the other.
     faults: &'static [Fault],
 }
 
 const PROOFS: &[Proof] = &[
-    Proof { guard: Guard::Ring, faults: &[Fault::CacheFailedOver] },
-    Proof { guard: Guard::Gate, faults: &[Fault::CommitsInvisible; 4] },
-    Proof { guard: Guard::Echo, faults: &[Fault::ClientsKilled] },
-    Proof { guard: Guard::Mark, faults: &[Fault::CacheWentBack] },
-    Proof { guard: Guard::Replies, faults: &[Fault::CacheReadonly] },
+    Proof { guard: Guard::Ring, besides: None, faults: &[Fault::CacheFailedOver] },
+    Proof { guard: Guard::Gate, besides: None, faults: &[Fault::CommitsInvisible; 4] },
+    Proof { guard: Guard::Echo, besides: None, faults: &[Fault::ClientsKilled] },
+    Proof { guard: Guard::Mark, besides: None, faults: &[Fault::CacheWentBack] },
+    // Behind the mark that is refused too, the ring deletes again what nobody saw refused.
+    Proof { guard: Guard::Replies, besides: Some(Guard::Ring), faults: &[Fault::CacheReadonly; 2] },
 ];
 
 /// Rounds, until there are stale keys.
@@ -47,7 +50,8 @@ fn prove(guard: Guard) {
     let proof = PROOFS.iter().find(|proof| proof.guard == guard).expect("each guard has its proof");
     let (mut world, oracle, mut seed) = (World::start(), Arc::new(Oracle::default()), Seed(Seed::of_the_run()));
     println!("SEED={}", seed.0);
-    world.set("CRIEUR_WITHOUT", format!("{guard:?}"));
+    let off = [Some(guard), proof.besides].into_iter().flatten().map(|guard| format!("{guard:?}"));
+    world.set("CRIEUR_WITHOUT", off.collect::<Vec<_>>().join(","));
     world.run_ready_daemon();
     find_stale_keys(&mut world, &oracle, &format!("without {guard:?}"), proof.faults, &mut seed);
     world.stop_daemon();

@@ -59,6 +59,8 @@ pub struct Staleness {
     pub p99: String,
     pub max: String,
     /// Of all judged hits: a fresh one counts as 0.
+    pub p50_of_all: String,
+    /// The same.
     pub p99_of_all: String,
 }
 
@@ -71,13 +73,17 @@ impl Staleness {
             count => stale[(((count - 1) as f64) * part) as usize],
         };
         let fresh = seen.judged - stale.len() as u64;
-        let rank = (seen.judged as f64 * 0.99) as u64;
-        let of_all = rank.checked_sub(fresh).and_then(|index| stale.get(index as usize)).copied();
+        let of_all = |part: f64| {
+            let rank = (seen.judged as f64 * part) as u64;
+            let found = rank.checked_sub(fresh).and_then(|index| stale.get(index as usize)).copied();
+            milliseconds(found.unwrap_or_default())
+        };
         Staleness {
             p50: milliseconds(at(0.5)),
             p99: milliseconds(at(0.99)),
             max: milliseconds(at(1.0)),
-            p99_of_all: milliseconds(of_all.unwrap_or_default()),
+            p50_of_all: of_all(0.5),
+            p99_of_all: of_all(0.99),
         }
     }
 }
