@@ -20,7 +20,7 @@ use crate::pipeline::memory::bytes_of;
 use crate::rules::Invalidations;
 use crate::source::Source;
 
-/// The longest such pause: with a synchronous standby a commit may stay invisible for seconds.
+/// The longest pause before a batch asks the gate again: with a synchronous standby a commit may stay invisible for seconds.
 const GATE_PAUSE_MAX: Duration = Duration::from_millis(10);
 
 /// More patterns than this in one sweep collapse into their families: each is compared with every key of the cache.
