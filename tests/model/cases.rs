@@ -76,10 +76,10 @@ pub fn caches() -> Vec<Config> {
     let silent = Config { expected: Fails, ..unseen };
     vec![
         Config { name: "no identity", without: &[Identity], expected: Fails, ..seen },
-        Config { name: "failover, lease in the key", writers: &[Commits, Commits], ..seen },
+        Config { name: "failover, lease in the key", ..seen },
         Config { name: "failover, expiring leases", rounds: 2, expiry: true, ..seen },
         Config { name: "failover, companion lease", protocol: Companion, ..seen },
-        Config { name: "failover, plain", protocol: Plain, writers: &[Commits, Commits], ..seen },
+        Config { name: "failover, plain", protocol: Plain, ..seen },
         Config { name: "failover and a lost reply", faults: &[Failover, ReplyLost], ..ring },
         Config { name: "failover and kill -9", rounds: 2, ..hard },
         Config { name: "failover and kill -9, companion", protocol: Companion, ..hard },

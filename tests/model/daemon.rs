@@ -46,7 +46,6 @@ struct Sweep {
     key_visited: bool,
 }
 
-/// A mark on its way.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Writing {
     /// `None` for a heartbeat that moves nothing.
@@ -173,7 +172,6 @@ impl Daemon {
         self.writing.as_ref().map(|writing| writing.swapping.clone())
     }
 
-    /// Connections broke: a sweep begins anew.
     pub fn cache_broke(&mut self) {
         self.broken = true;
         self.sweeps.iter_mut().for_each(|sweep| (sweep.lease_visited, sweep.key_visited) = (false, false));
@@ -321,7 +319,6 @@ impl State {
         Some(next)
     }
 
-    /// UNLINK.
     fn delete(&mut self, config: &Config) {
         self.cache.unlink();
         let visible = |tx: &usize| {
@@ -389,7 +386,6 @@ impl State {
         })
     }
 
-    /// A delete ahead of the gate.
     fn delete_early(&self, config: &Config) -> Option<State> {
         let wanted = config.early && !config.lacks(Guard::Gate);
         self.with(|state, daemon| {
@@ -455,7 +451,6 @@ impl State {
         })
     }
 
-    /// The swap, and its answer.
     fn write_mark(&self, config: &Config) -> Option<State> {
         self.with(|state, daemon| {
             let writing = daemon.writing.clone()?;

@@ -51,7 +51,7 @@ fn rules() -> Rules {
 fn world(seed: u64) -> World {
     let mut dice = Dice(seed);
     World {
-        faults_end: Instant::now() + Duration::from_millis(dice.roll(400)),
+        faults_end: Instant::now() + Duration::from_millis(dice.roll(600)),
         replica: dice.one_in(4),
         echoes: dice.one_in(2),
         dice,

@@ -68,7 +68,7 @@ impl Cache for SimCache {
     async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
         let server = self.connect();
         for step in 0..3 {
-            self.wait(15).await;
+            self.wait(5).await;
             if self.world.borrow_mut().fault(10) || self.world.borrow().server != server {
                 return self.broken("simulated cut of a scan");
             }

@@ -232,7 +232,7 @@ pub async fn chaos(world: Shared, most_ms: u64) {
 /// Commits whose visibility comes up to 30 ms after the walsender may send them.
 pub async fn write(world: Shared, commits: u32) {
     for _ in 0..commits {
-        let wait = world.borrow_mut().pause(4);
+        let wait = world.borrow_mut().pause(20);
         sleep(wait).await;
         let mut world = world.borrow_mut();
         let now = Instant::now();
