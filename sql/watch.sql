@@ -14,7 +14,8 @@ withheld AS (
     ) AS k (kind, sent)
     WHERE NOT k.sent
 ),
--- Tables and schemas in the publication: an entry depends on the publication and on what it adds.
+-- Tables and schemas in the publication: an entry depends on the publication and on what it adds. One with a row filter
+-- adds some of the changes only, which is as good as none. to_jsonb reads a column that version 14 does not have as NULL.
 member AS MATERIALIZED (
     SELECT added.refclassid, added.refobjid
     FROM publication AS p
@@ -22,6 +23,11 @@ member AS MATERIALIZED (
         ON entry.refclassid = 'pg_catalog.pg_publication'::regclass AND entry.refobjid = p.oid
     JOIN pg_catalog.pg_depend AS added ON added.classid = entry.classid AND added.objid = entry.objid
     WHERE added.refclassid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_namespace'::regclass)
+        AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_publication_rel AS filtered
+            WHERE entry.classid = 'pg_catalog.pg_publication_rel'::regclass AND filtered.oid = entry.objid
+                AND pg_catalog.to_jsonb(filtered) ->> 'prqual' IS NOT NULL
+        )
 ),
 root AS (
     SELECT c.oid, c.relkind, n.nspname, c.relname

@@ -37,7 +37,7 @@ use crate::source::facts::{RUN, in_recovery, refuse_as_standby};
 use crate::source::link::{Link, each_host};
 use crate::source::socket::ReceiveWindow;
 use crate::source::sqlstate::{CANNOT_CONNECT_NOW, is_connection, session_error, statement_text};
-use crate::source::wire::UNCONVERTED;
+use crate::source::wire::{OUTPUT, UNCONVERTED};
 
 /// A link that is negotiated already, as tokio-postgres wants to receive one.
 struct Ready(Link);
@@ -107,7 +107,7 @@ impl Session {
     /// (`-c name=value`).
     pub async fn connect(dsn: &Dsn, limit: Duration, settings: &str) -> Result<Self> {
         let mut config = dsn.config.clone();
-        let options = format!("{} {DEFAULTS} {settings}", config.get_options().unwrap_or_default());
+        let options = format!("{OUTPUT} {} {DEFAULTS} {settings}", config.get_options().unwrap_or_default());
         config.options(options.trim());
         if config.get_application_name().is_none() {
             config.application_name("crieur");

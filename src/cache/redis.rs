@@ -27,7 +27,7 @@ const LONG_KEY_TRIES: usize = 3;
 /// Writes the mark `ARGV[1]` if the one that is there stands in `ARGV[5..]`, or if there is none and `ARGV[2]` allows it.
 /// `ARGV[3]` and `ARGV[4]` are the server's identity: a proxy may lead to another server than the one that had the deletes
 /// without closing a connection, and a promoted replica can hold the last mark and lack what was deleted since.
-/// With `pcall` an error keeps its code in every version.
+/// Before version 7 a script's error has its place before its code; the code is what counts.
 const SWAP: &str = "if ARGV[3] ~= '' then
   local info = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
   if not (string.find(info, ARGV[3], 1, true) and string.find(info, ARGV[4], 1, true)) then return -1 end
@@ -37,7 +37,7 @@ local expected = not found and ARGV[2] ~= ''
 for i = 5, #ARGV do expected = expected or found == ARGV[i] end
 if not expected then return 0 end
 local written = redis.pcall('SET', KEYS[1], ARGV[1])
-if written.err then return written end
+if written.err then return redis.error_reply(string.match(written.err, '%u+ .*') or written.err) end
 return 1";
 
 /// How far the current sweep is, for a terminal.

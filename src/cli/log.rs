@@ -13,6 +13,8 @@ pub fn start() {
         .with_max_level(level)
         .with_target(false)
         .with_writer(std::io::stderr)
+        // What cannot be written must not end the daemon: it would be said on the same full disk, with a panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         builder.without_time().init();

@@ -100,10 +100,10 @@ where
             (_, Some(gap)) if anew && (moved || !matches!(gap, Gap::Behind { .. })) => self.gap(&gap, found),
             (Held::Nothing, None) => self.trust_first(found),
             (Held::Nothing, Some(gap)) => self.gap(&gap, found),
-            (Held::Trusted(known), _) if !found.as_ref().is_some_and(|found| known.contains(found)) => {
-                self.go_on_from(found);
+            (Held::Trusted(known), gap) if !found.as_ref().is_some_and(|found| known.contains(found)) => {
+                self.go_on_from(found, gap);
             }
-            (Held::Trusted(_), _) if changed => self.go_on_from(found),
+            (Held::Trusted(_), gap) if changed => self.go_on_from(found, gap),
             (Held::Trusted(_), _) => {}
             // The sweep of this gap is on its way, in this very cache.
             (Held::Gap { was, .. }, _) if *was == found && !changed => {}
@@ -129,7 +129,18 @@ where
     }
 
     /// The cache is another than before: what was deleted since its mark is deleted again, or everything is swept.
-    fn go_on_from(&mut self, found: Option<Vec<u8>>) {
+    fn go_on_from(&mut self, found: Option<Vec<u8>>, gap: Option<Gap>) {
+        match gap {
+            None | Some(Gap::Missing | Gap::Behind { .. } | Gap::WentBack) => {}
+            // Not of this run, so not of ours: its position means nothing here, even if it looks like one of ours.
+            Some(gap) => {
+                if gap == Gap::OtherServer {
+                    let hint = "If a crieur of another database uses this cache, give it another postgres.slot.";
+                    warn!(hint, "somebody wrote a mark of another server under the name of this slot");
+                }
+                return self.gap(&gap, found);
+            }
+        }
         match found.as_deref().and_then(nonce).and_then(|nonce| self.ring.take_since(&nonce)) {
             Some(lacking) => {
                 self.held = Held::Trusted(found.into_iter().collect());

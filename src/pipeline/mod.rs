@@ -6,6 +6,7 @@
 
 mod connection;
 pub mod deliver;
+mod flight;
 mod gap;
 pub mod intake;
 mod lagging;
@@ -18,7 +19,6 @@ pub mod words;
 
 pub use words::{News, Replicas, Settings, Totals};
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::future::pending;
 use std::rc::Rc;
@@ -33,12 +33,12 @@ use crate::backoff::Backoff;
 use crate::cache::{Cache, Swept};
 use crate::change::Relation;
 use crate::control::{Control, Sighting};
-use crate::echo::{Delivery, Echoes, Stage};
+use crate::echo::{Delivery, Echoes};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::mark::Start;
-use crate::pipeline::deliver::{Landed, at_most, fly, insist, sweep};
+use crate::pipeline::deliver::{Landed, at_most, insist, sweep};
 use crate::pipeline::gap::Held;
 use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::lagging::Lagging;
@@ -46,7 +46,7 @@ use crate::pipeline::memory::bytes_of;
 use crate::pipeline::position::{Writing, Written};
 use crate::pipeline::watch::Watch;
 use crate::ring::Ring;
-use crate::rules::{Invalidations, Rules};
+use crate::rules::Rules;
 use crate::source::{BACKLOG, Source};
 
 /// How often the mark and, behind it, the confirmed position move at most. A status costs the server a slot update;
@@ -55,20 +55,6 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The first pause before a batch asks the gate again, when nothing of it was visible.
 const GATE_PAUSE_MIN: Duration = Duration::from_micros(200);
-
-/// The longest such pause: with a synchronous standby a commit may stay invisible for seconds.
-const GATE_PAUSE_MAX: Duration = Duration::from_millis(10);
-
-/// More patterns than this in one sweep collapse into their families: each is compared with every key of the cache.
-const PATTERNS_MAX: usize = 1_000;
-
-/// A batch of at most so many keys is also deleted at once, ahead of the gate: at low load a commit is nearly always
-/// visible when it arrives, and waiting for the snapshot doubles the time that an old value is served. Larger batches
-/// are a sign of load, where the cache's time is better spent once.
-const EARLY_KEYS_MAX: usize = 64;
-
-/// A gate that takes longer is that of a far-away server: every fresh batch is then also deleted at once.
-const GATE_SLOW: Duration = Duration::from_millis(3);
 
 type Kept<T> = Option<LocalBoxFuture<'static, Result<T>>>;
 
@@ -167,7 +153,7 @@ pub struct Pipeline<S: Source, C, D> {
     elders: Option<Snapshot>,
     looking: Kept<Snapshot>,
     /// When a mark that cannot be written was last logged.
-    mark_said: Option<Instant>,
+    mark_said: Option<(String, Instant)>,
     ready: bool,
 
     source_backoff: Backoff,
@@ -432,136 +418,12 @@ where
         self.confirm(now);
     }
 
-    /// The keys of a fresh batch, once: ahead of the gate, and then again behind it.
-    fn early_delivery(&mut self) -> Option<Delivery> {
-        let batch = &self.intake.batch;
-        let keys = batch.keys().len();
-        let most = if self.gate_took < GATE_SLOW { EARLY_KEYS_MAX } else { usize::MAX };
-        let fresh = self.gate.is_some() && keys > self.early && keys <= most;
-        if !fresh || self.patience() > Duration::ZERO {
-            return None;
-        }
-        self.early = keys;
-        let load = Invalidations { keys: batch.keys().clone(), ..Invalidations::default() };
-        Some(Delivery { load, spans: Vec::new(), stage: Stage::Early })
-    }
-
-    /// The snapshot came: what it contains leaves.
-    fn cut(&mut self, snapshot: &Snapshot) {
-        reached(Step::Snapshot);
-        let now = Instant::now();
-        self.gate_took = self.gate_asked.map_or(self.gate_took, |asked| now.duration_since(asked));
-        let Some(cut) = self.intake.batch.cut(snapshot, &mut self.window) else {
-            self.gate_again = Some(now + self.gate_pause);
-            self.gate_pause = (self.gate_pause * 2).min(GATE_PAUSE_MAX);
-            return;
-        };
-        self.gate_pause = GATE_PAUSE_MIN;
-        self.early = self.intake.batch.keys().len();
-        self.filling_since = (!self.intake.batch.is_empty()).then_some(now);
-        self.totals.widened += cut.load.widened;
-        let fresh = Delivery { load: cut.load, spans: cut.spans, stage: Stage::Fresh };
-        self.start_flight(Some(fresh), now);
-    }
-
-    /// Sends the fresh delivery, if there is one, together with what goes again and the echoes that are due.
-    fn start_flight(&mut self, fresh: Option<Delivery>, now: Instant) {
-        assert!(self.flight.is_none(), "a flight that is out holds keys that nobody else holds");
-        let mut deliveries: Vec<Delivery> = fresh.into_iter().collect();
-        let mut bytes = bytes_of(&deliveries);
-        while bytes < self.settings.memory_bytes_max / 8
-            && let Some(echo) = self.again.pop_front().or_else(|| self.echoes.take_due(now))
-        {
-            bytes += echo.load.bytes_used();
-            deliveries.push(echo);
-        }
-        if !deliveries.is_empty() {
-            let (cache, control) = (Rc::clone(&self.cache), Rc::clone(&self.control));
-            self.flight_bytes = bytes;
-            self.gate_asked = None;
-            let keys_bytes_max = self.settings.memory_bytes_max / 8;
-            self.flight = Some(Box::pin(fly(cache, control, Rc::clone(&self.rules), deliveries, keys_bytes_max)));
-        }
-    }
-
-    /// Every reply of a flight was read.
-    fn landed(&mut self, landed: Landed) {
-        reached(Step::Deleted);
-        self.flight_bytes = 0;
-        self.totals.keys += landed.deleted.sent;
-        self.totals.existed += landed.deleted.existed;
-        self.totals.refused += landed.refused;
-        for delivery in landed.deliveries {
-            if delivery.load.patterns.is_empty() {
-                self.delivered(delivery);
-            } else {
-                self.queue_sweep(delivery);
-            }
-        }
-        self.look_for_another_cache();
-        self.tell();
-    }
-
     /// Says what was done so far.
     fn tell(&mut self) {
         let memory_bytes = self.bytes_used() as u64;
         let echoes_waiting = self.echoes.keys() as u64;
         let totals = Totals { memory_bytes, echoes_waiting, ..self.totals };
         (self.news)(News::Totals(totals, self.source.lateness()));
-    }
-
-    fn queue_sweep(&mut self, mut delivery: Delivery) {
-        self.totals.collapsed += delivery.load.collapse_patterns(PATTERNS_MAX, &self.rules);
-        match self.sweeps.iter_mut().find(|queued| queued.stage == delivery.stage) {
-            Some(queued) => {
-                queued.load.merge(delivery.load);
-                self.totals.collapsed += queued.load.collapse_patterns(PATTERNS_MAX, &self.rules);
-                queued.spans.extend(delivery.spans);
-            }
-            None => self.sweeps.push(delivery),
-        }
-    }
-
-    fn swept(&mut self, (deliveries, swept): (Vec<Delivery>, Swept)) {
-        reached(Step::Swept);
-        self.sweep_bytes = 0;
-        self.totals.sweeps += 1;
-        self.totals.swept += swept.deleted;
-        (self.news)(News::SweepEnded(swept));
-        for delivery in deliveries {
-            self.delivered(delivery);
-        }
-        self.tell();
-    }
-
-    /// Everything of a delivery was answered: its spans have one part less out, and its echo is queued.
-    fn delivered(&mut self, mut delivery: Delivery) {
-        if delivery.stage == Stage::Fresh && self.settings.replicas == Replicas::Some {
-            return self.await_replicas(delivery);
-        }
-        let next = self.echoes.next(delivery.stage);
-        let copied =
-            if next.is_some() { Cow::Borrowed(&delivery.load) } else { Cow::Owned(std::mem::take(&mut delivery.load)) };
-        match delivery.stage {
-            Stage::Early => reached(Step::Early),
-            Stage::Fresh | Stage::Replica => self.ring.push(copied, &delivery.spans),
-            Stage::Echo(_) => reached(Step::Echoed),
-        }
-        if let Some(stage) = next {
-            self.echoes.add(stage, Instant::now(), delivery.load, &delivery.spans);
-        }
-        for span in delivery.spans {
-            match (delivery.stage, next) {
-                (Stage::Early, _) => {}
-                (Stage::Fresh | Stage::Replica, Some(_)) => {
-                    self.window.add_echo(span);
-                    self.window.part_done(span);
-                }
-                (Stage::Fresh | Stage::Replica, None) => self.window.part_done(span),
-                (Stage::Echo(_), Some(_)) => {}
-                (Stage::Echo(_), None) => self.window.echo_done(span),
-            }
-        }
     }
 
     fn resolved(&mut self, (relation, root): (Relation, Option<(String, String)>)) -> Result<()> {

@@ -166,14 +166,16 @@ where
         }
     }
 
+    /// Once for each cause, and each minute.
     fn complain_about_mark(&mut self, what: &str, error: Option<Error>) {
         let now = Instant::now();
-        if self.mark_said.is_none_or(|said| now.duration_since(said) >= REMIND) {
-            self.mark_said = Some(now);
+        let cause = error.as_ref().map(|error| format!(": {}", error.chain())).unwrap_or_default();
+        let line = format!("{what}{cause}");
+        if self.mark_said.as_ref().is_none_or(|(said, at)| *said != line || now.duration_since(*at) >= REMIND) {
             let hint = error.as_ref().and_then(|error| error.hint.as_deref());
             let hint = hint.unwrap_or("positions are confirmed behind the mark; see maxmemory and the cache's log");
-            let cause = error.as_ref().map(|error| format!(": {}", error.chain())).unwrap_or_default();
-            warn!(hint, "{what}{cause}");
+            warn!(hint, "{line}");
+            self.mark_said = Some((line, now));
         }
     }
 }

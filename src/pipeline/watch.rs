@@ -121,6 +121,7 @@ impl Watch {
             let text = format!("table \"{schema}.{table}\" is not in publication \"{name}\": sweeps take its place");
             let qualified = quote::qualified(schema, table);
             let hint = format!("ALTER PUBLICATION {} ADD TABLE {qualified};", quote::identifier(name));
+            let hint = hint + " If it is there with a row filter, DROP it first.";
             (Cause::Table(schema.clone(), table.clone()), warning(text, hint))
         };
         sighting.unpublished.iter().map(table).collect()
@@ -267,7 +268,10 @@ mod tests {
         }
         assert_eq!(swept, [0, 10, 20, 30, 40, 50, 60]);
         assert_eq!(told.len(), 2);
-        assert_eq!(told[0].hint, "ALTER PUBLICATION \"p\" ADD TABLE \"public\".\"it's\";");
+        assert_eq!(
+            told[0].hint,
+            "ALTER PUBLICATION \"p\" ADD TABLE \"public\".\"it's\"; If it is there with a row filter, DROP it first."
+        );
         assert_eq!(watch.judge(seconds(62), &healthy()), Judgement::default());
         assert_eq!(watch.judge(seconds(64), &missing).sweep, [table], "it is missing again");
     }

@@ -48,6 +48,11 @@ fn unexpected(tag: u8, when: &str) -> Error {
     Error::definite(Exit::Protocol, format!("unexpected message \"{tag}\" {when}"))
 }
 
+/// How values are written, whatever is set for the role, the database or the server: a key must not depend on it. What
+/// the URL's own `options` say comes behind this and wins.
+pub(crate) const OUTPUT: &str = "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=1 \
+                                 -c bytea_output=hex";
+
 impl Wire {
     /// Connects to the first host that will do and logs in for logical replication.
     pub async fn connect(dsn: &Dsn, limit: Duration) -> Result<Self> {
@@ -57,15 +62,15 @@ impl Wire {
     async fn log_in(link: Link, dsn: &Dsn) -> Result<Self> {
         let mut wire = Wire { link, frames: Frames::default(), out: BytesMut::new() };
         let user = dsn.user()?;
-        let options = dsn.config.get_options();
+        let options = format!("{OUTPUT} {}", dsn.config.get_options().unwrap_or_default());
         let parameters = [
             ("user", user.as_str()),
             ("database", dsn.config.get_dbname().unwrap_or(&user)),
             ("replication", "database"),
             ("application_name", dsn.config.get_application_name().unwrap_or("crieur")),
             ("client_encoding", "UTF8"),
+            ("options", options.trim()),
         ];
-        let parameters = parameters.into_iter().chain(options.map(|options| ("options", options)));
         wire.send(|out| frontend::startup_message(parameters, out)).await?;
         wire.authenticate(dsn, &user).await?;
         let mut bytes_of_any_kind = false;

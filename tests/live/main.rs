@@ -28,4 +28,5 @@ mod slots;
 mod standby;
 mod stops;
 mod streams;
+mod surroundings;
 mod unseen;

@@ -112,6 +112,7 @@ impl Cache for SimCache {
         }
         self.world.borrow_mut().cache.mark = Some(mark.to_vec());
         self.world.borrow_mut().cache.marks += 1;
+        self.world.borrow_mut().marked(mark);
         self.wait(2).await;
         if self.world.borrow_mut().fault(10) {
             return self.broken("simulated loss of the answer");

@@ -6,6 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use crieur::lsn::Lsn;
+use crieur::mark::Mark;
+
 use tokio::time::{Instant, sleep};
 
 /// A small generator with a good mix (splitmix64): a schedule must depend on nothing but its seed.
@@ -58,10 +61,11 @@ fn keys(rows: &[u64], shelf: Option<u64>) -> BTreeSet<String> {
     things.chain(owners).chain(shelf.map(|shelf| format!("shelf:{shelf}:a"))).collect()
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Held {
     Lease(u64),
-    Value(u64),
+    /// The transactions that the SELECT saw.
+    Value(BTreeSet<u32>),
 }
 
 /// What one copy of the cache holds.
@@ -109,12 +113,30 @@ impl World {
         Duration::from_micros(self.dice.roll(most_ms * 1_000))
     }
 
-    /// What a SELECT for the key returns now, where readers read: the mixture of the transactions that it sees.
-    pub fn value(&self, key: &str) -> u64 {
+    /// What a SELECT for the key returns now, where readers read: the transactions that it sees.
+    pub fn value(&self, key: &str) -> BTreeSet<u32> {
         let now = Instant::now();
         let seen = |commit: &&Commit| if self.replica { commit.replayed_at <= now } else { commit.visible_at <= now };
         let touching = self.log.iter().filter(seen).filter(|commit| commit.keys.contains(key));
-        touching.fold(0, |value, commit| value ^ mixed(u64::from(commit.xid)))
+        touching.map(|commit| commit.xid).collect()
+    }
+
+    /// A mark was written: every value in the cache must have all up to it, and nothing that never happened.
+    pub fn marked(&mut self, text: &[u8]) {
+        let mark: Mark = serde_json::from_slice(text).expect("the daemon writes marks");
+        let known = mark.run == self.run.to_string() && mark.publication == self.publication.to_string();
+        if !known || !self.published || self.slot_lost {
+            return; // The daemon cannot know it yet, and says so in the mark.
+        }
+        let upto = mark.lsn.parse::<Lsn>().expect("a position").0;
+        for (key, held) in &self.cache.keys {
+            let Held::Value(seen) = held else { continue };
+            let lacks = self.log.iter().any(|c| c.end <= upto && c.keys.contains(key) && !seen.contains(&c.xid));
+            let invented = seen.iter().any(|xid| self.log.iter().all(|commit| commit.xid != *xid));
+            if lacks || invented {
+                self.failure = Some(format!("the mark says {upto}, {key} is stale (invented: {invented})"));
+            }
+        }
     }
 
     /// The keys for which `deleted` says so are gone.
@@ -173,7 +195,7 @@ impl World {
 
     fn chaos(&mut self) {
         match self.dice.roll(9) {
-            0 | 1 | 2 => self.go_back(),
+            0..=2 => self.go_back(),
             3 => {
                 self.cache = Copy { marks: self.cache.marks, ..Copy::default() };
                 self.server += self.dice.roll(2);
