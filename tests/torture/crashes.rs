@@ -25,7 +25,7 @@ fn after_a_crash_at_any_step_nothing_is_stale() {
     let oracle = Arc::new(Oracle::default());
     for step in Step::ALL {
         // The first time is at the start of the daemon, in its sweep or near it; a later one is under load.
-        for count in [1, 2 + seed.below(8)] {
+        for count in [1, 2 + seed.below(4)] {
             crash(&mut world, &oracle, step, count, &mut seed);
         }
     }
