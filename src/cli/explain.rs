@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json};
 use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
 use crate::error::{Error, Exit, Result};
 use crate::keys::{FamilyId, KeySet};
-use crate::rules::parse::table_name;
+use crate::rules::name::table_name;
 use crate::rules::{Invalidations, Rules};
 
 /// What happened to the row.
@@ -187,8 +187,7 @@ impl Sketch {
         let alone = |body| {
             let image = self.tuple(body);
             let mut out = Invalidations::default();
-            let row = Row::Update { old: Old::Full(image), new: image };
-            rules.plan(&self.relation, (&self.table.0, &self.table.1)).apply(&row, 0, &mut out);
+            rules.plan(&self.relation, (&self.table.0, &self.table.1)).updated(image, 0, &mut out);
             out
         };
         (operation == Operation::Update).then(|| Sides { old: alone(&self.old), new: alone(&self.new) })

@@ -59,6 +59,10 @@ impl Wire {
             ("replication", "database"),
             ("application_name", dsn.config.get_application_name().unwrap_or("crieur")),
             ("client_encoding", "UTF8"),
+            // Keys hold texts of values; a server's or a role's settings must not change them (as in libpqwalreceiver.c).
+            ("datestyle", "ISO"),
+            ("timezone", "UTC"),
+            ("extra_float_digits", "3"),
         ];
         let parameters = parameters.into_iter().chain(options.map(|options| ("options", options)));
         wire.send(|out| frontend::startup_message(parameters, out)).await?;
