@@ -252,6 +252,11 @@ impl Rules {
         Some((&self.rules[template.rule].place, &template.source))
     }
 
+    /// The place of a rule, by its index.
+    pub fn place_of(&self, rule: usize) -> Option<&str> {
+        self.rules.get(rule).map(|rule| rule.place.as_str())
+    }
+
     /// The lookup that feeds a family's keys.
     pub fn lookup_of(&self, id: FamilyId) -> Option<LookupId> {
         self.templates.get(id.0 as usize)?.lookup

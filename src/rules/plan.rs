@@ -48,8 +48,23 @@ struct Operand {
     kind: Kind,
 }
 
+/// Why a rule makes no key of a change, for `explain`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Held {
+    /// It does not listen to this kind of change.
+    Deaf,
+    /// Only ignored columns changed.
+    Ignored,
+    /// None of the columns in `changed` changed.
+    Unchanged,
+    /// No row image meets its condition.
+    Unmet,
+}
+
 #[derive(Clone, Debug)]
 struct PlannedRule {
+    /// Index into the rules.
+    index: usize,
     on: On,
     when: Option<Condition<Operand>>,
     changed: Option<Vec<Source>>,
@@ -140,13 +155,9 @@ impl Plan {
 
     #[inline]
     fn update(&self, old: Old<'_>, new: Tuple<'_>, tx: TxOrdinal, out: &mut Invalidations) {
-        let count = |counting: &Counting| counting.may_have_changed(self.identity, old, new);
-        let counted: SmallVec<[bool; 4]> = self.counting.iter().map(count).collect();
-        let mut new = raw(&self.slots, new);
-        let old = Image::new(raw_old(&self.slots, self.identity, old, Some(&mut new)), &self.makings);
-        let new = Image::new(new, &self.makings);
-        for rule in self.rules.iter().filter(|rule| rule.on.update) {
-            if rule.counting.is_some_and(|counting| !counted[counting]) || !rule.may_have_changed(&old, &new) {
+        let (counted, old, new) = self.images(old, new);
+        for rule in &self.rules {
+            if rule.held_from_update(&counted, &old, &new).is_some() {
                 continue;
             }
             let (old_meets, new_meets) = (rule.meets(&old), rule.meets(&new));
@@ -159,6 +170,38 @@ impl Plan {
                 }
             }
         }
+    }
+
+    /// Which sets of counting columns may have changed, the old image, the new one.
+    #[inline]
+    fn images<'a>(&self, old: Old<'a>, new: Tuple<'a>) -> (SmallVec<[bool; 4]>, Image<'a, '_>, Image<'a, '_>) {
+        let count = |counting: &Counting| counting.may_have_changed(self.identity, old, new);
+        let counted = self.counting.iter().map(count).collect();
+        let mut new = raw(&self.slots, new);
+        let old = Image::new(raw_old(&self.slots, self.identity, old, Some(&mut new)), &self.makings);
+        (counted, old, Image::new(new, &self.makings))
+    }
+
+    /// The rules (their index) that make no key of the change, and why.
+    pub fn held(&self, row: &Row<'_>) -> Vec<(usize, Held)> {
+        let alone = |rule: &PlannedRule, listens: bool, image: &Image<'_, '_>| match listens {
+            false => Some(Held::Deaf),
+            true => (!rule.meets(image)).then_some(Held::Unmet),
+        };
+        let why = |rule: &PlannedRule| match *row {
+            Row::Insert { new } => alone(rule, rule.on.insert, &self.image(new)),
+            Row::Delete { old } => {
+                let old = Image::new(raw_old(&self.slots, self.identity, old, None), &self.makings);
+                alone(rule, rule.on.delete, &old)
+            }
+            Row::Update { old, new } => {
+                let (counted, old, new) = self.images(old, new);
+                let unmet = || (!rule.meets(&old) && !rule.meets(&new)).then_some(Held::Unmet);
+                rule.held_from_update(&counted, &old, &new).or_else(unmet)
+            }
+            Row::Truncate => None,
+        };
+        self.rules.iter().filter_map(|rule| Some((rule.index, why(rule)?))).collect()
     }
 
     /// One key of one image.
@@ -181,6 +224,18 @@ impl Plan {
 }
 
 impl PlannedRule {
+    /// What holds the rule back from an update, conditions aside.
+    #[inline]
+    fn held_from_update(&self, counted: &[bool], old: &Image<'_, '_>, new: &Image<'_, '_>) -> Option<Held> {
+        if !self.on.update {
+            return Some(Held::Deaf);
+        }
+        if self.counting.is_some_and(|counting| !counted[counting]) {
+            return Some(Held::Ignored);
+        }
+        (!self.may_have_changed(old, new)).then_some(Held::Unchanged)
+    }
+
     /// Whether the condition may hold of the image.
     #[inline]
     fn meets(&self, image: &Image<'_, '_>) -> bool {
@@ -310,7 +365,7 @@ impl<'a> Compiler<'a> {
         let changed = changed.map(|all| all.iter().map(|path| self.source(&path.column, &plain(path))).collect());
         let counting = self.counting(rule).map(|counting| place(&mut self.counting, counting));
         let keys = self.templates(index).map(|(family, template)| self.key(family, template)).collect();
-        PlannedRule { on: rule.on, when, changed, counting, keys }
+        PlannedRule { index, on: rule.on, when, changed, counting, keys }
     }
 
     /// Which columns count, if the rule ignores one that the relation has.
