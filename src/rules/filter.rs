@@ -54,14 +54,19 @@ fn url_encoded(text: &[u8]) -> Vec<u8> {
         if byte.is_ascii_alphanumeric() || b"-_.!~*'()".contains(&byte) {
             out.push(byte);
         } else {
-            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+            out.push(b'%');
+            out.extend(digits(byte, b"0123456789ABCDEF"));
         }
     }
     out
 }
 
 fn hexadecimal(digest: &[u8]) -> Vec<u8> {
-    digest.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect()
+    digest.iter().flat_map(|byte| digits(*byte, b"0123456789abcdef")).collect()
+}
+
+fn digits(byte: u8, alphabet: &[u8; 16]) -> [u8; 2] {
+    [alphabet[usize::from(byte >> 4)], alphabet[usize::from(byte & 15)]]
 }
 
 /// Year and month of `2024-01-31…` in ISO style; `None` for `infinity` and for years before Christ.

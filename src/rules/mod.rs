@@ -228,6 +228,7 @@ impl Rules {
             rule.when.iter().for_each(|when| when.visit(&mut reads));
             if rule.on.update {
                 rule.changed.iter().flatten().for_each(reads);
+                needs.ignores(table.ignore.iter().chain(&rule.ignore));
             }
         }
         Some(needs)
