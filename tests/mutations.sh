@@ -46,7 +46,7 @@ try old-image     rules/plan.rs        'if old_meets && (!new_meets || key.reads
 try new-image     rules/plan.rs        'if new_meets {' 'if new_meets && false {'
 try null          rules/render.rs      'Piece::Value(Value::Null) => return,' 'Piece::Value(Value::Null) => {}'
 try or            rules/reading.rs     'self.or.as_ref().map_or(Made::Null' 'None::<&Vec<u8>>.map_or(Made::Null'
-try ignore        rules/plan.rs        'rule.counting.is_some_and(|counting| !counted[counting])' 'counted.len() > 999'
+try ignore        rules/plan.rs        'if self.counting.is_some_and(|counting| !counted[counting]) {' 'if counted.len() > 999 {'
 try ignore-old    rules/images.rs      'Old::Key(old) => !self.in_identity || differs(old)' 'Old::Key(old) => differs(old)'
 try condition     rules/plan.rs        'let Some(when) = &self.when else { return true };' 'let Some(when) = self.when.as_ref().filter(|_| false) else { return true };'
 try unknown       rules/condition.rs   'Value::Unknown => Possible::ANY,' 'Value::Unknown => Possible::FALSE,'

@@ -19,6 +19,7 @@ mod publication;
 mod readers;
 mod record;
 mod restart;
+mod rules;
 mod scene;
 mod servers;
 mod slots;

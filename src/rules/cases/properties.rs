@@ -36,7 +36,9 @@ proptest! {
             None => Piece::Value(Value::Unknown),
         }).collect();
         let pattern = pattern(&made);
-        let fits: Vec<u8> = pieces.iter().zip(&fill).flat_map(|(piece, fill)| piece.as_ref().unwrap_or(fill)).copied().collect();
+        let fits = pieces.iter().zip(&fill).map(|(piece, fill)| piece.clone().unwrap_or(fill.clone()));
+        let fits: Vec<Vec<u8>> = fits.collect();
+        let fits = fits.concat();
         let cut = fits.get(1..).unwrap_or_default().to_vec();
         prop_assert!(glob::matches(&pattern, &fits));
         for key in [fits, cut, other] {
