@@ -94,7 +94,12 @@ impl RuleReader<'_, '_> {
             for parts in std::iter::once(parts.clone()).chain(all) {
                 let family = family(&parts);
                 let source = text.to_owned();
-                self.add(Template { rule, source, parts, lookup: draft.fed_by, family, guarded: false }, at);
+                if self
+                    .add(Template { rule, source, parts, lookup: draft.fed_by, family, guarded: false }, at)
+                    .is_none()
+                {
+                    return; // The other spellings would be refused with the same words.
+                }
             }
         }
     }
@@ -160,15 +165,16 @@ impl RuleReader<'_, '_> {
         Some(Part::Answer(index, reading))
     }
 
-    /// Adds a template whose family is neither everything nor protected.
-    fn add(&mut self, mut template: Template, at: &Range<usize>) {
+    /// Adds a template whose family is neither everything nor protected; `None` when it was refused.
+    fn add(&mut self, mut template: Template, at: &Range<usize>) -> Option<()> {
         let key = &template.source;
         if !template.parts.iter().any(|part| matches!(part, Part::Literal(text) if !text.is_empty())) {
             let message = match template.parts.iter().all(|part| matches!(part, Part::Literal(_))) {
                 true => "key is empty".to_owned(),
                 false => format!("key \"{key}\" has no literal text: its family would be every key of the cache"),
             };
-            return self.error(at.clone(), message, "write a prefix, for example \"detail:{id}\", or a namespace");
+            self.error(at.clone(), message, "write a prefix, for example \"detail:{id}\", or a namespace");
+            return None;
         }
         let prefix = glob::literal_prefix(&template.family);
         let protect = Rc::clone(&self.reader.rules.protect);
@@ -184,13 +190,15 @@ impl RuleReader<'_, '_> {
         if let Some(pattern) = protect.iter().find(|pattern| covers(pattern)) {
             let pattern = String::from_utf8_lossy(pattern);
             let message = format!("key \"{key}\" is protected: it would never be deleted");
-            return self.error(at.clone(), message, format!("cache.protect holds \"{pattern}\""));
+            self.error(at.clone(), message, format!("cache.protect holds \"{pattern}\""));
+            return None;
         }
         template.guarded = protect.iter().any(|pattern| {
             let protected = glob::literal_prefix(pattern);
             protected.starts_with(&prefix) || prefix.starts_with(&protected)
         });
         self.reader.rules.templates.push(template);
+        Some(())
     }
 }
 
