@@ -10,7 +10,8 @@ use serde_json::{Map, Value as Json};
 use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
 use crate::error::{Error, Exit, Result};
 use crate::keys::{FamilyId, KeySet};
-use crate::rules::parse::table_name;
+use crate::rules::name::table_name;
+use crate::rules::plan::{Held, Plan};
 use crate::rules::{Invalidations, Rules};
 
 /// What happened to the row.
@@ -97,7 +98,17 @@ pub fn explain(rules: &Rules, args: &Args) -> Result<String> {
             sketch.apply(rules, args.operation)
         }
     };
-    Ok(report(rules, &asked, &sketch.images(rules, args.operation)))
+    let mut text = report(rules, &asked, &sketch.images(rules, args.operation));
+    for (rule, held) in sketch.plan(rules).held(&sketch.row(args.operation)) {
+        let why = match held {
+            Held::Deaf => "it does not listen to this change",
+            Held::Ignored => "only ignored columns changed",
+            Held::Unchanged => "none of the columns in \"changed\" changed",
+            Held::Unmet => "no row meets its condition",
+        };
+        let _ = writeln!(text, "held back  the rule at {}: {why}", rules.place_of(rule).unwrap_or("?"));
+    }
+    Ok(text)
 }
 
 /// A JSON object of columns. The text holds row values, so no message repeats it.
@@ -176,9 +187,13 @@ impl Sketch {
         }
     }
 
+    fn plan(&self, rules: &Rules) -> Plan {
+        rules.plan(&self.relation, (&self.table.0, &self.table.1))
+    }
+
     fn apply(&self, rules: &Rules, operation: Operation) -> Invalidations {
         let mut out = Invalidations::default();
-        rules.plan(&self.relation, (&self.table.0, &self.table.1)).apply(&self.row(operation), 0, &mut out);
+        self.plan(rules).apply(&self.row(operation), 0, &mut out);
         out
     }
 
@@ -187,8 +202,7 @@ impl Sketch {
         let alone = |body| {
             let image = self.tuple(body);
             let mut out = Invalidations::default();
-            let row = Row::Update { old: Old::Full(image), new: image };
-            rules.plan(&self.relation, (&self.table.0, &self.table.1)).apply(&row, 0, &mut out);
+            self.plan(rules).updated(image, 0, &mut out);
             out
         };
         (operation == Operation::Update).then(|| Sides { old: alone(&self.old), new: alone(&self.new) })
@@ -342,6 +356,24 @@ mod tests {
             text.contains("pattern   properties:city:*\n") && text.contains("key       properties:detail:7\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_rule_that_is_held_back_says_why() {
+        let rules = rules_of(
+            "[[rules]]\ntable = 't'\nwhen = \"city = 'a'\"\nkeys = ['w']\n[[rules]]\ntable = 't'\non = ['insert']\nkeys = \
+             ['o']\n[[rules]]\ntable = 't'\nignore = ['n']\nkeys = ['i']\n[[rules]]\ntable = 't'\nchanged = \
+             ['city']\nkeys = ['c']\n",
+        );
+        let row = |n: u8| Some(format!("{{\"city\": \"b\", \"n\": {n}}}"));
+        let args = Args { table: "t".to_owned(), operation: Operation::Update, old: row(1), new: row(2) };
+        let text = explain(&rules, &args).expect("the table has rules");
+        let expected = "nothing: no rule makes a key of this change\n\
+                        held back  the rule at rules.toml:1: no row meets its condition\n\
+                        held back  the rule at rules.toml:5: it does not listen to this change\n\
+                        held back  the rule at rules.toml:9: only ignored columns changed\n\
+                        held back  the rule at rules.toml:13: none of the columns in \"changed\" changed\n";
+        assert_eq!(text, expected);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::config::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::config::reference::{Key, Kind, Unfit, reference};
+use crate::rules::parse::TOP;
 
 type Toml<'i> = Spanned<DeValue<'i>>;
 
@@ -86,17 +87,18 @@ pub fn environment(variables: impl Iterator<Item = (String, String)>, mistakes: 
 fn top_level() -> Vec<&'static str> {
     let mut names: Vec<&str> = reference().iter().map(|key| key.split().0).collect();
     names.dedup();
-    names.extend(["rules_file", "rules"]);
+    names.push("rules_file");
+    names.extend(TOP);
     names
 }
 
-/// The layer of a file. `rules` and `rules_file` are left to the caller.
+/// The layer of a file. The rules and `rules_file` are left to the caller.
 pub fn file(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mistakes) -> Layer {
     let mut layer = Layer::default();
     let place = |at| Place::File(Rc::clone(file), at);
     for (name, value) in table {
         let section = name.get_ref().as_ref();
-        if matches!(section, "rules" | "rules_file") {
+        if section == "rules_file" || TOP.contains(&section) {
             continue;
         }
         if !top_level().contains(&section) {

@@ -17,7 +17,7 @@ use crate::config::layers::Layer;
 use crate::config::mistake::{Place, SourceFile};
 use crate::config::reference::Checked;
 use crate::rules::Rules;
-use crate::rules::parse::Reader;
+use crate::rules::parse::{Reader, TOP};
 
 pub use mistake::Mistakes;
 pub use reference::reference;
@@ -192,17 +192,22 @@ fn read_rules(
     }
     let other_table = other.as_ref().map(|other| layers::parse(other, mistakes));
     if let (Some(other), Some(table)) = (&other, &other_table) {
-        for key in table.keys().filter(|key| key.get_ref() != "rules") {
+        for key in table.keys().filter(|key| !TOP.contains(&key.get_ref().as_ref())) {
             let place = Place::File(Rc::clone(other), key.span());
             let message = format!("unknown key \"{}\" in a rules file", key.get_ref());
-            mistakes.error(place, message, mistake::suggestion(key.get_ref(), ["rules"]));
+            mistakes.error(place, message, mistake::suggestion(key.get_ref(), TOP));
         }
     }
-    let inline = table.get("rules").map(|rules| (file, rules));
-    let included = other.as_ref().zip(other_table.as_ref().and_then(|table| table.get("rules")));
+    let included = other.as_ref().zip(other_table.as_ref());
+    let files = || std::iter::once((file, table)).chain(included);
     let mut reader = Reader::new(protect, mistakes);
-    for (file, rules) in inline.into_iter().chain(included) {
-        reader.read(file, rules);
+    for (file, table) in files() {
+        reader.shared(file, table);
+    }
+    for (file, table) in files() {
+        if let Some(rules) = table.get("rules") {
+            reader.read(file, rules);
+        }
     }
     let rules = reader.finish();
     if rules.families().next().is_none() && mistakes.is_harmless() {

@@ -1,4 +1,8 @@
-//! What rules make of changes, as data: a row of the table is rules, a change and exactly what comes out.
+//! What rules make of changes, as data: a row of the table is rules, a change and exactly what comes out; more of them
+//! stand in `cases/`.
+
+mod properties;
+mod written;
 
 use proptest::prelude::*;
 

@@ -5,9 +5,12 @@
 
 use std::collections::HashMap;
 
+use smallvec::SmallVec;
+
 use crate::change::Value;
 use crate::control::{Answer, AnswerRow, Question};
 use crate::keys::{FamilyId, KeySet, TxOrdinal};
+use crate::rules::reading::{Form, Made};
 use crate::rules::render::{Piece, Pieces, render};
 use crate::rules::{Invalidations, Part, Rules, Template};
 
@@ -113,19 +116,33 @@ impl Entry<'_> {
         txs: (TxOrdinal, TxOrdinal),
         out: &mut Invalidations,
     ) {
-        let mut values = self.values.iter().copied();
+        let made: SmallVec<[Made<'_>; 4]> = self.template.parts.iter().filter_map(|part| part.made(row)).collect();
+        let (mut values, mut made) = (self.values.iter().copied(), made.iter());
         let pieces = self.template.parts.iter().map(|part| match part {
             Part::Literal(bytes) => Piece::Literal(bytes),
             Part::Star => Piece::Star,
-            Part::Column(_) => Piece::Value(values.next().unwrap_or(Value::Unknown)),
-            Part::Answer(column) => Piece::Value(match row.and_then(|row| row.get(*column)) {
-                Some(Some(text)) => Value::Text(text),
-                Some(None) => Value::Null,
-                None => Value::Unknown,
-            }),
+            Part::Column(..) => Piece::Value(values.next().unwrap_or(Value::Unknown)),
+            Part::Answer(..) => Piece::Value(made.next().map_or(Value::Unknown, Made::value)),
         });
         let pieces: Pieces<'_> = pieces.collect();
         let protect: &[Vec<u8>] = if self.template.guarded { &rules.protect } else { &[] };
         render(&pieces, family, txs, protect, out);
+    }
+}
+
+impl Part {
+    /// The value of an answer's column, as the template reads it.
+    fn made<'a>(&self, row: Option<&'a AnswerRow>) -> Option<Made<'a>> {
+        match self {
+            Part::Answer(column, reading) => {
+                let value = match row.and_then(|row| row.get(*column)) {
+                    Some(Some(text)) => Value::Text(text),
+                    Some(None) => Value::Null,
+                    None => Value::Unknown,
+                };
+                Some(reading.make(Form::Verbatim, value))
+            }
+            Part::Literal(_) | Part::Star | Part::Column(..) => None,
+        }
     }
 }

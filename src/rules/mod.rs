@@ -5,17 +5,31 @@
 
 #[cfg(test)]
 mod cases;
+pub mod condition;
+pub mod filter;
+mod images;
+mod json;
+mod keyspec;
+pub mod like;
 mod lookup;
+pub mod name;
 pub mod needs;
+mod number;
 pub mod parse;
 pub mod plan;
+pub mod reading;
 mod render;
+mod rule;
+pub mod syntax;
 pub mod template;
 
 use crate::change::Relation;
 use crate::control::{Answer, LookupId, Question};
 use crate::keys::{FamilyId, KeySet};
+use crate::rules::condition::Condition;
 use crate::rules::needs::{Image, TableNeeds};
+use crate::rules::reading::Reading;
+use crate::rules::syntax::Path;
 
 pub use plan::Plan;
 
@@ -34,9 +48,18 @@ pub struct Invalidations {
     pub protected: u64,
 }
 
-/// A table that rules name: the place of the first of them.
+/// A table that rules name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TableId(usize);
+
+/// What is said of a table itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    schema: String,
+    name: String,
+    /// Columns of `[ignore]`, for every rule of the table.
+    ignore: Vec<String>,
+}
 
 /// Which changes a rule listens to; TRUNCATE always counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,9 +80,9 @@ pub(crate) enum Part {
     /// `*`.
     Star,
     /// A column of the changed row.
-    Column(String),
+    Column(String, Reading),
     /// A column of the lookup's answer: index into [`Lookup::columns`].
-    Answer(usize),
+    Answer(usize, Reading),
 }
 
 /// One key template of one rule; its index is its [`FamilyId`].
@@ -92,21 +115,28 @@ impl Template {
 /// One `[[rules]]` block.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
-    schema: String,
-    table: String,
+    tables: Vec<TableId>,
     on: On,
     /// File and line.
     place: String,
+    /// Row images that do not meet it make no key.
+    when: Option<Condition<Path>>,
+    /// An update that changes none of these makes no key.
+    changed: Option<Vec<Path>>,
+    /// An update that changes nothing else makes no key; the table's own list counts as well.
+    ignore: Vec<String>,
 }
 
 /// All rules, parsed and checked, independent of any server.
 #[derive(Debug, Default)]
 pub struct Rules {
+    /// In order of first mention.
+    tables: Vec<Table>,
     rules: Vec<Rule>,
     templates: Vec<Template>,
     lookups: Vec<Lookup>,
     /// The columns that each lookup takes as arguments.
-    arguments: Vec<Vec<String>>,
+    arguments: Vec<Vec<Path>>,
     protect: std::rc::Rc<[Vec<u8>]>,
 }
 
@@ -129,32 +159,28 @@ impl Rules {
 
     /// The table of this name, if a rule names it.
     pub fn table(&self, schema: &str, table: &str) -> Option<TableId> {
-        self.rules.iter().position(|rule| rule.schema == schema && rule.table == table).map(TableId)
+        self.tables.iter().position(|known| known.schema == schema && known.name == table).map(TableId)
     }
 
     /// Schema and name of a table.
     pub fn name_of(&self, table: TableId) -> (&str, &str) {
-        self.rules.get(table.0).map_or(("", ""), |rule| (&rule.schema, &rule.table))
+        self.tables.get(table.0).map_or(("", ""), |table| (&table.schema, &table.name))
     }
 
     /// Compiles the rules of `table` (the relation itself, or the root of its partition tree) against its columns.
-    pub fn plan(&self, relation: &Relation, table: (&str, &str)) -> Plan {
-        Plan::compile(self, relation, |rule| (rule.schema.as_str(), rule.table.as_str()) == table)
+    pub fn plan(&self, relation: &Relation, (schema, table): (&str, &str)) -> Plan {
+        let table = self.table(schema, table);
+        Plan::compile(self, relation, table, |rule| table.is_some_and(|table| rule.tables.contains(&table)))
     }
 
     /// A plan whose TRUNCATE is every family of every rule.
     pub fn everything(&self) -> Plan {
-        self.families_where(|_| true)
+        Plan::compile(self, &Rules::nothing(), None, |_| true)
     }
 
     /// A plan whose TRUNCATE is every family of the table's rules.
     pub fn families_of(&self, table: TableId) -> Plan {
-        let name = self.name_of(table);
-        self.families_where(|rule| (rule.schema.as_str(), rule.table.as_str()) == name)
-    }
-
-    fn families_where(&self, concerned: impl Fn(&Rule) -> bool) -> Plan {
-        Plan::compile(self, &Rules::nothing(), concerned)
+        Plan::compile(self, &Rules::nothing(), Some(table), |rule| rule.tables.contains(&table))
     }
 
     /// A relation without a column, for plans of which only TRUNCATE is used.
@@ -186,33 +212,38 @@ impl Rules {
 
     /// What the rules need of each table, in order of first mention.
     pub fn tables(&self) -> Vec<TableNeeds> {
-        let mut tables: Vec<TableNeeds> = Vec::new();
-        for (index, rule) in self.rules.iter().enumerate() {
+        (0..self.tables.len()).filter_map(|table| self.needs(TableId(table))).collect()
+    }
+
+    fn needs(&self, id: TableId) -> Option<TableNeeds> {
+        let table = self.tables.get(id.0)?;
+        let of_it = || self.rules.iter().enumerate().filter(|(_, rule)| rule.tables.contains(&id));
+        let mut needs = TableNeeds::new(&table.schema, &table.name, &of_it().next()?.1.place);
+        for (index, rule) in of_it() {
             let image = if rule.on.update || rule.on.delete { Image::OldToo } else { Image::NewOnly };
-            let known = tables.iter().position(|known| (&known.schema, &known.table) == (&rule.schema, &rule.table));
-            let known = known.unwrap_or_else(|| {
-                tables.push(TableNeeds::new(&rule.schema, &rule.table, &rule.place));
-                tables.len() - 1
-            });
             for template in self.templates.iter().filter(|template| template.rule == index) {
-                for column in self.columns(template) {
-                    tables[known].reads(column, image, &rule.place);
-                }
+                self.columns(template).for_each(|column| needs.reads(column, image, &rule.place));
+            }
+            let mut reads = |path: &Path| needs.reads(&path.column, image, &rule.place);
+            rule.when.iter().for_each(|when| when.visit(&mut reads));
+            if rule.on.update {
+                rule.changed.iter().flatten().for_each(reads);
+                needs.ignores(table.ignore.iter().chain(&rule.ignore));
             }
         }
-        tables
+        Some(needs)
     }
 
     /// The columns of the changed row that a template reads, its lookup's arguments included.
     fn columns<'a>(&'a self, template: &'a Template) -> impl Iterator<Item = &'a str> {
         let parts = template.parts.iter().filter_map(|part| match part {
-            Part::Column(name) => Some(name.as_str()),
-            Part::Literal(_) | Part::Star | Part::Answer(_) => None,
+            Part::Column(name, _) => Some(name.as_str()),
+            Part::Literal(_) | Part::Star | Part::Answer(..) => None,
         });
-        parts.chain(self.arguments_of(template).iter().map(String::as_str))
+        parts.chain(self.arguments_of(template).iter().map(|path| path.column.as_str()))
     }
 
-    fn arguments_of(&self, template: &Template) -> &[String] {
+    fn arguments_of(&self, template: &Template) -> &[Path] {
         template.lookup.map_or(&[], |lookup| &self.arguments[lookup.0 as usize])
     }
 
@@ -220,6 +251,11 @@ impl Rules {
     pub fn origin(&self, id: FamilyId) -> Option<(&str, &str)> {
         let template = self.templates.get(id.0 as usize)?;
         Some((&self.rules[template.rule].place, &template.source))
+    }
+
+    /// The place of a rule, by its index.
+    pub fn place_of(&self, rule: usize) -> Option<&str> {
+        self.rules.get(rule).map(|rule| rule.place.as_str())
     }
 
     /// The lookup that feeds a family's keys.

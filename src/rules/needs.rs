@@ -2,7 +2,7 @@
 //!
 //! Not used on the road of a change: `check` and `setup` compare it with the catalog.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Whether a column must be known of the row as it was before an update or a delete.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -31,15 +31,31 @@ pub struct TableNeeds {
     pub table: String,
     /// The first rule that names the table, for messages.
     pub rule: String,
-    /// The columns that templates and lookups read, by name.
+    /// The columns that keys, lookups and conditions read, by name.
     pub columns: BTreeMap<String, ColumnNeed>,
+    /// When rules ignore columns: those that all of these rules ignore. The old row must carry every other one.
+    pub ignored: Option<BTreeSet<String>>,
 }
 
 impl TableNeeds {
     /// A table of which nothing is read yet.
     pub fn new(schema: &str, table: &str, rule: &str) -> Self {
-        let columns = BTreeMap::new();
-        TableNeeds { schema: schema.to_owned(), table: table.to_owned(), rule: rule.to_owned(), columns }
+        let (schema, table, rule) = (schema.to_owned(), table.to_owned(), rule.to_owned());
+        TableNeeds { schema, table, rule, columns: BTreeMap::new(), ignored: None }
+    }
+
+    /// A rule for updates ignores these columns.
+    pub fn ignores<'a>(&mut self, columns: impl Iterator<Item = &'a String>) {
+        let columns: BTreeSet<String> = columns.cloned().collect();
+        if !columns.is_empty() {
+            let by_others = self.ignored.take();
+            self.ignored = Some(by_others.map_or_else(|| columns.clone(), |others| &others & &columns));
+        }
+    }
+
+    /// Whether the old row must carry a column that no key reads, for rules to see that only ignored ones changed.
+    pub fn counts(&self, column: &str) -> bool {
+        self.ignored.as_ref().is_some_and(|ignored| !ignored.contains(column))
     }
 
     /// A rule reads a column of this image, or of a wider one.

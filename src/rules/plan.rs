@@ -6,68 +6,13 @@ use smallvec::SmallVec;
 
 use crate::change::{Old, Relation, ReplicaIdentity, Row, Tuple, Value};
 use crate::keys::{FamilyId, TxOrdinal};
+use crate::rules::condition::{Condition, Kind};
+use crate::rules::images::{Counting, Image, Making, Slot, Source, raw, raw_old};
 use crate::rules::lookup;
+use crate::rules::reading::{Form, Reading};
 use crate::rules::render::{Piece, Pieces, render};
-use crate::rules::{Invalidations, On, Part, Rule, Rules, Template};
-
-/// How a value goes into a key.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Form {
-    /// As PostgreSQL sends it.
-    Verbatim,
-    /// `bool` (type 16): `true` and `false`, as JavaScript writes it.
-    Boolean,
-    /// `numeric` (type 1700): without trailing zeros behind the point, as JavaScript writes it.
-    Numeric,
-}
-
-impl Form {
-    /// `pg_type.oid` is fixed for built-in types (`src/include/catalog/pg_type.dat`).
-    fn of(type_oid: u32) -> Self {
-        match type_oid {
-            16 => Form::Boolean,
-            1700 => Form::Numeric,
-            _ => Form::Verbatim,
-        }
-    }
-
-    #[inline]
-    fn read<'a>(self, value: Value<'a>) -> Value<'a> {
-        match (self, value) {
-            (Form::Boolean, Value::Text(b"t")) => Value::Text(b"true"),
-            (Form::Boolean, Value::Text(b"f")) => Value::Text(b"false"),
-            (Form::Numeric, Value::Text(text)) => Value::Text(without_trailing_zeros(text)),
-            (Form::Verbatim | Form::Boolean | Form::Numeric, value) => value,
-        }
-    }
-}
-
-/// `250000.00` -> `250000`, `1.50` -> `1.5`; `100`, `NaN` and `Infinity` stay.
-fn without_trailing_zeros(text: &[u8]) -> &[u8] {
-    if !text.contains(&b'.') {
-        return text;
-    }
-    let end = text.iter().rposition(|byte| *byte != b'0').map_or(0, |last| last + 1);
-    text[..end].strip_suffix(b".").unwrap_or(&text[..end])
-}
-
-/// One value that some key needs.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Slot {
-    /// Index of the column in every tuple.
-    position: usize,
-    form: Form,
-    in_identity: bool,
-}
-
-/// Where a planned value comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Source {
-    /// Index into the slots.
-    Slot(usize),
-    /// The relation has no such column (dropped, renamed, not published): never known.
-    Missing,
-}
+use crate::rules::syntax::Path;
+use crate::rules::{Invalidations, On, Part, Rule, Rules, TableId, Template};
 
 #[derive(Clone, Debug)]
 enum PlannedPart {
@@ -81,7 +26,6 @@ enum PlannedPart {
 #[derive(Clone, Debug)]
 struct PlannedKey {
     family: FamilyId,
-    on: On,
     parts: Vec<PlannedPart>,
     /// `Some` when a lookup feeds the key: its arguments.
     arguments: Option<Vec<Source>>,
@@ -97,56 +41,73 @@ enum Emptied {
     Family(Vec<u8>),
 }
 
+/// One value of a condition.
+#[derive(Clone, Copy, Debug)]
+struct Operand {
+    source: Source,
+    kind: Kind,
+}
+
+/// Why a rule makes no key of a change, for `explain`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Held {
+    /// It does not listen to this kind of change.
+    Deaf,
+    /// Only ignored columns changed.
+    Ignored,
+    /// None of the columns in `changed` changed.
+    Unchanged,
+    /// No row image meets its condition.
+    Unmet,
+}
+
+#[derive(Clone, Debug)]
+struct PlannedRule {
+    /// Index into the rules.
+    index: usize,
+    on: On,
+    when: Option<Condition<Operand>>,
+    changed: Option<Vec<Source>>,
+    /// Index into [`Plan::counting`].
+    counting: Option<usize>,
+    keys: Vec<PlannedKey>,
+}
+
 /// The rules of one relation, column names resolved to positions.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Sorted by position, distinct.
     slots: Vec<Slot>,
-    keys: Vec<PlannedKey>,
+    makings: Vec<Making>,
+    counting: Vec<Counting>,
+    rules: Vec<PlannedRule>,
     missing: Vec<String>,
     identity: ReplicaIdentity,
     protect: Rc<[Vec<u8>]>,
 }
 
-/// The values of one row image, one for each slot.
-type Image<'a> = SmallVec<[Value<'a>; 16]>;
-
-/// Redis takes keys of 512 MB and PostgreSQL has values of 1 GB; a value longer than this is not carried along.
-const VALUE_BYTES_MAX: usize = 2 << 20;
-
-/// The image with values that are too long to carry taken as unknown, so that their keys widen.
-#[inline]
-fn carried(mut image: Image<'_>) -> Image<'_> {
-    for value in &mut image {
-        if matches!(value, Value::Text(text) if text.len() > VALUE_BYTES_MAX) {
-            *value = Value::Unknown;
-        }
-    }
-    image
-}
-
 impl Plan {
-    /// The plan of the rules that `concerned` picks.
-    pub(super) fn compile(rules: &Rules, relation: &Relation, concerned: impl Fn(&Rule) -> bool) -> Plan {
-        let templates: Vec<(FamilyId, &Template)> = (0..)
-            .map(FamilyId)
-            .zip(&rules.templates)
-            .filter(|(_, template)| concerned(&rules.rules[template.rule]))
-            .collect();
-        let mut compiler = Compiler { relation, slots: Vec::new(), missing: Vec::new() };
-        for (_, template) in &templates {
-            compiler.collect(rules, template);
-        }
+    /// The plan of the rules that `concerned` picks; `table` tells which columns none of them counts.
+    pub(super) fn compile(
+        rules: &Rules,
+        relation: &Relation,
+        table: Option<TableId>,
+        concerned: impl Fn(&Rule) -> bool,
+    ) -> Plan {
+        let mut compiler = Compiler::new(rules, relation, table);
+        let picked = || rules.rules.iter().enumerate().filter(|(_, rule)| concerned(rule));
+        picked().for_each(|(index, rule)| compiler.collect(index, rule));
         compiler.slots.sort_unstable();
         compiler.slots.dedup();
-        let keys = templates.iter().map(|(family, template)| compiler.key(rules, *family, template)).collect();
-        let Compiler { slots, missing, .. } = compiler;
-        Plan { slots, keys, missing, identity: relation.identity, protect: Rc::clone(&rules.protect) }
+        let planned = picked().map(|(index, rule)| compiler.rule(index, rule)).collect();
+        let Compiler { slots, makings, counting, missing, .. } = compiler;
+        let protect = Rc::clone(&rules.protect);
+        Plan { slots, makings, counting, rules: planned, missing, identity: relation.identity, protect }
     }
 
     /// Whether no rule concerns the relation.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.rules.is_empty()
     }
 
     /// Columns that rules read and the relation does not have: their keys are always widened.
@@ -157,31 +118,14 @@ impl Plan {
     /// Appends what the change invalidates, under the ordinal of its transaction.
     pub fn apply(&self, row: &Row<'_>, tx: TxOrdinal, out: &mut Invalidations) {
         match *row {
-            Row::Insert { new } => {
-                let new = carried(self.image(new));
-                for key in self.keys.iter().filter(|key| key.on.insert) {
-                    self.key(key, &new, tx, out);
-                }
-            }
-            Row::Update { old, new } => {
-                let mut new = self.image(new);
-                let old = carried(self.old(old, Some(&mut new)));
-                let new = carried(new);
-                for key in self.keys.iter().filter(|key| key.on.update) {
-                    self.key(key, &new, tx, out);
-                    if key.reads_changed(&old, &new) {
-                        self.key(key, &old, tx, out);
-                    }
-                }
-            }
+            Row::Insert { new } => self.alone(&self.image(new), |on| on.insert, tx, out),
+            Row::Update { old, new } => self.update(old, new, tx, out),
             Row::Delete { old } => {
-                let old = carried(self.old(old, None));
-                for key in self.keys.iter().filter(|key| key.on.delete) {
-                    self.key(key, &old, tx, out);
-                }
+                let old = Image::new(raw_old(&self.slots, self.identity, old, None), &self.makings);
+                self.alone(&old, |on| on.delete, tx, out);
             }
             Row::Truncate => {
-                for key in &self.keys {
+                for key in self.rules.iter().flat_map(|rule| &rule.keys) {
                     match &key.emptied {
                         Emptied::Key(bytes) => out.keys.insert(bytes, key.family, tx),
                         Emptied::Family(pattern) => out.patterns.insert(pattern, key.family, tx),
@@ -191,52 +135,84 @@ impl Plan {
         }
     }
 
-    /// The slots' values in one walk; a tuple that ends early leaves the rest unknown.
-    #[inline]
-    fn image<'a>(&self, tuple: Tuple<'a>) -> Image<'a> {
-        let mut image = Image::new();
-        let mut values = tuple.values();
-        let (mut at, mut last) = (0, Value::Unknown);
-        for slot in &self.slots {
-            if slot.position >= at {
-                last = values.nth(slot.position - at).unwrap_or(Value::Unknown);
-                at = slot.position + 1;
-            }
-            image.push(slot.form.read(last));
-        }
-        image
+    /// What one row image of an update makes by itself, whatever the other image holds: for `explain`.
+    pub fn updated(&self, image: Tuple<'_>, tx: TxOrdinal, out: &mut Invalidations) {
+        self.alone(&self.image(image), |on| on.update, tx, out);
     }
 
-    /// What is known of the old row. An update's `new` image gains what only the old one tells: an unchanged TOAST.
+    fn image<'a>(&self, tuple: Tuple<'a>) -> Image<'a, '_> {
+        Image::new(raw(&self.slots, tuple), &self.makings)
+    }
+
     #[inline]
-    fn old<'a>(&self, old: Old<'a>, new: Option<&mut Image<'a>>) -> Image<'a> {
-        let mut image = match (old, &new) {
-            (Old::Full(tuple) | Old::Key(tuple), _) => self.image(tuple),
-            // Nothing was sent because the identity's columns are as they were: `ExtractReplicaIdentity`
-            // (src/backend/access/heap/heapam.c). With FULL the old row always comes, so its absence tells nothing.
-            (Old::Absent, Some(new)) if self.identity != ReplicaIdentity::Full => Image::clone(new),
-            (Old::Absent, Some(_) | None) => std::iter::repeat_n(Value::Unknown, self.slots.len()).collect(),
-        };
-        if !matches!(old, Old::Full(_)) {
-            for (value, _) in image.iter_mut().zip(&self.slots).filter(|(_, slot)| !slot.in_identity) {
-                *value = Value::Unknown;
+    fn alone(&self, image: &Image<'_, '_>, listens: fn(On) -> bool, tx: TxOrdinal, out: &mut Invalidations) {
+        for rule in self.rules.iter().filter(|rule| listens(rule.on) && rule.meets(image)) {
+            for key in &rule.keys {
+                self.key(key, image, tx, out);
             }
         }
-        for (new, old) in new.into_iter().flatten().zip(&image).filter(|(new, _)| **new == Value::Unknown) {
-            *new = *old;
+    }
+
+    #[inline]
+    fn update(&self, old: Old<'_>, new: Tuple<'_>, tx: TxOrdinal, out: &mut Invalidations) {
+        let (counted, old, new) = self.images(old, new);
+        for rule in &self.rules {
+            if rule.held_from_update(&counted, &old, &new).is_some() {
+                continue;
+            }
+            let (old_meets, new_meets) = (rule.meets(&old), rule.meets(&new));
+            for key in &rule.keys {
+                if new_meets {
+                    self.key(key, &new, tx, out);
+                }
+                if old_meets && (!new_meets || key.reads_changed(&old, &new)) {
+                    self.key(key, &old, tx, out);
+                }
+            }
         }
-        image
+    }
+
+    /// Which sets of counting columns may have changed, the old image, the new one.
+    #[inline]
+    fn images<'a>(&self, old: Old<'a>, new: Tuple<'a>) -> (SmallVec<[bool; 4]>, Image<'a, '_>, Image<'a, '_>) {
+        let count = |counting: &Counting| counting.may_have_changed(self.identity, old, new);
+        let counted = self.counting.iter().map(count).collect();
+        let mut new = raw(&self.slots, new);
+        let old = Image::new(raw_old(&self.slots, self.identity, old, Some(&mut new)), &self.makings);
+        (counted, old, Image::new(new, &self.makings))
+    }
+
+    /// The rules (their index) that make no key of the change, and why.
+    pub fn held(&self, row: &Row<'_>) -> Vec<(usize, Held)> {
+        let alone = |rule: &PlannedRule, listens: bool, image: &Image<'_, '_>| match listens {
+            false => Some(Held::Deaf),
+            true => (!rule.meets(image)).then_some(Held::Unmet),
+        };
+        let why = |rule: &PlannedRule| match *row {
+            Row::Insert { new } => alone(rule, rule.on.insert, &self.image(new)),
+            Row::Delete { old } => {
+                let old = Image::new(raw_old(&self.slots, self.identity, old, None), &self.makings);
+                alone(rule, rule.on.delete, &old)
+            }
+            Row::Update { old, new } => {
+                let (counted, old, new) = self.images(old, new);
+                let unmet = || (!rule.meets(&old) && !rule.meets(&new)).then_some(Held::Unmet);
+                rule.held_from_update(&counted, &old, &new).or_else(unmet)
+            }
+            Row::Truncate => None,
+        };
+        self.rules.iter().filter_map(|rule| Some((rule.index, why(rule)?))).collect()
     }
 
     /// One key of one image.
     #[inline]
-    fn key(&self, key: &PlannedKey, image: &[Value<'_>], tx: TxOrdinal, out: &mut Invalidations) {
+    fn key(&self, key: &PlannedKey, image: &Image<'_, '_>, tx: TxOrdinal, out: &mut Invalidations) {
         if let Some(arguments) = &key.arguments
-            && arguments.iter().all(|source| source.value(image) != Value::Unknown)
+            && arguments.iter().all(|source| image.value(*source) != Value::Unknown)
         {
-            let arguments = arguments.iter().map(|source| source.value(image));
+            let arguments = arguments.iter().map(|source| image.value(*source));
             let values = key.parts.iter().filter_map(|part| match part {
-                PlannedPart::Value(source) => Some(source.value(image)),
+                PlannedPart::Value(source) => Some(image.value(*source)),
                 PlannedPart::Literal(_) | PlannedPart::Star | PlannedPart::Answer => None,
             });
             return lookup::encode(key.family, arguments, values, tx, &mut out.lookups);
@@ -247,97 +223,174 @@ impl Plan {
     }
 }
 
+impl PlannedRule {
+    /// What holds the rule back from an update, conditions aside.
+    #[inline]
+    fn held_from_update(&self, counted: &[bool], old: &Image<'_, '_>, new: &Image<'_, '_>) -> Option<Held> {
+        if !self.on.update {
+            return Some(Held::Deaf);
+        }
+        if self.counting.is_some_and(|counting| !counted[counting]) {
+            return Some(Held::Ignored);
+        }
+        (!self.may_have_changed(old, new)).then_some(Held::Unchanged)
+    }
+
+    /// Whether the condition may hold of the image.
+    #[inline]
+    fn meets(&self, image: &Image<'_, '_>) -> bool {
+        let Some(when) = &self.when else { return true };
+        when.possible(&|operand: &Operand| (image.value(operand.source), operand.kind)).may_hold()
+    }
+
+    /// Whether one of the values that `changed` names differs or is not known.
+    #[inline]
+    fn may_have_changed(&self, old: &Image<'_, '_>, new: &Image<'_, '_>) -> bool {
+        let Some(changed) = &self.changed else { return true };
+        changed.iter().any(|source| {
+            let (old, new) = (old.value(*source), new.value(*source));
+            old != new || old == Value::Unknown
+        })
+    }
+}
+
 impl PlannedKey {
     /// Whether the old image makes another key (or question) than the new one.
     #[inline]
-    fn reads_changed(&self, old: &[Value<'_>], new: &[Value<'_>]) -> bool {
+    fn reads_changed(&self, old: &Image<'_, '_>, new: &Image<'_, '_>) -> bool {
+        let differs = |source: &Source| old.value(*source) != new.value(*source);
         let part_changed = |part: &PlannedPart| match part {
-            PlannedPart::Value(source) => source.value(old) != source.value(new),
+            PlannedPart::Value(source) => differs(source),
             PlannedPart::Literal(_) | PlannedPart::Star | PlannedPart::Answer => false,
         };
-        self.parts.iter().any(part_changed)
-            || self.arguments.iter().flatten().any(|source| source.value(old) != source.value(new))
+        self.parts.iter().any(part_changed) || self.arguments.iter().flatten().any(differs)
     }
 }
 
 impl PlannedPart {
     #[inline]
-    fn piece<'a>(&'a self, image: &[Value<'a>]) -> Piece<'a> {
+    fn piece<'a>(&'a self, image: &'a Image<'_, '_>) -> Piece<'a> {
         match self {
             PlannedPart::Literal(bytes) => Piece::Literal(bytes),
             PlannedPart::Star => Piece::Star,
-            PlannedPart::Value(source) => Piece::Value(source.value(image)),
+            PlannedPart::Value(source) => Piece::Value(image.value(*source)),
             PlannedPart::Answer => Piece::Value(Value::Unknown),
-        }
-    }
-}
-
-impl Source {
-    #[inline]
-    fn value<'a>(self, image: &[Value<'a>]) -> Value<'a> {
-        match self {
-            Source::Slot(slot) => image[slot],
-            Source::Missing => Value::Unknown,
         }
     }
 }
 
 /// Resolves column names to slots.
 struct Compiler<'a> {
+    rules: &'a Rules,
     relation: &'a Relation,
+    table: Option<TableId>,
     slots: Vec<Slot>,
+    makings: Vec<Making>,
+    counting: Vec<Counting>,
     missing: Vec<String>,
 }
 
-/// Whether a column goes into a key or to a lookup.
-#[derive(Clone, Copy)]
-enum Use {
-    Key,
-    /// A parameter is compared by PostgreSQL, which wants its own text.
-    Argument,
+/// A value inside of a column, in PostgreSQL's own text: what conditions compare and lookups are asked with.
+fn plain(path: &Path) -> Reading {
+    Reading { path: path.inside.clone(), ..Reading::POSTGRESQL }
 }
 
-impl Compiler<'_> {
-    fn slot(&self, name: &str, r#use: Use) -> Option<Slot> {
-        let (position, column) = self.relation.columns.iter().enumerate().find(|(_, column)| column.name == name)?;
-        let form = match r#use {
-            Use::Key => Form::of(column.type_oid.0),
-            Use::Argument => Form::Verbatim,
-        };
-        Some(Slot { position, form, in_identity: column.in_identity })
+impl<'a> Compiler<'a> {
+    fn new(rules: &'a Rules, relation: &'a Relation, table: Option<TableId>) -> Self {
+        let (slots, makings, counting, missing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Compiler { rules, relation, table, slots, makings, counting, missing }
     }
 
-    fn collect(&mut self, rules: &Rules, template: &Template) {
-        let parts = template.parts.iter().filter_map(|part| match part {
-            Part::Column(name) => Some((name, Use::Key)),
-            Part::Literal(_) | Part::Star | Part::Answer(_) => None,
-        });
-        for (name, r#use) in parts.chain(rules.arguments_of(template).iter().map(|name| (name, Use::Argument))) {
-            match self.slot(name, r#use) {
-                Some(slot) => self.slots.push(slot),
-                None if self.missing.contains(name) => {}
-                None => self.missing.push(name.clone()),
+    /// The slot of a column, and the form that is left for a making to write.
+    fn slot(&self, name: &str, reading: &Reading) -> Option<(Slot, Option<Form>)> {
+        let (position, column) = self.relation.columns.iter().enumerate().find(|(_, column)| column.name == name)?;
+        let in_identity = column.in_identity;
+        let form = Form::of(column.type_oid.0, reading.writing);
+        Some(match reading.is_plain() && form.is_slice() {
+            true => (Slot { position, form, in_identity }, None),
+            false => (Slot { position, form: Form::Verbatim, in_identity }, Some(form)),
+        })
+    }
+
+    fn templates(&self, rule: usize) -> impl Iterator<Item = (FamilyId, &'a Template)> + use<'a> {
+        let templates = (0..).map(FamilyId).zip(&self.rules.templates);
+        templates.filter(move |(_, template)| template.rule == rule)
+    }
+
+    /// Takes note of every column that the rule reads.
+    fn collect(&mut self, index: usize, rule: &'a Rule) {
+        for (_, template) in self.templates(index) {
+            for part in &template.parts {
+                match part {
+                    Part::Column(name, reading) => self.read(name, reading),
+                    Part::Literal(_) | Part::Star | Part::Answer(..) => {}
+                }
             }
+            self.rules.arguments_of(template).iter().for_each(|path| self.read(&path.column, &plain(path)));
+        }
+        rule.when.iter().for_each(|when| when.visit(&mut |path: &Path| self.read(&path.column, &plain(path))));
+        rule.changed.iter().flatten().for_each(|path| self.read(&path.column, &plain(path)));
+    }
+
+    fn read(&mut self, name: &str, reading: &Reading) {
+        match self.slot(name, reading) {
+            Some((slot, _)) => self.slots.push(slot),
+            None if self.missing.iter().any(|missing| missing == name) => {}
+            None => self.missing.push(name.to_owned()),
         }
     }
 
-    fn source(&self, name: &str, r#use: Use) -> Source {
-        let slot = self.slot(name, r#use).and_then(|slot| self.slots.binary_search(&slot).ok());
-        slot.map_or(Source::Missing, Source::Slot)
+    fn source(&mut self, name: &str, reading: &Reading) -> Source {
+        let found = self.slot(name, reading);
+        let Some((slot, form)) = found.and_then(|(slot, form)| Some((self.slots.binary_search(&slot).ok()?, form)))
+        else {
+            return Source::Missing;
+        };
+        let Some(form) = form else { return Source::Slot(slot) };
+        Source::Made(place(&mut self.makings, Making { slot, form, reading: reading.clone() }))
     }
 
-    fn key(&self, rules: &Rules, family: FamilyId, template: &Template) -> PlannedKey {
-        let part = |part: &Part| match part {
+    fn operand(&mut self, path: &Path) -> Operand {
+        let column = self.relation.columns.iter().find(|column| column.name == path.column);
+        let kind = match column {
+            Some(column) if path.inside.is_empty() => Kind::of(column.type_oid.0),
+            Some(_) | None => Kind::Text,
+        };
+        Operand { source: self.source(&path.column, &plain(path)), kind }
+    }
+
+    fn rule(&mut self, index: usize, rule: &Rule) -> PlannedRule {
+        let when = rule.when.as_ref().map(|when| when.map(&mut |path: &Path| self.operand(path)));
+        let changed = rule.changed.as_ref();
+        let changed = changed.map(|all| all.iter().map(|path| self.source(&path.column, &plain(path))).collect());
+        let counting = self.counting(rule).map(|counting| place(&mut self.counting, counting));
+        let keys = self.templates(index).map(|(family, template)| self.key(family, template)).collect();
+        PlannedRule { index, on: rule.on, when, changed, counting, keys }
+    }
+
+    /// Which columns count, if the rule ignores one that the relation has.
+    fn counting(&self, rule: &Rule) -> Option<Counting> {
+        let of_table = self.table.and_then(|table| self.rules.tables.get(table.0)).map(|table| &table.ignore);
+        let ignored = |name: &String| rule.ignore.contains(name) || of_table.is_some_and(|list| list.contains(name));
+        let columns: Vec<bool> = self.relation.columns.iter().map(|column| !ignored(&column.name)).collect();
+        let mut counting = self.relation.columns.iter().zip(&columns).filter(|(_, counts)| **counts);
+        let in_identity = counting.all(|(column, _)| column.in_identity);
+        columns.contains(&false).then_some(Counting { columns, in_identity })
+    }
+
+    fn key(&mut self, family: FamilyId, template: &Template) -> PlannedKey {
+        let mut part = |part: &Part| match part {
             Part::Literal(bytes) => PlannedPart::Literal(bytes.clone()),
             Part::Star => PlannedPart::Star,
-            Part::Column(name) => PlannedPart::Value(self.source(name, Use::Key)),
-            Part::Answer(_) => PlannedPart::Answer,
+            Part::Column(name, reading) => PlannedPart::Value(self.source(name, reading)),
+            Part::Answer(..) => PlannedPart::Answer,
         };
-        let arguments = rules.arguments_of(template).iter().map(|name| self.source(name, Use::Argument)).collect();
+        let parts = template.parts.iter().map(&mut part).collect();
+        let arguments = self.rules.arguments_of(template).iter();
+        let arguments = arguments.map(|path| self.source(&path.column, &plain(path))).collect();
         PlannedKey {
             family,
-            on: rules.rules[template.rule].on,
-            parts: template.parts.iter().map(part).collect(),
+            parts,
             arguments: template.lookup.map(|_| arguments),
             emptied: match template.constant() {
                 Some(key) => Emptied::Key(key.to_vec()),
@@ -346,4 +399,12 @@ impl Compiler<'_> {
             guarded: template.guarded,
         }
     }
+}
+
+/// The index of an item, added unless it is there.
+fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
+    list.iter().position(|known| *known == item).unwrap_or_else(|| {
+        list.push(item);
+        list.len() - 1
+    })
 }

@@ -1,9 +1,14 @@
-//! Key templates: literals, `{column}`, `{lookup.column}`, `*` as a pattern, `{{` and `}}` for braces.
+//! Key templates: literals, `{column}`, `{column.path|filter or "text"}`, `{lookup.column}`, `{4,8}`, `*` as a pattern,
+//! `{{` and `}}` for braces.
 //!
-//! Reading only: what a column or a lookup means is decided by `parse`. Errors carry the bytes of the template that
-//! they are about. Whatever later versions will understand is refused by name, never taken for something else.
+//! Reading only: what a column or a lookup means is decided by `keyspec`. Errors carry the bytes of the template that
+//! they are about.
 
 use std::ops::Range;
+
+use crate::rules::filter::Filter;
+use crate::rules::reading::{Reading, Writing};
+use crate::rules::syntax::Path;
 
 /// One piece of a template.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -12,10 +17,11 @@ pub enum Piece {
     Literal(String),
     /// `*`: any text.
     Star,
-    /// `{name}`, with its place in the template.
-    Column(String, Range<usize>),
-    /// `{name.column}`, with its place in the template.
-    Lookup(String, String, Range<usize>),
+    /// `{4,8}`: one key for each of them.
+    Choice(Vec<String>),
+    /// `{name}`, `{name.inside|filter or "text"}`: the first name (a column or a lookup), how it is read, and its place
+    /// in the template.
+    Value(String, Reading, Range<usize>),
 }
 
 /// Why a text is no template.
@@ -47,7 +53,7 @@ pub fn pieces(text: &str) -> Result<Vec<Piece>, TemplateError> {
                 continue;
             }
             '{' => {
-                let Some(length) = rest.find('}') else {
+                let Some(length) = closing(rest) else {
                     return refuse(
                         at..text.len(),
                         "brace is never closed",
@@ -86,34 +92,74 @@ pub fn pieces(text: &str) -> Result<Vec<Piece>, TemplateError> {
     Ok(pieces)
 }
 
+/// The first closing brace outside of a quoted text.
+fn closing(text: &str) -> Option<usize> {
+    let mut quote = None;
+    for (at, c) in text.char_indices() {
+        match quote {
+            None if c == '}' => return Some(at),
+            None if matches!(c, '"' | '\'') => quote = Some(c),
+            Some(open) if open == c => quote = None,
+            Some(_) | None => {}
+        }
+    }
+    None
+}
+
+const FORMS: &str =
+    "write {column}, {column.path}, {lookup.column}, {column|filter or \"text\"} or {constant,constant}";
+
 /// What stands between two braces.
 fn placeholder(inside: &str, at: Range<usize>) -> Result<Piece, TemplateError> {
-    const LATER: &str = "only {column} and {lookup.column} are understood";
-    if inside.is_empty() {
-        return refuse(at, "placeholder is empty", "write {column} or {lookup.column}");
+    if inside.trim().is_empty() {
+        return refuse(at, "placeholder is empty", FORMS);
     }
-    if inside.contains(" or ") {
-        return refuse(at, "{… or …} is not supported in this version", LATER);
+    let (value, or) = alternative(inside, &at)?;
+    if or.is_none() && value.contains(',') {
+        return choice(value, at);
     }
-    if inside.contains('|') || inside.contains(':') {
-        return refuse(at, "filters are not supported in this version", LATER);
+    let mut words = value.split('|').map(str::trim);
+    let name = words.next().unwrap_or_default();
+    if name.contains("->") {
+        return refuse(at, "-> is not understood", "write {location.city} for location->>'city'");
     }
-    if inside.contains(',') {
-        return refuse(at, "lists of constants are not supported in this version", "write one key for each of them");
-    }
-    if inside.contains("->") || inside.matches('.').count() > 1 {
-        return refuse(at, "paths into JSON are not supported in this version", LATER);
-    }
-    if !inside.chars().all(|c| c.is_alphanumeric() || "_$.-".contains(c)) {
-        return refuse(at, format!("placeholder {{{inside}}} is not the name of a column"), LATER);
-    }
-    match inside.split_once('.') {
-        None => Ok(Piece::Column(inside.to_owned(), at)),
-        Some((lookup, column)) if !lookup.is_empty() && !column.is_empty() => {
-            Ok(Piece::Lookup(lookup.to_owned(), column.to_owned(), at))
+    let Some(path) = Path::read(name) else {
+        return refuse(at, format!("placeholder {{{inside}}} is not the name of a column"), FORMS);
+    };
+    let mut reading = Reading { path: path.inside, writing: Writing::JavaScript, filters: Vec::new(), or };
+    for (index, word) in words.enumerate() {
+        match Filter::NAMES.iter().find(|(name, _)| *name == word) {
+            Some((_, filter)) => reading.filters.push(*filter),
+            None if word == "pg" && index == 0 => reading.writing = Writing::PostgreSql,
+            None if word == "pg" => return refuse(at, "pg must be the first filter", "write {amount|pg|md5}"),
+            None => {
+                const KNOWN: &str = "filters are pg, lower, upper, urlencode, md5, sha256, year, month";
+                return refuse(at, format!("unknown filter \"{word}\""), KNOWN);
+            }
         }
-        Some(_) => refuse(at, format!("placeholder {{{inside}}} lacks a name beside the dot"), LATER),
     }
+    Ok(Piece::Value(path.column, reading, at))
+}
+
+/// Splits off `or "text"`.
+fn alternative<'t>(inside: &'t str, at: &Range<usize>) -> Result<(&'t str, Option<Vec<u8>>), TemplateError> {
+    const NOTE: &str = "write {column or \"none\"}, in double or single quotes";
+    let Some((value, text)) = inside.split_once(" or ") else { return Ok((inside, None)) };
+    let text = text.trim();
+    let quoted = |quote: char| text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote));
+    match quoted('"').or_else(|| quoted('\'')) {
+        Some(text) if !text.contains('"') => Ok((value, Some(text.as_bytes().to_vec()))),
+        Some(_) | None => refuse(at.clone(), "text behind or is not in quotes", NOTE),
+    }
+}
+
+fn choice(inside: &str, at: Range<usize>) -> Result<Piece, TemplateError> {
+    let constants: Vec<String> = inside.split(',').map(|constant| constant.trim().to_owned()).collect();
+    let odd = |constant: &String| constant.contains(['"', '\'', '|', '*', '{']);
+    if let Some(odd) = constants.iter().find(|constant| odd(constant)) {
+        return refuse(at, format!("constant \"{odd}\" is not plain text"), "write {4,8}, without quotes and filters");
+    }
+    Ok(Piece::Choice(constants))
 }
 
 #[cfg(test)]
@@ -128,8 +174,14 @@ mod tests {
                 .map(|piece| match piece {
                     Piece::Literal(literal) => format!("<{literal}>"),
                     Piece::Star => "*".to_owned(),
-                    Piece::Column(name, at) => format!("{name}@{}", at.start),
-                    Piece::Lookup(name, column, at) => format!("{name}/{column}@{}", at.start),
+                    Piece::Choice(constants) => format!("({})", constants.join("/")),
+                    Piece::Value(name, reading, at) => {
+                        let path: String = reading.path.iter().map(|step| format!("/{step}")).collect();
+                        let pg = if reading.writing == Writing::PostgreSql { "|pg" } else { "" };
+                        let filters: String = reading.filters.iter().map(|filter| format!("|{filter:?}")).collect();
+                        let or = reading.or.iter().map(|or| format!("=={}", String::from_utf8_lossy(or)));
+                        format!("{name}{path}{pg}{filters}{}@{}", or.collect::<String>(), at.start)
+                    }
                 })
                 .collect::<Vec<_>>()
                 .join(" "),
@@ -151,12 +203,21 @@ mod tests {
             ("x{", "1..2 brace is never closed"),
             ("x}y", "1..2 brace was never opened"),
             ("x{}", "1..3 placeholder is empty"),
-            ("x{a or \"b\"}", "1..11 {… or …} is not supported in this version"),
-            ("x{a.b.c}", "1..8 paths into JSON are not supported in this version"),
-            ("x{a|lower}", "1..10 filters are not supported in this version"),
-            ("x{4,8}", "1..6 lists of constants are not supported in this version"),
+            ("x{a or \"b\"}", "<x> a==b@1"),
+            ("x{a or '}'}y", "<x> a==}@1 <y>"),
+            ("x{a or b}", "1..9 text behind or is not in quotes"),
+            ("x{a.b.0}", "<x> a/b/0@1"),
+            ("x{a|lower|md5 or \"-\"}", "<x> a|Lower|Md5==-@1"),
+            ("x{a|pg}", "<x> a|pg@1"),
+            ("x{a|lower|pg}", "1..13 pg must be the first filter"),
+            ("x{a|lowr}", "1..9 unknown filter \"lowr\""),
+            ("x{4, 8}", "<x> (4/8)"),
+            ("x{,:meta}", "<x> (/:meta)"),
+            ("x{4,\"8\"}", "1..8 constant \"\"8\"\" is not plain text"),
+            ("x{a->b}", "1..7 -> is not understood"),
             ("x{a b}", "1..6 placeholder {a b} is not the name of a column"),
-            ("x{.b}", "1..5 placeholder {.b} lacks a name beside the dot"),
+            ("x{.b}", "1..5 placeholder {.b} is not the name of a column"),
+            ("x{\"A.b\".c}", "<x> A.b/c@1"),
         ];
         for (text, expected) in cases {
             assert_eq!(shown(text), expected, "{text}");

@@ -22,6 +22,7 @@ mod readers;
 mod record;
 mod replicas;
 mod restart;
+mod rules;
 mod scene;
 mod servers;
 mod slots;

@@ -260,6 +260,7 @@ pub mod example {
     pub fn needs(columns: &[&str]) -> TableNeeds {
         let need = ColumnNeed { image: Image::OldToo, rule: "rule 1".into() };
         TableNeeds {
+            ignored: None,
             schema: "public".into(),
             table: "t".into(),
             rule: "rule 1".into(),

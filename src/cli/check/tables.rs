@@ -159,6 +159,10 @@ fn columns(catalog: &Catalog, carrier: &Carrier, need: &TableNeeds, subject: &st
             Some(_) => {}
         }
     }
+    for name in need.ignored.iter().flatten().filter(|name| carrier.column(name).is_none()) {
+        let seen = format!("has no column \"{name}\", which rules ignore");
+        out.push(Finding::wrong(subject, seen).mend("correct the name in the rules file"));
+    }
     out
 }
 
@@ -176,8 +180,11 @@ fn old_row(catalog: &Catalog, carrier: &Carrier, need: &TableNeeds, subject: Str
     if missing.is_empty() {
         return None;
     }
-    let seen =
-        format!("its replica identity does not carry the old {}: keys with it widen to a sweep", names(&missing));
+    let costs = match need.ignored {
+        Some(_) => "keys with it widen to a sweep, and updates of ignored columns count",
+        None => "keys with it widen to a sweep",
+    };
+    let seen = format!("its replica identity does not carry the old {}: {costs}", names(&missing));
     Some(match choice {
         Choice::Impossible(column) => Finding::note(
             subject,
@@ -189,10 +196,11 @@ fn old_row(catalog: &Catalog, carrier: &Carrier, need: &TableNeeds, subject: Str
     })
 }
 
-/// Columns of the old row that the rules read and that the stream can carry at all.
+/// Columns of the old row that the rules read or compare and that the stream can carry at all.
 pub fn wanted<'a>(carrier: &'a Carrier, need: &'a TableNeeds) -> BTreeSet<&'a str> {
     let stored = |name: &&str| carrier.column(name).is_some_and(|column| column.generated.is_empty());
-    need.columns_on_old().filter(stored).collect()
+    let counting = carrier.columns.iter().map(|column| column.name.as_str()).filter(|name| need.counts(name));
+    need.columns_on_old().chain(counting).filter(stored).collect()
 }
 
 fn names(columns: &BTreeSet<&str>) -> String {
@@ -267,6 +275,21 @@ mod tests {
     fn a_column_of_the_old_row_that_is_not_carried_is_wrong_with_the_cheapest_way_out() {
         check(&["city"], |_| (), "does not carry the old \"city\"", &[FULL]);
         check(&["id"], |c| c.tables[0].carriers[0].indexes.clear(), "refuses its updates", &[FULL]);
+    }
+
+    #[test]
+    fn ignored_columns_need_the_old_values_of_all_others() {
+        let catalog = example::catalog();
+        let mut need = example::needs(&["id"]);
+        assert_eq!(wanted(&catalog.tables[0].carriers[0], &need), BTreeSet::from(["id"]));
+        let ignored = ["rank".to_owned(), "gone".to_owned()];
+        need.ignores(ignored.iter());
+        assert_eq!(wanted(&catalog.tables[0].carriers[0], &need), BTreeSet::from(["city", "id", "note", "owner"]));
+        let found = table(&catalog, &need, "crieur");
+        let said: Vec<bool> = ["column \"gone\", which rules ignore", "updates of ignored columns count"]
+            .map(|words| found.iter().any(|finding| finding.seen.contains(words)))
+            .to_vec();
+        assert_eq!(said, [true, true], "{found:?}");
     }
 
     #[test]

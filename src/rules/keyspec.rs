@@ -1,0 +1,230 @@
+//! Keys of a rule: templates to families. Lists of constants and companions are spelled out here, one family each.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use toml::de::DeTable;
+
+use crate::cache::glob;
+use crate::change::Value;
+use crate::config::mistake::{Place, suggestion};
+use crate::control::LookupId;
+use crate::rules::reading::Reading;
+use crate::rules::render::{self, Piece as RenderPiece, Pieces};
+use crate::rules::rule::{Named, RuleReader};
+use crate::rules::template::{self, Piece};
+use crate::rules::{Part, Template};
+
+/// Families that one template may be spelled out to.
+const FAMILIES_MAX: usize = 256;
+
+/// A template that is being read: its parts for each choice of constants.
+struct Draft<'t> {
+    text: &'t str,
+    at: &'t Range<usize>,
+    spelled: Vec<Vec<Part>>,
+    fed_by: Option<LookupId>,
+}
+
+impl RuleReader<'_, '_> {
+    pub(super) fn keys(&mut self, block: &DeTable<'_>, namespace: Option<&str>, lookups: &mut [Named]) {
+        let companions = block.get("companions").map_or_else(Vec::new, |value| self.texts(value, "companions"));
+        for (companion, at) in &companions {
+            if companion.is_empty() || companion.contains(['{', '}', '*']) {
+                self.error(
+                    at.clone(),
+                    "companion must be plain text",
+                    "write what follows the key, for example \":meta\"",
+                );
+            }
+        }
+        let Some(value) = block.get("keys") else {
+            let at = self.at.clone();
+            return self.error(at, "rule has no keys", "write keys = [\"detail:{id}\"]");
+        };
+        let templates = self.texts(value, "keys");
+        if templates.is_empty() && value.get_ref().as_array().is_some_and(|array| array.is_empty()) {
+            self.error(value.span(), "rule has no keys", "write at least one, for example \"detail:{id}\"");
+        }
+        for (index, (text, at)) in templates.iter().enumerate() {
+            if templates[..index].iter().any(|(earlier, _)| earlier == text) {
+                let place = Place::File(Rc::clone(self.file), at.clone());
+                self.reader.mistakes.warning(place, format!("key \"{text}\" stands here twice"), "remove one");
+            }
+            match template::pieces(text) {
+                Ok(pieces) => self.template(text, at, namespace, pieces, lookups, &companions),
+                Err(error) => {
+                    let at = self.inside(at, text, &error.at);
+                    self.error(at, error.message, error.note);
+                }
+            }
+        }
+    }
+
+    fn template(
+        &mut self,
+        text: &str,
+        at: &Range<usize>,
+        namespace: Option<&str>,
+        pieces: Vec<Piece>,
+        lookups: &mut [Named],
+        companions: &[(String, Range<usize>)],
+    ) {
+        let prefix = namespace.map(|namespace| Part::Literal(format!("{namespace}:").into_bytes()));
+        let mut draft = Draft { text, at, spelled: vec![prefix.into_iter().collect()], fed_by: None };
+        for piece in pieces {
+            if self.piece(&mut draft, piece, lookups).is_none() {
+                return;
+            }
+        }
+        if draft.spelled.len() * (1 + companions.len()) > FAMILIES_MAX {
+            let message = format!("key \"{text}\" makes more than {FAMILIES_MAX} families");
+            return self.error(at.clone(), message, "write fewer constants, or * where a sweep will do");
+        }
+        let rule = self.reader.rules.rules.len() - 1;
+        for parts in draft.spelled {
+            // A star at the end covers what follows the key.
+            let followed = if parts.last() == Some(&Part::Star) { &[] } else { companions };
+            let with = |companion: &[u8]| {
+                let mut parts = parts.clone();
+                push(&mut parts, Part::Literal(companion.to_vec()));
+                parts
+            };
+            let all = followed.iter().map(|(companion, _)| with(companion.as_bytes()));
+            for parts in std::iter::once(parts.clone()).chain(all) {
+                let family = family(&parts);
+                let source = text.to_owned();
+                if self
+                    .add(Template { rule, source, parts, lookup: draft.fed_by, family, guarded: false }, at)
+                    .is_none()
+                {
+                    return; // The other spellings would be refused with the same words.
+                }
+            }
+        }
+    }
+
+    /// Adds a piece to every spelling; `None` when it was refused.
+    fn piece(&mut self, draft: &mut Draft<'_>, piece: Piece, lookups: &mut [Named]) -> Option<()> {
+        let part = match piece {
+            Piece::Literal(literal) => Part::Literal(literal.into_bytes()),
+            Piece::Star => Part::Star,
+            Piece::Value(name, reading, place) => {
+                let place = self.inside(draft.at, draft.text, &place);
+                self.value(name, reading, place, lookups, &mut draft.fed_by)?
+            }
+            Piece::Choice(constants) => {
+                let spelled = std::mem::take(&mut draft.spelled);
+                for parts in spelled.iter().take(FAMILIES_MAX) {
+                    for constant in &constants {
+                        let mut parts = parts.clone();
+                        push(&mut parts, Part::Literal(constant.clone().into_bytes()));
+                        draft.spelled.push(parts);
+                    }
+                }
+                return Some(());
+            }
+        };
+        draft.spelled.iter_mut().for_each(|parts| push(parts, part.clone()));
+        Some(())
+    }
+
+    /// A column of the row, or of a lookup's answer when the rule has a lookup of that name.
+    fn value(
+        &mut self,
+        name: String,
+        mut reading: Reading,
+        at: Range<usize>,
+        lookups: &mut [Named],
+        fed_by: &mut Option<LookupId>,
+    ) -> Option<Part> {
+        let Some(named) = lookups.iter_mut().find(|lookup| lookup.name == name) else {
+            let note = suggestion(&name, lookups.iter().map(|lookup| lookup.name.as_str()));
+            if !reading.path.is_empty() && note.starts_with("did you mean") {
+                self.error(at, format!("unknown lookup \"{name}\""), note);
+                return None;
+            }
+            return Some(Part::Column(name, reading));
+        };
+        named.used = true;
+        if reading.path.is_empty() {
+            self.error(at, format!("lookup \"{name}\" lacks a column"), "write {lookup.column}");
+            return None;
+        }
+        if fed_by.is_some_and(|other| other != named.id) {
+            self.error(at, "key uses two lookups", "join them in one SQL statement");
+            return None;
+        }
+        *fed_by = Some(named.id);
+        let column = reading.path.remove(0);
+        let columns = &mut self.reader.rules.lookups[named.id.0 as usize].columns;
+        let index = columns.iter().position(|known| *known == column).unwrap_or_else(|| {
+            columns.push(column);
+            columns.len() - 1
+        });
+        Some(Part::Answer(index, reading))
+    }
+
+    /// Adds a template whose family is neither everything nor protected; `None` when it was refused.
+    fn add(&mut self, mut template: Template, at: &Range<usize>) -> Option<()> {
+        let key = &template.source;
+        if !template.parts.iter().any(|part| matches!(part, Part::Literal(text) if !text.is_empty())) {
+            let message = match template.parts.iter().all(|part| matches!(part, Part::Literal(_))) {
+                true => "key is empty".to_owned(),
+                false => format!("key \"{key}\" has no literal text: its family would be every key of the cache"),
+            };
+            self.error(at.clone(), message, "write a prefix, for example \"detail:{id}\", or a namespace");
+            return None;
+        }
+        let prefix = glob::literal_prefix(&template.family);
+        let protect = Rc::clone(&self.reader.rules.protect);
+        let covers = |pattern: &Vec<u8>| match template.constant() {
+            Some(key) => glob::matches(pattern, key),
+            None => {
+                let protected = glob::literal_prefix(pattern);
+                pattern.ends_with(b"*")
+                    && escaped(&protected) == pattern[..pattern.len() - 1]
+                    && prefix.starts_with(&protected)
+            }
+        };
+        if let Some(pattern) = protect.iter().find(|pattern| covers(pattern)) {
+            let pattern = String::from_utf8_lossy(pattern);
+            let message = format!("key \"{key}\" is protected: it would never be deleted");
+            self.error(at.clone(), message, format!("cache.protect holds \"{pattern}\""));
+            return None;
+        }
+        template.guarded = protect.iter().any(|pattern| {
+            let protected = glob::literal_prefix(pattern);
+            protected.starts_with(&prefix) || prefix.starts_with(&protected)
+        });
+        self.reader.rules.templates.push(template);
+        Some(())
+    }
+}
+
+/// Adds a part; literals that meet become one, stars that meet as well.
+fn push(parts: &mut Vec<Part>, part: Part) {
+    match (parts.last_mut(), part) {
+        (Some(Part::Literal(before)), Part::Literal(more)) => before.extend_from_slice(&more),
+        (Some(Part::Star), Part::Star) => {}
+        (_, part) => parts.push(part),
+    }
+}
+
+/// The pattern that covers every key of a template.
+fn family(parts: &[Part]) -> Vec<u8> {
+    let pieces: Pieces<'_> = parts
+        .iter()
+        .map(|part| match part {
+            Part::Literal(bytes) => RenderPiece::Literal(bytes),
+            Part::Star | Part::Column(..) | Part::Answer(..) => RenderPiece::Value(Value::Unknown),
+        })
+        .collect();
+    render::pattern(&pieces)
+}
+
+fn escaped(literal: &[u8]) -> Vec<u8> {
+    let mut pattern = Vec::new();
+    glob::escape_into(&mut pattern, literal);
+    pattern
+}

@@ -1,0 +1,54 @@
+//! Names of tables as rules write them: read as PostgreSQL reads identifiers, never folded or guessed otherwise.
+
+/// Schema and table of `table`, `schema.table`, `"My Schema"."My.Table"`. Unquoted names are folded to lower case, as
+/// PostgreSQL folds identifiers; a quote inside of quotes is doubled.
+pub(crate) fn table_name(text: &str) -> Option<(String, String)> {
+    let (first, rest) = identifier(text)?;
+    if rest.is_empty() {
+        return Some(("public".to_owned(), first));
+    }
+    let (second, rest) = identifier(rest.strip_prefix('.')?)?;
+    rest.is_empty().then_some((first, second))
+}
+
+fn identifier(text: &str) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find('.').unwrap_or(text.len());
+        let (name, rest) = text.split_at(end);
+        let plain = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+        let starts = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
+        return (starts && name.chars().all(plain)).then(|| (name.to_ascii_lowercase(), rest));
+    };
+    let mut name = String::new();
+    let mut chars = quoted.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' if chars.next_if(|(_, next)| *next == '"').is_some() => name.push('"'),
+            '"' => return (!name.is_empty()).then(|| (name, &quoted[at + 1..])),
+            other => name.push(other),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_tables_are_read_as_postgresql_reads_identifiers() {
+        let cases = [
+            ("Properties", Some(("public", "properties"))),
+            ("app.t_1", Some(("app", "t_1"))),
+            ("\"My Schema\".\"a.\"\"b\"", Some(("My Schema", "a.\"b"))),
+            ("\"open", None),
+            ("a.", None),
+            ("1a", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            let name = table_name(text);
+            assert_eq!(name.as_ref().map(|(schema, table)| (schema.as_str(), table.as_str())), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! One `[[rules]]` block: TOML to checked values. Keys are read in `keyspec`.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use toml::de::DeTable;
+
+use crate::config::mistake::{Place, SourceFile, suggestion};
+use crate::control::LookupId;
+use crate::rules::condition::Condition;
+use crate::rules::name::table_name;
+use crate::rules::parse::{KEYS, Reader, Toml};
+use crate::rules::syntax::{self, Path};
+use crate::rules::{Lookup, On, Part, Rule, TableId};
+
+/// What a lookup may say.
+const LOOKUP_KEYS: &[&str] = &["sql", "args"];
+
+/// A lookup of the rule that is being read.
+pub(super) struct Named {
+    pub(super) name: String,
+    pub(super) id: LookupId,
+    pub(super) used: bool,
+    at: Range<usize>,
+}
+
+/// Reads one `[[rules]]` block.
+pub(super) struct RuleReader<'r, 'm> {
+    pub(super) reader: &'r mut Reader<'m>,
+    pub(super) file: &'r Rc<SourceFile>,
+    pub(super) at: Range<usize>,
+}
+
+impl RuleReader<'_, '_> {
+    pub(super) fn error(&mut self, at: Range<usize>, message: impl Into<String>, note: impl Into<String>) {
+        self.reader.mistakes.error(Place::File(Rc::clone(self.file), at), message, note);
+    }
+
+    pub(super) fn read(&mut self, block: &DeTable<'_>) {
+        self.refuse_unknown(block);
+        let tables = self.tables(block);
+        let on = self.on(block);
+        let namespace = self.namespace(block);
+        let mut lookups = self.lookups(block);
+        let when = self.when(block);
+        let changed = self.changed(block);
+        let ignore: Vec<String> = self.columns(block, "ignore");
+        let place = Place::File(Rc::clone(self.file), self.at.clone()).to_string();
+        self.reader.rules.rules.push(Rule { tables, on, place, when, changed, ignore });
+        self.keys(block, namespace.as_deref(), &mut lookups);
+        self.warn_of_ignored_keys(block);
+        for lookup in lookups.iter().filter(|lookup| !lookup.used) {
+            let place = Place::File(Rc::clone(self.file), lookup.at.clone());
+            let message = format!("lookup \"{}\" is used by no key", lookup.name);
+            self.reader.mistakes.warning(place, message, "remove it, or use one of its columns in a key");
+        }
+    }
+
+    fn refuse_unknown(&mut self, block: &DeTable<'_>) {
+        for key in block.keys().filter(|key| !KEYS.iter().any(|(name, _)| *name == key.get_ref().as_ref())) {
+            let name = key.get_ref().as_ref();
+            let note = suggestion(name, KEYS.iter().map(|(name, _)| *name));
+            self.error(key.span(), format!("unknown key \"{name}\" in a rule"), note);
+        }
+    }
+
+    /// One table, or an array of them.
+    fn tables(&mut self, block: &DeTable<'_>) -> Vec<TableId> {
+        const NOTE: &str =
+            "write schema.table, for example \"public.properties\"; a name with capitals or dots goes in double quotes";
+        let Some(value) = block.get("table") else {
+            let at = self.at.clone();
+            self.error(at, "rule has no table", "write table = \"schema.table\"");
+            return Vec::new();
+        };
+        let texts = match value.get_ref().is_array() {
+            true => self.texts(value, "table"),
+            false => self.text(value, "table").map(|text| (text, value.span())).into_iter().collect(),
+        };
+        if texts.is_empty() && value.get_ref().is_array() {
+            self.error(value.span(), "rule has no table", "write table = \"schema.table\"");
+        }
+        let mut tables = Vec::new();
+        for (text, at) in texts {
+            match table_name(&text).map(|(schema, table)| self.reader.table(schema, table)) {
+                Some(table) if tables.contains(&table) => {
+                    self.error(at, format!("table \"{text}\" stands here twice"), "remove one");
+                }
+                Some(table) => tables.push(table),
+                None => self.error(at, format!("\"{text}\" is not the name of a table"), NOTE),
+            }
+        }
+        tables
+    }
+
+    fn when(&mut self, block: &DeTable<'_>) -> Option<Condition<Path>> {
+        let value = block.get("when")?;
+        let text = self.text(value, "when")?;
+        match syntax::condition(&text, &self.reader.conditions) {
+            Ok(condition) => Some(condition),
+            Err(error) => {
+                let at = self.inside(&value.span(), &text, &error.at);
+                self.error(at, error.message, error.note);
+                None
+            }
+        }
+    }
+
+    fn changed(&mut self, block: &DeTable<'_>) -> Option<Vec<Path>> {
+        let value = block.get("changed")?;
+        let texts = self.texts(value, "changed");
+        if texts.is_empty() && value.get_ref().is_array() {
+            self.error(value.span(), "rule listens to no column", "name at least one, or remove changed");
+        }
+        Some(texts.into_iter().filter_map(|(text, at)| self.path(&text, at)).collect())
+    }
+
+    fn path(&mut self, text: &str, at: Range<usize>) -> Option<Path> {
+        let path = Path::read(text);
+        if path.is_none() {
+            self.error(
+                at,
+                format!("\"{text}\" is not the name of a column"),
+                "write column, or column.field of a JSON column",
+            );
+        }
+        path
+    }
+
+    /// Names of columns, without paths.
+    fn columns(&mut self, block: &DeTable<'_>, key: &str) -> Vec<String> {
+        let Some(value) = block.get(key) else { return Vec::new() };
+        let texts = self.texts(value, key);
+        texts.into_iter().filter_map(|(text, at)| self.column(&text, at)).collect()
+    }
+
+    pub(super) fn column(&mut self, text: &str, at: Range<usize>) -> Option<String> {
+        let path = self.path(text, at.clone())?;
+        if !path.inside.is_empty() {
+            self.error(
+                at,
+                format!("\"{text}\" is a path, and ignore takes whole columns"),
+                "name in changed what counts",
+            );
+            return None;
+        }
+        Some(path.column)
+    }
+
+    /// A key that reads an ignored column goes stale when only that column changes.
+    fn warn_of_ignored_keys(&mut self, block: &DeTable<'_>) {
+        let rules = &self.reader.rules;
+        let index = rules.rules.len() - 1;
+        let rule = &rules.rules[index];
+        let in_when = |column: &str| {
+            let mut found = false;
+            rule.when.iter().for_each(|when| when.visit(&mut |path: &Path| found |= path.column == column));
+            found
+        };
+        let in_keys = |column: &str| {
+            let mut templates = rules.templates.iter().filter(|template| template.rule == index);
+            templates.any(|template| {
+                template.parts.iter().any(|part| matches!(part, Part::Column(name, _) if name == column))
+                    || rules.arguments_of(template).iter().any(|path| path.column == column)
+            })
+        };
+        let ignored = rule.tables.iter().flat_map(|table| &rules.tables[table.0].ignore).chain(&rule.ignore);
+        let Some(column) = ignored.clone().find(|column| in_when(column) || in_keys(column)) else { return };
+        let message = format!("column \"{column}\" is ignored and the rule reads it");
+        let at = block.get("ignore").map_or_else(|| self.at.clone(), |value| value.span());
+        let place = Place::File(Rc::clone(self.file), at);
+        self.reader.mistakes.warning(place, message, "an update of this column alone leaves its keys");
+    }
+
+    fn on(&mut self, block: &DeTable<'_>) -> On {
+        let Some(value) = block.get("on") else { return On { insert: true, update: true, delete: true } };
+        let mut on = On { insert: false, update: false, delete: false };
+        let words = self.texts(value, "on");
+        for (word, at) in &words {
+            match word.as_str() {
+                "insert" => on.insert = true,
+                "update" => on.update = true,
+                "delete" => on.delete = true,
+                "truncate" => self.error(at.clone(), "truncate always counts", "remove it"),
+                other => {
+                    let note = suggestion(other, ["insert", "update", "delete"]);
+                    self.error(at.clone(), format!("unknown change \"{other}\""), note);
+                }
+            }
+        }
+        if words.is_empty() && value.get_ref().is_array() {
+            self.error(value.span(), "rule listens to no change", "name at least one of insert, update, delete");
+        }
+        on
+    }
+
+    fn namespace(&mut self, block: &DeTable<'_>) -> Option<String> {
+        let value = block.get("namespace")?;
+        let text = self.text(value, "namespace")?;
+        if text.is_empty() || text.contains(['{', '}', '*']) {
+            self.error(value.span(), "namespace must be plain text", "braces and * belong into keys");
+            return None;
+        }
+        Some(text)
+    }
+
+    fn lookups(&mut self, block: &DeTable<'_>) -> Vec<Named> {
+        let Some(value) = block.get("lookup") else { return Vec::new() };
+        let Some(table) = value.get_ref().as_table() else {
+            self.reader.wrong_type(
+                self.file,
+                value,
+                "lookup",
+                "a table: lookup.NAME = { sql = \"…\", args = [\"column\"] }",
+            );
+            return Vec::new();
+        };
+        table.iter().filter_map(|(name, value)| self.lookup(name.get_ref(), name.span(), value)).collect()
+    }
+
+    fn lookup(&mut self, name: &str, at: Range<usize>, value: &Toml<'_>) -> Option<Named> {
+        let Some(table) = value.get_ref().as_table() else {
+            self.reader.wrong_type(self.file, value, "lookup", "a table with sql and args");
+            return None;
+        };
+        for key in table.keys().filter(|key| !LOOKUP_KEYS.contains(&key.get_ref().as_ref())) {
+            let note = suggestion(key.get_ref(), LOOKUP_KEYS.iter().copied());
+            self.error(key.span(), format!("unknown key \"{}\" in a lookup", key.get_ref()), note);
+        }
+        let Some(sql) = table.get("sql") else {
+            self.error(at, format!("lookup \"{name}\" has no sql"), "write sql = \"select … where … = $1\"");
+            return None;
+        };
+        let text = self.text(sql, "sql")?;
+        let args = table.get("args").map_or_else(Vec::new, |args| self.texts(args, "args"));
+        let args: Vec<Path> = args.into_iter().filter_map(|(arg, at)| self.path(&arg, at)).collect();
+        let wanted = parameters(&text);
+        if text.trim().is_empty() {
+            self.error(sql.span(), "sql is empty", "write a SELECT");
+        } else if wanted != args.len() {
+            let message = format!("sql takes {wanted} parameters and args names {} columns", args.len());
+            self.error(sql.span(), message, "$1 is the first of args, $2 the second, …");
+        }
+        let rules = &mut self.reader.rules;
+        let id = LookupId(rules.lookups.len() as u32);
+        let place = Place::File(Rc::clone(self.file), at.clone());
+        rules.lookups.push(Lookup {
+            name: format!("{name} ({place})"),
+            sql: text,
+            columns: Vec::new(),
+            args: args.len(),
+        });
+        rules.arguments.push(args);
+        Some(Named { name: name.to_owned(), id, used: false, at })
+    }
+
+    /// Bytes of the file for bytes of a string's value, when the string is written without escapes.
+    pub(super) fn inside(&self, string: &Range<usize>, value: &str, at: &Range<usize>) -> Range<usize> {
+        let start = string.start + 1;
+        match self.file.text.get(start..start + value.len()) {
+            Some(written) if written == value => start + at.start..start + at.end,
+            Some(_) | None => string.clone(),
+        }
+    }
+
+    pub(super) fn text(&mut self, value: &Toml<'_>, what: &str) -> Option<String> {
+        let text = value.get_ref().as_str().map(str::to_owned);
+        if text.is_none() {
+            self.reader.wrong_type(self.file, value, what, "a string");
+        }
+        text
+    }
+
+    pub(super) fn texts(&mut self, value: &Toml<'_>, what: &str) -> Vec<(String, Range<usize>)> {
+        let Some(array) = value.get_ref().as_array() else {
+            self.reader.wrong_type(self.file, value, what, "an array of strings");
+            return Vec::new();
+        };
+        array.iter().filter_map(|item| Some((self.text(item, &format!("each of {what}"))?, item.span()))).collect()
+    }
+}
+
+/// The highest `$n` of a statement. A `$1` inside of a string literal counts as well; nobody writes one.
+fn parameters(sql: &str) -> usize {
+    let after_dollar = sql.split('$').skip(1);
+    let numbers = after_dollar.filter_map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..end].parse::<u16>().ok()
+    });
+    numbers.max().map_or(0, usize::from)
+}

@@ -1,0 +1,64 @@
+#!/bin/sh
+# Turns off one guard of the rules at a time, in a copy of the sources, and expects at least one case to fail.
+#
+#   tests/mutations.sh [NAME]      a mutant that no case notices ends it with 1
+#
+# Each mutant is: name | file | text | what stands there instead. The text must be there: a mutant that changes nothing
+# is a mistake of this script, and said so.
+set -u
+root=$(cd "$(dirname "$0")/.." && pwd)
+copy="$root/target/mutations"
+mkdir -p "$copy/target"
+only=${1:-}
+survived=0
+
+fresh() {
+    for part in Cargo.toml Cargo.lock src tests systemd sql; do
+        rm -rf "${copy:?}/$part" && cp -a "$root/$part" "$copy/$part"
+    done
+}
+
+try() {
+    name=$1 file="$copy/src/$2" from=$3 into=$4
+    [ -z "$only" ] || [ "$only" = "$name" ] || return 0
+    fresh
+    FROM=$from INTO=$into perl -0pi -e 's/\Q$ENV{FROM}\E/$ENV{INTO}/ or die "not found\n"' "$file" 2>/dev/null
+    if cmp -s "$file" "$root/src/$2"; then
+        echo "BROKEN    $name: its text is not in src/$2"
+        survived=1
+        return 0
+    fi
+    touch "$file"
+    log="$copy/$name.log"
+    if ! (cd "$copy" && CARGO_TARGET_DIR="$copy/target" cargo test --lib --no-run) > "$log" 2>&1; then
+        echo "BROKEN    $name: does not compile, see target/mutations/$name.log"
+        survived=1
+    elif (cd "$copy" && CARGO_TARGET_DIR="$copy/target" cargo test --lib rules::cases) > "$log" 2>&1; then
+        echo "SURVIVED  $name"
+        survived=1
+    else
+        echo "caught    $name by $(sed -n 's/^test rules::cases::\(.*\) \.\.\. FAILED$/\1/p' "$log" | tr '\n' ' ')"
+    fi
+}
+
+try escaping      cache/glob.rs        'if SPECIAL.contains(&byte)' 'if SPECIAL.is_empty()'
+try old-image     rules/plan.rs        'if old_meets && (!new_meets || key.reads_changed(&old, &new))' 'if old_meets && false'
+try new-image     rules/plan.rs        'if new_meets {' 'if new_meets && false {'
+try null          rules/render.rs      'Piece::Value(Value::Null) => return,' 'Piece::Value(Value::Null) => {}'
+try or            rules/reading.rs     'self.or.as_ref().map_or(Made::Null' 'None::<&Vec<u8>>.map_or(Made::Null'
+try ignore        rules/plan.rs        'if self.counting.is_some_and(|counting| !counted[counting]) {' 'if counted.len() > 999 {'
+try ignore-old    rules/images.rs      'Old::Key(old) => !self.in_identity || differs(old)' 'Old::Key(old) => differs(old)'
+try condition     rules/plan.rs        'let Some(when) = &self.when else { return true };' 'let Some(when) = self.when.as_ref().filter(|_| false) else { return true };'
+try unknown       rules/condition.rs   'Value::Unknown => Possible::ANY,' 'Value::Unknown => Possible::FALSE,'
+try sql-null      rules/condition.rs   '(Value::Null, _) | (_, Value::Null) => Possible::NULL,' '(Value::Null, _) | (_, Value::Null) => Possible::FALSE,'
+try changed       rules/plan.rs        'let Some(changed) = &self.changed else { return true };' 'let Some(changed) = self.changed.as_ref().filter(|_| false) else { return true };'
+try changed-old   rules/plan.rs        'old != new || old == Value::Unknown' 'old != new && old != Value::Unknown'
+try lookups       rules/plan.rs        'return lookup::encode(key.family, arguments, values, tx, &mut out.lookups);' 'let _ = (arguments, values); return;'
+try lookup-values rules/lookup.rs      'Some(Answer::Refused(_)) | None => entry.render(rules, key.family, None, txs, out),' 'Some(Answer::Refused(_)) | None => {}'
+try toast         rules/images.rs      '*new = *old;' '_ = old;'
+try identity      rules/images.rs      'if !matches!(old, Old::Full(_)) {' 'if false {'
+try truncate      rules/plan.rs        'Emptied::Family(pattern) => out.patterns.insert(pattern, key.family, tx)' 'Emptied::Family(_) => false'
+try protect       rules/render.rs      'if protect.iter().any(|pattern| glob::matches(pattern, key.bytes())) {' 'if protect.len() > 999 {'
+try json-last     rules/json.rs        'found = Some(inner);' 'found = found.or(Some(inner));'
+try companions    rules/keyspec.rs     'let followed = if parts.last()' 'let companions = &companions[..0]; let followed = if parts.last()'
+exit $survived
