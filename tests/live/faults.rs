@@ -174,8 +174,11 @@ async fn a_cache_that_comes_back_without_its_mark_is_swept() {
 #[tokio::test]
 async fn a_cache_that_forgets_while_connected_is_swept() {
     let mark = "crieur:mark:crieur";
-    let forget: [&[&str]; 2] = [&["DEL", mark], &["SET", mark, "{}"]];
-    for command in forget {
+    let forget: [(&[&str], &str); 2] = [
+        (&["DEL", mark], "the cache does not hold the mark that was written last: sweeping"),
+        (&["SET", mark, "{}"], "the mark in the cache cannot be read: sweeping"),
+    ];
+    for (command, said) in forget {
         let scene = Scene::start().await;
         let mut daemon = scene.daemon().await;
         scene.confirmed(&daemon).await;
@@ -183,7 +186,7 @@ async fn a_cache_that_forgets_while_connected_is_swept() {
         let () = line.arg(command).query(&mut scene.cache.connection()).expect("the cache forgets");
         scene.fill();
         scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
-        daemon.wait_for_log("the cache does not hold the mark that was written last: sweeping");
+        daemon.wait_for_log(said);
         scene.confirmed(&daemon).await;
         swept(&scene, &daemon).await;
         assert_eq!(daemon.stop(), Some(0));

@@ -41,7 +41,7 @@ async fn a_cache_that_forgets_while_postgresql_is_idle_is_noticed_with_the_heart
     scene.run(BOOK).await;
     scene.run("CHECKPOINT").await;
     scene.confirmed(&daemon).await;
-    const END: &str = "SELECT pg_current_wal_insert_lsn()::text";
+    const END: &str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
     let idle = scene.ask(END).await;
 
     let at = marked_at(&scene);
