@@ -28,6 +28,9 @@ use world::{Copy, Dice, Shared, World};
 /// Runs in every test run; `SEED` runs one.
 const SEEDS: u64 = 1_000;
 
+/// How often `SEED` runs its one.
+const AGAIN: u64 = 1_000;
+
 const RULES: &str = r#"
 [[rules]]
 table = "public.things"
@@ -195,7 +198,11 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn no_schedule_confirms_too_early_or_leaves_a_stale_value() {
-    let seeds = number("SEED").map_or(0..number("SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
+    // Jitter and nonces are drawn anew in each run, so one seed is many schedules.
+    let seeds: Vec<u64> = match number("SEED") {
+        Some(seed) => vec![seed; number("SEEDS").unwrap_or(AGAIN) as usize],
+        None => (0..number("SEEDS").unwrap_or(SEEDS)).collect(),
+    };
     for seed in seeds {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         let result = LocalSet::new().block_on(&runtime.expect("a runtime"), one_seed(seed));
