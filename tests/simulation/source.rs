@@ -126,6 +126,10 @@ impl SimSource {
             publication: world.publication.to_string(),
             slot,
         });
+        // The first status says again what the last of the connection before may have said in vain.
+        if let Some(last) = self.acknowledged.filter(|last| last.run == self.run) {
+            world.confirmed = world.confirmed.max(last.end);
+        }
         Ok(())
     }
 
