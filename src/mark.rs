@@ -146,10 +146,11 @@ pub fn gap(mark: Option<&[u8]>, start: &Start, rules: &str) -> Option<Gap> {
     } else if lsn == start.confirmed && start.slot == SlotOrigin::Created {
         // A mark past it was written by this very stream: its sweep is done.
         Some(Gap::NewSlot)
+    } else if mark.publication != start.publication {
+        // Before the run: its sweep waits for what was open, which that of a restart does not.
+        Some(Gap::OtherPublication)
     } else if mark.run != start.run {
         Some(Gap::Restarted)
-    } else if mark.publication != start.publication {
-        Some(Gap::OtherPublication)
     } else if mark.rules != rules {
         Some(Gap::OtherRules)
     } else {

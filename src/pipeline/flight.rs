@@ -104,11 +104,24 @@ where
             if delivery.load.patterns.is_empty() {
                 self.delivered(delivery);
             } else {
+                self.remember_keys(&delivery);
                 self.queue_sweep(delivery);
             }
         }
         self.look_for_another_cache();
         self.tell();
+    }
+
+    /// Exact keys that were deleted ahead of a sweep: should the cache go back while it runs, only the patterns are swept
+    /// in the other one, and these keys come back with nothing but the ring to delete them again.
+    fn remember_keys(&mut self, delivery: &Delivery) {
+        match delivery.stage {
+            Stage::Fresh | Stage::Replica if !delivery.load.keys.is_empty() => {
+                let load = Invalidations { keys: delivery.load.keys.clone(), ..Invalidations::default() };
+                self.ring.push(Cow::Owned(load), &delivery.spans);
+            }
+            Stage::Fresh | Stage::Replica | Stage::Early | Stage::Echo(_) => {}
+        }
     }
 
     pub(super) fn queue_sweep(&mut self, mut delivery: Delivery) {

@@ -122,6 +122,8 @@ pub struct Pipeline<S: Source, C, D> {
 
     /// System, timeline and run of the server that was connected last.
     server: Option<(String, u32, String)>,
+    /// Digest of the publication at the last connection.
+    publication: Option<String>,
     /// Where the present connection started; `None` while it is not compared with the mark.
     compared: Option<Start>,
     reading_mark: Kept<Option<Vec<u8>>>,
@@ -208,6 +210,7 @@ where
             sweep_bytes: 0,
             resolving: None,
             server: None,
+            publication: None,
             compared: None,
             reading_mark: None,
             answered: None,

@@ -5,10 +5,11 @@
 //! and killed at any time. A failing seed is one line: `SEED=n cargo test --test main simulation`; `SEEDS=n` runs more.
 
 mod parts;
+mod scenario;
 mod source;
 mod world;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,16 +18,18 @@ use crieur::config::{Config, OnGap};
 use crieur::pipeline::{Pipeline, Replicas, Settings};
 use crieur::rules::Rules;
 use tokio::task::LocalSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use parts::{SimCache, SimControl};
+use scenario::{End, Kind, Plan};
 use source::SimSource;
 use world::{Copy, Dice, Shared, World};
 
 /// Runs in every test run; `SEED` runs one.
 const SEEDS: u64 = 1_000;
 
-const COMMITS: u32 = 60;
+/// How often `SEED` runs its one.
+const AGAIN: u64 = 1_000;
 
 const RULES: &str = r#"
 [[rules]]
@@ -50,10 +53,15 @@ fn rules() -> Rules {
 
 fn world(seed: u64) -> World {
     let mut dice = Dice(seed);
+    let plan = Plan::new(seed, &mut dice);
+    let (replica, echoes) = match plan.kind {
+        Kind::Chaos => (dice.one_in(4), dice.one_in(2)),
+        kind => (kind == Kind::Replicas, kind == Kind::Plain),
+    };
     World {
-        faults_end: Instant::now() + Duration::from_millis(dice.roll(600)),
-        replica: dice.one_in(4),
-        echoes: dice.one_in(2),
+        plan,
+        replica,
+        echoes,
         dice,
         log: Vec::new(),
         xids: 2,
@@ -64,10 +72,12 @@ fn world(seed: u64) -> World {
         published: true,
         stream: 0,
         slot_lost: false,
+        owner: None,
         cache: Copy::default(),
         copy: None,
         server: 0,
         control_lost: false,
+        full: false,
         quiet: false,
         failure: None,
     }
@@ -90,72 +100,95 @@ fn settings(world: &Shared) -> Settings {
     }
 }
 
+/// How this life ends, and when; `None` when it lasts.
+fn end(world: &mut World, daemon: u32) -> Option<(Instant, End)> {
+    if world.plan.kind != Kind::Chaos {
+        return if daemon == 1 { world.plan.ends.pop() } else { None };
+    }
+    let at = Instant::now() + world.pause(150);
+    let end = [Some(End::Killed), Some(End::Stopped), None][world.dice.roll(3) as usize];
+    end.filter(|_| at < world.plan.faults_end).map(|end| (at, end))
+}
+
 /// One life of the daemon: killed at any await, stopped, or until everything is done.
-async fn live(world: &Shared, written: &Rc<RefCell<bool>>) -> Result<(), String> {
-    let source = SimSource::new(Rc::clone(world));
+async fn live(world: &Shared, daemon: u32, written: &Cell<bool>) -> Result<(), String> {
+    let source = SimSource::new(Rc::clone(world), daemon);
     let (cache, control) = (SimCache::new(Rc::clone(world)), SimControl(Rc::clone(world)));
     let pipeline = Pipeline::new(source, cache, control, rules(), settings(world), Box::new(|_| {}));
-    let (limit, end) = {
-        let mut world = world.borrow_mut();
-        (world.pause(150), world.dice.roll(3))
-    };
-    let limited = world.borrow().faults_end > Instant::now() + limit && end < 2;
+    let end = end(&mut world.borrow_mut(), daemon);
     let stop = async {
-        if limited && end == 1 {
-            return sleep(limit).await;
+        match end {
+            Some((at, End::Stopped)) => sleep_until(at).await,
+            Some((_, End::Killed)) | None => settled(world, written).await,
         }
-        settled(world, written).await;
     };
-    let kill = if limited && end == 0 { limit } else { Duration::from_secs(600) };
-    match timeout(kill, pipeline.run(stop)).await {
-        Ok(Err(error)) => Err(format!("stopped: {error}")),
-        Ok(Ok(_)) | Err(_) => Ok(()),
+    let killed = async {
+        match end {
+            Some((at, End::Killed)) => sleep_until(at).await,
+            Some((_, End::Stopped)) | None => sleep(Duration::from_secs(600)).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = killed => Ok(()),
+        result = pipeline.run(stop) => result.map(|_| ()).map_err(|error| format!("stopped: {error}")),
     }
 }
 
-/// Faults and writers have ended, everything is confirmed, readers have stored what they held, and a while has passed.
-async fn settled(world: &Shared, written: &Rc<RefCell<bool>>) {
+/// Faults and writers have ended, everything is confirmed and a mark says so, and a while has passed.
+async fn settled(world: &Shared, written: &Cell<bool>) {
     let mut rest = 0;
-    for _ in 0..3_000 {
+    for _ in 0..1_000 {
         sleep(Duration::from_millis(20)).await;
         let mut world = world.borrow_mut();
-        let over = *written.borrow() && Instant::now() > world.faults_end;
+        let over = written.get() && Instant::now() > world.plan.faults_end;
         world.quiet |= over;
-        rest = if over && world.owed.is_empty() && world.confirmed >= world.end() { rest + 1 } else { 0 };
-        if world.failure.is_some() || rest > 50 {
+        let done = world.owed.is_empty() && world.confirmed >= world.end() && world.is_proven();
+        rest = if over && done { rest + 1 } else { 0 };
+        if world.failure.is_some() || rest > 60 {
             return;
         }
     }
 }
 
+async fn lives(world: &Shared, daemon: u32, written: &Cell<bool>) -> Result<(), String> {
+    sleep(Duration::from_millis(100 * u64::from(daemon - 1))).await;
+    while !world.borrow().quiet {
+        live(world, daemon, written).await?;
+        if let Some(failure) = &world.borrow().failure {
+            return Err(failure.clone());
+        }
+    }
+    Ok(())
+}
+
 async fn one_seed(seed: u64) -> Result<(), String> {
     let world = Rc::new(RefCell::new(world(seed)));
-    let written = Rc::new(RefCell::new(false));
-    let most_ms = 10 + world.borrow_mut().dice.roll(200);
-    tokio::task::spawn_local(world::chaos(Rc::clone(&world), most_ms));
-    for reader in 1..=3 {
+    let written = Rc::new(Cell::new(false));
+    tokio::task::spawn_local(scenario::happen(Rc::clone(&world)));
+    for reader in 1..=4 {
         tokio::task::spawn_local(world::read(Rc::clone(&world), reader));
     }
     let (writer, done) = (Rc::clone(&world), Rc::clone(&written));
     tokio::task::spawn_local(async move {
-        world::write(writer, COMMITS).await;
-        *done.borrow_mut() = true;
+        world::write(writer).await;
+        done.set(true);
     });
-    loop {
-        live(&world, &written).await?;
-        let world = world.borrow();
-        if let Some(failure) = &world.failure {
-            return Err(failure.clone());
-        }
-        if !world.quiet {
-            continue;
-        }
-        return match (world.stale(), &world.owed) {
-            (stale, _) if !stale.is_empty() => Err(format!("stale for ever: {stale:?}")),
-            (_, owed) if !owed.is_empty() => Err(format!("never deleted: {owed:?}")),
-            _ if world.confirmed < world.end() => Err(format!("stuck at {} of {}", world.confirmed, world.end())),
-            _ => Ok(()),
-        };
+    let kind = world.borrow().plan.kind;
+    if kind == Kind::Takeover {
+        let (first, second) = tokio::join!(lives(&world, 1, &written), lives(&world, 2, &written));
+        first.and(second)
+    } else {
+        lives(&world, 1, &written).await
+    }
+    .map_err(|failure| format!("{kind:?}: {failure}"))?;
+    let world = world.borrow();
+    match (world.stale(), &world.owed) {
+        (stale, _) if !stale.is_empty() => Err(format!("{kind:?}: stale for ever: {stale:?}")),
+        (_, owed) if !owed.is_empty() => Err(format!("{kind:?}: never deleted: {owed:?}")),
+        _ if world.confirmed < world.end() => Err(format!("{kind:?}: stuck at {} of {}", world.confirmed, world.end())),
+        _ if !world.is_proven() => Err(format!("{kind:?}: no mark in the cache says what was done")),
+        _ => Ok(()),
     }
 }
 
@@ -165,7 +198,11 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn no_schedule_confirms_too_early_or_leaves_a_stale_value() {
-    let seeds = number("SEED").map_or(0..number("SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
+    // Jitter and nonces are drawn anew in each run, so one seed is many schedules.
+    let seeds: Vec<u64> = match number("SEED") {
+        Some(seed) => vec![seed; number("SEEDS").unwrap_or(AGAIN) as usize],
+        None => (0..number("SEEDS").unwrap_or(SEEDS)).collect(),
+    };
     for seed in seeds {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         let result = LocalSet::new().block_on(&runtime.expect("a runtime"), one_seed(seed));

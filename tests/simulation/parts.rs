@@ -12,6 +12,7 @@ use crieur::gate::Snapshot;
 use crieur::keys::KeySet;
 use tokio::time::{Instant, sleep};
 
+use super::scenario::Kind;
 use super::world::{OWNERS, Shared};
 
 /// A client of the cache: which server its connections lead to.
@@ -96,7 +97,9 @@ impl Cache for SimCache {
 
     async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
         let Some(server) = self.marking.get() else { return Ok(Swap::Unproven) };
-        self.wait(2).await;
+        // A slow answer may come when the server that the mark is of has ended.
+        let slow = self.world.borrow().plan.kind == Kind::Restart && self.world.borrow_mut().dice.one_in(4);
+        self.wait(if slow { 400 } else { 2 }).await;
         if self.world.borrow().server != server {
             self.marking.set(None);
             return Ok(Swap::Lost);
@@ -104,7 +107,7 @@ impl Cache for SimCache {
         if self.world.borrow_mut().fault(10) {
             return self.broken("simulated refusal");
         }
-        if self.world.borrow_mut().fault(12) {
+        if self.world.borrow().full || self.world.borrow_mut().fault(12) {
             return Ok(Swap::Full);
         }
         if !expected.contains(&self.world.borrow().cache.mark) {

@@ -11,6 +11,7 @@ use crieur::mark::{SlotOrigin, Start};
 use crieur::source::Source;
 use tokio::time::{Instant, sleep};
 
+use super::scenario::Kind;
 use super::world::{Commit, Shared};
 
 /// A position, and the server's run that it belongs to.
@@ -54,6 +55,12 @@ enum Item {
 
 pub struct SimSource {
     world: Shared,
+    /// Which daemon this is.
+    daemon: u32,
+    /// The daemon that has the slot instead.
+    standing_by: Option<u32>,
+    /// Run and position of the last acknowledgment.
+    acknowledged: Option<SimAck>,
     relations: [Relation; 2],
     start: Option<Start>,
     run: u64,
@@ -73,17 +80,36 @@ fn inserts(commit: &Commit) -> Vec<Vec<u8>> {
 }
 
 impl SimSource {
-    pub fn new(world: Shared) -> Self {
+    pub fn new(world: Shared, daemon: u32) -> Self {
         let relations = [relation(1, "things"), relation(2, "shelves")];
         let (queue, opened) = (VecDeque::new(), BTreeMap::new());
-        SimSource { world, relations, start: None, run: 0, stream: 0, next: 0, opened, queue, current: None }
+        SimSource {
+            world,
+            daemon,
+            standing_by: None,
+            acknowledged: None,
+            relations,
+            start: None,
+            run: 0,
+            stream: 0,
+            next: 0,
+            opened,
+            queue,
+            current: None,
+        }
     }
 
     /// The server starts at the confirmed position: everything after it comes again.
-    fn connect(&mut self) {
+    fn connect(&mut self) -> Result<()> {
         let mut world = self.world.borrow_mut();
+        self.standing_by = world.owner.filter(|owner| *owner != self.daemon);
+        if self.standing_by.is_some() {
+            return Err(Error::transient("simulated slot in use"));
+        }
+        world.owner = Some(self.daemon);
         let slot = if std::mem::take(&mut world.slot_lost) {
             world.new_slot();
+            self.acknowledged = None;
             SlotOrigin::Created
         } else {
             SlotOrigin::Found
@@ -100,6 +126,19 @@ impl SimSource {
             publication: world.publication.to_string(),
             slot,
         });
+        // The first status says again what the last of the connection before may have said in vain.
+        if let Some(last) = self.acknowledged.filter(|last| last.run == self.run) {
+            world.confirmed = world.confirmed.max(last.end);
+        }
+        Ok(())
+    }
+
+    /// The slot is free for others.
+    fn leave(&mut self) {
+        let mut world = self.world.borrow_mut();
+        if self.start.take().is_some() && self.stream == world.stream && world.owner == Some(self.daemon) {
+            world.owner = None;
+        }
     }
 
     /// Sends a part of a transaction that is still open.
@@ -116,11 +155,12 @@ impl SimSource {
         let (commit, later, aborted, idle) = {
             let mut world = self.world.borrow_mut();
             let now = Instant::now();
+            let rare = if world.plan.kind == Kind::Streamed { 3 } else { 9 };
             let commit = world.log.get(self.next).filter(|commit| commit.flushed_at <= now).cloned();
             let later: Vec<Commit> = world.log.iter().skip(self.next + 1).take(2).cloned().collect();
             let flushed = world.log.iter().all(|commit| commit.flushed_at <= now);
             let idle = (commit.is_none() && flushed && world.dice.one_in(3)).then(|| world.end() + 1);
-            (commit, later, world.dice.one_in(9).then(|| world.dice.roll(9)), idle)
+            (commit, later, world.dice.one_in(rare).then(|| world.dice.roll(9)), idle)
         };
         for commit in later.iter().filter(|commit| commit.streamed) {
             self.open(commit, 1);
@@ -152,11 +192,14 @@ impl Source for SimSource {
         if self.start.is_none() {
             let wait = self.world.borrow_mut().pause(20);
             sleep(wait).await;
-            self.connect();
-            return Ok(());
+            return self.connect();
         }
         while self.queue.is_empty() {
-            let wait = self.world.borrow_mut().pause(3);
+            let wait = {
+                let mut world = self.world.borrow_mut();
+                let most_ms = if world.quiet { 40 } else { 3 };
+                world.pause(most_ms)
+            };
             sleep(wait).await;
             if self.world.borrow().stream != self.stream {
                 self.start = None;
@@ -186,6 +229,10 @@ impl Source for SimSource {
         if upto.run != self.run {
             world.failure = Some(format!("{upto:?} is a position of another run"));
         }
+        if self.acknowledged.is_some_and(|last| last.run == upto.run && last.end > upto.end) {
+            world.failure = Some(format!("{upto:?} goes back from {:?}", self.acknowledged));
+        }
+        self.acknowledged = Some(upto);
         if self.start.is_none() || self.stream != world.stream || upto.end <= world.confirmed {
             return; // It never arrives, or moves nothing (`LogicalConfirmReceivedLocation` in `logical.c`).
         }
@@ -225,11 +272,21 @@ impl Source for SimSource {
         0
     }
 
+    fn standing_by(&self) -> Option<u32> {
+        self.standing_by
+    }
+
     fn disconnect(&mut self) {
-        self.start = None;
+        self.leave();
     }
 
     async fn close(&mut self) -> Result<()> {
         Ok(())
+    }
+}
+
+impl Drop for SimSource {
+    fn drop(&mut self) {
+        self.leave();
     }
 }

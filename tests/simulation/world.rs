@@ -11,6 +11,8 @@ use crieur::mark::Mark;
 
 use tokio::time::{Instant, sleep};
 
+use super::scenario::{Kind, Plan};
+
 /// A small generator with a good mix (splitmix64): a schedule must depend on nothing but its seed.
 #[derive(Clone)]
 pub struct Dice(pub u64);
@@ -33,7 +35,7 @@ fn mixed(mut z: u64) -> u64 {
 }
 
 /// Rows of the table, and owners that a lookup finds for them.
-pub const ROWS: u64 = 12;
+pub const ROWS: u64 = 30;
 pub const OWNERS: u64 = 4;
 
 /// One committed transaction.
@@ -79,7 +81,7 @@ pub struct Copy {
 
 pub struct World {
     pub dice: Dice,
-    pub faults_end: Instant,
+    pub plan: Plan,
     pub replica: bool,
     pub echoes: bool,
     pub log: Vec<Commit>,
@@ -93,11 +95,15 @@ pub struct World {
     /// Connections of the walsender; a cut makes it another.
     pub stream: u64,
     pub slot_lost: bool,
+    /// The daemon that has the slot.
+    pub owner: Option<u32>,
     pub cache: Copy,
     pub copy: Option<Copy>,
     /// Which server is behind the cache's address.
     pub server: u64,
     pub control_lost: bool,
+    /// The cache refuses the mark.
+    pub full: bool,
     pub quiet: bool,
     pub failure: Option<String>,
 }
@@ -106,7 +112,7 @@ pub type Shared = Rc<RefCell<World>>;
 
 impl World {
     pub fn fault(&mut self, one_in: u64) -> bool {
-        Instant::now() < self.faults_end && self.dice.one_in(one_in)
+        self.plan.troubles.contains(&Instant::now()) && self.dice.one_in(one_in)
     }
 
     pub fn pause(&mut self, most_ms: u64) -> Duration {
@@ -161,14 +167,40 @@ impl World {
     }
 
     /// A crash and recovery: what was not flushed is gone, though it was seen; what was logged is visible.
-    fn crash(&mut self) {
+    pub fn crash(&mut self) {
         let now = Instant::now();
         let kept = self.log.iter().take_while(|commit| commit.flushed_at <= now).count();
         for lost in self.log.split_off(kept) {
             self.owed.remove(&lost.xid);
         }
         self.log.iter_mut().for_each(|commit| commit.visible_at = commit.visible_at.min(now));
-        (self.run, self.stream, self.control_lost) = (self.run + 1, self.stream + 1, true);
+        (self.run, self.control_lost) = (self.run + 1, true);
+        self.cut();
+    }
+
+    /// The walsender ends.
+    pub fn cut(&mut self) {
+        (self.stream, self.owner) = (self.stream + 1, None);
+    }
+
+    pub fn lose_slot(&mut self) {
+        self.slot_lost = true;
+        self.cut();
+    }
+
+    pub fn publish(&mut self, published: bool) {
+        (self.published, self.publication) = (published, self.publication + 1);
+        self.cut();
+    }
+
+    /// Whether the mark in the cache is one that a daemon that starts now would trust.
+    pub fn is_proven(&self) -> bool {
+        let mark = self.cache.mark.as_ref().and_then(|text| serde_json::from_slice::<Mark>(text).ok());
+        mark.is_some_and(|mark| {
+            mark.run == self.run.to_string()
+                && mark.publication == self.publication.to_string()
+                && mark.lsn.parse::<Lsn>().is_ok_and(|lsn| lsn.0 >= self.confirmed)
+        })
     }
 
     /// The slot is gone; the new one begins at the end of the WAL, when the daemon connects.
@@ -201,13 +233,10 @@ impl World {
                 self.server += self.dice.roll(2);
             }
             4 if !self.replica => self.crash(),
-            5 => (self.slot_lost, self.stream) = (true, self.stream + 1),
-            6 => {
-                self.published = !self.published;
-                (self.publication, self.stream) = (self.publication + 1, self.stream + 1);
-            }
+            5 => self.lose_slot(),
+            6 => self.publish(!self.published),
             7 => self.control_lost = true,
-            _ => self.stream += 1,
+            _ => self.cut(),
         }
     }
 }
@@ -218,10 +247,9 @@ pub async fn chaos(world: Shared, most_ms: u64) {
         let wait = world.borrow_mut().pause(most_ms);
         sleep(wait).await;
         let mut world = world.borrow_mut();
-        if Instant::now() >= world.faults_end {
+        if Instant::now() >= world.plan.faults_end {
             if !world.published {
-                world.published = true;
-                (world.publication, world.stream) = (world.publication + 1, world.stream + 1);
+                world.publish(true);
             }
             return;
         }
@@ -229,32 +257,69 @@ pub async fn chaos(world: Shared, most_ms: u64) {
     }
 }
 
-/// Commits whose visibility comes up to 30 ms after the walsender may send them.
-pub async fn write(world: Shared, commits: u32) {
-    for _ in 0..commits {
+/// Commits whose visibility comes some time after the walsender may send them.
+pub async fn write(world: Shared) {
+    let until = world.borrow().plan.written;
+    while Instant::now() < until {
         let wait = world.borrow_mut().pause(20);
         sleep(wait).await;
+        let commit = world.borrow_mut().commit();
         let mut world = world.borrow_mut();
-        let now = Instant::now();
-        world.xids += 1;
-        let rows: Vec<u64> = (0..world.dice.roll(5)).map(|_| world.dice.roll(ROWS)).collect();
-        let shelf = if world.dice.one_in(15) { Some(world.dice.roll(3)) } else { None };
-        let invisible = if world.dice.one_in(3) { world.pause(30) } else { Duration::ZERO };
-        // `synchronous_commit = off`: seen before it is flushed, and flushed in order.
-        let unflushed = if world.dice.one_in(4) { world.pause(20) } else { Duration::ZERO };
-        let behind = world.log.last().map_or(now, |last| last.flushed_at);
-        let flushed_at = (now + unflushed).max(behind);
-        let last_replayed = world.log.last().map_or(now, |last| last.replayed_at);
-        let replayed_at = (flushed_at + world.pause(20)).max(last_replayed);
-        let (published, streamed) = (world.published, world.dice.one_in(4));
-        let (xid, end) = (world.xids, world.end() + 10);
-        let visible_at = now + invisible;
-        let keys = keys(&rows, shelf);
-        if published && !keys.is_empty() {
-            world.owed.insert(xid, keys.clone());
+        if commit.published && !commit.keys.is_empty() {
+            world.owed.insert(commit.xid, commit.keys.clone());
         }
-        let commit = Commit { xid, end, rows, shelf, visible_at, flushed_at, replayed_at, published, streamed, keys };
         world.log.push(commit);
+    }
+}
+
+impl World {
+    fn commit(&mut self) -> Commit {
+        let (now, kind) = (Instant::now(), self.plan.kind);
+        self.xids += 1;
+        let most = if kind == Kind::Streamed { 12 } else { 4 };
+        let rows: Vec<u64> = (0..self.dice.roll(most)).map(|_| self.dice.roll(ROWS)).collect();
+        let shelf = if self.dice.one_in(15) { Some(self.dice.roll(3)) } else { None };
+        let most_ms = if kind == Kind::NewSlot { 400 } else { 30 };
+        let invisible = if self.dice.one_in(3) { self.pause(most_ms) } else { Duration::ZERO };
+        // `synchronous_commit = off`: seen before it is flushed, and flushed in order.
+        let most_ms = if kind == Kind::Restart { 60 } else { 20 };
+        let unflushed = if self.dice.one_in(4) { self.pause(most_ms) } else { Duration::ZERO };
+        let behind = self.log.last().map_or(now, |last| last.flushed_at);
+        let flushed_at = (now + unflushed).max(behind);
+        let last_replayed = self.log.last().map_or(now, |last| last.replayed_at);
+        let most_ms = if kind == Kind::Replicas { 200 } else { 20 };
+        let replayed_at = (flushed_at + self.pause(most_ms)).max(last_replayed);
+        let streamed = self.dice.one_in(if kind == Kind::Streamed { 2 } else { 4 });
+        Commit {
+            xid: self.xids,
+            end: self.end() + 10,
+            shelf,
+            visible_at: now + invisible,
+            flushed_at,
+            replayed_at,
+            published: self.published,
+            streamed,
+            keys: keys(&rows, shelf),
+            rows,
+        }
+    }
+
+    /// A key that a reader asks for.
+    fn wanted(&mut self) -> String {
+        match self.dice.roll(8) {
+            0 => format!("owner:{}", self.dice.roll(OWNERS)),
+            1 => format!("shelf:{}:a", self.dice.roll(3)),
+            _ => format!("thing:{}", self.dice.roll(ROWS)),
+        }
+    }
+
+    /// Most readers are quick; some hold their value for long.
+    fn holds(&mut self, lease: bool) -> Duration {
+        match (self.dice.one_in(4), lease) {
+            (true, true) => self.pause(200),
+            (true, false) => self.pause(85),
+            (false, _) => self.pause(8),
+        }
     }
 }
 
@@ -262,7 +327,7 @@ pub async fn write(world: Shared, commits: u32) {
 pub async fn read(world: Shared, reader: u64) {
     let mut token = reader << 32;
     loop {
-        let wait = world.borrow_mut().pause(30);
+        let wait = world.borrow_mut().pause(12);
         sleep(wait).await;
         if world.borrow().quiet {
             return;
@@ -270,11 +335,7 @@ pub async fn read(world: Shared, reader: u64) {
         token += 1;
         let (key, lease) = {
             let mut world = world.borrow_mut();
-            let key = match world.dice.roll(6) {
-                0 => format!("owner:{}", world.dice.roll(OWNERS)),
-                1 => format!("shelf:{}:a", world.dice.roll(3)),
-                _ => format!("thing:{}", world.dice.roll(ROWS)),
-            };
+            let key = world.wanted();
             if world.cache.keys.contains_key(&key) {
                 continue;
             }
@@ -284,10 +345,10 @@ pub async fn read(world: Shared, reader: u64) {
             }
             (key, lease)
         };
-        let wait = world.borrow_mut().pause(5);
+        let wait = world.borrow_mut().pause(3);
         sleep(wait).await;
         let value = world.borrow().value(&key);
-        let wait = world.borrow_mut().pause(if lease { 200 } else { 85 });
+        let wait = world.borrow_mut().holds(lease);
         sleep(wait).await;
         let mut world = world.borrow_mut();
         if !lease || world.cache.keys.get(&key) == Some(&Held::Lease(token)) {

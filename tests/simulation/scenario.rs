@@ -1,0 +1,195 @@
+//! What happens in a seed: a quiet while in which the cache fills, one fault, and calm. One kind of fault per seed, so
+//! that no sweep heals what another fault broke; only [`Kind::Chaos`] mixes them. The truth is in `world.rs`.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::world::{Copy, Dice, Shared};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Everything at once, again and again.
+    Chaos,
+    /// Another server answers, whose copy is a few deletes old.
+    GoesBack,
+    /// And then a third one.
+    GoesBackTwice,
+    /// The cache forgets everything, and then goes back to a copy of that time.
+    Emptied,
+    /// PostgreSQL forgets what was seen and not flushed.
+    Restart,
+    /// The slot is made anew while commits are invisible.
+    NewSlot,
+    /// Changes stay out of the stream for a while.
+    Publication,
+    /// Readers read a replica that lags.
+    Replicas,
+    Killed,
+    Stopped,
+    /// A second daemon stands by.
+    Takeover,
+    ControlLost,
+    /// No mark can be written.
+    Full,
+    /// Long transactions that are sent while they are open, and many that abort.
+    Streamed,
+    /// Readers without leases, who promise to store before the last echo.
+    Plain,
+    /// The control session fails while it looks up.
+    Lookups,
+}
+
+pub const KINDS: [Kind; 16] = [
+    Kind::Chaos,
+    Kind::GoesBack,
+    Kind::GoesBackTwice,
+    Kind::Emptied,
+    Kind::Restart,
+    Kind::NewSlot,
+    Kind::Publication,
+    Kind::Replicas,
+    Kind::Killed,
+    Kind::Stopped,
+    Kind::Takeover,
+    Kind::ControlLost,
+    Kind::Full,
+    Kind::Streamed,
+    Kind::Plain,
+    Kind::Lookups,
+];
+
+/// How a life of the daemon ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    Killed,
+    Stopped,
+}
+
+/// When things happen.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub kind: Kind,
+    /// The fault.
+    pub at: Instant,
+    /// The writers' last commit.
+    pub written: Instant,
+    /// Replies are lost between these two.
+    pub troubles: std::ops::Range<Instant>,
+    pub faults_end: Instant,
+    /// Ends of lives of the first daemon, the last first.
+    pub ends: Vec<(Instant, End)>,
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+impl Plan {
+    pub fn new(seed: u64, dice: &mut Dice) -> Plan {
+        let kind = KINDS[(seed % KINDS.len() as u64) as usize];
+        let now = Instant::now();
+        if kind == Kind::Chaos {
+            let faults_end = now + ms(dice.roll(600));
+            return Plan {
+                kind,
+                at: now,
+                written: now + ms(600),
+                troubles: now..faults_end,
+                faults_end,
+                ends: Vec::new(),
+            };
+        }
+        let at = now + ms(450 + dice.roll(300)) + Duration::from_micros(dice.roll(1_000));
+        let after = if kind == Kind::Publication { 250 } else { dice.roll(80) };
+        let troubled = if dice.one_in(3) { ms(dice.roll(100)) } else { Duration::ZERO };
+        let ends = match kind {
+            Kind::Killed => vec![(at + ms(dice.roll(150)), End::Killed), (at, End::Killed)],
+            Kind::Stopped => vec![(at + ms(dice.roll(150)), End::Stopped), (at, End::Stopped)],
+            Kind::Takeover => match dice.roll(3) {
+                0 => vec![(at, End::Killed)],
+                1 => vec![(at, End::Stopped)],
+                _ => Vec::new(),
+            },
+            _ if dice.one_in(3) => vec![(at + ms(dice.roll(200)), End::Killed)],
+            _ => Vec::new(),
+        };
+        let faults_end = at + ms(450);
+        Plan { kind, at, written: at + ms(after), troubles: at..at + troubled, faults_end, ends }
+    }
+}
+
+/// Does what the plan says; a moment is left to the dice wherever the order of two steps may matter.
+pub async fn happen(world: Shared) {
+    let plan = world.borrow().plan.clone();
+    // A copy that lacks few deletes often holds the very mark that was written last.
+    let age = {
+        let mut world = world.borrow_mut();
+        let most_ms = if world.dice.one_in(2) { 40 } else { 200 };
+        world.pause(most_ms)
+    };
+    match plan.kind {
+        Kind::Chaos => {
+            let most_ms = 10 + world.borrow_mut().dice.roll(200);
+            super::world::chaos(world, most_ms).await;
+        }
+        Kind::GoesBack => go_back(&world, plan.at - age, age).await,
+        Kind::GoesBackTwice => {
+            go_back(&world, plan.at - age, age).await;
+            let (wait, age) = (world.borrow_mut().pause(30), world.borrow_mut().pause(30));
+            go_back(&world, Instant::now() + wait, age).await;
+        }
+        Kind::Emptied => emptied(&world, plan.at).await,
+        Kind::Publication => {
+            sleep_until(plan.at).await;
+            world.borrow_mut().publish(false);
+            let wait = world.borrow_mut().pause(200);
+            sleep(wait).await;
+            world.borrow_mut().publish(true);
+        }
+        Kind::Full => {
+            sleep_until(plan.at).await;
+            world.borrow_mut().full = true;
+            let wait = world.borrow_mut().pause(300);
+            sleep(wait).await;
+            world.borrow_mut().full = false;
+        }
+        Kind::Restart => once(&world, plan.at, |world| world.borrow_mut().crash()).await,
+        Kind::NewSlot => once(&world, plan.at, |world| world.borrow_mut().lose_slot()).await,
+        Kind::ControlLost => once(&world, plan.at, |world| world.borrow_mut().control_lost = true).await,
+        Kind::Streamed => once(&world, plan.at, |world| world.borrow_mut().cut()).await,
+        Kind::Takeover if plan.ends.is_empty() => once(&world, plan.at, |world| world.borrow_mut().cut()).await,
+        Kind::Replicas | Kind::Killed | Kind::Stopped | Kind::Takeover | Kind::Plain | Kind::Lookups => {}
+    }
+}
+
+async fn once(world: &Shared, at: Instant, fault: impl Fn(&Shared)) {
+    sleep_until(at).await;
+    fault(world);
+}
+
+/// Another server answers; its copy was made `age` before.
+async fn go_back(world: &Shared, copied: Instant, age: Duration) {
+    sleep_until(copied).await;
+    let copy = world.borrow().cache.clone();
+    sleep(age).await;
+    let mut world = world.borrow_mut();
+    let marks = world.cache.marks;
+    world.cache = Copy { marks, ..copy };
+    world.server += 1;
+}
+
+/// An empty cache; half of the time it then goes back to a copy that has no mark either, while the first sweep runs.
+async fn emptied(world: &Shared, at: Instant) {
+    sleep_until(at).await;
+    let again = {
+        let mut world = world.borrow_mut();
+        world.cache = Copy { marks: world.cache.marks, ..Copy::default() };
+        world.server += world.dice.roll(2);
+        world.dice.one_in(2)
+    };
+    if again {
+        let (wait, age) = (world.borrow_mut().pause(30), world.borrow_mut().pause(20));
+        go_back(world, at + wait, age).await;
+    }
+}
