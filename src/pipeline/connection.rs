@@ -36,12 +36,10 @@ where
             self.standing_by = None;
             self.compared = self.source.start().cloned();
             let publication = self.compared.as_ref().map(|start| start.publication.clone());
-            if self.publication != publication {
-                // Changes may be missing behind what this connection marked, so that mark hides no gap: not even while
-                // the cache holds an old one, whose sweep is over and not yet marked.
-                self.marked = None;
-                self.publication = publication;
-            }
+            // Changes may be missing behind the last mark, so an old one in the cache hides no gap now: not even one
+            // whose sweep is over and not yet marked.
+            self.altered |= self.publication != publication;
+            self.publication = publication;
             if let Some(start) = &self.compared {
                 // An answer that is on its way may be of the server before.
                 self.control.follow(start);

@@ -94,7 +94,8 @@ where
         let gap = gap(found.as_deref(), start, &self.rules.digest());
         // A slot that moved on without us lost changes that no memory of ours has.
         let moved = |ack| self.source.lsn(ack) < start.confirmed;
-        let moved = start.slot == SlotOrigin::Created || self.marked.is_none_or(moved);
+        let altered = std::mem::take(&mut self.altered);
+        let moved = altered || start.slot == SlotOrigin::Created || self.marked.is_none_or(moved);
         match (&self.held, gap) {
             _ if without(Guard::Mark) => self.held = Held::Trusted(found.into_iter().collect()),
             (_, Some(gap)) if anew && (moved || !matches!(gap, Gap::Behind { .. })) => self.gap(&gap, found),

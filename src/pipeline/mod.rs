@@ -124,6 +124,8 @@ pub struct Pipeline<S: Source, C, D> {
     server: Option<(String, u32, String)>,
     /// Digest of the publication at the last connection.
     publication: Option<String>,
+    /// It is another than before, and the mark was not compared since.
+    altered: bool,
     /// Where the present connection started; `None` while it is not compared with the mark.
     compared: Option<Start>,
     reading_mark: Kept<Option<Vec<u8>>>,
@@ -211,6 +213,7 @@ where
             resolving: None,
             server: None,
             publication: None,
+            altered: false,
             compared: None,
             reading_mark: None,
             answered: None,

@@ -278,7 +278,9 @@ impl World {
         self.xids += 1;
         let most = if kind == Kind::Streamed { 12 } else { 4 };
         let rows: Vec<u64> = (0..self.dice.roll(most)).map(|_| self.dice.roll(ROWS)).collect();
-        let shelf = if self.dice.one_in(15) { Some(self.dice.roll(3)) } else { None };
+        // Sweeps run when the cache goes back.
+        let rare = if matches!(kind, Kind::GoesBack | Kind::GoesBackTwice) { 5 } else { 15 };
+        let shelf = if self.dice.one_in(rare) { Some(self.dice.roll(3)) } else { None };
         let most_ms = if kind == Kind::NewSlot { 400 } else { 30 };
         let invisible = if self.dice.one_in(3) { self.pause(most_ms) } else { Duration::ZERO };
         // `synchronous_commit = off`: seen before it is flushed, and flushed in order.
