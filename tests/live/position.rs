@@ -197,8 +197,11 @@ async fn an_echo_survives_a_kill_and_a_budget_of_wal_releases_its_position() {
     let ballast = "SELECT count(pg_logical_emit_message(false, 'ballast', repeat('x', 100000)))::text \
                    FROM generate_series(1, 30)";
     scene.ask(ballast).await;
-    // The end of a transaction, for whatever the server itself wrote behind ours.
-    scene.ask("SELECT pg_logical_emit_message(true, 'ballast', 'x')::text").await;
-    eventually("the position moves on", PATIENCE, async || scene.ask(&confirmed).await == "true").await;
+    // Ends of transactions come by: only they, and keepalives, are positions.
+    eventually("the position moves on", PATIENCE, async || {
+        scene.ask("SELECT pg_logical_emit_message(true, 'ballast', 'x')::text").await;
+        scene.ask(&confirmed).await == "true"
+    })
+    .await;
     assert_eq!(daemon.stop(), Some(0));
 }
