@@ -1,11 +1,11 @@
 //! What networks and servers do: cut, stall, half a reply, a crash. No key may be lost, whatever it was.
 
-use super::daemon::{Daemon, STARTED};
+use super::daemon::STARTED;
 use super::harness::postgres::Shutdown;
 use super::harness::proxy::{Direction, Proxy};
 use super::harness::redis::Data;
-use super::harness::wait::{PATIENCE, eventually, settled};
-use super::scene::{KEYS, Scene, config, set};
+use super::harness::wait::{PATIENCE, eventually};
+use super::scene::{Scene, config, set, swept};
 
 /// More keys than two UNLINKs take.
 const MANY: usize = 1500;
@@ -141,17 +141,6 @@ async fn a_crash_of_postgresql_is_survived() {
         swept(&scene, &daemon).await;
     }
     assert_eq!(daemon.stop(), Some(0));
-}
-
-/// A sweep of everything that the rules own goes through: their keys went, all others stay.
-async fn swept(scene: &Scene, daemon: &Daemon) {
-    let others = ["lock:lease:71", "lock:properties:detail:1", "properties:other", "session:1"];
-    let ours = KEYS.iter().map(|key| key.to_string()).filter(|key| !others.contains(&key.as_str())).collect();
-    settled("the rules' keys went, all others stay", PATIENCE, async || match scene.gone() {
-        gone if gone == ours => Ok(()),
-        gone => Err((gone, daemon.log())),
-    })
-    .await;
 }
 
 #[tokio::test]
