@@ -36,6 +36,8 @@ pub struct Server {
     pub senders_used: u32,
     /// Event triggers that announce DDL and are there, of [`TRIGGERS`](crate::cli::setup::TRIGGERS).
     pub triggers: u32,
+    /// Functions that transactions call and are there, of [`FUNCTIONS`](crate::cli::setup::FUNCTIONS).
+    pub functions: u32,
     /// `max_slot_wal_keep_size` in MB; -1 is no limit.
     pub slot_keep_mb: i64,
     /// `wal_sender_timeout` in ms; 0 is never.

@@ -7,6 +7,7 @@ pub mod identity;
 pub mod log;
 pub mod progress;
 pub mod record;
+mod reload;
 pub mod replay;
 pub mod run;
 pub mod setup;
@@ -74,7 +75,7 @@ pub fn main() -> Exit {
         }
     };
     match arguments.command {
-        Command::Run(file) => with_config(&file.config, run::run),
+        Command::Run(file) => with_config(&file.config, |config| run::run(config, &file.config)),
         Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config))),
         Command::Explain(mut arguments) => {
             with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
@@ -104,7 +105,7 @@ fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
 }
 
 /// The environment, and below it what systemd hands over as credentials. A variable that is not Unicode is none of ours.
-fn environment() -> Result<Vec<(String, String)>> {
+pub(crate) fn environment() -> Result<Vec<(String, String)>> {
     let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
     let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
     if let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") {

@@ -88,7 +88,7 @@ impl<A: Copy + Ord> Transactions<A> {
     /// See [`Intake::resolved`].
     pub fn resolved(&mut self, need: Need, root: Option<(String, String)>, rules: &Rules) {
         match need {
-            Need::Nothing | Need::Warning => {}
+            Need::Nothing | Need::Warning | Need::Refusal(_) => {}
             Need::PartitionRoot(relation) => self.intake.resolved(&relation, root, rules),
         }
     }
