@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod check;
+pub mod coverage;
 pub mod explain;
 pub mod identity;
 pub mod log;
@@ -57,6 +58,8 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Say which keys a change of one row invalidates, and by which rule; needs no server.
     Explain(ExplainArgs),
+    /// Say which keys of the live cache no rule can delete, and which rules no key was made for; reads only.
+    Coverage(coverage::CoverageArgs),
     /// Create publication, slot and replica identity; safe to run twice.
     Setup(setup::SetupArgs),
     /// Write the frames of the live stream, and what is needed to replay them, to a file.
@@ -79,6 +82,9 @@ pub fn main() -> Exit {
         Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config))),
         Command::Explain(mut arguments) => {
             with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
+        }
+        Command::Coverage(arguments) => {
+            with_config(&arguments.config, |config| report(coverage(&config, &arguments)))
         }
         Command::Setup(arguments) => with_config(&arguments.config, |config| report(setup(&config, arguments.mode()))),
         Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
@@ -149,6 +155,13 @@ fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
     arguments.fill_from(&mut std::io::stdin())?;
     print!("{}", explain::explain(&config.rules, arguments)?);
     Ok(Exit::Ok)
+}
+
+fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {
+    runtime()?.block_on(async {
+        let mut connection = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await?;
+        coverage::run(config, arguments, &mut connection, &mut std::io::stdout()).await
+    })
 }
 
 fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {

@@ -71,7 +71,9 @@ impl RulesFile {
 
 /// Names of settings that differ and that only a start reads. URLs are redacted and so look alike.
 fn changed(before: &[Effective], now: &[Effective]) -> Vec<&'static str> {
-    let value = |list: &[Effective], name| list.iter().find(|(key, _, _)| *key == name).map(|(_, value, _)| value.clone());
+    let value = |list: &[Effective], name: &str| {
+        list.iter().find(|(key, _, _)| *key == name).map(|(_, value, _)| value.clone())
+    };
     let mut names: Vec<&str> = before.iter().chain(now).map(|(name, _, _)| *name).collect();
     names.sort_unstable();
     names.dedup();

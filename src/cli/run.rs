@@ -48,7 +48,7 @@ pub fn run(config: Config, file: &Path) -> Exit {
     }
 }
 
-async fn stream(config: Config) -> Result<Totals> {
+async fn stream(config: Config, file: &Path) -> Result<Totals> {
     let dsn = Dsn::parse(config.postgres.url.expose())?;
     if let Some(hint) = dsn.pooler_hint() {
         warn!("{hint}");

@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod cases;
 pub mod condition;
+pub mod cover;
 pub mod custom;
 mod digest;
 pub mod filter;

@@ -21,6 +21,7 @@ mod position;
 mod publication;
 mod readers;
 mod record;
+mod reload;
 mod replicas;
 mod restart;
 mod rules;
