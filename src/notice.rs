@@ -76,7 +76,10 @@ mod tests {
         assert_eq!((tables[0].oid(), tables[0].schema.as_str(), tables[0].name.as_str()), (Oid(16384), "public", "t"));
         assert_eq!(Notice::parse(br#"{"kind":"invalidate_all"}"#), Some(Notice::InvalidateAll {}));
         let keys = vec!["a*".to_owned()];
-        assert_eq!(Notice::parse(br#"{"kind":"invalidate_exact","keys":["a*"]}"#), Some(Notice::InvalidateExact { keys }));
+        assert_eq!(
+            Notice::parse(br#"{"kind":"invalidate_exact","keys":["a*"]}"#),
+            Some(Notice::InvalidateExact { keys })
+        );
         let long = format!("{}{{\"kind\":\"invalidate_all\"}}", " ".repeat(CONTENT_BYTES_MAX));
         assert_eq!(Notice::parse(long.as_bytes()), None);
         let unknown: [&[u8]; 9] = [

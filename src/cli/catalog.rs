@@ -114,6 +114,10 @@ pub struct Slot {
 pub struct Column {
     /// Its name.
     pub name: String,
+    /// Its type, of a domain the type beneath: `text`, `timestamp with time zone`.
+    pub kind: String,
+    /// The labels of an enum, in order.
+    pub labels: Vec<String>,
     /// `NOT NULL`
     pub not_null: bool,
     /// Empty, `s` stored, `v` virtual.

@@ -83,9 +83,7 @@ pub fn main() -> Exit {
         Command::Explain(mut arguments) => {
             with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
         }
-        Command::Coverage(arguments) => {
-            with_config(&arguments.config, |config| report(coverage(&config, &arguments)))
-        }
+        Command::Coverage(arguments) => with_config(&arguments.config, |config| report(coverage(&config, &arguments))),
         Command::Setup(arguments) => with_config(&arguments.config, |config| report(setup(&config, arguments.mode()))),
         Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
         Command::Replay(arguments) => with_config(&arguments.config, |config| report(replay(&config, &arguments))),

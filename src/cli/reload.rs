@@ -57,7 +57,11 @@ impl RulesFile {
         show(&config.warnings);
         let waits = changed(&self.settings, &config.effective().collect::<Vec<_>>());
         if !waits.is_empty() {
-            warn!(hint = "Restart crieur.", "changed settings take effect at the next start only: {}", waits.join(", "));
+            warn!(
+                hint = "Restart crieur.",
+                "changed settings take effect at the next start only: {}",
+                waits.join(", ")
+            );
         }
         let digest = config.rules.digest();
         if digest == self.digest {

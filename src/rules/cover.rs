@@ -72,7 +72,8 @@ fn version(text: &[u8]) -> Option<usize> {
 
 /// The key without versions: at the end of each segment, and segments that are nothing else.
 pub fn unversioned(key: &[u8]) -> Vec<u8> {
-    let alone = |segment: &&[u8]| !(segment.len() > 1 && segment[0] == b'v' && segment[1..].iter().all(u8::is_ascii_digit));
+    let alone =
+        |segment: &&[u8]| !(segment.len() > 1 && segment[0] == b'v' && segment[1..].iter().all(u8::is_ascii_digit));
     let segments = key.split(|byte| *byte == b':').filter(alone);
     segments.map(|segment| &segment[..version(segment).unwrap_or(segment.len())]).collect::<Vec<_>>().join(&b':')
 }

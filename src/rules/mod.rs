@@ -14,6 +14,7 @@ mod images;
 mod json;
 mod keyspec;
 pub mod like;
+pub mod lint;
 mod lookup;
 pub mod name;
 pub mod needs;

@@ -45,8 +45,11 @@ fn functions(server: &Server) -> Finding {
     if server.functions >= FUNCTIONS {
         return Finding::ready("functions", "crieur.invalidate and crieur.invalidate_exact are there");
     }
-    Finding::note("functions", "crieur.invalidate or crieur.invalidate_exact is missing: a transaction that calls it fails")
-        .mend("run crieur setup")
+    Finding::note(
+        "functions",
+        "crieur.invalidate or crieur.invalidate_exact is missing: a transaction that calls it fails",
+    )
+    .mend("run crieur setup")
 }
 
 /// The event triggers that announce DDL.

@@ -117,7 +117,10 @@ fn general(segment: &[u8]) -> String {
     if let Some(head) = text.get(..36).filter(|head| is_uuid(head)) {
         return format!("{{uuid}}{}", general(&segment[head.len()..]));
     }
-    if text.len() >= 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) && !text.bytes().all(|b| b.is_ascii_digit()) {
+    if text.len() >= 16
+        && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && !text.bytes().all(|b| b.is_ascii_digit())
+    {
         return "{hash}".to_owned();
     }
     if text.len() > 48 || text.chars().any(|c| c.is_control() || "@=&{}\"' ".contains(c)) {
