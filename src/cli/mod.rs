@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod check;
 pub mod coverage;
+pub mod diff;
 pub mod explain;
 pub mod identity;
 pub mod log;
@@ -47,6 +48,12 @@ pub struct ExplainArgs {
     file: ConfigFile,
     #[command(flatten)]
     change: explain::Args,
+    /// Instead of a change: what NEW's rules delete that OLD's do not, and the contrary.
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], requires = "recording")]
+    diff: Option<Vec<PathBuf>>,
+    /// The recording that --diff goes over.
+    #[arg(long, value_name = "RECORDING", requires = "diff")]
+    recording: Option<PathBuf>,
 }
 
 /// The commands.
@@ -80,6 +87,7 @@ pub fn main() -> Exit {
     match arguments.command {
         Command::Run(file) => with_config(&file.config, |config| run::run(config, &file.config)),
         Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config))),
+        Command::Explain(ExplainArgs { diff: Some(files), recording: Some(recording), .. }) => diff(&files, &recording),
         Command::Explain(mut arguments) => {
             with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
         }
@@ -153,6 +161,20 @@ fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
     arguments.fill_from(&mut std::io::stdin())?;
     print!("{}", explain::explain(&config.rules, arguments)?);
     Ok(Exit::Ok)
+}
+
+fn diff(files: &[PathBuf], recording: &Path) -> Exit {
+    let [old, new] = files else { return Exit::Usage };
+    match diff::rules(old, new) {
+        Ok((old, new)) => report(
+            crate::source::recording::Recording::open(recording)
+                .and_then(|recording| runtime()?.block_on(diff::run(&old, &new, &recording, &mut std::io::stdout()))),
+        ),
+        Err(mistakes) => {
+            eprint!("{mistakes}");
+            mistakes.exit()
+        }
+    }
 }
 
 fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {
