@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod check;
 pub mod coverage;
 pub mod diff;
+pub mod dry;
 pub mod explain;
 pub mod identity;
 pub mod log;
@@ -60,7 +61,7 @@ pub struct ExplainArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Stream changes and delete their keys, until stopped.
-    Run(ConfigFile),
+    Run(run::RunArgs),
     /// Say what is missing on both servers, and what mends it.
     Check(check::CheckArgs),
     /// Say which keys a change of one row invalidates, and by which rule; needs no server.
@@ -85,7 +86,10 @@ pub fn main() -> Exit {
         }
     };
     match arguments.command {
-        Command::Run(file) => with_config(&file.config, |config| run::run(config, &file.config)),
+        Command::Run(arguments) if arguments.dry_run => {
+            with_config(&arguments.config, |config| report(run::dry(&config)))
+        }
+        Command::Run(arguments) => with_config(&arguments.config, |config| run::run(config, &arguments.config)),
         Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config))),
         Command::Explain(ExplainArgs { diff: Some(files), recording: Some(recording), .. }) => diff(&files, &recording),
         Command::Explain(mut arguments) => {

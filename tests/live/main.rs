@@ -32,4 +32,5 @@ mod standby;
 mod stops;
 mod streams;
 mod surroundings;
+mod tools;
 mod unseen;
