@@ -32,10 +32,16 @@ pub enum Operation {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The table, as in a rule: schema.table.
-    #[arg(long, value_name = "TABLE", required_unless_present = "diff", default_value_if("diff", IsPresent, ""))]
+    #[arg(
+        long,
+        value_name = "TABLE",
+        required = false,
+        required_unless_present = "diff",
+        default_value_if("diff", IsPresent, "")
+    )]
     pub table: String,
     /// What happened to the row.
-    #[arg(long = "op", value_name = "OPERATION", required_unless_present = "diff")]
+    #[arg(long = "op", value_name = "OPERATION", required = false, required_unless_present = "diff")]
     #[arg(default_value_if("diff", IsPresent, "truncate"))]
     pub operation: Operation,
     /// The row before, as a JSON object: column to value; a column that is left out is unknown. `-` reads stdin.
