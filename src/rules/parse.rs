@@ -195,86 +195,84 @@ pub(crate) fn read_text(text: &str, protect: &[&str]) -> Result<Rules, Mistakes>
 mod tests {
     use super::*;
 
-    /// Every mistake of one rule: its message and the bytes it points at.
+    /// Rules that are wrong, and every message about them.
+    const MISTAKES: &[(&str, &[&str])] = &[
+        ("table = 'a.b.c'\nkeys = ['x']", &["\"a.b.c\" is not the name of a table"]),
+        ("table = 'a b'\nkeys = ['x']", &["\"a b\" is not the name of a table"]),
+        ("keys = ['x']", &["rule has no table"]),
+        ("table = 't'", &["rule has no keys"]),
+        ("table = 't'\nkeys = []", &["rule has no keys"]),
+        ("table = 't'\nkeys = 'x'", &["keys must be an array of strings"]),
+        ("table = 't'\nkeys = [1]", &["each of keys must be a string"]),
+        ("table = 't'\nkeys = ['']", &["key is empty"]),
+        ("table = 't'\nkeys = ['x{']", &["brace is never closed"]),
+        ("table = 't'\nkeys = ['x}']", &["brace was never opened"]),
+        ("table = 't'\nkeys = ['x{a or b}']", &["text behind or is not in quotes"]),
+        ("table = 't'\nkeys = ['x{a->b}']", &["-> is not understood"]),
+        ("table = 't'\nkeys = ['x{lower(a)}']", &["placeholder {lower(a)} is not the name of a column"]),
+        ("table = 5\nkeys = ['x']", &["table must be a string"]),
+        ("table = [5]\nkeys = ['x']", &["each of table must be a string", "rule has no table"]),
+        ("table = 't'\nkeys = ['x']\non = 'insert'", &["on must be an array of strings"]),
+        ("table = 't'\nkeys = ['x']\non = ['truncate']", &["truncate always counts"]),
+        ("table = 't'\nkeys = ['x']\nnamespace = ''", &["namespace must be plain text"]),
+        (
+            "table = 't'\nkeys = ['x']\nlookup = 1",
+            &["lookup must be a table: lookup.NAME = { sql = \"…\", args = [\"column\"] }"],
+        ),
+        ("table = 't'\nkeys = ['x{o.c}']\nlookup.o = 'select 1'", &["lookup must be a table with sql and args"]),
+        ("table = 't'\nkeys = ['x{o.c}']\nlookup.o = { args = [] }", &["lookup \"o\" has no sql"]),
+        ("table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = ' ' }", &["sql is empty"]),
+        (
+            "table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = 'select 1', arg = [] }",
+            &["unknown key \"arg\" in a lookup"],
+        ),
+        ("table = 't'\nkeys = ['x']\nwhen = 'a = null'", &["nothing is equal to null"]),
+        (
+            "table = 't'\nkeys = ['{id}']",
+            &["key \"{id}\" has no literal text: its family would be every key of the cache"],
+        ),
+        ("table = 't'\nkeys = ['lock:{id}']", &["key \"lock:{id}\" is protected: it would never be deleted"]),
+        ("table = 't'\nkeys = ['lock:a']", &["key \"lock:a\" is protected: it would never be deleted"]),
+        ("table = 't'\nkeys = ['x', 'x']", &["key \"x\" stands here twice"]),
+        ("table = 't'\nkeys = ['x{a|b}']", &["unknown filter \"b\""]),
+        ("table = ['t', 'T']\nkeys = ['x']", &["table \"T\" stands here twice"]),
+        ("table = []\nkeys = ['x']", &["rule has no table"]),
+        ("table = 't'\nkeys = ['x']\nwhen = 'a ='", &["expected a column"]),
+        ("table = 't'\nkeys = ['x']\nwhen = '@nobody'", &["unknown condition \"@nobody\""]),
+        ("table = 't'\nkeys = ['x']\nwhen = 1", &["when must be a string"]),
+        (
+            "table = 't'\nkeys = ['x']\nchanged = ['a.', '']",
+            &["\"a.\" is not the name of a column", "\"\" is not the name of a column"],
+        ),
+        ("table = 't'\nkeys = ['x']\nchanged = []", &["rule listens to no column"]),
+        ("table = 't'\nkeys = ['x']\nignore = ['a.b']", &["\"a.b\" is a path, and ignore takes whole columns"]),
+        ("table = 't'\nkeys = ['x{a}']\nignore = ['a']", &["column \"a\" is ignored and the rule reads it"]),
+        ("table = 't'\nkeys = ['x']\nwhen = 'a'\nignore = ['a']", &["column \"a\" is ignored and the rule reads it"]),
+        ("table = 't'\nkeys = ['x']\ncompanions = ['*']", &["companion must be plain text"]),
+        (
+            "table = 't'\nkeys = ['lo{ck:,ve:}{id}']",
+            &["key \"lo{ck:,ve:}{id}\" is protected: it would never be deleted"],
+        ),
+        ("table = 't'\nkeys = ['{,}{,}']", &["key is empty"]),
+        ("table = 't'\nkeys = ['x{o}']\nlookup.o = { sql = 'select 1' }", &["lookup \"o\" lacks a column"]),
+        ("table = 't'\non = ['updat']\nkeys = ['x']", &["unknown change \"updat\""]),
+        ("table = 't'\non = []\nkeys = ['x']", &["rule listens to no change"]),
+        ("tabel = 't'\nkeys = ['x']", &["unknown key \"tabel\" in a rule", "rule has no table"]),
+        ("table = 't'\nnamespace = '*'\nkeys = ['x']", &["namespace must be plain text"]),
+        (
+            "table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = 'select $1', args = [] }",
+            &["sql takes 1 parameters and args names 0 columns"],
+        ),
+        ("table = 't'\nkeys = ['x']\nlookup.o = { sql = 'select 1' }", &["lookup \"o\" is used by no key"]),
+        (
+            "table = 't'\nkeys = ['x{a.c}{b.c}']\nlookup.a = { sql = 'select 1' }\nlookup.b = { sql = 'select 1' }",
+            &["key uses two lookups"],
+        ),
+    ];
+
     #[test]
     fn mistakes_of_rules_point_at_what_is_wrong() {
-        let cases: &[(&str, &[&str])] = &[
-            ("table = 'a.b.c'\nkeys = ['x']", &["\"a.b.c\" is not the name of a table"]),
-            ("table = 'a b'\nkeys = ['x']", &["\"a b\" is not the name of a table"]),
-            ("keys = ['x']", &["rule has no table"]),
-            ("table = 't'", &["rule has no keys"]),
-            ("table = 't'\nkeys = []", &["rule has no keys"]),
-            ("table = 't'\nkeys = 'x'", &["keys must be an array of strings"]),
-            ("table = 't'\nkeys = [1]", &["each of keys must be a string"]),
-            ("table = 't'\nkeys = ['']", &["key is empty"]),
-            ("table = 't'\nkeys = ['x{']", &["brace is never closed"]),
-            ("table = 't'\nkeys = ['x}']", &["brace was never opened"]),
-            ("table = 't'\nkeys = ['x{a or b}']", &["text behind or is not in quotes"]),
-            ("table = 't'\nkeys = ['x{a->b}']", &["-> is not understood"]),
-            ("table = 't'\nkeys = ['x{lower(a)}']", &["placeholder {lower(a)} is not the name of a column"]),
-            ("table = 5\nkeys = ['x']", &["table must be a string"]),
-            ("table = [5]\nkeys = ['x']", &["each of table must be a string", "rule has no table"]),
-            ("table = 't'\nkeys = ['x']\non = 'insert'", &["on must be an array of strings"]),
-            ("table = 't'\nkeys = ['x']\non = ['truncate']", &["truncate always counts"]),
-            ("table = 't'\nkeys = ['x']\nnamespace = ''", &["namespace must be plain text"]),
-            (
-                "table = 't'\nkeys = ['x']\nlookup = 1",
-                &["lookup must be a table: lookup.NAME = { sql = \"…\", args = [\"column\"] }"],
-            ),
-            ("table = 't'\nkeys = ['x{o.c}']\nlookup.o = 'select 1'", &["lookup must be a table with sql and args"]),
-            ("table = 't'\nkeys = ['x{o.c}']\nlookup.o = { args = [] }", &["lookup \"o\" has no sql"]),
-            ("table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = ' ' }", &["sql is empty"]),
-            (
-                "table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = 'select 1', arg = [] }",
-                &["unknown key \"arg\" in a lookup"],
-            ),
-            ("table = 't'\nkeys = ['x']\nwhen = 'a = null'", &["nothing is equal to null"]),
-            (
-                "table = 't'\nkeys = ['{id}']",
-                &["key \"{id}\" has no literal text: its family would be every key of the cache"],
-            ),
-            ("table = 't'\nkeys = ['lock:{id}']", &["key \"lock:{id}\" is protected: it would never be deleted"]),
-            ("table = 't'\nkeys = ['lock:a']", &["key \"lock:a\" is protected: it would never be deleted"]),
-            ("table = 't'\nkeys = ['x', 'x']", &["key \"x\" stands here twice"]),
-            ("table = 't'\nkeys = ['x{a|b}']", &["unknown filter \"b\""]),
-            ("table = ['t', 'T']\nkeys = ['x']", &["table \"T\" stands here twice"]),
-            ("table = []\nkeys = ['x']", &["rule has no table"]),
-            ("table = 't'\nkeys = ['x']\nwhen = 'a ='", &["expected a column"]),
-            ("table = 't'\nkeys = ['x']\nwhen = '@nobody'", &["unknown condition \"@nobody\""]),
-            ("table = 't'\nkeys = ['x']\nwhen = 1", &["when must be a string"]),
-            (
-                "table = 't'\nkeys = ['x']\nchanged = ['a.', '']",
-                &["\"a.\" is not the name of a column", "\"\" is not the name of a column"],
-            ),
-            ("table = 't'\nkeys = ['x']\nchanged = []", &["rule listens to no column"]),
-            ("table = 't'\nkeys = ['x']\nignore = ['a.b']", &["\"a.b\" is a path, and ignore takes whole columns"]),
-            ("table = 't'\nkeys = ['x{a}']\nignore = ['a']", &["column \"a\" is ignored and the rule reads it"]),
-            (
-                "table = 't'\nkeys = ['x']\nwhen = 'a'\nignore = ['a']",
-                &["column \"a\" is ignored and the rule reads it"],
-            ),
-            ("table = 't'\nkeys = ['x']\ncompanions = ['*']", &["companion must be plain text"]),
-            (
-                "table = 't'\nkeys = ['lo{ck:,ve:}{id}']",
-                &["key \"lo{ck:,ve:}{id}\" is protected: it would never be deleted"],
-            ),
-            ("table = 't'\nkeys = ['{,}{,}']", &["key is empty"]),
-            ("table = 't'\nkeys = ['x{o}']\nlookup.o = { sql = 'select 1' }", &["lookup \"o\" lacks a column"]),
-            ("table = 't'\non = ['updat']\nkeys = ['x']", &["unknown change \"updat\""]),
-            ("table = 't'\non = []\nkeys = ['x']", &["rule listens to no change"]),
-            ("tabel = 't'\nkeys = ['x']", &["unknown key \"tabel\" in a rule", "rule has no table"]),
-            ("table = 't'\nnamespace = '*'\nkeys = ['x']", &["namespace must be plain text"]),
-            (
-                "table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = 'select $1', args = [] }",
-                &["sql takes 1 parameters and args names 0 columns"],
-            ),
-            ("table = 't'\nkeys = ['x']\nlookup.o = { sql = 'select 1' }", &["lookup \"o\" is used by no key"]),
-            (
-                "table = 't'\nkeys = ['x{a.c}{b.c}']\nlookup.a = { sql = 'select 1' }\nlookup.b = { sql = 'select 1' }",
-                &["key uses two lookups"],
-            ),
-        ];
-        for (text, expected) in cases {
+        for (text, expected) in MISTAKES {
             let mistakes = read_text(&format!("[[rules]]\n{text}\n"), &["lock:*"])
                 .err()
                 .map(|m| m.to_string())
