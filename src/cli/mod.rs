@@ -2,11 +2,13 @@
 
 pub mod catalog;
 pub mod check;
+pub mod coverage;
 pub mod explain;
 pub mod identity;
 pub mod log;
 pub mod progress;
 pub mod record;
+mod reload;
 pub mod replay;
 pub mod run;
 pub mod setup;
@@ -56,6 +58,8 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Say which keys a change of one row invalidates, and by which rule; needs no server.
     Explain(ExplainArgs),
+    /// Say which keys of the live cache no rule can delete, and which rules no key was made for; reads only.
+    Coverage(coverage::CoverageArgs),
     /// Create publication, slot and replica identity; safe to run twice.
     Setup(setup::SetupArgs),
     /// Write the frames of the live stream, and what is needed to replay them, to a file.
@@ -74,11 +78,12 @@ pub fn main() -> Exit {
         }
     };
     match arguments.command {
-        Command::Run(file) => with_config(&file.config, run::run),
+        Command::Run(file) => with_config(&file.config, |config| run::run(config, &file.config)),
         Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config))),
         Command::Explain(mut arguments) => {
             with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
         }
+        Command::Coverage(arguments) => with_config(&arguments.config, |config| report(coverage(&config, &arguments))),
         Command::Setup(arguments) => with_config(&arguments.config, |config| report(setup(&config, arguments.mode()))),
         Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
         Command::Replay(arguments) => with_config(&arguments.config, |config| report(replay(&config, &arguments))),
@@ -104,7 +109,7 @@ fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
 }
 
 /// The environment, and below it what systemd hands over as credentials. A variable that is not Unicode is none of ours.
-fn environment() -> Result<Vec<(String, String)>> {
+pub(crate) fn environment() -> Result<Vec<(String, String)>> {
     let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
     let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
     if let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") {
@@ -148,6 +153,13 @@ fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
     arguments.fill_from(&mut std::io::stdin())?;
     print!("{}", explain::explain(&config.rules, arguments)?);
     Ok(Exit::Ok)
+}
+
+fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {
+    runtime()?.block_on(async {
+        let mut connection = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await?;
+        coverage::run(config, arguments, &mut connection, &mut std::io::stdout()).await
+    })
 }
 
 fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {

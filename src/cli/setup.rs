@@ -32,6 +32,10 @@ const LOCK_TIMEOUT: &str = "SET lock_timeout = '5s';";
 pub const TRIGGERS: u32 = 2;
 const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");
 
+/// The functions that transactions call; this many are made.
+pub const FUNCTIONS: u32 = 2;
+const FUNCTIONS_SQL: &str = include_str!("../../sql/invalidate.sql");
+
 /// Creates what the daemon needs on the PostgreSQL server. Safe to run twice.
 #[derive(Debug, clap::Args)]
 pub struct SetupArgs {
@@ -81,6 +85,10 @@ pub fn plan(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>) -> Vec<St
         None => create_publication(catalog, &tables, names.publication).into_iter().collect(),
         Some(publication) => alter_publication(catalog, publication, &tables, names.publication),
     });
+    if catalog.server.functions < FUNCTIONS {
+        let why = "functions with which a transaction names keys that its commit deletes";
+        out.push(Statement { why: why.into(), sql: FUNCTIONS_SQL.into() });
+    }
     if catalog.slot.is_none() {
         let why = "the slot: from here on the server keeps WAL until crieur confirms it; waits for open transactions";
         out.push(Statement { why: why.into(), sql: server::create_slot(names.slot, &catalog.server) });
@@ -224,20 +232,30 @@ pub async fn apply(
     if left.is_empty() { Ok(Exit::Ok) } else { check::report(out, &left) }
 }
 
-/// Runs one statement. Event triggers are not worth stopping for: without them changed columns are still noticed.
+/// What is not worth stopping for where the role may not: its name, and what is missing without it.
+fn optional(sql: &str) -> Option<(&'static str, &'static str)> {
+    const WITHOUT_TRIGGERS: &str = "only a superuser may. Until one runs the following with psql, DDL that changes \
+        values counts only when it also changes the columns, and only from the next row change on.";
+    const WITHOUT_FUNCTIONS: &str = "the role must have CREATE on the database. Until one that has runs the following \
+        with psql, transactions cannot call crieur.invalidate.";
+    match sql {
+        TRIGGERS_SQL => Some(("CREATE EVENT TRIGGER crieur_ddl, crieur_drop;", WITHOUT_TRIGGERS)),
+        FUNCTIONS_SQL => Some(("CREATE FUNCTION crieur.invalidate, crieur.invalidate_exact;", WITHOUT_FUNCTIONS)),
+        _ => None,
+    }
+}
+
+/// Runs one statement. Without the event triggers changed columns are still noticed; without the functions rules work.
 async fn execute(postgres: &Client, Statement { why, sql }: &Statement, out: &mut dyn Write) -> Result<()> {
-    let optional = sql == TRIGGERS_SQL;
-    let shown = if optional { "CREATE EVENT TRIGGER crieur_ddl, crieur_drop;" } else { sql };
+    let optional = optional(sql);
+    let shown = optional.map_or(sql.as_str(), |(shown, _)| shown);
     writeln!(out, "{shown}\n    {why}").map_err(unwritten)?;
-    match postgres.batch_execute(sql).await {
-        Err(error) if optional && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => writeln!(
-            out,
-            "    NOT DONE: only a superuser may ({}). Until one runs the following with psql, DDL that changes values \
-             counts only when it also changes the columns, and only from the next row change on.\n\n{sql}",
-            error.as_db_error().map_or("", |error| error.message())
-        )
-        .map_err(unwritten),
-        done => done.map_err(|error| refused(shown, &error)),
+    match (postgres.batch_execute(sql).await, optional) {
+        (Err(error), Some((_, without))) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            let said = error.as_db_error().map_or("", |error| error.message());
+            writeln!(out, "    NOT DONE: {without} ({said})\n\n{sql}").map_err(unwritten)
+        }
+        (done, _) => done.map_err(|error| refused(shown, &error)),
     }
 }
 
