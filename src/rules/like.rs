@@ -74,11 +74,20 @@ impl Like {
 
 impl Case {
     /// The character as it is compared: characters whose lower case is one character only.
+    #[inline]
     fn of(self, character: char) -> char {
+        match self {
+            Case::Counts => character,
+            Case::Ignored if character.is_ascii() => character.to_ascii_lowercase(),
+            Case::Ignored => Case::lower(character),
+        }
+    }
+
+    fn lower(character: char) -> char {
         let mut lower = character.to_lowercase();
-        match (self, lower.next(), lower.next()) {
-            (Case::Ignored, Some(lower), None) => lower,
-            (Case::Ignored | Case::Counts, _, _) => character,
+        match (lower.next(), lower.next()) {
+            (Some(lower), None) => lower,
+            (_, _) => character,
         }
     }
 }

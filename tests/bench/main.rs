@@ -53,8 +53,15 @@ fn updates() -> Vec<Vec<u8>> {
 
 fn relation() -> Vec<u8> {
     let mut out = b"R\0\0\0\x01public\0properties\0f".to_vec();
-    let columns =
-        [("id", 2950_u32), ("owner_id", 2950), ("title", 25), ("city", 25), ("price", 1700), ("status", 25), ("description", 25)];
+    let columns = [
+        ("id", 2950_u32),
+        ("owner_id", 2950),
+        ("title", 25),
+        ("city", 25),
+        ("price", 1700),
+        ("status", 25),
+        ("description", 25),
+    ];
     out.extend((columns.len() as u16).to_be_bytes());
     for (name, oid) in columns {
         out.push(1);
