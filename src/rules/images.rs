@@ -53,7 +53,7 @@ const VALUE_BYTES_MAX: usize = 2 << 20;
 pub struct Image<'a, 'p> {
     raw: Raw<'a>,
     makings: &'p [Making],
-    made: SmallVec<[OnceCell<Made<'a>>; 4]>,
+    made: SmallVec<[OnceCell<Made<'a>>; 8]>,
 }
 
 impl<'a, 'p> Image<'a, 'p> {

@@ -163,7 +163,7 @@ impl Plan {
             Row::Truncate => {
                 for key in self.rules.iter().flat_map(|rule| &rule.keys) {
                     match &key.emptied {
-                        Emptied::Key(bytes) => out.keys.insert(bytes, key.family, tx),
+                        Emptied::Key(bytes) => out.keys.insert_constant(bytes, key.family, tx),
                         Emptied::Family(pattern) => out.patterns.insert(pattern, key.family, tx),
                     };
                 }
@@ -281,6 +281,10 @@ impl Plan {
                 PlannedPart::Literal(_) | PlannedPart::Star | PlannedPart::Answer => None,
             });
             return lookup::encode(key.family, arguments, values, tx, &mut out.lookups);
+        }
+        if let Emptied::Key(constant) = &key.emptied {
+            out.keys.insert_constant(constant, key.family, tx);
+            return;
         }
         let protect: &[Vec<u8>] = if key.guarded { &self.protect } else { &[] };
         render(key.parts.iter().map(|part| part.piece(image)), key.family, (tx, tx), protect, out);

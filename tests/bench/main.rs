@@ -17,7 +17,7 @@ use crieur::rules::{Invalidations, Plan, Rules};
 const ROWS: usize = 20_000;
 /// As `limits.batch_keys_max`.
 const BATCH_KEYS: usize = 10_000;
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 60;
 
 fn text(out: &mut Vec<u8>, text: &str) {
     out.push(b't');
