@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -189,6 +190,9 @@ pub fn script(plan: &[Statement]) -> String {
     out
 }
 
+/// When the result is looked at: a daemon that waited for the publication may be making its slot anew.
+const SECOND_LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
+
 /// Brings the server to where `check` finds it ready, says what it did, and how to exit.
 pub async fn run(
     config: &Config,
@@ -227,9 +231,16 @@ pub async fn apply(
         execute(postgres, statement, out).await?;
     }
     // What no statement of ours mends: a lost slot, a row filter, a table that is a view.
-    let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
-    let left = wrong(check::of_catalog(&catalog, needs, names));
-    if left.is_empty() { Ok(Exit::Ok) } else { check::report(out, &left) }
+    let mut left = Vec::new();
+    for pause in SECOND_LOOKS {
+        tokio::time::sleep(pause).await;
+        let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
+        left = wrong(check::of_catalog(&catalog, needs, names));
+        if left.is_empty() {
+            return Ok(Exit::Ok);
+        }
+    }
+    check::report(out, &left)
 }
 
 /// What is not worth stopping for where the role may not: its name, and what is missing without it.

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod cases;
+mod columns;
 pub mod condition;
 pub mod cover;
 pub mod custom;
