@@ -9,7 +9,7 @@ mod columns;
 pub mod condition;
 pub mod cover;
 pub mod custom;
-mod digest;
+pub mod digest;
 pub mod filter;
 mod images;
 mod json;
@@ -143,6 +143,8 @@ pub struct Rules {
     /// The columns that each lookup takes as arguments.
     arguments: Vec<Vec<Path>>,
     protect: std::rc::Rc<[Vec<u8>]>,
+    /// Made when it is first asked for.
+    digest: std::cell::OnceCell<String>,
 }
 
 impl Rules {
@@ -150,6 +152,11 @@ impl Rules {
     /// escaped).
     pub fn family(&self, id: FamilyId) -> &[u8] {
         self.templates.get(id.0 as usize).map_or(b"", |template| &template.family)
+    }
+
+    /// The family with this pattern.
+    pub fn family_of(&self, pattern: &[u8]) -> Option<FamilyId> {
+        self.families().find(|(_, family)| *family == pattern).map(|(id, _)| id)
     }
 
     /// Patterns of all families, for a sweep of everything that the rules own.
