@@ -40,7 +40,7 @@ impl Rules {
 
     /// A rule with everything that it says, without places.
     fn spelled(&self, index: usize) -> String {
-        let Rule { tables, on, place: _, when, changed, ignore } = &self.rules[index];
+        let Rule { tables, on, place: _, when, said: _, changed, ignore } = &self.rules[index];
         let mut tables: Vec<_> = tables.iter().map(|id| &self.tables[id.0]).collect();
         tables.sort_unstable_by_key(|table| (&table.schema, &table.name));
         let templates = self.templates.iter().filter(|template| template.rule == index);

@@ -126,6 +126,8 @@ pub(crate) struct Rule {
     place: String,
     /// Row images that do not meet it make no key.
     when: Option<Condition<Path>>,
+    /// The same as written.
+    said: Option<String>,
     /// An update that changes none of these makes no key.
     changed: Option<Vec<Path>>,
     /// An update that changes nothing else makes no key; the table's own list counts as well.
@@ -268,6 +270,16 @@ impl Rules {
     /// The place of a rule, by its index.
     pub fn place_of(&self, rule: usize) -> Option<&str> {
         self.rules.get(rule).map(|rule| rule.place.as_str())
+    }
+
+    /// The condition of a rule as written, by its index.
+    pub fn condition_of(&self, rule: usize) -> Option<&str> {
+        self.rules.get(rule)?.said.as_deref()
+    }
+
+    /// The condition that the rows behind a family's keys meet, as written.
+    pub fn condition_behind(&self, id: FamilyId) -> Option<&str> {
+        self.condition_of(self.templates.get(id.0 as usize)?.rule)
     }
 
     /// The lookup that feeds a family's keys.
