@@ -16,6 +16,7 @@ mod faults;
 mod harness;
 mod heartbeat;
 mod leases;
+mod lookups;
 mod position;
 mod publication;
 mod readers;
