@@ -17,6 +17,7 @@ mod harness;
 mod heartbeat;
 mod leases;
 mod lookups;
+mod oracle;
 mod position;
 mod publication;
 mod readers;
