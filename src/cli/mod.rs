@@ -3,6 +3,8 @@
 pub mod catalog;
 pub mod check;
 pub mod coverage;
+pub mod diff;
+pub mod dry;
 pub mod explain;
 pub mod identity;
 pub mod log;
@@ -47,13 +49,19 @@ pub struct ExplainArgs {
     file: ConfigFile,
     #[command(flatten)]
     change: explain::Args,
+    /// Instead of a change: what NEW's rules delete that OLD's do not, and the contrary.
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], requires = "recording")]
+    diff: Option<Vec<PathBuf>>,
+    /// The recording that --diff goes over.
+    #[arg(long, value_name = "RECORDING", requires = "diff")]
+    recording: Option<PathBuf>,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Stream changes and delete their keys, until stopped.
-    Run(ConfigFile),
+    Run(run::RunArgs),
     /// Say what is missing on both servers, and what mends it.
     Check(check::CheckArgs),
     /// Say which keys a change of one row invalidates, and by which rule; needs no server.
@@ -78,8 +86,12 @@ pub fn main() -> Exit {
         }
     };
     match arguments.command {
-        Command::Run(file) => with_config(&file.config, |config| run::run(config, &file.config)),
+        Command::Run(arguments) if arguments.dry_run => {
+            with_config(&arguments.config, |config| report(run::dry(&config)))
+        }
+        Command::Run(arguments) => with_config(&arguments.config, |config| run::run(config, &arguments.config)),
         Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config))),
+        Command::Explain(ExplainArgs { diff: Some(files), recording: Some(recording), .. }) => diff(&files, &recording),
         Command::Explain(mut arguments) => {
             with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
         }
@@ -153,6 +165,20 @@ fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
     arguments.fill_from(&mut std::io::stdin())?;
     print!("{}", explain::explain(&config.rules, arguments)?);
     Ok(Exit::Ok)
+}
+
+fn diff(files: &[PathBuf], recording: &Path) -> Exit {
+    let [old, new] = files else { return Exit::Usage };
+    match diff::rules(old, new) {
+        Ok((old, new)) => report(
+            crate::source::recording::Recording::open(recording)
+                .and_then(|recording| runtime()?.block_on(diff::run(&old, &new, &recording, &mut std::io::stdout()))),
+        ),
+        Err(mistakes) => {
+            eprint!("{mistakes}");
+            mistakes.exit()
+        }
+    }
 }
 
 fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {

@@ -1,6 +1,6 @@
 //! `crieur run`: the daemon.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::admin::{self, Watch};
 use crate::cache::redis::RedisCache;
 use crate::cli::progress::Progress;
 use crate::cli::reload::{self, RulesFile};
-use crate::cli::{log, runtime};
+use crate::cli::{dry, log, runtime};
 use crate::config::{Config, Postgres};
 use crate::error::{Error, Exit, Result};
 use crate::failpoints::{Guard, without};
@@ -21,10 +21,27 @@ use crate::pipeline::{News, Pipeline, Replicas, Settings, Totals};
 use crate::rules::Rules;
 use crate::session::ControlSession;
 use crate::source::dsn::Dsn;
-use crate::source::replication::{Options, Replication};
+use crate::source::replication::{Life, Options, Replication};
 
 /// How often systemd hears how it goes.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The daemon, or a dry run of it.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/crieur/crieur.toml")]
+    pub config: PathBuf,
+    /// Print what would be deleted, on a temporary slot and without the cache: nothing is deleted and no position moves.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Prints what would be deleted, until SIGTERM or SIGINT.
+pub fn dry(config: &Config) -> Result<Exit> {
+    log::start();
+    runtime()?.block_on(async { dry::run(config, stop_signal()?, &mut std::io::stdout()).await })
+}
 
 /// Runs until SIGTERM or SIGINT, or until an error is definite; SIGHUP reads the rules in `file` again.
 pub fn run(config: Config, file: &Path) -> Exit {
@@ -81,6 +98,7 @@ async fn stream(config: Config, file: &Path) -> Result<Totals> {
     let source = Replication::new(Options {
         dsn,
         slot: postgres.slot.clone(),
+        life: Life::Lasting,
         publication: postgres.publication.clone(),
         connect_timeout: postgres.connect_timeout,
         liveness_timeout: postgres.liveness_timeout,

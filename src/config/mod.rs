@@ -181,6 +181,20 @@ impl Config {
     }
 }
 
+/// The rules of a configuration, or of a file that holds nothing but rules: no server is named, no environment read.
+pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
+    let file = layers::read(path)?;
+    let mut mistakes = Mistakes::default();
+    let table = layers::parse(&file, &mut mistakes);
+    let from_file = layers::file(&file, &table, &mut mistakes);
+    let settings = Settings::merge([Layer::defaults(), Layer::default(), from_file, Layer::default()]);
+    let protect: Vec<Vec<u8>> = settings.texts("cache.protect").into_iter().map(String::into_bytes).collect();
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let mut rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
+    rules.allow(&settings.texts("cache.invalidate"));
+    if mistakes.is_harmless() { Ok(rules) } else { Err(mistakes) }
+}
+
 /// The rules of the file and of its `rules_file`.
 fn read_rules(
     file: &Rc<SourceFile>,

@@ -62,6 +62,9 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
 /// The first pause before a batch asks the gate again, when nothing of it was visible.
 const GATE_PAUSE_MIN: Duration = Duration::from_micros(200);
 
+/// Who hears the news.
+type Tell = Box<dyn FnMut(News)>;
+
 type Kept<T> = Option<LocalBoxFuture<'static, Result<T>>>;
 
 /// Waits for a kept future, for ever when there is none.
@@ -95,7 +98,7 @@ pub struct Pipeline<S: Source, C, D> {
     control: Rc<D>,
     rules: Rc<Rules>,
     settings: Settings,
-    news: Box<dyn FnMut(News)>,
+    news: Tell,
 
     intake: Intake<S::Ack>,
     window: Window<S::Ack>,
@@ -200,14 +203,7 @@ where
         Pipeline::assembled(source, Rc::new(cache), Rc::new(control), rules, settings, news)
     }
 
-    fn assembled(
-        source: S,
-        cache: Rc<C>,
-        control: Rc<D>,
-        rules: Rules,
-        settings: Settings,
-        news: Box<dyn FnMut(News)>,
-    ) -> Self {
+    fn assembled(source: S, cache: Rc<C>, control: Rc<D>, rules: Rules, settings: Settings, news: Tell) -> Self {
         let watch = Watch::new(&settings.publication);
         Pipeline {
             source,

@@ -34,4 +34,5 @@ mod standby;
 mod stops;
 mod streams;
 mod surroundings;
+mod tools;
 mod unseen;
