@@ -125,6 +125,8 @@ pub struct Pipeline<S: Source, C, D> {
     /// Deliveries whose patterns wait for the next pass; one per stage.
     sweeps: Vec<Delivery>,
     sweep: Kept<(Vec<Delivery>, Swept)>,
+    /// The cache became another while the sweep ran: parts of it may have been answered by the one before.
+    sweep_again: bool,
     /// What the running sweep holds, in bytes.
     sweep_bytes: usize,
     /// The catalog's answer about a relation.
@@ -229,6 +231,7 @@ where
             flight_bytes: 0,
             sweeps: Vec::new(),
             sweep: None,
+            sweep_again: false,
             sweep_bytes: 0,
             resolving: None,
             server: None,

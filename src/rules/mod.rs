@@ -25,6 +25,7 @@ pub mod plan;
 pub mod reading;
 mod render;
 mod rule;
+pub mod sql;
 pub mod syntax;
 pub mod template;
 

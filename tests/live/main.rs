@@ -17,6 +17,8 @@ mod faults;
 mod harness;
 mod heartbeat;
 mod leases;
+mod lookups;
+mod oracle;
 mod position;
 mod publication;
 mod readers;
