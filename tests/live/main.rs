@@ -33,3 +33,4 @@ mod stops;
 mod streams;
 mod surroundings;
 mod unseen;
+mod values;
