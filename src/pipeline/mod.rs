@@ -22,7 +22,7 @@ pub mod words;
 pub use reload::Reload;
 pub use words::{News, Replicas, Settings, Totals};
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -42,6 +42,7 @@ use crate::echo::{Delivery, Echoes};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
+use crate::keys::FamilyId;
 use crate::mark::Start;
 use crate::pipeline::deliver::{Landed, at_most, insist, sweep};
 use crate::pipeline::gap::Held;
@@ -164,6 +165,8 @@ pub struct Pipeline<S: Source, C, D> {
     again: VecDeque<Delivery>,
     /// Spans of gaps whose sweep has not begun, or waits for the transactions that were open.
     unswept: Vec<SpanId>,
+    /// The families that their sweep goes over.
+    unsure: BTreeSet<FamilyId>,
     await_elders: bool,
     elders: Option<Snapshot>,
     looking: Kept<Snapshot>,
@@ -251,6 +254,7 @@ where
             round: None,
             again: VecDeque::new(),
             unswept: Vec::new(),
+            unsure: BTreeSet::new(),
             await_elders: false,
             elders: None,
             looking: None,
