@@ -297,7 +297,7 @@ where
             if self.is_finished() {
                 break;
             }
-            let room = self.has_room();
+            let listens = self.may_listen();
             let gate_due = self.gate_due();
             let echo_due = if self.may_fly() && self.stop_by.is_none() { self.echoes.due() } else { None };
             tokio::select! {
@@ -331,9 +331,9 @@ where
                 () = at(self.watch_due), if self.stop_by.is_none() => self.begin_watch(),
                 () = at(self.confirm_due) => self.confirm_due = None,
                 () = at(self.beat_due), if self.may_beat() => self.beat_due = None,
-                () = at(self.source_again), if room => self.source_again = None,
+                () = at(self.source_again), if listens => self.source_again = None,
                 // 5. More changes, when there is room for them. Last: a flood must not starve the rest.
-                ready = self.source.ready(), if room && self.source_again.is_none() => {
+                ready = self.source.ready(), if listens && self.source_again.is_none() => {
                     let taken = ready.and_then(|()| self.take());
                     self.source_result(taken)?;
                 }
@@ -400,6 +400,12 @@ where
             return Ok(()); // There is no stream.
         }
         self.source_result(Err(Error::transient("the control session ended: the server may be shutting down")))
+    }
+
+    /// Whether the source is asked for events, or for a connection. A full batch may wait for transactions that the next
+    /// server never had; nobody learns of that but by connecting.
+    fn may_listen(&self) -> bool {
+        self.has_room() || (self.compared.is_none() && self.stop_by.is_none())
     }
 
     /// Whether another event may be taken.

@@ -34,7 +34,7 @@ use crate::control::{Answer, LookupId, Question};
 use crate::keys::{FamilyId, KeySet};
 use crate::rules::condition::Condition;
 use crate::rules::needs::{Image, TableNeeds};
-use crate::rules::reading::Reading;
+use crate::rules::reading::{Reading, Writing};
 use crate::rules::syntax::Path;
 
 pub use plan::Plan;
@@ -289,6 +289,15 @@ impl Rules {
     }
 }
 
+/// A column of a lookup's result, in the text that templates want.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerColumn {
+    /// Its name.
+    pub name: String,
+    /// Whose text.
+    pub writing: Writing,
+}
+
 /// A lookup as the control session needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lookup {
@@ -297,7 +306,7 @@ pub struct Lookup {
     /// The SQL with `$1`, `$2`, …
     pub sql: String,
     /// Columns of the result that templates use; an [`AnswerRow`](crate::control::AnswerRow) holds them in this order.
-    pub columns: Vec<String>,
+    pub columns: Vec<AnswerColumn>,
     /// How many parameters it takes.
     pub args: usize,
 }

@@ -36,3 +36,4 @@ mod streams;
 mod surroundings;
 mod tools;
 mod unseen;
+mod values;
