@@ -12,19 +12,24 @@ pub mod intake;
 mod lagging;
 mod memory;
 mod position;
+mod refusals;
+mod reload;
 pub mod tables;
 pub mod watch;
 mod watching;
 pub mod words;
 
+pub use reload::Reload;
 pub use words::{News, Replicas, Settings, Totals};
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
+use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -37,6 +42,7 @@ use crate::echo::{Delivery, Echoes};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
+use crate::keys::FamilyId;
 use crate::mark::Start;
 use crate::pipeline::deliver::{Landed, at_most, insist, sweep};
 use crate::pipeline::gap::Held;
@@ -44,6 +50,7 @@ use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::lagging::Lagging;
 use crate::pipeline::memory::bytes_of;
 use crate::pipeline::position::{Writing, Written};
+use crate::pipeline::refusals::Refusals;
 use crate::pipeline::watch::Watch;
 use crate::ring::Ring;
 use crate::rules::Rules;
@@ -55,6 +62,9 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The first pause before a batch asks the gate again, when nothing of it was visible.
 const GATE_PAUSE_MIN: Duration = Duration::from_micros(200);
+
+/// Who hears the news.
+type Tell = Box<dyn FnMut(News)>;
 
 type Kept<T> = Option<LocalBoxFuture<'static, Result<T>>>;
 
@@ -89,7 +99,7 @@ pub struct Pipeline<S: Source, C, D> {
     control: Rc<D>,
     rules: Rc<Rules>,
     settings: Settings,
-    news: Box<dyn FnMut(News)>,
+    news: Tell,
 
     intake: Intake<S::Ack>,
     window: Window<S::Ack>,
@@ -115,6 +125,8 @@ pub struct Pipeline<S: Source, C, D> {
     /// Deliveries whose patterns wait for the next pass; one per stage.
     sweeps: Vec<Delivery>,
     sweep: Kept<(Vec<Delivery>, Swept)>,
+    /// The cache became another while the sweep ran: parts of it may have been answered by the one before.
+    sweep_again: bool,
     /// What the running sweep holds, in bytes.
     sweep_bytes: usize,
     /// The catalog's answer about a relation.
@@ -153,6 +165,8 @@ pub struct Pipeline<S: Source, C, D> {
     again: VecDeque<Delivery>,
     /// Spans of gaps whose sweep has not begun, or waits for the transactions that were open.
     unswept: Vec<SpanId>,
+    /// The families that their sweep goes over.
+    unsure: BTreeSet<FamilyId>,
     await_elders: bool,
     elders: Option<Snapshot>,
     looking: Kept<Snapshot>,
@@ -171,9 +185,13 @@ pub struct Pipeline<S: Source, C, D> {
     watching: Kept<Result<Option<Sighting>>>,
     /// Since when the server cannot be watched, or when that was last logged.
     blind_since: Option<Instant>,
+    refusals: Refusals,
     /// When the present outage of the source was last logged.
     source_said: Option<Instant>,
     stop_by: Option<Instant>,
+    /// Other rules to go on with.
+    reloads: Option<Receiver<Reload<D>>>,
+    reload: Option<Reload<D>>,
 }
 
 impl<S, C, D> Pipeline<S, C, D>
@@ -185,11 +203,15 @@ where
 {
     /// Ties the parts together; nothing is connected yet.
     pub fn new(source: S, cache: C, control: D, rules: Rules, settings: Settings, news: Box<dyn FnMut(News)>) -> Self {
+        Pipeline::assembled(source, Rc::new(cache), Rc::new(control), rules, settings, news)
+    }
+
+    fn assembled(source: S, cache: Rc<C>, control: Rc<D>, rules: Rules, settings: Settings, news: Tell) -> Self {
         let watch = Watch::new(&settings.publication);
         Pipeline {
             source,
-            cache: Rc::new(cache),
-            control: Rc::new(control),
+            cache,
+            control,
             rules: Rc::new(rules),
             news,
             intake: Intake::default(),
@@ -209,6 +231,7 @@ where
             flight_bytes: 0,
             sweeps: Vec::new(),
             sweep: None,
+            sweep_again: false,
             sweep_bytes: 0,
             resolving: None,
             server: None,
@@ -231,6 +254,7 @@ where
             round: None,
             again: VecDeque::new(),
             unswept: Vec::new(),
+            unsure: BTreeSet::new(),
             await_elders: false,
             elders: None,
             looking: None,
@@ -245,8 +269,11 @@ where
             watch_due: None,
             watching: None,
             blind_since: None,
+            refusals: Refusals::default(),
             source_said: None,
             stop_by: None,
+            reloads: None,
+            reload: None,
         }
     }
 
@@ -254,17 +281,30 @@ where
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Totals> {
         tokio::pin!(stop);
         loop {
+            self.stream(stop.as_mut()).await?;
+            self.last_words().await;
+            match self.reload.take() {
+                Some(reload) => self = self.renewed(reload),
+                None => return Ok(self.totals),
+            }
+        }
+    }
+
+    /// Streams until a stop or a reload, and until what was in flight then is done.
+    async fn stream(&mut self, mut stop: Pin<&mut impl Future<Output = ()>>) -> Result<()> {
+        loop {
             self.start_what_can_start();
             if self.is_finished() {
                 break;
             }
-            let room = self.has_room();
+            let listens = self.may_listen();
             let gate_due = self.gate_due();
             let echo_due = if self.may_fly() && self.stop_by.is_none() { self.echoes.due() } else { None };
             tokio::select! {
                 biased;
                 // 1. A stop is heard even under full load.
-                () = &mut stop, if self.stop_by.is_none() => self.begin_stop(),
+                () = &mut stop, if self.stop_by.is_none() || self.reload.is_some() => self.begin_stop(),
+                reload = reload::next(&mut self.reloads), if self.stop_by.is_none() => self.begin_reload(reload),
                 () = at(self.stop_by) => break,
                 // 2. The server ends sessions that stay silent, so status goes before all work.
                 () = at(self.source.status_due()) => {
@@ -291,16 +331,15 @@ where
                 () = at(self.watch_due), if self.stop_by.is_none() => self.begin_watch(),
                 () = at(self.confirm_due) => self.confirm_due = None,
                 () = at(self.beat_due), if self.may_beat() => self.beat_due = None,
-                () = at(self.source_again), if room => self.source_again = None,
+                () = at(self.source_again), if listens => self.source_again = None,
                 // 5. More changes, when there is room for them. Last: a flood must not starve the rest.
-                ready = self.source.ready(), if room && self.source_again.is_none() => {
+                ready = self.source.ready(), if listens && self.source_again.is_none() => {
                     let taken = ready.and_then(|()| self.take());
                     self.source_result(taken)?;
                 }
             }
         }
-        self.last_words().await;
-        Ok(self.totals)
+        Ok(())
     }
 
     /// Whether the cache may be asked to delete: one flight at a time, and none while the mark is read.
@@ -334,10 +373,8 @@ where
             match self.intake.event(event, &self.rules, &mut self.window) {
                 Need::Nothing => {}
                 Need::PartitionRoot(relation) => self.resolve(relation),
-                Need::Warning => warn!(
-                    hint = "Only crieur's own triggers should send messages with the prefix \"crieur\".",
-                    "a logical message was not understood: every key of the rules is swept, as for each such message"
-                ),
+                Need::Warning => refusals::misunderstood(),
+                Need::Refusal(count) => self.refused(count),
             }
         }
         if self.filling_since.is_none() && !self.intake.batch.is_empty() {
@@ -363,6 +400,12 @@ where
             return Ok(()); // There is no stream.
         }
         self.source_result(Err(Error::transient("the control session ended: the server may be shutting down")))
+    }
+
+    /// Whether the source is asked for events, or for a connection. A full batch may wait for transactions that the next
+    /// server never had; nobody learns of that but by connecting.
+    fn may_listen(&self) -> bool {
+        self.has_room() || (self.compared.is_none() && self.stop_by.is_none())
     }
 
     /// Whether another event may be taken.
@@ -441,6 +484,7 @@ where
 
     fn begin_stop(&mut self) {
         info!("stopping");
+        self.reload = None;
         self.stop_by = Some(Instant::now() + self.settings.stop_timeout);
         self.confirm_due = None;
     }
