@@ -36,7 +36,22 @@ impl Possible {
         self.0 & 4 != 0
     }
 
-    fn not(self) -> Self {
+    /// What `and` of them all may be; those behind one that must be false are not looked at.
+    #[inline]
+    pub fn all(each: impl Iterator<Item = Possible>) -> Self {
+        let mut possible = Possible::TRUE;
+        for each in each {
+            possible = possible.and(each);
+            if possible == Possible::FALSE {
+                break;
+            }
+        }
+        possible
+    }
+
+    /// What `not` of it may be.
+    #[inline]
+    pub fn not(self) -> Self {
         Possible(self.0 & 2 | (self.0 & 1) << 2 | (self.0 & 4) >> 2)
     }
 
@@ -267,26 +282,8 @@ impl<P> Condition<P> {
     /// Which truth values the condition may have; `read` tells a value and its kind.
     pub fn possible<'v>(&self, read: &impl Fn(&P) -> (Value<'v>, Kind)) -> Possible {
         match self {
-            Condition::And(all) => {
-                let mut possible = Possible::TRUE;
-                for each in all {
-                    possible = possible.and(each.possible(read));
-                    if possible == Possible::FALSE {
-                        break;
-                    }
-                }
-                possible
-            }
-            Condition::Or(all) => {
-                let mut contrary = Possible::TRUE;
-                for each in all {
-                    contrary = contrary.and(each.possible(read).not());
-                    if contrary == Possible::FALSE {
-                        break;
-                    }
-                }
-                contrary.not()
-            }
+            Condition::And(all) => Possible::all(all.iter().map(|each| each.possible(read))),
+            Condition::Or(all) => Possible::all(all.iter().map(|each| each.possible(read).not())).not(),
             Condition::Not(inner) => inner.possible(read).not(),
             Condition::Compare(left, comparison, right) => compared(read(left), *comparison, right, read),
             Condition::Like(value, like) => of_text(read(value).0, |text| like.matches(text)),
