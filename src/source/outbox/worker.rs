@@ -1,0 +1,210 @@
+//! The task that owns the session: it looks for rows, renews the lease, and removes what is confirmed.
+//!
+//! A task of its own because the lease must go on whatever holds up the loop: a cache that is away, a full batch. One
+//! thing is asked at a time, so that every kind of pooler works. A pause between looks is a twentieth of a second under
+//! load and grows to a second when nothing comes; a notification cuts it short and changes nothing else.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::decode::outbox::Shape;
+use crate::error::{Error, Result};
+use crate::session::Session;
+use crate::source::outbox::Options;
+use crate::source::outbox::lease::{self, RENEW_INTERVAL, Removed};
+use crate::source::outbox::page::{self, Page, Poll, RowName};
+
+/// The pause between looks under load, and when nothing has come for long.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The pause behind a look when a notification came.
+const PAUSE_NOTIFIED: Duration = Duration::from_millis(1);
+
+/// Rows in one removal.
+const REMOVED_MAX: usize = 5_000;
+
+/// Removals that only follow each other wait so long: each is a write of the lease's row.
+const REMOVE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the source wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Orders {
+    /// Everything up to this position is answered.
+    pub(super) confirmed: u64,
+    /// The end: remove what is confirmed, give the lease back.
+    pub(super) close: bool,
+}
+
+/// Rows, and the shapes that they are the first to name.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Position of the first row; the others follow one by one.
+    pub(super) first: u64,
+    pub(super) page: Page,
+    pub(super) shapes: Vec<(i32, Shape)>,
+}
+
+/// Everything of the task.
+pub(super) struct Worker {
+    session: Session,
+    options: Arc<Options>,
+    owner: String,
+    orders: watch::Receiver<Orders>,
+    batches: mpsc::Sender<Result<Batch>>,
+    /// The next position.
+    next: u64,
+    poll: Poll,
+    /// Rows that were handed over, by position.
+    taken: VecDeque<(u64, RowName)>,
+    known: std::collections::HashSet<i32>,
+    pause: Duration,
+    poll_due: Instant,
+    polled: Instant,
+    renew_due: Instant,
+    remove_due: Instant,
+    /// The last page was not the end of its look.
+    unfinished: bool,
+}
+
+impl Worker {
+    /// Nothing is asked yet; `next` is the first position to give out.
+    pub(super) fn new(
+        session: Session,
+        (options, owner): (Arc<Options>, String),
+        next: u64,
+        orders: watch::Receiver<Orders>,
+        batches: mpsc::Sender<Result<Batch>>,
+    ) -> Self {
+        let now = Instant::now();
+        Worker {
+            session,
+            options,
+            owner,
+            orders,
+            batches,
+            next,
+            poll: Poll::new(),
+            taken: VecDeque::new(),
+            known: Default::default(),
+            pause: PAUSE_MIN,
+            poll_due: now,
+            polled: now,
+            renew_due: now + RENEW_INTERVAL,
+            remove_due: now,
+            unfinished: false,
+        }
+    }
+
+    /// Works until it is told to close, or nobody is left to tell, or something fails: then that is the last it says.
+    pub(super) async fn run(mut self) {
+        if let Err(error) = self.work().await {
+            let _ = self.batches.send(Err(error)).await; // Nobody may be left to hear it.
+        }
+    }
+
+    async fn work(&mut self) -> Result<()> {
+        loop {
+            let orders = *self.orders.borrow_and_update();
+            if orders.close {
+                return self.close(orders.confirmed).await;
+            }
+            let due = self.taken.front().is_some_and(|(position, _)| *position <= orders.confirmed);
+            tokio::select! {
+                biased;
+                () = self.session.ended.notified() => return Err(Error::transient("the session with the outbox ended")),
+                () = sleep_until(self.remove_due), if due => self.remove(orders.confirmed).await?,
+                () = sleep_until(self.renew_due) => self.remove(0).await?,
+                changed = self.orders.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                }
+                () = self.session.notified.notified() => {
+                    self.poll_due = self.poll_due.min(self.polled + PAUSE_NOTIFIED);
+                }
+                permit = ready(self.poll_due, self.batches.clone()) => {
+                    let Some(permit) = permit else { return Ok(()) };
+                    if let Some(batch) = self.look().await? {
+                        permit.send(Ok(batch));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next page, and when to look again. `None` when there is nothing to say.
+    async fn look(&mut self) -> Result<Option<Batch>> {
+        let before = Instant::now();
+        let limit = self.options.answer_timeout;
+        let page = answered(limit, self.poll.page(&self.session.client)).await?;
+        self.polled = Instant::now();
+        let mut unknown: Vec<i32> = page.shapes().filter(|id| !self.known.contains(id)).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        let shapes = match unknown.is_empty() {
+            true => Vec::new(),
+            false => answered(limit, page::shapes(&self.session.client, &unknown)).await?,
+        };
+        self.known.extend(shapes.iter().map(|(id, _)| *id));
+        self.pause = if page.len() > 0 { PAUSE_MIN } else { (self.pause * 5 / 4).min(PAUSE_MAX) };
+        // Looking never takes more than a fifth of the time.
+        let pause = if page.is_last { self.pause.max((self.polled - before) * 4) } else { Duration::ZERO };
+        self.poll_due = self.polled + pause;
+        let ends = std::mem::replace(&mut self.unfinished, !page.is_last);
+        if page.len() == 0 && !ends {
+            return Ok(None);
+        }
+        let first = self.next;
+        let names = page.names()?;
+        self.next += names.len() as u64;
+        self.taken.extend((first..).zip(names));
+        Ok(Some(Batch { first, page, shapes }))
+    }
+
+    /// Removes what is confirmed, and renews the lease.
+    async fn remove(&mut self, confirmed: u64) -> Result<()> {
+        let now = Instant::now();
+        let done = self.taken.partition_point(|(position, _)| *position <= confirmed).min(REMOVED_MAX);
+        let rows: Vec<RowName> = self.taken.iter().take(done).map(|(_, name)| *name).collect();
+        let position = done.checked_sub(1).and_then(|last| self.taken.get(last)).map_or(0, |(position, _)| *position);
+        let removed = lease::remove(&self.session.client, (&self.options.slot, &self.owner), position, &rows);
+        let pause = match answered(self.options.answer_timeout, removed).await? {
+            Removed::Gone => {
+                self.taken.drain(..done);
+                REMOVE_INTERVAL
+            }
+            Removed::Recorded => RENEW_INTERVAL,
+            Removed::Lost => return Err(Error::transient("another daemon has taken over the outbox")),
+        };
+        (self.renew_due, self.remove_due) = (now + RENEW_INTERVAL, now + pause);
+        Ok(())
+    }
+
+    async fn close(&mut self, confirmed: u64) -> Result<()> {
+        self.remove(confirmed).await?;
+        answered(
+            self.options.answer_timeout,
+            lease::release(&self.session.client, &self.options.slot, &self.owner),
+        )
+        .await
+    }
+}
+
+/// Waits until it is time to look and there is room for what is found.
+async fn ready(due: Instant, batches: mpsc::Sender<Result<Batch>>) -> Option<mpsc::OwnedPermit<Result<Batch>>> {
+    sleep_until(due).await;
+    batches.reserve_owned().await.ok()
+}
+
+/// One exchange with a server that must answer.
+pub(super) async fn answered<T>(limit: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(limit, step).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
+    }
+}
