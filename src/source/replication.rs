@@ -285,8 +285,8 @@ impl Source for Replication {
         ack.era == self.era
     }
 
-    fn bytes_behind(&self, ack: Ack) -> u64 {
-        if self.is_current(ack) { self.received.0.saturating_sub(ack.lsn.0) } else { u64::MAX }
+    fn received(&self) -> Lsn {
+        self.received
     }
 
     fn standing_by(&self) -> Option<u32> {

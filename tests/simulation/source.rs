@@ -65,6 +65,8 @@ pub struct SimSource {
     start: Option<Start>,
     run: u64,
     stream: u64,
+    /// The last position that was handed over.
+    received: u64,
     /// Index of the next commit to send.
     next: usize,
     /// How much of a transaction was sent while it was open.
@@ -92,6 +94,7 @@ impl SimSource {
             start: None,
             run: 0,
             stream: 0,
+            received: 0,
             next: 0,
             opened,
             queue,
@@ -212,6 +215,9 @@ impl Source for SimSource {
 
     fn take(&mut self) -> Result<Option<Event<'_, SimAck>>> {
         self.current = self.queue.pop_front();
+        if let Some(Item::Commit(_, end) | Item::Idle(end)) = &self.current {
+            self.received = *end;
+        }
         let ack = |end: &u64| SimAck { run: self.run, end: *end };
         Ok(self.current.as_ref().map(|item| match item {
             Item::Relation(index) => Event::Relation(&self.relations[*index]),
@@ -268,8 +274,8 @@ impl Source for SimSource {
         ack.run == self.run
     }
 
-    fn bytes_behind(&self, _ack: SimAck) -> u64 {
-        0
+    fn received(&self) -> Lsn {
+        Lsn(self.received)
     }
 
     fn standing_by(&self) -> Option<u32> {
