@@ -1,0 +1,421 @@
+-- crieur without replication: triggers write what a statement changed into an outbox that the daemon reads.
+-- PostgreSQL 13 or newer, no superuser: the role needs CREATE on the database and must own the tables that it watches.
+-- Safe to run twice; brings an older installation up to this version in place; open transactions go on meanwhile.
+-- By hand: psql -X -v ON_ERROR_STOP=1 -f sql/install.sql, or pasted into an SQL editor, or as a migration. Then
+--     SELECT crieur.watch('public.properties', columns => '{id,city,owner_id}');
+-- To undo it: sql/uninstall.sql.
+CREATE SCHEMA IF NOT EXISTS crieur;
+
+-- Settings and version: one row.
+CREATE TABLE IF NOT EXISTS crieur.setting (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    -- Of this script.
+    version integer NOT NULL DEFAULT 1,
+    -- An outbox that was made anew is another one.
+    nonce uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    -- Whether a commit wakes the daemon at once.
+    notify boolean NOT NULL DEFAULT false,
+    -- A statement with more distinct changes says "sweep this table" instead.
+    rows_max integer NOT NULL DEFAULT 10000 CHECK (rows_max > 0),
+    -- So does one whose changes take more bytes.
+    row_bytes_max bigint NOT NULL DEFAULT 4194304 CHECK (row_bytes_max > 0),
+    -- With more in the outbox, indexes included, statements say no more than "sweep this table", once.
+    bytes_max bigint NOT NULL DEFAULT 536870912 CHECK (bytes_max > 0)
+);
+INSERT INTO crieur.setting DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- What the triggers capture of a table. A shape never changes: rows of the outbox name the one they were written with.
+CREATE TABLE IF NOT EXISTS crieur.shape (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation oid NOT NULL,
+    schema text NOT NULL,
+    name text NOT NULL,
+    columns text[] NOT NULL,
+    types oid[] NOT NULL,
+    -- Which of them are of the primary key.
+    key boolean[] NOT NULL
+);
+
+-- The watched tables. regclass follows a renamed table, and a dump into another database.
+CREATE TABLE IF NOT EXISTS crieur.target (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation regclass NOT NULL UNIQUE,
+    -- NULL: every column there is.
+    columns text[],
+    ignore text[] NOT NULL,
+    -- What rows are written with now.
+    shape integer NOT NULL REFERENCES crieur.shape
+);
+
+-- One row for each statement and table. Read and removed by the daemon, in the order of (xid, id) that snapshots allow.
+CREATE TABLE IF NOT EXISTS crieur.outbox (
+    xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    id bigint GENERATED ALWAYS AS IDENTITY (CACHE 32),
+    -- I, U, D, T as in SQL; S: sweep the table; M: the note is a message.
+    op "char" NOT NULL,
+    shape integer,
+    -- Distinct images, one row of texts each, in the order of the shape's columns; of an update, old[i] became new[i].
+    old text[],
+    new text[],
+    note text,
+    at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (xid, id)
+) WITH (
+    -- Rows live for milliseconds: their space is used again before the table grows.
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_threshold = 2147483647
+);
+
+-- The outbox is full: from the commit of a row on, until it is closing, statements on its table write nothing at all.
+CREATE TABLE IF NOT EXISTS crieur.collapse (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    shape integer NOT NULL,
+    closing boolean NOT NULL DEFAULT false
+);
+
+-- The daemon's position, and which daemon is at work.
+CREATE TABLE IF NOT EXISTS crieur.progress (
+    slot text PRIMARY KEY,
+    confirmed bigint NOT NULL DEFAULT 0,
+    owner text,
+    owner_until timestamptz,
+    nonce uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid()
+);
+
+-- An expression that is the value as the server itself writes it, never the cast to text: that one says "true" for a
+-- boolean where the server says "t", and drops the blanks of char(n).
+CREATE OR REPLACE FUNCTION crieur.written(expression text, type oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $function$
+    WITH RECURSIVE base (oid, basetype, output, depth) AS (
+        SELECT t.oid, t.typbasetype, t.typoutput, 0 FROM pg_catalog.pg_type AS t WHERE t.oid = type
+        UNION ALL
+        SELECT t.oid, t.typbasetype, t.typoutput, b.depth + 1
+        FROM base AS b JOIN pg_catalog.pg_type AS t ON t.oid = b.basetype
+    )
+    SELECT CASE
+        WHEN b.oid IN ('pg_catalog.text'::pg_catalog.regtype, 'pg_catalog.varchar'::pg_catalog.regtype)
+            THEN pg_catalog.format('(%s COLLATE "C")::pg_catalog.text', expression)
+        ELSE pg_catalog.format('pg_catalog.textin(%I.%I(%s%s))', n.nspname, f.proname, expression,
+            CASE WHEN b.depth > 0 THEN '::' || pg_catalog.format_type(b.oid, NULL) ELSE '' END)
+    END
+    FROM base AS b
+    JOIN pg_catalog.pg_proc AS f ON f.oid = b.output
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = f.pronamespace
+    WHERE b.basetype = 0
+$function$;
+
+-- The SET clauses without which values of these types would be written otherwise for one writer than for another.
+CREATE OR REPLACE FUNCTION crieur.output_settings(types oid[]) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $function$
+    WITH RECURSIVE part (oid) AS (
+        SELECT t.oid FROM pg_catalog.unnest(types) AS t (oid)
+        UNION
+        SELECT inner_type.oid
+        FROM part AS p
+        JOIN pg_catalog.pg_type AS t ON t.oid = p.oid
+        CROSS JOIN LATERAL (
+            SELECT t.typelem
+            UNION ALL SELECT t.typbasetype
+            UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a
+                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+            UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range AS r
+                WHERE t.oid IN (r.rngtypid, (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::pg_catalog.oid)
+        ) AS inner_type (oid)
+        WHERE inner_type.oid <> 0
+    ),
+    named (name) AS (
+        SELECT CASE WHEN t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace THEN t.typname ELSE 'another' END
+        FROM part AS p JOIN pg_catalog.pg_type AS t ON t.oid = p.oid
+        WHERE t.typtype = 'b' AND (t.typcategory <> 'A' OR t.typelem = 0)
+    ),
+    -- Of a type that no one here knows, anything may count.
+    needed (setting) AS (
+        SELECT DISTINCT s.setting
+        FROM named AS n
+        CROSS JOIN LATERAL pg_catalog.unnest(CASE
+            WHEN n.name IN (
+                'bool', 'char', 'name', 'int2', 'int4', 'int8', 'numeric', 'oid', 'xid', 'xid8', 'cid', 'tid', 'text',
+                'bpchar', 'varchar', 'json', 'jsonb', 'jsonpath', 'xml', 'uuid', 'bit', 'varbit', 'inet', 'cidr',
+                'macaddr', 'macaddr8', 'money', 'pg_lsn', 'tsvector', 'tsquery', 'int2vector', 'oidvector'
+            ) THEN '{}'::pg_catalog.text[]
+            WHEN n.name IN ('date', 'timestamp', 'time', 'timetz') THEN '{DateStyle = ''ISO''}'
+            WHEN n.name = 'timestamptz' THEN '{DateStyle = ''ISO'',TimeZone = ''UTC''}'
+            WHEN n.name = 'interval' THEN '{IntervalStyle = ''postgres''}'
+            WHEN n.name = 'bytea' THEN '{bytea_output = ''hex''}'
+            WHEN n.name IN ('float4', 'float8', 'point', 'line', 'lseg', 'box', 'path', 'polygon', 'circle')
+                THEN '{extra_float_digits = 1}'
+            ELSE '{DateStyle = ''ISO'',TimeZone = ''UTC'',IntervalStyle = ''postgres'',bytea_output = ''hex'',extra_float_digits = 1}'
+        END) AS s (setting)
+    )
+    SELECT coalesce(pg_catalog.string_agg(' SET ' || n.setting, '' ORDER BY n.setting), '') FROM needed AS n
+$function$;
+
+-- One row as an array of texts. Of a shape without columns it is one NULL: arrays of nothing cannot be gathered.
+CREATE OR REPLACE FUNCTION crieur.image(shape crieur.shape, alias text) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $function$
+    SELECT pg_catalog.format('ARRAY[%s]::pg_catalog.text[] COLLATE "C"', coalesce(pg_catalog.string_agg(
+        crieur.written(pg_catalog.format('%I.%I', alias, c.name), c.type), ', ' ORDER BY c.place), 'NULL'))
+    FROM ROWS FROM (pg_catalog.unnest(shape.columns), pg_catalog.unnest(shape.types))
+        WITH ORDINALITY AS c (name, type, place)
+$function$;
+
+-- The rows of a transition table, numbered: both get a row in one call (AfterTriggerSaveEvent in
+-- src/backend/commands/trigger.c), so the same number is the same row, before and after.
+CREATE OR REPLACE FUNCTION crieur.numbered(shape crieur.shape, kept text[], side text, top text) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $function$
+    SELECT 'SELECT pg_catalog.row_number() OVER () AS "crieur place", ROW(r.*)::pg_catalog.record AS "crieur whole"'
+        || CASE WHEN kept IS NULL THEN '' ELSE ', ROW(' || (
+            SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('r.%I', k.name), ', '), '')
+            FROM pg_catalog.unnest(kept) AS k (name)
+        ) || ')::pg_catalog.record AS "crieur kept"' END
+        || (
+            SELECT coalesce(pg_catalog.string_agg(pg_catalog.format(', r.%I', c.name), ''), '')
+            FROM pg_catalog.unnest(shape.columns) AS c (name)
+        )
+        || pg_catalog.format(' FROM %s_rows AS r%s', side, top)
+$function$;
+
+-- The query over the transition tables of one kind of statement. One row: how many rows it looked at (no more than
+-- "most" where that is given), how many distinct images it found, whether each old row has its new one, the images.
+CREATE OR REPLACE FUNCTION crieur.capture_query(
+    op text, shape crieur.shape, kept text[], columns bigint, most bigint, relid text
+) RETURNS text LANGUAGE plpgsql STABLE SET search_path = '' AS $function$
+DECLARE
+    top CONSTANT text := coalesce(' LIMIT ' || most, '');
+    -- Byte by byte: json, xml and point have no equality, and equal values may be written otherwise.
+    differs text := 'o."crieur whole" OPERATOR(pg_catalog.*<>) n."crieur whole"';
+BEGIN
+    IF op <> 'UPDATE' THEN
+        RETURN pg_catalog.format(
+            'SELECT coalesce(pg_catalog.sum(d.times), 0) AS looked, pg_catalog.count(*) AS images, true AS paired, '
+            || CASE op WHEN 'INSERT' THEN 'NULL::pg_catalog.text[] AS old, pg_catalog.array_agg(d.image) AS new'
+                ELSE 'pg_catalog.array_agg(d.image) AS old, NULL::pg_catalog.text[] AS new' END
+            || ' FROM (SELECT p.image, pg_catalog.count(*) AS times'
+            || ' FROM (SELECT %s AS image FROM %s AS r%s) AS p GROUP BY p.image) AS d',
+            crieur.image(shape, 'r'), CASE op WHEN 'INSERT' THEN 'new_rows' ELSE 'old_rows' END, top);
+    END IF;
+    IF kept IS NOT NULL THEN
+        -- Of a column that came later nobody has said that it may be ignored.
+        differs := pg_catalog.format(
+            '%s AND (o."crieur kept" OPERATOR(pg_catalog.*<>) n."crieur kept" OR %s <> (SELECT pg_catalog.count(*)'
+            || ' FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped))',
+            differs, columns, relid);
+    END IF;
+    RETURN pg_catalog.format(
+        'SELECT (SELECT pg_catalog.count(*) FROM (SELECT FROM new_rows%s) AS c) AS looked, pg_catalog.count(*) AS images,'
+        || ' coalesce(pg_catalog.bool_and(d.paired), true) AS paired,'
+        || ' pg_catalog.array_agg(d.was) AS old, pg_catalog.array_agg(d.new) AS new'
+        || ' FROM (SELECT p.was, p.new, pg_catalog.bool_and(p.paired) AS paired'
+        || ' FROM (SELECT %s AS was, %s AS new, (o."crieur place" IS NOT NULL AND n."crieur place" IS NOT NULL) AS paired'
+        || ' FROM (%s) AS o FULL JOIN (%s) AS n ON n."crieur place" = o."crieur place"'
+        || ' WHERE (%s) IS NOT FALSE) AS p GROUP BY p.was, p.new) AS d',
+        top, crieur.image(shape, 'o'), crieur.image(shape, 'n'),
+        crieur.numbered(shape, kept, 'old', top), crieur.numbered(shape, kept, 'new', top), differs);
+END
+$function$;
+
+-- The outbox is full: one row that says so for this table, which from its commit on is all that its statements need.
+CREATE OR REPLACE FUNCTION crieur.overflow(shape integer) RETURNS void
+LANGUAGE sql SET search_path = '' AS $function$
+    INSERT INTO crieur.collapse (shape)
+    SELECT overflow.shape
+    WHERE NOT EXISTS (
+        SELECT FROM crieur.collapse AS c
+        JOIN crieur.shape AS theirs ON theirs.id = c.shape
+        JOIN crieur.shape AS ours ON ours.relation = theirs.relation
+        WHERE NOT c.closing AND ours.id = overflow.shape
+    )
+$function$;
+
+-- Writes the trigger function of a watched table anew, for its shape and the settings of now.
+CREATE OR REPLACE FUNCTION crieur.generate(target crieur.target) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $function$
+DECLARE
+    setting CONSTANT crieur.setting := (SELECT s FROM crieur.setting AS s);
+    shape CONSTANT crieur.shape := (SELECT s FROM crieur.shape AS s WHERE s.id = target.shape);
+    columns bigint;
+    kept text[];
+    branches text := '';
+    event text;
+    body text;
+BEGIN
+    SELECT pg_catalog.count(*), CASE WHEN target.ignore <> '{}' THEN coalesce(
+        pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attname <> ALL (target.ignore)), '{}')
+    END
+    INTO columns, kept
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped;
+    FOREACH event IN ARRAY ARRAY['UPDATE', 'INSERT', 'DELETE'] LOOP
+        branches := branches || pg_catalog.format($text$
+        %sIF tg_op = '%s' THEN
+            %s INTO found;
+            IF found.looked > %s AND found.images <= %4$s THEN
+                EXECUTE %L INTO found USING tg_relid;
+            END IF;$text$,
+            CASE event WHEN 'UPDATE' THEN '' ELSE 'ELS' END, event,
+            crieur.capture_query(event, shape, kept, columns, setting.rows_max + 1, 'tg_relid'), setting.rows_max,
+            crieur.capture_query(event, shape, kept, columns, NULL, '$1'));
+    END LOOP;
+    body := pg_catalog.format($text$
+#variable_conflict use_column
+DECLARE
+    found record;
+    said text;
+    kind "char" := pg_catalog.left(tg_op, 1)::"char";
+    place bigint;
+BEGIN
+    -- What a table has become since, or what a value is, must not break its writer: then the whole table has changed.
+    -- Nothing is written in this block, so it costs no transaction id.
+    BEGIN%s
+        ELSE
+            SELECT 1 AS images, true AS paired, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO found;
+        END IF;
+        IF NOT found.paired OR found.images > %s OR pg_catalog.pg_column_size(found.old) > %s
+            OR pg_catalog.pg_column_size(found.new) > %3$s
+        THEN
+            kind := 'S';
+        ELSIF found.images = 0 THEN
+            RETURN NULL;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        kind := 'S';
+        -- Only these are sure to hold no value.
+        said := CASE WHEN sqlstate LIKE '42%%' THEN sqlerrm ELSE sqlstate END;
+    END;
+    IF kind = 'S' THEN
+        INSERT INTO crieur.outbox (op, shape, note)
+        SELECT 'S', %s, said WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
+        RETURNING id INTO place;
+    ELSE
+        INSERT INTO crieur.outbox (op, shape, old, new)
+        SELECT kind, %4$s, found.old, found.new
+        WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
+        RETURNING id INTO place;
+    END IF;
+    IF place IS NULL OR place %% 64 = 0 AND pg_catalog.pg_total_relation_size('crieur.outbox') > %s THEN
+        PERFORM crieur.overflow(%4$s);
+    END IF;%6$s
+    RETURN NULL;
+END
+$text$, branches, setting.rows_max, setting.row_bytes_max, target.shape, setting.bytes_max,
+        CASE WHEN setting.notify THEN E'\n    PERFORM pg_catalog.pg_notify(''crieur'', '''');' ELSE '' END);
+    EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION crieur.%I() RETURNS trigger LANGUAGE plpgsql'
+        || ' SECURITY DEFINER SET search_path = ''''%s AS %L',
+        'capture_' || target.id, crieur.output_settings(shape.types), body);
+    EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION crieur.%I() FROM PUBLIC', 'capture_' || target.id);
+END
+$function$;
+
+-- Puts the triggers on one table that lacks them. ALWAYS: a restore or a replication tool that works with
+-- session_replication_role = replica changes values like anybody else.
+CREATE OR REPLACE FUNCTION crieur.attach(relation oid, function text) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $function$
+DECLARE
+    event text;
+    name text;
+BEGIN
+    FOREACH event IN ARRAY ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] LOOP
+        name := 'crieur_' || pg_catalog.lower(event);
+        CONTINUE WHEN EXISTS (
+            SELECT FROM pg_catalog.pg_trigger AS t
+            JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
+            WHERE t.tgrelid = attach.relation AND t.tgname = name AND t.tgenabled = 'A' AND f.proname = function
+                AND f.pronamespace = 'crieur'::pg_catalog.regnamespace
+        );
+        EXECUTE pg_catalog.format('DROP TRIGGER IF EXISTS %I ON %s', name, relation::pg_catalog.regclass);
+        EXECUTE pg_catalog.format('CREATE TRIGGER %I AFTER %s ON %s%s FOR EACH STATEMENT EXECUTE FUNCTION crieur.%I()',
+            name, event, relation::pg_catalog.regclass, CASE event
+                WHEN 'INSERT' THEN ' REFERENCING NEW TABLE AS new_rows'
+                WHEN 'UPDATE' THEN ' REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
+                WHEN 'DELETE' THEN ' REFERENCING OLD TABLE AS old_rows'
+                ELSE ''
+            END, function);
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation::pg_catalog.regclass, name);
+    END LOOP;
+END
+$function$;
+
+-- A table and what holds its rows: partitions, and tables that inherit from it.
+CREATE OR REPLACE FUNCTION crieur.carriers(relation oid) RETURNS SETOF oid
+LANGUAGE sql STABLE SET search_path = '' AS $function$
+    WITH RECURSIVE carrier (oid) AS (
+        SELECT carriers.relation
+        UNION
+        SELECT i.inhrelid FROM carrier AS c JOIN pg_catalog.pg_inherits AS i ON i.inhparent = c.oid
+    )
+    SELECT c.oid FROM carrier AS c
+$function$;
+
+-- Watches a table, or watches it otherwise than before. "columns" are those that keys are made of (NULL: all), "ignore"
+-- those whose change alone is none. The caller owns the table and this schema.
+CREATE OR REPLACE FUNCTION crieur.watch("table" regclass, columns text[] DEFAULT NULL, ignore text[] DEFAULT '{}')
+RETURNS void LANGUAGE plpgsql SET search_path = '' AS $function$
+#variable_conflict use_variable
+DECLARE
+    described crieur.shape;
+    target crieur.target;
+    unknown text;
+    carrier oid;
+BEGIN
+    SELECT n.nspname, c.relname, c.oid INTO described.schema, described.name, described.relation
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = "table" AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't';
+    IF described.relation IS NULL THEN
+        RAISE EXCEPTION '% is not an ordinary table', "table";
+    END IF;
+    IF (SELECT c.relispartition FROM pg_catalog.pg_class AS c WHERE c.oid = "table") THEN
+        RAISE EXCEPTION '% is a partition', "table"
+            USING HINT = pg_catalog.format('Watch %s: its partitions come with it.', pg_catalog.pg_partition_root("table"));
+    END IF;
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(w.name), ', ') INTO unknown
+    FROM pg_catalog.unnest(columns || ignore) AS w (name)
+    WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = "table" AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped
+    );
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION '% has no column %', "table", unknown;
+    END IF;
+    LOCK TABLE crieur.target IN SHARE ROW EXCLUSIVE MODE;
+    SELECT coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum), '{}'),
+        coalesce(pg_catalog.array_agg(a.atttypid ORDER BY a.attnum), '{}'),
+        coalesce(pg_catalog.array_agg(EXISTS (
+            SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey)
+        ) ORDER BY a.attnum), '{}')
+    INTO described.columns, described.types, described.key
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = "table" AND a.attnum > 0 AND NOT a.attisdropped AND (columns IS NULL OR a.attname = ANY (columns));
+    SELECT s.id INTO described.id FROM crieur.shape AS s
+    WHERE (s.relation, s.schema, s.name, s.columns, s.types, s.key)
+        = (described.relation, described.schema, described.name, described.columns, described.types, described.key);
+    IF described.id IS NULL THEN
+        INSERT INTO crieur.shape (relation, schema, name, columns, types, key)
+        VALUES (described.relation, described.schema, described.name, described.columns, described.types, described.key)
+        RETURNING shape.id INTO described.id;
+    END IF;
+    INSERT INTO crieur.target AS t (relation, columns, ignore, shape)
+    VALUES ("table", columns, coalesce(ignore, '{}'), described.id)
+    ON CONFLICT (relation) DO UPDATE SET columns = excluded.columns, ignore = excluded.ignore, shape = excluded.shape
+    RETURNING t.* INTO target;
+    PERFORM crieur.generate(target);
+    FOR carrier IN SELECT * FROM crieur.carriers("table") LOOP
+        PERFORM crieur.attach(carrier, 'capture_' || target.id);
+    END LOOP;
+END
+$function$;
+
+-- Removes the triggers of a table and all that was known of it, but for rows that are still in the outbox.
+CREATE OR REPLACE FUNCTION crieur.unwatch("table" regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $function$
+DECLARE
+    removed integer;
+BEGIN
+    DELETE FROM crieur.target AS t WHERE t.relation = "table" RETURNING t.id INTO removed;
+    IF removed IS NOT NULL THEN
+        EXECUTE pg_catalog.format('DROP FUNCTION IF EXISTS crieur.%I() CASCADE', 'capture_' || removed);
+    END IF;
+END
+$function$;
+
+REVOKE ALL ON SCHEMA crieur FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA crieur FROM PUBLIC;
