@@ -169,7 +169,7 @@ impl Session {
 
 /// A parameter as PostgreSQL text, whatever its type.
 #[derive(Debug)]
-struct Text<'a>(Option<&'a [u8]>);
+pub(crate) struct Text<'a>(pub(crate) Option<&'a [u8]>);
 
 impl ToSql for Text<'_> {
     fn to_sql(
@@ -198,7 +198,7 @@ impl ToSql for Text<'_> {
 }
 
 /// A text of an answer, byte for byte: in a database without an encoding it need not be UTF-8.
-struct Bytes(Vec<u8>);
+pub(crate) struct Bytes(pub(crate) Vec<u8>);
 
 impl<'a> FromSql<'a> for Bytes {
     fn from_sql(_ty: &Type, raw: &'a [u8]) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
@@ -327,18 +327,14 @@ impl ControlSession {
         result
     }
 
-    /// The prepared form of a lookup: every column as text, so that keys need no type.
+    /// The prepared form of a lookup.
     async fn prepare(&self, live: &Live, id: LookupId) -> Result<std::result::Result<Statement, String>> {
         if let Some(known) = live.lookups.borrow().get(&id) {
             return Ok(known.clone());
         }
         let lookup = self.lookups.get(id.0 as usize);
         let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
-        let quoted = lookup.columns.iter().map(|column| format!("q.{}::text", quote::identifier(column)));
-        let columns = quoted.collect::<Vec<_>>().join(", ");
-        // The line break ends a comment at the end of the rule's SQL.
-        let sql = format!("SELECT {columns} FROM ({}\n) AS q", lookup.sql.trim_end().trim_end_matches(';'));
-        let prepared = match live.session.client.prepare(&sql).await {
+        let prepared = match live.session.client.prepare(&lookup_sql(lookup)).await {
             Ok(statement) if statement.params().len() != lookup.args => {
                 Err(format!("it takes {} parameters, the rule gives {}", statement.params().len(), lookup.args))
             }
@@ -351,6 +347,14 @@ impl ControlSession {
         }
         Ok(prepared)
     }
+}
+
+/// What is asked for a lookup: every column as text, so that keys need no type.
+pub(crate) fn lookup_sql(lookup: &Lookup) -> String {
+    let quoted = lookup.columns.iter().map(|column| format!("q.{}::text", quote::identifier(column)));
+    let columns = quoted.collect::<Vec<_>>().join(", ");
+    // The line break ends a comment at the end of the rule's SQL.
+    format!("SELECT {columns} FROM ({}\n) AS q", lookup.sql.trim_end().trim_end_matches(';'))
 }
 
 /// System identifier and timeline of a primary: a standby sees commits later than its primary and cannot be the gate.
@@ -375,7 +379,7 @@ fn first_row(rows: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
 }
 
 /// The server's refusal of a statement, without values; an error when the session is what failed.
-fn refusal(error: &tokio_postgres::Error) -> Result<String> {
+pub(crate) fn refusal(error: &tokio_postgres::Error) -> Result<String> {
     match error.as_db_error() {
         Some(refused) if !is_connection(refused.code().code()) => {
             Ok(statement_text(refused.code().code(), refused.message()))

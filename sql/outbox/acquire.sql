@@ -11,7 +11,7 @@ mine AS (
     SET owner = :'owner',
         owner_until = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 1.5),
         era = greatest(p.era, o.era) + 1,
-        confirmed = CASE WHEN o.era > p.era THEN (o.era + 1) << 32 ELSE p.confirmed END
+        confirmed = CASE WHEN o.era > p.era THEN (o.era + 1) << 40 ELSE p.confirmed END
     FROM others AS o
     WHERE p.slot = :'slot'
         AND (p.owner IS NULL OR p.owner = :'owner' OR p.owner_until < pg_catalog.clock_timestamp())

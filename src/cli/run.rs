@@ -10,13 +10,17 @@ use crate::admin::{self, Watch};
 use crate::cache::redis::RedisCache;
 use crate::cli::progress::Progress;
 use crate::cli::{log, runtime};
-use crate::config::Config;
+use crate::config::{Config, Mode};
+use crate::control::Control;
 use crate::error::{Error, Exit, Result};
 use crate::failpoints::{Guard, without};
 use crate::pipeline::{News, Pipeline, Replicas, Settings, Totals};
+use crate::pooled::PooledControl;
 use crate::session::ControlSession;
+use crate::source::Source;
 use crate::source::dsn::Dsn;
-use crate::source::replication::{Options, Replication};
+use crate::source::outbox::{self, Outbox};
+use crate::source::replication::{self, Replication};
 
 /// How often systemd hears how it goes.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -45,10 +49,43 @@ pub fn run(config: Config) -> Exit {
 
 async fn stream(config: Config) -> Result<Totals> {
     let dsn = Dsn::parse(config.postgres.url.expose())?;
-    if let Some(hint) = dsn.pooler_hint() {
-        warn!("{hint}");
+    let replicas = config.postgres.replicas.iter().map(|url| Dsn::parse(url.expose())).collect::<Result<_>>()?;
+    match config.postgres.mode {
+        Mode::Replication => {
+            if let Some(hint) = dsn.pooler_hint() {
+                warn!("{hint}");
+            }
+            let postgres = &config.postgres;
+            let control = ControlSession::new(
+                dsn.clone(),
+                postgres.connect_timeout,
+                postgres.lookup_timeout,
+                config.rules.lookups(),
+            )
+            .with_replicas(replicas)
+            .watching(&postgres.slot, &postgres.publication, &config.rules);
+            let source = Replication::new(replication::Options {
+                dsn,
+                slot: postgres.slot.clone(),
+                publication: postgres.publication.clone(),
+                connect_timeout: postgres.connect_timeout,
+                liveness_timeout: postgres.liveness_timeout,
+            });
+            deliver(config, source, control).await
+        }
+        Mode::Outbox => {
+            let postgres = &config.postgres;
+            let (connect_timeout, lookup_timeout) = (postgres.connect_timeout, postgres.lookup_timeout);
+            let control = PooledControl::new(dsn.clone(), connect_timeout, lookup_timeout, &config.rules, replicas);
+            let (slot, answer_timeout) = (postgres.slot.clone(), postgres.liveness_timeout);
+            let source = Outbox::new(outbox::Options { dsn, slot, connect_timeout, answer_timeout });
+            deliver(config, source, control).await
+        }
     }
-    let settings = Settings {
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
         slot: config.postgres.slot.clone(),
         publication: config.postgres.publication.clone(),
         echo: if without(Guard::Echo) { Vec::new() } else { config.cache.echo.clone() },
@@ -59,28 +96,22 @@ async fn stream(config: Config) -> Result<Totals> {
         batch_keys_max: config.limits.batch_keys_max,
         memory_bytes_max: config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX),
         stop_timeout: config.limits.stop_timeout,
-    };
-    let replicas = config.postgres.replicas.iter().map(|url| Dsn::parse(url.expose())).collect::<Result<_>>()?;
+    }
+}
+
+/// The loop between a source and the cache.
+async fn deliver<S, D>(config: Config, source: S, control: D) -> Result<Totals>
+where
+    S: Source,
+    S::Ack: 'static,
+    D: Control + 'static,
+{
+    let settings = settings(&config);
     let cache = RedisCache::new(&config.cache)?;
     let watch = Watch::new(cache.health());
     if let Some(address) = config.admin {
         admin::serve(address, watch.clone()).await?;
     }
-    let control = ControlSession::new(
-        dsn.clone(),
-        config.postgres.connect_timeout,
-        config.postgres.lookup_timeout,
-        config.rules.lookups(),
-    )
-    .with_replicas(replicas)
-    .watching(&config.postgres.slot, &config.postgres.publication, &config.rules);
-    let source = Replication::new(Options {
-        dsn,
-        slot: config.postgres.slot,
-        publication: config.postgres.publication,
-        connect_timeout: config.postgres.connect_timeout,
-        liveness_timeout: config.postgres.liveness_timeout,
-    });
     let stop = stop_signal()?;
     let (mut progress, mut status) = (Progress::default(), Status::default());
     let news = Box::new(move |news| {

@@ -51,9 +51,6 @@ impl Layer {
 
 /// What to say beside a value that does not fit.
 fn note(key: &Key, value: &Value) -> String {
-    if key.name == "postgres.mode" && matches!(&value.kind, ValueKind::String(mode) if mode == "outbox") {
-        return "mode \"outbox\" is not in this version".to_owned();
-    }
     let default = key.default.map_or_else(String::new, |default| format!("; default: {default}"));
     format!("{}{default}", key.doc)
 }

@@ -259,13 +259,8 @@ pub mod example {
     /// The rules read `columns` of `public.t`, of the old row too.
     pub fn needs(columns: &[&str]) -> TableNeeds {
         let need = ColumnNeed { image: Image::OldToo, rule: "rule 1".into() };
-        TableNeeds {
-            ignored: None,
-            schema: "public".into(),
-            table: "t".into(),
-            rule: "rule 1".into(),
-            columns: columns.iter().map(|column| (column.to_string(), need.clone())).collect(),
-        }
+        let columns = columns.iter().map(|column| (column.to_string(), need.clone())).collect();
+        TableNeeds { columns, ..TableNeeds::new("public", "t", "rule 1") }
     }
 }
 

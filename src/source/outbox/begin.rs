@@ -11,7 +11,6 @@ use tracing::info;
 use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{SlotOrigin, Start};
-use crate::quote;
 use crate::session::{self, Session};
 use crate::source::outbox::Options;
 use crate::source::outbox::lease::{self, Acquired};
@@ -74,10 +73,10 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Asks for all of it. `slot` must have its row already.
-    pub(crate) async fn read(client: &Client, slot: &str) -> Result<Self> {
+    /// Asks for all of it.
+    pub(crate) async fn read(client: &Client) -> Result<Self> {
         let identity = session::identity(client).await?;
-        let row = lease::transact(client, BEGIN_READ, &quote::fill(FACTS, &[("slot", slot)])).await?;
+        let row = lease::transact(client, BEGIN_READ, FACTS).await?;
         let text = |column: usize| {
             let text = row.as_ref().and_then(|row| row.get(column)).map(str::to_owned);
             text.ok_or_else(|| Error::definite(Exit::Protocol, "the server's answers about itself cannot be read"))
@@ -104,7 +103,7 @@ pub(super) async fn begin(
             Acquired::Busy(pid) => return Ok(Err(pid)),
             Acquired::Mine { era, confirmed } => (era, confirmed),
         };
-        let facts = Facts::read(client, &options.slot).await?;
+        let facts = Facts::read(client).await?;
         if facts.notifies {
             client.batch_execute(LISTEN).await.map_err(|error| crate::source::sqlstate::session_error(&error))?;
         }
@@ -126,9 +125,12 @@ pub(super) async fn begin(
     Ok(Outcome::Running(Box::new(Begun { session: *session, start, era })))
 }
 
+/// Positions of an era: none reaches into the next. A terabyte of rows, and eight million eras before a `bigint` ends.
+pub(super) const ERA_BYTES: u64 = 1 << 40;
+
 /// The position before the first row of an era.
 pub(super) fn first_of(era: u32) -> Lsn {
-    Lsn(u64::from(era) << 32)
+    Lsn(u64::from(era) * ERA_BYTES)
 }
 
 /// The error while another daemon is at work.

@@ -73,9 +73,8 @@ pub(super) async fn acquire(client: &Client, slot: &str, owner: &str) -> Result<
     let number = |column| row.get(column).and_then(|text| text.parse::<u64>().ok());
     match (number(0), number(1)) {
         (Some(era), Some(confirmed)) => {
-            let era = u32::try_from(era).map_err(|cause| {
-                Error::definite(Exit::Data, "the outbox's era is past its end").because(cause)
-            })?;
+            let era = u32::try_from(era)
+                .map_err(|cause| Error::definite(Exit::Data, "the outbox's era is past its end").because(cause))?;
             Ok(Acquired::Mine { era, confirmed: Lsn(confirmed) })
         }
         _ => Ok(Acquired::Busy(row.get(2).map_or(0, pid))),
@@ -118,9 +117,8 @@ pub(super) async fn remove(
 /// Gives the lease back, so that whoever stands by need not wait for its end.
 pub(super) async fn release(client: &Client, slot: &str, owner: &str) -> Result<()> {
     let (slot, owner) = (quote::literal(slot), quote::literal(owner));
-    let sql = format!(
-        "UPDATE crieur.progress SET owner = NULL, owner_until = NULL WHERE slot = {slot} AND owner = {owner}"
-    );
+    let sql =
+        format!("UPDATE crieur.progress SET owner = NULL, owner_until = NULL WHERE slot = {slot} AND owner = {owner}");
     transact(client, BEGIN_WRITE, &sql).await.map(drop)
 }
 

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A row is in the table until the cache has answered for it: a crash anywhere delivers it again. A row that was found
-//! was seen by a snapshot, so its transaction is visible to every later one, and keys need no gate. Positions are counted
-//! per acquisition of the lease (`lease.rs`): `era/row`, in the order in which rows were found.
+//! was seen by a snapshot, so its transaction is visible to every later one, and keys need no gate. Positions count
+//! bytes of rows in the order in which they were found, anew for each acquisition of the lease (`begin.rs`).
 
 mod begin;
 mod lease;
@@ -25,8 +25,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::change::Event;
-use crate::decode::outbox::{Encoder, Messages, Shapes, Unreadable};
 use crate::decode::Assembler;
+use crate::decode::outbox::{Encoder, Messages, Shapes, Unreadable};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::mark::Start;
@@ -36,18 +36,12 @@ use crate::source::dsn::Dsn;
 use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
 use crate::source::outbox::worker::{Batch, Orders, Worker};
 
-pub(crate) use begin::{FACTS, server};
-
-/// A row without its images, in bytes.
-const ROW_BYTES: usize = 64;
+pub(crate) use begin::Facts;
+pub(crate) use page::query;
 
 /// A position of the outbox. Made here and nowhere else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Ack {
-    position: Lsn,
-    /// Bytes of rows up to here, since the start of the era.
-    bytes: u64,
-}
+pub struct Ack(Lsn);
 
 /// Which outbox, and how to reach it.
 #[derive(Debug, Clone)]
@@ -75,8 +69,8 @@ struct Running {
     encoder: Encoder,
     messages: Messages,
     assembler: Assembler,
-    /// Bytes of rows that were taken.
-    bytes: u64,
+    /// The position of the last row that was taken.
+    received: Lsn,
     /// How late the rows of a backlog are.
     late: Duration,
 }
@@ -150,7 +144,7 @@ impl Outbox {
         let (orders, obeyed) = watch::channel(Orders::default());
         let (found, batches) = mpsc::channel(1);
         let who = (Arc::clone(&self.options), self.owner.clone());
-        let worker = Worker::new(session, who, first_of(era).0 + 1, obeyed, found);
+        let worker = Worker::new(session, who, first_of(era).0, obeyed, found);
         (self.era, self.confirmed, self.past) = (era, start.confirmed, Past::Worked);
         self.state = State::Running(Box::new(Running {
             start,
@@ -163,7 +157,7 @@ impl Outbox {
             encoder: Encoder::default(),
             messages: Messages::default(),
             assembler: Assembler::default(),
-            bytes: 0,
+            received: first_of(era),
             late: Duration::ZERO,
         }));
     }
@@ -195,9 +189,8 @@ impl Running {
             return Ok(true);
         };
         let row = row?;
-        let position = Lsn(self.batch.first + index as u64);
-        let images = row.old.map_or(0, <[u8]>::len) + row.new.map_or(0, <[u8]>::len);
-        self.bytes += (ROW_BYTES + images) as u64;
+        let position = Lsn(self.batch.positions.get(index).copied().unwrap_or(self.received.0));
+        self.received = position;
         // A batch that is not the end of what is visible is a backlog; else rows are as fresh as the pauses allow.
         let late = if page.is_last { 0 } else { page.at.saturating_sub(row.at) };
         self.late = Duration::from_micros(late.try_into().unwrap_or(0));
@@ -242,20 +235,18 @@ impl Source for Outbox {
                 return Ok(None);
             }
         }
-        let bytes = running.bytes;
-        let ack = |position| Ack { position, bytes };
         let Running { assembler, messages, .. } = running;
         if let Some(step) = assembler.queued()? {
-            return Ok(Some(assembler.event(step, ack)));
+            return Ok(Some(assembler.event(step, Ack)));
         }
         let Some(message) = messages.next() else { return Ok(None) };
         let step = assembler.step(message)?;
-        Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, ack))))
+        Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, Ack))))
     }
 
     fn acknowledge(&mut self, upto: Ack) {
         if self.is_current(upto) {
-            self.confirmed = self.confirmed.max(upto.position);
+            self.confirmed = self.confirmed.max(upto.0);
             if let State::Running(running) = &self.state {
                 running.orders.send_modify(|orders| orders.confirmed = self.confirmed.0);
             }
@@ -286,18 +277,21 @@ impl Source for Outbox {
     }
 
     fn lsn(&self, ack: Ack) -> Lsn {
-        ack.position
+        ack.0
     }
 
     /// Rows of an era that is over come again with new positions.
     fn is_current(&self, ack: Ack) -> bool {
-        ack.position > first_of(self.era)
+        ack.0 > first_of(self.era)
     }
 
-    fn bytes_behind(&self, ack: Ack) -> u64 {
-        match &self.state {
-            State::Running(running) if self.is_current(ack) => running.bytes.saturating_sub(ack.bytes),
-            State::Away | State::Waiting(..) | State::Connecting(_) | State::Running(_) => u64::MAX,
+    /// Before anything of this era is confirmed, its bytes count from the position of the era before.
+    fn received(&self) -> Lsn {
+        let State::Running(running) = &self.state else { return self.confirmed };
+        let first = first_of(self.era);
+        match self.confirmed < first {
+            true => Lsn(self.confirmed.0 + (running.received.0 - first.0)),
+            false => running.received,
         }
     }
 

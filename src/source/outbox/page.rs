@@ -17,6 +17,9 @@ const SHAPES: &str = include_str!("../../../sql/outbox/shapes.sql");
 /// What role or database may have set otherwise must not count; see `DEFAULTS` in session.rs.
 pub(super) const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE";
 
+/// A row without its images, in bytes.
+const ROW_BYTES: usize = 64;
+
 /// The bytes of a value as the server sends them in binary.
 #[derive(Clone, Copy)]
 struct Raw<'a>(&'a [u8]);
@@ -33,7 +36,7 @@ impl<'a> FromSql<'a> for Raw<'a> {
 
 /// One query in a transaction of its own, in one flight. A pooler that gives each transaction another session keeps this
 /// one until the last of the three is answered; nothing else may be asked on the connection meanwhile.
-pub(super) async fn query(client: &Client, sql: &str, params: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Row>> {
+pub(crate) async fn query(client: &Client, sql: &str, params: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Row>> {
     let answers = futures_util::future::join3(
         client.batch_execute(BEGIN_READ),
         client.query_typed(sql, params),
@@ -48,22 +51,21 @@ pub(super) async fn query(client: &Client, sql: &str, params: &[(&(dyn ToSql + S
 /// Where a look begins: the snapshot of the last complete one, or everything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Base {
-    xmin: String,
     xmax: String,
     in_progress: Vec<String>,
 }
 
 impl Base {
     fn everything() -> Self {
-        Base { xmin: "0".into(), xmax: "0".into(), in_progress: Vec::new() }
+        Base { xmax: "0".into(), in_progress: Vec::new() }
     }
 
     /// Parses the text of a `pg_snapshot`: `xmin:xmax:xip,xip`.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, ':');
-        let (xmin, xmax, list) = (parts.next()?, parts.next()?, parts.next()?);
+        let (_xmin, xmax, list) = (parts.next()?, parts.next()?, parts.next()?);
         let in_progress = list.split(',').filter(|xid| !xid.is_empty()).map(str::to_owned).collect();
-        Some(Base { xmin: xmin.into(), xmax: xmax.into(), in_progress })
+        Some(Base { xmax: xmax.into(), in_progress })
     }
 }
 
@@ -103,8 +105,14 @@ impl Page {
         self.rows.get(index).map(|row| outbox_row(row).map_err(unexpected))
     }
 
-    pub(super) fn names(&self) -> Result<Vec<RowName>> {
-        self.rows.iter().map(|row| name(row).map_err(unexpected)).collect()
+    /// The rows' names, each with its size in bytes.
+    pub(super) fn names(&self) -> Result<Vec<(RowName, u64)>> {
+        let named = |row: &Row| {
+            let read = outbox_row(row)?;
+            let images = read.old.map_or(0, <[u8]>::len) + read.new.map_or(0, <[u8]>::len);
+            Ok((name(row)?, (ROW_BYTES + images) as u64))
+        };
+        self.rows.iter().map(|row| named(row).map_err(unexpected)).collect()
     }
 
     /// Numbers of the shapes that the rows name.
@@ -160,19 +168,17 @@ impl Poll {
     /// Begins behind everything that is visible now.
     pub(super) async fn from_now(client: &Client) -> Result<Self> {
         let rows = query(client, "SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?;
-        let text: &str =
-            rows.first().map_or(Ok(""), |row| row.try_get(0)).map_err(|error| session_error(&error))?;
+        let text: &str = rows.first().map_or(Ok(""), |row| row.try_get(0)).map_err(|error| session_error(&error))?;
         Ok(Poll { base: Base::parse(text).ok_or_else(no_snapshot)?, bookmark: None })
     }
 
     /// The next page; empty when nothing new is visible.
     pub(super) async fn page(&mut self, client: &Client) -> Result<Page> {
-        let Base { xmin, xmax, in_progress } = &self.base;
+        let Base { xmax, in_progress } = &self.base;
         let mark = self.bookmark.as_ref();
-        let (xid, id) = (mark.map(|mark| &mark.xid), mark.map(|mark| mark.id));
+        let (xid, id) = (mark.map_or("0", |mark| &mark.xid), mark.map_or(0, |mark| mark.id));
         let first = mark.map(|mark| &mark.snapshot);
-        let params: [(&(dyn ToSql + Sync), Type); 6] = [
-            (xmin, Type::TEXT),
+        let params: [(&(dyn ToSql + Sync), Type); 5] = [
             (xmax, Type::TEXT),
             (in_progress, Type::TEXT_ARRAY),
             (&xid, Type::TEXT),
@@ -223,7 +229,7 @@ mod tests {
     #[test]
     fn a_snapshot_is_where_the_next_look_begins() {
         let base = Base::parse("10:20:10,14").expect("a snapshot");
-        assert_eq!((base.xmin.as_str(), base.xmax.as_str()), ("10", "20"));
+        assert_eq!(base.xmax, "20");
         assert_eq!(base.in_progress, ["10", "14"]);
         assert!(Base::parse("7:7:").is_some_and(|base| base.in_progress.is_empty()));
         assert!(Base::parse("").is_none() && Base::parse("1:2").is_none());

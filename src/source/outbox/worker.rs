@@ -15,6 +15,7 @@ use crate::decode::outbox::Shape;
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::source::outbox::Options;
+use crate::source::outbox::begin::ERA_BYTES;
 use crate::source::outbox::lease::{self, RENEW_INTERVAL, Removed};
 use crate::source::outbox::page::{self, Page, Poll, RowName};
 
@@ -43,9 +44,9 @@ pub(super) struct Orders {
 /// Rows, and the shapes that they are the first to name.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// Position of the first row; the others follow one by one.
-    pub(super) first: u64,
     pub(super) page: Page,
+    /// The position of each row.
+    pub(super) positions: Vec<u64>,
     pub(super) shapes: Vec<(i32, Shape)>,
 }
 
@@ -56,8 +57,10 @@ pub(super) struct Worker {
     owner: String,
     orders: watch::Receiver<Orders>,
     batches: mpsc::Sender<Result<Batch>>,
-    /// The next position.
-    next: u64,
+    /// Positions of this era come behind this one.
+    first: u64,
+    /// The last position that was given out.
+    received: u64,
     poll: Poll,
     /// Rows that were handed over, by position.
     taken: VecDeque<(u64, RowName)>,
@@ -72,11 +75,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Nothing is asked yet; `next` is the first position to give out.
+    /// Nothing is asked yet; positions come behind `first`.
     pub(super) fn new(
         session: Session,
         (options, owner): (Arc<Options>, String),
-        next: u64,
+        first: u64,
         orders: watch::Receiver<Orders>,
         batches: mpsc::Sender<Result<Batch>>,
     ) -> Self {
@@ -87,7 +90,8 @@ impl Worker {
             owner,
             orders,
             batches,
-            next,
+            first,
+            received: first,
             poll: Poll::new(),
             taken: VecDeque::new(),
             known: Default::default(),
@@ -159,11 +163,16 @@ impl Worker {
         if page.len() == 0 && !ends {
             return Ok(None);
         }
-        let first = self.next;
-        let names = page.names()?;
-        self.next += names.len() as u64;
-        self.taken.extend((first..).zip(names));
-        Ok(Some(Batch { first, page, shapes }))
+        let mut positions = Vec::with_capacity(page.len());
+        for (name, bytes) in page.names()? {
+            self.received += bytes;
+            positions.push(self.received);
+            self.taken.push_back((self.received, name));
+        }
+        if self.received - self.first >= ERA_BYTES / 2 {
+            return Err(Error::transient("the outbox's positions of this era are used up"));
+        }
+        Ok(Some(Batch { page, positions, shapes }))
     }
 
     /// Removes what is confirmed, and renews the lease.
@@ -187,11 +196,8 @@ impl Worker {
 
     async fn close(&mut self, confirmed: u64) -> Result<()> {
         self.remove(confirmed).await?;
-        answered(
-            self.options.answer_timeout,
-            lease::release(&self.session.client, &self.options.slot, &self.owner),
-        )
-        .await
+        answered(self.options.answer_timeout, lease::release(&self.session.client, &self.options.slot, &self.owner))
+            .await
     }
 }
 

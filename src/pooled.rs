@@ -1,0 +1,250 @@
+//! The control session of outbox mode, through whatever stands between: no setting of a session, no prepared statement.
+//!
+//! Each question is a transaction of its own in one flight, and one flight is out at a time: a pooler that gives each
+//! transaction another session keeps the session until the last answer. The gate asks nobody: rows come from a snapshot,
+//! so their transactions are visible already.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{join_all, join3};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+
+use crate::change::Oid;
+use crate::control::{Answer, AnswerRow, Control, Question, Sighting};
+use crate::error::{Error, Exit, Result};
+use crate::gate::Snapshot;
+use crate::lsn::Lsn;
+use crate::mark::Start;
+use crate::quote;
+use crate::replicas::Replicas;
+use crate::rules::{Lookup, Rules};
+use crate::session::{Bytes, Session, Text, lookup_sql, refusal};
+use crate::source::dsn::Dsn;
+use crate::source::outbox::{Facts, query};
+use crate::source::sqlstate::session_error;
+
+const WATCH: &str = include_str!("../sql/outbox/watch.sql");
+const ROOT: &str = include_str!("../sql/outbox/root.sql");
+
+/// A session, and the server that it was on when it began.
+struct Live {
+    session: Session,
+    system: String,
+    timeline: u32,
+    /// One exchange at a time.
+    free: Mutex<()>,
+}
+
+/// The loop's ordinary session in outbox mode: connects when first needed, anew after an error.
+pub struct PooledControl {
+    dsn: Dsn,
+    connect_timeout: Duration,
+    statement_timeout: Duration,
+    lookups: Vec<Lookup>,
+    replicas: Replicas,
+    live: RefCell<Option<Rc<Live>>>,
+    /// The server that the outbox is on.
+    expected: RefCell<Option<(String, u32)>>,
+    /// `watch.sql` for the tables of the rules.
+    watch: String,
+}
+
+impl PooledControl {
+    /// Connects at the first call. Readers may read from `replicas`.
+    pub fn new(
+        dsn: Dsn,
+        connect_timeout: Duration,
+        statement_timeout: Duration,
+        rules: &Rules,
+        replicas: Vec<Dsn>,
+    ) -> Self {
+        PooledControl {
+            dsn,
+            connect_timeout,
+            statement_timeout,
+            lookups: rules.lookups().to_vec(),
+            replicas: Replicas::new(replicas, connect_timeout),
+            live: RefCell::new(None),
+            expected: RefCell::new(None),
+            watch: quote::fill(WATCH, &[("tables", wanted(rules).as_str())]),
+        }
+    }
+
+    async fn live(&self) -> Result<Rc<Live>> {
+        if let Some(live) = &*self.live.borrow() {
+            return Ok(Rc::clone(live));
+        }
+        let session = Session::through_pooler(&self.dsn, self.connect_timeout).await?;
+        let Facts { system, timeline, .. } = Facts::read(&session.client).await?;
+        let live = Rc::new(Live { session, system, timeline, free: Mutex::new(()) });
+        *self.live.borrow_mut() = Some(Rc::clone(&live));
+        Ok(live)
+    }
+
+    /// One attempt of a step; an error ends the connection, and a server that does not answer is an error.
+    async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(&Session) -> Result<T>) -> Result<T> {
+        let live = self.live().await?;
+        if self
+            .expected
+            .borrow()
+            .as_ref()
+            .is_some_and(|(system, timeline)| (system, timeline) != (&live.system, &live.timeline))
+        {
+            *self.live.borrow_mut() = None;
+            return Err(Error::transient("ordinary sessions reach another server than the outbox")
+                .hint("Let the connection string name the hosts themselves, not an address that moves."));
+        }
+        let statements = u32::try_from(statements).unwrap_or(u32::MAX);
+        let limit = self.statement_timeout.saturating_mul(statements) + Duration::from_secs(5);
+        let asked = async {
+            let _alone = live.free.lock().await;
+            step(&live.session).await
+        };
+        let result = match timeout(limit, asked).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
+        };
+        if result.is_err() {
+            *self.live.borrow_mut() = None;
+        }
+        result
+    }
+
+    /// The first column of the first row.
+    async fn text(&self, sql: &str) -> Result<String> {
+        self.attempt(1, async |session| {
+            let rows = query(&session.client, sql, &[]).await?;
+            let first = rows.first().ok_or_else(|| Error::definite(Exit::Protocol, "the server's answer is empty"))?;
+            first.try_get(0).map_err(|error| session_error(&error))
+        })
+        .await
+    }
+
+    /// What settings a lookup runs under; a role or a database may have set others.
+    fn begin(&self) -> String {
+        let limit = self.statement_timeout.as_millis();
+        format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE; SET LOCAL statement_timeout TO {limit}; \
+             SET LOCAL DateStyle TO ISO; SET LOCAL IntervalStyle TO postgres; SET LOCAL TimeZone TO 'UTC'; \
+             SET LOCAL extra_float_digits TO 1; SET LOCAL bytea_output TO hex"
+        )
+    }
+
+    /// All questions in one transaction and one round trip. The first that is refused takes those behind it along.
+    async fn ask_together(&self, session: &Session, questions: &[&Question]) -> Result<Vec<Answer>> {
+        let begin = self.begin();
+        let asked = join_all(questions.iter().map(|question| self.ask_one(session, question)));
+        let client = &session.client;
+        let (began, answers, ended) = join3(client.batch_execute(&begin), asked, client.batch_execute("COMMIT")).await;
+        began.and(ended).map_err(|error| session_error(&error))?;
+        answers.into_iter().collect()
+    }
+
+    async fn ask_one(&self, session: &Session, question: &Question) -> Result<Answer> {
+        let lookup = self.lookups.get(question.lookup.0 as usize);
+        let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
+        let args: Vec<Text<'_>> = question.args.iter().map(|arg| Text(arg.as_deref())).collect();
+        let args: Vec<(&(dyn ToSql + Sync), Type)> = args.iter().map(|arg| (arg as _, Type::UNKNOWN)).collect();
+        match session.client.query_typed(&lookup_sql(lookup), &args).await {
+            Ok(rows) => rows.iter().map(answer_row).collect::<Result<_>>().map(Answer::Rows),
+            // Of a statement that is not prepared ahead, the number of parameters shows only now.
+            Err(error) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => {
+                Ok(Answer::Refused("it takes another number of parameters than the rule gives".to_owned()))
+            }
+            Err(error) => refusal(&error).map(Answer::Refused),
+        }
+    }
+}
+
+fn answer_row(row: &Row) -> Result<AnswerRow> {
+    let text = |column| row.try_get::<_, Option<Bytes>>(column).map(|text| text.map(|Bytes(text)| text));
+    (0..row.len()).map(text).collect::<std::result::Result<_, _>>().map_err(|error| session_error(&error))
+}
+
+/// The tables of the rules as JSON: schema, name, columns that the rules read, columns that every update rule ignores.
+pub(crate) fn wanted(rules: &Rules) -> String {
+    let tables: Vec<_> = rules
+        .tables()
+        .into_iter()
+        .map(|need| {
+            let ignored: Vec<&String> = need.ignorable().collect();
+            let columns: Vec<&String> = need.columns.keys().collect();
+            serde_json::json!([need.schema, need.table, columns, ignored])
+        })
+        .collect();
+    serde_json::Value::from(tables).to_string()
+}
+
+impl Control for PooledControl {
+    async fn gate(&self) -> Result<Snapshot> {
+        Ok(Snapshot::Everything)
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot> {
+        let text = self.text("SELECT pg_catalog.pg_current_snapshot()::text").await?;
+        Snapshot::parse(&text).map_err(|cause| Error::definite(Exit::Protocol, "read a snapshot").because(cause))
+    }
+
+    /// See [`ControlSession`](crate::session::ControlSession).
+    async fn elders(&self) -> Result<Snapshot> {
+        self.text("SELECT pg_catalog.pg_current_xact_id()::text").await?;
+        self.snapshot().await
+    }
+
+    async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
+        self.attempt(questions.len(), async |session| {
+            let mut left: Vec<&Question> = questions.iter().collect();
+            let mut answers: Vec<Answer> = Vec::with_capacity(questions.len());
+            while !left.is_empty() {
+                let given = self.ask_together(session, &left).await?;
+                // Behind a refused one nothing was asked.
+                let refused = given.iter().position(|answer| matches!(answer, Answer::Refused(_)));
+                let counts = refused.map_or(given.len(), |index| index + 1);
+                answers.extend(given.into_iter().take(counts));
+                left.drain(..counts);
+            }
+            Ok(answers)
+        })
+        .await
+    }
+
+    async fn replicas_replayed(&self) -> Result<()> {
+        let text = self.text("SELECT pg_catalog.pg_current_wal_flush_lsn()::text").await?;
+        let flushed = text.parse::<Lsn>();
+        let flushed = flushed.map_err(|cause| Error::definite(Exit::Protocol, "read a position").because(cause))?;
+        self.replicas.reach(flushed).await
+    }
+
+    async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>> {
+        self.attempt(1, async |session| {
+            let rows = query(&session.client, ROOT, &[(&oid.0, Type::OID)]).await?;
+            let names = rows.first().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose();
+            names.map_err(|error: tokio_postgres::Error| session_error(&error))
+        })
+        .await
+    }
+
+    fn follow(&self, start: &Start) {
+        *self.expected.borrow_mut() = Some((start.system.clone(), start.timeline));
+        *self.live.borrow_mut() = None;
+    }
+
+    async fn watch(&self) -> Result<Option<Sighting>> {
+        self.attempt(2, async |session| {
+            let Facts { system, timeline, watched, .. } = Facts::read(&session.client).await?;
+            let unexpected = || Error::definite(Exit::Protocol, "the answer about the triggers cannot be read");
+            let rows = query(&session.client, &self.watch, &[]).await?;
+            let text: String =
+                rows.first().ok_or_else(unexpected)?.try_get(0).map_err(|error| session_error(&error))?;
+            let seen: Sighting = serde_json::from_str(&text).map_err(|cause| unexpected().because(cause))?;
+            Ok(Some(Sighting { system, timeline, publication: watched, ..seen }))
+        })
+        .await
+    }
+}
