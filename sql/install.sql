@@ -150,68 +150,93 @@ LANGUAGE sql STABLE SET search_path = '' AS $function$
     SELECT coalesce(pg_catalog.string_agg(' SET ' || n.setting, '' ORDER BY n.setting), '') FROM needed AS n
 $function$;
 
--- One row as an array of texts. Of a shape without columns it is one NULL: arrays of nothing cannot be gathered.
+-- A transition table with its columns as c1, c2, …: what a user calls them can then not be mistaken for a name of ours.
+CREATE OR REPLACE FUNCTION crieur.side(target crieur.target, shape crieur.shape, name text, place text) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $function$
+    SELECT pg_catalog.format('SELECT %sROW(r.*)::pg_catalog.record AS whole', place)
+        || CASE WHEN target.ignore = '{}' THEN '' ELSE pg_catalog.format(', ROW(%s)::pg_catalog.record AS kept', (
+            SELECT pg_catalog.string_agg(pg_catalog.format('r.%I', a.attname), ', ' ORDER BY a.attnum)
+            FROM pg_catalog.pg_attribute AS a
+            WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped
+                AND a.attname <> ALL (target.ignore)
+        )) END
+        || coalesce((
+            SELECT pg_catalog.string_agg(pg_catalog.format(', r.%I AS c%s', c.name, c.place), '' ORDER BY c.place)
+            FROM pg_catalog.unnest(shape.columns) WITH ORDINALITY AS c (name, place)
+        ), '')
+        || pg_catalog.format(' FROM %s_rows AS r', name)
+$function$;
+
+-- A row of crieur.side() as an array of texts. Without columns it is one NULL: arrays of nothing cannot be gathered.
 CREATE OR REPLACE FUNCTION crieur.image(shape crieur.shape, alias text) RETURNS text
 LANGUAGE sql STABLE SET search_path = '' AS $function$
     SELECT pg_catalog.format('ARRAY[%s]::pg_catalog.text[] COLLATE "C"', coalesce(pg_catalog.string_agg(
-        crieur.written(pg_catalog.format('%I.%I', alias, c.name), c.type), ', ' ORDER BY c.place), 'NULL'))
-    FROM ROWS FROM (pg_catalog.unnest(shape.columns), pg_catalog.unnest(shape.types))
-        WITH ORDINALITY AS c (name, type, place)
+        crieur.written(pg_catalog.format('%s.c%s', alias, t.place), t.type), ', ' ORDER BY t.place), 'NULL'))
+    FROM pg_catalog.unnest(shape.types) WITH ORDINALITY AS t (type, place)
 $function$;
 
--- The rows of a transition table, numbered: both get a row in one call (AfterTriggerSaveEvent in
--- src/backend/commands/trigger.c), so the same number is the same row, before and after.
-CREATE OR REPLACE FUNCTION crieur.numbered(shape crieur.shape, kept text[], side text, top text) RETURNS text
+-- Whether the row o became another one, n. Byte by byte: json, xml and point have no equality, and equal values may be
+-- written otherwise. Only a column that is known can be ignored: while there are others, every change counts.
+CREATE OR REPLACE FUNCTION crieur.changed(target crieur.target, relation text) RETURNS text
 LANGUAGE sql STABLE SET search_path = '' AS $function$
-    SELECT 'SELECT pg_catalog.row_number() OVER () AS "crieur place", ROW(r.*)::pg_catalog.record AS "crieur whole"'
-        || CASE WHEN kept IS NULL THEN '' ELSE ', ROW(' || (
-            SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('r.%I', k.name), ', '), '')
-            FROM pg_catalog.unnest(kept) AS k (name)
-        ) || ')::pg_catalog.record AS "crieur kept"' END
-        || (
-            SELECT coalesce(pg_catalog.string_agg(pg_catalog.format(', r.%I', c.name), ''), '')
-            FROM pg_catalog.unnest(shape.columns) AS c (name)
-        )
-        || pg_catalog.format(' FROM %s_rows AS r%s', side, top)
+    SELECT 'o.whole OPERATOR(pg_catalog.*<>) n.whole' || CASE WHEN target.ignore = '{}' THEN '' ELSE pg_catalog.format(
+        ' AND (o.kept OPERATOR(pg_catalog.*<>) n.kept OR %s <> (SELECT pg_catalog.count(*)'
+        || ' FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped))',
+        pg_catalog.count(*), relation) END
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped
 $function$;
 
--- The query over the transition tables of one kind of statement. One row: how many rows it looked at (no more than
--- "most" where that is given), how many distinct images it found, whether each old row has its new one, the images.
-CREATE OR REPLACE FUNCTION crieur.capture_query(
-    op text, shape crieur.shape, kept text[], columns bigint, most bigint, relid text
-) RETURNS text LANGUAGE plpgsql STABLE SET search_path = '' AS $function$
-DECLARE
-    top CONSTANT text := coalesce(' LIMIT ' || most, '');
-    -- Byte by byte: json, xml and point have no equality, and equal values may be written otherwise.
-    differs text := 'o."crieur whole" OPERATOR(pg_catalog.*<>) n."crieur whole"';
-BEGIN
-    IF op <> 'UPDATE' THEN
-        RETURN pg_catalog.format(
-            'SELECT coalesce(pg_catalog.sum(d.times), 0) AS looked, pg_catalog.count(*) AS images, true AS paired, '
-            || CASE op WHEN 'INSERT' THEN 'NULL::pg_catalog.text[] AS old, pg_catalog.array_agg(d.image) AS new'
-                ELSE 'pg_catalog.array_agg(d.image) AS old, NULL::pg_catalog.text[] AS new' END
-            || ' FROM (SELECT p.image, pg_catalog.count(*) AS times'
-            || ' FROM (SELECT %s AS image FROM %s AS r%s) AS p GROUP BY p.image) AS d',
-            crieur.image(shape, 'r'), CASE op WHEN 'INSERT' THEN 'new_rows' ELSE 'old_rows' END, top);
-    END IF;
-    IF kept IS NOT NULL THEN
-        -- Of a column that came later nobody has said that it may be ignored.
-        differs := pg_catalog.format(
-            '%s AND (o."crieur kept" OPERATOR(pg_catalog.*<>) n."crieur kept" OR %s <> (SELECT pg_catalog.count(*)'
-            || ' FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped))',
-            differs, columns, relid);
-    END IF;
-    RETURN pg_catalog.format(
-        'SELECT (SELECT pg_catalog.count(*) FROM (SELECT FROM new_rows%s) AS c) AS looked, pg_catalog.count(*) AS images,'
-        || ' coalesce(pg_catalog.bool_and(d.paired), true) AS paired,'
-        || ' pg_catalog.array_agg(d.was) AS old, pg_catalog.array_agg(d.new) AS new'
-        || ' FROM (SELECT p.was, p.new, pg_catalog.bool_and(p.paired) AS paired'
-        || ' FROM (SELECT %s AS was, %s AS new, (o."crieur place" IS NOT NULL AND n."crieur place" IS NOT NULL) AS paired'
-        || ' FROM (%s) AS o FULL JOIN (%s) AS n ON n."crieur place" = o."crieur place"'
-        || ' WHERE (%s) IS NOT FALSE) AS p GROUP BY p.was, p.new) AS d',
-        top, crieur.image(shape, 'o'), crieur.image(shape, 'n'),
-        crieur.numbered(shape, kept, 'old', top), crieur.numbered(shape, kept, 'new', top), differs);
-END
+-- The queries over transition tables. Each gives one row: how many rows it looked at, how many distinct images it found,
+-- whether every old row has its new one, the images. This one is for statements on one row, most of all: it looks at
+-- no more than two.
+CREATE OR REPLACE FUNCTION crieur.query_one(op text, target crieur.target, shape crieur.shape) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $function$
+    SELECT CASE op
+        WHEN 'UPDATE' THEN pg_catalog.format(
+            'SELECT pg_catalog.count(*) AS looked, pg_catalog.count(*) FILTER (WHERE p.changed) AS images, true AS paired,'
+            || ' pg_catalog.array_agg(p.old) AS old, pg_catalog.array_agg(p.new) AS new'
+            || ' FROM (SELECT %s AS old, %s AS new, %s AS changed FROM (%s) AS o CROSS JOIN (%s) AS n LIMIT 2) AS p',
+            crieur.image(shape, 'o'), crieur.image(shape, 'n'), crieur.changed(target, 'tg_relid'),
+            crieur.side(target, shape, 'old', ''), crieur.side(target, shape, 'new', ''))
+        ELSE pg_catalog.format(
+            'SELECT pg_catalog.count(*) AS looked, pg_catalog.count(*) AS images, true AS paired,'
+            || ' pg_catalog.array_agg(p.image) AS %s, NULL::pg_catalog.text[] AS %s'
+            || ' FROM (SELECT %s AS image FROM (%s) AS r LIMIT 2) AS p',
+            names.this, names.other, crieur.image(shape, 'r'), crieur.side(target, shape, names.this, ''))
+    END
+    FROM (
+        SELECT CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END, CASE op WHEN 'INSERT' THEN 'old' ELSE 'new' END
+    ) AS names (this, other)
+$function$;
+
+-- For more than one row, up to "top". An update's rows are numbered: both tables get theirs in one call
+-- (AfterTriggerSaveEvent in src/backend/commands/trigger.c), so the same number is the same row, before and after. A full
+-- join cannot become a nested loop, whatever number of rows it was planned for.
+CREATE OR REPLACE FUNCTION crieur.query_many(
+    op text, target crieur.target, shape crieur.shape, top text, relation text
+) RETURNS text LANGUAGE sql STABLE SET search_path = '' AS $function$
+    SELECT CASE op
+        WHEN 'UPDATE' THEN pg_catalog.format(
+            'SELECT (SELECT pg_catalog.count(*) FROM (SELECT FROM new_rows%1$s) AS c) AS looked,'
+            || ' pg_catalog.count(*) AS images, coalesce(pg_catalog.bool_and(d.paired), true) AS paired,'
+            || ' pg_catalog.array_agg(d.old) AS old, pg_catalog.array_agg(d.new) AS new'
+            || ' FROM (SELECT p.old, p.new, pg_catalog.bool_and(p.paired) AS paired'
+            || ' FROM (SELECT %2$s AS old, %3$s AS new, (o.place IS NOT NULL AND n.place IS NOT NULL) AS paired'
+            || ' FROM (%4$s%1$s) AS o FULL JOIN (%5$s%1$s) AS n ON n.place = o.place WHERE (%6$s) IS NOT FALSE) AS p'
+            || ' GROUP BY p.old, p.new) AS d',
+            top, crieur.image(shape, 'o'), crieur.image(shape, 'n'), crieur.side(target, shape, 'old', numbered),
+            crieur.side(target, shape, 'new', numbered), crieur.changed(target, relation))
+        ELSE pg_catalog.format(
+            'SELECT coalesce(pg_catalog.sum(d.times), 0) AS looked, pg_catalog.count(*) AS images, true AS paired,'
+            || ' pg_catalog.array_agg(d.image) AS %s, NULL::pg_catalog.text[] AS %s FROM (SELECT p.image,'
+            || ' pg_catalog.count(*) AS times FROM (SELECT %s AS image FROM (%s%s) AS r) AS p GROUP BY p.image) AS d',
+            this, other, crieur.image(shape, 'r'), crieur.side(target, shape, this, ''), top)
+    END
+    FROM (
+        SELECT CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END, CASE op WHEN 'INSERT' THEN 'old' ELSE 'new' END,
+            'pg_catalog.row_number() OVER () AS place, '
+    ) AS names (this, other, numbered)
 $function$;
 
 -- The outbox is full: one row that says so for this table, which from its commit on is all that its statements need.
@@ -233,76 +258,80 @@ LANGUAGE plpgsql SET search_path = '' AS $function$
 DECLARE
     setting CONSTANT crieur.setting := (SELECT s FROM crieur.setting AS s);
     shape CONSTANT crieur.shape := (SELECT s FROM crieur.shape AS s WHERE s.id = target.shape);
-    columns bigint;
-    kept text[];
-    branches text := '';
-    event text;
+    function CONSTANT text := 'capture_' || target.id;
+    branches text;
     body text;
 BEGIN
-    SELECT pg_catalog.count(*), CASE WHEN target.ignore <> '{}' THEN coalesce(
-        pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attname <> ALL (target.ignore)), '{}')
-    END
-    INTO columns, kept
-    FROM pg_catalog.pg_attribute AS a
-    WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped;
-    FOREACH event IN ARRAY ARRAY['UPDATE', 'INSERT', 'DELETE'] LOOP
-        branches := branches || pg_catalog.format($text$
-        %sIF tg_op = '%s' THEN
-            %s INTO found;
-            IF found.looked > %s AND found.images <= %4$s THEN
-                EXECUTE %L INTO found USING tg_relid;
-            END IF;$text$,
-            CASE event WHEN 'UPDATE' THEN '' ELSE 'ELS' END, event,
-            crieur.capture_query(event, shape, kept, columns, setting.rows_max + 1, 'tg_relid'), setting.rows_max,
-            crieur.capture_query(event, shape, kept, columns, NULL, '$1'));
-    END LOOP;
+    SELECT pg_catalog.string_agg(pg_catalog.format($text$
+        WHEN '%1$s' THEN
+            %2$s INTO seen;
+            IF seen.looked > 1 THEN
+                %3$s INTO seen;
+            END IF;
+            -- More rows than it looked at, and few images among those: planned anew, for as many as there are.
+            IF seen.looked > %4$s AND seen.images <= %4$s THEN
+                EXECUTE %5$L INTO seen USING tg_relid;
+            END IF;$text$, op,
+        crieur.query_one(op, target, shape),
+        crieur.query_many(op, target, shape, pg_catalog.format(' LIMIT %s', setting.rows_max + 1), 'tg_relid'),
+        setting.rows_max,
+        crieur.query_many(op, target, shape, '', '$1')), '')
+    INTO branches
+    FROM pg_catalog.unnest('{UPDATE,INSERT,DELETE}'::text[]) AS op;
     body := pg_catalog.format($text$
 #variable_conflict use_column
 DECLARE
-    found record;
+    seen record;
     said text;
     kind "char" := pg_catalog.left(tg_op, 1)::"char";
     place bigint;
 BEGIN
-    -- What a table has become since, or what a value is, must not break its writer: then the whole table has changed.
-    -- Nothing is written in this block, so it costs no transaction id.
-    BEGIN%s
+    -- What became of the table since must not break its writer: where it cannot be read, all of it has changed.
+    -- Nothing is written in this block, so it takes no transaction id.
+    BEGIN
+        CASE tg_op%1$s
         ELSE
-            SELECT 1 AS images, true AS paired, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO found;
-        END IF;
-        IF NOT found.paired OR found.images > %s OR pg_catalog.pg_column_size(found.old) > %s
-            OR pg_catalog.pg_column_size(found.new) > %3$s
+            SELECT 1 AS looked, 1 AS images, true AS paired, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO seen;
+        END CASE;
+        IF seen.looked = 0 THEN
+            -- Or a trigger kept a row from the partition that it was moved to: it has an old side only.
+            IF tg_op <> 'UPDATE' OR NOT EXISTS (SELECT FROM old_rows) THEN
+                RETURN NULL;
+            END IF;
+            kind := 'S';
+        ELSIF seen.images = 0 THEN
+            RETURN NULL;
+        ELSIF NOT seen.paired OR seen.images > %2$s
+            OR pg_catalog.pg_column_size(seen.old) > %3$s OR pg_catalog.pg_column_size(seen.new) > %3$s
         THEN
             kind := 'S';
-        ELSIF found.images = 0 THEN
-            RETURN NULL;
         END IF;
     EXCEPTION WHEN OTHERS THEN
         kind := 'S';
-        -- Only these are sure to hold no value.
+        -- Only these messages are sure to hold no value.
         said := CASE WHEN sqlstate LIKE '42%%' THEN sqlerrm ELSE sqlstate END;
     END;
     IF kind = 'S' THEN
         INSERT INTO crieur.outbox (op, shape, note)
-        SELECT 'S', %s, said WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
+        SELECT kind, %4$s, said
+        WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
         RETURNING id INTO place;
     ELSE
         INSERT INTO crieur.outbox (op, shape, old, new)
-        SELECT kind, %4$s, found.old, found.new
+        SELECT kind, %4$s, seen.old, seen.new
         WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
         RETURNING id INTO place;
     END IF;
-    IF place IS NULL OR place %% 64 = 0 AND pg_catalog.pg_total_relation_size('crieur.outbox') > %s THEN
+    IF place IS NULL OR place %% 64 = 0 AND pg_catalog.pg_total_relation_size('crieur.outbox') > %5$s THEN
         PERFORM crieur.overflow(%4$s);
     END IF;%6$s
     RETURN NULL;
 END
-$text$, branches, setting.rows_max, setting.row_bytes_max, target.shape, setting.bytes_max,
+$text$, branches, setting.rows_max, setting.row_bytes_max, shape.id, setting.bytes_max,
         CASE WHEN setting.notify THEN E'\n    PERFORM pg_catalog.pg_notify(''crieur'', '''');' ELSE '' END);
     EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION crieur.%I() RETURNS trigger LANGUAGE plpgsql'
-        || ' SECURITY DEFINER SET search_path = ''''%s AS %L',
-        'capture_' || target.id, crieur.output_settings(shape.types), body);
-    EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION crieur.%I() FROM PUBLIC', 'capture_' || target.id);
+        || ' SECURITY DEFINER SET search_path = ''''%s AS %L', function, crieur.output_settings(shape.types), body);
+    EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION crieur.%I() FROM PUBLIC', function);
 END
 $function$;
 
