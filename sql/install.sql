@@ -77,6 +77,8 @@ CREATE TABLE IF NOT EXISTS crieur.collapse (
 CREATE TABLE IF NOT EXISTS crieur.progress (
     slot text PRIMARY KEY,
     confirmed bigint NOT NULL DEFAULT 0,
+    -- Counts who had the lease: positions are counted anew by each.
+    era bigint NOT NULL DEFAULT 0,
     owner text,
     owner_until timestamptz,
     nonce uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid()

@@ -11,9 +11,9 @@ use std::time::Duration;
 use futures_util::future::{join_all, join3};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
 use crate::change::Oid;
 use crate::control::{Answer, AnswerRow, Control, Question, Sighting};
@@ -168,7 +168,7 @@ fn answer_row(row: &Row) -> Result<AnswerRow> {
 }
 
 /// The tables of the rules as JSON: schema, name, columns that the rules read, columns that every update rule ignores.
-pub(crate) fn wanted(rules: &Rules) -> String {
+fn wanted(rules: &Rules) -> String {
     let tables: Vec<_> = rules
         .tables()
         .into_iter()
@@ -179,6 +179,18 @@ pub(crate) fn wanted(rules: &Rules) -> String {
         })
         .collect();
     serde_json::Value::from(tables).to_string()
+}
+
+/// Tables of the rules whose triggers do not tell everything, by schema and name.
+pub(crate) async fn uncovered(client: &Client, rules: &Rules) -> Result<Vec<(String, String)>> {
+    let rows = query(client, &quote::fill(WATCH, &[("tables", wanted(rules).as_str())]), &[]).await?;
+    sighting(&rows).map(|seen| seen.uncovered)
+}
+
+fn sighting(rows: &[Row]) -> Result<Sighting> {
+    let unexpected = || Error::definite(Exit::Protocol, "the answer about the triggers cannot be read");
+    let text: String = rows.first().ok_or_else(unexpected)?.try_get(0).map_err(|error| session_error(&error))?;
+    serde_json::from_str(&text).map_err(|cause| unexpected().because(cause))
 }
 
 impl Control for PooledControl {
