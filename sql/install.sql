@@ -268,15 +268,23 @@ BEGIN
         WHEN '%1$s' THEN
             %2$s INTO seen;
             IF seen.looked > 1 THEN
-                %3$s INTO seen;
-            END IF;
-            -- More rows than it looked at, and few images among those: planned anew, for as many as there are.
-            IF seen.looked > %4$s AND seen.images <= %4$s THEN
-                EXECUTE %5$L INTO seen USING tg_relid;
+                SELECT pg_catalog.count(*) INTO place FROM (SELECT FROM %3$s_rows LIMIT %4$s + 1) AS c;
+                IF place <= %4$s THEN
+                    %5$s INTO seen;
+                ELSE
+                    -- Many rows may still have few images. Planned for as many as there are.
+                    EXECUTE %6$L INTO seen USING tg_relid;
+                    IF seen.images <= 500 THEN
+                        EXECUTE %7$L INTO seen USING tg_relid;
+                    ELSE
+                        kind := 'S';
+                    END IF;
+                END IF;
             END IF;$text$, op,
         crieur.query_one(op, target, shape),
-        crieur.query_many(op, target, shape, pg_catalog.format(' LIMIT %s', setting.rows_max + 1), 'tg_relid'),
-        setting.rows_max,
+        CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END, setting.rows_max,
+        crieur.query_many(op, target, shape, '', 'tg_relid'),
+        crieur.query_many(op, target, shape, ' LIMIT 1000', '$1'),
         crieur.query_many(op, target, shape, '', '$1')), '')
     INTO branches
     FROM pg_catalog.unnest('{UPDATE,INSERT,DELETE}'::text[]) AS op;
