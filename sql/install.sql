@@ -305,7 +305,9 @@ BEGIN
         END CASE;
         IF seen.looked = 0 THEN
             -- Or a trigger kept a row from the partition that it was moved to: it has an old side only.
-            IF tg_op <> 'UPDATE' OR NOT EXISTS (SELECT FROM old_rows) THEN
+            IF tg_op <> 'UPDATE' THEN
+                RETURN NULL;
+            ELSIF NOT EXISTS (SELECT FROM old_rows) THEN
                 RETURN NULL;
             END IF;
             kind := 'S';

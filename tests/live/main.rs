@@ -17,6 +17,7 @@ mod harness;
 mod heartbeat;
 mod leases;
 mod position;
+mod outbox;
 mod publication;
 mod readers;
 mod record;

@@ -135,7 +135,11 @@ impl Fault {
     fn is_of_replication(self) -> bool {
         matches!(
             self,
-            Fault::SlotAdvanced | Fault::SlotDropped | Fault::PublicationAltered | Fault::WalsenderTerminated | Fault::TableAltered
+            Fault::SlotAdvanced
+                | Fault::SlotDropped
+                | Fault::PublicationAltered
+                | Fault::WalsenderTerminated
+                | Fault::TableAltered
         )
     }
 

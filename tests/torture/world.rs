@@ -263,7 +263,8 @@ impl World {
         let (now, slot) = match is_outbox() {
             true => {
                 let rows = self.sql_at_last(fence).remove(0);
-                let left = format!("SELECT 'yes' WHERE NOT EXISTS (SELECT FROM crieur.outbox WHERE (xid, id) IN ({rows}))");
+                let left =
+                    format!("SELECT 'yes' WHERE NOT EXISTS (SELECT FROM crieur.outbox WHERE (xid, id) IN ({rows}))");
                 ("0/0".to_owned(), left)
             }
             false => {

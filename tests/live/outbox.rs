@@ -1,0 +1,159 @@
+//! What only the outbox has: a lease instead of a slot, poolers, notifications, transactions that commit late.
+
+use std::time::Duration;
+
+use super::daemon::{self, Daemon};
+use super::harness::postgres::{self, Shutdown};
+use super::harness::redis::Data;
+use super::harness::wait::{PATIENCE, settled};
+use super::scene::{Mode, Scene, set};
+
+/// The keys of `UPDATE properties SET title = … WHERE id = 1`.
+const ONE: &[&str] = &["properties:all_properties_public", "properties:city:Dakar", "properties:detail:1"];
+
+/// Waits until these keys are gone, and no other; how long that took.
+async fn goes(scene: &Scene, daemon: &Daemon, keys: &[&str]) -> Duration {
+    let began = std::time::Instant::now();
+    settled("the keys go", PATIENCE, async || match scene.gone() {
+        gone if gone == set(keys) => Ok(()),
+        gone => Err((gone, daemon.log())),
+    })
+    .await;
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_daemon_that_stands_by_works_within_two_seconds() {
+    let scene = Scene::outbox().await;
+    let mut first = scene.daemon().await;
+    let mut second = Daemon::start(&scene.config(), &[]);
+    second.wait_for_log("standing by");
+    scene.confirmed(&first).await;
+    first.kill();
+    scene.fill();
+    let killed = std::time::Instant::now();
+    scene.run("UPDATE properties SET title = 'b' WHERE id = 1").await;
+    goes(&scene, &second, ONE).await;
+    let took = killed.elapsed();
+    // 1.5 s of lease and a look every 0.3 s; the rest is slack for a loaded machine.
+    assert!(took < Duration::from_millis(2_500), "{took:?}\n{}", second.log());
+    assert!(!second.log().contains("sweeping"), "the mark proves that nothing is missing:\n{}", second.log());
+    // One that stops gives the lease back: nobody waits for its end.
+    let mut third = Daemon::start(&scene.config(), &[]);
+    third.wait_for_log("standing by");
+    scene.confirmed(&second).await;
+    assert_eq!(second.stop(), Some(0));
+    third.wait_for_log("outbox started");
+    assert_eq!(third.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_transaction_that_commits_late_is_found_whatever_committed_before() {
+    let scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    let mut late = scene.postgres.client().await;
+    let open = late.transaction().await.expect("it begins");
+    open.batch_execute("UPDATE properties SET title = 'b' WHERE id = 1").await.expect("valid SQL");
+    for id in 1..20 {
+        assert_eq!(
+            scene.change(&daemon, &format!("INSERT INTO visits VALUES ({id}); DELETE FROM visits")).await,
+            set(if id == 1 { &["visits:1"] } else { &[] }),
+        );
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    scene.fill();
+    open.commit().await.expect("it commits");
+    goes(&scene, &daemon, ONE).await;
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_server_that_crashes_or_ends_sessions_loses_nothing() {
+    let mut scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("replication interrupted");
+    daemon.allow("failed to watch the server");
+    daemon.allow("failed to take a snapshot");
+    scene.confirmed(&daemon).await;
+    scene.fill();
+    scene.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'crieur'").await;
+    scene.run("UPDATE properties SET title = 'b' WHERE id = 1").await;
+    goes(&scene, &daemon, ONE).await;
+    assert_eq!(daemon.log().matches("sweeping").count(), 1, "only that of the first start:\n{}", daemon.log());
+    // A server that recovers may have forgotten what readers saw.
+    scene.postgres.restart(Shutdown::Immediate);
+    scene.sql = scene.postgres.client().await;
+    daemon.wait_for_log("the server started again since the mark was written");
+    super::scene::swept(&scene, &daemon).await;
+    scene.fill();
+    scene.run("UPDATE properties SET title = 'c' WHERE id = 1").await;
+    goes(&scene, &daemon, ONE).await;
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_cache_that_went_back_gets_what_it_lacks() {
+    let mut scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("failed to");
+    scene.confirmed(&daemon).await;
+    let _: () = redis::cmd("SAVE").query(&mut scene.cache.connection()).expect("the directory is writable");
+    assert_eq!(scene.change(&daemon, "UPDATE properties SET title = 'b' WHERE id = 1").await, set(ONE));
+    scene.cache.kill();
+    scene.cache.restart(Data::Kept);
+    goes(&scene, &daemon, ONE).await;
+    assert!(daemon.log().contains("deleting it again"), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_change_of_mode_sweeps_in_both_directions() {
+    let mut scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    for mode in [Mode::Outbox, Mode::Replication, Mode::Outbox] {
+        scene.mode = mode;
+        // What the other mode must not miss comes first: `crieur setup` of the new one, then its start.
+        let out = daemon::run("setup", &scene.config(), &[]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        scene.run("UPDATE properties SET title = 'between' WHERE id = 2").await;
+        assert_eq!(daemon.stop(), Some(0));
+        scene.fill();
+        scene.run("UPDATE properties SET title = 'away' WHERE id = 1").await;
+        daemon = Daemon::start(&scene.config(), &[]);
+        daemon.wait_for_log("the mark in the cache is of another server or timeline");
+        super::scene::swept(&scene, &daemon).await;
+        scene.confirmed(&daemon).await;
+        assert_eq!(scene.change(&daemon, "UPDATE properties SET title = 'b' WHERE id = 1").await, set(ONE), "{mode:?}");
+    }
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn triggers_that_are_missing_are_told_and_swept_and_come_back_with_setup() {
+    let scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("triggers do not tell all that the rules read of table \"public.visit_bookings\"");
+    scene.run("ALTER TABLE visit_bookings DISABLE TRIGGER crieur_update").await;
+    daemon.wait_for_log("triggers do not tell all");
+    scene.fill();
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1); UPDATE visit_bookings SET property_id = 2").await;
+    settled("the sweep takes its place", PATIENCE, async || match scene.gone().contains("available_slots:2") {
+        true => Ok(()),
+        false => Err(daemon.log()),
+    })
+    .await;
+    let out = daemon::run("setup", &scene.config(), &[]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.contains("visit_bookings") && !text.contains("properties"), "only what is missing: {text}");
+    daemon.wait_for_log("the publication changed");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_daemon_without_an_installed_outbox_says_what_to_run() {
+    let scene = Scene::with(postgres::Options::default(), &[]).await;
+    let mut daemon = Daemon::start(&Mode::Outbox.config(&scene.config()), &[]);
+    daemon.allow("Run `crieur setup`");
+    assert_eq!(daemon.exit(), Some(78), "{}", daemon.log());
+}
