@@ -6,11 +6,27 @@
 -- To undo it: sql/uninstall.sql.
 CREATE SCHEMA IF NOT EXISTS crieur;
 
+-- Never back to an older version: what a later one keeps here, this one does not know.
+DO $do$
+DECLARE
+    installed integer;
+BEGIN
+    IF pg_catalog.to_regprocedure('crieur.version()') IS NOT NULL THEN
+        EXECUTE 'SELECT crieur.version()' INTO installed;
+        IF installed > 1 THEN
+            RAISE EXCEPTION 'version % of crieur is installed, which is later than this script', installed;
+        END IF;
+    END IF;
+END
+$do$;
+
+-- Of this script.
+CREATE OR REPLACE FUNCTION crieur.version() RETURNS integer
+LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$ SELECT 1 $function$;
+
 -- Settings and version: one row.
 CREATE TABLE IF NOT EXISTS crieur.setting (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    -- Of this script.
-    version integer NOT NULL DEFAULT 1,
     -- An outbox that was made anew is another one.
     nonce uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     -- Whether a commit wakes the daemon at once.
@@ -44,7 +60,8 @@ CREATE TABLE IF NOT EXISTS crieur.target (
     columns text[],
     ignore text[] NOT NULL,
     -- What rows are written with now.
-    shape integer NOT NULL REFERENCES crieur.shape
+    shape integer NOT NULL REFERENCES crieur.shape,
+    made_of text
 );
 
 -- One row for each statement and table. Read and removed by the daemon, in the order of (xid, id) that snapshots allow.
@@ -66,12 +83,18 @@ CREATE TABLE IF NOT EXISTS crieur.outbox (
     autovacuum_analyze_threshold = 2147483647
 );
 
--- The outbox is full: from the commit of a row on, until it is closing, statements on its table write nothing at all.
+-- The outbox is full: these tables are to be swept. While a row of its table is here, not closing, and of this round,
+-- a statement writes nothing at all.
 CREATE TABLE IF NOT EXISTS crieur.collapse (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     shape integer NOT NULL,
+    round bigint NOT NULL,
     closing boolean NOT NULL DEFAULT false
 );
+
+-- The round. A sequence is read as it is and not as a snapshot saw it: a repeatable read that began long ago may see a row
+-- that has been closed and swept since.
+CREATE SEQUENCE IF NOT EXISTS crieur.closings;
 
 -- The daemon's position, and which daemon is at work.
 CREATE TABLE IF NOT EXISTS crieur.progress (
@@ -81,7 +104,8 @@ CREATE TABLE IF NOT EXISTS crieur.progress (
     era bigint NOT NULL DEFAULT 0,
     owner text,
     owner_until timestamptz,
-    nonce uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid()
+    -- Counts the daemons that took over: positions of one mean nothing to the next.
+    era bigint NOT NULL DEFAULT 0
 );
 
 -- An expression that is the value as the server itself writes it, never the cast to text: that one says "true" for a
@@ -241,16 +265,15 @@ CREATE OR REPLACE FUNCTION crieur.query_many(
     ) AS names (this, other, numbered)
 $function$;
 
--- The outbox is full: one row that says so for this table, which from its commit on is all that its statements need.
+-- The outbox is full: one row that says so for this table, unless there is one. The caller has a transaction id before
+-- it looks at the round, so whoever ends the round afterwards finds it among the running transactions.
 CREATE OR REPLACE FUNCTION crieur.overflow(shape integer) RETURNS void
 LANGUAGE sql SET search_path = '' AS $function$
-    INSERT INTO crieur.collapse (shape)
-    SELECT overflow.shape
+    INSERT INTO crieur.collapse (shape, round)
+    SELECT overflow.shape, s.last_value
+    FROM crieur.closings AS s
     WHERE NOT EXISTS (
-        SELECT FROM crieur.collapse AS c
-        JOIN crieur.shape AS theirs ON theirs.id = c.shape
-        JOIN crieur.shape AS ours ON ours.relation = theirs.relation
-        WHERE NOT c.closing AND ours.id = overflow.shape
+        SELECT FROM crieur.collapse AS c WHERE c.shape = overflow.shape AND c.round = s.last_value AND NOT c.closing
     )
 $function$;
 
@@ -334,7 +357,7 @@ BEGIN
         WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
         RETURNING id INTO place;
     END IF;
-    IF place IS NULL OR place %% 64 = 0 AND pg_catalog.pg_total_relation_size('crieur.outbox') > %5$s THEN
+    IF place IS NULL OR place %% 32 = 1 AND pg_catalog.pg_total_relation_size('crieur.outbox') > %5$s THEN
         PERFORM crieur.overflow(%4$s);
     END IF;%6$s
     RETURN NULL;
@@ -344,88 +367,165 @@ $text$, branches, setting.rows_max, setting.row_bytes_max, shape.id, setting.byt
     EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION crieur.%I() RETURNS trigger LANGUAGE plpgsql'
         || ' SECURITY DEFINER SET search_path = ''''%s AS %L', function, crieur.output_settings(shape.types), body);
     EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION crieur.%I() FROM PUBLIC', function);
+    UPDATE crieur.target AS t SET made_of = crieur.made_of(t) WHERE t.id = target.id;
 END
 $function$;
 
--- Puts the triggers on one table that lacks them. ALWAYS: a restore or a replication tool that works with
--- session_replication_role = replica changes values like anybody else.
-CREATE OR REPLACE FUNCTION crieur.attach(relation oid, function text) RETURNS void
-LANGUAGE plpgsql SET search_path = '' AS $function$
-DECLARE
-    event text;
-    name text;
-BEGIN
-    FOREACH event IN ARRAY ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] LOOP
-        name := 'crieur_' || pg_catalog.lower(event);
-        CONTINUE WHEN EXISTS (
-            SELECT FROM pg_catalog.pg_trigger AS t
-            JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
-            WHERE t.tgrelid = attach.relation AND t.tgname = name AND t.tgenabled = 'A' AND f.proname = function
-                AND f.pronamespace = 'crieur'::pg_catalog.regnamespace
-        );
-        EXECUTE pg_catalog.format('DROP TRIGGER IF EXISTS %I ON %s', name, relation::pg_catalog.regclass);
-        EXECUTE pg_catalog.format('CREATE TRIGGER %I AFTER %s ON %s%s FOR EACH STATEMENT EXECUTE FUNCTION crieur.%I()',
-            name, event, relation::pg_catalog.regclass, CASE event
-                WHEN 'INSERT' THEN ' REFERENCING NEW TABLE AS new_rows'
-                WHEN 'UPDATE' THEN ' REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
-                WHEN 'DELETE' THEN ' REFERENCING OLD TABLE AS old_rows'
-                ELSE ''
-            END, function);
-        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation::pg_catalog.regclass, name);
-    END LOOP;
-END
+-- A table as the triggers would capture it now. Columns that it no longer has are left out.
+CREATE OR REPLACE FUNCTION crieur.described(relation oid, columns text[]) RETURNS crieur.shape
+LANGUAGE sql STABLE SET search_path = '' AS $function$
+    SELECT ROW(
+        NULL, c.oid, n.nspname, c.relname,
+        coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attnum > 0), '{}'),
+        coalesce(pg_catalog.array_agg(a.atttypid ORDER BY a.attnum) FILTER (WHERE a.attnum > 0), '{}'),
+        coalesce(pg_catalog.array_agg(EXISTS (
+            SELECT FROM pg_catalog.pg_index AS i
+            WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey)
+        ) ORDER BY a.attnum) FILTER (WHERE a.attnum > 0), '{}')
+    )::crieur.shape
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        AND (described.columns IS NULL OR a.attname = ANY (described.columns))
+    WHERE c.oid = described.relation
+    GROUP BY c.oid, n.nspname
 $function$;
 
--- A table and what holds its rows: partitions, and tables that inherit from it.
-CREATE OR REPLACE FUNCTION crieur.carriers(relation oid) RETURNS SETOF oid
+-- What a trigger function was made of besides its shape: when this differs, it is out of date.
+CREATE OR REPLACE FUNCTION crieur.made_of(target crieur.target) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $function$
+    SELECT pg_catalog.concat_ws('/', crieur.version(), s.notify, s.rows_max, s.row_bytes_max, s.bytes_max,
+        CASE WHEN target.ignore <> '{}' THEN crieur.described(target.relation, NULL)::text END)
+    FROM crieur.setting AS s
+$function$;
+
+-- A table and what else holds its rows: partitions, and tables that inherit from it.
+CREATE OR REPLACE FUNCTION crieur.carriers(relation oid) RETURNS SETOF regclass
 LANGUAGE sql STABLE SET search_path = '' AS $function$
     WITH RECURSIVE carrier (oid) AS (
         SELECT carriers.relation
         UNION
         SELECT i.inhrelid FROM carrier AS c JOIN pg_catalog.pg_inherits AS i ON i.inhparent = c.oid
     )
-    SELECT c.oid FROM carrier AS c
+    SELECT k.oid::pg_catalog.regclass
+    FROM carrier AS c JOIN pg_catalog.pg_class AS k ON k.oid = c.oid
+    WHERE k.relkind IN ('r', 'p')
 $function$;
 
--- Watches a table, or watches it otherwise than before. "columns" are those that keys are made of (NULL: all), "ignore"
--- those whose change alone is none. The caller owns the table and this schema.
+-- Which of the four triggers of a target a table has, and all of them fire whatever session_replication_role says.
+CREATE OR REPLACE FUNCTION crieur.attached(relation oid, target integer) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = '' AS $function$
+    SELECT coalesce(pg_catalog.array_agg(t.tgname::text), '{}')
+    FROM pg_catalog.pg_trigger AS t
+    JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
+    WHERE t.tgrelid = attached.relation AND t.tgenabled = 'A'
+        AND t.tgname IN ('crieur_insert', 'crieur_update', 'crieur_delete', 'crieur_truncate')
+        AND f.pronamespace = 'crieur'::pg_catalog.regnamespace AND f.proname = 'capture_' || attached.target
+$function$;
+
+-- The watched tables, and whether the triggers on them are what they should be; crieur.refresh() brings them there.
+CREATE OR REPLACE VIEW crieur.watched AS
+SELECT
+    t.relation, n.nspname AS schema, c.relname AS name, s.columns, t.ignore, t.shape, u.uncovered,
+    -- Columns that were to be watched, and are no longer there: every statement sweeps the table.
+    ARRAY(
+        SELECT w.name FROM pg_catalog.unnest(t.columns) AS w (name)
+        WHERE w.name <> ALL ((crieur.described(t.relation, t.columns)).columns)
+    ) AS missing,
+    u.uncovered <> '{}' OR t.made_of IS DISTINCT FROM crieur.made_of(t)
+        OR (s.schema, s.name, s.columns, s.types, s.key) IS DISTINCT FROM (d.schema, d.name, d.columns, d.types, d.key)
+        AS stale,
+    (SELECT i.notify FROM crieur.setting AS i) AS notify,
+    crieur.version() AS version
+FROM crieur.target AS t
+JOIN crieur.shape AS s ON s.id = t.shape
+JOIN pg_catalog.pg_class AS c ON c.oid = t.relation
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL crieur.described(t.relation, t.columns) AS d
+CROSS JOIN LATERAL (
+    SELECT ARRAY(
+        SELECT k.relation FROM crieur.carriers(t.relation) AS k (relation)
+        WHERE pg_catalog.cardinality(crieur.attached(k.relation, t.id)) < 4
+    ) AS uncovered
+) AS u;
+
+-- Puts the triggers on one table that lacks some. ALWAYS: a restore or a replication tool that works with
+-- session_replication_role = replica changes values like anybody else.
+CREATE OR REPLACE FUNCTION crieur.attach(relation regclass, target integer) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $function$
+DECLARE
+    attached CONSTANT text[] := crieur.attached(relation, target);
+    event text;
+    name text;
+BEGIN
+    FOREACH event IN ARRAY '{INSERT,UPDATE,DELETE,TRUNCATE}'::text[] LOOP
+        name := 'crieur_' || pg_catalog.lower(event);
+        CONTINUE WHEN name = ANY (attached);
+        IF EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = relation AND t.tgname = name) THEN
+            EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', name, relation);
+        END IF;
+        EXECUTE pg_catalog.format('CREATE TRIGGER %I AFTER %s ON %s%s FOR EACH STATEMENT EXECUTE FUNCTION crieur.%I()',
+            name, event, relation, CASE event
+                WHEN 'INSERT' THEN ' REFERENCING NEW TABLE AS new_rows'
+                WHEN 'UPDATE' THEN ' REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
+                WHEN 'DELETE' THEN ' REFERENCING OLD TABLE AS old_rows'
+                ELSE ''
+            END, 'capture_' || target);
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation, name);
+    END LOOP;
+END
+$function$;
+
+-- Refuses what triggers with transition tables cannot do, or would do wrong.
+CREATE OR REPLACE FUNCTION crieur.refuse("table" regclass, columns text[]) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = '' AS $function$
+DECLARE
+    found record;
+    unknown text;
+BEGIN
+    SELECT c.relkind, c.relpersistence, c.relispartition INTO found FROM pg_catalog.pg_class AS c WHERE c.oid = "table";
+    IF found.relkind NOT IN ('r', 'p') OR found.relpersistence = 't' THEN
+        RAISE EXCEPTION '% is not a table of rows that last', "table";
+    END IF;
+    IF found.relispartition THEN
+        RAISE EXCEPTION '% is a partition', "table"
+            USING HINT = pg_catalog.format('Watch %s: partitions come with it.', pg_catalog.pg_partition_root("table"));
+    END IF;
+    IF EXISTS (
+        SELECT FROM pg_catalog.pg_partition_tree("table") AS p JOIN pg_catalog.pg_class AS c ON c.oid = p.relid
+        WHERE c.relkind = 'f'
+    ) THEN
+        RAISE EXCEPTION '% has foreign partitions', "table" USING HINT = 'Writers of those would fail.';
+    END IF;
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(w.name), ', ') INTO unknown
+    FROM pg_catalog.unnest(columns) AS w (name)
+    WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = "table" AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped
+            AND a.attgenerated <> 'v'
+    );
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION '% stores no column %', "table", unknown;
+    END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_subscription_rel AS s WHERE s.srrelid = "table") THEN
+        RAISE WARNING '% is replicated from elsewhere', "table"
+            USING DETAIL = 'What a subscription applies fires no statement trigger: those changes will not be seen.';
+    END IF;
+END
+$function$;
+
+-- Watches a table, or watches it otherwise than before. "columns" are those that keys are made of (none given: all),
+-- "ignore" those whose change alone is none. For the owner of the table and of this schema.
 CREATE OR REPLACE FUNCTION crieur.watch("table" regclass, columns text[] DEFAULT NULL, ignore text[] DEFAULT '{}')
 RETURNS void LANGUAGE plpgsql SET search_path = '' AS $function$
 #variable_conflict use_variable
 DECLARE
     described crieur.shape;
     target crieur.target;
-    unknown text;
-    carrier oid;
 BEGIN
-    SELECT n.nspname, c.relname, c.oid INTO described.schema, described.name, described.relation
-    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.oid = "table" AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't';
-    IF described.relation IS NULL THEN
-        RAISE EXCEPTION '% is not an ordinary table', "table";
-    END IF;
-    IF (SELECT c.relispartition FROM pg_catalog.pg_class AS c WHERE c.oid = "table") THEN
-        RAISE EXCEPTION '% is a partition', "table"
-            USING HINT = pg_catalog.format('Watch %s: its partitions come with it.', pg_catalog.pg_partition_root("table"));
-    END IF;
-    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(w.name), ', ') INTO unknown
-    FROM pg_catalog.unnest(columns || ignore) AS w (name)
-    WHERE NOT EXISTS (
-        SELECT FROM pg_catalog.pg_attribute AS a
-        WHERE a.attrelid = "table" AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped
-    );
-    IF unknown IS NOT NULL THEN
-        RAISE EXCEPTION '% has no column %', "table", unknown;
-    END IF;
+    PERFORM crieur.refuse("table", columns || ignore);
     LOCK TABLE crieur.target IN SHARE ROW EXCLUSIVE MODE;
-    SELECT coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum), '{}'),
-        coalesce(pg_catalog.array_agg(a.atttypid ORDER BY a.attnum), '{}'),
-        coalesce(pg_catalog.array_agg(EXISTS (
-            SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY (i.indkey)
-        ) ORDER BY a.attnum), '{}')
-    INTO described.columns, described.types, described.key
-    FROM pg_catalog.pg_attribute AS a
-    WHERE a.attrelid = "table" AND a.attnum > 0 AND NOT a.attisdropped AND (columns IS NULL OR a.attname = ANY (columns));
+    described := crieur.described("table", columns);
     SELECT s.id INTO described.id FROM crieur.shape AS s
     WHERE (s.relation, s.schema, s.name, s.columns, s.types, s.key)
         = (described.relation, described.schema, described.name, described.columns, described.types, described.key);
@@ -439,13 +539,11 @@ BEGIN
     ON CONFLICT (relation) DO UPDATE SET columns = excluded.columns, ignore = excluded.ignore, shape = excluded.shape
     RETURNING t.* INTO target;
     PERFORM crieur.generate(target);
-    FOR carrier IN SELECT * FROM crieur.carriers("table") LOOP
-        PERFORM crieur.attach(carrier, 'capture_' || target.id);
-    END LOOP;
+    PERFORM crieur.attach(c.relation, target.id) FROM crieur.carriers("table") AS c (relation);
 END
 $function$;
 
--- Removes the triggers of a table and all that was known of it, but for rows that are still in the outbox.
+-- Removes the triggers of a table. What it wrote to the outbox stays for the daemon.
 CREATE OR REPLACE FUNCTION crieur.unwatch("table" regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $function$
 DECLARE
@@ -458,5 +556,98 @@ BEGIN
 END
 $function$;
 
+-- Brings the triggers to what the tables are now: new partitions, other types, other names, another version of this
+-- script. With the rights of whoever installed it, so that the daemon may call it; waits for no lock for long. A table
+-- that cannot be helped is a warning, and stays as it was.
+CREATE OR REPLACE FUNCTION crieur.refresh() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET lock_timeout = '1s' AS $function$
+DECLARE
+    target crieur.target;
+BEGIN
+    FOR target IN
+        SELECT t.* FROM crieur.target AS t
+        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = t.relation)
+    LOOP
+        PERFORM crieur.unwatch(target.relation);
+    END LOOP;
+    FOR target IN SELECT t.* FROM crieur.target AS t JOIN crieur.watched AS w ON w.relation = t.relation WHERE w.stale LOOP
+        BEGIN
+            PERFORM crieur.watch(target.relation, target.columns, ARRAY(
+                SELECT i.name FROM pg_catalog.unnest(target.ignore) AS i (name)
+                WHERE i.name = ANY ((crieur.described(target.relation, NULL)).columns)
+            ));
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING '% stays as it was: %', target.relation, sqlerrm;
+        END;
+    END LOOP;
+END
+$function$;
+
+-- Whether a commit wakes the daemon. Without, it looks by itself, up to a second later when nothing was going on. With,
+-- commits of the whole server queue at one lock, and PREPARE TRANSACTION refuses a transaction that wrote watched tables.
+CREATE OR REPLACE FUNCTION crieur.notify("on" boolean) RETURNS void
+LANGUAGE sql SET search_path = '' AS $function$
+    UPDATE crieur.setting SET notify = "on";
+    SELECT crieur.generate(t) FROM crieur.target AS t;
+$function$;
+
+-- Sets limits; NULL keeps one. See crieur.setting.
+CREATE OR REPLACE FUNCTION crieur.limits(
+    rows_max integer DEFAULT NULL, row_bytes_max bigint DEFAULT NULL, bytes_max bigint DEFAULT NULL
+) RETURNS void LANGUAGE sql SET search_path = '' AS $function$
+    UPDATE crieur.setting AS s SET rows_max = coalesce(limits.rows_max, s.rows_max),
+        row_bytes_max = coalesce(limits.row_bytes_max, s.row_bytes_max), bytes_max = coalesce(limits.bytes_max, s.bytes_max);
+    SELECT crieur.generate(t) FROM crieur.target AS t;
+$function$;
+
+-- For the daemon, before it sweeps: from now on no statement relies on a collapse row that is there. Gives their tables.
+-- Once this is committed, wait for the transactions that run then; sweep; delete the rows.
+CREATE OR REPLACE FUNCTION crieur.close_collapsed() RETURNS TABLE (id bigint, shape integer)
+LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $function$
+    SELECT pg_catalog.nextval('crieur.closings');
+    UPDATE crieur.collapse AS c SET closing = true RETURNING c.id, c.shape;
+$function$;
+
+-- Gives the disk back when the outbox is empty and its file is large, unless somebody writes just now. Says whether.
+CREATE OR REPLACE FUNCTION crieur.shrink() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET lock_timeout = '50ms' AS $function$
+BEGIN
+    IF pg_catalog.current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'crieur.shrink() must see what has just been committed: call it in read committed';
+    END IF;
+    IF pg_catalog.pg_total_relation_size('crieur.outbox') < 16777216 OR EXISTS (SELECT FROM crieur.outbox) THEN
+        RETURN false;
+    END IF;
+    LOCK TABLE crieur.outbox IN ACCESS EXCLUSIVE MODE;
+    IF EXISTS (SELECT FROM crieur.outbox) THEN
+        RETURN false;
+    END IF;
+    TRUNCATE crieur.outbox;
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$function$;
+
+-- The rights of the daemon's role, if that is not the one that installs.
+CREATE OR REPLACE FUNCTION crieur.grant_worker(role name) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $function$
+DECLARE
+    granted text;
+BEGIN
+    FOREACH granted IN ARRAY ARRAY[
+        'USAGE ON SCHEMA crieur', 'SELECT ON crieur.setting, crieur.shape, crieur.target, crieur.watched',
+        'SELECT, DELETE ON crieur.outbox, crieur.collapse', 'SELECT, INSERT, UPDATE, DELETE ON crieur.progress',
+        'EXECUTE ON FUNCTION crieur.version(), crieur.described(oid, text[]), crieur.made_of(crieur.target), '
+            || 'crieur.carriers(oid), crieur.attached(oid, integer), crieur.refresh(), crieur.close_collapsed(), crieur.shrink()'
+    ] LOOP
+        EXECUTE pg_catalog.format('GRANT %s TO %I', granted, role);
+    END LOOP;
+END
+$function$;
+
 REVOKE ALL ON SCHEMA crieur FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA crieur FROM PUBLIC;
+
+-- What an older version left. A table that cannot be brought up to date is a warning, and works as before.
+SELECT crieur.refresh();
