@@ -100,8 +100,6 @@ CREATE SEQUENCE IF NOT EXISTS crieur.closings;
 CREATE TABLE IF NOT EXISTS crieur.progress (
     slot text PRIMARY KEY,
     confirmed bigint NOT NULL DEFAULT 0,
-    -- Counts who had the lease: positions are counted anew by each.
-    era bigint NOT NULL DEFAULT 0,
     owner text,
     owner_until timestamptz,
     -- Counts the daemons that took over: positions of one mean nothing to the next.
@@ -254,7 +252,7 @@ CREATE OR REPLACE FUNCTION crieur.query_many(
             top, crieur.image(shape, 'o'), crieur.image(shape, 'n'), crieur.side(target, shape, 'old', numbered),
             crieur.side(target, shape, 'new', numbered), crieur.changed(target, relation))
         ELSE pg_catalog.format(
-            'SELECT coalesce(pg_catalog.sum(d.times), 0) AS looked, pg_catalog.count(*) AS images, true AS paired,'
+            'SELECT coalesce(pg_catalog.sum(d.times), 0)::pg_catalog.int8 AS looked, pg_catalog.count(*) AS images, true AS paired,'
             || ' pg_catalog.array_agg(d.image) AS %s, NULL::pg_catalog.text[] AS %s FROM (SELECT p.image,'
             || ' pg_catalog.count(*) AS times FROM (SELECT %s AS image FROM (%s%s) AS r) AS p GROUP BY p.image) AS d',
             this, other, crieur.image(shape, 'r'), crieur.side(target, shape, this, ''), top)

@@ -26,7 +26,7 @@ use crate::replicas::Replicas;
 use crate::rules::{Lookup, Rules};
 use crate::session::{Bytes, Session, Text, lookup_sql, refusal};
 use crate::source::dsn::Dsn;
-use crate::source::outbox::{Facts, query};
+use crate::source::outbox::{BEGIN_WRITE, Facts, query, transact};
 use crate::source::sqlstate::session_error;
 
 const WATCH: &str = include_str!("../sql/outbox/watch.sql");
@@ -183,14 +183,18 @@ fn wanted(rules: &Rules) -> String {
 
 /// Tables of the rules whose triggers do not tell everything, by schema and name.
 pub(crate) async fn uncovered(client: &Client, rules: &Rules) -> Result<Vec<(String, String)>> {
-    let rows = query(client, &quote::fill(WATCH, &[("tables", wanted(rules).as_str())]), &[]).await?;
-    sighting(&rows).map(|seen| seen.uncovered)
+    let seen = look(client, &quote::fill(WATCH, &[("tables", wanted(rules).as_str())])).await;
+    seen.map(|(seen, _)| seen.uncovered)
 }
 
-fn sighting(rows: &[Row]) -> Result<Sighting> {
+/// What `watch.sql` saw, and whether triggers no longer fit their tables.
+async fn look(client: &Client, sql: &str) -> Result<(Sighting, bool)> {
     let unexpected = || Error::definite(Exit::Protocol, "the answer about the triggers cannot be read");
-    let text: String = rows.first().ok_or_else(unexpected)?.try_get(0).map_err(|error| session_error(&error))?;
-    serde_json::from_str(&text).map_err(|cause| unexpected().because(cause))
+    let rows = query(client, sql, &[]).await?;
+    let row = rows.first().ok_or_else(unexpected)?;
+    let (text, stale): (&str, bool) =
+        row.try_get(0).and_then(|text| Ok((text, row.try_get(1)?))).map_err(|error| session_error(&error))?;
+    Ok((serde_json::from_str(text).map_err(|cause| unexpected().because(cause))?, stale))
 }
 
 impl Control for PooledControl {
@@ -249,13 +253,15 @@ impl Control for PooledControl {
 
     async fn watch(&self) -> Result<Option<Sighting>> {
         self.attempt(2, async |session| {
-            let Facts { system, timeline, watched, .. } = Facts::read(&session.client).await?;
-            let unexpected = || Error::definite(Exit::Protocol, "the answer about the triggers cannot be read");
-            let rows = query(&session.client, &self.watch, &[]).await?;
-            let text: String =
-                rows.first().ok_or_else(unexpected)?.try_get(0).map_err(|error| session_error(&error))?;
-            let seen: Sighting = serde_json::from_str(&text).map_err(|cause| unexpected().because(cause))?;
-            Ok(Some(Sighting { system, timeline, publication: watched, ..seen }))
+            let client = &session.client;
+            let mut seen = look(client, &self.watch).await?;
+            if seen.1 {
+                // New partitions, renamed columns: the triggers follow. What cannot be mended is told.
+                transact(client, BEGIN_WRITE, "SELECT crieur.refresh()").await?;
+                seen = look(client, &self.watch).await?;
+            }
+            let Facts { system, timeline, watched, .. } = Facts::read(client).await?;
+            Ok(Some(Sighting { system, timeline, publication: watched, ..seen.0 }))
         })
         .await
     }

@@ -22,7 +22,7 @@ const REMOVE: &str = include_str!("../../../sql/outbox/remove.sql");
 pub(super) const RENEW_INTERVAL: Duration = Duration::from_millis(400);
 
 /// Losing the last removals to a crash of the server costs nothing: their rows come again.
-const BEGIN_WRITE: &str =
+pub(crate) const BEGIN_WRITE: &str =
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit TO off; SET LOCAL search_path TO ''";
 
 /// Who this process is: the process, its machine, and a number that no other one draws.
@@ -47,7 +47,7 @@ pub(super) enum Acquired {
 }
 
 /// Several statements in one transaction and one round trip; the row of the only one that answers with one.
-pub(super) async fn transact(client: &Client, begin: &str, sql: &str) -> Result<Option<SimpleQueryRow>> {
+pub(crate) async fn transact(client: &Client, begin: &str, sql: &str) -> Result<Option<SimpleQueryRow>> {
     let sql = format!("{begin}; {}; COMMIT", sql.trim().trim_end_matches(';'));
     let answers = match client.simple_query(&sql).await {
         Ok(answers) => answers,

@@ -12,6 +12,7 @@
 
 mod begin;
 mod lease;
+mod overflow;
 mod page;
 mod worker;
 
@@ -26,7 +27,7 @@ use tracing::warn;
 
 use crate::change::Event;
 use crate::decode::Assembler;
-use crate::decode::outbox::{Encoder, Messages, Shapes, Unreadable};
+use crate::decode::outbox::{Encoder, Messages, OutboxRow, Shapes, Unreadable};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::mark::Start;
@@ -37,6 +38,7 @@ use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
 use crate::source::outbox::worker::{Batch, Orders, Worker};
 
 pub(crate) use begin::Facts;
+pub(crate) use lease::{BEGIN_WRITE, transact};
 pub(crate) use page::query;
 
 /// A position of the outbox. Made here and nowhere else.
@@ -182,6 +184,16 @@ impl Running {
             return Ok(false);
         }
         self.taken += 1;
+        if let Some((xid, shapes)) = self.batch.sweeps.take() {
+            let position = Lsn(self.batch.positions.first().copied().unwrap_or(self.received.0));
+            self.received = position;
+            for shape in shapes {
+                let row = OutboxRow { xid, op: b'S', shape: Some(shape), old: None, new: None, note: None, at: 0 };
+                write(&mut self.encoder, &row, position, &self.shapes, &mut self.messages);
+            }
+            self.encoder.end(&mut self.messages);
+            return Ok(true);
+        }
         let Some(row) = page.row(index) else {
             if page.is_last {
                 self.encoder.end(&mut self.messages);
@@ -199,10 +211,15 @@ impl Running {
             let hint = "Run `crieur setup`, or crieur.watch, to capture the table as it is now.";
             warn!(hint, "table \"{}.{}\" is swept: its change was not captured: {why}", shape.schema, shape.name);
         }
-        if let Err(Unreadable(why)) = self.encoder.row(&row, position, &self.shapes, &mut self.messages) {
-            warn!("a row of the outbox is not understood ({why}): every key of the rules is swept");
-        }
+        write(&mut self.encoder, &row, position, &self.shapes, &mut self.messages);
         Ok(true)
+    }
+}
+
+/// Writes the messages of a row; of one that is not understood, one that sweeps everything.
+fn write(encoder: &mut Encoder, row: &OutboxRow<'_>, position: Lsn, shapes: &Shapes, out: &mut Messages) {
+    if let Err(Unreadable(why)) = encoder.row(row, position, shapes, out) {
+        warn!("a row of the outbox is not understood ({why}): every key of the rules is swept");
     }
 }
 

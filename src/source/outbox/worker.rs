@@ -17,6 +17,7 @@ use crate::session::Session;
 use crate::source::outbox::Options;
 use crate::source::outbox::begin::ERA_BYTES;
 use crate::source::outbox::lease::{self, RENEW_INTERVAL, Removed};
+use crate::source::outbox::overflow::{self, Closing};
 use crate::source::outbox::page::{self, Page, Poll, RowName};
 
 /// The pause between looks under load, and when nothing has come for long.
@@ -41,6 +42,13 @@ pub(super) struct Orders {
     pub(super) close: bool,
 }
 
+/// How often it is looked whether the outbox was full, and then whether its writers have ended.
+const TEND_INTERVAL: Duration = Duration::from_secs(2);
+const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often a large file of an empty outbox is given back.
+const SHRINK_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Rows, and the shapes that they are the first to name.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -48,6 +56,16 @@ pub(super) struct Batch {
     /// The position of each row.
     pub(super) positions: Vec<u64>,
     pub(super) shapes: Vec<(i32, Shape)>,
+    /// Instead of rows: tables to be swept, by their shapes, in the name of this transaction.
+    pub(super) sweeps: Option<(u64, Vec<i32>)>,
+}
+
+/// What was handed over and goes when it is confirmed.
+#[derive(Debug)]
+enum Taken {
+    Row(RowName),
+    /// Numbers of collapse rows.
+    Collapsed(Vec<i64>),
 }
 
 /// Everything of the task.
@@ -63,7 +81,10 @@ pub(super) struct Worker {
     received: u64,
     poll: Poll,
     /// Rows that were handed over, by position.
-    taken: VecDeque<(u64, RowName)>,
+    taken: VecDeque<(u64, Taken)>,
+    closing: Option<Closing>,
+    tend_due: Instant,
+    shrink_due: Instant,
     known: std::collections::HashSet<i32>,
     pause: Duration,
     poll_due: Instant,
@@ -94,6 +115,9 @@ impl Worker {
             received: first,
             poll: Poll::new(),
             taken: VecDeque::new(),
+            closing: None,
+            tend_due: now,
+            shrink_due: now + SHRINK_INTERVAL,
             known: Default::default(),
             pause: PAUSE_MIN,
             poll_due: now,
@@ -131,6 +155,12 @@ impl Worker {
                 () = self.session.notified.notified() => {
                     self.poll_due = self.poll_due.min(self.polled + PAUSE_NOTIFIED);
                 }
+                permit = ready(self.tend_due, self.batches.clone()), if self.is_drained() => {
+                    let Some(permit) = permit else { return Ok(()) };
+                    if let Some(batch) = self.tend().await? {
+                        permit.send(Ok(batch));
+                    }
+                }
                 permit = ready(self.poll_due, self.batches.clone()) => {
                     let Some(permit) = permit else { return Ok(()) };
                     if let Some(batch) = self.look().await? {
@@ -141,20 +171,55 @@ impl Worker {
         }
     }
 
+    /// Nothing new was there at the last look.
+    fn is_drained(&self) -> bool {
+        self.pause > PAUSE_MIN
+    }
+
+    /// Gives back what a flood left: disk, and tables that are to be swept because the outbox was full.
+    async fn tend(&mut self) -> Result<Option<Batch>> {
+        let now = Instant::now();
+        let (client, limit) = (&self.session.client, self.options.answer_timeout);
+        if self.taken.is_empty() && self.shrink_due <= now {
+            self.shrink_due = now + SHRINK_INTERVAL;
+            answered(limit, overflow::shrink(client)).await?;
+        }
+        if self.closing.is_none() {
+            self.closing = answered(limit, overflow::close(client)).await?;
+        }
+        self.tend_due = now + if self.closing.is_some() { ELDERS_INTERVAL } else { TEND_INTERVAL };
+        let Some(closing) = &self.closing else { return Ok(None) };
+        if !answered(limit, overflow::is_over(client, closing)).await? {
+            return Ok(None);
+        }
+        let shapes = self.unknown(closing.shapes.clone()).await?;
+        let Some(closing) = self.closing.take() else { return Ok(None) };
+        self.received += 1;
+        self.taken.push_back((self.received, Taken::Collapsed(closing.ids)));
+        let sweeps = Some((closing.xid, closing.shapes));
+        Ok(Some(Batch { positions: vec![self.received], shapes, sweeps, ..Batch::default() }))
+    }
+
+    /// Asks for the shapes among these that nobody has named before.
+    async fn unknown(&mut self, mut ids: Vec<i32>) -> Result<Vec<(i32, Shape)>> {
+        ids.retain(|id| !self.known.contains(id));
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let shapes = answered(self.options.answer_timeout, page::shapes(&self.session.client, &ids)).await?;
+        self.known.extend(shapes.iter().map(|(id, _)| *id));
+        Ok(shapes)
+    }
+
     /// The next page, and when to look again. `None` when there is nothing to say.
     async fn look(&mut self) -> Result<Option<Batch>> {
         let before = Instant::now();
         let limit = self.options.answer_timeout;
         let page = answered(limit, self.poll.page(&self.session.client)).await?;
         self.polled = Instant::now();
-        let mut unknown: Vec<i32> = page.shapes().filter(|id| !self.known.contains(id)).collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        let shapes = match unknown.is_empty() {
-            true => Vec::new(),
-            false => answered(limit, page::shapes(&self.session.client, &unknown)).await?,
-        };
-        self.known.extend(shapes.iter().map(|(id, _)| *id));
+        let shapes = self.unknown(page.shapes().collect()).await?;
         self.pause = if page.len() > 0 { PAUSE_MIN } else { (self.pause * 5 / 4).min(PAUSE_MAX) };
         // Looking never takes more than a fifth of the time.
         let pause = if page.is_last { self.pause.max((self.polled - before) * 4) } else { Duration::ZERO };
@@ -167,23 +232,33 @@ impl Worker {
         for (name, bytes) in page.names()? {
             self.received += bytes;
             positions.push(self.received);
-            self.taken.push_back((self.received, name));
+            self.taken.push_back((self.received, Taken::Row(name)));
         }
         if self.received - self.first >= ERA_BYTES / 2 {
             return Err(Error::transient("the outbox's positions of this era are used up"));
         }
-        Ok(Some(Batch { page, positions, shapes }))
+        Ok(Some(Batch { page, positions, shapes, sweeps: None }))
     }
 
     /// Removes what is confirmed, and renews the lease.
     async fn remove(&mut self, confirmed: u64) -> Result<()> {
         let now = Instant::now();
         let done = self.taken.partition_point(|(position, _)| *position <= confirmed).min(REMOVED_MAX);
-        let rows: Vec<RowName> = self.taken.iter().take(done).map(|(_, name)| *name).collect();
+        let (mut rows, mut collapsed) = (Vec::with_capacity(done), Vec::new());
+        for (_, taken) in self.taken.iter().take(done) {
+            match taken {
+                Taken::Row(name) => rows.push(*name),
+                Taken::Collapsed(ids) => collapsed.extend_from_slice(ids),
+            }
+        }
         let position = done.checked_sub(1).and_then(|last| self.taken.get(last)).map_or(0, |(position, _)| *position);
         let removed = lease::remove(&self.session.client, (&self.options.slot, &self.owner), position, &rows);
         let pause = match answered(self.options.answer_timeout, removed).await? {
             Removed::Gone => {
+                if !collapsed.is_empty() {
+                    let forgotten = overflow::forget(&self.session.client, &collapsed);
+                    answered(self.options.answer_timeout, forgotten).await?;
+                }
                 self.taken.drain(..done);
                 REMOVE_INTERVAL
             }
