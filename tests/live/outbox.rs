@@ -172,3 +172,49 @@ async fn a_daemon_without_an_installed_outbox_says_what_to_run() {
     daemon.allow("Run `crieur setup`");
     assert_eq!(daemon.exit(), Some(78), "{}", daemon.log());
 }
+
+#[tokio::test]
+async fn an_outbox_that_was_full_ends_in_sweeps_and_misses_no_writer() {
+    let scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+    scene.run("SELECT crieur.limits(bytes_max => 1)").await;
+    scene.run("UPDATE properties SET title = 'b' WHERE id = 1").await;
+    let count = |table: &str| format!("SELECT count(*)::text FROM crieur.{table}");
+    assert_eq!(scene.ask(&count("collapse")).await, "1");
+    let rows = scene.ask(&count("outbox")).await;
+    let mut late = scene.postgres.client().await;
+    let open = late.transaction().await.expect("it begins");
+    open.batch_execute("UPDATE properties SET city = 'Thiès' WHERE id = 2").await.expect("valid SQL");
+    scene.run("UPDATE properties SET title = 'c' WHERE id < 2; INSERT INTO visits VALUES (1)").await;
+    scene.run("UPDATE properties SET title = 'd' WHERE id < 2; DELETE FROM visits").await;
+    assert_eq!(scene.ask(&count("outbox")).await, rows, "it grew although it was full");
+    scene.run("SELECT crieur.limits(bytes_max => 1000000000)").await;
+    let mut daemon = Daemon::start(&scene.config(), &[]);
+    daemon.wait_for_log("outbox started");
+    settled("the rows are closing", PATIENCE, async || {
+        match scene.ask("SELECT bool_and(closing)::text FROM crieur.collapse").await {
+            closing if closing == "true" => Ok(()),
+            other => Err((other, daemon.log())),
+        }
+    })
+    .await;
+    scene.confirmed(&daemon).await;
+    scene.fill();
+    // Nobody sweeps for the transaction that relied on the collapse row before it has ended.
+    assert_eq!(scene.ask(&count("collapse")).await, "2");
+    open.commit().await.expect("it commits");
+    let families = ["properties:all_properties_public", "properties:city:", "properties:detail:", "visits:"];
+    let ours = |key: &&&str| families.iter().any(|family| key.starts_with(family));
+    let ours: Vec<&str> = super::scene::KEYS.iter().filter(ours).copied().collect();
+    goes(&scene, &daemon, &ours).await;
+    settled("the rows are gone", PATIENCE, async || match scene.ask(&count("collapse")).await {
+        none if none == "0" => Ok(()),
+        some => Err((some, daemon.log())),
+    })
+    .await;
+    assert!(!daemon.log().contains("sweeping every key"), "the mark proves the rest:\n{}", daemon.log());
+    assert_eq!(scene.change(&daemon, "UPDATE properties SET title = 'e' WHERE id = 1").await, set(ONE));
+    assert_eq!(daemon.stop(), Some(0));
+}
