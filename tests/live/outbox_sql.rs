@@ -1,6 +1,8 @@
 //! What the triggers of `sql/install.sql` write of each kind of statement, on every server version, as a role without
 //! any privilege but to own its database. The daemon is not here: `sql/` is a product of its own.
 
+use crieur::change::{Change, Row, Value};
+use crieur::decode::{Block, Message, decode};
 use tokio_postgres::{Client, NoTls};
 
 use super::harness::postgres::{self, Postgres, Version};
@@ -160,3 +162,86 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("BEGIN; TRUNCATE parents CASCADE; COMMIT", "children T; parents T"),
     ("DELETE FROM parents", ""),
 ];
+
+#[tokio::test]
+async fn values_are_written_byte_for_byte_as_the_stream_would_send_them() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        run(&outbox.app, TYPES).await;
+        for sql in [
+            "CREATE PUBLICATION types FOR TABLE types",
+            "SELECT pg_create_logical_replication_slot('types', 'pgoutput')",
+        ] {
+            run(&outbox.admin, sql).await;
+        }
+        // Another writer's settings must not show.
+        let settings = "SET TimeZone = 'America/New_York'; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = iso_8601;
+                        SET extra_float_digits = -5; SET bytea_output = escape";
+        run(&outbox.app, settings).await;
+        run(&outbox.app, VALUES).await;
+        run(&outbox.app, "RESET ALL").await;
+        let sql = "SELECT ARRAY(SELECT unnest(o.new)) FROM crieur.outbox AS o WHERE o.op = 'I' ORDER BY o.xid, o.id";
+        let images: Vec<Vec<Option<String>>> =
+            outbox.app.query(sql, &[]).await.expect("it is ours").iter().map(|row| row.get(0)).collect();
+        let sent = sent(&outbox.admin).await;
+        assert_eq!(sent.len(), 2);
+        for (row, (ours, theirs)) in images.iter().zip(&sent).enumerate() {
+            for (column, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
+                assert_eq!(ours, theirs, "column {column} of row {row}");
+            }
+            assert_eq!(ours.len(), theirs.len());
+        }
+        assert_eq!(images.len(), 2);
+    }
+}
+
+/// What pgoutput sends of the rows that were inserted, with the settings of our own replication session.
+async fn sent(admin: &Client) -> Vec<Vec<Option<String>>> {
+    let settings = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = postgres;
+                    SET extra_float_digits = 1; SET bytea_output = hex; SET search_path = ''";
+    run(admin, settings).await;
+    let sql = "SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes('types', NULL, NULL, \
+               'proto_version', '1', 'publication_names', 'types')";
+    let rows = admin.query(sql, &[]).await.expect("the slot is there");
+    let payloads: Vec<Vec<u8>> = rows.iter().map(|row| row.get(0)).collect();
+    let inserted = payloads.iter().filter_map(|payload| match decode(payload, Block::Outside) {
+        Ok(Message::Change { change: Change { row: Row::Insert { new }, .. }, .. }) => Some(new),
+        Ok(_) => None,
+        Err(error) => panic!("{error}"),
+    });
+    let text = |value| match value {
+        Value::Null | Value::Unknown => None,
+        Value::Text(text) => Some(String::from_utf8(text.to_vec()).expect("the database is UTF-8")),
+    };
+    inserted.map(|tuple| tuple.values().map(text).collect()).collect()
+}
+
+const TYPES: &str = r#"
+    CREATE TYPE mood AS ENUM ('sad', 'it''s "ok"');
+    CREATE DOMAIN six AS char(6);
+    CREATE DOMAIN bits AS bit(3);
+    CREATE DOMAIN list AS int[];
+    CREATE DOMAIN feeling AS mood;
+    CREATE TYPE pair AS (at timestamptz, yes bool, six six);
+    CREATE DOMAIN couple AS pair;
+    CREATE TABLE types (
+        "Odd ""na'me" int, "{x} %s $1 $text$" text, gone int, a bool, b char(4), c varchar(10), d numeric, e float4, f float8,
+        g date, h time, i timetz, j timestamp, k timestamptz, l interval, m bytea, n mood, o mood[], p six, q pair, r pair[],
+        s list, t feeling, u couple, v json, w jsonb, x xml, y point, z polygon, aa inet, ab cidr, ac macaddr, ad uuid,
+        ae bit(3), af int4range, ag tstzrange, ah tstzmultirange, ai oid, aj name, ak "char", al money, am text[],
+        an int[], ao bytea[], ap tsquery, aq tsvector, ar regclass, "at" bits, old int, new text, kind text, place int
+    );
+    ALTER TABLE types DROP COLUMN gone;
+    SELECT crieur.watch('types')"#;
+
+const VALUES: &str = r#"
+    INSERT INTO types VALUES (
+        1, E'a,"b{}\\ \n', true, 'x', 'v ', 1.50, 0.1, 1e100/3, '2024-02-01', '1:2:3.4', '1:2:3+05', '2024-02-01 3:4',
+        '2024-07-01 3:4:5.6+02', '1 year 2 mons -3 days 4:05', '\x00ff41', 'it''s "ok"', '{sad,NULL}', 'ab',
+        ROW('2024-01-01Z', true, 'q'), ARRAY[ROW('2024-01-01Z', false, NULL)::pair], '{1,2}', 'sad',
+        ROW('2024-01-01Z', true, 'z'), '{"a" : 1}', '{"a" : 1}', '<a>b</a>', '(1.1,2)', '((0,0),(1,0.1))', '10.0.0.1',
+        '10.0.0.0/8', '08:00:2b:01:02:03', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', B'101', '[1,5)',
+        '[2024-01-01Z,2024-01-02Z)', '{[2024-01-01Z,2024-01-02Z)}', 12, 'name', 'c', 12.5, '{a,"b c",NULL}',
+        '{{1,2},{3,4}}', ARRAY['\x01'::bytea], 'a & b', 'a:1 b:2', 'pg_class', B'110', 3, '', 'NULL', 4
+    );
+    INSERT INTO types (kind) VALUES (NULL)"#;
