@@ -245,3 +245,118 @@ const VALUES: &str = r#"
         '{{1,2},{3,4}}', ARRAY['\x01'::bytea], 'a & b', 'a:1 b:2', 'pg_class', B'110', 3, '', 'NULL', 4
     );
     INSERT INTO types (kind) VALUES (NULL)"#;
+
+const PARTITIONS: &str = "
+    CREATE TABLE visits (id int PRIMARY KEY, city text) PARTITION BY RANGE (id);
+    CREATE TABLE low PARTITION OF visits FOR VALUES FROM (0) TO (100);
+    CREATE TABLE high (city text, gone int, id int NOT NULL) PARTITION BY RANGE (id);
+    ALTER TABLE high DROP COLUMN gone;
+    CREATE TABLE higher PARTITION OF high FOR VALUES FROM (100) TO (300);
+    ALTER TABLE visits ATTACH PARTITION high FOR VALUES FROM (100) TO (300);
+    CREATE TABLE base (id int);
+    CREATE TABLE derived (more text) INHERITS (base);
+    SELECT crieur.watch('visits'), crieur.watch('base')";
+
+#[tokio::test]
+async fn partitions_speak_for_their_table_whichever_of_them_a_statement_names() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        run(&outbox.app, PARTITIONS).await;
+        let cases = [
+            ("INSERT INTO visits VALUES (1, 'a'), (150, 'b')", "visits I {{1,a}} {{150,b}}"),
+            ("INSERT INTO high (id, city) VALUES (151, 'c')", "visits I {{151,c}}"),
+            ("UPDATE higher SET city = 'd' WHERE id = 150", "visits U {{150,b}}>{{150,d}}"),
+            ("UPDATE visits SET id = id + 100 WHERE id < 151", "visits U {{1,a}}>{{101,a}} {{150,d}}>{{250,d}}"),
+            ("DELETE FROM visits WHERE id = 101", "visits D {{101,a}}"),
+            ("DELETE FROM high", "visits D {{151,c}} {{250,d}}"),
+            ("TRUNCATE low", "visits T"),
+            ("TRUNCATE visits", "visits T; visits T; visits T; visits T"),
+            ("CREATE TABLE top PARTITION OF visits FOR VALUES FROM (300) TO (400)", ""),
+            ("INSERT INTO visits VALUES (301, 'e')", "visits I {{301,e}}"),
+            ("INSERT INTO top VALUES (302, 'f')", ""),
+            ("SELECT crieur.refresh()", ""),
+            ("INSERT INTO top VALUES (303, 'g')", "visits I {{303,g}}"),
+            ("INSERT INTO derived VALUES (1, 'x')", "base I {{1}}"),
+            ("UPDATE base SET id = 2", "base U {{1}}>{{2}}"),
+            // A trigger that keeps a row from where it was to move: one old row has no new one.
+            (
+                "INSERT INTO visits VALUES (1, 'a'), (2, 'b'); DELETE FROM crieur.outbox;
+                 CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+                 CREATE TRIGGER no BEFORE INSERT ON top FOR EACH ROW EXECUTE FUNCTION no();
+                 UPDATE visits SET id = CASE id WHEN 1 THEN 304 ELSE 3 END WHERE id < 3",
+                "visits S",
+            ),
+            ("UPDATE visits SET id = 305 WHERE id = 3", "visits S"),
+        ];
+        outbox.check(&cases).await;
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_changed_breaks_no_writer_and_loses_no_change() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        let cases = [
+            (
+                "CREATE TABLE t (id int PRIMARY KEY, city text, size int, views int);
+                 SELECT crieur.watch('t', '{id,city,size}', '{views}'); INSERT INTO t VALUES (1, 'a', 1, 1)",
+                "t I {{1,a,1}}",
+            ),
+            ("UPDATE t SET views = 2", ""),
+            // Nobody said of a later column that it may be ignored, nor of one beside it.
+            ("ALTER TABLE t ADD COLUMN later int; UPDATE t SET later = 1", "t U {{1,a,1}}>{{1,a,1}}"),
+            ("UPDATE t SET views = 3", "t U {{1,a,1}}>{{1,a,1}}"),
+            ("SELECT crieur.refresh(); UPDATE t SET views = 4", ""),
+            ("UPDATE t SET later = 2", "t U {{1,a,1}}>{{1,a,1}}"),
+            ("ALTER TABLE t ALTER size TYPE bigint", ""),
+            ("UPDATE t SET size = 2", "t S function pg_catalog.int4out(bigint) does not exist"),
+            ("UPDATE t SET size = 2", "t S function pg_catalog.int4out(bigint) does not exist"),
+            ("SELECT crieur.refresh(); UPDATE t SET size = 3", "t U {{1,a,2}}>{{1,a,3}}"),
+            ("ALTER TABLE t RENAME TO u; UPDATE u SET size = 4", "t U {{1,a,3}}>{{1,a,4}}"),
+            ("SELECT crieur.refresh(); UPDATE u SET size = 5", "u U {{1,a,4}}>{{1,a,5}}"),
+            ("CREATE TEMP TABLE u (id int); INSERT INTO u VALUES (1); DROP TABLE u", ""),
+            ("ALTER TABLE u DROP COLUMN later; UPDATE u SET size = 6", "u S column r.later does not exist"),
+            ("SELECT crieur.refresh(); UPDATE u SET views = 7", ""),
+            ("ALTER TABLE u DISABLE TRIGGER USER; UPDATE u SET size = 8", ""),
+            ("SELECT crieur.refresh(); UPDATE u SET size = 9", "u U {{1,a,8}}>{{1,a,9}}"),
+            ("ALTER TABLE u RENAME city TO town; UPDATE u SET size = 9", "u S column r.city does not exist"),
+            ("INSERT INTO u VALUES (2, 'b', 1, 1)", "u S column r.city does not exist"),
+            ("SELECT crieur.watch('u', '{town}'); DELETE FROM u", "u D {{a}} {{b}}"),
+            ("INSERT INTO u VALUES (1, 'c', 1, 1), (2, 'c', 1, 1)", "u I {{c}}"),
+            ("SELECT crieur.watch('u', '{}'); DELETE FROM u", "u D {{NULL}}"),
+            ("SELECT crieur.unwatch('u'); INSERT INTO u VALUES (1)", ""),
+            ("SELECT crieur.unwatch('u')", ""),
+            ("SELECT crieur.watch('u'); DROP TABLE u; SELECT crieur.refresh()", ""),
+        ];
+        outbox.check(&cases).await;
+        assert_eq!(ask(&outbox.app, "SELECT count(*)::text FROM crieur.target").await, "0");
+    }
+}
+
+#[tokio::test]
+async fn a_bulk_statement_says_what_few_images_say_or_sweeps() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        let cases = [
+            (
+                "CREATE TABLE t (id int PRIMARY KEY, city text, note text); SELECT crieur.watch('t', '{city}');
+                 SELECT crieur.limits(rows_max => 1000, row_bytes_max => 50000)",
+                "",
+            ),
+            ("INSERT INTO t SELECT i, i % 2 FROM generate_series(1, 5000) AS i", "t I {{0}} {{1}}"),
+            ("UPDATE t SET city = city || 'a'", "t U {{0}}>{{0a}} {{1}}>{{1a}}"),
+            ("UPDATE t SET city = 'b' WHERE id = 1 OR city = '-'", "t U {{1a}}>{{b}}"),
+            ("UPDATE t SET city = CASE id WHEN 4500 THEN 'c' ELSE city END", "t U {{0a}}>{{c}}"),
+            ("UPDATE t SET city = id", "t S"),
+            ("UPDATE t SET city = id", ""),
+            ("UPDATE t SET city = 'd' WHERE id <= 1001", "t S"),
+            ("UPDATE t SET city = 'd'", "t S"),
+            ("DELETE FROM t", "t D {{d}}"),
+            ("INSERT INTO t VALUES (1, repeat('x', 60000), 'a')", "t S"),
+            ("UPDATE t SET note = repeat('y', 60000)", "t S"),
+            ("UPDATE t SET city = 'e'", "t S"),
+            ("UPDATE t SET note = 'f'", "t U {{e}}>{{e}}"),
+        ];
+        outbox.check(&cases).await;
+    }
+}
