@@ -110,17 +110,19 @@ CREATE TABLE IF NOT EXISTS crieur.progress (
 -- boolean where the server says "t", and drops the blanks of char(n).
 CREATE OR REPLACE FUNCTION crieur.written(expression text, type oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = '' AS $function$
-    WITH RECURSIVE base (oid, basetype, output, depth) AS (
-        SELECT t.oid, t.typbasetype, t.typoutput, 0 FROM pg_catalog.pg_type AS t WHERE t.oid = type
+    WITH RECURSIVE base (oid, basetype, output, cast_to) AS (
+        SELECT t.oid, t.typbasetype, t.typoutput, '' COLLATE "C" FROM pg_catalog.pg_type AS t WHERE t.oid = type
         UNION ALL
-        SELECT t.oid, t.typbasetype, t.typoutput, b.depth + 1
-        FROM base AS b JOIN pg_catalog.pg_type AS t ON t.oid = b.basetype
+        -- By its catalog name: "character" would be a single one.
+        SELECT t.oid, t.typbasetype, t.typoutput, pg_catalog.format('::%I.%I', n.nspname, t.typname)
+        FROM base AS b
+        JOIN pg_catalog.pg_type AS t ON t.oid = b.basetype
+        JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
     )
     SELECT CASE
         WHEN b.oid IN ('pg_catalog.text'::pg_catalog.regtype, 'pg_catalog.varchar'::pg_catalog.regtype)
             THEN pg_catalog.format('(%s COLLATE "C")::pg_catalog.text', expression)
-        ELSE pg_catalog.format('pg_catalog.textin(%I.%I(%s%s))', n.nspname, f.proname, expression,
-            CASE WHEN b.depth > 0 THEN '::' || pg_catalog.format_type(b.oid, NULL) ELSE '' END)
+        ELSE pg_catalog.format('pg_catalog.textin(%I.%I(%s%s))', n.nspname, f.proname, expression, b.cast_to)
     END
     FROM base AS b
     JOIN pg_catalog.pg_proc AS f ON f.oid = b.output
@@ -300,13 +302,19 @@ BEGIN
                     ELSE
                         kind := 'S';
                     END IF;
-                END IF;
+                END IF;%8$s
             END IF;$text$, op,
         crieur.query_one(op, target, shape),
         CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END, setting.rows_max,
         crieur.query_many(op, target, shape, '', 'tg_relid'),
         crieur.query_many(op, target, shape, ' LIMIT 1000', '$1'),
-        crieur.query_many(op, target, shape, '', '$1')), '')
+        crieur.query_many(op, target, shape, '', '$1'),
+        -- A trigger kept a row from the partition that it was to move to: it has an old side only.
+        CASE op WHEN 'UPDATE' THEN $text$
+            ELSIF seen.looked = 0 THEN
+                IF EXISTS (SELECT FROM old_rows) THEN
+                    kind := 'S';
+                END IF;$text$ ELSE '' END), '')
     INTO branches
     FROM pg_catalog.unnest('{UPDATE,INSERT,DELETE}'::text[]) AS op;
     body := pg_catalog.format($text$
@@ -322,22 +330,17 @@ BEGIN
     BEGIN
         CASE tg_op%1$s
         ELSE
-            SELECT 1 AS looked, 1 AS images, true AS paired, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO seen;
+            SELECT 1::pg_catalog.int8 AS looked, 1::pg_catalog.int8 AS images, true AS paired,
+                NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO seen;
         END CASE;
-        IF seen.looked = 0 THEN
-            -- Or a trigger kept a row from the partition that it was moved to: it has an old side only.
-            IF tg_op <> 'UPDATE' THEN
+        IF kind <> 'S' THEN
+            IF seen.images = 0 THEN
                 RETURN NULL;
-            ELSIF NOT EXISTS (SELECT FROM old_rows) THEN
-                RETURN NULL;
+            ELSIF NOT seen.paired OR seen.images > %2$s
+                OR pg_catalog.pg_column_size(seen.old) > %3$s OR pg_catalog.pg_column_size(seen.new) > %3$s
+            THEN
+                kind := 'S';
             END IF;
-            kind := 'S';
-        ELSIF seen.images = 0 THEN
-            RETURN NULL;
-        ELSIF NOT seen.paired OR seen.images > %2$s
-            OR pg_catalog.pg_column_size(seen.old) > %3$s OR pg_catalog.pg_column_size(seen.new) > %3$s
-        THEN
-            kind := 'S';
         END IF;
     EXCEPTION WHEN OTHERS THEN
         kind := 'S';

@@ -17,6 +17,7 @@ mod harness;
 mod heartbeat;
 mod leases;
 mod outbox;
+mod outbox_sql;
 mod position;
 mod publication;
 mod readers;
