@@ -176,10 +176,9 @@ async fn a_daemon_without_an_installed_outbox_says_what_to_run() {
 #[tokio::test]
 async fn an_outbox_that_was_full_ends_in_sweeps_and_misses_no_writer() {
     let scene = Scene::outbox().await;
-    let mut daemon = scene.daemon().await;
-    scene.confirmed(&daemon).await;
-    assert_eq!(daemon.stop(), Some(0));
     scene.run("SELECT crieur.limits(bytes_max => 1)").await;
+    let mut daemon = scene.daemon().await;
+    assert_eq!(daemon.stop(), Some(0));
     scene.run("UPDATE properties SET title = 'b' WHERE id = 1").await;
     let count = |table: &str| format!("SELECT count(*)::text FROM crieur.{table}");
     assert_eq!(scene.ask(&count("collapse")).await, "1");
@@ -190,7 +189,6 @@ async fn an_outbox_that_was_full_ends_in_sweeps_and_misses_no_writer() {
     scene.run("UPDATE properties SET title = 'c' WHERE id < 2; INSERT INTO visits VALUES (1)").await;
     scene.run("UPDATE properties SET title = 'd' WHERE id < 2; DELETE FROM visits").await;
     assert_eq!(scene.ask(&count("outbox")).await, rows, "it grew although it was full");
-    scene.run("SELECT crieur.limits(bytes_max => 1000000000)").await;
     let mut daemon = Daemon::start(&scene.config(), &[]);
     daemon.wait_for_log("outbox started");
     settled("the rows are closing", PATIENCE, async || {
@@ -215,6 +213,5 @@ async fn an_outbox_that_was_full_ends_in_sweeps_and_misses_no_writer() {
     })
     .await;
     assert!(!daemon.log().contains("sweeping every key"), "the mark proves the rest:\n{}", daemon.log());
-    assert_eq!(scene.change(&daemon, "UPDATE properties SET title = 'e' WHERE id = 1").await, set(ONE));
     assert_eq!(daemon.stop(), Some(0));
 }
