@@ -18,6 +18,7 @@ mod heartbeat;
 mod leases;
 mod outbox;
 mod outbox_sql;
+mod poolers;
 mod position;
 mod publication;
 mod readers;

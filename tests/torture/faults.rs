@@ -131,15 +131,11 @@ impl Fault {
         names.split(',').map(named).collect()
     }
 
-    /// Slots and publications, and what only an event trigger tells.
+    /// Slots, publications, walsenders.
     fn is_of_replication(self) -> bool {
         matches!(
             self,
-            Fault::SlotAdvanced
-                | Fault::SlotDropped
-                | Fault::PublicationAltered
-                | Fault::WalsenderTerminated
-                | Fault::TableAltered
+            Fault::SlotAdvanced | Fault::SlotDropped | Fault::PublicationAltered | Fault::WalsenderTerminated
         )
     }
 

@@ -10,12 +10,13 @@ use std::path::PathBuf;
 use tokio_postgres::Client;
 
 use crate::cli::catalog::Catalog;
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::error::{Error, Exit, Result};
 use crate::rules::needs::TableNeeds;
 
 pub mod cache;
 pub mod lookups;
+pub(crate) mod outbox;
 pub mod server;
 pub mod tables;
 
@@ -140,9 +141,15 @@ pub async fn run(
     out: &mut dyn Write,
 ) -> Result<Exit> {
     let names = server::Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
-    let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
-    let mut findings = of_catalog(&catalog, needs, names);
-    findings.extend(server::pooler(config.postgres.url.expose()));
+    let mut findings = match config.postgres.mode {
+        Mode::Outbox => outbox::findings(postgres, names.slot, needs).await?,
+        Mode::Replication => {
+            let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
+            let mut findings = of_catalog(&catalog, needs, names);
+            findings.extend(server::pooler(config.postgres.url.expose()));
+            findings
+        }
+    };
     findings.extend(lookups::findings(postgres, config.rules.lookups(), config.postgres.lookup_timeout).await?);
     match cache {
         Ok(mut connection) => {
