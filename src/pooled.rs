@@ -126,13 +126,14 @@ impl PooledControl {
         .await
     }
 
-    /// What settings a lookup runs under; a role or a database may have set others.
+    /// What settings a lookup runs under: a role, a database, or whoever had the pooler's session before may have set
+    /// others.
     fn begin(&self) -> String {
         let limit = self.statement_timeout.as_millis();
         format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE; SET LOCAL statement_timeout TO {limit}; \
              SET LOCAL DateStyle TO ISO; SET LOCAL IntervalStyle TO postgres; SET LOCAL TimeZone TO 'UTC'; \
-             SET LOCAL extra_float_digits TO 1; SET LOCAL bytea_output TO hex"
+             SET LOCAL extra_float_digits TO 1; SET LOCAL bytea_output TO hex; SET LOCAL search_path TO DEFAULT"
         )
     }
 

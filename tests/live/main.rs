@@ -13,6 +13,7 @@ mod delivery;
 mod failover;
 mod far;
 mod faults;
+mod golden;
 mod harness;
 mod heartbeat;
 mod leases;

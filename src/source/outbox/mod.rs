@@ -11,6 +11,7 @@
 //! bytes of rows in the order in which they were found, anew for each acquisition of the lease (`begin.rs`).
 
 mod begin;
+mod follow;
 mod lease;
 mod overflow;
 mod page;
@@ -38,6 +39,7 @@ use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
 use crate::source::outbox::worker::{Batch, Orders, Worker};
 
 pub(crate) use begin::Facts;
+pub(crate) use follow::Follower;
 pub(crate) use lease::{BEGIN_WRITE, transact};
 pub(crate) use page::query;
 
