@@ -331,3 +331,116 @@ impl<'a> Images<'a> {
         if self.rest.is_empty() { Ok(()) } else { Err(Unreadable("bytes follow the end of an array")) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::Assembler;
+    use proptest::prelude::*;
+
+    /// A `text[][]` as the server sends it; `None` is NULL.
+    fn array(rows: &[&[Option<&str>]]) -> Vec<u8> {
+        let columns = rows.first().map_or(0, |row| row.len());
+        let head = [2, 1, 25, rows.len() as u32, 1, columns as u32, 1].map(u32::to_be_bytes).concat();
+        let element = |value: &Option<&str>| match value {
+            Some(text) => [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat(),
+            None => (-1_i32).to_be_bytes().to_vec(),
+        };
+        rows.iter().flat_map(|row| row.iter()).fold(head, |array, value| [array, element(value)].concat())
+    }
+
+    fn shapes() -> Shapes {
+        let shape = |relation: u32, columns: &[&str]| Shape {
+            relation: Oid(relation),
+            schema: "public".into(),
+            name: "t".into(),
+            columns: columns.iter().map(|name| ((*name).to_owned(), Oid(25))).collect(),
+        };
+        [(1, shape(7, &["id", "city"])), (2, shape(7, &["id"])), (3, shape(8, &[]))].into()
+    }
+
+    const ROW: OutboxRow<'_> =
+        OutboxRow { xid: 1 << 32 | 5, op: b'I', shape: Some(1), old: None, new: None, note: None, at: 0 };
+
+    /// The tags of the messages, all of which the assembler understands.
+    fn tags(rows: &[OutboxRow<'_>]) -> String {
+        let (mut encoder, mut messages, mut assembler) = <(Encoder, Messages, Assembler)>::default();
+        for (index, row) in rows.iter().enumerate() {
+            // What is not understood is a message as well.
+            let _ = encoder.row(row, Lsn(index as u64 + 1), &shapes(), &mut messages);
+        }
+        encoder.end(&mut messages);
+        let mut tags = String::new();
+        while let Some(message) = messages.next() {
+            tags.push(char::from(message[0]));
+            let understood = assembler.step(message).map(drop);
+            assert!(understood.is_ok(), "{tags}: {understood:?}");
+            while assembler.queued().is_ok_and(|step| step.is_some()) {}
+        }
+        assert!(assembler.is_between(), "{tags}: a transaction stays open");
+        tags
+    }
+
+    #[test]
+    fn each_kind_of_row_becomes_the_messages_of_the_stream() {
+        let one = array(&[&[Some("1"), None]]);
+        let two = array(&[&[Some("1"), Some("é")], &[Some("2"), Some("")]]);
+        let nothing = array(&[&[None], &[None]]);
+        let cases: &[(&[OutboxRow<'_>], &str)] = &[
+            (&[OutboxRow { new: Some(&one), ..ROW }], "BRIC"),
+            (&[OutboxRow { op: b'D', old: Some(&two), ..ROW }], "BRDDC"),
+            (&[OutboxRow { op: b'U', old: Some(&two), new: Some(&two), ..ROW }], "BRUUC"),
+            (&[OutboxRow { op: b'T', ..ROW }, OutboxRow { op: b'S', ..ROW }], "BRTTC"),
+            (&[OutboxRow { op: b'M', shape: None, note: Some("{}"), ..ROW }], "BMC"),
+            // Another transaction, another shape of the same table, a shape without columns.
+            (&[OutboxRow { op: b'T', ..ROW }, OutboxRow { op: b'T', xid: 6, ..ROW }], "BRTCBTC"),
+            (&[OutboxRow { op: b'T', ..ROW }, OutboxRow { op: b'T', shape: Some(2), ..ROW }], "BRTRTC"),
+            (&[OutboxRow { shape: Some(3), new: Some(&nothing), ..ROW }], "BRIIC"),
+        ];
+        for (rows, expected) in cases {
+            assert_eq!(&tags(rows), expected);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_a_message_that_sweeps_everything() {
+        let (one, two) = (array(&[&[Some("1"), None]]), array(&[&[Some("1"), None], &[Some("2"), None]]));
+        let long = [&one[..], b"x"].concat();
+        let mut many = one.clone();
+        many[12..16].copy_from_slice(&u32::MAX.to_be_bytes());
+        let flat = array(&[&[Some("1")]]);
+        let bad: &[OutboxRow<'_>] = &[
+            OutboxRow { op: b'?', ..ROW },
+            ROW,
+            OutboxRow { shape: None, new: Some(&one), ..ROW },
+            OutboxRow { shape: Some(9), new: Some(&one), ..ROW },
+            OutboxRow { new: Some(b""), ..ROW },
+            OutboxRow { new: Some(&one[..one.len() - 1]), ..ROW },
+            OutboxRow { new: Some(&long), ..ROW },
+            OutboxRow { new: Some(&many), ..ROW },
+            OutboxRow { new: Some(&flat), ..ROW },
+            OutboxRow { new: Some(&[0; 12]), ..ROW },
+            OutboxRow { op: b'U', old: Some(&two), new: Some(&one), ..ROW },
+            OutboxRow { op: b'M', shape: None, ..ROW },
+        ];
+        for row in bad {
+            assert_eq!(tags(std::slice::from_ref(row)), "BMC", "op {}", row.op);
+        }
+        let good = OutboxRow { new: Some(&one), ..ROW };
+        // What was cut off with the bad row is said again.
+        assert_eq!(tags(&[good, bad[5], good]), "BRIMRIC");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_and_every_transaction_ends(
+            old in prop::collection::vec(any::<u8>(), 0..80), cut in 0usize..60, op in 0usize..8, shape in 0i32..5,
+        ) {
+            let mut new = array(&[&[Some("1"), None], &[Some("long enough"), Some("2")]]);
+            new.truncate(cut);
+            let op = b"IUDTSM?I"[op];
+            let row = OutboxRow { op, shape: Some(shape), old: Some(&old), new: Some(&new), note: Some("x"), ..ROW };
+            tags(&[row, row]);
+        }
+    }
+}

@@ -266,8 +266,9 @@ pub mod example {
     /// The rules read `columns` of `public.t`, of the old row too.
     pub fn needs(columns: &[&str]) -> TableNeeds {
         let need = ColumnNeed { image: Image::OldToo, rule: "rule 1".into() };
-        let columns = columns.iter().map(|column| (column.to_string(), need.clone())).collect();
-        TableNeeds { columns, ..TableNeeds::new("public", "t", "rule 1") }
+        let mut needs = TableNeeds::new("public", "t", "rule 1");
+        needs.columns = columns.iter().map(|column| (column.to_string(), need.clone())).collect();
+        needs
     }
 }
 

@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn an_array_of_numbers_is_read() {
         assert_eq!(numbers::<i64>(Some("{1,-2}")).expect("an array"), [1, -2]);
-        assert_eq!(numbers::<i32>(Some("{}")).expect("an array"), []);
+        assert!(numbers::<i32>(Some("{}")).expect("an array").is_empty());
         assert!(numbers::<i32>(Some("{a}")).is_err() && numbers::<i32>(None).is_err());
     }
 }
