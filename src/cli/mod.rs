@@ -152,6 +152,9 @@ fn check(config: &Config) -> Result<Exit> {
 fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
     arguments.fill_from(&mut std::io::stdin())?;
     print!("{}", explain::explain(&config.rules, arguments)?);
+    if config.postgres.mode == Mode::Outbox {
+        print!("{}", outbox::captured(&config.rules, &arguments.table));
+    }
     Ok(Exit::Ok)
 }
 

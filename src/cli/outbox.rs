@@ -12,6 +12,7 @@ use crate::error::{Error, Exit, Result};
 use crate::pooled::uncovered;
 use crate::quote;
 use crate::rules::Rules;
+use crate::rules::name::table_name;
 use crate::rules::needs::TableNeeds;
 use crate::source::sqlstate::session_error;
 
@@ -34,6 +35,25 @@ pub(crate) fn watch(need: &TableNeeds) -> String {
         true => format!("SELECT crieur.watch({table}, columns => {columns});"),
         false => format!("SELECT crieur.watch({table}, columns => {columns}, ignore => {});", list(ignore)),
     }
+}
+
+/// What the triggers of a table write, for `explain`.
+pub(crate) fn captured(rules: &Rules, table: &str) -> String {
+    let named = table_name(table);
+    let needs = rules.tables();
+    let Some(need) = needs.iter().find(|need| named == Some((need.schema.clone(), need.table.clone()))) else {
+        return String::new();
+    };
+    let list =
+        |names: Vec<&String>| names.into_iter().map(|name| quote::identifier(name)).collect::<Vec<_>>().join(", ");
+    let columns = list(need.columns.keys().collect());
+    let columns = if columns.is_empty() { "that the table changed, and no column".to_owned() } else { columns };
+    let ignored = list(need.ignorable().collect());
+    let ignored = match ignored.is_empty() {
+        true => String::new(),
+        false => format!("; nothing when an update changes only {ignored}"),
+    };
+    format!("captured   by the triggers: {columns}{ignored}\n")
 }
 
 /// Everything, for psql, an SQL editor or a migration.
@@ -101,6 +121,20 @@ fn refused(error: &tokio_postgres::Error) -> Error {
 mod tests {
     use super::*;
     use crate::rules::needs::Image;
+
+    #[test]
+    fn explain_says_what_the_triggers_capture() {
+        let file = tempfile::NamedTempFile::new().expect("the temporary directory is writable");
+        let text = "[ignore]\nt = [\"views\"]\n[[rules]]\ntable = \"t\"\nkeys = [\"t:{id}\"]\n\
+                    [[rules]]\ntable = \"u\"\nkeys = [\"all\"]\n";
+        std::fs::write(file.path(), text).expect("the file is ours");
+        let urls = [("DATABASE_URL", "postgres://localhost"), ("REDIS_URL", "redis://localhost")];
+        let urls = urls.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let rules = crate::config::Config::load(file.path(), urls.into_iter()).expect("valid rules").rules;
+        let said = "captured   by the triggers: \"id\"; nothing when an update changes only \"views\"\n";
+        assert_eq!(captured(&rules, "public.t"), said);
+        assert_eq!(captured(&rules, "u"), "captured   by the triggers: that the table changed, and no column\n");
+    }
 
     #[test]
     fn a_table_is_watched_with_what_the_rules_read_and_all_of_them_ignore() {
