@@ -17,6 +17,7 @@ use crate::rules::needs::TableNeeds;
 use crate::source::sqlstate::session_error;
 
 const INSTALL: &str = include_str!("../../sql/install.sql");
+const UNINSTALL: &str = include_str!("../../sql/uninstall.sql");
 
 /// Writers queue behind a waiting CREATE TRIGGER: after this long it gives up and may be run again.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
@@ -59,7 +60,13 @@ pub(crate) fn captured(rules: &Rules, table: &str) -> String {
 /// Everything, for psql, an SQL editor or a migration.
 fn script(needs: &[TableNeeds]) -> String {
     let calls: Vec<String> = needs.iter().map(watch).collect();
-    format!("{INSTALL}\n-- The tables of the rules, with the columns that keys are made of.\n{}\n", calls.join("\n"))
+    // As comments: whoever wants it removes them.
+    let undo: String = UNINSTALL.lines().map(|line| format!("-- {line}\n")).collect();
+    format!(
+        "{INSTALL}\n-- The tables of the rules, with the columns that keys are made of.\n{}\n\n\
+         -- If the daemon logs in as another role: SELECT crieur.grant_worker('role');\n\n-- To undo all of it:\n{undo}",
+        calls.join("\n")
+    )
 }
 
 /// Prints the script, or runs what is missing of it; says what it did and how to exit.
