@@ -16,6 +16,7 @@ mod faults;
 mod harness;
 mod heartbeat;
 mod leases;
+mod outbox_install;
 mod outbox_sql;
 mod position;
 mod publication;
