@@ -106,19 +106,21 @@ impl<A: Copy + Ord> Window<A> {
 
     /// Takes everything that is answered off the front; returns the position to confirm when it moved.
     ///
-    /// `held_back` says whether echoes may still hold the given position back.
-    pub fn confirm(&mut self, held_back: impl Fn(A) -> bool) -> Option<A> {
+    /// `held_back` says whether echoes may still hold back what was received past this position, the last that was
+    /// returned; `None` before the first. Not past the end of a span: a span may be as long as its keys were invisible.
+    pub fn confirm(&mut self, held_back: impl Fn(Option<A>) -> bool) -> Option<A> {
+        let is_out = |span: &Span<A>, upto| span.out > 0 || (span.echoes > 0 && held_back(upto));
         if let Some(barrier) = self.barrier {
-            let span = self.span(barrier);
-            if span.out > 0 || (span.echoes > 0 && span.ack.is_none_or(&held_back)) {
+            // Those before it, too: an earlier barrier may be among them.
+            let upto = (barrier.0 + 1).saturating_sub(self.first) as usize;
+            if self.spans.iter().take(upto).any(|span| is_out(span, self.confirmed)) {
                 return None;
             }
             self.barrier = None;
         }
         let before = self.confirmed;
         while let Some(span) = self.spans.front() {
-            let held = span.echoes > 0 && span.ack.is_none_or(&held_back);
-            if span.out > 0 || held {
+            if is_out(span, self.confirmed) {
                 break;
             }
             if let Some(ack) = span.ack {
@@ -157,5 +159,52 @@ mod tests {
         let sweep = window.open_barrier(Some(7));
         window.part_done(sweep);
         assert_eq!(window.confirm(|_| true), Some(7), "nobody had used it");
+    }
+
+    #[test]
+    fn a_second_barrier_does_not_open_the_first() {
+        let mut window = Window::default();
+        window.idle(5);
+        let first = window.open_barrier(None);
+        let second = window.open_barrier(None);
+        window.part_done(second);
+        assert_eq!(window.confirm(|_| true), None);
+        window.part_done(first);
+        assert_eq!(window.confirm(|_| true), Some(5));
+    }
+
+    /// Keys of `window` that are answered, each with an echo out.
+    fn echoing(window: &mut Window<u64>, acks: &[Option<u64>]) {
+        for ack in acks {
+            let span = window.open(*ack);
+            window.add_echo(span);
+            window.part_done(span);
+        }
+    }
+
+    #[test]
+    fn past_the_budget_the_oldest_echoes_are_released_and_no_more_of_them_than_needed() {
+        let mut window = Window::default();
+        window.idle(10);
+        echoing(&mut window, &[Some(20), None, Some(90), Some(95)]);
+        let within = |received: u64| move |upto: Option<u64>| received - upto.unwrap_or(0) <= 50;
+        assert_eq!(window.confirm(within(60)), Some(10));
+        assert_eq!(window.confirm(within(61)), Some(20), "50 bytes past 20 are within the budget");
+        assert_eq!(window.confirm(within(70)), None);
+        // Its end is near, and what it holds back is much; the piece before it has no end at all.
+        assert_eq!(window.confirm(within(100)), Some(90));
+        assert_eq!(window.confirm(within(140)), None);
+        assert_eq!(window.confirm(within(141)), Some(95));
+    }
+
+    #[test]
+    fn the_echo_of_a_sweep_is_released_too() {
+        let mut window = Window::default();
+        let sweep = window.open_barrier(None);
+        window.idle(5);
+        window.add_echo(sweep);
+        window.part_done(sweep);
+        assert_eq!(window.confirm(|_| true), None);
+        assert_eq!(window.confirm(|upto| upto.is_some()), Some(5));
     }
 }

@@ -16,6 +16,7 @@ use crate::config::OnGap;
 use crate::control::Control;
 use crate::error::Error;
 use crate::failpoints::{Guard, Step, reached, without};
+use crate::lsn::Lsn;
 use crate::mark::Mark;
 use crate::pipeline::deliver::REMIND;
 use crate::pipeline::gap::Held;
@@ -58,9 +59,13 @@ where
         if self.reading_mark.is_some() {
             return; // Whether something must be deleted again first is not known yet.
         }
-        let budget = self.settings.echo_wal_bytes_max;
-        let source = &self.source;
-        if let Some(ack) = self.window.confirm(|ack| source.bytes_behind(ack) <= budget)
+        let (source, budget) = (&self.source, self.settings.echo_wal_bytes_max);
+        let (received, confirmed) = (source.received(), self.confirmed_to_server());
+        let held_back = |upto: Option<S::Ack>| {
+            let upto = upto.filter(|ack| source.is_current(*ack)).map(|ack| source.lsn(ack)).max(confirmed);
+            upto.is_none_or(|upto| received.0.saturating_sub(upto.0) <= budget)
+        };
+        if let Some(ack) = self.window.confirm(held_back)
             && source.is_current(ack)
         {
             self.answered = Some(ack);
@@ -74,12 +79,19 @@ where
         }
     }
 
+    /// What the server that is connected now has heard of; `None` while there is none and was none.
+    fn confirmed_to_server(&self) -> Option<Lsn> {
+        let start = self.compared.as_ref().map(|start| start.confirmed);
+        self.marked.map(|ack| self.source.lsn(ack)).max(start)
+    }
+
     /// One try: whatever fails, the cache is asked what it holds.
     fn write_mark(&mut self, now: Instant) {
         let Some(start) = &self.compared else { return };
         let ack = self.answered.take();
-        // Where this connection started is covered by the mark that was compared with it.
-        let lsn = ack.or(self.marked).map_or(start.confirmed, |ack| self.source.lsn(ack));
+        // Where this connection started is covered, by the mark that was compared with it or by a sweep. The last mark
+        // may say less: the slot was made anew.
+        let lsn = ack.or(self.marked).map_or(start.confirmed, |ack| self.source.lsn(ack).max(start.confirmed));
         let mark = Mark {
             system: start.system.clone(),
             timeline: start.timeline,

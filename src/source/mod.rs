@@ -69,8 +69,8 @@ pub trait Source {
     /// of a server that started again from a copy, must not be confirmed to this one.
     fn is_current(&self, ack: Self::Ack) -> bool;
 
-    /// Bytes of WAL between a received position and `ack`; what echoes may hold back is counted in it.
-    fn bytes_behind(&self, ack: Self::Ack) -> u64;
+    /// Up to where WAL was received, also what holds no event; what echoes hold back is counted from it.
+    fn received(&self) -> Lsn;
 
     /// The session that has the slot while this source stands by for it; 0 when it is not known.
     fn standing_by(&self) -> Option<u32> {

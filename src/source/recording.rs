@@ -321,8 +321,8 @@ impl Source for RecordedSource {
         true
     }
 
-    fn bytes_behind(&self, ack: Ack) -> u64 {
-        self.received.0.saturating_sub(ack.0.0)
+    fn received(&self) -> Lsn {
+        self.received
     }
 
     fn disconnect(&mut self) {}

@@ -122,7 +122,7 @@ async fn a_cache_that_still_loads_gets_the_keys_when_it_has() {
     daemon.allow("failed to");
     scene.confirmed(&daemon).await;
     let mut pipeline = redis::pipe();
-    for key in 0..1500 {
+    for key in 0..6000 {
         pipeline.cmd("SET").arg(format!("ballast:{key}")).arg("a value of some length").ignore();
     }
     let () = pipeline.query(&mut scene.keys()).expect("it is writable");

@@ -186,3 +186,46 @@ async fn an_echo_survives_a_kill() {
     assert!(scene.gone().contains(&key), "the echo did not come again: {}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[tokio::test]
+async fn a_budget_of_wal_releases_the_position_that_an_echo_holds_back() {
+    let scene = Scene::start().await;
+    let with = |echo: &str, rest: &str| scene.config().replace("echo = []", &format!("echo = [\"{echo}\"]\n{rest}"));
+    // The sweep of the first start has echoes of its own.
+    let mut daemon = scene.daemon_with(&with("100ms", "")).await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+    // Not a word of it is for crieur.
+    let ballast = "SELECT count(pg_logical_emit_message(false, 'ballast', repeat('x', 100000)))::text \
+                   FROM generate_series(1, 30)";
+    // Ends of transactions come by: only they, and keepalives, are positions.
+    let moves = async |committed: &str, daemon: &Daemon| {
+        settled("the position moves on", PATIENCE, async || {
+            scene.ask("SELECT pg_logical_emit_message(true, 'ballast', 'x')::text").await;
+            let confirmed = format!("SELECT (confirmed_flush_lsn >= '{committed}')::text FROM pg_replication_slots");
+            if scene.ask(&confirmed).await == "true" { Ok(()) } else { Err((scene.ask(POSITION).await, daemon.log())) }
+        })
+        .await;
+    };
+
+    let mut daemon = Daemon::start(&with("1h", "echo_wal_bytes_max = \"1MiB\"\n"), &[]);
+    daemon.wait_for_log(STARTED);
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    let committed = scene.ask("SELECT pg_current_wal_lsn()::text").await;
+    eventually("the key goes", PATIENCE, async || scene.gone().contains("available_slots:1")).await;
+    let confirmed = format!("SELECT (confirmed_flush_lsn >= '{committed}')::text FROM pg_replication_slots");
+    assert_eq!(scene.ask(&confirmed).await, "false", "{}", daemon.log());
+    scene.ask(ballast).await;
+    moves(&committed, &daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+
+    // Received at once, the row and the ballast wait behind the same gate.
+    scene.run("INSERT INTO visit_bookings VALUES (2, 2)").await;
+    let committed = scene.ask("SELECT pg_current_wal_lsn()::text").await;
+    scene.ask(ballast).await;
+    scene.ask("SELECT pg_logical_emit_message(true, 'ballast', 'x')::text").await;
+    let mut daemon = Daemon::start(&with("1h", "echo_wal_bytes_max = \"1MiB\"\n"), &[]);
+    moves(&committed, &daemon).await;
+    assert!(scene.gone().contains("available_slots:2"), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}

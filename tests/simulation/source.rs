@@ -65,6 +65,8 @@ pub struct SimSource {
     start: Option<Start>,
     run: u64,
     stream: u64,
+    /// The last position that was handed over.
+    received: u64,
     /// Index of the next commit to send.
     next: usize,
     /// How much of a transaction was sent while it was open.
@@ -92,6 +94,7 @@ impl SimSource {
             start: None,
             run: 0,
             stream: 0,
+            received: 0,
             next: 0,
             opened,
             queue,
@@ -114,13 +117,14 @@ impl SimSource {
         } else {
             SlotOrigin::Found
         };
+        self.received = world.confirmed;
         self.next = world.log.iter().take_while(|commit| commit.end <= world.confirmed).count();
         self.queue = VecDeque::from([Item::Relation(0), Item::Relation(1)]);
         self.opened.clear();
         (self.run, self.stream) = (world.run, world.stream);
         self.start = Some(Start {
             system: "sim".into(),
-            timeline: 1,
+            timeline: world.timeline,
             confirmed: Lsn(world.confirmed),
             run: world.run.to_string(),
             publication: world.publication.to_string(),
@@ -159,7 +163,8 @@ impl SimSource {
             let commit = world.log.get(self.next).filter(|commit| commit.flushed_at <= now).cloned();
             let later: Vec<Commit> = world.log.iter().skip(self.next + 1).take(2).cloned().collect();
             let flushed = world.log.iter().all(|commit| commit.flushed_at <= now);
-            let idle = (commit.is_none() && flushed && world.dice.one_in(3)).then(|| world.end() + 1);
+            let quiet = commit.is_none() && flushed;
+            let idle = (quiet && world.plan.chatty && world.dice.one_in(3)).then(|| world.end() + 1);
             (commit, later, world.dice.one_in(rare).then(|| world.dice.roll(9)), idle)
         };
         for commit in later.iter().filter(|commit| commit.streamed) {
@@ -212,6 +217,9 @@ impl Source for SimSource {
 
     fn take(&mut self) -> Result<Option<Event<'_, SimAck>>> {
         self.current = self.queue.pop_front();
+        if let Some(Item::Commit(_, end) | Item::Idle(end)) = &self.current {
+            self.received = *end;
+        }
         let ack = |end: &u64| SimAck { run: self.run, end: *end };
         Ok(self.current.as_ref().map(|item| match item {
             Item::Relation(index) => Event::Relation(&self.relations[*index]),
@@ -236,8 +244,8 @@ impl Source for SimSource {
         if self.start.is_none() || self.stream != world.stream || upto.end <= world.confirmed {
             return; // It never arrives, or moves nothing (`LogicalConfirmReceivedLocation` in `logical.c`).
         }
-        let confirmed = world.log.iter().filter(|commit| commit.end <= upto.end).map(|commit| commit.xid);
-        let early: Vec<u32> = confirmed.filter(|xid| world.owed.contains_key(xid)).collect();
+        let confirmed = world.log.iter().filter(|commit| commit.end <= upto.end).map(|commit| commit.id);
+        let early: Vec<u32> = confirmed.filter(|id| world.owed.contains_key(id)).collect();
         if !early.is_empty() {
             world.failure = Some(format!("confirmed {} with {early:?} unanswered", upto.end));
         }
@@ -268,8 +276,8 @@ impl Source for SimSource {
         ack.run == self.run
     }
 
-    fn bytes_behind(&self, _ack: SimAck) -> u64 {
-        0
+    fn received(&self) -> Lsn {
+        Lsn(self.received)
     }
 
     fn standing_by(&self) -> Option<u32> {

@@ -16,6 +16,7 @@ use crate::rules::needs::TableNeeds;
 
 pub mod cache;
 pub mod lookups;
+pub mod rules;
 pub mod server;
 pub mod tables;
 
@@ -142,6 +143,8 @@ pub async fn run(
     let names = server::Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
     let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
     let mut findings = of_catalog(&catalog, needs, names);
+    findings.extend(rules::findings(&config.rules, &catalog));
+    findings.extend(rules::paths(postgres, &config.rules, &catalog, config.postgres.lookup_timeout).await?);
     findings.extend(server::pooler(config.postgres.url.expose()));
     findings.extend(lookups::findings(postgres, config.rules.lookups(), config.postgres.lookup_timeout).await?);
     match cache {
@@ -163,7 +166,8 @@ pub mod example {
 
     /// A column.
     pub fn column(name: &str, not_null: bool, bytes_max: Option<u32>) -> Column {
-        Column { name: name.into(), not_null, generated: String::new(), bytes_max, published: true }
+        let (kind, labels) = ("text".into(), Vec::new());
+        Column { name: name.into(), kind, labels, not_null, generated: String::new(), bytes_max, published: true }
     }
 
     /// A valid unique index.
@@ -208,6 +212,7 @@ pub mod example {
                 senders_max: 10,
                 senders_used: 1,
                 triggers: 2,
+                functions: 2,
                 slot_keep_mb: 4096,
                 sender_timeout_ms: 60_000,
             },
