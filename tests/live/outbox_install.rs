@@ -120,6 +120,23 @@ async fn writers_need_no_right_and_get_none() {
     }
 }
 
+#[tokio::test]
+async fn ddl_is_a_message_in_the_outbox_whoever_runs_it() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        run(&outbox.admin, "CREATE ROLE writer LOGIN; CREATE SCHEMA theirs AUTHORIZATION writer").await;
+        run(&outbox.admin, TRIGGERS).await;
+        let writer = session(&outbox.server, "writer").await;
+        run(&writer, "CREATE TABLE theirs.t (id int); ALTER TABLE theirs.t ADD COLUMN city text DEFAULT 'a'").await;
+        run(&writer, "BEGIN; ALTER TABLE theirs.t DROP COLUMN city; ROLLBACK; ALTER TABLE theirs.t RENAME TO u").await;
+        run(&writer, "DROP TABLE theirs.u").await;
+        let sql = "SELECT string_agg(concat_ws(' ', o.op, o.shape, o.note::json ->> 'kind', o.note::json #>> '{tables,0,schema}',
+                                     o.note::json #>> '{tables,0,name}'), ', ' ORDER BY o.id) FROM crieur.outbox AS o";
+        assert_eq!(ask(&outbox.app, sql).await, "M ddl theirs t, M ddl theirs u, M ddl theirs u");
+        assert!(!outbox.server.log().contains("crieur was not told"), "{}", outbox.server.log());
+    }
+}
+
 const TENANTS: &str = "
     CREATE TABLE t (id int PRIMARY KEY, tenant text);
     ALTER TABLE t ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
