@@ -647,8 +647,13 @@ BEGIN
 END
 $function$;
 
-REVOKE ALL ON SCHEMA crieur FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA crieur FROM PUBLIC;
+-- Whoever may use the schema, for sql/invalidate.sql say, may call none of these.
+REVOKE ALL ON FUNCTION
+    crieur.version, crieur.written, crieur.output_settings, crieur.side, crieur.image, crieur.changed,
+    crieur.query_one, crieur.query_many, crieur.overflow, crieur.generate, crieur.described, crieur.made_of,
+    crieur.carriers, crieur.attached, crieur.attach, crieur.refuse, crieur.watch, crieur.unwatch, crieur.refresh,
+    crieur.notify, crieur.limits, crieur.close_collapsed, crieur.shrink, crieur.grant_worker
+FROM PUBLIC;
 
 -- What an older version left. A table that cannot be brought up to date is a warning, and works as before.
 SELECT crieur.refresh();

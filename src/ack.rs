@@ -109,17 +109,18 @@ impl<A: Copy + Ord> Window<A> {
     /// `held_back` says whether echoes may still hold back what was received past this position, the last that was
     /// returned; `None` before the first. Not past the end of a span: a span may be as long as its keys were invisible.
     pub fn confirm(&mut self, held_back: impl Fn(Option<A>) -> bool) -> Option<A> {
+        let is_out = |span: &Span<A>, upto| span.out > 0 || (span.echoes > 0 && held_back(upto));
         if let Some(barrier) = self.barrier {
-            let confirmed = self.confirmed;
-            let span = self.span(barrier);
-            if span.out > 0 || (span.echoes > 0 && held_back(confirmed)) {
+            // Those before it, too: an earlier barrier may be among them.
+            let upto = (barrier.0 + 1).saturating_sub(self.first) as usize;
+            if self.spans.iter().take(upto).any(|span| is_out(span, self.confirmed)) {
                 return None;
             }
             self.barrier = None;
         }
         let before = self.confirmed;
         while let Some(span) = self.spans.front() {
-            if span.out > 0 || (span.echoes > 0 && held_back(self.confirmed)) {
+            if is_out(span, self.confirmed) {
                 break;
             }
             if let Some(ack) = span.ack {
@@ -158,6 +159,18 @@ mod tests {
         let sweep = window.open_barrier(Some(7));
         window.part_done(sweep);
         assert_eq!(window.confirm(|_| true), Some(7), "nobody had used it");
+    }
+
+    #[test]
+    fn a_second_barrier_does_not_open_the_first() {
+        let mut window = Window::default();
+        window.idle(5);
+        let first = window.open_barrier(None);
+        let second = window.open_barrier(None);
+        window.part_done(second);
+        assert_eq!(window.confirm(|_| true), None);
+        window.part_done(first);
+        assert_eq!(window.confirm(|_| true), Some(5));
     }
 
     /// Keys of `window` that are answered, each with an echo out.

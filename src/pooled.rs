@@ -11,20 +11,21 @@ use std::time::Duration;
 use futures_util::future::{join_all, join3};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
 
 use crate::change::Oid;
 use crate::control::{Answer, AnswerRow, Control, Question, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
+use crate::lookups::{Refused, Text, refusal, texts};
 use crate::lsn::Lsn;
 use crate::mark::Start;
 use crate::quote;
 use crate::replicas::Replicas;
-use crate::rules::{Lookup, Rules};
-use crate::session::{Bytes, Session, Text, lookup_sql, refusal};
+use crate::rules::{Lookup, Rules, sql};
+use crate::session::Session;
 use crate::source::dsn::Dsn;
 use crate::source::outbox::{BEGIN_WRITE, Facts, query, transact};
 use crate::source::sqlstate::session_error;
@@ -138,34 +139,49 @@ impl PooledControl {
     }
 
     /// All questions in one transaction and one round trip. The first that is refused takes those behind it along.
-    async fn ask_together(&self, session: &Session, questions: &[&Question]) -> Result<Vec<Answer>> {
+    async fn ask_together(
+        &self,
+        session: &Session,
+        questions: &[(usize, &Question)],
+    ) -> Result<Vec<std::result::Result<Vec<AnswerRow>, Refused>>> {
         let begin = self.begin();
-        let asked = join_all(questions.iter().map(|question| self.ask_one(session, question)));
+        let asked = join_all(questions.iter().map(|(_, question)| self.ask_one(session, question)));
         let client = &session.client;
         let (began, answers, ended) = join3(client.batch_execute(&begin), asked, client.batch_execute("COMMIT")).await;
         began.and(ended).map_err(|error| session_error(&error))?;
         answers.into_iter().collect()
     }
 
-    async fn ask_one(&self, session: &Session, question: &Question) -> Result<Answer> {
+    async fn ask_one(
+        &self,
+        session: &Session,
+        question: &Question,
+    ) -> Result<std::result::Result<Vec<AnswerRow>, Refused>> {
         let lookup = self.lookups.get(question.lookup.0 as usize);
         let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
         let args: Vec<Text<'_>> = question.args.iter().map(|arg| Text(arg.as_deref())).collect();
         let args: Vec<(&(dyn ToSql + Sync), Type)> = args.iter().map(|arg| (arg as _, Type::UNKNOWN)).collect();
-        match session.client.query_typed(&lookup_sql(lookup), &args).await {
-            Ok(rows) => rows.iter().map(answer_row).collect::<Result<_>>().map(Answer::Rows),
+        match session.client.query_typed(&sql::for_one(&lookup.sql, &lookup.columns), &args).await {
+            Ok(rows) => {
+                let rows: std::result::Result<_, _> = rows.iter().map(|row| texts(row, 0)).collect();
+                rows.map(Ok).map_err(|error| session_error(&error))
+            }
             // Of a statement that is not prepared ahead, the number of parameters shows only now.
             Err(error) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => {
-                Ok(Answer::Refused("it takes another number of parameters than the rule gives".to_owned()))
+                let text = "it takes another number of parameters than the rule gives".to_owned();
+                Ok(Err(Refused { text, code: SqlState::PROTOCOL_VIOLATION }))
             }
-            Err(error) => refusal(&error).map(Answer::Refused),
+            Err(error) => refusal(&error).map(Err),
         }
     }
 }
 
-fn answer_row(row: &Row) -> Result<AnswerRow> {
-    let text = |column| row.try_get::<_, Option<Bytes>>(column).map(|text| text.map(|Bytes(text)| text));
-    (0..row.len()).map(text).collect::<std::result::Result<_, _>>().map_err(|error| session_error(&error))
+/// Refusals of single questions in one batch; past it the others to the same lookup widen unasked.
+const ROUNDS_MAX: u32 = 10;
+
+/// Whether each other question to the lookup would be refused as well, or take as long again.
+fn concerns_all(code: &SqlState) -> bool {
+    code == &SqlState::QUERY_CANCELED || code.code().starts_with("42") || code == &SqlState::PROTOCOL_VIOLATION
 }
 
 /// The tables of the rules as JSON: schema, name, columns that the rules read, columns that every update rule ignores.
@@ -215,16 +231,30 @@ impl Control for PooledControl {
     }
 
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
-        self.attempt(questions.len(), async |session| {
-            let mut left: Vec<&Question> = questions.iter().collect();
-            let mut answers: Vec<Answer> = Vec::with_capacity(questions.len());
+        self.attempt(2 * self.lookups.len(), async |session| {
+            let mut left: Vec<(usize, &Question)> = questions.iter().enumerate().collect();
+            let mut answers = vec![Answer::Rows(Vec::new()); questions.len()];
+            let mut rounds = 0;
             while !left.is_empty() {
                 let given = self.ask_together(session, &left).await?;
                 // Behind a refused one nothing was asked.
-                let refused = given.iter().position(|answer| matches!(answer, Answer::Refused(_)));
-                let counts = refused.map_or(given.len(), |index| index + 1);
-                answers.extend(given.into_iter().take(counts));
-                left.drain(..counts);
+                let refused = given.iter().position(std::result::Result::is_err);
+                let asked = left.drain(..refused.map_or(given.len(), |index| index + 1)).collect::<Vec<_>>();
+                for ((index, question), given) in asked.into_iter().zip(given) {
+                    match given {
+                        Ok(rows) => answers[index] = Answer::Rows(rows),
+                        Err(refused) => {
+                            // Each of the others to this lookup would take as long again.
+                            let also = |other: &Question| other.lookup == question.lookup;
+                            let late = left
+                                .extract_if(.., |(_, other)| refused.code == SqlState::QUERY_CANCELED && also(other));
+                            for (index, _) in late {
+                                answers[index] = Answer::Refused(refused.text.clone());
+                            }
+                            answers[index] = Answer::Refused(refused.text);
+                        }
+                    }
+                }
             }
             Ok(answers)
         })

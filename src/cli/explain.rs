@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use clap::builder::ArgPredicate::IsPresent;
 use serde_json::{Map, Value as Json};
 
 use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
@@ -31,10 +32,17 @@ pub enum Operation {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The table, as in a rule: schema.table.
-    #[arg(long, value_name = "TABLE")]
+    #[arg(
+        long,
+        value_name = "TABLE",
+        required = false,
+        required_unless_present = "diff",
+        default_value_if("diff", IsPresent, "")
+    )]
     pub table: String,
     /// What happened to the row.
-    #[arg(long = "op", value_name = "OPERATION")]
+    #[arg(long = "op", value_name = "OPERATION", required = false, required_unless_present = "diff")]
+    #[arg(default_value_if("diff", IsPresent, "truncate"))]
     pub operation: Operation,
     /// The row before, as a JSON object: column to value; a column that is left out is unknown. `-` reads stdin.
     #[arg(long, value_name = "JSON")]

@@ -139,7 +139,7 @@ pub fn file(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mistakes)
 
 /// A value for the layers. A list must be written as a list: its comma separated form is the environment's.
 fn kind_of(key: &Key, value: &Toml<'_>) -> Option<ValueKind> {
-    let is_list = matches!(key.kind, Kind::Texts | Kind::Urls | Kind::Ascending);
+    let is_list = matches!(key.kind, Kind::Texts | Kind::Prefixes | Kind::Urls | Kind::Ascending);
     match value.get_ref() {
         DeValue::String(text) if !is_list => Some(ValueKind::String(text.to_string())),
         DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(ValueKind::I64),

@@ -142,8 +142,9 @@ where
         self.totals.sweeps += 1;
         self.totals.swept += swept.deleted;
         (self.news)(News::SweepEnded(swept));
+        let again = std::mem::take(&mut self.sweep_again);
         for delivery in deliveries {
-            self.delivered(delivery);
+            if again { self.queue_sweep(delivery) } else { self.delivered(delivery) }
         }
         self.tell();
     }

@@ -131,6 +131,7 @@ where
 
     /// The cache is another than before: what was deleted since its mark is deleted again, or everything is swept.
     fn go_on_from(&mut self, found: Option<Vec<u8>>, gap: Option<Gap>) {
+        self.sweep_again = self.sweep.is_some();
         match gap {
             None | Some(Gap::Missing | Gap::Behind { .. } | Gap::WentBack) => {}
             // Not of this run, so not of ours: its position means nothing here, even if it looks like one of ours.

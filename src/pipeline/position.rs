@@ -82,15 +82,16 @@ where
     /// What the server that is connected now has heard of; `None` while there is none and was none.
     fn confirmed_to_server(&self) -> Option<Lsn> {
         let start = self.compared.as_ref().map(|start| start.confirmed);
-        self.marked.map(|ack| self.source.lsn(ack)).or(start)
+        self.marked.map(|ack| self.source.lsn(ack)).max(start)
     }
 
     /// One try: whatever fails, the cache is asked what it holds.
     fn write_mark(&mut self, now: Instant) {
         let Some(start) = &self.compared else { return };
         let ack = self.answered.take();
-        // Where this connection started is covered by the mark that was compared with it.
-        let lsn = ack.or(self.marked).map_or(start.confirmed, |ack| self.source.lsn(ack));
+        // Where this connection started is covered, by the mark that was compared with it or by a sweep. The last mark
+        // may say less: the slot was made anew.
+        let lsn = ack.or(self.marked).map_or(start.confirmed, |ack| self.source.lsn(ack).max(start.confirmed));
         let mark = Mark {
             system: start.system.clone(),
             timeline: start.timeline,

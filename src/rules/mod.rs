@@ -5,12 +5,17 @@
 
 #[cfg(test)]
 mod cases;
+mod columns;
 pub mod condition;
+pub mod cover;
+pub mod custom;
+mod digest;
 pub mod filter;
 mod images;
 mod json;
 mod keyspec;
 pub mod like;
+pub mod lint;
 mod lookup;
 pub mod name;
 pub mod needs;
@@ -20,6 +25,7 @@ pub mod plan;
 pub mod reading;
 mod render;
 mod rule;
+pub mod sql;
 pub mod syntax;
 pub mod template;
 
@@ -261,19 +267,6 @@ impl Rules {
     /// The lookup that feeds a family's keys.
     pub fn lookup_of(&self, id: FamilyId) -> Option<LookupId> {
         self.templates.get(id.0 as usize)?.lookup
-    }
-
-    /// A digest of the families that does not depend on their order (FNV-1a, 64 bits, hexadecimal): rules that own
-    /// other keys have another. It guards against forgetting, not against an attacker.
-    pub fn digest(&self) -> String {
-        let mut families: Vec<&[u8]> = self.families().map(|(_, family)| family).collect();
-        families.sort_unstable();
-        families.dedup();
-        let length = |family: &[u8]| (family.len() as u64).to_be_bytes();
-        let bytes = families.iter().flat_map(|family| length(family).into_iter().chain(family.iter().copied()));
-        let hash = bytes
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        format!("{hash:016x}")
     }
 }
 

@@ -85,8 +85,50 @@ pub fn as_javascript(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// So few digits that nothing overflows, not when two are compared either.
+const SHORT_MAX: usize = 18;
+
+/// Powers of ten.
+const POWERS: [i128; SHORT_MAX + 1] = {
+    let mut powers = [1; SHORT_MAX + 1];
+    let mut at = 1;
+    while at < powers.len() {
+        powers[at] = powers[at - 1] * 10;
+        at += 1;
+    }
+    powers
+};
+
+/// A number of few digits as an integer and how many of these stand behind the point: `-1.50` is -150 and 2.
+#[inline]
+fn short(text: &[u8]) -> Option<(i64, usize)> {
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        rest => (false, rest),
+    };
+    let (mut number, mut behind, mut point) = (0_i64, 0, false);
+    if digits.len() > SHORT_MAX {
+        return None;
+    }
+    for byte in digits {
+        match byte {
+            b'0'..=b'9' => {
+                number = number * 10 + i64::from(byte - b'0');
+                behind += usize::from(point);
+            }
+            b'.' if !point => point = true,
+            _ => return None,
+        }
+    }
+    (digits.len() > usize::from(point)).then_some((if negative { -number } else { number }, behind))
+}
+
 /// Compares as numbers; `None` when one is no number. `NaN` equals itself and is greater than all, as in PostgreSQL.
 pub fn compare(left: &[u8], right: &[u8]) -> Option<Ordering> {
+    if let (Some((left, left_behind)), Some((right, right_behind))) = (short(left), short(right)) {
+        let scaled = |number: i64, behind: usize| i128::from(number) * POWERS[behind];
+        return Some(scaled(left, right_behind).cmp(&scaled(right, left_behind)));
+    }
     let rank = |text: &[u8]| match text {
         b"-Infinity" => Some(-1),
         b"Infinity" => Some(1),

@@ -48,7 +48,7 @@ async fn a_publication_that_was_dropped_is_waited_for_and_everything_swept_when_
         scene.fill();
         scene.run("UPDATE properties SET title = 'unseen too'").await;
         let out = daemon::run("setup", &scene.config(), &[]);
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(out.status.success(), "{out:?}");
         if version != Version::V18 {
             daemon.wait_for_log("replication slot created");
         }

@@ -62,6 +62,8 @@ impl Cache for SimCache {
         if self.world.borrow_mut().fault(20) || self.world.borrow().server != server {
             return self.broken("simulated lost reply");
         }
+        // The reply is on its way, and may come after its server has ended.
+        self.wait(3).await;
         Ok(Deleted::default())
     }
 
@@ -77,6 +79,7 @@ impl Cache for SimCache {
             let matches = |key: &str| patterns.iter().any(|pattern| glob::matches(pattern.bytes, key.as_bytes()));
             self.world.borrow_mut().delete(|key| visited(key) && matches(key));
         }
+        self.wait(3).await;
         Ok(Swept::default())
     }
 
@@ -154,10 +157,11 @@ impl Control for SimControl {
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
         let wait = self.0.borrow_mut().pause(3);
         sleep(wait).await;
-        if self.0.borrow_mut().fault(30) {
+        let unanswered = self.0.borrow().unanswered;
+        if self.0.borrow_mut().fault(30) || (unanswered && self.0.borrow_mut().dice.one_in(2)) {
             return Err(Error::transient("simulated loss of the control session"));
         }
-        let refused = self.0.borrow_mut().fault(40);
+        let refused = self.0.borrow_mut().fault(40) || (unanswered && self.0.borrow_mut().dice.one_in(2));
         let answer = |question: &Question| {
             let id = question.args[0].as_deref().and_then(|id| std::str::from_utf8(id).ok()?.parse::<u64>().ok());
             let owner = id.expect("a row's number") % OWNERS;

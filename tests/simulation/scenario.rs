@@ -36,11 +36,19 @@ pub enum Kind {
     Streamed,
     /// Readers without leases, who promise to store before the last echo.
     Plain,
-    /// The control session fails while it looks up.
+    /// Lookups fail or are refused for a while, and the cache goes back meanwhile.
     Lookups,
+    /// PostgreSQL forgets what was seen, and later the cache goes back to a time when it was.
+    RestartThenBack,
+    /// A standby takes over that lacks the last commits.
+    Failover,
+    /// Changes stay out of the stream while the daemon is away, because PostgreSQL crashed, or while the cache goes back.
+    AlteredAway,
+    /// Echoes that never come hold the position back, but not more than they may.
+    Budget,
 }
 
-pub const KINDS: [Kind; 16] = [
+pub const KINDS: [Kind; 20] = [
     Kind::Chaos,
     Kind::GoesBack,
     Kind::GoesBackTwice,
@@ -57,6 +65,10 @@ pub const KINDS: [Kind; 16] = [
     Kind::Streamed,
     Kind::Plain,
     Kind::Lookups,
+    Kind::RestartThenBack,
+    Kind::Failover,
+    Kind::AlteredAway,
+    Kind::Budget,
 ];
 
 /// How a life of the daemon ends.
@@ -77,6 +89,8 @@ pub struct Plan {
     /// Replies are lost between these two.
     pub troubles: std::ops::Range<Instant>,
     pub faults_end: Instant,
+    /// Whether the walsender sends keepalives. Without them only a commit brings a position.
+    pub chatty: bool,
     /// Ends of lives of the first daemon, the last first.
     pub ends: Vec<(Instant, End)>,
 }
@@ -88,7 +102,7 @@ const fn ms(ms: u64) -> Duration {
 impl Plan {
     pub fn new(seed: u64, dice: &mut Dice) -> Plan {
         let kind = KINDS[(seed % KINDS.len() as u64) as usize];
-        let now = Instant::now();
+        let (now, chatty) = (Instant::now(), dice.one_in(2));
         if kind == Kind::Chaos {
             let faults_end = now + ms(dice.roll(600));
             return Plan {
@@ -97,11 +111,16 @@ impl Plan {
                 written: now + ms(600),
                 troubles: now..faults_end,
                 faults_end,
+                chatty,
                 ends: Vec::new(),
             };
         }
         let at = now + ms(450 + dice.roll(300)) + Duration::from_micros(dice.roll(1_000));
-        let after = if kind == Kind::Publication { 250 } else { dice.roll(80) };
+        let after = match kind {
+            Kind::Publication | Kind::AlteredAway => 250,
+            Kind::RestartThenBack => 150,
+            _ => dice.roll(80),
+        };
         let troubled = if dice.one_in(3) { ms(dice.roll(100)) } else { Duration::ZERO };
         let ends = match kind {
             Kind::Killed => vec![(at + ms(dice.roll(150)), End::Killed), (at, End::Killed)],
@@ -115,7 +134,7 @@ impl Plan {
             _ => Vec::new(),
         };
         let faults_end = at + ms(450);
-        Plan { kind, at, written: at + ms(after), troubles: at..at + troubled, faults_end, ends }
+        Plan { kind, at, written: at + ms(after), troubles: at..at + troubled, faults_end, chatty, ends }
     }
 }
 
@@ -136,7 +155,7 @@ pub async fn happen(world: Shared) {
         Kind::GoesBack => go_back(&world, plan.at - age, age).await,
         Kind::GoesBackTwice => {
             go_back(&world, plan.at - age, age).await;
-            let (wait, age) = (world.borrow_mut().pause(30), world.borrow_mut().pause(30));
+            let (wait, age) = pauses(&world, 30, 30);
             go_back(&world, Instant::now() + wait, age).await;
         }
         Kind::Emptied => emptied(&world, plan.at).await,
@@ -158,9 +177,32 @@ pub async fn happen(world: Shared) {
         Kind::NewSlot => once(&world, plan.at, |world| world.borrow_mut().lose_slot()).await,
         Kind::ControlLost => once(&world, plan.at, |world| world.borrow_mut().control_lost = true).await,
         Kind::Streamed => once(&world, plan.at, |world| world.borrow_mut().cut()).await,
+        Kind::Failover => once(&world, plan.at, |world| world.borrow_mut().fail_over()).await,
+        Kind::RestartThenBack => {
+            sleep_until(plan.at - age / 2).await;
+            let copy = world.borrow().cache.clone();
+            once(&world, plan.at, |world| world.borrow_mut().crash()).await;
+            let wait = world.borrow_mut().pause(300);
+            sleep(ms(100) + wait).await;
+            world.borrow_mut().become_copy(copy);
+        }
+        Kind::AlteredAway => altered_away(&world, plan.at, age).await,
+        Kind::Lookups => {
+            once(&world, plan.at, |world| world.borrow_mut().unanswered = true).await;
+            let wait = world.borrow_mut().pause(50);
+            go_back(&world, Instant::now() + wait, age / 2).await;
+            let wait = world.borrow_mut().pause(50);
+            sleep(wait).await;
+            world.borrow_mut().unanswered = false;
+        }
         Kind::Takeover if plan.ends.is_empty() => once(&world, plan.at, |world| world.borrow_mut().cut()).await,
-        Kind::Replicas | Kind::Killed | Kind::Stopped | Kind::Takeover | Kind::Plain | Kind::Lookups => {}
+        Kind::Replicas | Kind::Killed | Kind::Stopped | Kind::Takeover | Kind::Plain | Kind::Budget => {}
     }
+}
+
+fn pauses(world: &Shared, first_ms: u64, second_ms: u64) -> (Duration, Duration) {
+    let mut world = world.borrow_mut();
+    (world.pause(first_ms), world.pause(second_ms))
 }
 
 async fn once(world: &Shared, at: Instant, fault: impl Fn(&Shared)) {
@@ -173,23 +215,46 @@ async fn go_back(world: &Shared, copied: Instant, age: Duration) {
     sleep_until(copied).await;
     let copy = world.borrow().cache.clone();
     sleep(age).await;
-    let mut world = world.borrow_mut();
-    let marks = world.cache.marks;
-    world.cache = Copy { marks, ..copy };
-    world.server += 1;
+    world.borrow_mut().become_copy(copy);
 }
 
-/// An empty cache; half of the time it then goes back to a copy that has no mark either, while the first sweep runs.
+/// A table is not published for a moment, and the daemon sees only the end of it.
+async fn altered_away(world: &Shared, at: Instant, age: Duration) {
+    sleep_until(at - age / 2).await;
+    let copy = world.borrow().cache.clone();
+    sleep_until(at).await;
+    let crashes = world.borrow_mut().dice.one_in(2);
+    if crashes {
+        world.borrow_mut().crash();
+    }
+    world.borrow_mut().publish(false);
+    let wait = world.borrow_mut().pause(60);
+    sleep(wait).await;
+    if !crashes {
+        world.borrow_mut().become_copy(copy);
+    }
+    let wait = world.borrow_mut().pause(10);
+    sleep(wait).await;
+    world.borrow_mut().publish(true);
+}
+
+/// An empty cache; half of the time it then goes back to a copy that has no mark either, while the first sweep runs, or
+/// behind it when no mark could be written.
 async fn emptied(world: &Shared, at: Instant) {
     sleep_until(at).await;
-    let again = {
+    let (again, full) = {
         let mut world = world.borrow_mut();
         world.cache = Copy { marks: world.cache.marks, ..Copy::default() };
         world.server += world.dice.roll(2);
-        world.dice.one_in(2)
+        world.full = world.dice.one_in(3);
+        (world.full || world.dice.one_in(2), world.full)
     };
     if again {
-        let (wait, age) = (world.borrow_mut().pause(30), world.borrow_mut().pause(20));
+        let most_ms = if full { 150 } else { 30 };
+        let (wait, age) = pauses(world, most_ms, 20);
         go_back(world, at + wait, age).await;
     }
+    let wait = world.borrow_mut().pause(60);
+    sleep(wait).await;
+    world.borrow_mut().full = false;
 }

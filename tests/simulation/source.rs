@@ -117,13 +117,14 @@ impl SimSource {
         } else {
             SlotOrigin::Found
         };
+        self.received = world.confirmed;
         self.next = world.log.iter().take_while(|commit| commit.end <= world.confirmed).count();
         self.queue = VecDeque::from([Item::Relation(0), Item::Relation(1)]);
         self.opened.clear();
         (self.run, self.stream) = (world.run, world.stream);
         self.start = Some(Start {
             system: "sim".into(),
-            timeline: 1,
+            timeline: world.timeline,
             confirmed: Lsn(world.confirmed),
             run: world.run.to_string(),
             publication: world.publication.to_string(),
@@ -162,7 +163,8 @@ impl SimSource {
             let commit = world.log.get(self.next).filter(|commit| commit.flushed_at <= now).cloned();
             let later: Vec<Commit> = world.log.iter().skip(self.next + 1).take(2).cloned().collect();
             let flushed = world.log.iter().all(|commit| commit.flushed_at <= now);
-            let idle = (commit.is_none() && flushed && world.dice.one_in(3)).then(|| world.end() + 1);
+            let quiet = commit.is_none() && flushed;
+            let idle = (quiet && world.plan.chatty && world.dice.one_in(3)).then(|| world.end() + 1);
             (commit, later, world.dice.one_in(rare).then(|| world.dice.roll(9)), idle)
         };
         for commit in later.iter().filter(|commit| commit.streamed) {
@@ -242,8 +244,8 @@ impl Source for SimSource {
         if self.start.is_none() || self.stream != world.stream || upto.end <= world.confirmed {
             return; // It never arrives, or moves nothing (`LogicalConfirmReceivedLocation` in `logical.c`).
         }
-        let confirmed = world.log.iter().filter(|commit| commit.end <= upto.end).map(|commit| commit.xid);
-        let early: Vec<u32> = confirmed.filter(|xid| world.owed.contains_key(xid)).collect();
+        let confirmed = world.log.iter().filter(|commit| commit.end <= upto.end).map(|commit| commit.id);
+        let early: Vec<u32> = confirmed.filter(|id| world.owed.contains_key(id)).collect();
         if !early.is_empty() {
             world.failure = Some(format!("confirmed {} with {early:?} unanswered", upto.end));
         }

@@ -41,6 +41,8 @@ pub const OWNERS: u64 = 4;
 /// One committed transaction.
 #[derive(Clone)]
 pub struct Commit {
+    /// Of this transaction only; a server that took over gives out the numbers of lost ones again.
+    pub id: u32,
     pub xid: u32,
     pub end: u64,
     pub rows: Vec<u64>,
@@ -85,11 +87,15 @@ pub struct World {
     pub replica: bool,
     pub echoes: bool,
     pub log: Vec<Commit>,
+    pub ids: u32,
     pub xids: u32,
     /// Keys of each transaction that were not deleted yet at a moment when it was visible.
     pub owed: BTreeMap<u32, BTreeSet<String>>,
     pub confirmed: u64,
+    /// What echoes may hold back for ever; zero where each of them comes.
+    pub budget: u64,
     pub run: u64,
+    pub timeline: u32,
     pub publication: u64,
     pub published: bool,
     /// Connections of the walsender; a cut makes it another.
@@ -102,6 +108,8 @@ pub struct World {
     /// Which server is behind the cache's address.
     pub server: u64,
     pub control_lost: bool,
+    /// Lookups fail, or are refused.
+    pub unanswered: bool,
     /// The cache refuses the mark.
     pub full: bool,
     pub quiet: bool,
@@ -124,7 +132,7 @@ impl World {
         let now = Instant::now();
         let seen = |commit: &&Commit| if self.replica { commit.replayed_at <= now } else { commit.visible_at <= now };
         let touching = self.log.iter().filter(seen).filter(|commit| commit.keys.contains(key));
-        touching.map(|commit| commit.xid).collect()
+        touching.map(|commit| commit.id).collect()
     }
 
     /// A mark was written: every value in the cache must have all up to it, and nothing that never happened.
@@ -137,8 +145,8 @@ impl World {
         let upto = mark.lsn.parse::<Lsn>().expect("a position").0;
         for (key, held) in &self.cache.keys {
             let Held::Value(seen) = held else { continue };
-            let lacks = self.log.iter().any(|c| c.end <= upto && c.keys.contains(key) && !seen.contains(&c.xid));
-            let invented = seen.iter().any(|xid| self.log.iter().all(|commit| commit.xid != *xid));
+            let lacks = self.log.iter().any(|c| c.end <= upto && c.keys.contains(key) && !seen.contains(&c.id));
+            let invented = seen.iter().any(|id| self.log.iter().all(|commit| commit.id != *id));
             if lacks || invented {
                 self.failure = Some(format!("the mark says {upto}, {key} is stale (invented: {invented})"));
             }
@@ -150,7 +158,7 @@ impl World {
         let now = Instant::now();
         self.cache.keys.retain(|key, _| !deleted(key));
         for commit in self.log.iter().filter(|commit| commit.visible_at <= now) {
-            if let Some(keys) = self.owed.get_mut(&commit.xid) {
+            if let Some(keys) = self.owed.get_mut(&commit.id) {
                 keys.retain(|key| !deleted(key));
             }
         }
@@ -159,6 +167,11 @@ impl World {
 
     pub fn end(&self) -> u64 {
         self.log.last().map_or(0, |commit| commit.end)
+    }
+
+    /// Everything is confirmed but what echoes may hold back.
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed + self.budget >= self.end()
     }
 
     pub fn stale(&self) -> Vec<String> {
@@ -171,10 +184,27 @@ impl World {
         let now = Instant::now();
         let kept = self.log.iter().take_while(|commit| commit.flushed_at <= now).count();
         for lost in self.log.split_off(kept) {
-            self.owed.remove(&lost.xid);
+            self.owed.remove(&lost.id);
         }
         self.log.iter_mut().for_each(|commit| commit.visible_at = commit.visible_at.min(now));
         (self.run, self.control_lost) = (self.run + 1, true);
+        self.cut();
+    }
+
+    /// A standby takes over that lacks the last commits, and whose slot is a little behind. Its transactions and
+    /// positions have the numbers of the lost ones.
+    pub fn fail_over(&mut self) {
+        let now = Instant::now();
+        let kept = self.log.iter().take_while(|commit| commit.replayed_at <= now).count();
+        for lost in self.log.split_off(kept) {
+            self.owed.remove(&lost.id);
+        }
+        for commit in &mut self.log {
+            (commit.visible_at, commit.flushed_at) = (commit.visible_at.min(now), commit.flushed_at.min(now));
+        }
+        self.xids = self.log.last().map_or(2, |last| last.xid);
+        self.confirmed = self.confirmed.min(self.end()).saturating_sub(10 * self.dice.roll(4));
+        (self.run, self.timeline, self.control_lost) = (self.run + 1, self.timeline + 1, true);
         self.cut();
     }
 
@@ -208,7 +238,7 @@ impl World {
         self.confirmed = self.end();
         self.log.iter_mut().for_each(|commit| commit.flushed_at = commit.flushed_at.min(Instant::now()));
         for commit in &self.log {
-            self.owed.remove(&commit.xid);
+            self.owed.remove(&commit.id);
         }
     }
 
@@ -223,6 +253,12 @@ impl World {
                 self.server += u64::from(!silent);
             }
         }
+    }
+
+    /// Another server answers, with this copy.
+    pub fn become_copy(&mut self, copy: Copy) {
+        self.cache = Copy { marks: self.cache.marks, ..copy };
+        self.server += 1;
     }
 
     fn chaos(&mut self) {
@@ -266,7 +302,7 @@ pub async fn write(world: Shared) {
         let commit = world.borrow_mut().commit();
         let mut world = world.borrow_mut();
         if commit.published && !commit.keys.is_empty() {
-            world.owed.insert(commit.xid, commit.keys.clone());
+            world.owed.insert(commit.id, commit.keys.clone());
         }
         world.log.push(commit);
     }
@@ -275,24 +311,34 @@ pub async fn write(world: Shared) {
 impl World {
     fn commit(&mut self) -> Commit {
         let (now, kind) = (Instant::now(), self.plan.kind);
+        self.ids += 1;
         self.xids += 1;
-        let most = if kind == Kind::Streamed { 12 } else { 4 };
+        let most = if matches!(kind, Kind::Streamed | Kind::Lookups) { 12 } else { 4 };
         let rows: Vec<u64> = (0..self.dice.roll(most)).map(|_| self.dice.roll(ROWS)).collect();
         // Sweeps run when the cache goes back.
-        let rare = if matches!(kind, Kind::GoesBack | Kind::GoesBackTwice) { 5 } else { 15 };
+        let rare = if matches!(kind, Kind::GoesBack | Kind::GoesBackTwice) { 3 } else { 15 };
         let shelf = if self.dice.one_in(rare) { Some(self.dice.roll(3)) } else { None };
-        let most_ms = if kind == Kind::NewSlot { 400 } else { 30 };
+        let most_ms = if matches!(kind, Kind::NewSlot | Kind::AlteredAway) { 400 } else { 30 };
         let invisible = if self.dice.one_in(3) { self.pause(most_ms) } else { Duration::ZERO };
         // `synchronous_commit = off`: seen before it is flushed, and flushed in order.
-        let most_ms = if kind == Kind::Restart { 60 } else { 20 };
+        let most_ms = match kind {
+            Kind::Restart => 60,
+            Kind::RestartThenBack => 120,
+            _ => 20,
+        };
         let unflushed = if self.dice.one_in(4) { self.pause(most_ms) } else { Duration::ZERO };
         let behind = self.log.last().map_or(now, |last| last.flushed_at);
         let flushed_at = (now + unflushed).max(behind);
         let last_replayed = self.log.last().map_or(now, |last| last.replayed_at);
-        let most_ms = if kind == Kind::Replicas { 200 } else { 20 };
+        let most_ms = match kind {
+            Kind::Replicas => 200,
+            Kind::Failover => 60,
+            _ => 20,
+        };
         let replayed_at = (flushed_at + self.pause(most_ms)).max(last_replayed);
         let streamed = self.dice.one_in(if kind == Kind::Streamed { 2 } else { 4 });
         Commit {
+            id: self.ids,
             xid: self.xids,
             end: self.end() + 10,
             shelf,

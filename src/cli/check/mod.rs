@@ -17,6 +17,7 @@ use crate::rules::needs::TableNeeds;
 pub mod cache;
 pub mod lookups;
 pub(crate) mod outbox;
+pub mod rules;
 pub mod server;
 pub mod tables;
 
@@ -141,15 +142,16 @@ pub async fn run(
     out: &mut dyn Write,
 ) -> Result<Exit> {
     let names = server::Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
+    let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
     let mut findings = match config.postgres.mode {
         Mode::Outbox => outbox::findings(postgres, names.slot, needs).await?,
-        Mode::Replication => {
-            let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
-            let mut findings = of_catalog(&catalog, needs, names);
-            findings.extend(server::pooler(config.postgres.url.expose()));
-            findings
-        }
+        Mode::Replication => of_catalog(&catalog, needs, names),
     };
+    findings.extend(rules::findings(&config.rules, &catalog));
+    findings.extend(rules::paths(postgres, &config.rules, &catalog, config.postgres.lookup_timeout).await?);
+    if config.postgres.mode == Mode::Replication {
+        findings.extend(server::pooler(config.postgres.url.expose()));
+    }
     findings.extend(lookups::findings(postgres, config.rules.lookups(), config.postgres.lookup_timeout).await?);
     match cache {
         Ok(mut connection) => {
@@ -170,7 +172,8 @@ pub mod example {
 
     /// A column.
     pub fn column(name: &str, not_null: bool, bytes_max: Option<u32>) -> Column {
-        Column { name: name.into(), not_null, generated: String::new(), bytes_max, published: true }
+        let (kind, labels) = ("text".into(), Vec::new());
+        Column { name: name.into(), kind, labels, not_null, generated: String::new(), bytes_max, published: true }
     }
 
     /// A valid unique index.
@@ -215,6 +218,7 @@ pub mod example {
                 senders_max: 10,
                 senders_used: 1,
                 triggers: 2,
+                functions: 2,
                 slot_keep_mb: 4096,
                 sender_timeout_ms: 60_000,
             },

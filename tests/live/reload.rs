@@ -1,0 +1,148 @@
+//! SIGHUP: other rules without a restart. A bad file changes nothing, a good one loses nothing.
+
+use std::fs;
+use std::process::Command;
+
+use super::daemon::Daemon;
+use super::scene::{Scene, set, swept};
+
+const BEGINS: &str = "other rules: the stream begins anew from the confirmed position";
+const SWEPT: &str = "the rules changed since the mark was written: sweeping";
+
+fn hang_up(daemon: &Daemon) {
+    let killed = Command::new("kill").args(["-HUP", &daemon.pid().to_string()]).status().expect("kill is installed");
+    assert!(killed.success());
+}
+
+fn write(daemon: &Daemon, config: &str) {
+    fs::write(daemon.config_path(), config).expect("the directory is ours");
+}
+
+async fn confirmed_lsn(scene: &Scene) -> String {
+    let lsn = "SELECT lpad(split_part(confirmed_flush_lsn::text, '/', 1), 8, '0') || \
+               lpad(split_part(confirmed_flush_lsn::text, '/', 2), 8, '0') FROM pg_replication_slots";
+    scene.ask(lsn).await
+}
+
+#[tokio::test]
+async fn other_rules_count_from_the_confirmed_position_on() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;
+    assert_eq!(gone, set(&["available_slots:1"]));
+    let before = confirmed_lsn(&scene).await;
+
+    // While a transaction is open, and large enough to be streamed under the old rules.
+    let writer = scene.postgres.client().await;
+    let bulk = "BEGIN; INSERT INTO visit_bookings SELECT id, id FROM generate_series(3, 60000) AS id; \
+                INSERT INTO visit_bookings VALUES (2, 1)";
+    writer.batch_execute(bulk).await.expect("valid SQL");
+    write(&daemon, &scene.config().replace("available_slots:{property_id}", "available_slots:{id}"));
+    hang_up(&daemon);
+    daemon.wait_for_log(BEGINS);
+    daemon.wait_for_log(SWEPT);
+    swept(&scene, &daemon).await;
+    daemon.wait_for_logs("replication started", 2);
+    scene.confirmed(&daemon).await;
+    scene.fill();
+    writer.batch_execute("COMMIT").await.expect("valid SQL");
+    scene.confirmed(&daemon).await;
+    assert_eq!(scene.gone(), set(&["available_slots:2"]), "{}", daemon.log());
+    assert!(confirmed_lsn(&scene).await >= before);
+
+    // The same rules in other words, in another order, are the same rules.
+    let same =
+        format!("# said again\n{}", scene.config().replace("available_slots:{property_id}", "available_slots:{id}"));
+    write(&daemon, &same);
+    hang_up(&daemon);
+    daemon.wait_for_log("they are those in force");
+    assert_eq!(daemon.log().matches(BEGINS).count(), 1);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_bad_file_leaves_the_rules_in_force_and_says_why() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("the rules in force stay");
+    let bad = [
+        (scene.config().replace("detail:{id}", "detail:{id"), "brace is never closed"),
+        ("[[rules]".to_owned(), "not valid TOML"),
+        (scene.config().replace("[[rules]]", "[[rulez]]"), "did you mean \"rules\"?"),
+    ];
+    for (index, (config, words)) in bad.iter().enumerate() {
+        write(&daemon, config);
+        hang_up(&daemon);
+        daemon.wait_for_logs("the rules in force stay", index + 1);
+        assert!(daemon.log().contains(words), "{words}: {}", daemon.log());
+        let sql = format!("INSERT INTO visit_bookings VALUES ({index}, 1)");
+        assert_eq!(scene.change(&daemon, &sql).await, set(&["available_slots:1"]), "{}", daemon.log());
+    }
+    fs::remove_file(daemon.config_path()).expect("it is there");
+    hang_up(&daemon);
+    daemon.wait_for_logs("the rules in force stay", 4);
+    assert!(!daemon.log().contains(BEGINS), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// Lookups and tables are those of the new rules, and what only a start reads is named.
+#[tokio::test]
+async fn lookups_and_watched_tables_follow_the_rules() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("changed settings take effect at the next start only");
+    daemon.allow("is not in publication");
+    scene.run("CREATE TABLE later (id int PRIMARY KEY)").await;
+    let lookup = "lookup.owner = { sql = \"SELECT $1::int - 29 AS owner_id\", args = [\"lease_id\"] }";
+    let (first, rest) = super::scene::RULES.split_once("lookup.owner").expect("it looks up");
+    let rest = rest.split_once('\n').expect("more rules follow").1;
+    let later = "[[rules]]\ntable = \"public.later\"\nkeys = [\"visits:{id}\"]\n";
+    let rules = format!("{first}{lookup}\n{rest}{later}");
+    let config =
+        scene.config().replace(super::scene::RULES, &rules).replace("echo = []", "echo = []\ntimeout = \"4s\"");
+    write(&daemon, &config);
+    hang_up(&daemon);
+    daemon.wait_for_log("changed settings take effect at the next start only: cache.timeout");
+    daemon.wait_for_log("table \"public.later\" is not in publication");
+    scene.run("ALTER PUBLICATION crieur ADD TABLE later").await;
+    daemon.wait_for_log("the publication changed since the mark was written: sweeping");
+    scene.run("UPDATE leases SET property_id = property_id").await;
+    scene.confirmed(&daemon).await;
+    let gone =
+        scene.change(&daemon, "INSERT INTO rental_payments VALUES (1, 71, 5); INSERT INTO later VALUES (1)").await;
+    assert_eq!(gone, set(&["dashboard:42", "payments:lease:71", "visits:1"]), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_reload_while_the_cache_is_away_ends_and_a_stop_is_heard_meanwhile() {
+    let scene = Scene::start().await;
+    let config = scene.config().replace("[postgres]", "[limits]\nstop_timeout = \"500ms\"\n[postgres]");
+    let mut daemon = scene.daemon_with(&config).await;
+    daemon.allow("failed to");
+    scene.cache.freeze();
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    write(&daemon, &config.replace("available_slots:{property_id}", "available_slots:{id}"));
+    hang_up(&daemon);
+    daemon.wait_for_log(BEGINS);
+    daemon.wait_for_logs("replication started", 2);
+    scene.cache.thaw();
+    swept(&scene, &daemon).await;
+    scene.confirmed(&daemon).await;
+    scene.cache.freeze();
+    scene.run("INSERT INTO visit_bookings VALUES (2, 2)").await;
+    write(&daemon, &config);
+    hang_up(&daemon);
+    daemon.wait_for_logs(BEGINS, 2);
+    assert_eq!(daemon.stop(), Some(0));
+    scene.cache.thaw();
+    let mut daemon = scene.daemon_with(&config).await;
+    daemon.wait_for_log("sweep finished");
+    scene.run("UPDATE leases SET property_id = property_id").await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(
+        scene.change(&daemon, "DELETE FROM visit_bookings").await,
+        set(&["available_slots:1", "available_slots:2"])
+    );
+    assert_eq!(daemon.stop(), Some(0));
+}
