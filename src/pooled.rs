@@ -5,6 +5,7 @@
 //! so their transactions are visible already.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::change::Oid;
-use crate::control::{Answer, AnswerRow, Control, Question, Sighting};
+use crate::control::{Answer, AnswerRow, Control, LookupId, Question, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lookups::{Refused, Text, refusal, texts};
@@ -24,6 +25,7 @@ use crate::lsn::Lsn;
 use crate::mark::Start;
 use crate::quote;
 use crate::replicas::Replicas;
+use crate::rules::reading::Form;
 use crate::rules::{Lookup, Rules, sql};
 use crate::session::Session;
 use crate::source::dsn::Dsn;
@@ -38,6 +40,7 @@ struct Live {
     session: Session,
     system: String,
     timeline: u32,
+    lookups: RefCell<HashMap<LookupId, Rc<Described>>>,
     /// One exchange at a time.
     free: Mutex<()>,
 }
@@ -83,13 +86,13 @@ impl PooledControl {
         }
         let session = Session::through_pooler(&self.dsn, self.connect_timeout).await?;
         let Facts { system, timeline, .. } = Facts::read(&session.client).await?;
-        let live = Rc::new(Live { session, system, timeline, free: Mutex::new(()) });
+        let live = Rc::new(Live { session, system, timeline, lookups: RefCell::default(), free: Mutex::new(()) });
         *self.live.borrow_mut() = Some(Rc::clone(&live));
         Ok(live)
     }
 
     /// One attempt of a step; an error ends the connection, and a server that does not answer is an error.
-    async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(&Session) -> Result<T>) -> Result<T> {
+    async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(&Live) -> Result<T>) -> Result<T> {
         let live = self.live().await?;
         if self
             .expected
@@ -105,7 +108,7 @@ impl PooledControl {
         let limit = self.statement_timeout.saturating_mul(statements) + Duration::from_secs(5);
         let asked = async {
             let _alone = live.free.lock().await;
-            step(&live.session).await
+            step(&live).await
         };
         let result = match timeout(limit, asked).await {
             Ok(result) => result,
@@ -119,8 +122,8 @@ impl PooledControl {
 
     /// The first column of the first row.
     async fn text(&self, sql: &str) -> Result<String> {
-        self.attempt(1, async |session| {
-            let rows = query(&session.client, sql, &[]).await?;
+        self.attempt(1, async |live| {
+            let rows = query(&live.session.client, sql, &[]).await?;
             let first = rows.first().ok_or_else(|| Error::definite(Exit::Protocol, "the server's answer is empty"))?;
             first.try_get(0).map_err(|error| session_error(&error))
         })
@@ -142,10 +145,10 @@ impl PooledControl {
     async fn ask_together(
         &self,
         session: &Session,
-        questions: &[(usize, &Question)],
+        questions: &[(usize, &Question, Rc<Described>)],
     ) -> Result<Vec<std::result::Result<Vec<AnswerRow>, Refused>>> {
         let begin = self.begin();
-        let asked = join_all(questions.iter().map(|(_, question)| self.ask_one(session, question)));
+        let asked = join_all(questions.iter().map(|(_, question, lookup)| self.ask_one(session, lookup, question)));
         let client = &session.client;
         let (began, answers, ended) = join3(client.batch_execute(&begin), asked, client.batch_execute("COMMIT")).await;
         began.and(ended).map_err(|error| session_error(&error))?;
@@ -155,25 +158,97 @@ impl PooledControl {
     async fn ask_one(
         &self,
         session: &Session,
+        lookup: &Described,
         question: &Question,
     ) -> Result<std::result::Result<Vec<AnswerRow>, Refused>> {
-        let lookup = self.lookups.get(question.lookup.0 as usize);
-        let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
         let args: Vec<Text<'_>> = question.args.iter().map(|arg| Text(arg.as_deref())).collect();
         let args: Vec<(&(dyn ToSql + Sync), Type)> = args.iter().map(|arg| (arg as _, Type::UNKNOWN)).collect();
-        match session.client.query_typed(&sql::for_one(&lookup.sql, &lookup.columns), &args).await {
+        match session.client.query_typed(&lookup.sql, &args).await {
             Ok(rows) => {
-                let rows: std::result::Result<_, _> = rows.iter().map(|row| texts(row, 0)).collect();
+                let rows: std::result::Result<_, _> = rows.iter().map(|row| texts(&lookup.forms, row, 0)).collect();
                 rows.map(Ok).map_err(|error| session_error(&error))
             }
-            // Of a statement that is not prepared ahead, the number of parameters shows only now.
-            Err(error) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => {
-                let text = "it takes another number of parameters than the rule gives".to_owned();
-                Ok(Err(Refused { text, code: SqlState::PROTOCOL_VIOLATION }))
-            }
-            Err(error) => refusal(&error).map(Err),
+            Err(error) => refused(&error).map(Err),
         }
     }
+
+    /// The statement of a lookup, once per session: how its columns are written depends on their types.
+    async fn described(&self, live: &Live, id: LookupId) -> Result<std::result::Result<Rc<Described>, Refused>> {
+        if let Some(known) = live.lookups.borrow().get(&id) {
+            return Ok(Ok(Rc::clone(known)));
+        }
+        let lookup = self.lookups.get(id.0 as usize);
+        let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
+        let nulls = vec![Text(None); lookup.args];
+        let nulls: Vec<(&(dyn ToSql + Sync), Type)> = nulls.iter().map(|null| (null as _, Type::UNKNOWN)).collect();
+        let (client, begin) = (&live.session.client, self.begin());
+        let types_sql = sql::types(&lookup.sql, &lookup.columns);
+        let answers =
+            join3(client.batch_execute(&begin), client.query_typed(&types_sql, &nulls), client.batch_execute("COMMIT"));
+        let (began, rows, ended) = answers.await;
+        began.and(ended).map_err(|error| session_error(&error))?;
+        let types: Vec<u32> = match rows {
+            Ok(rows) => {
+                let types = rows.iter().flat_map(|row| (0..row.len()).map(|column| row.try_get(column)));
+                types.collect::<std::result::Result<_, _>>().map_err(|error| session_error(&error))?
+            }
+            Err(error) => return refused(&error).map(Err),
+        };
+        let columns: Vec<(&str, u32)> =
+            lookup.columns.iter().map(|column| column.name.as_str()).zip(types.iter().copied()).collect();
+        let forms = lookup.columns.iter().zip(&types).map(|(column, oid)| Form::of(*oid, column.writing)).collect();
+        let described = Rc::new(Described { sql: sql::for_one(&lookup.sql, &columns), forms });
+        live.lookups.borrow_mut().insert(id, Rc::clone(&described));
+        Ok(Ok(described))
+    }
+
+    /// Answers what can be answered in one flight: all questions up to the first that is refused.
+    async fn ask_all(&self, live: &Live, questions: &[Question]) -> Result<Vec<Answer>> {
+        let mut answers = vec![Answer::Rows(Vec::new()); questions.len()];
+        let mut left = Vec::with_capacity(questions.len());
+        for (index, question) in questions.iter().enumerate() {
+            match self.described(live, question.lookup).await? {
+                Ok(described) => left.push((index, question, described)),
+                Err(refused) => answers[index] = Answer::Refused(refused.text),
+            }
+        }
+        let mut rounds = 0;
+        while !left.is_empty() {
+            let given = self.ask_together(&live.session, &left).await?;
+            // Behind a refused one nothing was asked.
+            let first = given.iter().position(std::result::Result::is_err);
+            let asked = left.drain(..first.map_or(given.len(), |index| index + 1)).collect::<Vec<_>>();
+            for ((index, question, _), given) in asked.into_iter().zip(given) {
+                answers[index] = match given {
+                    Ok(rows) => Answer::Rows(rows),
+                    Err(refused) => {
+                        rounds += 1;
+                        let hopeless = rounds > ROUNDS_MAX || concerns_all(&refused.code);
+                        let also = left.extract_if(.., |(_, other, _)| hopeless && other.lookup == question.lookup);
+                        also.for_each(|(index, ..)| answers[index] = Answer::Refused(refused.text.clone()));
+                        Answer::Refused(refused.text)
+                    }
+                }
+            }
+        }
+        Ok(answers)
+    }
+}
+
+/// A lookup, and how the columns of its answer are written in keys.
+#[derive(Debug)]
+struct Described {
+    sql: String,
+    forms: Vec<Form>,
+}
+
+/// The server's refusal of a lookup. Of a statement that is not prepared ahead, the number of parameters shows only now.
+fn refused(error: &tokio_postgres::Error) -> Result<Refused> {
+    if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) {
+        let text = "it takes another number of parameters than the rule gives".to_owned();
+        return Ok(Refused { text, code: SqlState::PROTOCOL_VIOLATION });
+    }
+    refusal(error)
 }
 
 /// Refusals of single questions in one batch; past it the others to the same lookup widen unasked.
@@ -231,34 +306,7 @@ impl Control for PooledControl {
     }
 
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
-        self.attempt(2 * self.lookups.len(), async |session| {
-            let mut left: Vec<(usize, &Question)> = questions.iter().enumerate().collect();
-            let mut answers = vec![Answer::Rows(Vec::new()); questions.len()];
-            let mut rounds = 0;
-            while !left.is_empty() {
-                let given = self.ask_together(session, &left).await?;
-                // Behind a refused one nothing was asked.
-                let refused = given.iter().position(std::result::Result::is_err);
-                let asked = left.drain(..refused.map_or(given.len(), |index| index + 1)).collect::<Vec<_>>();
-                for ((index, question), given) in asked.into_iter().zip(given) {
-                    match given {
-                        Ok(rows) => answers[index] = Answer::Rows(rows),
-                        Err(refused) => {
-                            // Each of the others to this lookup would take as long again.
-                            let also = |other: &Question| other.lookup == question.lookup;
-                            let late = left
-                                .extract_if(.., |(_, other)| refused.code == SqlState::QUERY_CANCELED && also(other));
-                            for (index, _) in late {
-                                answers[index] = Answer::Refused(refused.text.clone());
-                            }
-                            answers[index] = Answer::Refused(refused.text);
-                        }
-                    }
-                }
-            }
-            Ok(answers)
-        })
-        .await
+        self.attempt(2 * self.lookups.len(), async |live| self.ask_all(live, questions).await).await
     }
 
     async fn replicas_replayed(&self) -> Result<()> {
@@ -269,8 +317,8 @@ impl Control for PooledControl {
     }
 
     async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>> {
-        self.attempt(1, async |session| {
-            let rows = query(&session.client, ROOT, &[(&oid.0, Type::OID)]).await?;
+        self.attempt(1, async |live| {
+            let rows = query(&live.session.client, ROOT, &[(&oid.0, Type::OID)]).await?;
             let names = rows.first().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose();
             names.map_err(|error: tokio_postgres::Error| session_error(&error))
         })
@@ -283,8 +331,8 @@ impl Control for PooledControl {
     }
 
     async fn watch(&self) -> Result<Option<Sighting>> {
-        self.attempt(2, async |session| {
-            let client = &session.client;
+        self.attempt(2, async |live| {
+            let client = &live.session.client;
             let mut seen = look(client, &self.watch).await?;
             if seen.1 {
                 // New partitions, renamed columns: the triggers follow. What cannot be mended is told.

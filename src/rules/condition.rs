@@ -40,15 +40,13 @@ impl Possible {
         Possible(self.0 & 2 | (self.0 & 1) << 2 | (self.0 & 4) >> 2)
     }
 
-    /// SQL's `and` is the lesser of false < NULL < true; here of every pair.
+    /// SQL's `and` is the lesser of false < NULL < true; here of every pair: false where either may be false, true where
+    /// both may be true, NULL where one may be NULL and neither must be false.
+    #[inline]
     fn and(self, other: Self) -> Self {
-        let mut both = 0;
-        for left in [1, 2, 4].into_iter().filter(|bit| self.0 & bit != 0) {
-            for right in [1, 2, 4].into_iter().filter(|bit| other.0 & bit != 0) {
-                both |= u8::min(left, right);
-            }
-        }
-        Possible(both)
+        let either = self.0 | other.0;
+        let null = if self.0 & 6 != 0 && other.0 & 6 != 0 { either & 2 } else { 0 };
+        Possible(either & 1 | null | self.0 & other.0 & 4)
     }
 }
 
@@ -350,6 +348,12 @@ mod tests {
         let (f, n, t) = (Possible::FALSE, Possible::NULL, Possible::TRUE);
         for (left, right, both) in [(t, t, t), (t, n, n), (t, f, f), (n, n, n), (n, f, f), (f, f, f)] {
             assert_eq!((left.and(right), right.and(left)), (both, both));
+        }
+        let single = |set: u8| [1, 2, 4].into_iter().filter(move |bit| set & bit != 0);
+        for (left, right) in (1..8).flat_map(|left| (1..8).map(move |right| (left, right))) {
+            let pairs = single(left).flat_map(|left| single(right).map(move |right| u8::min(left, right)));
+            let expected = pairs.fold(0, |all, least| all | least);
+            assert_eq!(Possible(left).and(Possible(right)), Possible(expected), "{left} {right}");
         }
         assert_eq!((f.not(), n.not(), t.not()), (t, n, f));
         assert_eq!(Possible::ANY.and(f), f);

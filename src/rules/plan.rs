@@ -3,7 +3,7 @@
 //! What forty rules have in common is found once for each change: which columns changed, which conditions an image
 //! meets. A rule whose columns did not change costs the comparison of two sets.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use smallvec::SmallVec;
@@ -117,6 +117,9 @@ pub struct Plan {
     conditions: Vec<PlannedCondition>,
     comparing: Comparing,
     rules: Vec<PlannedRule>,
+    /// Columns that changed, and the rules that such an update does not hold back by its columns alone: one update is
+    /// like the one before it.
+    like_before: RefCell<(Columns, Vec<usize>)>,
     missing: Vec<String>,
     identity: ReplicaIdentity,
     protect: Rc<[Vec<u8>]>,
@@ -138,7 +141,10 @@ impl Plan {
         let planned = picked().map(|(index, rule)| compiler.rule(index, rule)).collect();
         let Compiler { slots, makings, conditions, comparing, missing, .. } = compiler;
         let protect = Rc::clone(&rules.protect);
-        Plan { slots, makings, conditions, comparing, rules: planned, missing, identity: relation.identity, protect }
+        // An update that changed no column at all, not even those that the relation lacks, does not exist.
+        let like_before = RefCell::new((Columns::none(relation.columns.len()), Vec::new()));
+        let identity = relation.identity;
+        Plan { slots, makings, conditions, comparing, rules: planned, like_before, missing, identity, protect }
     }
 
     /// Whether no rule concerns the relation.
@@ -193,8 +199,17 @@ impl Plan {
     #[inline]
     fn update(&self, old: Old<'_>, new: Tuple<'_>, tx: TxOrdinal, out: &mut Invalidations) {
         let update = self.compare(old, new);
-        for rule in &self.rules {
-            if rule.held_from_update(&update).is_some() {
+        let mut like_before = self.like_before.borrow_mut();
+        let (changed, concerned) = &mut *like_before;
+        if *changed != update.changed {
+            concerned.clear();
+            let hears = |rule: &PlannedRule| rule.held_by_columns(&update.changed).is_none();
+            concerned.extend((0..self.rules.len()).filter(|index| hears(&self.rules[*index])));
+            *changed = update.changed.clone();
+        }
+        for index in concerned {
+            let rule = &self.rules[*index];
+            if !rule.changed.as_ref().is_none_or(|watched| watched.may_have_changed(&update)) {
                 continue;
             }
             let new_meets = self.meets(rule, &update.new, &update.new_meets);
@@ -301,28 +316,33 @@ impl Verdicts {
 
 impl PlannedRule {
     /// What holds the rule back from an update, conditions aside.
-    #[inline]
     fn held_from_update(&self, update: &Update<'_, '_>) -> Option<Held> {
+        let unchanged = || self.changed.as_ref().is_some_and(|watched| !watched.may_have_changed(update));
+        self.held_by_columns(&update.changed).or_else(|| unchanged().then_some(Held::Unchanged))
+    }
+
+    /// What holds the rule back from an update that may have changed these columns and no others.
+    fn held_by_columns(&self, changed: &Columns) -> Option<Held> {
         if !self.on.update {
             return Some(Held::Deaf);
         }
-        if self.counting.as_ref().is_some_and(|counting| !counting.meets(&update.changed)) {
+        if self.counting.as_ref().is_some_and(|counting| !counting.meets(changed)) {
             return Some(Held::Ignored);
         }
-        let Some(watched) = &self.changed else { return None };
-        (!watched.may_have_changed(update)).then_some(Held::Unchanged)
+        let unchanged = self.changed.as_ref().is_some_and(|watched| !watched.columns.meets(changed));
+        unchanged.then_some(Held::Unchanged)
     }
 }
 
 impl Watched {
-    /// Whether one of the values differs or is not known.
+    /// Whether one of the values, in columns that may have changed, differs or is not known.
     #[inline]
     fn may_have_changed(&self, update: &Update<'_, '_>) -> bool {
         let differs = |source: &Source| {
             let (old, new) = (update.old.value(*source), update.new.value(*source));
             old != new || old == Value::Unknown
         };
-        self.columns.meets(&update.changed) && self.values.iter().any(differs)
+        self.values.iter().any(differs)
     }
 }
 

@@ -153,3 +153,28 @@ async fn keys_of_a_database_in_another_encoding_are_the_applications() {
     assert_eq!(exists("s:e"), 1);
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// The recipe of README.md, word by word.
+#[tokio::test]
+async fn the_recipe_of_keys_that_only_the_application_knows_works() {
+    let readme = include_str!("../../README.md");
+    let recipe = readme.split("```sql\nBEGIN;").nth(1).and_then(|rest| rest.split("```").next()).expect("the recipe");
+    let scene = Scene::start().await;
+    scene.run("ALTER TABLE properties ADD price numeric").await;
+    let mut daemon = scene.daemon_with(&allowing(&scene, "[\"properties:search:*\", \"stats:*\"]")).await;
+    let mut connection = scene.keys();
+    for key in ["properties:search:a", "stats:dakar", "stats:all", "stats:other"] {
+        let _: () = redis::cmd("SET").arg(key).arg("v").query(&mut connection).expect("it is writable");
+    }
+    scene.run(&format!("BEGIN;{recipe}")).await;
+    scene.confirmed(&daemon).await;
+    let left: BTreeSet<String> = redis::cmd("KEYS").arg("*s:*").query(&mut connection).expect("it answers");
+    let left: Vec<&str> =
+        left.iter().map(String::as_str).filter(|key| !key.contains("detail") && !key.contains("city")).collect();
+    assert!(
+        left.contains(&"stats:other")
+            && !left.iter().any(|key| ["properties:search:a", "stats:dakar", "stats:all"].contains(key)),
+        "{left:?}"
+    );
+    assert_eq!(daemon.stop(), Some(0));
+}

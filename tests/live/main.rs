@@ -42,3 +42,4 @@ mod streams;
 mod surroundings;
 mod tools;
 mod unseen;
+mod values;
