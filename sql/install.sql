@@ -213,56 +213,66 @@ LANGUAGE sql STABLE SET search_path = '' AS $function$
     WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped
 $function$;
 
--- The queries over transition tables. Each gives one row: how many rows it looked at, how many distinct images it found,
--- whether every old row has its new one, the images. This one is for statements on one row, most of all: it looks at
--- no more than two.
-CREATE OR REPLACE FUNCTION crieur.query_one(op text, target crieur.target, shape crieur.shape) RETURNS text
+-- The queries over transition tables give one row: what to write (op, old, new), or no op when nothing changed. This one is
+-- for statements on one row, most of all; of more it says no more than that they are more.
+CREATE OR REPLACE FUNCTION crieur.query_one(op text, target crieur.target, shape crieur.shape, most bigint) RETURNS text
 LANGUAGE sql STABLE SET search_path = '' AS $function$
-    SELECT CASE op
-        WHEN 'UPDATE' THEN pg_catalog.format(
-            'SELECT pg_catalog.count(*) AS looked, pg_catalog.count(*) FILTER (WHERE p.changed) AS images, true AS paired,'
-            || ' pg_catalog.array_agg(p.old) AS old, pg_catalog.array_agg(p.new) AS new'
-            || ' FROM (SELECT %s AS old, %s AS new, %s AS changed FROM (%s) AS o CROSS JOIN (%s) AS n LIMIT 2) AS p',
-            crieur.image(shape, 'o'), crieur.image(shape, 'n'), crieur.changed(target, 'tg_relid'),
-            crieur.side(target, shape, 'old', ''), crieur.side(target, shape, 'new', ''))
-        ELSE pg_catalog.format(
-            'SELECT pg_catalog.count(*) AS looked, pg_catalog.count(*) AS images, true AS paired,'
-            || ' pg_catalog.array_agg(p.image) AS %s, NULL::pg_catalog.text[] AS %s'
-            || ' FROM (SELECT %s AS image FROM (%s) AS r LIMIT 2) AS p',
-            names.this, names.other, crieur.image(shape, 'r'), crieur.side(target, shape, names.this, ''))
-    END
-    FROM (
-        SELECT CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END, CASE op WHEN 'INSERT' THEN 'old' ELSE 'new' END
-    ) AS names (this, other)
+    SELECT pg_catalog.format(
+        'SELECT CASE WHEN EXISTS (SELECT FROM %1$s_rows OFFSET 1) THEN ''+''%2$s'
+        || ' WHEN pg_catalog.pg_column_size(p.old) > %3$s OR pg_catalog.pg_column_size(p.new) > %3$s THEN ''S'''
+        || ' ELSE ''%4$s'' END::"char" AS op, p.old, p.new FROM (SELECT %5$s FROM %6$s LIMIT 1) AS p',
+        CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END,
+        CASE op WHEN 'UPDATE' THEN ' WHEN NOT p.changed THEN NULL' ELSE '' END,
+        most, pg_catalog.left(op, 1),
+        CASE op
+            WHEN 'UPDATE' THEN pg_catalog.format('ARRAY[%s] AS old, ARRAY[%s] AS new, %s AS changed',
+                crieur.image(shape, 'o'), crieur.image(shape, 'n'), crieur.changed(target, 'tg_relid'))
+            WHEN 'INSERT' THEN pg_catalog.format('NULL::pg_catalog.text[] AS old, ARRAY[%s] AS new', crieur.image(shape, 'n'))
+            ELSE pg_catalog.format('ARRAY[%s] AS old, NULL::pg_catalog.text[] AS new', crieur.image(shape, 'o'))
+        END,
+        pg_catalog.concat_ws(' CROSS JOIN ',
+            CASE WHEN op <> 'INSERT' THEN pg_catalog.format('(%s) AS o', crieur.side(target, shape, 'old', '')) END,
+            CASE WHEN op <> 'DELETE' THEN pg_catalog.format('(%s) AS n', crieur.side(target, shape, 'new', '')) END))
 $function$;
 
--- For more than one row, up to "top". An update's rows are numbered: both tables get theirs in one call
--- (AfterTriggerSaveEvent in src/backend/commands/trigger.c), so the same number is the same row, before and after. A full
--- join cannot become a nested loop, whatever number of rows it was planned for.
-CREATE OR REPLACE FUNCTION crieur.query_many(
+-- The distinct images of the first rows, as many as "top" says. An update's rows are numbered: both tables get theirs in
+-- one call (AfterTriggerSaveEvent in src/backend/commands/trigger.c), so the same number is the same row, before and after.
+-- A full join cannot become a nested loop, whatever number of rows it was planned for.
+CREATE OR REPLACE FUNCTION crieur.query_images(
     op text, target crieur.target, shape crieur.shape, top text, relation text
 ) RETURNS text LANGUAGE sql STABLE SET search_path = '' AS $function$
     SELECT CASE op
         WHEN 'UPDATE' THEN pg_catalog.format(
-            'SELECT (SELECT pg_catalog.count(*) FROM (SELECT FROM new_rows%1$s) AS c) AS looked,'
-            || ' pg_catalog.count(*) AS images, coalesce(pg_catalog.bool_and(d.paired), true) AS paired,'
-            || ' pg_catalog.array_agg(d.old) AS old, pg_catalog.array_agg(d.new) AS new'
-            || ' FROM (SELECT p.old, p.new, pg_catalog.bool_and(p.paired) AS paired'
-            || ' FROM (SELECT %2$s AS old, %3$s AS new, (o.place IS NOT NULL AND n.place IS NOT NULL) AS paired'
-            || ' FROM (%4$s%1$s) AS o FULL JOIN (%5$s%1$s) AS n ON n.place = o.place WHERE (%6$s) IS NOT FALSE) AS p'
-            || ' GROUP BY p.old, p.new) AS d',
-            top, crieur.image(shape, 'o'), crieur.image(shape, 'n'), crieur.side(target, shape, 'old', numbered),
-            crieur.side(target, shape, 'new', numbered), crieur.changed(target, relation))
+            'SELECT p.old, p.new, pg_catalog.bool_and(p.paired) AS paired FROM (SELECT %2$s AS old, %3$s AS new,'
+            || ' (o.place IS NOT NULL AND n.place IS NOT NULL) AS paired'
+            || ' FROM (%4$s%1$s) AS o FULL JOIN (%5$s%1$s) AS n ON n.place = o.place'
+            || ' WHERE (%6$s) IS NOT FALSE) AS p GROUP BY p.old, p.new',
+            top, crieur.image(shape, 'o'), crieur.image(shape, 'n'),
+            crieur.side(target, shape, 'old', 'pg_catalog.row_number() OVER () AS place, '),
+            crieur.side(target, shape, 'new', 'pg_catalog.row_number() OVER () AS place, '),
+            crieur.changed(target, relation))
+        WHEN 'INSERT' THEN pg_catalog.format(
+            'SELECT NULL::pg_catalog.text[] AS old, p.new, true AS paired FROM (SELECT %s AS new FROM (%s%s) AS n) AS p GROUP BY p.new',
+            crieur.image(shape, 'n'), crieur.side(target, shape, 'new', ''), top)
         ELSE pg_catalog.format(
-            'SELECT coalesce(pg_catalog.sum(d.times), 0)::pg_catalog.int8 AS looked, pg_catalog.count(*) AS images, true AS paired,'
-            || ' pg_catalog.array_agg(d.image) AS %s, NULL::pg_catalog.text[] AS %s FROM (SELECT p.image,'
-            || ' pg_catalog.count(*) AS times FROM (SELECT %s AS image FROM (%s%s) AS r) AS p GROUP BY p.image) AS d',
-            this, other, crieur.image(shape, 'r'), crieur.side(target, shape, this, ''), top)
+            'SELECT p.old, NULL::pg_catalog.text[] AS new, true AS paired FROM (SELECT %s AS old FROM (%s%s) AS o) AS p GROUP BY p.old',
+            crieur.image(shape, 'o'), crieur.side(target, shape, 'old', ''), top)
     END
-    FROM (
-        SELECT CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END, CASE op WHEN 'INSERT' THEN 'old' ELSE 'new' END,
-            'pg_catalog.row_number() OVER () AS place, '
-    ) AS names (this, other, numbered)
+$function$;
+
+-- For more than one row. An old row without a new one was to move to a partition, and a trigger kept it from there: then
+-- nothing says which are pairs.
+CREATE OR REPLACE FUNCTION crieur.query_many(
+    op text, images text, rows_max bigint, most bigint
+) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$
+    SELECT pg_catalog.format(
+        'SELECT CASE WHEN d.images = 0 THEN NULL WHEN NOT d.paired OR d.images > %s OR pg_catalog.pg_column_size(d.old) > %s'
+        || ' OR pg_catalog.pg_column_size(d.new) > %2$s THEN ''S'' ELSE ''%s'' END::"char" AS op, d.old, d.new'
+        || ' FROM (SELECT pg_catalog.count(*) AS images, pg_catalog.bool_and(i.paired) AS paired, %s AS old, %s AS new'
+        || ' FROM (%s) AS i) AS d',
+        rows_max, most, pg_catalog.left(op, 1),
+        CASE op WHEN 'INSERT' THEN 'NULL::pg_catalog.text[]' ELSE 'pg_catalog.array_agg(i.old)' END,
+        CASE op WHEN 'DELETE' THEN 'NULL::pg_catalog.text[]' ELSE 'pg_catalog.array_agg(i.new)' END, images)
 $function$;
 
 -- The outbox is full: one row that says so for this table, unless there is one. The caller has a transaction id before
@@ -277,7 +287,8 @@ LANGUAGE sql SET search_path = '' AS $function$
     )
 $function$;
 
--- Writes the trigger function of a watched table anew, for its shape and the settings of now.
+-- Writes the trigger function of a watched table anew, for its shape and the settings of now. Each expression of plpgsql
+-- is set up anew in each transaction, so on the way of one row there are few.
 CREATE OR REPLACE FUNCTION crieur.generate(target crieur.target) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $function$
 DECLARE
@@ -287,34 +298,30 @@ DECLARE
     branches text;
     body text;
 BEGIN
-    SELECT pg_catalog.string_agg(pg_catalog.format($text$
-        WHEN '%1$s' THEN
-            %2$s INTO seen;
-            IF seen.looked > 1 THEN
-                SELECT pg_catalog.count(*) INTO place FROM (SELECT FROM %3$s_rows LIMIT %4$s + 1) AS c;
-                IF place <= %4$s THEN
-                    %5$s INTO seen;
-                ELSE
+    SELECT pg_catalog.string_agg(pg_catalog.format($text$%1$s tg_op = '%2$s' THEN
+            %3$s INTO seen;
+            IF seen.op = '+' THEN
+                SELECT pg_catalog.count(*) INTO rows FROM (SELECT FROM %4$s_rows LIMIT %5$s + 1) AS c;
+                IF rows > %5$s THEN
                     -- Many rows may still have few images. Planned for as many as there are.
-                    EXECUTE %6$L INTO seen USING tg_relid;
-                    IF seen.images <= 500 THEN
+                    EXECUTE %6$L INTO rows USING tg_relid;
+                    IF rows <= 500 THEN
                         EXECUTE %7$L INTO seen USING tg_relid;
                     ELSE
-                        kind := 'S';
+                        SELECT 'S'::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO seen;
                     END IF;
-                END IF;%8$s
-            END IF;$text$, op,
-        crieur.query_one(op, target, shape),
+                ELSE
+                    %8$s INTO seen;
+                END IF;
+            END IF;
+        $text$,
+        CASE op WHEN 'UPDATE' THEN 'IF' ELSE 'ELSIF' END, op,
+        crieur.query_one(op, target, shape, setting.row_bytes_max),
         CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END, setting.rows_max,
-        crieur.query_many(op, target, shape, '', 'tg_relid'),
-        crieur.query_many(op, target, shape, ' LIMIT 1000', '$1'),
-        crieur.query_many(op, target, shape, '', '$1'),
-        -- A trigger kept a row from the partition that it was to move to: it has an old side only.
-        CASE op WHEN 'UPDATE' THEN $text$
-            ELSIF seen.looked = 0 THEN
-                IF EXISTS (SELECT FROM old_rows) THEN
-                    kind := 'S';
-                END IF;$text$ ELSE '' END), '')
+        pg_catalog.format('SELECT pg_catalog.count(*) FROM (%s) AS i', crieur.query_images(op, target, shape, ' LIMIT 1000', '$1')),
+        crieur.query_many(op, crieur.query_images(op, target, shape, '', '$1'), setting.rows_max, setting.row_bytes_max),
+        crieur.query_many(op, crieur.query_images(op, target, shape, '', 'tg_relid'), setting.rows_max, setting.row_bytes_max)
+    ), '')
     INTO branches
     FROM pg_catalog.unnest('{UPDATE,INSERT,DELETE}'::text[]) AS op;
     body := pg_catalog.format($text$
@@ -322,48 +329,42 @@ BEGIN
 DECLARE
     seen record;
     said text;
-    kind "char" := pg_catalog.left(tg_op, 1)::"char";
-    place bigint;
+    rows bigint;
+    look boolean;
 BEGIN
     -- What became of the table since must not break its writer: where it cannot be read, all of it has changed.
     -- Nothing is written in this block, so it takes no transaction id.
     BEGIN
-        CASE tg_op%1$s
-        ELSE
-            SELECT 1::pg_catalog.int8 AS looked, 1::pg_catalog.int8 AS images, true AS paired,
-                NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO seen;
-        END CASE;
-        IF kind <> 'S' THEN
-            IF seen.images = 0 THEN
+        %1$sELSE
+            SELECT 'T'::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO seen;
+        END IF;
+        IF seen.op IS NULL THEN
+            IF tg_op <> 'UPDATE' THEN
                 RETURN NULL;
-            ELSIF NOT seen.paired OR seen.images > %2$s
-                OR pg_catalog.pg_column_size(seen.old) > %3$s OR pg_catalog.pg_column_size(seen.new) > %3$s
-            THEN
-                kind := 'S';
+            ELSIF NOT EXISTS (SELECT FROM old_rows) OR EXISTS (SELECT FROM new_rows) THEN
+                RETURN NULL;
             END IF;
+            -- A trigger kept the row from the partition that it was to move to.
+            seen.op := 'S';
         END IF;
     EXCEPTION WHEN OTHERS THEN
-        kind := 'S';
+        SELECT 'S'::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO seen;
         -- Only these messages are sure to hold no value.
         said := CASE WHEN sqlstate LIKE '42%%' THEN sqlerrm ELSE sqlstate END;
     END;
-    IF kind = 'S' THEN
-        INSERT INTO crieur.outbox (op, shape, note)
-        SELECT kind, %4$s, said
-        WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
-        RETURNING id INTO place;
-    ELSE
-        INSERT INTO crieur.outbox (op, shape, old, new)
-        SELECT kind, %4$s, seen.old, seen.new
-        WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
-        RETURNING id INTO place;
-    END IF;
-    IF place IS NULL OR place %% 32 = 1 AND pg_catalog.pg_total_relation_size('crieur.outbox') > %5$s THEN
-        PERFORM crieur.overflow(%4$s);
-    END IF;%6$s
+    INSERT INTO crieur.outbox (op, shape, old, new, note)
+    SELECT seen.op, %2$s, CASE WHEN seen.op <> 'S' THEN seen.old END, CASE WHEN seen.op <> 'S' THEN seen.new END, said
+    WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
+    -- The first of the identifiers that a session takes at a time, and so each 32nd row, looks at the size.
+    RETURNING id %% 32 = 1 INTO look;
+    IF look IS NOT FALSE THEN
+        IF look IS NULL OR pg_catalog.pg_total_relation_size('crieur.outbox') > %3$s THEN
+            PERFORM crieur.overflow(%2$s);
+        END IF;
+    END IF;%4$s
     RETURN NULL;
 END
-$text$, branches, setting.rows_max, setting.row_bytes_max, shape.id, setting.bytes_max,
+$text$, branches, shape.id, setting.bytes_max,
         CASE WHEN setting.notify THEN E'\n    PERFORM pg_catalog.pg_notify(''crieur'', '''');' ELSE '' END);
     EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION crieur.%I() RETURNS trigger LANGUAGE plpgsql'
         || ' SECURITY DEFINER SET search_path = ''''%s AS %L', function, crieur.output_settings(shape.types), body);
@@ -650,7 +651,7 @@ $function$;
 -- Whoever may use the schema, for sql/invalidate.sql say, may call none of these.
 REVOKE ALL ON FUNCTION
     crieur.version, crieur.written, crieur.output_settings, crieur.side, crieur.image, crieur.changed,
-    crieur.query_one, crieur.query_many, crieur.overflow, crieur.generate, crieur.described, crieur.made_of,
+    crieur.query_one, crieur.query_images, crieur.query_many, crieur.overflow, crieur.generate, crieur.described, crieur.made_of,
     crieur.carriers, crieur.attached, crieur.attach, crieur.refuse, crieur.watch, crieur.unwatch, crieur.refresh,
     crieur.notify, crieur.limits, crieur.close_collapsed, crieur.shrink, crieur.grant_worker
 FROM PUBLIC;
