@@ -1,5 +1,9 @@
 //! Lookups on an ordinary session: prepared once, and one statement for all questions of a batch to the same lookup.
 //!
+//! Answers are not kept from batch to batch. Inside of one each question is asked once; asking again costs one round
+//! trip behind the gate's, and 500 questions a batch left the rows per second as they were without the lookup. Keeping
+//! them would need every table that the SQL reads in the stream, to drop what a change makes old.
+//!
 //! Invariants: every question gets an answer; a statement that the server refuses widens the keys of its questions and
 //! of no others; no lookup holds a batch up for longer than twice the statement timeout, however many its questions.
 
@@ -28,8 +32,8 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 type Refusable<T> = std::result::Result<T, String>;
 
 /// A parameter as PostgreSQL text, whatever its type.
-#[derive(Debug)]
-struct Text<'a>(Option<&'a [u8]>);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Text<'a>(pub(crate) Option<&'a [u8]>);
 
 impl ToSql for Text<'_> {
     fn to_sql(
@@ -264,14 +268,18 @@ async fn query<'a>(
 }
 
 impl Prepared {
-    /// The columns behind the first `from`, as keys want them.
     fn texts(&self, row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
-        let text = |(column, form): (usize, &Form)| {
-            let text = row.try_get::<_, Option<Bytes>>(from + column)?;
-            Ok(text.map(|Bytes(text)| form.written(&text).into_owned()))
-        };
-        self.forms.iter().enumerate().map(text).collect()
+        texts(&self.forms, row, from)
     }
+}
+
+/// The columns behind the first `from`, as keys want them.
+pub(crate) fn texts(forms: &[Form], row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
+    let text = |(column, form): (usize, &Form)| {
+        let text = row.try_get::<_, Option<Bytes>>(from + column)?;
+        Ok(text.map(|Bytes(text)| form.written(&text).into_owned()))
+    };
+    forms.iter().enumerate().map(text).collect()
 }
 
 /// Answers that arrive row by row, within [`ANSWER_BYTES_MAX`].
@@ -299,14 +307,14 @@ impl Collected {
 
 /// The server did not take a statement.
 #[derive(Debug)]
-struct Refused {
+pub(crate) struct Refused {
     /// Without values.
-    text: String,
-    code: SqlState,
+    pub(crate) text: String,
+    pub(crate) code: SqlState,
 }
 
 /// The server's refusal of a statement; an error when the session is what failed.
-fn refusal(error: &tokio_postgres::Error) -> Result<Refused> {
+pub(crate) fn refusal(error: &tokio_postgres::Error) -> Result<Refused> {
     match error.as_db_error() {
         Some(refused) if !is_connection(refused.code().code()) => {
             let text = statement_text(refused.code().code(), refused.message());
