@@ -26,6 +26,7 @@ mod rules;
 mod scene;
 mod servers;
 mod slots;
+mod slow;
 mod standby;
 mod stops;
 mod streams;
