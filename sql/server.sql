@@ -19,6 +19,12 @@ SELECT jsonb_build_object(
         WHERE e.evtname IN ('crieur_ddl', 'crieur_drop') AND e.evtenabled IN ('O', 'A')
             AND (n.nspname, f.proname) = ('crieur', 'announce_ddl')
     ),
+    -- Those of invalidate.sql that transactions call.
+    'functions', (
+        SELECT count(*) FROM pg_proc AS f
+        JOIN pg_namespace AS n ON n.oid = f.pronamespace
+        WHERE n.nspname = 'crieur' AND f.proname IN ('invalidate', 'invalidate_exact') AND f.provariadic <> 0
+    ),
     -- Megabytes; -1 is no limit.
     'slot_keep_mb', (SELECT s.setting::bigint FROM pg_settings AS s WHERE s.name = 'max_slot_wal_keep_size'),
     -- Milliseconds; 0 is never.

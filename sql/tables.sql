@@ -59,6 +59,12 @@ SELECT jsonb_build_object(
             'columns', (
                 SELECT jsonb_agg(jsonb_build_object(
                     'name', a.attname,
+                    -- Of a domain, the type that it is made of; without length or precision.
+                    'kind', format_type(CASE ty.typtype WHEN 'd' THEN ty.typbasetype ELSE ty.oid END, NULL),
+                    'labels', coalesce((
+                        SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum AS e
+                        WHERE e.enumtypid = CASE ty.typtype WHEN 'd' THEN ty.typbasetype ELSE ty.oid END
+                    ), '[]'),
                     'not_null', a.attnotnull,
                     'generated', a.attgenerated,
                     -- The longest it can be as an index key, in bytes; NULL where the type sets no bound.
@@ -72,6 +78,7 @@ SELECT jsonb_build_object(
                     'published', p.attnames IS NULL OR p.attnames = 'null' OR p.attnames ? a.attname
                 ) ORDER BY a.attnum)
                 FROM pg_attribute AS a
+                JOIN pg_type AS ty ON ty.oid = a.atttypid
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
             ),
             'indexes', coalesce((

@@ -55,7 +55,10 @@ unpublished AS (
                 JOIN pg_catalog.pg_class AS above
                     ON m.refclassid = 'pg_catalog.pg_class'::regclass AND m.refobjid = above.oid
                     OR m.refclassid = 'pg_catalog.pg_namespace'::regclass AND m.refobjid = above.relnamespace
-                WHERE above.oid = l.oid OR above.oid IN (SELECT * FROM pg_catalog.pg_partition_ancestors(l.oid))
+                -- The functions of partitions do not see by the query's snapshot: a leaf that is detached meanwhile was
+                -- still in its root's tree and has no ancestors now.
+                WHERE above.oid IN (l.root, l.oid)
+                    OR above.oid IN (SELECT * FROM pg_catalog.pg_partition_ancestors(l.oid))
             ))
         )
     )

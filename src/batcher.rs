@@ -71,10 +71,16 @@ impl<A: Copy + Ord> Batch<A> {
         }
     }
 
+    /// Adds what a message of the current transaction invalidates.
+    pub fn named(&mut self, add: impl FnOnce(TxOrdinal, &mut Invalidations)) {
+        add(self.ordinal(), &mut self.load);
+        self.touched = true;
+    }
+
     /// Adds what something outside of any transaction invalidates.
-    pub fn outside(&mut self, plan: &Plan) {
+    pub fn outside(&mut self, add: impl FnOnce(TxOrdinal, &mut Invalidations)) {
         self.begin(Xid::NONE);
-        self.change(plan, &Row::Truncate);
+        self.named(add);
         self.interrupted();
     }
 

@@ -96,6 +96,14 @@ impl Segments {
         segment.text(entry)
     }
 
+    /// Transactions from `first` to `last` named the key as well.
+    #[inline]
+    fn name(&mut self, index: u32, first: TxOrdinal, last: TxOrdinal) {
+        let entry = &mut self.0[(index >> ENTRY_BITS) as usize].entries[index as usize % SEGMENT_ENTRIES];
+        entry.first = entry.first.min(first);
+        entry.last = entry.last.max(last);
+    }
+
     /// Appends a key; its index, and how many bytes were allocated for it.
     fn push(&mut self, key: &Key<'_>) -> (u32, usize) {
         let mut before = 0;
@@ -124,6 +132,8 @@ pub struct KeySet {
     segments: Segments,
     table: HashTable<u32>,
     hasher: RandomState,
+    /// By family: the entry of a key that is the only one of its family, behind the one that means none.
+    constants: Vec<u32>,
     /// Of all segments.
     allocated: usize,
     /// The key that is being written.
@@ -180,20 +190,37 @@ impl KeySet {
         self.add(&Key { bytes: key, family, first: tx, last: tx })
     }
 
+    /// Adds the only key that its family ever makes. Many changes name it: it is found by its family, without a hash.
+    #[inline]
+    pub fn insert_constant(&mut self, key: &[u8], family: FamilyId, tx: TxOrdinal) -> bool {
+        let at = family.0 as usize;
+        if let Some(index) = self.constants.get(at).and_then(|known| known.checked_sub(1)) {
+            self.segments.name(index, tx, tx);
+            return false;
+        }
+        let (index, new) = self.place(&Key { bytes: key, family, first: tx, last: tx });
+        self.constants.resize(self.constants.len().max(at + 1), 0);
+        self.constants[at] = index + 1;
+        new
+    }
+
     /// Adds a key, or widens the range of transactions of the one that is there; says whether it is new.
     pub fn add(&mut self, key: &Key<'_>) -> bool {
+        self.place(key).1
+    }
+
+    #[inline]
+    fn place(&mut self, key: &Key<'_>) -> (u32, bool) {
         let KeySet { segments, table, hasher, .. } = self;
         let hash = hasher.hash_one(key.bytes);
         if let Some(&index) = table.find(hash, |&index| segments.text(index) == key.bytes) {
-            let entry = &mut segments.0[(index >> ENTRY_BITS) as usize].entries[index as usize % SEGMENT_ENTRIES];
-            entry.first = entry.first.min(key.first);
-            entry.last = entry.last.max(key.last);
-            return false;
+            segments.name(index, key.first, key.last);
+            return (index, false);
         }
         let (index, allocated) = segments.push(key);
         table.insert_unique(hash, index, |&index| hasher.hash_one(segments.text(index)));
         self.allocated += allocated;
-        true
+        (index, true)
     }
 
     /// How many keys the set holds.
@@ -208,7 +235,7 @@ impl KeySet {
 
     /// Bytes allocated; what the memory bounds count.
     pub fn bytes_used(&self) -> usize {
-        self.allocated + self.table.allocation_size()
+        self.allocated + self.table.allocation_size() + self.constants.capacity() * size_of::<u32>()
     }
 
     /// Whether the set holds `key`.

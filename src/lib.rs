@@ -43,6 +43,8 @@ pub mod ring;
 // Where keys go, and what the stream cannot tell.
 pub mod cache;
 pub mod control;
+mod lookups;
+pub mod pooled;
 pub mod replicas;
 pub mod session;
 

@@ -128,6 +128,7 @@ impl Metrics {
         page.counter("keys_existed_total", "Keys sent that existed.", totals.existed);
         page.counter("keys_widened_total", "Keys widened to a pattern: a value was unknown.", totals.widened);
         page.counter("lookups_refused_total", "Lookups that the server refused.", totals.refused);
+        page.counter("keys_not_allowed_total", "Keys that transactions named and may not.", totals.not_allowed);
         page.counter("families_collapsed_total", "Families collapsed by a memory bound.", totals.collapsed);
         page.counter("sweeps_total", "Sweeps finished.", totals.sweeps);
         page.counter("keys_swept_total", "Keys deleted by sweeps.", totals.swept);

@@ -1,4 +1,5 @@
-//! What crieur's own logical messages say: the words that the event triggers of `sql/triggers.sql` and the intake share.
+//! What crieur's own logical messages say: the words that `sql/triggers.sql`, `sql/invalidate.sql` and the intake
+//! share.
 //!
 //! A message is `pg_logical_emit_message(true, 'crieur', '{"kind": …}')`. It is never trusted to be well formed, since
 //! any session may send one, and it is never ignored: what cannot be understood, a kind of a later version included, is
@@ -20,7 +21,22 @@ pub enum Notice {
         /// The altered tables, and the topmost tables that they are partitions of.
         tables: Vec<Touched>,
     },
+    /// Keys under these Redis globs go with the transaction (`sql/invalidate.sql`).
+    Invalidate {
+        /// The globs.
+        patterns: Vec<String>,
+    },
+    /// These keys go.
+    InvalidateExact {
+        /// The keys, byte for byte.
+        keys: Vec<String>,
+    },
+    /// Every key that transactions may name goes: there were too many to list.
+    InvalidateAll {},
 }
+
+/// Longer messages are not read: a list takes many times its length in memory. `sql/invalidate.sql` sends less.
+const CONTENT_BYTES_MAX: usize = 2 << 20;
 
 /// A table as it is called behind the DDL, or was called before it was dropped.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -42,6 +58,9 @@ impl Touched {
 impl Notice {
     /// Reads the content of a message; `None` when it cannot be understood.
     pub fn parse(content: &[u8]) -> Option<Notice> {
+        if content.len() > CONTENT_BYTES_MAX {
+            return None;
+        }
         serde_json::from_slice(content).ok()
     }
 }
@@ -55,12 +74,22 @@ mod tests {
         let known = br#"{"kind":"ddl","tables":[{"oid":16384,"schema":"public","name":"t","later":1}],"later":1}"#;
         let Some(Notice::Ddl { tables }) = Notice::parse(known) else { panic!("a known message") };
         assert_eq!((tables[0].oid(), tables[0].schema.as_str(), tables[0].name.as_str()), (Oid(16384), "public", "t"));
-        let unknown: [&[u8]; 7] = [
+        assert_eq!(Notice::parse(br#"{"kind":"invalidate_all"}"#), Some(Notice::InvalidateAll {}));
+        let keys = vec!["a*".to_owned()];
+        assert_eq!(
+            Notice::parse(br#"{"kind":"invalidate_exact","keys":["a*"]}"#),
+            Some(Notice::InvalidateExact { keys })
+        );
+        let long = format!("{}{{\"kind\":\"invalidate_all\"}}", " ".repeat(CONTENT_BYTES_MAX));
+        assert_eq!(Notice::parse(long.as_bytes()), None);
+        let unknown: [&[u8]; 9] = [
             b"",
             b"\xFF",
             b"{}",
             br#"{"kind":"invalidate","pattern":"a:*"}"#,
             br#"{"kind":"ddl"}"#,
+            br#"{"kind":"invalidate_exact","keys":"a"}"#,
+            br#"{"kind":"invalidate","patterns":[null]}"#,
             br#"{"kind":"ddl","tables":[{"oid":-1,"schema":"public","name":"t"}]}"#,
             br#"{"kind":"ddl","tables":[]} x"#,
         ];

@@ -4,29 +4,27 @@
 //! read-only and its statements have a time limit, so a rule cannot write or hang.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
-use futures_util::future::join_all;
+use futures_util::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
-use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use crate::change::Oid;
-use crate::control::{Answer, AnswerRow, Control, LookupId, Question, Sighting};
+use crate::control::{Answer, Control, LookupId, Question, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
+use crate::lookups::{Answered, Lookups};
 use crate::lsn::Lsn;
 use crate::mark::Start;
 use crate::quote;
@@ -36,7 +34,7 @@ use crate::source::dsn::{Dsn, Target};
 use crate::source::facts::{RUN, in_recovery, refuse_as_standby};
 use crate::source::link::{Link, each_host};
 use crate::source::socket::ReceiveWindow;
-use crate::source::sqlstate::{CANNOT_CONNECT_NOW, is_connection, session_error, statement_text};
+use crate::source::sqlstate::{CANNOT_CONNECT_NOW, session_error};
 use crate::source::wire::{OUTPUT, UNCONVERTED};
 
 /// A link that is negotiated already, as tokio-postgres wants to receive one.
@@ -93,7 +91,9 @@ pub struct Session {
     pub client: Client,
     connection: JoinHandle<()>,
     /// The connection ended by itself.
-    ended: Arc<Notify>,
+    pub(crate) ended: Arc<Notify>,
+    /// A notification came (`LISTEN`).
+    pub(crate) notified: Arc<Notify>,
 }
 
 impl Drop for Session {
@@ -109,6 +109,16 @@ impl Session {
         let mut config = dsn.config.clone();
         let options = format!("{OUTPUT} {} {DEFAULTS} {settings}", config.get_options().unwrap_or_default());
         config.options(options.trim());
+        Session::with(dsn, limit, config).await
+    }
+
+    /// The same through whatever stands between: a pooler refuses settings of the session (`options`), and one that gives
+    /// each transaction another session forgets what was set or prepared.
+    pub async fn through_pooler(dsn: &Dsn, limit: Duration) -> Result<Self> {
+        Session::with(dsn, limit, dsn.config.clone()).await
+    }
+
+    async fn with(dsn: &Dsn, limit: Duration, mut config: Config) -> Result<Self> {
         if config.get_application_name().is_none() {
             config.application_name("crieur");
         }
@@ -124,16 +134,20 @@ impl Session {
             config.ssl_mode(SslMode::Disable);
         }
         let connected = config.connect_raw(Ready(link), AlreadyDone).await;
-        let (client, connection) = connected.map_err(|error| session_error(&error))?;
+        let (client, mut connection) = connected.map_err(|error| session_error(&error))?;
         let bytes_of_any_kind = connection.parameter("server_encoding") == Some("SQL_ASCII");
-        let ended = Arc::new(Notify::new());
-        let notified = Arc::clone(&ended);
+        let (ended, notified) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (at_end, at_message) = (Arc::clone(&ended), Arc::clone(&notified));
         let connection = tokio::spawn(async move {
             // Its error reaches whoever waits for an answer on this session.
-            let _ = connection.await;
-            notified.notify_one();
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notification(_) = message {
+                    at_message.notify_one();
+                }
+            }
+            at_end.notify_one();
         });
-        let session = Session { client, connection, ended };
+        let session = Session { client, connection, ended, notified };
         if bytes_of_any_kind {
             session.client.batch_execute(UNCONVERTED).await.map_err(|error| session_error(&error))?;
         }
@@ -151,56 +165,13 @@ impl Session {
     }
 }
 
-/// A parameter as PostgreSQL text, whatever its type.
-#[derive(Debug)]
-struct Text<'a>(Option<&'a [u8]>);
-
-impl ToSql for Text<'_> {
-    fn to_sql(
-        &self,
-        _ty: &Type,
-        out: &mut BytesMut,
-    ) -> std::result::Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        match self.0 {
-            Some(text) => {
-                out.extend_from_slice(text);
-                Ok(IsNull::No)
-            }
-            None => Ok(IsNull::Yes),
-        }
-    }
-
-    fn accepts(_ty: &Type) -> bool {
-        true
-    }
-
-    fn encode_format(&self, _ty: &Type) -> Format {
-        Format::Text
-    }
-
-    to_sql_checked!();
-}
-
-/// A text of an answer, byte for byte: in a database without an encoding it need not be UTF-8.
-struct Bytes(Vec<u8>);
-
-impl<'a> FromSql<'a> for Bytes {
-    fn from_sql(_ty: &Type, raw: &'a [u8]) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Bytes(raw.to_vec()))
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        *ty == Type::TEXT
-    }
-}
-
 /// What is prepared on one connection.
 struct Live {
     session: Session,
     snapshot: Statement,
     /// System identifier and timeline; `None` where the role may not ask.
     identity: Option<(String, u32)>,
-    lookups: RefCell<HashMap<LookupId, std::result::Result<Statement, String>>>,
+    lookups: Lookups,
 }
 
 /// The loop's ordinary session: connects when first needed, anew after an error.
@@ -266,10 +237,10 @@ impl ControlSession {
                 self.failed.notify_one();
             }
         })?;
-        let identity = identity(&session).await?;
+        let identity = identity(&session.client).await?;
         let snapshot = session.client.prepare("SELECT pg_catalog.pg_current_snapshot()::text").await;
         let snapshot = snapshot.map_err(|error| session_error(&error))?;
-        let live = Rc::new(Live { session, snapshot, identity, lookups: RefCell::default() });
+        let live = Rc::new(Live { session, snapshot, identity, lookups: Lookups::default() });
         *self.live.borrow_mut() = Some(Rc::clone(&live));
         Ok(live)
     }
@@ -310,36 +281,11 @@ impl ControlSession {
         }
         result
     }
-
-    /// The prepared form of a lookup: every column as text, so that keys need no type.
-    async fn prepare(&self, live: &Live, id: LookupId) -> Result<std::result::Result<Statement, String>> {
-        if let Some(known) = live.lookups.borrow().get(&id) {
-            return Ok(known.clone());
-        }
-        let lookup = self.lookups.get(id.0 as usize);
-        let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
-        let quoted = lookup.columns.iter().map(|column| format!("q.{}::text", quote::identifier(column)));
-        let columns = quoted.collect::<Vec<_>>().join(", ");
-        // The line break ends a comment at the end of the rule's SQL.
-        let sql = format!("SELECT {columns} FROM ({}\n) AS q", lookup.sql.trim_end().trim_end_matches(';'));
-        let prepared = match live.session.client.prepare(&sql).await {
-            Ok(statement) if statement.params().len() != lookup.args => {
-                Err(format!("it takes {} parameters, the rule gives {}", statement.params().len(), lookup.args))
-            }
-            Ok(statement) => Ok(statement),
-            Err(error) => Err(refusal(&error)?),
-        };
-        // A refused one is tried again: somebody may mend the table while we run.
-        if prepared.is_ok() {
-            live.lookups.borrow_mut().insert(id, prepared.clone());
-        }
-        Ok(prepared)
-    }
 }
 
 /// System identifier and timeline of a primary: a standby sees commits later than its primary and cannot be the gate.
-async fn identity(session: &Session) -> Result<Option<(String, u32)>> {
-    let rows = session.client.simple_query(include_str!("../sql/identity.sql")).await;
+pub(crate) async fn identity(client: &Client) -> Result<Option<(String, u32)>> {
+    let rows = client.simple_query(include_str!("../sql/identity.sql")).await;
     let rows = match rows {
         // The functions are everybody's by default; a server may have taken them away.
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(None),
@@ -356,31 +302,6 @@ async fn identity(session: &Session) -> Result<Option<(String, u32)>> {
 
 fn first_row(rows: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
     rows.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None })
-}
-
-/// The server's refusal of a statement, without values; an error when the session is what failed.
-fn refusal(error: &tokio_postgres::Error) -> Result<String> {
-    match error.as_db_error() {
-        Some(refused) if !is_connection(refused.code().code()) => {
-            Ok(statement_text(refused.code().code(), refused.message()))
-        }
-        _ => Err(session_error(error)),
-    }
-}
-
-async fn answer(live: &Live, statement: &Statement, question: &Question) -> Result<Answer> {
-    let args: Vec<Text<'_>> = question.args.iter().map(|arg| Text(arg.as_deref())).collect();
-    let args: Vec<&(dyn ToSql + Sync)> = args.iter().map(|arg| arg as _).collect();
-    let rows = match live.session.client.query(statement, &args).await {
-        Ok(rows) => rows,
-        Err(error) => return Ok(Answer::Refused(refusal(&error)?)),
-    };
-    let texts = rows.iter().map(|row| {
-        let text = |column| row.try_get::<_, Option<Bytes>>(column).map(|text| text.map(|Bytes(text)| text));
-        (0..row.len()).map(text).collect::<std::result::Result<AnswerRow, _>>()
-    });
-    let rows = texts.collect::<std::result::Result<Vec<_>, _>>();
-    rows.map(Answer::Rows).map_err(|error| session_error(&error))
 }
 
 impl Control for ControlSession {
@@ -406,23 +327,17 @@ impl Control for ControlSession {
     }
 
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
-        self.attempt(questions.len(), async |live| {
-            let mut statements: HashMap<LookupId, std::result::Result<Statement, String>> = HashMap::new();
-            for question in questions {
-                if let Entry::Vacant(statement) = statements.entry(question.lookup) {
-                    statement.insert(self.prepare(&live, question.lookup).await?);
-                }
-            }
-            // Polled together, they leave in one flight and are answered in order: one round trip.
-            let answers = questions.iter().map(|question| async {
-                match &statements[&question.lookup] {
-                    Ok(statement) => answer(&live, statement, question).await,
-                    Err(refused) => Ok(Answer::Refused(refused.clone())),
-                }
-            });
-            join_all(answers).await.into_iter().collect()
-        })
-        .await
+        let lookups: HashSet<LookupId> = questions.iter().map(|question| question.lookup).collect();
+        let limit = self.statement_timeout;
+        // For each lookup two statements are prepared, and it has twice the time of one to answer.
+        let answered = self.attempt(4 * lookups.len(), async |live| {
+            live.lookups.ask(&live.session.client, &self.lookups, questions, limit).await
+        });
+        let Answered { answers, given_up } = answered.await?;
+        if given_up {
+            *self.live.borrow_mut() = None;
+        }
+        Ok(answers)
     }
 
     async fn replicas_replayed(&self) -> Result<()> {

@@ -5,6 +5,7 @@ mod golden;
 mod guarantee;
 mod model;
 mod properties;
+mod recipes;
 mod simulation;
 mod systemd;
 mod tidy;

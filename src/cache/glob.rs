@@ -104,6 +104,18 @@ pub fn literal_prefix(pattern: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Whether a pattern matches exactly one text, its literal prefix.
+pub fn is_literal(pattern: &[u8]) -> bool {
+    let mut rest = pattern;
+    loop {
+        rest = match rest {
+            [] => return true,
+            [b'*' | b'?' | b'[', ..] => return false,
+            [b'\\', _, behind @ ..] | [_, behind @ ..] => behind,
+        };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

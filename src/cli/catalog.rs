@@ -36,6 +36,8 @@ pub struct Server {
     pub senders_used: u32,
     /// Event triggers that announce DDL and are there, of [`TRIGGERS`](crate::cli::setup::TRIGGERS).
     pub triggers: u32,
+    /// Functions that transactions call and are there, of [`FUNCTIONS`](crate::cli::setup::FUNCTIONS).
+    pub functions: u32,
     /// `max_slot_wal_keep_size` in MB; -1 is no limit.
     pub slot_keep_mb: i64,
     /// `wal_sender_timeout` in ms; 0 is never.
@@ -112,6 +114,10 @@ pub struct Slot {
 pub struct Column {
     /// Its name.
     pub name: String,
+    /// Its type, of a domain the type beneath: `text`, `timestamp with time zone`.
+    pub kind: String,
+    /// The labels of an enum, in order.
+    pub labels: Vec<String>,
     /// `NOT NULL`
     pub not_null: bool,
     /// Empty, `s` stored, `v` virtual.
@@ -256,7 +262,11 @@ impl Catalog {
 }
 
 /// Runs one file of `sql/` and parses the JSON object of each row.
-async fn rows<T: DeserializeOwned>(client: &Client, sql: &str, variables: &[(&str, &str)]) -> Result<Vec<T>> {
+pub(crate) async fn rows<T: DeserializeOwned>(
+    client: &Client,
+    sql: &str,
+    variables: &[(&str, &str)],
+) -> Result<Vec<T>> {
     let answer = client.simple_query(&quote::fill(sql, variables)).await;
     let answer = answer.map_err(|error| Error::definite(Exit::Unavailable, "read the catalog").because(error))?;
     let mut out = Vec::new();

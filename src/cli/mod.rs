@@ -2,11 +2,16 @@
 
 pub mod catalog;
 pub mod check;
+pub mod coverage;
+pub mod diff;
+pub mod dry;
 pub mod explain;
 pub mod identity;
 pub mod log;
+pub(crate) mod outbox;
 pub mod progress;
 pub mod record;
+mod reload;
 pub mod replay;
 pub mod run;
 pub mod setup;
@@ -16,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, credentials};
+use crate::config::{Config, Mode, credentials};
 use crate::error::{Error, Exit, Result};
 use crate::session::Session;
 use crate::source::dsn::Dsn;
@@ -45,17 +50,25 @@ pub struct ExplainArgs {
     file: ConfigFile,
     #[command(flatten)]
     change: explain::Args,
+    /// Instead of a change: what NEW's rules delete that OLD's do not, and the contrary.
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], requires = "recording")]
+    diff: Option<Vec<PathBuf>>,
+    /// The recording that --diff goes over.
+    #[arg(long, value_name = "RECORDING", requires = "diff")]
+    recording: Option<PathBuf>,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Stream changes and delete their keys, until stopped.
-    Run(ConfigFile),
+    Run(run::RunArgs),
     /// Say what is missing on both servers, and what mends it.
     Check(check::CheckArgs),
     /// Say which keys a change of one row invalidates, and by which rule; needs no server.
     Explain(ExplainArgs),
+    /// Say which keys of the live cache no rule can delete, and which rules no key was made for; reads only.
+    Coverage(coverage::CoverageArgs),
     /// Create publication, slot and replica identity; safe to run twice.
     Setup(setup::SetupArgs),
     /// Write the frames of the live stream, and what is needed to replay them, to a file.
@@ -74,11 +87,16 @@ pub fn main() -> Exit {
         }
     };
     match arguments.command {
-        Command::Run(file) => with_config(&file.config, run::run),
+        Command::Run(arguments) if arguments.dry_run => {
+            with_config(&arguments.config, |config| report(run::dry(&config)))
+        }
+        Command::Run(arguments) => with_config(&arguments.config, |config| run::run(config, &arguments.config)),
         Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config))),
+        Command::Explain(ExplainArgs { diff: Some(files), recording: Some(recording), .. }) => diff(&files, &recording),
         Command::Explain(mut arguments) => {
             with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
         }
+        Command::Coverage(arguments) => with_config(&arguments.config, |config| report(coverage(&config, &arguments))),
         Command::Setup(arguments) => with_config(&arguments.config, |config| report(setup(&config, arguments.mode()))),
         Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
         Command::Replay(arguments) => with_config(&arguments.config, |config| report(replay(&config, &arguments))),
@@ -104,7 +122,7 @@ fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
 }
 
 /// The environment, and below it what systemd hands over as credentials. A variable that is not Unicode is none of ours.
-fn environment() -> Result<Vec<(String, String)>> {
+pub(crate) fn environment() -> Result<Vec<(String, String)>> {
     let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
     let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
     if let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") {
@@ -132,8 +150,12 @@ fn report(result: Result<Exit>) -> Exit {
 
 /// An ordinary session for a command that runs and ends.
 async fn session(config: &Config) -> Result<Session> {
-    let dsn = Dsn::parse(config.postgres.url.expose())?;
-    Session::connect(&dsn, config.postgres.connect_timeout, "").await.map_err(|error| error.while_doing("log in"))
+    let (dsn, limit) = (Dsn::parse(config.postgres.url.expose())?, config.postgres.connect_timeout);
+    let session = match config.postgres.mode {
+        Mode::Replication => Session::connect(&dsn, limit, "").await,
+        Mode::Outbox => Session::through_pooler(&dsn, limit).await,
+    };
+    session.map_err(|error| error.while_doing("log in"))
 }
 
 fn check(config: &Config) -> Result<Exit> {
@@ -147,12 +169,39 @@ fn check(config: &Config) -> Result<Exit> {
 fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
     arguments.fill_from(&mut std::io::stdin())?;
     print!("{}", explain::explain(&config.rules, arguments)?);
+    if config.postgres.mode == Mode::Outbox {
+        print!("{}", outbox::captured(&config.rules, &arguments.table));
+    }
     Ok(Exit::Ok)
+}
+
+fn diff(files: &[PathBuf], recording: &Path) -> Exit {
+    let [old, new] = files else { return Exit::Usage };
+    match diff::rules(old, new) {
+        Ok((old, new)) => report(
+            crate::source::recording::Recording::open(recording)
+                .and_then(|recording| runtime()?.block_on(diff::run(&old, &new, &recording, &mut std::io::stdout()))),
+        ),
+        Err(mistakes) => {
+            eprint!("{mistakes}");
+            mistakes.exit()
+        }
+    }
+}
+
+fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {
+    runtime()?.block_on(async {
+        let mut connection = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await?;
+        coverage::run(config, arguments, &mut connection, &mut std::io::stdout()).await
+    })
 }
 
 fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
     runtime()?.block_on(async {
         let session = session(config).await?;
+        if config.postgres.mode == Mode::Outbox {
+            return outbox::setup(&config.rules, &session.client, mode, &mut std::io::stdout()).await;
+        }
         setup::run(config, &session.client, &config.rules.tables(), mode, &mut std::io::stdout()).await
     })
 }

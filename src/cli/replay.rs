@@ -88,7 +88,7 @@ impl<A: Copy + Ord> Transactions<A> {
     /// See [`Intake::resolved`].
     pub fn resolved(&mut self, need: Need, root: Option<(String, String)>, rules: &Rules) {
         match need {
-            Need::Nothing | Need::Warning => {}
+            Need::Nothing | Need::Warning | Need::Refusal(_) => {}
             Need::PartitionRoot(relation) => self.intake.resolved(&relation, root, rules),
         }
     }
@@ -163,7 +163,7 @@ fn lines(f: &mut fmt::Formatter<'_>, what: &str, keys: &KeySet) -> fmt::Result {
 }
 
 /// Plain where it is plain text; otherwise in quotes, every odd byte escaped.
-fn shown(bytes: &[u8]) -> String {
+pub(crate) fn shown(bytes: &[u8]) -> String {
     let plain = |text: &str| {
         let edge = |byte: Option<&u8>| byte.is_none_or(|byte| byte.is_ascii_whitespace());
         !text.contains(|c: char| c.is_control() || c == '"' || c == '\\')

@@ -1,34 +1,59 @@
 //! `crieur run`: the daemon.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Watch};
 use crate::cache::redis::RedisCache;
 use crate::cli::progress::Progress;
-use crate::cli::{log, runtime};
-use crate::config::Config;
+use crate::cli::reload::{self, RulesFile};
+use crate::cli::{dry, log, runtime};
+use crate::config::{Config, Mode, Postgres};
+use crate::control::Control;
 use crate::error::{Error, Exit, Result};
 use crate::failpoints::{Guard, without};
 use crate::pipeline::{News, Pipeline, Replicas, Settings, Totals};
+use crate::pooled::PooledControl;
+use crate::rules::Rules;
 use crate::session::ControlSession;
+use crate::source::Source;
 use crate::source::dsn::Dsn;
-use crate::source::replication::{Options, Replication};
+use crate::source::outbox::{self, Outbox};
+use crate::source::replication::{self, Life, Replication};
 
 /// How often systemd hears how it goes.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs until SIGTERM or SIGINT, or until an error is definite.
-pub fn run(config: Config) -> Exit {
+/// The daemon, or a dry run of it.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/crieur/crieur.toml")]
+    pub config: PathBuf,
+    /// Print what would be deleted, on a temporary slot and without the cache: nothing is deleted and no position moves.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Prints what would be deleted, until SIGTERM or SIGINT.
+pub fn dry(config: &Config) -> Result<Exit> {
+    log::start();
+    runtime()?.block_on(async { dry::run(config, end_signal()?, &mut std::io::stdout()).await })
+}
+
+/// Runs until SIGTERM or SIGINT, or until an error is definite; SIGHUP reads the rules in `file` again.
+pub fn run(config: Config, file: &Path) -> Exit {
     log::start();
     info!(version = env!("CARGO_PKG_VERSION"), "crieur starts");
     for (key, value, origin) in config.effective() {
         info!(%origin, "{key} = {value}");
     }
-    let result = runtime().and_then(|runtime| runtime.block_on(stream(config)));
+    let result = runtime().and_then(|runtime| runtime.block_on(stream(config, file)));
     notify(&[NotifyState::Stopping]);
     match result {
         Ok(totals) => {
@@ -43,12 +68,44 @@ pub fn run(config: Config) -> Exit {
     }
 }
 
-async fn stream(config: Config) -> Result<Totals> {
+async fn stream(config: Config, file: &Path) -> Result<Totals> {
     let dsn = Dsn::parse(config.postgres.url.expose())?;
-    if let Some(hint) = dsn.pooler_hint() {
-        warn!("{hint}");
+    let replicas = config.postgres.replicas.iter().map(|url| Dsn::parse(url.expose()));
+    let replicas = replicas.collect::<Result<Vec<_>>>()?;
+    let Postgres { connect_timeout, liveness_timeout, lookup_timeout, .. } = config.postgres;
+    let (slot, publication) = (config.postgres.slot.clone(), config.postgres.publication.clone());
+    match config.postgres.mode {
+        Mode::Replication => {
+            if let Some(hint) = dsn.pooler_hint() {
+                warn!("{hint}");
+            }
+            let source = Replication::new(replication::Options {
+                dsn: dsn.clone(),
+                slot: slot.clone(),
+                life: Life::Lasting,
+                publication: publication.clone(),
+                connect_timeout,
+                liveness_timeout,
+            });
+            let control = move |rules: &Rules| {
+                ControlSession::new(dsn.clone(), connect_timeout, lookup_timeout, rules.lookups())
+                    .with_replicas(replicas.clone())
+                    .watching(&slot, &publication, rules)
+            };
+            deliver(config, file, source, control).await
+        }
+        Mode::Outbox => {
+            let options = outbox::Options { dsn: dsn.clone(), slot, connect_timeout, answer_timeout: liveness_timeout };
+            let control = move |rules: &Rules| {
+                PooledControl::new(dsn.clone(), connect_timeout, lookup_timeout, rules, replicas.clone())
+            };
+            deliver(config, file, Outbox::new(options), control).await
+        }
     }
-    let settings = Settings {
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
         slot: config.postgres.slot.clone(),
         publication: config.postgres.publication.clone(),
         echo: if without(Guard::Echo) { Vec::new() } else { config.cache.echo.clone() },
@@ -59,28 +116,24 @@ async fn stream(config: Config) -> Result<Totals> {
         batch_keys_max: config.limits.batch_keys_max,
         memory_bytes_max: config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX),
         stop_timeout: config.limits.stop_timeout,
-    };
-    let replicas = config.postgres.replicas.iter().map(|url| Dsn::parse(url.expose())).collect::<Result<_>>()?;
+    }
+}
+
+/// The loop between a source and the cache; `control` makes the ordinary session that asks the lookups of rules and
+/// watches their tables.
+async fn deliver<S, D>(config: Config, file: &Path, source: S, control: impl Fn(&Rules) -> D) -> Result<Totals>
+where
+    S: Source,
+    S::Ack: 'static,
+    D: Control + 'static,
+{
+    let settings = settings(&config);
     let cache = RedisCache::new(&config.cache)?;
     let watch = Watch::new(cache.health());
     if let Some(address) = config.admin {
         admin::serve(address, watch.clone()).await?;
     }
-    let control = ControlSession::new(
-        dsn.clone(),
-        config.postgres.connect_timeout,
-        config.postgres.lookup_timeout,
-        config.rules.lookups(),
-    )
-    .with_replicas(replicas)
-    .watching(&config.postgres.slot, &config.postgres.publication, &config.rules);
-    let source = Replication::new(Options {
-        dsn,
-        slot: config.postgres.slot,
-        publication: config.postgres.publication,
-        connect_timeout: config.postgres.connect_timeout,
-        liveness_timeout: config.postgres.liveness_timeout,
-    });
+    let rules_file = RulesFile::new(file, &config);
     let stop = stop_signal()?;
     let (mut progress, mut status) = (Progress::default(), Status::default());
     let news = Box::new(move |news| {
@@ -98,7 +151,14 @@ async fn stream(config: Config) -> Result<Totals> {
         watch.news(news);
         progress.news(news);
     });
-    Pipeline::new(source, cache, control, config.rules, settings, news).run(stop).await
+    let (sender, reloads) = mpsc::channel(1);
+    let hangup = listen(SignalKind::hangup())?;
+    let first = control(&config.rules);
+    let pipeline = Pipeline::new(source, cache, first, config.rules, settings, news).reloading(reloads);
+    tokio::select! {
+        ended = pipeline.run(stop) => ended,
+        () = reload::at_each(hangup, rules_file, control, sender) => unreachable!("it waits for signals for ever"),
+    }
 }
 
 /// The line of `systemctl status`, renewed now and then.
@@ -121,21 +181,31 @@ impl Status {
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT. SIGHUP changes nothing and says so: unheard, it would end the process.
+/// Resolves at the first SIGTERM or SIGINT.
 pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>> {
-    let listen = |kind| signal(kind).map_err(|cause| Error::definite(Exit::Os, "listen for signals").because(cause));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut hangup = listen(SignalKind::hangup())?;
     Ok(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hangup.recv() => warn!("SIGHUP: this version reads its configuration only at the start"),
-            }
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
         notify(&[NotifyState::Stopping]);
     })
+}
+
+/// The same for a command at a terminal, which a hangup ends as well.
+pub(crate) fn end_signal() -> Result<impl Future<Output = ()>> {
+    let (stop, mut hangup) = (stop_signal()?, listen(SignalKind::hangup())?);
+    Ok(async move {
+        tokio::select! {
+            () = stop => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
+
+fn listen(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|cause| Error::definite(Exit::Os, "listen for signals").because(cause))
 }
 
 /// Tells systemd, where there is one (`NOTIFY_SOCKET`).

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -31,6 +32,10 @@ const LOCK_TIMEOUT: &str = "SET lock_timeout = '5s';";
 /// The event triggers that announce DDL; this many are made.
 pub const TRIGGERS: u32 = 2;
 const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");
+
+/// The functions that transactions call; this many are made.
+pub const FUNCTIONS: u32 = 2;
+const FUNCTIONS_SQL: &str = include_str!("../../sql/invalidate.sql");
 
 /// Creates what the daemon needs on the PostgreSQL server. Safe to run twice.
 #[derive(Debug, clap::Args)]
@@ -81,6 +86,10 @@ pub fn plan(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>) -> Vec<St
         None => create_publication(catalog, &tables, names.publication).into_iter().collect(),
         Some(publication) => alter_publication(catalog, publication, &tables, names.publication),
     });
+    if catalog.server.functions < FUNCTIONS {
+        let why = "functions with which a transaction names keys that its commit deletes";
+        out.push(Statement { why: why.into(), sql: FUNCTIONS_SQL.into() });
+    }
     if catalog.slot.is_none() {
         let why = "the slot: from here on the server keeps WAL until crieur confirms it; waits for open transactions";
         out.push(Statement { why: why.into(), sql: server::create_slot(names.slot, &catalog.server) });
@@ -181,6 +190,9 @@ pub fn script(plan: &[Statement]) -> String {
     out
 }
 
+/// When the result is looked at: a daemon that waited for the publication may be making its slot anew.
+const SECOND_LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
+
 /// Brings the server to where `check` finds it ready, says what it did, and how to exit.
 pub async fn run(
     config: &Config,
@@ -219,25 +231,42 @@ pub async fn apply(
         execute(postgres, statement, out).await?;
     }
     // What no statement of ours mends: a lost slot, a row filter, a table that is a view.
-    let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
-    let left = wrong(check::of_catalog(&catalog, needs, names));
-    if left.is_empty() { Ok(Exit::Ok) } else { check::report(out, &left) }
+    let mut left = Vec::new();
+    for pause in SECOND_LOOKS {
+        tokio::time::sleep(pause).await;
+        let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
+        left = wrong(check::of_catalog(&catalog, needs, names));
+        if left.is_empty() {
+            return Ok(Exit::Ok);
+        }
+    }
+    check::report(out, &left)
 }
 
-/// Runs one statement. Event triggers are not worth stopping for: without them changed columns are still noticed.
+/// What is not worth stopping for where the role may not: its name, and what is missing without it.
+fn optional(sql: &str) -> Option<(&'static str, &'static str)> {
+    const WITHOUT_TRIGGERS: &str = "only a superuser may. Until one runs the following with psql, DDL that changes \
+        values counts only when it also changes the columns, and only from the next row change on.";
+    const WITHOUT_FUNCTIONS: &str = "the role must have CREATE on the database. Until one that has runs the following \
+        with psql, transactions cannot call crieur.invalidate.";
+    match sql {
+        TRIGGERS_SQL => Some(("CREATE EVENT TRIGGER crieur_ddl, crieur_drop;", WITHOUT_TRIGGERS)),
+        FUNCTIONS_SQL => Some(("CREATE FUNCTION crieur.invalidate, crieur.invalidate_exact;", WITHOUT_FUNCTIONS)),
+        _ => None,
+    }
+}
+
+/// Runs one statement. Without the event triggers changed columns are still noticed; without the functions rules work.
 async fn execute(postgres: &Client, Statement { why, sql }: &Statement, out: &mut dyn Write) -> Result<()> {
-    let optional = sql == TRIGGERS_SQL;
-    let shown = if optional { "CREATE EVENT TRIGGER crieur_ddl, crieur_drop;" } else { sql };
+    let optional = optional(sql);
+    let shown = optional.map_or(sql.as_str(), |(shown, _)| shown);
     writeln!(out, "{shown}\n    {why}").map_err(unwritten)?;
-    match postgres.batch_execute(sql).await {
-        Err(error) if optional && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => writeln!(
-            out,
-            "    NOT DONE: only a superuser may ({}). Until one runs the following with psql, DDL that changes values \
-             counts only when it also changes the columns, and only from the next row change on.\n\n{sql}",
-            error.as_db_error().map_or("", |error| error.message())
-        )
-        .map_err(unwritten),
-        done => done.map_err(|error| refused(shown, &error)),
+    match (postgres.batch_execute(sql).await, optional) {
+        (Err(error), Some((_, without))) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            let said = error.as_db_error().map_or("", |error| error.message());
+            writeln!(out, "    NOT DONE: {without} ({said})\n\n{sql}").map_err(unwritten)
+        }
+        (done, _) => done.map_err(|error| refused(shown, &error)),
     }
 }
 

@@ -44,16 +44,13 @@ impl Layer {
             Ok(_) => {
                 self.0.insert(key.name.to_owned(), value);
             }
-            Err(Unfit(what)) => mistakes.error(place, format!("{} {what}", key.name), note(key, &value)),
+            Err(Unfit(what)) => mistakes.error(place, format!("{} {what}", key.name), note(key)),
         }
     }
 }
 
 /// What to say beside a value that does not fit.
-fn note(key: &Key, value: &Value) -> String {
-    if key.name == "postgres.mode" && matches!(&value.kind, ValueKind::String(mode) if mode == "outbox") {
-        return "mode \"outbox\" is not in this version".to_owned();
-    }
+fn note(key: &Key) -> String {
     let default = key.default.map_or_else(String::new, |default| format!("; default: {default}"));
     format!("{}{default}", key.doc)
 }
@@ -142,7 +139,7 @@ pub fn file(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mistakes)
 
 /// A value for the layers. A list must be written as a list: its comma separated form is the environment's.
 fn kind_of(key: &Key, value: &Toml<'_>) -> Option<ValueKind> {
-    let is_list = matches!(key.kind, Kind::Texts | Kind::Urls | Kind::Ascending);
+    let is_list = matches!(key.kind, Kind::Texts | Kind::Prefixes | Kind::Urls | Kind::Ascending);
     match value.get_ref() {
         DeValue::String(text) if !is_list => Some(ValueKind::String(text.to_string())),
         DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(ValueKind::I64),

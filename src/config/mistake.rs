@@ -65,6 +65,8 @@ pub struct Mistake {
     place: Place,
     message: String,
     note: String,
+    /// What it is a part of: "rule 2, public.properties"; empty for the file itself.
+    within: String,
 }
 
 /// Everything that is wrong, in the order of reading.
@@ -72,23 +74,33 @@ pub struct Mistake {
 pub struct Mistakes {
     found: Vec<Mistake>,
     exit: Exit,
+    within: String,
 }
 
 impl Default for Mistakes {
     fn default() -> Self {
-        Mistakes { found: Vec::new(), exit: Exit::Config }
+        Mistakes { found: Vec::new(), exit: Exit::Config, within: String::new() }
     }
 }
 
 impl Mistakes {
     /// Adds an error. `note` stands beside the place: a suggestion, or what is allowed.
     pub fn error(&mut self, place: Place, message: impl Into<String>, note: impl Into<String>) {
-        self.found.push(Mistake { severity: Severity::Error, place, message: message.into(), note: note.into() });
+        self.add(Severity::Error, place, message.into(), note.into());
     }
 
     /// Adds a warning: the start goes on.
     pub fn warning(&mut self, place: Place, message: impl Into<String>, note: impl Into<String>) {
-        self.found.push(Mistake { severity: Severity::Warning, place, message: message.into(), note: note.into() });
+        self.add(Severity::Warning, place, message.into(), note.into());
+    }
+
+    /// What the mistakes that follow are a part of; empty for the file itself.
+    pub fn within(&mut self, what: impl Into<String>) {
+        self.within = what.into();
+    }
+
+    fn add(&mut self, severity: Severity, place: Place, message: String, note: String) {
+        self.found.push(Mistake { severity, place, message, note, within: self.within.clone() });
     }
 
     /// A file that must be read cannot be.
@@ -141,7 +153,10 @@ impl fmt::Display for Mistake {
         };
         writeln!(f, "{severity}: {}", self.message)?;
         match &self.place {
-            Place::File(file, span) => excerpt(f, file, span, &self.note),
+            Place::File(file, span) => {
+                excerpt(f, file, span, &self.note)?;
+                if self.within.is_empty() { Ok(()) } else { writeln!(f, "  = in {}", self.within) }
+            }
             Place::Variable(name) => writeln!(f, " --> environment variable {name}\n  = {}", self.note),
             Place::Nowhere => writeln!(f, "  = {}", self.note),
         }

@@ -65,11 +65,22 @@ pub struct Config {
 /// One key, its value as it would be written (secrets redacted), and where it comes from.
 pub type Effective = (&'static str, String, String);
 
+/// How changes are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// From the WAL, through a replication slot.
+    Replication,
+    /// From a table that triggers write into, over ordinary connections.
+    Outbox,
+}
+
 /// `[postgres]`
 #[derive(Debug)]
 pub struct Postgres {
     /// `url` or `DATABASE_URL`: libpq URL or key/value string.
     pub url: Secret,
+    /// `mode`, default `replication`.
+    pub mode: Mode,
     /// `slot`, default `crieur`.
     pub slot: String,
     /// `publication`, default `crieur`.
@@ -140,7 +151,16 @@ pub struct Limits {
 impl Config {
     /// Reads the file and the environment; every mistake in both is reported, not only the first.
     pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, Mistakes> {
-        Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env)
+        Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, None)
+    }
+
+    /// The same while a daemon runs whose cache protects these patterns: its rules go on with them.
+    pub fn load_anew(
+        path: &Path,
+        env: impl Iterator<Item = (String, String)>,
+        protect: &[Vec<u8>],
+    ) -> Result<Config, Mistakes> {
+        Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, Some(protect))
     }
 
     /// The same, from a text that is already read; `directory` is where `rules_file` is looked for.
@@ -148,6 +168,7 @@ impl Config {
         file: Rc<SourceFile>,
         directory: &Path,
         env: impl Iterator<Item = (String, String)>,
+        protect: Option<&[Vec<u8>]>,
     ) -> Result<Config, Mistakes> {
         let mut mistakes = Mistakes::default();
         let table = layers::parse(&file, &mut mistakes);
@@ -155,8 +176,10 @@ impl Config {
         let from_file = layers::file(&file, &table, &mut mistakes);
         let settings = Settings::merge([Layer::defaults(), below, from_file, above]);
         settings.require_urls(&mut mistakes);
-        let protect = settings.texts("cache.protect").into_iter().map(String::into_bytes).collect::<Vec<_>>();
-        let rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
+        let written = || settings.texts("cache.protect").into_iter().map(String::into_bytes).collect();
+        let protect = protect.map_or_else(written, <[_]>::to_vec);
+        let mut rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
+        rules.allow(&settings.texts("cache.invalidate"));
         if !mistakes.is_harmless() {
             return Err(mistakes);
         }
@@ -167,6 +190,20 @@ impl Config {
     pub fn effective(&self) -> impl Iterator<Item = Effective> {
         self.effective.clone().into_iter()
     }
+}
+
+/// The rules of a configuration, or of a file that holds nothing but rules: no server is named, no environment read.
+pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
+    let file = layers::read(path)?;
+    let mut mistakes = Mistakes::default();
+    let table = layers::parse(&file, &mut mistakes);
+    let from_file = layers::file(&file, &table, &mut mistakes);
+    let settings = Settings::merge([Layer::defaults(), Layer::default(), from_file, Layer::default()]);
+    let protect: Vec<Vec<u8>> = settings.texts("cache.protect").into_iter().map(String::into_bytes).collect();
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let mut rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
+    rules.allow(&settings.texts("cache.invalidate"));
+    if mistakes.is_harmless() { Ok(rules) } else { Err(mistakes) }
 }
 
 /// The rules of the file and of its `rules_file`.
@@ -298,6 +335,7 @@ impl Settings {
         Config {
             postgres: Postgres {
                 url: Secret::new(self.text("postgres.url")),
+                mode: if self.text("postgres.mode") == "outbox" { Mode::Outbox } else { Mode::Replication },
                 slot: self.text("postgres.slot"),
                 publication: self.text("postgres.publication"),
                 replicas: self.texts("postgres.replicas").into_iter().map(Secret::new).collect(),
@@ -358,7 +396,7 @@ mod tests {
     fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
         let file = Rc::new(SourceFile { name: "crieur.toml".to_owned(), text: text.to_owned() });
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::read(file, Path::new(""), env).map_err(|mistakes| mistakes.to_string())
+        Config::read(file, Path::new(""), env, None).map_err(|mistakes| mistakes.to_string())
     }
 
     const URLS: [(&str, &str); 2] = [("DATABASE_URL", "postgres://u:hunter2@a/d"), ("REDIS_URL", "redis://:hunter2@b")];
@@ -436,11 +474,10 @@ mod tests {
                  1 | [metrics]\n  |  ^^^^^^^ it is not in this version: remove it\n",
             ),
             (
-                "[postgres]\nmode = \"outbox\"\n",
+                "[postgres]\nmode = \"trigger\"\n",
                 &url,
-                "error: postgres.mode must be one of: replication\n --> crieur.toml:2:8\n  |\n\
-                 2 | mode = \"outbox\"\n  |        \
-                 ^^^^^^^^ mode \"outbox\" is not in this version\n",
+                "error: postgres.mode must be one of: replication, outbox\n --> crieur.toml:2:8\n  |\n\
+                 2 | mode = \"trigger\"\n  |        ^^^^^^^^^",
             ),
             (
                 "",

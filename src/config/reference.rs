@@ -31,6 +31,8 @@ pub enum Kind {
     Count(u64, u64),
     /// A list of texts.
     Texts,
+    /// A list of texts, each with its only `*` at the end.
+    Prefixes,
     /// `127.0.0.1:9186`, `[::1]:9186`: an address and a port, no name that somebody else resolves.
     Socket,
 }
@@ -68,7 +70,12 @@ const KEYS: &[Key] = &[
             "where the changes come from: a libpq URL or key/value string; the direct host, no pooler",
         )
     },
-    key("postgres.mode", Kind::Choice(&["replication"]), Some("replication"), "how changes are read"),
+    key(
+        "postgres.mode",
+        Kind::Choice(&["replication", "outbox"]),
+        Some("replication"),
+        "how changes are read: from the WAL, or from a table that triggers write into, over any ordinary connection",
+    ),
     key("postgres.slot", Kind::Slot, Some("crieur"), "replication slot; one daemon for each"),
     key("postgres.publication", Kind::Name, Some("crieur"), "publication that holds the tables of the rules"),
     key(
@@ -118,6 +125,12 @@ const KEYS: &[Key] = &[
         "WAL that waiting echoes may hold back; past it the position moves on without them",
     ),
     key("cache.protect", Kind::Texts, Some("lock:*"), "glob patterns that are never deleted, whatever a rule says"),
+    key(
+        "cache.invalidate",
+        Kind::Prefixes,
+        Some(""),
+        "keys that transactions may name with crieur.invalidate: texts that end in *",
+    ),
     key(
         "cache.leases",
         Kind::Choice(&["none", "companion"]),
@@ -251,6 +264,10 @@ impl Kind {
             }
             Kind::Urls => texts(value).map(Checked::Texts).ok_or(unfit("must be an array of connection strings")),
             Kind::Texts => texts(value).map(Checked::Texts).ok_or(unfit("must be an array of strings, none empty")),
+            Kind::Prefixes => texts(value)
+                .filter(|list| list.iter().all(|item| is_prefix(item)))
+                .map(Checked::Texts)
+                .ok_or(unfit("must be an array of texts that end in *, their only special character: [\"search:*\"]")),
             Kind::Socket => text(value)
                 .and_then(|text| text.parse().ok())
                 .map(Checked::Socket)
@@ -293,6 +310,11 @@ fn ascending(value: &Value) -> Option<Vec<Duration>> {
     let list: Vec<Duration> = texts(value)?.iter().map(|item| duration(item)).collect::<Option<_>>()?;
     let in_order = list.is_sorted_by(|a, b| a < b);
     (in_order && list.iter().all(|delay| (MILLISECOND..=HOUR).contains(delay))).then_some(list)
+}
+
+fn is_prefix(text: &str) -> bool {
+    let literal = text.strip_suffix('*').unwrap_or_default();
+    !literal.is_empty() && !literal.contains(['*', '?', '[', ']', '\\'])
 }
 
 fn is_slot_name(text: &str) -> bool {
@@ -400,6 +422,9 @@ mod tests {
             ("limits.batch_keys_max", "0"),
             ("limits.memory_bytes_max", "1KiB"),
             ("cache.protect", "a,,b"),
+            ("cache.invalidate", "*"),
+            ("cache.invalidate", "a:*:b"),
+            ("cache.invalidate", "a[b]:*"),
             ("cache.url", ""),
             ("cache.leases", "yes"),
             ("admin.listen", "localhost:9186"),

@@ -3,6 +3,7 @@
 //! A transient error means the same step again after a jittered pause, for as long as it takes; only a definite error
 //! ends a future with `Err`. An outage is logged once when it begins and once when it ends, with a reminder each minute.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Deleted, Swept};
-use crate::control::{Answer, Control};
+use crate::control::{Answer, Control, LookupId, Question};
 use crate::echo::Delivery;
 use crate::error::{Class, Error, Result};
 use crate::failpoints::{Step, reached};
@@ -125,19 +126,28 @@ async fn look_up<D: Control>(
         for part in questions.chunks(QUESTIONS_MAX) {
             answers.extend(insist("look up", async || control.ask(part).await).await?);
         }
-        for (question, answer) in questions.iter().zip(&answers) {
-            if let Answer::Refused(message) = answer {
-                refused += 1;
-                let name = rules.lookups().get(question.lookup.0 as usize).map_or("?", |lookup| lookup.name.as_str());
-                warn!(lookup = name, "lookup refused, its keys widen to their family: {message}");
-            }
-        }
+        refused += complain_of_refused(rules, &questions, &answers);
         rules.resolve(&lookups, &questions, &answers, load);
         if load.keys.bytes_used() > bytes_max {
             load.collapse_largest(rules);
         }
     }
     Ok(refused)
+}
+
+/// Logs what the server refused, once for each lookup; says how many questions that were.
+fn complain_of_refused(rules: &Rules, questions: &[Question], answers: &[Answer]) -> u64 {
+    let mut refused: BTreeMap<LookupId, (u64, &str)> = BTreeMap::new();
+    for (question, answer) in questions.iter().zip(answers) {
+        if let Answer::Refused(message) = answer {
+            refused.entry(question.lookup).or_insert((0, message)).0 += 1;
+        }
+    }
+    for (id, (count, message)) in &refused {
+        let name = rules.lookups().get(id.0 as usize).map_or("?", |lookup| lookup.name.as_str());
+        warn!(lookup = name, questions = count, "lookup refused, its keys widen to their family: {message}");
+    }
+    refused.values().map(|(count, _)| count).sum()
 }
 
 /// Sweeps the patterns of all deliveries in one pass.

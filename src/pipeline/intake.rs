@@ -13,9 +13,11 @@ use crate::ack::Window;
 use crate::batcher::Batch;
 use crate::cache::glob;
 use crate::change::{Change, Event, Place, Relation, Row};
+use crate::keys::TxOrdinal;
 use crate::lsn::Xid;
 use crate::notice::Notice;
 use crate::pipeline::tables::{Meaning, Tables};
+use crate::rules::custom::{Allowed, Asked};
 use crate::rules::{Invalidations, Rules};
 
 /// What the loop must do before it takes the next event.
@@ -27,6 +29,8 @@ pub enum Need {
     PartitionRoot(Relation),
     /// Say that a message with our prefix was not understood and sweeps everything; asked for once.
     Warning,
+    /// Say that so many keys which a transaction named are not allowed, and stay.
+    Refusal(u64),
 }
 
 /// The open batch and what is known about tables and open transactions.
@@ -121,26 +125,41 @@ impl<A: Copy + Ord> Intake<A> {
 
     /// A message with our prefix; one that is not understood may concern anybody.
     fn message(&mut self, place: Place, content: &[u8], rules: &Rules) -> Need {
-        let notice = Notice::parse(content);
-        let plans = match &notice {
+        let asked = match Notice::parse(content) {
             Some(Notice::Ddl { tables }) => {
                 let named = tables.iter().filter_map(|table| rules.table(&table.schema, &table.name));
                 let known = tables.iter().filter_map(|table| self.tables.known(table.oid()));
-                named.chain(known).collect::<BTreeSet<_>>().into_iter().map(|id| rules.families_of(id)).collect()
+                for table in named.chain(known).collect::<BTreeSet<_>>() {
+                    let families = rules.families_of(table);
+                    self.named(place, |tx, load| families.apply(&Row::Truncate, tx, load));
+                }
+                return Need::Nothing;
             }
-            None => vec![rules.everything()],
+            None => {
+                self.named(place, |tx, load| load.everything(rules, tx));
+                let said = std::mem::replace(&mut self.misunderstood, true);
+                return if said { Need::Nothing } else { Need::Warning };
+            }
+            Some(Notice::Invalidate { patterns }) => (patterns, Asked::Glob as fn(_) -> _),
+            Some(Notice::InvalidateExact { keys }) => (keys, Asked::Key as fn(_) -> _),
+            Some(Notice::InvalidateAll {}) => (vec![String::new()], (|_| Asked::Everything) as fn(_) -> _),
         };
-        for plan in plans {
-            match place {
-                Place::Committed => self.batch.change(&plan, &Row::Truncate),
-                Place::Open(xid) => self.open_load(xid, |load| plan.apply(&Row::Truncate, 0, load)),
-                Place::Outside => self.batch.outside(&plan),
-            }
+        let (texts, kind) = asked;
+        let mut refused = 0;
+        self.named(place, |tx, load| {
+            let allowed = texts.iter().map(|text| rules.custom(kind(text.as_bytes()), tx, load));
+            refused = allowed.filter(|allowed| *allowed == Allowed::No).count() as u64;
+        });
+        if refused > 0 { Need::Refusal(refused) } else { Need::Nothing }
+    }
+
+    /// Adds what a message names.
+    fn named(&mut self, place: Place, add: impl FnOnce(TxOrdinal, &mut Invalidations)) {
+        match place {
+            Place::Committed => self.batch.named(add),
+            Place::Open(xid) => self.open_load(xid, |load| add(0, load)),
+            Place::Outside => self.batch.outside(add),
         }
-        if notice.is_some() || std::mem::replace(&mut self.misunderstood, true) {
-            return Need::Nothing;
-        }
-        Need::Warning
     }
 
     /// What the largest open transaction holds, in bytes.

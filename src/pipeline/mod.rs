@@ -12,19 +12,24 @@ pub mod intake;
 mod lagging;
 mod memory;
 mod position;
+mod refusals;
+mod reload;
 pub mod tables;
 pub mod watch;
 mod watching;
 pub mod words;
 
+pub use reload::Reload;
 pub use words::{News, Replicas, Settings, Totals};
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
+use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -37,6 +42,7 @@ use crate::echo::{Delivery, Echoes};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
+use crate::keys::FamilyId;
 use crate::mark::Start;
 use crate::pipeline::deliver::{Landed, at_most, insist, sweep};
 use crate::pipeline::gap::Held;
@@ -44,6 +50,7 @@ use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::lagging::Lagging;
 use crate::pipeline::memory::bytes_of;
 use crate::pipeline::position::{Writing, Written};
+use crate::pipeline::refusals::Refusals;
 use crate::pipeline::watch::Watch;
 use crate::ring::Ring;
 use crate::rules::Rules;
@@ -55,6 +62,9 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The first pause before a batch asks the gate again, when nothing of it was visible.
 const GATE_PAUSE_MIN: Duration = Duration::from_micros(200);
+
+/// Who hears the news.
+type Tell = Box<dyn FnMut(News)>;
 
 type Kept<T> = Option<LocalBoxFuture<'static, Result<T>>>;
 
@@ -89,7 +99,7 @@ pub struct Pipeline<S: Source, C, D> {
     control: Rc<D>,
     rules: Rc<Rules>,
     settings: Settings,
-    news: Box<dyn FnMut(News)>,
+    news: Tell,
 
     intake: Intake<S::Ack>,
     window: Window<S::Ack>,
@@ -155,6 +165,8 @@ pub struct Pipeline<S: Source, C, D> {
     again: VecDeque<Delivery>,
     /// Spans of gaps whose sweep has not begun, or waits for the transactions that were open.
     unswept: Vec<SpanId>,
+    /// The families that their sweep goes over.
+    unsure: BTreeSet<FamilyId>,
     await_elders: bool,
     elders: Option<Snapshot>,
     looking: Kept<Snapshot>,
@@ -173,9 +185,13 @@ pub struct Pipeline<S: Source, C, D> {
     watching: Kept<Result<Option<Sighting>>>,
     /// Since when the server cannot be watched, or when that was last logged.
     blind_since: Option<Instant>,
+    refusals: Refusals,
     /// When the present outage of the source was last logged.
     source_said: Option<Instant>,
     stop_by: Option<Instant>,
+    /// Other rules to go on with.
+    reloads: Option<Receiver<Reload<D>>>,
+    reload: Option<Reload<D>>,
 }
 
 impl<S, C, D> Pipeline<S, C, D>
@@ -187,11 +203,15 @@ where
 {
     /// Ties the parts together; nothing is connected yet.
     pub fn new(source: S, cache: C, control: D, rules: Rules, settings: Settings, news: Box<dyn FnMut(News)>) -> Self {
+        Pipeline::assembled(source, Rc::new(cache), Rc::new(control), rules, settings, news)
+    }
+
+    fn assembled(source: S, cache: Rc<C>, control: Rc<D>, rules: Rules, settings: Settings, news: Tell) -> Self {
         let watch = Watch::new(&settings.publication);
         Pipeline {
             source,
-            cache: Rc::new(cache),
-            control: Rc::new(control),
+            cache,
+            control,
             rules: Rc::new(rules),
             news,
             intake: Intake::default(),
@@ -234,6 +254,7 @@ where
             round: None,
             again: VecDeque::new(),
             unswept: Vec::new(),
+            unsure: BTreeSet::new(),
             await_elders: false,
             elders: None,
             looking: None,
@@ -248,14 +269,29 @@ where
             watch_due: None,
             watching: None,
             blind_since: None,
+            refusals: Refusals::default(),
             source_said: None,
             stop_by: None,
+            reloads: None,
+            reload: None,
         }
     }
 
     /// Runs until `stop` resolves (then finishes what is in flight, within its limit) or an error is definite.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Totals> {
         tokio::pin!(stop);
+        loop {
+            self.stream(stop.as_mut()).await?;
+            self.last_words().await;
+            match self.reload.take() {
+                Some(reload) => self = self.renewed(reload),
+                None => return Ok(self.totals),
+            }
+        }
+    }
+
+    /// Streams until a stop or a reload, and until what was in flight then is done.
+    async fn stream(&mut self, mut stop: Pin<&mut impl Future<Output = ()>>) -> Result<()> {
         loop {
             self.start_what_can_start();
             if self.is_finished() {
@@ -267,7 +303,8 @@ where
             tokio::select! {
                 biased;
                 // 1. A stop is heard even under full load.
-                () = &mut stop, if self.stop_by.is_none() => self.begin_stop(),
+                () = &mut stop, if self.stop_by.is_none() || self.reload.is_some() => self.begin_stop(),
+                reload = reload::next(&mut self.reloads), if self.stop_by.is_none() => self.begin_reload(reload),
                 () = at(self.stop_by) => break,
                 // 2. The server ends sessions that stay silent, so status goes before all work.
                 () = at(self.source.status_due()) => {
@@ -302,8 +339,7 @@ where
                 }
             }
         }
-        self.last_words().await;
-        Ok(self.totals)
+        Ok(())
     }
 
     /// Whether the cache may be asked to delete: one flight at a time, and none while the mark is read.
@@ -337,10 +373,8 @@ where
             match self.intake.event(event, &self.rules, &mut self.window) {
                 Need::Nothing => {}
                 Need::PartitionRoot(relation) => self.resolve(relation),
-                Need::Warning => warn!(
-                    hint = "Only crieur's own triggers should send messages with the prefix \"crieur\".",
-                    "a logical message was not understood: every key of the rules is swept, as for each such message"
-                ),
+                Need::Warning => refusals::misunderstood(),
+                Need::Refusal(count) => self.refused(count),
             }
         }
         if self.filling_since.is_none() && !self.intake.batch.is_empty() {
@@ -417,7 +451,7 @@ where
                 if without(Guard::Gate) {
                     return Ok(Snapshot::Everything);
                 }
-                insist("take a snapshot", async || control.snapshot().await).await
+                insist("take a snapshot", async || control.gate().await).await
             }));
         }
         if self.may_fly() && (self.stop_by.is_none() || !self.again.is_empty()) {
@@ -450,6 +484,7 @@ where
 
     fn begin_stop(&mut self) {
         info!("stopping");
+        self.reload = None;
         self.stop_by = Some(Instant::now() + self.settings.stop_timeout);
         self.confirm_due = None;
     }

@@ -55,6 +55,8 @@ pub struct Totals {
     pub swept: u64,
     /// Lookups that the server refused.
     pub refused: u64,
+    /// Keys that a transaction named and may not.
+    pub not_allowed: u64,
     /// Families collapsed into their pattern by a memory bound.
     pub collapsed: u64,
     /// Keys and patterns that wait for their echo.

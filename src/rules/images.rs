@@ -1,4 +1,4 @@
-//! The values of one row image, as a plan wants them; and which columns an update left as they were.
+//! The values of one row image, as a plan wants them.
 //!
 //! Raw values are slices of the stream, taken in one walk. What has to be made of them (a path into JSON, a filter) is
 //! made when first asked for, once.
@@ -53,7 +53,7 @@ const VALUE_BYTES_MAX: usize = 2 << 20;
 pub struct Image<'a, 'p> {
     raw: Raw<'a>,
     makings: &'p [Making],
-    made: SmallVec<[OnceCell<Made<'a>>; 4]>,
+    made: SmallVec<[OnceCell<Made<'a>>; 8]>,
 }
 
 impl<'a, 'p> Image<'a, 'p> {
@@ -117,33 +117,4 @@ pub fn raw_old<'a>(slots: &[Slot], identity: ReplicaIdentity, old: Old<'a>, new:
         *new = *old;
     }
     image
-}
-
-/// Columns that count, for rules that ignore the others.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Counting {
-    /// For each column of the relation.
-    pub columns: Vec<bool>,
-    /// Whether the replica identity carries every column that counts.
-    pub in_identity: bool,
-}
-
-impl Counting {
-    /// Whether an update may have changed a column that counts: only a known old value says that it did not.
-    pub fn may_have_changed(&self, identity: ReplicaIdentity, old: Old<'_>, new: Tuple<'_>) -> bool {
-        let differs = |old: Tuple<'_>| {
-            // A new value that is not in the stream is an unchanged TOAST: `logicalrep_write_tuple`
-            // (src/backend/replication/logical/proto.c).
-            let changed = |(counts, (old, new)): (&bool, (Value<'_>, Value<'_>))| {
-                *counts && new != Value::Unknown && (old == Value::Unknown || old != new)
-            };
-            let complete = old.columns() == self.columns.len() && new.columns() == self.columns.len();
-            !complete || self.columns.iter().zip(old.values().zip(new.values())).any(changed)
-        };
-        match old {
-            Old::Full(old) => differs(old),
-            Old::Key(old) => !self.in_identity || differs(old),
-            Old::Absent => !self.in_identity || identity == ReplicaIdentity::Full,
-        }
-    }
 }

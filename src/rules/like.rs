@@ -41,10 +41,16 @@ impl Like {
 
     /// Whether the whole text matches; `None` when the text is no UTF-8.
     pub fn matches(&self, text: &[u8]) -> Option<bool> {
-        let mut rest = std::str::from_utf8(text).ok()?.chars();
+        match text.is_ascii() {
+            true => Some(self.spells(text.iter().map(|byte| char::from(*byte)))),
+            false => Some(self.spells(std::str::from_utf8(text).ok()?.chars())),
+        }
+    }
+
+    fn spells<T: Iterator<Item = char> + Clone>(&self, mut rest: T) -> bool {
         let mut at = 0;
         // Where to go on behind the last `%`, and the text that it has not swallowed yet.
-        let mut any: Option<(usize, std::str::Chars<'_>)> = None;
+        let mut any: Option<(usize, T)> = None;
         loop {
             let element = self.elements.get(at);
             if element == Some(&Element::Any) {
@@ -54,15 +60,15 @@ impl Like {
             }
             let mut behind = rest.clone();
             let fits = match (element, behind.next()) {
-                (None, None) => return Some(true),
-                (Some(_), None) => return Some(false),
+                (None, None) => return true,
+                (Some(_), None) => return false,
                 (None, Some(_)) => false,
                 (Some(Element::One | Element::Any), Some(_)) => true,
                 (Some(Element::Character(wanted)), Some(character)) => self.case.of(character) == *wanted,
             };
             (at, rest) = match (fits, &mut any) {
                 (true, _) => (at + 1, behind),
-                (false, None) => return Some(false),
+                (false, None) => return false,
                 (false, Some((behind_any, from))) => {
                     from.next();
                     (*behind_any, from.clone())
@@ -74,11 +80,20 @@ impl Like {
 
 impl Case {
     /// The character as it is compared: characters whose lower case is one character only.
+    #[inline]
     fn of(self, character: char) -> char {
+        match self {
+            Case::Counts => character,
+            Case::Ignored if character.is_ascii() => character.to_ascii_lowercase(),
+            Case::Ignored => Case::lower(character),
+        }
+    }
+
+    fn lower(character: char) -> char {
         let mut lower = character.to_lowercase();
-        match (self, lower.next(), lower.next()) {
-            (Case::Ignored, Some(lower), None) => lower,
-            (Case::Ignored | Case::Counts, _, _) => character,
+        match (lower.next(), lower.next()) {
+            (Some(lower), None) => lower,
+            (_, _) => character,
         }
     }
 }

@@ -126,7 +126,7 @@ impl Entry<'_> {
         });
         let pieces: Pieces<'_> = pieces.collect();
         let protect: &[Vec<u8>] = if self.template.guarded { &rules.protect } else { &[] };
-        render(&pieces, family, txs, protect, out);
+        render(pieces.iter().copied(), family, txs, protect, out);
     }
 }
 

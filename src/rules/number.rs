@@ -11,6 +11,13 @@ pub fn without_trailing_zeros(text: &[u8]) -> &[u8] {
     text[..end].strip_suffix(b".").unwrap_or(&text[..end])
 }
 
+/// Whether JavaScript writes this plain number with an exponent: below a millionth, or from 1e21 on.
+pub fn has_exponent_in_javascript(text: &[u8]) -> bool {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let whole = digits.iter().position(|byte| *byte == b'.').unwrap_or(digits.len());
+    (digits.starts_with(b"0.000000")) || (whole > 21 && digits[0].is_ascii_digit())
+}
+
 /// A decimal number: `0.digits × 10^point`. Digits have no zero at either end; zero has none.
 struct Decimal {
     negative: bool,
@@ -85,8 +92,50 @@ pub fn as_javascript(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// So few digits that nothing overflows, not when two are compared either.
+const SHORT_MAX: usize = 18;
+
+/// Powers of ten.
+const POWERS: [i128; SHORT_MAX + 1] = {
+    let mut powers = [1; SHORT_MAX + 1];
+    let mut at = 1;
+    while at < powers.len() {
+        powers[at] = powers[at - 1] * 10;
+        at += 1;
+    }
+    powers
+};
+
+/// A number of few digits as an integer and how many of these stand behind the point: `-1.50` is -150 and 2.
+#[inline]
+fn short(text: &[u8]) -> Option<(i64, usize)> {
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        rest => (false, rest),
+    };
+    let (mut number, mut behind, mut point) = (0_i64, 0, false);
+    if digits.len() > SHORT_MAX {
+        return None;
+    }
+    for byte in digits {
+        match byte {
+            b'0'..=b'9' => {
+                number = number * 10 + i64::from(byte - b'0');
+                behind += usize::from(point);
+            }
+            b'.' if !point => point = true,
+            _ => return None,
+        }
+    }
+    (digits.len() > usize::from(point)).then_some((if negative { -number } else { number }, behind))
+}
+
 /// Compares as numbers; `None` when one is no number. `NaN` equals itself and is greater than all, as in PostgreSQL.
 pub fn compare(left: &[u8], right: &[u8]) -> Option<Ordering> {
+    if let (Some((left, left_behind)), Some((right, right_behind))) = (short(left), short(right)) {
+        let scaled = |number: i64, behind: usize| i128::from(number) * POWERS[behind];
+        return Some(scaled(left, right_behind).cmp(&scaled(right, left_behind)));
+    }
     let rank = |text: &[u8]| match text {
         b"-Infinity" => Some(-1),
         b"Infinity" => Some(1),
@@ -133,6 +182,17 @@ mod tests {
             ("123456789.123", "123456789.123"),
             ("9007199254740993", "9007199254740993"),
             ("1e15", "1000000000000000"),
+            // As `node` printed what PostgreSQL's own to_json wrote.
+            ("9.007199254740992e+15", "9007199254740992"),
+            ("1.6777216e+07", "16777216"),
+            ("1.2345679e+06", "1234567.9"),
+            ("1.1754944e-38", "1.1754944e-38"),
+            ("3.4028235e+38", "3.4028235e+38"),
+            ("1.7976931348623157e+308", "1.7976931348623157e+308"),
+            ("5e-324", "5e-324"),
+            ("0.0000001", "1e-7"),
+            ("-0.00000012300", "-1.23e-7"),
+            ("1000000000000000000000", "1e+21"),
         ];
         for (sent, written) in cases {
             let made = as_javascript(sent.as_bytes()).unwrap_or_default();

@@ -64,11 +64,14 @@ impl<'m> Reader<'m> {
     /// Reads what the rules of all files share: a file's `[conditions]` and `[ignore]`.
     pub fn shared(&mut self, file: &Rc<SourceFile>, table: &DeTable<'_>) {
         for (name, value) in self.entries(file, table, "conditions") {
+            self.mistakes.within(format!("condition {}", name.get_ref()));
             self.condition(file, &name, value);
         }
         for (name, value) in self.entries(file, table, "ignore") {
+            self.mistakes.within(format!("[ignore], {}", name.get_ref()));
             self.ignore(file, &name, value);
         }
+        self.mistakes.within("");
     }
 
     /// The entries of a table at the top of a file.
@@ -137,18 +140,30 @@ impl<'m> Reader<'m> {
         let Some(array) = rules.get_ref().as_array() else {
             return self.wrong_type(file, rules, "rules", "[[rules]] tables");
         };
-        for rule in array.iter() {
+        for (index, rule) in array.iter().enumerate() {
+            self.mistakes.within(named(index, rule));
             match rule.get_ref().as_table() {
                 Some(table) => RuleReader { reader: self, file, at: rule.span() }.read(table),
                 None => self.wrong_type(file, rule, "rule", "a [[rules]] table"),
             }
         }
+        self.mistakes.within("");
     }
 
     pub(super) fn wrong_type(&mut self, file: &Rc<SourceFile>, value: &Toml<'_>, what: &str, wanted: &str) {
         let place = Place::File(Rc::clone(file), value.span());
         self.mistakes.error(place, format!("{what} must be {wanted}"), format!("this is {}", article(value)));
     }
+}
+
+/// What a rule is called: it has a number and a table, and no name.
+fn named(index: usize, rule: &Toml<'_>) -> String {
+    let table = rule.get_ref().get("table").and_then(|table| match table.get_ref() {
+        DeValue::Array(tables) => tables.first()?.get_ref().as_str(),
+        other => other.as_str(),
+    });
+    let number = index + 1;
+    table.map_or_else(|| format!("rule {number}"), |table| format!("rule {number}, {table}"))
 }
 
 fn article(value: &Toml<'_>) -> String {
@@ -180,64 +195,84 @@ pub(crate) fn read_text(text: &str, protect: &[&str]) -> Result<Rules, Mistakes>
 mod tests {
     use super::*;
 
-    /// Every mistake of one rule: its message and the bytes it points at.
+    /// Rules that are wrong, and every message about them.
+    const MISTAKES: &[(&str, &[&str])] = &[
+        ("table = 'a.b.c'\nkeys = ['x']", &["\"a.b.c\" is not the name of a table"]),
+        ("table = 'a b'\nkeys = ['x']", &["\"a b\" is not the name of a table"]),
+        ("keys = ['x']", &["rule has no table"]),
+        ("table = 't'", &["rule has no keys"]),
+        ("table = 't'\nkeys = []", &["rule has no keys"]),
+        ("table = 't'\nkeys = 'x'", &["keys must be an array of strings"]),
+        ("table = 't'\nkeys = [1]", &["each of keys must be a string"]),
+        ("table = 't'\nkeys = ['']", &["key is empty"]),
+        ("table = 't'\nkeys = ['x{']", &["brace is never closed"]),
+        ("table = 't'\nkeys = ['x}']", &["brace was never opened"]),
+        ("table = 't'\nkeys = ['x{a or b}']", &["text behind or is not in quotes"]),
+        ("table = 't'\nkeys = ['x{a->b}']", &["-> is not understood"]),
+        ("table = 't'\nkeys = ['x{lower(a)}']", &["placeholder {lower(a)} is not the name of a column"]),
+        ("table = 5\nkeys = ['x']", &["table must be a string"]),
+        ("table = [5]\nkeys = ['x']", &["each of table must be a string", "rule has no table"]),
+        ("table = 't'\nkeys = ['x']\non = 'insert'", &["on must be an array of strings"]),
+        ("table = 't'\nkeys = ['x']\non = ['truncate']", &["truncate always counts"]),
+        ("table = 't'\nkeys = ['x']\nnamespace = ''", &["namespace must be plain text"]),
+        (
+            "table = 't'\nkeys = ['x']\nlookup = 1",
+            &["lookup must be a table: lookup.NAME = { sql = \"…\", args = [\"column\"] }"],
+        ),
+        ("table = 't'\nkeys = ['x{o.c}']\nlookup.o = 'select 1'", &["lookup must be a table with sql and args"]),
+        ("table = 't'\nkeys = ['x{o.c}']\nlookup.o = { args = [] }", &["lookup \"o\" has no sql"]),
+        ("table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = ' ' }", &["sql is empty"]),
+        (
+            "table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = 'select 1', arg = [] }",
+            &["unknown key \"arg\" in a lookup"],
+        ),
+        ("table = 't'\nkeys = ['x']\nwhen = 'a = null'", &["nothing is equal to null"]),
+        (
+            "table = 't'\nkeys = ['{id}']",
+            &["key \"{id}\" has no literal text: its family would be every key of the cache"],
+        ),
+        ("table = 't'\nkeys = ['lock:{id}']", &["key \"lock:{id}\" is protected: it would never be deleted"]),
+        ("table = 't'\nkeys = ['lock:a']", &["key \"lock:a\" is protected: it would never be deleted"]),
+        ("table = 't'\nkeys = ['x', 'x']", &["key \"x\" stands here twice"]),
+        ("table = 't'\nkeys = ['x{a|b}']", &["unknown filter \"b\""]),
+        ("table = ['t', 'T']\nkeys = ['x']", &["table \"T\" stands here twice"]),
+        ("table = []\nkeys = ['x']", &["rule has no table"]),
+        ("table = 't'\nkeys = ['x']\nwhen = 'a ='", &["expected a column"]),
+        ("table = 't'\nkeys = ['x']\nwhen = '@nobody'", &["unknown condition \"@nobody\""]),
+        ("table = 't'\nkeys = ['x']\nwhen = 1", &["when must be a string"]),
+        (
+            "table = 't'\nkeys = ['x']\nchanged = ['a.', '']",
+            &["\"a.\" is not the name of a column", "\"\" is not the name of a column"],
+        ),
+        ("table = 't'\nkeys = ['x']\nchanged = []", &["rule listens to no column"]),
+        ("table = 't'\nkeys = ['x']\nignore = ['a.b']", &["\"a.b\" is a path, and ignore takes whole columns"]),
+        ("table = 't'\nkeys = ['x{a}']\nignore = ['a']", &["column \"a\" is ignored and the rule reads it"]),
+        ("table = 't'\nkeys = ['x']\nwhen = 'a'\nignore = ['a']", &["column \"a\" is ignored and the rule reads it"]),
+        ("table = 't'\nkeys = ['x']\ncompanions = ['*']", &["companion must be plain text"]),
+        (
+            "table = 't'\nkeys = ['lo{ck:,ve:}{id}']",
+            &["key \"lo{ck:,ve:}{id}\" is protected: it would never be deleted"],
+        ),
+        ("table = 't'\nkeys = ['{,}{,}']", &["key is empty"]),
+        ("table = 't'\nkeys = ['x{o}']\nlookup.o = { sql = 'select 1' }", &["lookup \"o\" lacks a column"]),
+        ("table = 't'\non = ['updat']\nkeys = ['x']", &["unknown change \"updat\""]),
+        ("table = 't'\non = []\nkeys = ['x']", &["rule listens to no change"]),
+        ("tabel = 't'\nkeys = ['x']", &["unknown key \"tabel\" in a rule", "rule has no table"]),
+        ("table = 't'\nnamespace = '*'\nkeys = ['x']", &["namespace must be plain text"]),
+        (
+            "table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = 'select $1', args = [] }",
+            &["sql takes 1 parameters and args names 0 columns"],
+        ),
+        ("table = 't'\nkeys = ['x']\nlookup.o = { sql = 'select 1' }", &["lookup \"o\" is used by no key"]),
+        (
+            "table = 't'\nkeys = ['x{a.c}{b.c}']\nlookup.a = { sql = 'select 1' }\nlookup.b = { sql = 'select 1' }",
+            &["key uses two lookups"],
+        ),
+    ];
+
     #[test]
     fn mistakes_of_rules_point_at_what_is_wrong() {
-        let cases: &[(&str, &[&str])] = &[
-            ("table = 'a.b.c'\nkeys = ['x']", &["\"a.b.c\" is not the name of a table"]),
-            ("table = 'a b'\nkeys = ['x']", &["\"a b\" is not the name of a table"]),
-            ("keys = ['x']", &["rule has no table"]),
-            ("table = 't'", &["rule has no keys"]),
-            ("table = 't'\nkeys = []", &["rule has no keys"]),
-            ("table = 't'\nkeys = 'x'", &["keys must be an array of strings"]),
-            ("table = 't'\nkeys = [1]", &["each of keys must be a string"]),
-            ("table = 't'\nkeys = ['']", &["key is empty"]),
-            (
-                "table = 't'\nkeys = ['{id}']",
-                &["key \"{id}\" has no literal text: its family would be every key of the cache"],
-            ),
-            ("table = 't'\nkeys = ['lock:{id}']", &["key \"lock:{id}\" is protected: it would never be deleted"]),
-            ("table = 't'\nkeys = ['lock:a']", &["key \"lock:a\" is protected: it would never be deleted"]),
-            ("table = 't'\nkeys = ['x', 'x']", &["key \"x\" stands here twice"]),
-            ("table = 't'\nkeys = ['x{a|b}']", &["unknown filter \"b\""]),
-            ("table = ['t', 'T']\nkeys = ['x']", &["table \"T\" stands here twice"]),
-            ("table = []\nkeys = ['x']", &["rule has no table"]),
-            ("table = 't'\nkeys = ['x']\nwhen = 'a ='", &["expected a column"]),
-            ("table = 't'\nkeys = ['x']\nwhen = '@nobody'", &["unknown condition \"@nobody\""]),
-            ("table = 't'\nkeys = ['x']\nwhen = 1", &["when must be a string"]),
-            (
-                "table = 't'\nkeys = ['x']\nchanged = ['a.', '']",
-                &["\"a.\" is not the name of a column", "\"\" is not the name of a column"],
-            ),
-            ("table = 't'\nkeys = ['x']\nchanged = []", &["rule listens to no column"]),
-            ("table = 't'\nkeys = ['x']\nignore = ['a.b']", &["\"a.b\" is a path, and ignore takes whole columns"]),
-            ("table = 't'\nkeys = ['x{a}']\nignore = ['a']", &["column \"a\" is ignored and the rule reads it"]),
-            (
-                "table = 't'\nkeys = ['x']\nwhen = 'a'\nignore = ['a']",
-                &["column \"a\" is ignored and the rule reads it"],
-            ),
-            ("table = 't'\nkeys = ['x']\ncompanions = ['*']", &["companion must be plain text"]),
-            (
-                "table = 't'\nkeys = ['lo{ck:,ve:}{id}']",
-                &["key \"lo{ck:,ve:}{id}\" is protected: it would never be deleted"],
-            ),
-            ("table = 't'\nkeys = ['{,}{,}']", &["key is empty"]),
-            ("table = 't'\nkeys = ['x{o}']\nlookup.o = { sql = 'select 1' }", &["lookup \"o\" lacks a column"]),
-            ("table = 't'\non = ['updat']\nkeys = ['x']", &["unknown change \"updat\""]),
-            ("table = 't'\non = []\nkeys = ['x']", &["rule listens to no change"]),
-            ("tabel = 't'\nkeys = ['x']", &["unknown key \"tabel\" in a rule", "rule has no table"]),
-            ("table = 't'\nnamespace = '*'\nkeys = ['x']", &["namespace must be plain text"]),
-            (
-                "table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = 'select $1', args = [] }",
-                &["sql takes 1 parameters and args names 0 columns"],
-            ),
-            ("table = 't'\nkeys = ['x']\nlookup.o = { sql = 'select 1' }", &["lookup \"o\" is used by no key"]),
-            (
-                "table = 't'\nkeys = ['x{a.c}{b.c}']\nlookup.a = { sql = 'select 1' }\nlookup.b = { sql = 'select 1' }",
-                &["key uses two lookups"],
-            ),
-        ];
-        for (text, expected) in cases {
+        for (text, expected) in MISTAKES {
             let mistakes = read_text(&format!("[[rules]]\n{text}\n"), &["lock:*"])
                 .err()
                 .map(|m| m.to_string())
@@ -246,6 +281,15 @@ mod tests {
             let found: Vec<&str> =
                 mistakes.lines().filter(severity).filter_map(|line| Some(line.split_once(": ")?.1)).collect();
             assert_eq!(found, *expected, "{text}");
+            // Each with line and column, the way out behind the marked bytes, and the rule.
+            for mistake in mistakes.split_terminator("\n\n") {
+                let lines: Vec<&str> = mistake.lines().collect();
+                let [_, place, _, _, marked, within] = lines.as_slice() else { panic!("{text}: {mistake}") };
+                let numbers = place.rsplitn(3, ':').take(2).filter(|number| number.parse::<u32>().is_ok_and(|n| n > 0));
+                assert_eq!(numbers.count(), 2, "{mistake}");
+                assert!(marked.rsplit_once("^ ").is_some_and(|(_, way_out)| way_out.len() > 5), "{mistake}");
+                assert!(within.starts_with("  = in rule 1"), "{mistake}");
+            }
         }
     }
 
@@ -288,15 +332,5 @@ mod tests {
             let shown = read_text(text, &[]).err().map(|mistakes| mistakes.to_string()).unwrap_or_default();
             assert!(shown.starts_with(expected), "{shown}");
         }
-    }
-
-    #[test]
-    fn the_digest_knows_families_and_not_their_order() {
-        let one = rules_of("[[rules]]\ntable = 't'\nkeys = ['a', 'b:{x}']\n").digest();
-        let same =
-            rules_of("[[rules]]\ntable = 'u'\nkeys = ['b:{y}']\n[[rules]]\ntable = 't'\nkeys = ['a']\n").digest();
-        let other = rules_of("[[rules]]\ntable = 't'\nkeys = ['a', 'c:{x}']\n").digest();
-        assert_eq!(one, same);
-        assert_ne!(one, other);
     }
 }

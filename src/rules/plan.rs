@@ -1,17 +1,21 @@
 //! The rules of one table, compiled against its columns. The hot path: no allocation per row, one walk per image.
+//!
+//! What forty rules have in common is found once for each change: which columns changed, which conditions an image
+//! meets. A rule whose columns did not change costs the comparison of two sets.
 
+use std::cell::RefCell;
 use std::rc::Rc;
-
-use smallvec::SmallVec;
 
 use crate::change::{Old, Relation, ReplicaIdentity, Row, Tuple, Value};
 use crate::keys::{FamilyId, TxOrdinal};
-use crate::rules::condition::{Condition, Kind};
-use crate::rules::images::{Counting, Image, Making, Slot, Source, raw, raw_old};
+use crate::rules::columns::{Columns, Comparing};
+use crate::rules::condition::Kind;
+use crate::rules::images::{Image, Making, Slot, Source, raw, raw_old};
 use crate::rules::lookup;
 use crate::rules::reading::{Form, Reading};
-use crate::rules::render::{Piece, Pieces, render};
+use crate::rules::render::{Piece, render};
 use crate::rules::syntax::Path;
+use crate::rules::verdict::{Conditions, Operand, Side};
 use crate::rules::{Invalidations, On, Part, Rule, Rules, TableId, Template};
 
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ struct PlannedKey {
     parts: Vec<PlannedPart>,
     /// `Some` when a lookup feeds the key: its arguments.
     arguments: Option<Vec<Source>>,
+    /// The columns that it is made of, arguments included.
+    reads: Columns,
     /// What TRUNCATE deletes.
     emptied: Emptied,
     /// Whether rendered keys must be compared with the protected patterns.
@@ -39,13 +45,6 @@ struct PlannedKey {
 enum Emptied {
     Key(Vec<u8>),
     Family(Vec<u8>),
-}
-
-/// One value of a condition.
-#[derive(Clone, Copy, Debug)]
-struct Operand {
-    source: Source,
-    kind: Kind,
 }
 
 /// Why a rule makes no key of a change, for `explain`.
@@ -61,16 +60,31 @@ pub enum Held {
     Unmet,
 }
 
+/// `changed` of a rule: an update counts when one of the values did.
+#[derive(Clone, Debug)]
+struct Watched {
+    columns: Columns,
+    values: Vec<Source>,
+}
+
 #[derive(Clone, Debug)]
 struct PlannedRule {
     /// Index into the rules.
     index: usize,
     on: On,
-    when: Option<Condition<Operand>>,
-    changed: Option<Vec<Source>>,
-    /// Index into [`Plan::counting`].
-    counting: Option<usize>,
+    /// Its index in [`Plan::conditions`].
+    when: Option<usize>,
+    changed: Option<Watched>,
+    /// The columns that count, when some do not.
+    counting: Option<Columns>,
     keys: Vec<PlannedKey>,
+}
+
+/// An update, with what its rules have in common.
+struct Update<'a, 'p> {
+    old: Image<'a, 'p>,
+    new: Image<'a, 'p>,
+    changed: Columns,
 }
 
 /// The rules of one relation, column names resolved to positions.
@@ -79,8 +93,12 @@ pub struct Plan {
     /// Sorted by position, distinct.
     slots: Vec<Slot>,
     makings: Vec<Making>,
-    counting: Vec<Counting>,
+    conditions: Conditions,
+    comparing: Comparing,
     rules: Vec<PlannedRule>,
+    /// Columns that changed, and the rules that such an update does not hold back by its columns alone: one update is
+    /// like the one before it.
+    like_before: RefCell<(Columns, Vec<usize>)>,
     missing: Vec<String>,
     identity: ReplicaIdentity,
     protect: Rc<[Vec<u8>]>,
@@ -100,9 +118,12 @@ impl Plan {
         compiler.slots.sort_unstable();
         compiler.slots.dedup();
         let planned = picked().map(|(index, rule)| compiler.rule(index, rule)).collect();
-        let Compiler { slots, makings, counting, missing, .. } = compiler;
+        let Compiler { slots, makings, conditions, comparing, missing, .. } = compiler;
         let protect = Rc::clone(&rules.protect);
-        Plan { slots, makings, counting, rules: planned, missing, identity: relation.identity, protect }
+        // An update that changed no column at all, not even those that the relation lacks, does not exist.
+        let like_before = RefCell::new((Columns::none(relation.columns.len()), Vec::new()));
+        let identity = relation.identity;
+        Plan { slots, makings, conditions, comparing, rules: planned, like_before, missing, identity, protect }
     }
 
     /// Whether no rule concerns the relation.
@@ -127,7 +148,7 @@ impl Plan {
             Row::Truncate => {
                 for key in self.rules.iter().flat_map(|rule| &rule.keys) {
                     match &key.emptied {
-                        Emptied::Key(bytes) => out.keys.insert(bytes, key.family, tx),
+                        Emptied::Key(bytes) => out.keys.insert_constant(bytes, key.family, tx),
                         Emptied::Family(pattern) => out.patterns.insert(pattern, key.family, tx),
                     };
                 }
@@ -146,7 +167,8 @@ impl Plan {
 
     #[inline]
     fn alone(&self, image: &Image<'_, '_>, listens: fn(On) -> bool, tx: TxOrdinal, out: &mut Invalidations) {
-        for rule in self.rules.iter().filter(|rule| listens(rule.on) && rule.meets(image)) {
+        let side = self.conditions.of(image);
+        for rule in self.rules.iter().filter(|rule| listens(rule.on) && self.meets(rule, &side)) {
             for key in &rule.keys {
                 self.key(key, image, tx, out);
             }
@@ -155,38 +177,53 @@ impl Plan {
 
     #[inline]
     fn update(&self, old: Old<'_>, new: Tuple<'_>, tx: TxOrdinal, out: &mut Invalidations) {
-        let (counted, old, new) = self.images(old, new);
-        for rule in &self.rules {
-            if rule.held_from_update(&counted, &old, &new).is_some() {
+        let update = self.compare(old, new);
+        let new_side = self.conditions.of(&update.new);
+        let old_side = self.conditions.beside(&update.old, &update.changed, &new_side);
+        let mut like_before = self.like_before.borrow_mut();
+        let (changed, concerned) = &mut *like_before;
+        if *changed != update.changed {
+            concerned.clear();
+            let hears = |rule: &PlannedRule| rule.held_by_columns(&update.changed).is_none();
+            concerned.extend((0..self.rules.len()).filter(|index| hears(&self.rules[*index])));
+            *changed = update.changed.clone();
+        }
+        for index in concerned {
+            let rule = &self.rules[*index];
+            if !rule.changed.as_ref().is_none_or(|watched| watched.may_have_changed(&update)) {
                 continue;
             }
-            let (old_meets, new_meets) = (rule.meets(&old), rule.meets(&new));
+            let (new_meets, old_meets) = (self.meets(rule, &new_side), self.meets(rule, &old_side));
             for key in &rule.keys {
                 if new_meets {
-                    self.key(key, &new, tx, out);
+                    self.key(key, &update.new, tx, out);
                 }
-                if old_meets && (!new_meets || key.reads_changed(&old, &new)) {
-                    self.key(key, &old, tx, out);
+                if old_meets && (!new_meets || key.reads_changed(&update)) {
+                    self.key(key, &update.old, tx, out);
                 }
             }
         }
     }
 
-    /// Which sets of counting columns may have changed, the old image, the new one.
     #[inline]
-    fn images<'a>(&self, old: Old<'a>, new: Tuple<'a>) -> (SmallVec<[bool; 4]>, Image<'a, '_>, Image<'a, '_>) {
-        let count = |counting: &Counting| counting.may_have_changed(self.identity, old, new);
-        let counted = self.counting.iter().map(count).collect();
+    fn compare<'a>(&self, old: Old<'a>, new: Tuple<'a>) -> Update<'a, '_> {
+        let changed = self.comparing.changed(old, new);
         let mut new = raw(&self.slots, new);
         let old = Image::new(raw_old(&self.slots, self.identity, old, Some(&mut new)), &self.makings);
-        (counted, old, Image::new(new, &self.makings))
+        Update { old, new: Image::new(new, &self.makings), changed }
+    }
+
+    /// Whether the image may meet the rule's condition.
+    #[inline]
+    fn meets(&self, rule: &PlannedRule, side: &Side<'_, '_, '_>) -> bool {
+        rule.when.is_none_or(|when| self.conditions.possible(when, side).may_hold())
     }
 
     /// The rules (their index) that make no key of the change, and why.
     pub fn held(&self, row: &Row<'_>) -> Vec<(usize, Held)> {
         let alone = |rule: &PlannedRule, listens: bool, image: &Image<'_, '_>| match listens {
             false => Some(Held::Deaf),
-            true => (!rule.meets(image)).then_some(Held::Unmet),
+            true => (!self.meets(rule, &self.conditions.of(image))).then_some(Held::Unmet),
         };
         let why = |rule: &PlannedRule| match *row {
             Row::Insert { new } => alone(rule, rule.on.insert, &self.image(new)),
@@ -195,9 +232,10 @@ impl Plan {
                 alone(rule, rule.on.delete, &old)
             }
             Row::Update { old, new } => {
-                let (counted, old, new) = self.images(old, new);
-                let unmet = || (!rule.meets(&old) && !rule.meets(&new)).then_some(Held::Unmet);
-                rule.held_from_update(&counted, &old, &new).or_else(unmet)
+                let update = self.compare(old, new);
+                let met = |image| self.meets(rule, &self.conditions.of(image));
+                let unmet = || (!met(&update.new) && !met(&update.old)).then_some(Held::Unmet);
+                rule.held_from_update(&update).or_else(unmet)
             }
             Row::Truncate => None,
         };
@@ -217,53 +255,58 @@ impl Plan {
             });
             return lookup::encode(key.family, arguments, values, tx, &mut out.lookups);
         }
-        let pieces: Pieces<'_> = key.parts.iter().map(|part| part.piece(image)).collect();
+        if let Emptied::Key(constant) = &key.emptied {
+            out.keys.insert_constant(constant, key.family, tx);
+            return;
+        }
         let protect: &[Vec<u8>] = if key.guarded { &self.protect } else { &[] };
-        render(&pieces, key.family, (tx, tx), protect, out);
+        render(key.parts.iter().map(|part| part.piece(image)), key.family, (tx, tx), protect, out);
     }
 }
 
 impl PlannedRule {
     /// What holds the rule back from an update, conditions aside.
-    #[inline]
-    fn held_from_update(&self, counted: &[bool], old: &Image<'_, '_>, new: &Image<'_, '_>) -> Option<Held> {
+    fn held_from_update(&self, update: &Update<'_, '_>) -> Option<Held> {
+        let unchanged = || self.changed.as_ref().is_some_and(|watched| !watched.may_have_changed(update));
+        self.held_by_columns(&update.changed).or_else(|| unchanged().then_some(Held::Unchanged))
+    }
+
+    /// What holds the rule back from an update that may have changed these columns and no others.
+    fn held_by_columns(&self, changed: &Columns) -> Option<Held> {
         if !self.on.update {
             return Some(Held::Deaf);
         }
-        if self.counting.is_some_and(|counting| !counted[counting]) {
+        if self.counting.as_ref().is_some_and(|counting| !counting.meets(changed)) {
             return Some(Held::Ignored);
         }
-        (!self.may_have_changed(old, new)).then_some(Held::Unchanged)
+        let unchanged = self.changed.as_ref().is_some_and(|watched| !watched.columns.meets(changed));
+        unchanged.then_some(Held::Unchanged)
     }
+}
 
-    /// Whether the condition may hold of the image.
+impl Watched {
+    /// Whether one of the values, in columns that may have changed, differs or is not known.
     #[inline]
-    fn meets(&self, image: &Image<'_, '_>) -> bool {
-        let Some(when) = &self.when else { return true };
-        when.possible(&|operand: &Operand| (image.value(operand.source), operand.kind)).may_hold()
-    }
-
-    /// Whether one of the values that `changed` names differs or is not known.
-    #[inline]
-    fn may_have_changed(&self, old: &Image<'_, '_>, new: &Image<'_, '_>) -> bool {
-        let Some(changed) = &self.changed else { return true };
-        changed.iter().any(|source| {
-            let (old, new) = (old.value(*source), new.value(*source));
+    fn may_have_changed(&self, update: &Update<'_, '_>) -> bool {
+        let differs = |source: &Source| {
+            let (old, new) = (update.old.value(*source), update.new.value(*source));
             old != new || old == Value::Unknown
-        })
+        };
+        self.values.iter().any(differs)
     }
 }
 
 impl PlannedKey {
     /// Whether the old image makes another key (or question) than the new one.
     #[inline]
-    fn reads_changed(&self, old: &Image<'_, '_>, new: &Image<'_, '_>) -> bool {
-        let differs = |source: &Source| old.value(*source) != new.value(*source);
+    fn reads_changed(&self, update: &Update<'_, '_>) -> bool {
+        let differs = |source: &Source| update.old.value(*source) != update.new.value(*source);
         let part_changed = |part: &PlannedPart| match part {
             PlannedPart::Value(source) => differs(source),
             PlannedPart::Literal(_) | PlannedPart::Star | PlannedPart::Answer => false,
         };
-        self.parts.iter().any(part_changed) || self.arguments.iter().flatten().any(differs)
+        self.reads.meets(&update.changed)
+            && (self.parts.iter().any(part_changed) || self.arguments.iter().flatten().any(differs))
     }
 }
 
@@ -286,7 +329,8 @@ struct Compiler<'a> {
     table: Option<TableId>,
     slots: Vec<Slot>,
     makings: Vec<Making>,
-    counting: Vec<Counting>,
+    conditions: Conditions,
+    comparing: Comparing,
     missing: Vec<String>,
 }
 
@@ -297,8 +341,9 @@ fn plain(path: &Path) -> Reading {
 
 impl<'a> Compiler<'a> {
     fn new(rules: &'a Rules, relation: &'a Relation, table: Option<TableId>) -> Self {
-        let (slots, makings, counting, missing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Compiler { rules, relation, table, slots, makings, counting, missing }
+        let (slots, makings, missing) = (Vec::new(), Vec::new(), Vec::new());
+        let (conditions, comparing) = (Conditions::none(relation.columns.len()), Comparing::new(relation));
+        Compiler { rules, relation, table, slots, makings, conditions, comparing, missing }
     }
 
     /// The slot of a column, and the form that is left for a making to write.
@@ -351,31 +396,50 @@ impl<'a> Compiler<'a> {
     }
 
     fn operand(&mut self, path: &Path) -> Operand {
-        let column = self.relation.columns.iter().find(|column| column.name == path.column);
-        let kind = match column {
+        let columns = &self.relation.columns;
+        let column = columns.iter().position(|column| column.name == path.column).unwrap_or(columns.len());
+        let kind = match columns.get(column) {
             Some(column) if path.inside.is_empty() => Kind::of(column.type_oid.0),
             Some(_) | None => Kind::Text,
         };
-        Operand { source: self.source(&path.column, &plain(path)), kind }
+        Operand { source: self.source(&path.column, &plain(path)), kind, column }
+    }
+
+    /// The set of these columns; updates are compared for each of them.
+    fn columns<'n>(&mut self, names: impl Iterator<Item = &'n str>) -> Columns {
+        let all = &self.relation.columns;
+        let mut columns = Columns::none(all.len());
+        for name in names {
+            columns.insert(all.iter().position(|column| column.name == name).unwrap_or(all.len()));
+        }
+        self.comparing.watch(&columns);
+        columns
     }
 
     fn rule(&mut self, index: usize, rule: &Rule) -> PlannedRule {
-        let when = rule.when.as_ref().map(|when| when.map(&mut |path: &Path| self.operand(path)));
-        let changed = rule.changed.as_ref();
-        let changed = changed.map(|all| all.iter().map(|path| self.source(&path.column, &plain(path))).collect());
-        let counting = self.counting(rule).map(|counting| place(&mut self.counting, counting));
+        let when = rule.when.as_ref().map(|when| {
+            let condition = when.map(&mut |path: &Path| self.operand(path));
+            let index = self.conditions.add(&condition);
+            self.comparing.watch(self.conditions.reads(index));
+            index
+        });
+        let changed = rule.changed.as_ref().map(|paths| Watched {
+            columns: self.columns(paths.iter().map(|path| path.column.as_str())),
+            values: paths.iter().map(|path| self.source(&path.column, &plain(path))).collect(),
+        });
+        let counting = self.counting(rule);
         let keys = self.templates(index).map(|(family, template)| self.key(family, template)).collect();
         PlannedRule { index, on: rule.on, when, changed, counting, keys }
     }
 
     /// Which columns count, if the rule ignores one that the relation has.
-    fn counting(&self, rule: &Rule) -> Option<Counting> {
+    fn counting(&mut self, rule: &Rule) -> Option<Columns> {
         let of_table = self.table.and_then(|table| self.rules.tables.get(table.0)).map(|table| &table.ignore);
         let ignored = |name: &String| rule.ignore.contains(name) || of_table.is_some_and(|list| list.contains(name));
-        let columns: Vec<bool> = self.relation.columns.iter().map(|column| !ignored(&column.name)).collect();
-        let mut counting = self.relation.columns.iter().zip(&columns).filter(|(_, counts)| **counts);
-        let in_identity = counting.all(|(column, _)| column.in_identity);
-        columns.contains(&false).then_some(Counting { columns, in_identity })
+        let columns = &self.relation.columns;
+        let counting: Vec<&str> =
+            columns.iter().map(|column| &column.name).filter(|name| !ignored(name)).map(String::as_str).collect();
+        (counting.len() < columns.len()).then(|| self.columns(counting.into_iter()))
     }
 
     fn key(&mut self, family: FamilyId, template: &Template) -> PlannedKey {
@@ -388,10 +452,12 @@ impl<'a> Compiler<'a> {
         let parts = template.parts.iter().map(&mut part).collect();
         let arguments = self.rules.arguments_of(template).iter();
         let arguments = arguments.map(|path| self.source(&path.column, &plain(path))).collect();
+        let reads = self.columns(self.rules.columns(template));
         PlannedKey {
             family,
             parts,
             arguments: template.lookup.map(|_| arguments),
+            reads,
             emptied: match template.constant() {
                 Some(key) => Emptied::Key(key.to_vec()),
                 None => Emptied::Family(template.family.clone()),

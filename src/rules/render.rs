@@ -23,36 +23,19 @@ pub type Pieces<'a> = SmallVec<[Piece<'a>; 8]>;
 
 /// Adds the key or the pattern; under the transactions `first` to `last`.
 #[inline]
-pub fn render(
-    pieces: &[Piece<'_>],
+pub fn render<'a>(
+    pieces: impl Iterator<Item = Piece<'a>> + Clone,
     family: FamilyId,
     (first, last): (TxOrdinal, TxOrdinal),
     protect: &[Vec<u8>],
     out: &mut Invalidations,
 ) {
-    let (mut exact, mut known) = (true, true);
-    for piece in pieces {
-        match piece {
-            Piece::Value(Value::Null) => return,
-            Piece::Value(Value::Unknown) => known = false,
-            Piece::Star => exact = false,
-            Piece::Literal(_) | Piece::Value(Value::Text(_)) => {}
-        }
-    }
-    if !(exact && known) {
-        out.widened += u64::from(!known);
-        let pattern = pattern(pieces);
-        out.patterns.insert(&pattern, family, first);
-        if last != first {
-            out.patterns.insert(&pattern, family, last);
-        }
-        return;
-    }
     let mut key = out.keys.write();
-    for piece in pieces {
+    for piece in pieces.clone() {
         match piece {
             Piece::Literal(text) | Piece::Value(Value::Text(text)) => key.push(text),
-            Piece::Star | Piece::Value(Value::Null | Value::Unknown) => {}
+            Piece::Value(Value::Null) => return,
+            Piece::Star | Piece::Value(Value::Unknown) => return render_pattern(pieces, family, (first, last), out),
         }
     }
     if protect.iter().any(|pattern| glob::matches(pattern, key.bytes())) {
@@ -60,6 +43,26 @@ pub fn render(
         return;
     }
     key.finish_range(family, (first, last));
+}
+
+/// The same for pieces of which one is a star or unknown; a NULL behind it makes no key all the same.
+#[cold]
+fn render_pattern<'a>(
+    pieces: impl Iterator<Item = Piece<'a>>,
+    family: FamilyId,
+    (first, last): (TxOrdinal, TxOrdinal),
+    out: &mut Invalidations,
+) {
+    let pieces: Pieces<'_> = pieces.collect();
+    if pieces.contains(&Piece::Value(Value::Null)) {
+        return;
+    }
+    out.widened += u64::from(pieces.contains(&Piece::Value(Value::Unknown)));
+    let pattern = pattern(&pieces);
+    out.patterns.insert(&pattern, family, first);
+    if last != first {
+        out.patterns.insert(&pattern, family, last);
+    }
 }
 
 /// The escaped glob: `*` for every star and every unknown value, neighbours collapsed.

@@ -10,6 +10,7 @@ use crate::control::LookupId;
 use crate::rules::condition::Condition;
 use crate::rules::name::table_name;
 use crate::rules::parse::{KEYS, Reader, Toml};
+use crate::rules::sql;
 use crate::rules::syntax::{self, Path};
 use crate::rules::{Lookup, On, Part, Rule, TableId};
 
@@ -43,10 +44,11 @@ impl RuleReader<'_, '_> {
         let namespace = self.namespace(block);
         let mut lookups = self.lookups(block);
         let when = self.when(block);
+        let said = block.get("when").and_then(|value| value.get_ref().as_str()).map(str::to_owned);
         let changed = self.changed(block);
         let ignore: Vec<String> = self.columns(block, "ignore");
         let place = Place::File(Rc::clone(self.file), self.at.clone()).to_string();
-        self.reader.rules.rules.push(Rule { tables, on, place, when, changed, ignore });
+        self.reader.rules.rules.push(Rule { tables, on, place, when, said, changed, ignore });
         self.keys(block, namespace.as_deref(), &mut lookups);
         self.warn_of_ignored_keys(block);
         for lookup in lookups.iter().filter(|lookup| !lookup.used) {
@@ -234,7 +236,7 @@ impl RuleReader<'_, '_> {
         let text = self.text(sql, "sql")?;
         let args = table.get("args").map_or_else(Vec::new, |args| self.texts(args, "args"));
         let args: Vec<Path> = args.into_iter().filter_map(|(arg, at)| self.path(&arg, at)).collect();
-        let wanted = parameters(&text);
+        let wanted = sql::parameters(&text);
         if text.trim().is_empty() {
             self.error(sql.span(), "sql is empty", "write a SELECT");
         } else if wanted != args.len() {
@@ -278,14 +280,4 @@ impl RuleReader<'_, '_> {
         };
         array.iter().filter_map(|item| Some((self.text(item, &format!("each of {what}"))?, item.span()))).collect()
     }
-}
-
-/// The highest `$n` of a statement. A `$1` inside of a string literal counts as well; nobody writes one.
-fn parameters(sql: &str) -> usize {
-    let after_dollar = sql.split('$').skip(1);
-    let numbers = after_dollar.filter_map(|rest| {
-        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        rest[..end].parse::<u16>().ok()
-    });
-    numbers.max().map_or(0, usize::from)
 }

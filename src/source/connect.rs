@@ -14,7 +14,7 @@ use crate::lsn::Lsn;
 use crate::mark::{SlotOrigin, Start};
 use crate::quote;
 use crate::source::facts::{self, Facts};
-use crate::source::replication::Options;
+use crate::source::replication::{Life, Options};
 use crate::source::slot::{self, Condition};
 use crate::source::wire::Wire;
 
@@ -90,6 +90,9 @@ async fn usable_slot(
     let (what, dead) = match condition {
         Condition::Free(confirmed) if past != Past::Undecodable => return Ok((confirmed, SlotOrigin::Found)),
         Condition::Free(_) => ("cannot be decoded from its position on".to_owned(), true),
+        Condition::Missing if options.life == Life::Session => {
+            return Ok((slot::create(wire, name, facts.version, Life::Session).await?, SlotOrigin::Created));
+        }
         Condition::Missing => ("does not exist".to_owned(), false),
         Condition::Dead(reason) => (reason, true),
         Condition::Busy(pid) => return Err(busy(name, pid)),
@@ -100,7 +103,7 @@ async fn usable_slot(
         if dead {
             answered(options.liveness_timeout, slot::drop_dead(wire, name)).await?;
         }
-        slot::create(wire, name, facts.version).await
+        slot::create(wire, name, facts.version, Life::Lasting).await
     };
     Ok((made.await.map_err(|error| lenient(error, past))?, SlotOrigin::Created))
 }

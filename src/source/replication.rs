@@ -38,6 +38,15 @@ pub struct Ack {
     lsn: Lsn,
 }
 
+/// How long the slot lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// Until somebody drops it: it keeps what was not confirmed.
+    Lasting,
+    /// As long as its connection.
+    Session,
+}
+
 /// Where and how to stream.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -45,6 +54,8 @@ pub struct Options {
     pub dsn: Dsn,
     /// The replication slot; made anew when it is missing or dead.
     pub slot: String,
+    /// How long it lives.
+    pub life: Life,
     /// The publication.
     pub publication: String,
     /// Limit for TCP, TLS and log-in together, for each host.

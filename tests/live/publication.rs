@@ -48,7 +48,7 @@ async fn a_publication_that_was_dropped_is_waited_for_and_everything_swept_when_
         scene.fill();
         scene.run("UPDATE properties SET title = 'unseen too'").await;
         let out = daemon::run("setup", &scene.config(), &[]);
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(out.status.success(), "{out:?}");
         if version != Version::V18 {
             daemon.wait_for_log("replication slot created");
         }
@@ -180,4 +180,31 @@ async fn publications_of_schemas_and_of_all_tables_are_watched_too() {
     let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (5, 1)").await;
     assert_eq!(gone, set(&["available_slots:1"]), "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_partition_that_comes_and_goes_is_no_reason_for_an_alarm() {
+    let scene = Scene::start().await;
+    let out = daemon::run("setup", &scene.config(), &[]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let variables = [("slot", "crieur"), ("publication", "crieur"), ("tables", r#"[["public","visits"]]"#)];
+    let watch = crieur::quote::fill(include_str!("../../sql/watch.sql"), &variables);
+    let ddl = scene.postgres.client().await;
+    let altered = async {
+        for _ in 0..20 {
+            ddl.batch_execute("ALTER TABLE visits DETACH PARTITION visits_high").await.expect("it detaches");
+            let attach = "ALTER TABLE visits ATTACH PARTITION visits_high FOR VALUES FROM (100) TO (200)";
+            ddl.batch_execute(attach).await.expect("it attaches");
+        }
+    };
+    let watched = async {
+        loop {
+            let seen: serde_json::Value = serde_json::from_str(&scene.ask(&watch).await).expect("it is JSON");
+            assert_eq!(seen["unpublished"], serde_json::json!([]));
+        }
+    };
+    tokio::select! {
+        () = altered => {}
+        () = watched => {}
+    }
 }

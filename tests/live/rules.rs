@@ -58,6 +58,8 @@ async fn rules_mean_the_same_whatever_the_settings_of_the_database() {
     scene.run(TABLES).await;
     let config = scene::config(&scene.postgres.url(), &scene.cache.url()).replace(RULES, SAID);
     let daemon = scene.daemon_with(&config).await;
+    // The update that filled the column comes first.
+    scene.confirmed(&daemon).await;
     let free = ["r:free:1", "r:free:1:meta"];
     let pages = &KEYS[2..6];
     let at = ["r:at:2024-03-01T23:30:00.5+00:00", "r:month:2024:3"];

@@ -2,7 +2,7 @@
 
 use crate::cli::catalog::{Catalog, Role, Server, Slot};
 use crate::cli::check::Finding;
-use crate::cli::setup::TRIGGERS;
+use crate::cli::setup::{FUNCTIONS, TRIGGERS};
 use crate::quote;
 use crate::source::dsn::Dsn;
 use crate::source::facts::counts_as_standby;
@@ -36,7 +36,20 @@ pub fn findings(catalog: &Catalog, names: Names<'_>) -> Vec<Finding> {
     }
     out.extend(limits(&catalog.server));
     out.push(triggers(&catalog.server));
+    out.push(functions(&catalog.server));
     out
+}
+
+/// The functions with which transactions name keys themselves.
+fn functions(server: &Server) -> Finding {
+    if server.functions >= FUNCTIONS {
+        return Finding::ready("functions", "crieur.invalidate and crieur.invalidate_exact are there");
+    }
+    Finding::note(
+        "functions",
+        "crieur.invalidate or crieur.invalidate_exact is missing: a transaction that calls it fails",
+    )
+    .mend("run crieur setup")
 }
 
 /// The event triggers that announce DDL.

@@ -1,0 +1,226 @@
+//! The rules against the live schema: types, labels of enums, JSON paths in real rows, rules that cannot be meant.
+//!
+//! All but the look at rows is pure. That look reads at most [`ROWS`] rows of a table inside of a transaction that may
+//! only read, and counts; no value of a row comes here.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use crate::cli::catalog::{Catalog, Column};
+use crate::cli::check::Finding;
+use crate::error::{Error, Exit, Result};
+use crate::quote;
+use crate::rules::Rules;
+use crate::rules::lint::{Lint, Reads, Use};
+
+/// Rows of a table in which a JSON path is looked for.
+const ROWS: u32 = 1000;
+
+/// What can be said from rules and catalog.
+pub fn findings(rules: &Rules, catalog: &Catalog) -> Vec<Finding> {
+    let mut out: Vec<Finding> = rules.lints().iter().map(of_lint).collect();
+    for reads in rules.reads() {
+        if let Some(column) = column(catalog, &reads) {
+            out.extend(of_type(&reads, column));
+        }
+    }
+    if out.is_empty() {
+        out.push(Finding::ready("rules", "no condition that never holds, no key that another makes, every type fits"));
+    }
+    out
+}
+
+/// A column is the same in each partition.
+fn column<'c>(catalog: &'c Catalog, reads: &Reads) -> Option<&'c Column> {
+    let (schema, name) = &reads.table;
+    let table = catalog.tables.iter().find(|table| (&table.schema, &table.table) == (schema, name))?;
+    table.carriers.iter().find_map(|carrier| carrier.column(&reads.path.column))
+}
+
+fn of_lint(lint: &Lint) -> Finding {
+    match lint {
+        Lint::NeverTrue(place) => {
+            Finding::wrong(format!("rule {place}"), "no row can meet its condition: it deletes nothing")
+                .mend("correct when, or remove the rule")
+        }
+        Lint::Shadowed((place, key), (by_place, by)) => {
+            let seen =
+                format!("key \"{key}\" adds nothing: \"{by}\" at {by_place} is deleted with each of its changes");
+            Finding::note(format!("rule {place}"), seen).mend("remove one of them")
+        }
+    }
+}
+
+/// What a rule does with a value that its type does not allow.
+fn of_type(reads: &Reads, column: &Column) -> Option<Finding> {
+    let subject = format!("rule {}", reads.place);
+    let (name, kind) = (&reads.path.column, column.kind.as_str());
+    let wrong = |seen: String, mend: &str| Some(Finding::wrong(subject.clone(), seen).mend(mend));
+    let is_json = matches!(kind, "json" | "jsonb");
+    let is_text = matches!(kind, "text" | "character varying" | "character");
+    if !reads.path.inside.is_empty() {
+        if is_text {
+            let seen = format!("column \"{name}\" is {kind}: what is no JSON in it widens its keys to a sweep");
+            return Some(Finding::note(subject, seen));
+        }
+        if !is_json {
+            let seen = format!("\"{name}\" is {kind}, which has no fields: each change widens its keys to a sweep");
+            return wrong(seen, "name a json or jsonb column, or the column alone");
+        }
+        return None;
+    }
+    match &reads.how {
+        Use::Plainly => None,
+        Use::Dated
+            if is_text || matches!(kind, "date" | "timestamp with time zone" | "timestamp without time zone") =>
+        {
+            None
+        }
+        Use::Dated => {
+            let seen =
+                format!("\"{name}\" is {kind}, which has no year and month: each change widens its keys to a sweep");
+            wrong(seen, "use year and month of a date or timestamp")
+        }
+        Use::ComparedWith(text) if !column.labels.is_empty() && !column.labels.contains(text) => {
+            let seen = format!("\"{name}\" is never '{text}', which is no label of {kind}");
+            wrong(seen, &format!("its labels: {}", column.labels.join(", ")))
+        }
+        Use::ComparedWith(text) if !may_be(kind, text) => {
+            let seen = format!("\"{name}\" is {kind} and cannot be '{text}'");
+            wrong(seen, "compare it with a value of its type")
+        }
+        Use::ComparedWith(_) => None,
+    }
+}
+
+/// Whether a text is a value of a type, as far as that is plain.
+fn may_be(kind: &str, text: &str) -> bool {
+    match kind {
+        "boolean" => matches!(text, "t" | "f" | "true" | "false"),
+        "smallint" | "integer" | "bigint" => text.trim().parse::<i64>().is_ok(),
+        "numeric" | "real" | "double precision" => text.trim().parse::<f64>().is_ok(),
+        "uuid" => text.bytes().filter(u8::is_ascii_hexdigit).count() == 32,
+        _ => true,
+    }
+}
+
+/// JSON paths that no row has: a field that was renamed, or never was.
+pub async fn paths(client: &Client, rules: &Rules, catalog: &Catalog, timeout: Duration) -> Result<Vec<Finding>> {
+    let mut out: Vec<Finding> = Vec::new();
+    let mut seen = Vec::new();
+    for reads in rules.reads() {
+        let is_json = column(catalog, &reads).is_some_and(|column| matches!(column.kind.as_str(), "json" | "jsonb"));
+        let what = (reads.table.clone(), reads.path.clone());
+        if reads.path.inside.is_empty() || !is_json || seen.contains(&what) {
+            continue;
+        }
+        seen.push(what);
+        let begin = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {}", timeout.as_millis().max(1));
+        client.batch_execute(&begin).await.map_err(ended)?;
+        let counted = client.query_one(&counting(&reads), &[]).await;
+        client.batch_execute("ROLLBACK").await.map_err(ended)?;
+        let counted = counted.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+        out.extend(of_rows(
+            &reads,
+            counted.map_err(|error| error.as_db_error().map_or(error.to_string(), |e| e.message().to_owned())),
+        ));
+    }
+    Ok(out)
+}
+
+fn ended(error: tokio_postgres::Error) -> Error {
+    Error::definite(Exit::Unavailable, "look for JSON paths").because(error)
+}
+
+/// Rows that were looked at, and those that have the path; JSON null counts as there.
+fn counting(reads: &Reads) -> String {
+    let column = quote::identifier(&reads.path.column);
+    let path = reads.path.inside.iter().map(|step| quote::literal(step)).collect::<Vec<_>>().join(", ");
+    let table = quote::qualified(&reads.table.0, &reads.table.1);
+    format!(
+        "SELECT count(*), count(found) FROM (SELECT {column}::jsonb #> ARRAY[{path}]::text[] AS found \
+         FROM {table} WHERE {column} IS NOT NULL LIMIT {ROWS}) AS sample"
+    )
+}
+
+fn of_rows(reads: &Reads, counted: std::result::Result<(i64, i64), String>) -> Option<Finding> {
+    let subject = format!("rule {}", reads.place);
+    let path = std::iter::once(&reads.path.column).chain(&reads.path.inside).cloned().collect::<Vec<_>>().join(".");
+    match counted {
+        Ok((0, _)) => None,
+        Ok((rows, 0)) => {
+            let seen =
+                format!("none of {rows} rows that were looked at has {path}: it makes no key, and meets no condition");
+            Some(
+                Finding::wrong(subject, seen)
+                    .mend("correct the path in the rules file, unless such rows are still to come"),
+            )
+        }
+        Ok(_) => None,
+        Err(why) => {
+            let grant = format!(
+                "GRANT SELECT ON {} TO the role, or ignore this",
+                quote::qualified(&reads.table.0, &reads.table.1)
+            );
+            Some(Finding::note(subject, format!("rows cannot be looked at for {path}: {why}")).mend(grant))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::check::{Verdict, example};
+    use crate::rules::parse::rules_of;
+
+    /// The findings of one rule over the example's table, whose columns got these types.
+    fn found(rule: &str) -> Vec<(Verdict, String)> {
+        let mut catalog = example::catalog();
+        let types = [("id", "uuid"), ("owner", "text"), ("rank", "integer"), ("city", "jsonb"), ("note", "status")];
+        for column in &mut catalog.tables[0].carriers[0].columns {
+            let kind = types.iter().find(|(name, _)| *name == column.name).map_or("text", |(_, kind)| kind);
+            column.kind = kind.to_owned();
+            if kind == "status" {
+                column.labels = vec!["free".to_owned(), "let".to_owned()];
+            }
+        }
+        let rules = rules_of(&format!("[[rules]]\ntable = 't'\n{rule}\n"));
+        findings(&rules, &catalog).into_iter().map(|finding| (finding.verdict, finding.seen)).collect()
+    }
+
+    #[test]
+    fn each_thing_that_a_type_does_not_allow_makes_one_line() {
+        for (rule, verdict, words) in [
+            ("keys = ['a:{id}:{city.name}']", Verdict::Ready, "every type fits"),
+            ("keys = ['a:{rank.x}']", Verdict::Wrong, "\"rank\" is integer, which has no fields"),
+            ("keys = ['a:{owner.x}']", Verdict::Note, "what is no JSON in it widens"),
+            ("keys = ['a:{rank|year}']", Verdict::Wrong, "has no year and month"),
+            ("keys = ['a:{owner|month}']", Verdict::Ready, ""),
+            ("keys = ['a']\nwhen = \"note = 'sold'\"", Verdict::Wrong, "never 'sold', which is no label of status"),
+            ("keys = ['a']\nwhen = \"note in ('free', 'let')\"", Verdict::Ready, ""),
+            ("keys = ['a']\nwhen = \"rank = 'one'\"", Verdict::Wrong, "is integer and cannot be 'one'"),
+            ("keys = ['a']\nwhen = \"rank = '1'\"", Verdict::Ready, ""),
+            ("keys = ['a']\nwhen = \"id != 'x'\"", Verdict::Wrong, "is uuid and cannot be 'x'"),
+            ("keys = ['a']\nwhen = \"city.x = 'anything'\"", Verdict::Ready, ""),
+            ("keys = ['a']\nwhen = \"rank = 1 and rank = 2\"", Verdict::Wrong, "no row can meet its condition"),
+            ("keys = ['a:{id}', 'a:*']", Verdict::Note, "key \"a:{id}\" adds nothing: \"a:*\""),
+        ] {
+            let found = found(rule);
+            assert_eq!(found.len(), 1, "{rule}: {found:?}");
+            assert_eq!(found[0].0, verdict, "{rule}: {found:?}");
+            assert!(found[0].1.contains(words), "{rule}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn names_and_paths_are_quoted_in_the_look_at_rows() {
+        let rules = rules_of("[[rules]]\ntable = 'app.\"T\"'\nkeys = ['a:{\"j\"\"\".a.0}']\n");
+        let reads = rules.reads().pop_first().expect("one value");
+        let sql = counting(&reads);
+        assert!(sql.contains(r#""j"""::jsonb #> ARRAY['a', '0']::text[]"#) && sql.contains(r#""app"."T""#), "{sql}");
+        assert_eq!(of_rows(&reads, Ok((0, 0))), None);
+        assert_eq!(of_rows(&reads, Ok((5, 1))), None);
+        assert_eq!(of_rows(&reads, Ok((5, 0))).map(|finding| finding.verdict), Some(Verdict::Wrong));
+    }
+}

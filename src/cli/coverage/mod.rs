@@ -1,0 +1,240 @@
+//! `crieur coverage`: keys of a live cache that no rule can ever delete, and rules that no key of it was made for.
+//!
+//! Reads only: SCAN, a bounded number of keys, as much pause as work. What it says of a key is a guess from names; what
+//! it shows are keys, so its output is as confidential as the cache.
+
+mod families;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use redis::aio::ConnectionLike;
+use redis::{Cmd, Value};
+
+use crate::cache::{lease, reply};
+use crate::cli::replay::shown;
+use crate::config::{Config, Leases};
+use crate::error::{Error, Exit, Result};
+use crate::keys::FamilyId;
+use crate::rules::Rules;
+use crate::rules::cover::{Suits, unversioned};
+use families::Families;
+
+/// Buckets that one SCAN call visits: well below a millisecond of the server's one thread.
+const SCAN_COUNT: u32 = 500;
+
+/// Lines of one kind that are printed.
+const LINES_MAX: usize = 200;
+
+/// What crieur keeps for itself.
+const OWN: &[u8] = b"crieur:mark:";
+
+/// Compares the keys of the live cache with the rules; changes nothing.
+#[derive(Debug, clap::Args)]
+pub struct CoverageArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/crieur/crieur.toml")]
+    pub config: PathBuf,
+    /// Look at keys that match this Redis glob only.
+    #[arg(long = "match", value_name = "GLOB", default_value = "*")]
+    pub glob: String,
+    /// Look at this many keys at most.
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000_000)]
+    pub keys_max: u64,
+}
+
+/// What the keys that were seen say about the rules.
+struct Survey<'r> {
+    rules: &'r Rules,
+    leases: Leases,
+    /// Keys that were looked at, protected ones among them.
+    keys: u64,
+    protected: u64,
+    covered: u64,
+    /// Keys by template, whether they suit it well or not.
+    matched: BTreeMap<FamilyId, u64>,
+    doubtful: Families,
+    uncovered: Families,
+}
+
+impl<'r> Survey<'r> {
+    fn new(rules: &'r Rules, leases: Leases) -> Self {
+        let (matched, doubtful, uncovered) = (BTreeMap::new(), Families::default(), Families::default());
+        Survey { rules, leases, keys: 0, protected: 0, covered: 0, matched, doubtful, uncovered }
+    }
+
+    fn add(&mut self, key: &[u8]) {
+        self.keys += 1;
+        // A lease goes with its key.
+        let key = match self.leases {
+            Leases::Companion => lease::key_of(key).unwrap_or(key),
+            Leases::None => key,
+        };
+        if self.rules.protects(key) || key.starts_with(OWN) {
+            self.protected += 1;
+            return;
+        }
+        let covering: Vec<(FamilyId, Suits)> = self.rules.covering(key).collect();
+        covering.iter().for_each(|(family, _)| *self.matched.entry(*family).or_default() += 1);
+        match covering.iter().max_by_key(|(_, suits)| *suits) {
+            Some((_, Suits::Well)) => self.covered += 1,
+            Some((family, Suits::Doubtfully)) => {
+                let note = format!("only if a value of {} held a \":\" or a version", self.origin(*family));
+                self.doubtful.add(key, note);
+            }
+            None => self.uncovered.add(key, self.moved(key).unwrap_or_default()),
+        }
+    }
+
+    /// Whether a rule deletes the same name without its version: readers that moved, and rules that did not.
+    fn moved(&self, key: &[u8]) -> Option<String> {
+        let plain = unversioned(key);
+        if plain == key {
+            return None;
+        }
+        let (family, _) = self.rules.covering(&plain).max_by_key(|(_, suits)| *suits)?;
+        Some(format!("without its version {} deletes it: did readers move?", self.origin(family)))
+    }
+
+    fn origin(&self, family: FamilyId) -> String {
+        let (place, template) = self.rules.origin(family).unwrap_or(("?", "?"));
+        format!("\"{template}\" at {place}")
+    }
+
+    /// Templates for which no key was seen, each once however many families it is spelled out to.
+    fn never(&self) -> BTreeSet<String> {
+        let seen: BTreeSet<String> = self.matched.keys().map(|family| self.origin(*family)).collect();
+        let all = self.rules.families().map(|(family, _)| self.origin(family));
+        all.filter(|origin| !seen.contains(origin)).collect()
+    }
+}
+
+/// Scans the cache and prints what was found; says how to exit.
+pub async fn run(
+    config: &Config,
+    arguments: &CoverageArgs,
+    connection: &mut impl ConnectionLike,
+    out: &mut dyn Write,
+) -> Result<Exit> {
+    let mut survey = Survey::new(&config.rules, config.cache.leases);
+    let whole = scan(connection, arguments, &mut |key| survey.add(key)).await?;
+    report(survey, whole, out).map_err(|error| Error::definite(Exit::CantCreate, "write the report").because(error))
+}
+
+/// Gives every key to `each`; whether that were all.
+async fn scan(
+    connection: &mut impl ConnectionLike,
+    arguments: &CoverageArgs,
+    each: &mut impl FnMut(&[u8]),
+) -> Result<bool> {
+    let mut cursor = b"0".to_vec();
+    let mut left = arguments.keys_max;
+    loop {
+        let mut command = Cmd::new();
+        command.arg("SCAN").arg(&cursor).arg("MATCH").arg(&arguments.glob).arg("COUNT").arg(SCAN_COUNT);
+        let asked = Instant::now();
+        let answer = connection.req_packed_command(&command).await.and_then(Value::extract_error);
+        let answer = answer.map_err(|error| reply::broken(error).while_doing("scan the cache"))?;
+        let took = asked.elapsed();
+        let page: (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(answer).map_err(|_| reply::unexpected("SCAN"))?;
+        cursor = page.0;
+        for key in &page.1 {
+            if left == 0 {
+                return Ok(false);
+            }
+            left -= 1;
+            each(key);
+        }
+        if cursor == b"0" {
+            return Ok(true);
+        }
+        tokio::time::sleep(took.max(Duration::from_millis(1))).await;
+    }
+}
+
+/// The report. Something that no rule can delete is worth an exit code; a template without keys need not be wrong.
+fn report(survey: Survey<'_>, whole: bool, out: &mut dyn Write) -> std::io::Result<Exit> {
+    let never = survey.never();
+    let Survey { keys, protected, covered, doubtful, uncovered, .. } = survey;
+    let (doubtful, uncovered) = (doubtful.finish(), uncovered.finish());
+    for (kind, families) in [("NO RULE", &uncovered), ("DOUBT  ", &doubtful)] {
+        for (name, seen) in families.iter().take(LINES_MAX) {
+            let keys = if seen.count == 1 { "key" } else { "keys" };
+            writeln!(out, "{kind} {name}: {} {keys}, for example {}", seen.count, quoted(&seen.example))?;
+            if !seen.note.is_empty() {
+                writeln!(out, "        {}", seen.note)?;
+            }
+        }
+        if families.len() > LINES_MAX {
+            writeln!(out, "{kind} … and {} more families", families.len() - LINES_MAX)?;
+        }
+    }
+    for template in &never {
+        writeln!(out, "NEVER   {template}: no key was seen")?;
+    }
+    let count = |families: &[(String, families::Seen)]| families.iter().map(|(_, seen)| seen.count).sum::<u64>();
+    let (no_rule, doubt) = (count(&uncovered), count(&doubtful));
+    let all = if whole { "" } else { ", which are not all" };
+    writeln!(
+        out,
+        "{keys} keys{all}: {covered} covered, {no_rule} without a rule, {doubt} in doubt, {protected} protected"
+    )?;
+    Ok(if uncovered.is_empty() && doubtful.is_empty() { Exit::Ok } else { Exit::Failed })
+}
+
+/// A key in quotes, whatever its bytes.
+fn quoted(key: &[u8]) -> String {
+    let shown = shown(key);
+    if shown.starts_with('"') { shown } else { format!("\"{shown}\"") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::parse::rules_of;
+
+    #[test]
+    fn readers_that_moved_to_other_names_are_shown_with_the_rule_that_did_not() {
+        let rules = rules_of(
+            "[[rules]]\ntable = 't'\nnamespace = 'p'\nkeys = ['home', 'detail:{id}', 'city:{city}', 'gone:{4,8}']\n",
+        );
+        let mut survey = Survey::new(&rules, Leases::Companion);
+        let keys: &[&[u8]] = &[
+            b"p:home_v4",
+            b"p:detail:1",
+            b"p:detail:2",
+            b"lease:{p:detail:2}",
+            b"p:detail:1_v4",
+            b"p:detail:2_v4",
+            b"p:city:Mbour",
+            b"p:search:a\xFF\n",
+            b"lock:x",
+            b"crieur:mark:crieur",
+        ];
+        keys.iter().for_each(|key| survey.add(key));
+        let mut out = Vec::new();
+        assert_eq!(report(survey, false, &mut out).expect("written"), Exit::Failed);
+        let expected = r#"NO RULE p:home_v4: 1 key, for example "p:home_v4"
+        without its version "home" at rules.toml:1 deletes it: did readers move?
+NO RULE p:search:{bytes}: 1 key, for example "p:search:a\xff\n"
+DOUBT   p:detail:{number}_v4: 2 keys, for example "p:detail:1_v4"
+        only if a value of "detail:{id}" at rules.toml:1 held a ":" or a version
+NEVER   "gone:{4,8}" at rules.toml:1: no key was seen
+NEVER   "home" at rules.toml:1: no key was seen
+10 keys, which are not all: 4 covered, 2 without a rule, 2 in doubt, 2 protected
+"#;
+        assert_eq!(String::from_utf8(out).expect("text"), expected);
+    }
+
+    #[test]
+    fn a_cache_that_the_rules_cover_ends_well() {
+        let rules = rules_of("[[rules]]\ntable = 't'\nkeys = ['d:{id}']\n");
+        let mut survey = Survey::new(&rules, Leases::None);
+        survey.add(b"d:1");
+        let mut out = Vec::new();
+        assert_eq!(report(survey, true, &mut out).expect("written"), Exit::Ok);
+        assert_eq!(out, b"1 keys: 1 covered, 0 without a rule, 0 in doubt, 0 protected\n");
+    }
+}

@@ -1,0 +1,128 @@
+//! SIGHUP: reads the configuration again and takes its rules. What is wrong with them is said, and the old ones stay.
+//!
+//! Only `[[rules]]`, what they share, and `cache.invalidate` can change while the daemon runs; a change of anything else
+//! is named and waits for the next start.
+
+use std::path::{Path, PathBuf};
+
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc::Sender;
+use tracing::{error, info, warn};
+
+use crate::cli::environment;
+use crate::config::{Config, Effective, Mistakes};
+use crate::pipeline::Reload;
+use crate::rules::Rules;
+use crate::rules::custom::SETTING;
+
+/// Where the rules are, and what is in force.
+pub(super) struct RulesFile {
+    path: PathBuf,
+    protect: Vec<Vec<u8>>,
+    settings: Vec<Effective>,
+    digest: String,
+}
+
+impl RulesFile {
+    /// `config` was read from `path` and is in force.
+    pub(super) fn new(path: &Path, config: &Config) -> Self {
+        RulesFile {
+            path: path.to_owned(),
+            protect: config.cache.protect.clone(),
+            settings: config.effective().collect(),
+            digest: config.rules.digest().to_owned(),
+        }
+    }
+
+    /// The rules, if there are others now than those in force.
+    fn read(&mut self) -> Option<Rules> {
+        let environment = match environment() {
+            Ok(environment) => environment,
+            Err(error) => {
+                refuse(&error.chain());
+                return None;
+            }
+        };
+        match Config::load_anew(&self.path, environment.into_iter(), &self.protect) {
+            Ok(config) => self.others(config),
+            Err(mistakes) => {
+                show(&mistakes);
+                refuse("the configuration is wrong, as shown above");
+                None
+            }
+        }
+    }
+
+    fn others(&mut self, config: Config) -> Option<Rules> {
+        show(&config.warnings);
+        let waits = changed(&self.settings, &config.effective().collect::<Vec<_>>());
+        if !waits.is_empty() {
+            warn!(
+                hint = "Restart crieur.",
+                "changed settings take effect at the next start only: {}",
+                waits.join(", ")
+            );
+        }
+        let digest = config.rules.digest().to_owned();
+        if digest == self.digest {
+            info!("the rules were read again: they are those in force");
+            return None;
+        }
+        self.digest = digest;
+        Some(config.rules)
+    }
+}
+
+/// Names of settings that differ and that only a start reads. URLs are redacted and so look alike.
+fn changed(before: &[Effective], now: &[Effective]) -> Vec<&'static str> {
+    let value = |list: &[Effective], name: &str| {
+        list.iter().find(|(key, _, _)| *key == name).map(|(_, value, _)| value.clone())
+    };
+    let mut names: Vec<&str> = before.iter().chain(now).map(|(name, _, _)| *name).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.retain(|name| *name != SETTING && value(before, name) != value(now, name));
+    names
+}
+
+/// Lines of their own, as at the start.
+fn show(mistakes: &Mistakes) {
+    eprint!("{mistakes}");
+}
+
+fn refuse(why: &str) {
+    error!(hint = "Correct the file and send SIGHUP again.", "the rules in force stay: {why}");
+}
+
+/// Hands the rules over at each SIGHUP, with what `control` makes for them. It never ends.
+pub(super) async fn at_each<D>(
+    mut hangup: Signal,
+    mut file: RulesFile,
+    control: impl Fn(&Rules) -> D,
+    reloads: Sender<Reload<D>>,
+) {
+    loop {
+        if hangup.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        if let Some(rules) = file.read() {
+            let control = control(&rules);
+            // The loop that no longer listens is about to end.
+            let _ = reloads.send(Reload { rules, control }).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_settings_that_a_start_reads_wait_for_one() {
+        let setting = |name, value: &str| (name, value.to_owned(), "file".to_owned());
+        let before = [setting("cache.timeout", "5s"), setting("cache.protect", "a"), setting(SETTING, "")];
+        let now = [setting("cache.timeout", "5s"), setting("cache.protect", "b"), setting(SETTING, "c:*")];
+        assert_eq!(changed(&before, &now), ["cache.protect"]);
+        assert_eq!(changed(&before, &before[1..]), ["cache.timeout"]);
+    }
+}

@@ -1,0 +1,325 @@
+//! Lookups on an ordinary session: prepared once, and one statement for all questions of a batch to the same lookup.
+//!
+//! Answers are not kept from batch to batch. Inside of one each question is asked once; asking again costs one round
+//! trip behind the gate's, and 500 questions a batch left the rows per second as they were without the lookup. Keeping
+//! them would need every table that the SQL reads in the stream, to drop what a change makes old.
+//!
+//! Invariants: every question gets an answer; a statement that the server refuses widens the keys of its questions and
+//! of no others; no lookup holds a batch up for longer than twice the statement timeout, however many its questions.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::future::join_all;
+use futures_util::{StreamExt, pin_mut};
+use tokio::time::{Instant, timeout_at};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, Row, Statement};
+
+use crate::control::{Answer, AnswerRow, LookupId, Question};
+use crate::error::{Error, Exit, Result};
+use crate::rules::reading::Form;
+use crate::rules::{AnswerColumn, Lookup, sql};
+use crate::source::sqlstate::{is_connection, session_error, statement_text};
+
+/// Answers of one lookup to one batch may take so much memory; questions whose answers go past it widen.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+type Refusable<T> = std::result::Result<T, String>;
+
+/// A parameter as PostgreSQL text, whatever its type.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Text<'a>(pub(crate) Option<&'a [u8]>);
+
+impl ToSql for Text<'_> {
+    fn to_sql(
+        &self,
+        _ty: &Type,
+        out: &mut BytesMut,
+    ) -> std::result::Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self.0 {
+            Some(text) => {
+                out.extend_from_slice(text);
+                Ok(IsNull::No)
+            }
+            None => Ok(IsNull::Yes),
+        }
+    }
+
+    fn accepts(_ty: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _ty: &Type) -> Format {
+        Format::Text
+    }
+
+    to_sql_checked!();
+}
+
+/// A text of an answer, byte for byte: in a database without an encoding it need not be UTF-8.
+struct Bytes(Vec<u8>);
+
+impl<'a> FromSql<'a> for Bytes {
+    fn from_sql(_ty: &Type, raw: &'a [u8]) -> std::result::Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Bytes(raw.to_vec()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TEXT
+    }
+}
+
+/// A lookup as it is prepared on one connection.
+#[derive(Debug)]
+struct Prepared {
+    /// How the texts of the answer's columns are written in keys.
+    forms: Vec<Form>,
+    one: Statement,
+    /// For several questions; `None` where the server does not take the SQL in that form.
+    many: Option<Statement>,
+}
+
+/// The lookups of one connection.
+#[derive(Debug, Default)]
+pub struct Lookups(RefCell<HashMap<LookupId, Rc<Prepared>>>);
+
+/// What the server said to all questions.
+#[derive(Debug)]
+pub struct Answered {
+    /// In the order of the questions.
+    pub answers: Vec<Answer>,
+    /// Some statements were given up and may still run: the connection is of no more use.
+    pub given_up: bool,
+}
+
+impl Lookups {
+    /// Answers all questions, in order. Statements are prepared at first use; then this is one round trip, but for a
+    /// lookup of which the server refused many questions at once: these are asked one by one behind it.
+    pub async fn ask(
+        &self,
+        client: &Client,
+        lookups: &[Lookup],
+        questions: &[Question],
+        limit: Duration,
+    ) -> Result<Answered> {
+        let mut groups: BTreeMap<LookupId, Vec<usize>> = BTreeMap::new();
+        for (index, question) in questions.iter().enumerate() {
+            groups.entry(question.lookup).or_default().push(index);
+        }
+        let mut asked = Vec::with_capacity(groups.len());
+        for (id, indexes) in groups {
+            let prepared = self.prepare(client, lookups, id).await?;
+            asked.push((prepared, indexes));
+        }
+        // Polled together, they leave in one flight and are answered in order.
+        let answered = asked.iter().map(|(prepared, indexes)| async move {
+            let questions: Vec<&Question> = indexes.iter().map(|index| &questions[*index]).collect();
+            match prepared {
+                Ok(prepared) => group(client, prepared, &questions, limit).await,
+                Err(refused) => Ok(Answered::refused(questions.len(), refused)),
+            }
+        });
+        let mut all = Answered { answers: vec![Answer::Rows(Vec::new()); questions.len()], given_up: false };
+        for (answered, (_, indexes)) in join_all(answered).await.into_iter().zip(&asked) {
+            let answered = answered?;
+            all.given_up |= answered.given_up;
+            for (index, answer) in indexes.iter().zip(answered.answers) {
+                all.answers[*index] = answer;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn prepare(&self, client: &Client, lookups: &[Lookup], id: LookupId) -> Result<Refusable<Rc<Prepared>>> {
+        if let Some(known) = self.0.borrow().get(&id) {
+            return Ok(Ok(Rc::clone(known)));
+        }
+        let lookup = lookups.get(id.0 as usize);
+        let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
+        let types = match client.prepare(&lookup.sql).await {
+            Ok(written) => {
+                written.columns().iter().map(|column| (column.name().to_owned(), column.type_().oid())).collect()
+            }
+            // It is tried again with the next batch: somebody may mend the table while we run.
+            Err(error) => return Ok(Err(refusal(&error)?.text)),
+        };
+        let columns = typed(&lookup.columns, &types);
+        let one = match client.prepare(&sql::for_one(&lookup.sql, &columns)).await {
+            Ok(one) => one,
+            Err(error) => return Ok(Err(refusal(&error)?.text)),
+        };
+        if one.params().len() != lookup.args {
+            return Ok(Err(format!("it takes {} parameters, the rule gives {}", one.params().len(), lookup.args)));
+        }
+        let many = match one.params() {
+            [] => None, // There is only one question.
+            types => {
+                let types: Vec<(&str, &str)> = types.iter().map(|ty| (ty.schema(), ty.name())).collect();
+                let many = client.prepare(&sql::for_many(&lookup.sql, &columns, &types)).await;
+                many.map(Some).or_else(|error| refusal(&error).map(|_| None))?
+            }
+        };
+        let written = |(column, (_, oid)): (&AnswerColumn, &sql::Column<'_>)| Form::of(*oid, column.writing);
+        let forms = lookup.columns.iter().zip(&columns).map(written).collect();
+        let prepared = Rc::new(Prepared { forms, one, many });
+        self.0.borrow_mut().insert(id, Rc::clone(&prepared));
+        Ok(Ok(prepared))
+    }
+}
+
+/// The columns with their types; one that the result lacks has none, and the server says so when it prepares it.
+fn typed<'a>(columns: &'a [AnswerColumn], types: &HashMap<String, u32>) -> Vec<sql::Column<'a>> {
+    columns.iter().map(|column| (column.name.as_str(), types.get(&column.name).copied().unwrap_or_default())).collect()
+}
+
+impl Answered {
+    fn refused(count: usize, why: &str) -> Self {
+        Answered { answers: vec![Answer::Refused(why.to_owned()); count], given_up: false }
+    }
+}
+
+/// All questions to one lookup.
+async fn group(client: &Client, prepared: &Prepared, questions: &[&Question], limit: Duration) -> Result<Answered> {
+    let refused = match &prepared.many {
+        Some(many) if questions.len() > 1 => match at_once(client, prepared, many, questions).await? {
+            Ok(answers) => return Ok(Answered { answers, given_up: false }),
+            Err(refused) => refused,
+        },
+        Some(_) | None => Refused { text: String::new(), code: SqlState::SUCCESSFUL_COMPLETION },
+    };
+    // Each of them would take as long again.
+    if refused.code == SqlState::QUERY_CANCELED {
+        return Ok(Answered::refused(questions.len(), &refused.text));
+    }
+    one_by_one(client, prepared, questions, limit).await
+}
+
+async fn at_once(
+    client: &Client,
+    prepared: &Prepared,
+    many: &Statement,
+    questions: &[&Question],
+) -> Result<std::result::Result<Vec<Answer>, Refused>> {
+    let count = questions.first().map_or(0, |question| question.args.len());
+    let arrays = (0..count).map(|arg| sql::array(questions.iter().map(|question| question.args[arg].as_deref())));
+    let arrays: Vec<Vec<u8>> = arrays.collect();
+    let mut answers = Collected::new(questions.len());
+    let rows = query(client, many, arrays.iter().map(|array| Some(array.as_slice())), |row| {
+        let number: i64 = row.try_get(0)?;
+        answers.add(usize::try_from(number).unwrap_or_default().saturating_sub(1), prepared.texts(row, 1)?);
+        Ok(())
+    });
+    Ok(rows.await?.map(|()| answers.answers))
+}
+
+async fn one_by_one(
+    client: &Client,
+    prepared: &Prepared,
+    questions: &[&Question],
+    limit: Duration,
+) -> Result<Answered> {
+    let give_up = Instant::now() + limit;
+    let each = questions.iter().map(|question| async move {
+        let mut answers = Collected::new(1);
+        let rows = query(client, &prepared.one, question.args.iter().map(Option::as_deref), |row| {
+            answers.add(0, prepared.texts(row, 0)?);
+            Ok(())
+        });
+        // The first of them has the whole limit for itself, and the server's own comes before ours.
+        let late = give_up + Duration::from_millis(500);
+        Ok(match timeout_at(late, rows).await {
+            Ok(rows) => match rows? {
+                Ok(()) => (answers.answers.remove(0), false),
+                Err(refused) => (Answer::Refused(refused.text), false),
+            },
+            Err(_) => (Answer::Refused(format!("its {} questions took longer than {limit:?}", questions.len())), true),
+        })
+    });
+    let answers: Result<Vec<(Answer, bool)>> = join_all(each).await.into_iter().collect();
+    let (answers, late): (Vec<Answer>, Vec<bool>) = answers?.into_iter().unzip();
+    Ok(Answered { answers, given_up: late.contains(&true) })
+}
+
+/// Runs a statement and hands its rows over, one at a time.
+async fn query<'a>(
+    client: &Client,
+    statement: &Statement,
+    args: impl Iterator<Item = Option<&'a [u8]>>,
+    mut take: impl FnMut(&Row) -> std::result::Result<(), tokio_postgres::Error>,
+) -> Result<std::result::Result<(), Refused>> {
+    let args: Vec<Text<'_>> = args.map(Text).collect();
+    let rows = match client.query_raw(statement, &args).await {
+        Ok(rows) => rows,
+        Err(error) => return refusal(&error).map(Err),
+    };
+    pin_mut!(rows);
+    while let Some(row) = rows.next().await {
+        match row.and_then(|row| take(&row)) {
+            Ok(()) => {}
+            Err(error) => return refusal(&error).map(Err),
+        }
+    }
+    Ok(Ok(()))
+}
+
+impl Prepared {
+    fn texts(&self, row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
+        texts(&self.forms, row, from)
+    }
+}
+
+/// The columns behind the first `from`, as keys want them.
+pub(crate) fn texts(forms: &[Form], row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
+    let text = |(column, form): (usize, &Form)| {
+        let text = row.try_get::<_, Option<Bytes>>(from + column)?;
+        Ok(text.map(|Bytes(text)| form.written(&text).into_owned()))
+    };
+    forms.iter().enumerate().map(text).collect()
+}
+
+/// Answers that arrive row by row, within [`ANSWER_BYTES_MAX`].
+struct Collected {
+    answers: Vec<Answer>,
+    bytes: usize,
+}
+
+impl Collected {
+    fn new(count: usize) -> Self {
+        Collected { answers: vec![Answer::Rows(Vec::new()); count], bytes: 0 }
+    }
+
+    fn add(&mut self, index: usize, row: AnswerRow) {
+        let Some(Answer::Rows(rows)) = self.answers.get_mut(index) else { return };
+        let bytes: usize = row.iter().map(|text| size_of_val(text) + text.as_ref().map_or(0, Vec::len)).sum();
+        if self.bytes + bytes <= ANSWER_BYTES_MAX {
+            self.bytes += bytes + size_of_val(&row);
+            rows.push(row);
+        } else {
+            self.answers[index] = Answer::Refused("the answer has too many rows".to_owned());
+        }
+    }
+}
+
+/// The server did not take a statement.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// Without values.
+    pub(crate) text: String,
+    pub(crate) code: SqlState,
+}
+
+/// The server's refusal of a statement; an error when the session is what failed.
+pub(crate) fn refusal(error: &tokio_postgres::Error) -> Result<Refused> {
+    match error.as_db_error() {
+        Some(refused) if !is_connection(refused.code().code()) => {
+            let text = statement_text(refused.code().code(), refused.message());
+            Ok(Refused { text, code: refused.code().clone() })
+        }
+        _ => Err(session_error(error)),
+    }
+}

@@ -1,0 +1,53 @@
+//! Messages of transactions that come to nothing: said, and never with what they name.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::Pipeline;
+use crate::cache::Cache;
+use crate::control::Control;
+use crate::source::Source;
+
+/// How often refusals are logged at most: anybody can cause them, at any rate.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Keys that transactions named and may not.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    /// Since the last line.
+    count: u64,
+    said: Option<Instant>,
+}
+
+/// Asked for once.
+pub(super) fn misunderstood() {
+    warn!(
+        hint = "Only crieur's own triggers and functions should send messages with the prefix \"crieur\".",
+        "a logical message was not understood: every key of the rules is swept, as for each such message"
+    );
+}
+
+impl<S, C, D> Pipeline<S, C, D>
+where
+    S: Source,
+    S::Ack: 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    /// A transaction named keys that it may not; they stay.
+    pub(super) fn refused(&mut self, count: u64) {
+        self.totals.not_allowed += count;
+        self.refusals.count += count;
+        let now = Instant::now();
+        if self.refusals.said.is_none_or(|said| now.duration_since(said) >= INTERVAL) {
+            let count = std::mem::take(&mut self.refusals.count);
+            self.refusals.said = Some(now);
+            warn!(
+                hint = "Allow them in cache.invalidate, for example [\"properties:search:*\"], or correct the call.",
+                count, "crieur.invalidate named keys that cache.invalidate does not allow: they stay"
+            );
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Which templates make a key, read backwards: from the key to the templates whose keys look like it. For `coverage`.
+//!
+//! A value can be any text, so nothing here is certain. What hardly is a value (one with the separator `:`, or with a
+//! version behind it, `_v4`) is told apart: readers that moved to other names look exactly like that.
+
+use std::collections::BTreeSet;
+
+use crate::cache::glob;
+use crate::keys::FamilyId;
+use crate::rules::{Part, Rules};
+
+/// Longer keys suit whatever template covers them: there is no telling in reasonable time.
+const KEY_BYTES_MAX: usize = 1024;
+
+/// How well a key suits a template.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Suits {
+    /// Only if a value held a `:` or ended in a version.
+    Doubtfully,
+    /// Like any other of the template's keys.
+    Well,
+}
+
+impl Rules {
+    /// The templates that make keys like this one.
+    pub fn covering<'r>(&'r self, key: &'r [u8]) -> impl Iterator<Item = (FamilyId, Suits)> + 'r {
+        (0..).map(FamilyId).zip(&self.templates).filter_map(move |(family, template)| {
+            let begins = match template.parts.first() {
+                Some(Part::Literal(literal)) => key.starts_with(literal),
+                Some(Part::Star | Part::Column(..) | Part::Answer(..)) | None => true,
+            };
+            if !begins || !glob::matches(&template.family, key) {
+                return None;
+            }
+            Some((family, if suits(&template.parts, key) { Suits::Well } else { Suits::Doubtfully }))
+        })
+    }
+
+    /// Whether a protected pattern covers a key.
+    pub fn protects(&self, key: &[u8]) -> bool {
+        self.protect.iter().any(|pattern| glob::matches(pattern, key))
+    }
+}
+
+/// Whether each value can be a plain one: part by part, every place where the next one may begin.
+fn suits(parts: &[Part], key: &[u8]) -> bool {
+    if key.len() > KEY_BYTES_MAX {
+        return true;
+    }
+    let mut places = BTreeSet::from([0]);
+    for part in parts {
+        places = match part {
+            Part::Literal(literal) => {
+                let fitting = places.into_iter().filter(|place| key[*place..].starts_with(literal));
+                fitting.map(|place| place + literal.len()).collect()
+            }
+            Part::Star => places.first().map_or_else(BTreeSet::new, |first| (*first..=key.len()).collect()),
+            Part::Column(..) | Part::Answer(..) => places.iter().flat_map(|place| value_ends(key, *place)).collect(),
+        };
+    }
+    places.contains(&key.len())
+}
+
+/// Where a plain value that begins at `place` may end.
+fn value_ends(key: &[u8], place: usize) -> impl Iterator<Item = usize> {
+    let longest = key[place..].iter().position(|byte| *byte == b':').unwrap_or(key.len() - place);
+    (place..=place + longest).filter(move |end| version(&key[place..*end]).is_none())
+}
+
+/// Where a version begins at the end of a text: `_v4`, `-v12`, `.v2`.
+fn version(text: &[u8]) -> Option<usize> {
+    let digits = text.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let mark = text.len().checked_sub(digits + 2).filter(|_| digits > 0)?;
+    let versioned = matches!(text[mark], b'_' | b'-' | b'.') && matches!(text[mark + 1], b'v' | b'V');
+    versioned.then_some(mark)
+}
+
+/// The key without versions: at the end of each segment, and segments that are nothing else.
+pub fn unversioned(key: &[u8]) -> Vec<u8> {
+    let alone =
+        |segment: &&[u8]| !(segment.len() > 1 && segment[0] == b'v' && segment[1..].iter().all(u8::is_ascii_digit));
+    let segments = key.split(|byte| *byte == b':').filter(alone);
+    segments.map(|segment| &segment[..version(segment).unwrap_or(segment.len())]).collect::<Vec<_>>().join(&b':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::parse::rules_of;
+
+    #[test]
+    fn a_key_suits_the_templates_whose_keys_look_like_it() {
+        let rules = rules_of("[[rules]]\ntable = 't'\nkeys = ['home', 'd:{id}', 's:*', 'p:{a}:{b}:x', 'q:{a}{b}']\n");
+        for (key, expected) in [
+            ("home", vec![(0, Suits::Well)]),
+            ("home_v4", vec![]),
+            ("d:7", vec![(1, Suits::Well)]),
+            ("d:", vec![(1, Suits::Well)]),
+            ("d:7_v4", vec![(1, Suits::Doubtfully)]),
+            ("d:7_value", vec![(1, Suits::Well)]),
+            ("d:7:meta", vec![(1, Suits::Doubtfully)]),
+            ("s:a:b_v4", vec![(2, Suits::Well)]),
+            ("p:1:2:x", vec![(3, Suits::Well)]),
+            ("p:1:2:3:x", vec![(3, Suits::Doubtfully)]),
+            ("p:1-v2:2:x", vec![(3, Suits::Doubtfully)]),
+            ("q:abc", vec![(4, Suits::Well)]),
+            (&format!("p:{}", "::x".repeat(300)), vec![(3, Suits::Doubtfully)]),
+            ("other", vec![]),
+        ] {
+            let found: Vec<_> = rules.covering(key.as_bytes()).map(|(family, suits)| (family.0, suits)).collect();
+            assert_eq!(found, expected, "{key}");
+        }
+        assert!(rules.protects(b"lock:1") && !rules.protects(b"d:1"));
+    }
+
+    #[test]
+    fn versions_are_taken_off_wherever_readers_put_them() {
+        for (key, plain) in [
+            ("home_v4", "home"),
+            ("home:v4", "home"),
+            ("v2:home:x", "home:x"),
+            ("a-v1:b.V22:c", "a:b:c"),
+            ("move:4:v", "move:4:v"),
+            ("a_v:b4", "a_v:b4"),
+        ] {
+            assert_eq!(unversioned(key.as_bytes()), plain.as_bytes(), "{key}");
+        }
+    }
+}
