@@ -7,7 +7,7 @@ BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help demo test torture scenarios check fmt record bench bulk fuzz mutations
+.PHONY: help demo test torture scenarios check fmt record bench bulk writers fuzz mutations
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -49,6 +49,10 @@ record: ## record the workloads of tests/golden on every PostgreSQL anew, and sh
 bulk: ## bounded memory and the time of a COMMIT at full size; takes minutes, prints what it measures
 	@tests/setup.sh
 	$(CARGO) test --release --test live $(BULK_TESTS)
+
+writers: ## what the outbox's triggers cost writers, beside a slot of logical replication; takes minutes, prints ratios
+	@tests/setup.sh
+	@tests/writers.sh
 
 mutations: ## turn off each guard of the rules in turn: at least one case must notice
 	tests/mutations.sh

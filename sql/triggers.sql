@@ -1,14 +1,16 @@
--- Event triggers that announce DDL to crieur: a logical message names each altered or dropped table, in the altering
--- transaction. Needs a superuser, or a hosted server that lets its own administrator make event triggers.
+-- Event triggers that announce DDL to crieur: a logical message, and a row of the outbox where there is one, names each
+-- altered or dropped table, in the altering transaction. Needs a superuser, or a hosted server that lets its own administrator make event triggers.
 -- Safe to run twice. By hand: psql -X -v ON_ERROR_STOP=1 -f sql/triggers.sql
 -- To undo it: DROP EVENT TRIGGER crieur_ddl; DROP EVENT TRIGGER crieur_drop; DROP FUNCTION crieur.announce_ddl();
 CREATE SCHEMA IF NOT EXISTS crieur;
 
--- With the rights of whoever runs the DDL: it reads catalogs only. Whatever fails in it is a warning to them and no more.
+-- With the rights of whoever ran this file, who may write to the outbox, as whoever runs DDL may not. It reads catalogs
+-- only. Whatever fails in it is a warning to them and no more.
 CREATE OR REPLACE FUNCTION crieur.announce_ddl() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY INVOKER SET search_path = '' AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $function$
 DECLARE
     touched pg_catalog.jsonb;
+    notice pg_catalog.text;
 BEGIN
     IF tg_event = 'sql_drop' THEN
         WITH dropped AS (
@@ -68,8 +70,11 @@ BEGIN
         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname <> 'pg_catalog';
     END IF;
     IF touched IS NOT NULL THEN
-        PERFORM pg_catalog.pg_logical_emit_message(
-            true, 'crieur', pg_catalog.jsonb_build_object('kind', 'ddl', 'tables', touched)::pg_catalog.text);
+        notice := pg_catalog.jsonb_build_object('kind', 'ddl', 'tables', touched);
+        IF pg_catalog.to_regclass('crieur.outbox') IS NOT NULL THEN
+            INSERT INTO crieur.outbox (op, note) VALUES ('M', notice);
+        END IF;
+        PERFORM pg_catalog.pg_logical_emit_message(true, 'crieur', notice);
     END IF;
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'crieur was not told of this %: %', tg_tag, sqlerrm;

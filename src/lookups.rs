@@ -32,8 +32,8 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 type Refusable<T> = std::result::Result<T, String>;
 
 /// A parameter as PostgreSQL text, whatever its type.
-#[derive(Debug)]
-struct Text<'a>(Option<&'a [u8]>);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Text<'a>(pub(crate) Option<&'a [u8]>);
 
 impl ToSql for Text<'_> {
     fn to_sql(
@@ -268,14 +268,18 @@ async fn query<'a>(
 }
 
 impl Prepared {
-    /// The columns behind the first `from`, as keys want them.
     fn texts(&self, row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
-        let text = |(column, form): (usize, &Form)| {
-            let text = row.try_get::<_, Option<Bytes>>(from + column)?;
-            Ok(text.map(|Bytes(text)| form.written(&text).into_owned()))
-        };
-        self.forms.iter().enumerate().map(text).collect()
+        texts(&self.forms, row, from)
     }
+}
+
+/// The columns behind the first `from`, as keys want them.
+pub(crate) fn texts(forms: &[Form], row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
+    let text = |(column, form): (usize, &Form)| {
+        let text = row.try_get::<_, Option<Bytes>>(from + column)?;
+        Ok(text.map(|Bytes(text)| form.written(&text).into_owned()))
+    };
+    forms.iter().enumerate().map(text).collect()
 }
 
 /// Answers that arrive row by row, within [`ANSWER_BYTES_MAX`].
@@ -303,14 +307,14 @@ impl Collected {
 
 /// The server did not take a statement.
 #[derive(Debug)]
-struct Refused {
+pub(crate) struct Refused {
     /// Without values.
-    text: String,
-    code: SqlState,
+    pub(crate) text: String,
+    pub(crate) code: SqlState,
 }
 
 /// The server's refusal of a statement; an error when the session is what failed.
-fn refusal(error: &tokio_postgres::Error) -> Result<Refused> {
+pub(crate) fn refusal(error: &tokio_postgres::Error) -> Result<Refused> {
     match error.as_db_error() {
         Some(refused) if !is_connection(refused.code().code()) => {
             let text = statement_text(refused.code().code(), refused.message());

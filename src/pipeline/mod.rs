@@ -451,7 +451,7 @@ where
                 if without(Guard::Gate) {
                     return Ok(Snapshot::Everything);
                 }
-                insist("take a snapshot", async || control.snapshot().await).await
+                insist("take a snapshot", async || control.gate().await).await
             }));
         }
         if self.may_fly() && (self.stop_by.is_none() || !self.again.is_empty()) {

@@ -53,7 +53,7 @@ impl Possible {
 
     /// What `not` of it may be.
     #[inline]
-    pub(super) fn not(self) -> Self {
+    pub fn negated(self) -> Self {
         Possible(self.0 & 2 | (self.0 & 1) << 2 | (self.0 & 4) >> 2)
     }
 
@@ -285,8 +285,8 @@ impl<P> Condition<P> {
     pub fn possible<'v>(&self, read: &impl Fn(&P) -> (Value<'v>, Kind)) -> Possible {
         match self {
             Condition::And(all) => Possible::all(all.iter().map(|each| each.possible(read))),
-            Condition::Or(all) => Possible::all(all.iter().map(|each| each.possible(read).not())).not(),
-            Condition::Not(inner) => inner.possible(read).not(),
+            Condition::Or(all) => Possible::all(all.iter().map(|each| each.possible(read).negated())).negated(),
+            Condition::Not(inner) => inner.possible(read).negated(),
             Condition::Compare(left, comparison, right) => compared(read(left), *comparison, right, read),
             Condition::Like(value, like) => of_text(read(value).0, |text| like.matches(text)),
             Condition::IsNull(value) => match read(value).0 {
@@ -354,10 +354,10 @@ mod tests {
             let expected = pairs.fold(0, |all, least| all | least);
             assert_eq!(Possible(left).and(Possible(right)), Possible(expected), "{left} {right}");
         }
-        assert_eq!((f.not(), n.not(), t.not()), (t, n, f));
+        assert_eq!((f.negated(), n.negated(), t.negated()), (t, n, f));
         assert_eq!(Possible::ANY.and(f), f);
         assert_eq!(Possible::ANY.and(n), Possible(3));
-        assert_eq!(Possible::EITHER.not(), Possible::EITHER);
+        assert_eq!(Possible::EITHER.negated(), Possible::EITHER);
     }
 
     #[test]

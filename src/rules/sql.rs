@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::quote;
+use crate::rules::AnswerColumn;
 
 /// A parameter: where it stands, and its number from 1.
 type Parameter = (Range<usize>, usize);
@@ -116,6 +117,21 @@ fn texts(columns: &[Column<'_>]) -> String {
 pub fn for_one(sql: &str, columns: &[Column<'_>]) -> String {
     // The line break ends a comment at the end of the rule's SQL.
     format!("SELECT {} FROM ({}\n) AS q", texts(columns), subselect(sql))
+}
+
+/// The statement that tells the types of the columns (`pg_type.oid`), a domain's as what it is made of. One row, whether or
+/// not the parameters, NULLs, find any.
+pub fn types(sql: &str, columns: &[AnswerColumn]) -> String {
+    let kind = |column: &AnswerColumn| {
+        format!(
+            "(SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type AS t \
+             WHERE t.oid = pg_catalog.pg_typeof(q.{})::oid)",
+            quote::identifier(&column.name)
+        )
+    };
+    let kinds = columns.iter().map(kind).collect::<Vec<_>>().join(", ");
+    let sql = subselect(sql);
+    format!("SELECT {kinds} FROM (SELECT) AS one LEFT JOIN (SELECT * FROM ({sql}\n) AS r LIMIT 1) AS q ON true")
 }
 
 /// The statement for many questions: one array of texts for each parameter; the question's number from 1 goes before

@@ -122,8 +122,8 @@ impl Conditions {
     fn ask(&self, asked: &Asked, side: &Side<'_, '_, '_>) -> Possible {
         match asked {
             Asked::All(parts) => Possible::all(parts.iter().map(|part| self.possible(*part, side))),
-            Asked::One(parts) => Possible::all(parts.iter().map(|part| self.possible(*part, side).not())).not(),
-            Asked::Not(part) => self.possible(*part, side).not(),
+            Asked::One(parts) => Possible::all(parts.iter().map(|part| self.possible(*part, side).negated())).negated(),
+            Asked::Not(part) => self.possible(*part, side).negated(),
             Asked::Test(test) => test.possible(&|operand: &Operand| (side.image.value(operand.source), operand.kind)),
         }
     }

@@ -252,7 +252,8 @@ async fn setup_says_when_it_may_not_make_the_triggers_and_they_never_break_ddl()
         assert!(out.status.success() && text.contains(words), "{role}: {text}{}", String::from_utf8_lossy(&out.stderr));
     }
     connect("postgres").await.batch_execute("REVOKE ALL ON SCHEMA crieur FROM PUBLIC").await.expect("a superuser may");
-    let revoke = "REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC";
+    let revoke = "REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) FROM PUBLIC;
+                  ALTER FUNCTION crieur.announce_ddl() OWNER TO app";
     connect("postgres").await.batch_execute(revoke).await.expect("a superuser may");
     app.batch_execute("ALTER TABLE t ADD COLUMN x int DEFAULT 1").await.expect("the triggers break nothing");
     let row = app.query_one("SELECT count(x) FROM t", &[]).await.expect("the column is there");

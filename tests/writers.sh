@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# What crieur costs those who write: pgbench with 1, 8 and 32 clients, and an UPDATE of 100,000 rows, four ways:
+#
+#   plain     nothing watches, wal_level = replica
+#   outbox    sql/install.sql watches pgbench_accounts, somebody empties the outbox every 50 ms
+#   notify    the same, and each commit wakes a listener
+#   logical   a slot of pgoutput publishes the table, somebody reads it, wal_level = logical
+#
+# Throwaway servers with PostgreSQL's own durability settings. Ways take turns in short rounds, so that whatever else the
+# machine does meets all of them; what is printed are ratios to "plain" in the same round: median (least to greatest).
+#
+#   ROUNDS=7 SECONDS_EACH=4 CLIENTS="1 8 32" WATCHED=one|all tests/writers.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+rounds=${ROUNDS:-7} each=${SECONDS_EACH:-4} clients=${CLIENTS:-1 8 32} watched=${WATCHED:-one}
+bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1)
+[ -x "$bin/pgbench" ] || { echo "writers: no pgbench in /usr/lib/postgresql: run tests/setup.sh" >&2; exit 69; }
+case $watched in
+    one) tables="pgbench_accounts" ;;
+    all) tables="pgbench_accounts pgbench_tellers pgbench_branches pgbench_history" ;;
+    *) echo "writers: WATCHED is one or all" >&2; exit 64 ;;
+esac
+
+dir=$(mktemp -d /tmp/crieur-writers-XXXXXX)
+helpers=()
+if [ "$(id -u)" = 0 ]; then
+    chown postgres "$dir"
+    as() { runuser -u postgres -- "$@"; }
+else
+    as() { "$@"; }
+fi
+stop() {
+    for pid in "${helpers[@]}"; do kill "$pid" 2>/dev/null || true; done
+    for way in replica logical; do as "$bin/pg_ctl" -D "$dir/$way" -m immediate stop >/dev/null 2>&1 || true; done
+    rm -rf "$dir"
+}
+trap stop EXIT
+trap 'exit 130' INT TERM
+
+# Both servers are the same but for wal_level; only a unix socket, in their own directory.
+serve() {
+    as "$bin/initdb" -D "$dir/$1" -U postgres -A trust -E UTF8 --locale=C --no-sync >/dev/null
+    as mkdir "$dir/$1.socket"
+    cat >>"$dir/$1/postgresql.conf" <<CONF
+listen_addresses = ''
+unix_socket_directories = '$dir/$1.socket'
+wal_level = $1
+shared_buffers = 256MB
+max_wal_size = 8GB
+checkpoint_timeout = 1h
+CONF
+    as "$bin/pg_ctl" -D "$dir/$1" -l "$dir/$1/log" -w start >/dev/null || { cat "$dir/$1/log" >&2; exit 1; }
+    "$bin/pgbench" -h "$dir/$1.socket" -U postgres -i -s 40 -q postgres >/dev/null 2>&1
+}
+server_of() { if [ "$1" = logical ]; then echo logical; else echo replica; fi; }
+# sql SERVER: statements from standard input or arguments.
+sql() { local server=$1; shift; psql -XqAt -v ON_ERROR_STOP=1 -h "$dir/$server.socket" -U postgres postgres "$@" 2>/dev/null; }
+
+prepare() {
+    serve replica
+    serve logical
+    sql replica -f sql/install.sql >/dev/null
+    for table in $tables; do sql replica -c "SELECT crieur.watch('$table')" >/dev/null; done
+    # A worker's part of the work: what a snapshot saw is removed, each transaction once.
+    (echo "LISTEN crieur; SELECT pg_snapshot_xmin(pg_current_snapshot()) AS seen \\gset"
+    while sleep 0.05; do
+        echo "SELECT pg_snapshot_xmin(pg_current_snapshot()) AS now \\gset"
+        echo "DELETE FROM crieur.outbox WHERE xid >= :'seen' AND xid < :'now';"
+        echo "\\set seen :now"
+    done) | sql replica >/dev/null &
+    helpers+=($!)
+    sql logical -c "CREATE PUBLICATION crieur FOR TABLE ${tables// /, }" \
+        -c "SELECT pg_create_logical_replication_slot('crieur', 'pgoutput')" >/dev/null
+    as "$bin/pg_recvlogical" -h "$dir/logical.socket" -U postgres -d postgres -S crieur --start -f /dev/null \
+        -o proto_version=1 -o publication_names=crieur >/dev/null 2>&1 &
+    helpers+=($!)
+}
+
+# The server as a way wants it.
+become() {
+    local way=$1 table trigger state
+    [ "$way" != logical ] || return 0
+    state=$([ "$way" = plain ] && echo "DISABLE" || echo "ENABLE ALWAYS")
+    for table in $tables; do
+        for trigger in insert update delete truncate; do echo "ALTER TABLE $table $state TRIGGER crieur_$trigger;"; done
+    done | sql replica
+    [ "$way" = plain ] || sql replica -c "SELECT crieur.notify($([ "$way" = notify ] && echo true || echo false))" >/dev/null
+}
+
+transactions() {
+    "$bin/pgbench" -n -h "$dir/$(server_of "$1").socket" -U postgres -M prepared -c "$2" -j 2 -T "$each" postgres \
+        2>/dev/null | awk '/^tps/ { print $3 }'
+}
+
+# Milliseconds, of an UPDATE that no later vacuum has to share the time with.
+bulk() {
+    local server
+    server=$(server_of "$1")
+    sql "$server" -c "VACUUM pgbench_accounts" -c CHECKPOINT
+    sql "$server" <<'SQL' | tail -1
+SELECT clock_timestamp() AS start \gset
+UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid <= 100000;
+SELECT round(extract(epoch FROM clock_timestamp() - :'start'::timestamptz) * 1000, 1);
+SQL
+}
+
+# measure LABEL COMMAND [ARGUMENT]: every way once in each round, each round beginning with another one.
+measure() {
+    local label=$1 ways=(plain outbox notify logical) round step way
+    shift
+    for ((round = 0; round < rounds; round++)); do
+        for ((step = 0; step < 4; step++)); do
+            way=${ways[$(((round + step) % 4))]}
+            become "$way"
+            echo "$round $way $("$1" "$way" "${@:2}")"
+        done
+    done | awk -v label="$label" '
+        { value[$1, $2] = $3 }
+        function summary(way, of,   n, i, j, t, v) {
+            for (n = 0; (n, way) in value; n++) v[n] = of == "plain" ? value[n, way] / value[n, "plain"] : value[n, way]
+            for (i = 0; i < n; i++) for (j = i + 1; j < n; j++) if (v[j] < v[i]) { t = v[i]; v[i] = v[j]; v[j] = t }
+            return sprintf(of == "plain" ? "%.2f (%.2f to %.2f)" : "%.0f (%.0f to %.0f)", v[int(n / 2)], v[0], v[n - 1])
+        }
+        END {
+            printf "%-22s plain %-24s outbox %-22s notify %-22s logical %s\n", label, summary("plain", ""),
+                summary("outbox", "plain"), summary("notify", "plain"), summary("logical", "plain")
+        }'
+}
+
+prepare
+echo "PostgreSQL $(sql replica -c 'SHOW server_version'), $(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg), watched: $tables"
+for count in $clients; do measure "TPS, $count clients" transactions "$count"; done
+measure "ms, 100,000 rows" bulk
+
+# Somebody did read: otherwise these were not the costs of it.
+left=$(sql replica -c "SELECT count(*) FROM crieur.outbox" -c "SELECT pg_total_relation_size('crieur.outbox') / 1024" | paste -sd' ')
+behind=$(sql logical -c "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint / 1024 FROM pg_replication_slots")
+echo "left in the outbox: ${left% *} rows, ${left#* } kB on disk; the slot is $behind kB behind"
+[ "${left% *}" -lt 10000 ] || { echo "writers: nobody emptied the outbox" >&2; exit 1; }
