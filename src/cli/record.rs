@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::cli::replay::Transactions;
-use crate::cli::run::stop_signal;
+use crate::cli::run::end_signal;
 use crate::config::reference::duration;
 use crate::config::{Config, Mode};
 use crate::control::{Answer, Control, Question};
@@ -79,7 +79,7 @@ pub struct Recorded {
 
 /// Records until told to stop.
 pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) -> Result<Exit> {
-    let signal = stop_signal()?;
+    let signal = end_signal()?;
     let stop = async {
         match arguments.duration {
             Some(limit) => drop(tokio::time::timeout(limit, signal).await),

@@ -43,7 +43,7 @@ pub struct RunArgs {
 /// Prints what would be deleted, until SIGTERM or SIGINT.
 pub fn dry(config: &Config) -> Result<Exit> {
     log::start();
-    runtime()?.block_on(async { dry::run(config, stop_signal()?, &mut std::io::stdout()).await })
+    runtime()?.block_on(async { dry::run(config, end_signal()?, &mut std::io::stdout()).await })
 }
 
 /// Runs until SIGTERM or SIGINT, or until an error is definite; SIGHUP reads the rules in `file` again.
@@ -190,6 +190,17 @@ pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
         notify(&[NotifyState::Stopping]);
+    })
+}
+
+/// The same for a command at a terminal, which a hangup ends as well.
+pub(crate) fn end_signal() -> Result<impl Future<Output = ()>> {
+    let (stop, mut hangup) = (stop_signal()?, listen(SignalKind::hangup())?);
+    Ok(async move {
+        tokio::select! {
+            () = stop => {}
+            _ = hangup.recv() => {}
+        }
     })
 }
 

@@ -59,7 +59,7 @@ pub struct Messages {
 
 impl Messages {
     /// Takes the next message.
-    pub fn take(&mut self) -> Option<&[u8]> {
+    pub fn pop(&mut self) -> Option<&[u8]> {
         let end = *self.ends.get(self.taken)?;
         let start = self.taken.checked_sub(1).map_or(0, |before| self.ends[before]);
         self.taken += 1;
@@ -371,7 +371,7 @@ mod tests {
         }
         encoder.end(&mut messages);
         let mut tags = String::new();
-        while let Some(message) = messages.take() {
+        while let Some(message) = messages.pop() {
             tags.push(char::from(message[0]));
             let understood = assembler.step(message).map(drop);
             assert!(understood.is_ok(), "{tags}: {understood:?}");

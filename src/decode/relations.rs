@@ -84,3 +84,22 @@ impl Relations {
         self.last.as_ref().filter(|relation| relation.oid == oid)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_the_type_below_it_until_its_number_is_anothers() {
+        let mut relations = Relations::default();
+        for (schema, name, below) in [
+            ("pg_catalog", "numeric", 1700),
+            ("app", "numeric", 70_000),
+            ("pg_catalog", "box", 70_000),
+            ("pg_catalog", "bool", 16),
+        ] {
+            relations.learn_type(Oid(70_000), schema, name);
+            assert_eq!(relations.below(Oid(70_000)), Oid(below), "{schema}.{name}");
+        }
+    }
+}

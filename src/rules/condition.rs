@@ -36,7 +36,22 @@ impl Possible {
         self.0 & 4 != 0
     }
 
-    fn not(self) -> Self {
+    /// What `and` of them all may be; those behind one that must be false are not looked at.
+    #[inline]
+    pub fn all(each: impl Iterator<Item = Possible>) -> Self {
+        let mut possible = Possible::TRUE;
+        for each in each {
+            possible = possible.and(each);
+            if possible == Possible::FALSE {
+                break;
+            }
+        }
+        possible
+    }
+
+    /// What `not` of it may be.
+    #[inline]
+    pub fn negated(self) -> Self {
         Possible(self.0 & 2 | (self.0 & 1) << 2 | (self.0 & 4) >> 2)
     }
 
@@ -267,27 +282,9 @@ impl<P> Condition<P> {
     /// Which truth values the condition may have; `read` tells a value and its kind.
     pub fn possible<'v>(&self, read: &impl Fn(&P) -> (Value<'v>, Kind)) -> Possible {
         match self {
-            Condition::And(all) => {
-                let mut possible = Possible::TRUE;
-                for each in all {
-                    possible = possible.and(each.possible(read));
-                    if possible == Possible::FALSE {
-                        break;
-                    }
-                }
-                possible
-            }
-            Condition::Or(all) => {
-                let mut contrary = Possible::TRUE;
-                for each in all {
-                    contrary = contrary.and(each.possible(read).not());
-                    if contrary == Possible::FALSE {
-                        break;
-                    }
-                }
-                contrary.not()
-            }
-            Condition::Not(inner) => inner.possible(read).not(),
+            Condition::And(all) => Possible::all(all.iter().map(|each| each.possible(read))),
+            Condition::Or(all) => Possible::all(all.iter().map(|each| each.possible(read).negated())).negated(),
+            Condition::Not(inner) => inner.possible(read).negated(),
             Condition::Compare(left, comparison, right) => compared(read(left), *comparison, right, read),
             Condition::Like(value, like) => of_text(read(value).0, |text| like.matches(text)),
             Condition::IsNull(value) => match read(value).0 {
@@ -355,10 +352,10 @@ mod tests {
             let expected = pairs.fold(0, |all, least| all | least);
             assert_eq!(Possible(left).and(Possible(right)), Possible(expected), "{left} {right}");
         }
-        assert_eq!((f.not(), n.not(), t.not()), (t, n, f));
+        assert_eq!((f.negated(), n.negated(), t.negated()), (t, n, f));
         assert_eq!(Possible::ANY.and(f), f);
         assert_eq!(Possible::ANY.and(n), Possible(3));
-        assert_eq!(Possible::EITHER.not(), Possible::EITHER);
+        assert_eq!(Possible::EITHER.negated(), Possible::EITHER);
     }
 
     #[test]

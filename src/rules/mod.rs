@@ -28,6 +28,7 @@ mod rule;
 pub mod sql;
 pub mod syntax;
 pub mod template;
+mod verdict;
 
 use crate::change::Relation;
 use crate::control::{Answer, LookupId, Question};

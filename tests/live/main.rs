@@ -35,6 +35,7 @@ mod restart;
 mod rules;
 mod scene;
 mod servers;
+mod shapes;
 mod slots;
 mod standby;
 mod stops;

@@ -209,3 +209,28 @@ async fn a_daemon_that_stands_by_takes_over_with_the_new_rules() {
     assert_eq!(scene.change(&second, "INSERT INTO visit_bookings VALUES (1, 2)").await, set(&["available_slots:1"]));
     assert_eq!(second.stop(), Some(0));
 }
+
+/// The rule that makes the keys stays the same, so no sweep would hide a change that a reload lost.
+#[tokio::test]
+async fn no_change_is_lost_however_often_rules_are_reloaded() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    let rules = [scene.config(), scene.config().replace("visits:{id}", "visits:{id}:x")];
+    let mut connection = scene.keys();
+    let keys: Vec<String> = (1..=200).map(|id| format!("available_slots:{id}")).collect();
+    for (index, key) in keys.iter().enumerate() {
+        let id = index + 1;
+        let _: () = redis::cmd("SET").arg(key).arg("v").query(&mut connection).expect("it is writable");
+        scene.run(&format!("INSERT INTO visit_bookings VALUES ({id}, {id})")).await;
+        if id % 20 == 0 {
+            write(&daemon, &rules[id / 20 % 2]);
+            hang_up(&daemon);
+        }
+    }
+    daemon.wait_for_logs(BEGINS, 5);
+    scene.run("UPDATE leases SET property_id = property_id").await;
+    scene.confirmed(&daemon).await;
+    let left: i64 = redis::cmd("EXISTS").arg(&keys).query(&mut connection).expect("it answers");
+    assert_eq!(left, 0, "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -69,7 +69,7 @@ impl Follower {
             if page.is_last {
                 self.encoder.end(&mut messages);
             }
-            while let Some(message) = messages.take() {
+            while let Some(message) = messages.pop() {
                 let at = [self.position.0, self.position.0, page.at.cast_unsigned()].map(u64::to_be_bytes).concat();
                 out.push([b"w", &at[..], message].concat());
             }

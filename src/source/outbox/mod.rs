@@ -258,7 +258,7 @@ impl Source for Outbox {
         if let Some(step) = assembler.queued()? {
             return Ok(Some(assembler.event(step, Ack)));
         }
-        let Some(message) = messages.take() else { return Ok(None) };
+        let Some(message) = messages.pop() else { return Ok(None) };
         let step = assembler.step(message)?;
         Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, Ack))))
     }
