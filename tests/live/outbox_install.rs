@@ -31,7 +31,8 @@ async fn installed_twice_it_stays_as_it_was_and_removed_it_leaves_nothing() {
         let outbox = Outbox::start(version).await;
         let app = &outbox.app;
         run(app, UNINSTALL).await;
-        run(app, "CREATE TABLE t (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p PARTITION OF t DEFAULT").await;
+        run(app, "CREATE TABLE t (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p PARTITION OF t DEFAULT")
+            .await;
         let before = ask(app, CATALOGS).await;
         run(app, INSTALL).await;
         run(app, "SELECT crieur.watch('t'), crieur.notify(true); INSERT INTO t VALUES (1)").await;
@@ -56,8 +57,10 @@ async fn an_older_version_is_brought_up_to_date_in_place_and_a_later_one_is_left
         let outbox = Outbox::start(version).await;
         let app = &outbox.app;
         // An earlier version captured less, under triggers that a session may have fired before.
-        run(app, "CREATE TABLE t (id int PRIMARY KEY); SELECT crieur.watch('t', '{id}'); INSERT INTO t VALUES (1)").await;
-        let function = "CREATE OR REPLACE FUNCTION crieur.capture_1() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+        run(app, "CREATE TABLE t (id int PRIMARY KEY); SELECT crieur.watch('t', '{id}'); INSERT INTO t VALUES (1)")
+            .await;
+        let function =
+            "CREATE OR REPLACE FUNCTION crieur.capture_1() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
                             'BEGIN INSERT INTO crieur.outbox (op, shape) VALUES (''S'', 1); RETURN NULL; END';
                         CREATE OR REPLACE FUNCTION crieur.version() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 0';
                         UPDATE crieur.target SET made_of = crieur.made_of(target)";
@@ -214,7 +217,10 @@ async fn no_writer_relies_on_a_row_that_was_swept_before_it_wrote() {
         run(&writer, "BEGIN; INSERT INTO t VALUES (10)").await;
         let xid = ask(&writer, "SELECT pg_current_xact_id()::text").await;
         run(app, "SELECT crieur.close_collapsed()").await;
-        assert_eq!(ask(app, "SELECT string_agg(x::text, ' ') FROM pg_snapshot_xip(pg_current_snapshot()) AS x").await, xid);
+        assert_eq!(
+            ask(app, "SELECT string_agg(x::text, ' ') FROM pg_snapshot_xip(pg_current_snapshot()) AS x").await,
+            xid
+        );
         run(&writer, "COMMIT").await;
         assert_eq!(waiting(app).await, "t closing beside 0");
     }

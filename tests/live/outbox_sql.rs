@@ -142,12 +142,12 @@ const STATEMENTS: &[(&str, &str)] = &[
         "parents D {{5,Podor}}; parents I {{6,Podor}}",
     ),
     ("UPDATE parents SET id = 60 WHERE id = 6", "parents U {{6,Podor}}>{{60,Podor}}"),
-    (
-        "UPDATE parents SET id = 10 WHERE id = 1",
-        "children U {{1}}>{{10}}; parents U {{1,Mbour}}>{{10,Mbour}}",
-    ),
+    ("UPDATE parents SET id = 10 WHERE id = 1", "children U {{1}}>{{10}}; parents U {{1,Mbour}}>{{10,Mbour}}"),
     ("DELETE FROM parents WHERE id IN (2, 10)", "children D {{10}}; parents D {{10,Mbour}} {{2,Mbour}}"),
-    ("BEGIN; INSERT INTO parents VALUES (7, 'a'); DELETE FROM parents WHERE id = 7; COMMIT", "parents D {{7,a}}; parents I {{7,a}}"),
+    (
+        "BEGIN; INSERT INTO parents VALUES (7, 'a'); DELETE FROM parents WHERE id = 7; COMMIT",
+        "parents D {{7,a}}; parents I {{7,a}}",
+    ),
     ("BEGIN; INSERT INTO parents VALUES (7, 'a'); ROLLBACK", ""),
     (
         "BEGIN; SAVEPOINT s; INSERT INTO parents VALUES (7, 'a'); ROLLBACK TO s; INSERT INTO parents VALUES (8, 'b');
