@@ -7,7 +7,7 @@ BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help demo test torture scenarios check fmt record bulk writers fuzz mutations
+.PHONY: help demo test torture scenarios check fmt record bench bulk writers fuzz mutations
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -29,6 +29,9 @@ torture: ## real servers, load, and faults at random for HOURS (1); SEED repeats
 scenarios: ## one fault each: stale keys, staleness and hit rate, beside those of an ungated delete
 	@tests/setup.sh
 	$(CARGO) test --features failpoints --test torture -- --ignored --nocapture every_scenario
+
+bench: ## what one change costs from its bytes to its keys, with three rules and with forty
+	$(CARGO) bench --bench rules
 
 check: ## formatting and lints, as strict as they go
 	$(CARGO) fmt --check

@@ -41,6 +41,11 @@ pub trait Control {
     /// A snapshot taken after this call began. Connects first where there is no connection.
     async fn snapshot(&self) -> Result<Snapshot>;
 
+    /// What a batch of changes waits for: a snapshot that contains their transactions, unless the source has them from one.
+    async fn gate(&self) -> Result<Snapshot> {
+        self.snapshot().await
+    }
+
     /// A snapshot that lists every transaction in progress. That of [`snapshot`](Control::snapshot) ends at the youngest
     /// transaction that has ended, and those younger than it are in progress without being listed.
     async fn elders(&self) -> Result<Snapshot> {
@@ -101,6 +106,7 @@ pub struct SlotWal {
 
 /// What was seen of the server while the stream runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Sighting {
     /// As in [`Start::system`]; empty where the server does not say.
     #[serde(skip)]
@@ -115,6 +121,8 @@ pub struct Sighting {
     pub withheld: Vec<String>,
     /// Tables of the rules whose changes do not come, by schema and name.
     pub unpublished: Vec<(String, String)>,
+    /// Tables of the rules whose triggers are missing, or do not tell all that the rules read, by schema and name.
+    pub uncovered: Vec<(String, String)>,
     /// `synchronous_standby_names`.
     pub standby_names: String,
     /// Our name in that list.

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::ack::SpanId;
+use crate::keys::Key;
 use crate::rules::{Invalidations, Rules};
 
 /// Which delete of the same keys this is.
@@ -96,6 +97,24 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
         let stage = (0..self.stages.len()).find(|stage| self.stages[*stage].front().is_some_and(|b| b.due <= now))?;
         let bucket = self.stages[stage].pop_front()?;
         Some(Delivery { load: bucket.load, spans: bucket.spans, stage: Stage::Echo(stage) })
+    }
+
+    /// The same under other rules: what waits is deleted when it is due, and no span waits for it. What no family of these
+    /// rules covers is none of theirs.
+    #[must_use]
+    pub fn carried(mut self, before: &Rules, rules: &Rules) -> Self {
+        for bucket in self.stages.iter_mut().flatten() {
+            bucket.spans.clear();
+            let load = std::mem::take(&mut bucket.load);
+            for (set, into) in [(load.keys, &mut bucket.load.keys), (load.patterns, &mut bucket.load.patterns)] {
+                set.drain(|key| {
+                    if let Some(family) = rules.family_of(before.family(key.family)) {
+                        into.add(&Key { family, ..key });
+                    }
+                });
+            }
+        }
+        self
     }
 
     /// Keys and patterns that wait.

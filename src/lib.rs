@@ -44,6 +44,7 @@ pub mod ring;
 pub mod cache;
 pub mod control;
 mod lookups;
+pub mod pooled;
 pub mod replicas;
 pub mod session;
 

@@ -1,5 +1,9 @@
 //! Lookups on an ordinary session: prepared once, and one statement for all questions of a batch to the same lookup.
 //!
+//! Answers are not kept from batch to batch. Inside of one each question is asked once; asking again costs one round
+//! trip behind the gate's, and 500 questions a batch left the rows per second as they were without the lookup. Keeping
+//! them would need every table that the SQL reads in the stream, to drop what a change makes old.
+//!
 //! Invariants: every question gets an answer; a statement that the server refuses widens the keys of its questions and
 //! of no others; no lookup holds a batch up for longer than twice the statement timeout, however many its questions.
 
@@ -18,7 +22,8 @@ use tokio_postgres::{Client, Row, Statement};
 
 use crate::control::{Answer, AnswerRow, LookupId, Question};
 use crate::error::{Error, Exit, Result};
-use crate::rules::{Lookup, sql};
+use crate::rules::reading::Form;
+use crate::rules::{AnswerColumn, Lookup, sql};
 use crate::source::sqlstate::{is_connection, session_error, statement_text};
 
 /// Answers of one lookup to one batch may take so much memory; questions whose answers go past it widen.
@@ -27,8 +32,8 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 type Refusable<T> = std::result::Result<T, String>;
 
 /// A parameter as PostgreSQL text, whatever its type.
-#[derive(Debug)]
-struct Text<'a>(Option<&'a [u8]>);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Text<'a>(pub(crate) Option<&'a [u8]>);
 
 impl ToSql for Text<'_> {
     fn to_sql(
@@ -72,6 +77,8 @@ impl<'a> FromSql<'a> for Bytes {
 /// A lookup as it is prepared on one connection.
 #[derive(Debug)]
 struct Prepared {
+    /// How the texts of the answer's columns are written in keys.
+    forms: Vec<Form>,
     one: Statement,
     /// For several questions; `None` where the server does not take the SQL in that form.
     many: Option<Statement>,
@@ -134,9 +141,16 @@ impl Lookups {
         }
         let lookup = lookups.get(id.0 as usize);
         let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
-        let one = match client.prepare(&sql::for_one(&lookup.sql, &lookup.columns)).await {
-            Ok(one) => one,
+        let types = match client.prepare(&lookup.sql).await {
+            Ok(written) => {
+                written.columns().iter().map(|column| (column.name().to_owned(), column.type_().oid())).collect()
+            }
             // It is tried again with the next batch: somebody may mend the table while we run.
+            Err(error) => return Ok(Err(refusal(&error)?.text)),
+        };
+        let columns = typed(&lookup.columns, &types);
+        let one = match client.prepare(&sql::for_one(&lookup.sql, &columns)).await {
+            Ok(one) => one,
             Err(error) => return Ok(Err(refusal(&error)?.text)),
         };
         if one.params().len() != lookup.args {
@@ -146,14 +160,21 @@ impl Lookups {
             [] => None, // There is only one question.
             types => {
                 let types: Vec<(&str, &str)> = types.iter().map(|ty| (ty.schema(), ty.name())).collect();
-                let many = client.prepare(&sql::for_many(&lookup.sql, &lookup.columns, &types)).await;
+                let many = client.prepare(&sql::for_many(&lookup.sql, &columns, &types)).await;
                 many.map(Some).or_else(|error| refusal(&error).map(|_| None))?
             }
         };
-        let prepared = Rc::new(Prepared { one, many });
+        let written = |(column, (_, oid)): (&AnswerColumn, &sql::Column<'_>)| Form::of(*oid, column.writing);
+        let forms = lookup.columns.iter().zip(&columns).map(written).collect();
+        let prepared = Rc::new(Prepared { forms, one, many });
         self.0.borrow_mut().insert(id, Rc::clone(&prepared));
         Ok(Ok(prepared))
     }
+}
+
+/// The columns with their types; one that the result lacks has none, and the server says so when it prepares it.
+fn typed<'a>(columns: &'a [AnswerColumn], types: &HashMap<String, u32>) -> Vec<sql::Column<'a>> {
+    columns.iter().map(|column| (column.name.as_str(), types.get(&column.name).copied().unwrap_or_default())).collect()
 }
 
 impl Answered {
@@ -165,7 +186,7 @@ impl Answered {
 /// All questions to one lookup.
 async fn group(client: &Client, prepared: &Prepared, questions: &[&Question], limit: Duration) -> Result<Answered> {
     let refused = match &prepared.many {
-        Some(many) if questions.len() > 1 => match at_once(client, many, questions).await? {
+        Some(many) if questions.len() > 1 => match at_once(client, prepared, many, questions).await? {
             Ok(answers) => return Ok(Answered { answers, given_up: false }),
             Err(refused) => refused,
         },
@@ -175,11 +196,12 @@ async fn group(client: &Client, prepared: &Prepared, questions: &[&Question], li
     if refused.code == SqlState::QUERY_CANCELED {
         return Ok(Answered::refused(questions.len(), &refused.text));
     }
-    one_by_one(client, &prepared.one, questions, limit).await
+    one_by_one(client, prepared, questions, limit).await
 }
 
 async fn at_once(
     client: &Client,
+    prepared: &Prepared,
     many: &Statement,
     questions: &[&Question],
 ) -> Result<std::result::Result<Vec<Answer>, Refused>> {
@@ -189,18 +211,23 @@ async fn at_once(
     let mut answers = Collected::new(questions.len());
     let rows = query(client, many, arrays.iter().map(|array| Some(array.as_slice())), |row| {
         let number: i64 = row.try_get(0)?;
-        answers.add(usize::try_from(number).unwrap_or_default().saturating_sub(1), texts(row, 1)?);
+        answers.add(usize::try_from(number).unwrap_or_default().saturating_sub(1), prepared.texts(row, 1)?);
         Ok(())
     });
     Ok(rows.await?.map(|()| answers.answers))
 }
 
-async fn one_by_one(client: &Client, one: &Statement, questions: &[&Question], limit: Duration) -> Result<Answered> {
+async fn one_by_one(
+    client: &Client,
+    prepared: &Prepared,
+    questions: &[&Question],
+    limit: Duration,
+) -> Result<Answered> {
     let give_up = Instant::now() + limit;
     let each = questions.iter().map(|question| async move {
         let mut answers = Collected::new(1);
-        let rows = query(client, one, question.args.iter().map(Option::as_deref), |row| {
-            answers.add(0, texts(row, 0)?);
+        let rows = query(client, &prepared.one, question.args.iter().map(Option::as_deref), |row| {
+            answers.add(0, prepared.texts(row, 0)?);
             Ok(())
         });
         // The first of them has the whole limit for itself, and the server's own comes before ours.
@@ -240,9 +267,19 @@ async fn query<'a>(
     Ok(Ok(()))
 }
 
-fn texts(row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
-    let text = |column| row.try_get::<_, Option<Bytes>>(column).map(|text| text.map(|Bytes(text)| text));
-    (from..row.len()).map(text).collect()
+impl Prepared {
+    fn texts(&self, row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
+        texts(&self.forms, row, from)
+    }
+}
+
+/// The columns behind the first `from`, as keys want them.
+pub(crate) fn texts(forms: &[Form], row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
+    let text = |(column, form): (usize, &Form)| {
+        let text = row.try_get::<_, Option<Bytes>>(from + column)?;
+        Ok(text.map(|Bytes(text)| form.written(&text).into_owned()))
+    };
+    forms.iter().enumerate().map(text).collect()
 }
 
 /// Answers that arrive row by row, within [`ANSWER_BYTES_MAX`].
@@ -270,14 +307,14 @@ impl Collected {
 
 /// The server did not take a statement.
 #[derive(Debug)]
-struct Refused {
+pub(crate) struct Refused {
     /// Without values.
-    text: String,
-    code: SqlState,
+    pub(crate) text: String,
+    pub(crate) code: SqlState,
 }
 
 /// The server's refusal of a statement; an error when the session is what failed.
-fn refusal(error: &tokio_postgres::Error) -> Result<Refused> {
+pub(crate) fn refusal(error: &tokio_postgres::Error) -> Result<Refused> {
     match error.as_db_error() {
         Some(refused) if !is_connection(refused.code().code()) => {
             let text = statement_text(refused.code().code(), refused.message());

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
+use crate::rules::digest::holds;
 
 /// What the mark says, as JSON.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -24,7 +25,7 @@ pub struct Mark {
     /// Makes every mark another text: two copies of a cache that hold the same mark had the same deletes before it.
     #[serde(default)]
     pub nonce: String,
-    /// Digest of the rules' families.
+    /// Hashes of the rules (`rules/digest.rs`).
     pub rules: String,
     /// The run of the server, as in [`Start::run`].
     #[serde(default)]
@@ -37,6 +38,11 @@ pub struct Mark {
 /// The nonce of a mark's text, if it has one.
 pub fn nonce(text: &[u8]) -> Option<String> {
     serde_json::from_slice::<Mark>(text).ok().map(|mark| mark.nonce).filter(|nonce| !nonce.is_empty())
+}
+
+/// What a mark's text says of the rules; nothing where it cannot be read.
+pub fn rules(text: &[u8]) -> String {
+    serde_json::from_slice::<Mark>(text).map(|mark| mark.rules).unwrap_or_default()
 }
 
 /// Whether the slot of a stream is the one that was there.
@@ -87,7 +93,7 @@ pub enum Gap {
     },
     /// The mark is not what was written last: restored, flushed, evicted, or a replica that never had it.
     WentBack,
-    /// The rules own other keys than when the mark was written.
+    /// There are rules that were others, or none, when the mark was written.
     OtherRules,
     /// The server was started again, or crashed and recovered: it may have forgotten transactions that were seen.
     Restarted,
@@ -151,7 +157,7 @@ pub fn gap(mark: Option<&[u8]>, start: &Start, rules: &str) -> Option<Gap> {
         Some(Gap::OtherPublication)
     } else if mark.run != start.run {
         Some(Gap::Restarted)
-    } else if mark.rules != rules {
+    } else if !holds(&mark.rules, rules) {
         Some(Gap::OtherRules)
     } else {
         None

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
-use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use crate::change::Oid;
 use crate::control::{Answer, Control, LookupId, Question, Sighting};
@@ -90,7 +91,9 @@ pub struct Session {
     pub client: Client,
     connection: JoinHandle<()>,
     /// The connection ended by itself.
-    ended: Arc<Notify>,
+    pub(crate) ended: Arc<Notify>,
+    /// A notification came (`LISTEN`).
+    pub(crate) notified: Arc<Notify>,
 }
 
 impl Drop for Session {
@@ -106,6 +109,16 @@ impl Session {
         let mut config = dsn.config.clone();
         let options = format!("{OUTPUT} {} {DEFAULTS} {settings}", config.get_options().unwrap_or_default());
         config.options(options.trim());
+        Session::with(dsn, limit, config).await
+    }
+
+    /// The same through whatever stands between: a pooler refuses settings of the session (`options`), and one that gives
+    /// each transaction another session forgets what was set or prepared.
+    pub async fn through_pooler(dsn: &Dsn, limit: Duration) -> Result<Self> {
+        Session::with(dsn, limit, dsn.config.clone()).await
+    }
+
+    async fn with(dsn: &Dsn, limit: Duration, mut config: Config) -> Result<Self> {
         if config.get_application_name().is_none() {
             config.application_name("crieur");
         }
@@ -121,16 +134,20 @@ impl Session {
             config.ssl_mode(SslMode::Disable);
         }
         let connected = config.connect_raw(Ready(link), AlreadyDone).await;
-        let (client, connection) = connected.map_err(|error| session_error(&error))?;
+        let (client, mut connection) = connected.map_err(|error| session_error(&error))?;
         let bytes_of_any_kind = connection.parameter("server_encoding") == Some("SQL_ASCII");
-        let ended = Arc::new(Notify::new());
-        let notified = Arc::clone(&ended);
+        let (ended, notified) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (at_end, at_message) = (Arc::clone(&ended), Arc::clone(&notified));
         let connection = tokio::spawn(async move {
             // Its error reaches whoever waits for an answer on this session.
-            let _ = connection.await;
-            notified.notify_one();
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notification(_) = message {
+                    at_message.notify_one();
+                }
+            }
+            at_end.notify_one();
         });
-        let session = Session { client, connection, ended };
+        let session = Session { client, connection, ended, notified };
         if bytes_of_any_kind {
             session.client.batch_execute(UNCONVERTED).await.map_err(|error| session_error(&error))?;
         }
@@ -220,7 +237,7 @@ impl ControlSession {
                 self.failed.notify_one();
             }
         })?;
-        let identity = identity(&session).await?;
+        let identity = identity(&session.client).await?;
         let snapshot = session.client.prepare("SELECT pg_catalog.pg_current_snapshot()::text").await;
         let snapshot = snapshot.map_err(|error| session_error(&error))?;
         let live = Rc::new(Live { session, snapshot, identity, lookups: Lookups::default() });
@@ -267,8 +284,8 @@ impl ControlSession {
 }
 
 /// System identifier and timeline of a primary: a standby sees commits later than its primary and cannot be the gate.
-async fn identity(session: &Session) -> Result<Option<(String, u32)>> {
-    let rows = session.client.simple_query(include_str!("../sql/identity.sql")).await;
+pub(crate) async fn identity(client: &Client) -> Result<Option<(String, u32)>> {
+    let rows = client.simple_query(include_str!("../sql/identity.sql")).await;
     let rows = match rows {
         // The functions are everybody's by default; a server may have taken them away.
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(None),

@@ -262,7 +262,11 @@ impl Catalog {
 }
 
 /// Runs one file of `sql/` and parses the JSON object of each row.
-async fn rows<T: DeserializeOwned>(client: &Client, sql: &str, variables: &[(&str, &str)]) -> Result<Vec<T>> {
+pub(crate) async fn rows<T: DeserializeOwned>(
+    client: &Client,
+    sql: &str,
+    variables: &[(&str, &str)],
+) -> Result<Vec<T>> {
     let answer = client.simple_query(&quote::fill(sql, variables)).await;
     let answer = answer.map_err(|error| Error::definite(Exit::Unavailable, "read the catalog").because(error))?;
     let mut out = Vec::new();

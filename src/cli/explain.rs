@@ -109,10 +109,10 @@ pub fn explain(rules: &Rules, args: &Args) -> Result<String> {
     let mut text = report(rules, &asked, &sketch.images(rules, args.operation));
     for (rule, held) in sketch.plan(rules).held(&sketch.row(args.operation)) {
         let why = match held {
-            Held::Deaf => "it does not listen to this change",
-            Held::Ignored => "only ignored columns changed",
-            Held::Unchanged => "none of the columns in \"changed\" changed",
-            Held::Unmet => "no row meets its condition",
+            Held::Deaf => "it does not listen to this change".to_owned(),
+            Held::Ignored => "only ignored columns changed".to_owned(),
+            Held::Unchanged => "none of the columns in \"changed\" changed".to_owned(),
+            Held::Unmet => format!("no row meets its condition \"{}\"", rules.condition_of(rule).unwrap_or("?")),
         };
         let _ = writeln!(text, "held back  the rule at {}: {why}", rules.place_of(rule).unwrap_or("?"));
     }
@@ -308,7 +308,8 @@ fn line(text: &mut String, rules: &Rules, kind: &str, key: &str, family: FamilyI
         Some(Image::Both) => ", both rows",
         None => "",
     };
-    let _ = writeln!(text, "{kind}   {key}\n          by \"{template}\" at {place}{side}");
+    let meets = rules.condition_behind(family).map(|said| format!(", where \"{said}\"")).unwrap_or_default();
+    let _ = writeln!(text, "{kind}   {key}\n          by \"{template}\" at {place}{side}{meets}");
 }
 
 /// Escaped for a terminal.
@@ -377,11 +378,20 @@ mod tests {
         let args = Args { table: "t".to_owned(), operation: Operation::Update, old: row(1), new: row(2) };
         let text = explain(&rules, &args).expect("the table has rules");
         let expected = "nothing: no rule makes a key of this change\n\
-                        held back  the rule at rules.toml:1: no row meets its condition\n\
+                        held back  the rule at rules.toml:1: no row meets its condition \"city = 'a'\"\n\
                         held back  the rule at rules.toml:5: it does not listen to this change\n\
                         held back  the rule at rules.toml:9: only ignored columns changed\n\
                         held back  the rule at rules.toml:13: none of the columns in \"changed\" changed\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_key_shows_the_condition_that_its_row_meets() {
+        let rules = rules_of("[[rules]]\ntable = 't'\nwhen = \"city = 'a'\"\nkeys = ['w']\n");
+        let (old, new) = (None, Some(r#"{"city": "a"}"#.to_owned()));
+        let args = Args { table: "t".to_owned(), operation: Operation::Insert, old, new };
+        let text = explain(&rules, &args).expect("the table has rules");
+        assert_eq!(text, "key       w\n          by \"w\" at rules.toml:1, where \"city = 'a'\"\n");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod dry;
 pub mod explain;
 pub mod identity;
 pub mod log;
+pub(crate) mod outbox;
 pub mod progress;
 pub mod record;
 mod reload;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, credentials};
+use crate::config::{Config, Mode, credentials};
 use crate::error::{Error, Exit, Result};
 use crate::session::Session;
 use crate::source::dsn::Dsn;
@@ -149,8 +150,12 @@ fn report(result: Result<Exit>) -> Exit {
 
 /// An ordinary session for a command that runs and ends.
 async fn session(config: &Config) -> Result<Session> {
-    let dsn = Dsn::parse(config.postgres.url.expose())?;
-    Session::connect(&dsn, config.postgres.connect_timeout, "").await.map_err(|error| error.while_doing("log in"))
+    let (dsn, limit) = (Dsn::parse(config.postgres.url.expose())?, config.postgres.connect_timeout);
+    let session = match config.postgres.mode {
+        Mode::Replication => Session::connect(&dsn, limit, "").await,
+        Mode::Outbox => Session::through_pooler(&dsn, limit).await,
+    };
+    session.map_err(|error| error.while_doing("log in"))
 }
 
 fn check(config: &Config) -> Result<Exit> {
@@ -164,6 +169,9 @@ fn check(config: &Config) -> Result<Exit> {
 fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
     arguments.fill_from(&mut std::io::stdin())?;
     print!("{}", explain::explain(&config.rules, arguments)?);
+    if config.postgres.mode == Mode::Outbox {
+        print!("{}", outbox::captured(&config.rules, &arguments.table));
+    }
     Ok(Exit::Ok)
 }
 
@@ -191,6 +199,9 @@ fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit>
 fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
     runtime()?.block_on(async {
         let session = session(config).await?;
+        if config.postgres.mode == Mode::Outbox {
+            return outbox::setup(&config.rules, &session.client, mode, &mut std::io::stdout()).await;
+        }
         setup::run(config, &session.client, &config.rules.tables(), mode, &mut std::io::stdout()).await
     })
 }

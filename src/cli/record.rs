@@ -14,19 +14,21 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::cli::replay::Transactions;
-use crate::cli::run::stop_signal;
-use crate::config::Config;
+use crate::cli::run::end_signal;
 use crate::config::reference::duration;
+use crate::config::{Config, Mode};
 use crate::control::{Answer, Control, Question};
 use crate::decode::frame::{Reply, StandbyStatus};
 use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::{Lsn, Xid};
 use crate::pipeline::intake::Need;
+use crate::pooled::PooledControl;
 use crate::session::{ControlSession, Session};
 use crate::source::connect::{protocol_version, start_stream};
 use crate::source::dsn::Dsn;
 use crate::source::facts::Facts;
+use crate::source::outbox::{self, Follower};
 use crate::source::recording::{Header, LookupAnswer, PartitionRoot, RecordingWriter};
 use crate::source::replication::now;
 use crate::source::sqlstate::session_error;
@@ -77,7 +79,7 @@ pub struct Recorded {
 
 /// Records until told to stop.
 pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) -> Result<Exit> {
-    let signal = stop_signal()?;
+    let signal = end_signal()?;
     let stop = async {
         match arguments.duration {
             Some(limit) => drop(tokio::time::timeout(limit, signal).await),
@@ -124,9 +126,14 @@ pub async fn record(
     mut news: impl FnMut(News),
 ) -> Result<Recorded> {
     let dsn = Dsn::parse(config.postgres.url.expose())?;
+    if config.postgres.mode == Mode::Outbox {
+        return follow(config, dsn, out, stop, news).await;
+    }
     let mut wire = Wire::connect(&dsn, config.postgres.connect_timeout).await?;
     let (header, facts, begin) = open(&mut wire, &config.postgres.publication).await?;
-    let mut recorder = Recorder::new(config, dsn.clone(), RecordingWriter::new(out, &header)?, begin);
+    let Config { postgres, rules, .. } = config;
+    let control = ControlSession::new(dsn.clone(), postgres.connect_timeout, postgres.lookup_timeout, rules.lookups());
+    let mut recorder = Recorder::new(config, control, RecordingWriter::new(out, &header)?, begin);
     news(News::Ready(begin));
     let mut stop = pin!(stop);
     let mut status_due = Instant::now();
@@ -148,6 +155,49 @@ pub async fn record(
     }
     recorder.drain(&mut wire, end_of_wal(config, &dsn).await?).await?;
     wire.copy_done().await?;
+    recorder.finish()
+}
+
+/// [`record`] in outbox mode: rows are read beside the daemon, which removes none meanwhile.
+async fn follow(
+    config: &Config,
+    dsn: Dsn,
+    out: impl Write,
+    stop: impl Future<Output = ()>,
+    mut news: impl FnMut(News),
+) -> Result<Recorded> {
+    let postgres = &config.postgres;
+    let session = Session::through_pooler(&dsn, postgres.connect_timeout).await?;
+    let facts = outbox::Facts::read(&session.client).await?;
+    let version = outbox::query(&session.client, "SELECT pg_catalog.current_setting('server_version')", &[]).await?;
+    let version: String =
+        version.first().map_or(Ok(String::new()), |row| row.try_get(0)).map_err(|error| session_error(&error))?;
+    let header = Header {
+        server_version: version,
+        protocol_version: 1,
+        slot: postgres.slot.clone(),
+        publication: "crieur.outbox".to_owned(),
+        system_identifier: facts.system,
+    };
+    let control = PooledControl::new(dsn, postgres.connect_timeout, postgres.lookup_timeout, &config.rules, Vec::new());
+    let mut follower = Follower::begin(session).await?;
+    let mut recorder = Recorder::new(config, control, RecordingWriter::new(out, &header)?, follower.position());
+    news(News::Ready(follower.position()));
+    let mut stop = pin!(stop);
+    let mut over = false;
+    // What committed before the stop is visible to the look behind it.
+    while !over {
+        over = tokio::select! {
+            () = &mut stop => true,
+            () = tokio::time::sleep(VISIBLE_INTERVAL) => false,
+        };
+        for frame in follower.frames().await? {
+            recorder.message(b'd', &frame).await?;
+        }
+        recorder.lookups().await?;
+        news(News::Settled(follower.position()));
+    }
+    follower.end().await?;
     recorder.finish()
 }
 
@@ -184,10 +234,10 @@ async fn open(wire: &mut Wire, publication: &str) -> Result<(Header, Facts, Lsn)
 }
 
 /// Everything but the connection.
-struct Recorder<'a, W: Write> {
+struct Recorder<'a, W: Write, C: Control> {
     config: &'a Config,
     writer: RecordingWriter<W>,
-    control: ControlSession,
+    control: C,
     assembler: Assembler,
     transactions: Transactions<Lsn>,
     /// Questions of transactions that are not yet visible, in commit order.
@@ -199,13 +249,13 @@ struct Recorder<'a, W: Write> {
     recorded: Recorded,
 }
 
-impl<'a, W: Write> Recorder<'a, W> {
-    fn new(config: &'a Config, dsn: Dsn, writer: RecordingWriter<W>, confirmed: Lsn) -> Self {
-        let Config { postgres, limits, rules, .. } = config;
+impl<'a, W: Write, C: Control> Recorder<'a, W, C> {
+    fn new(config: &'a Config, control: C, writer: RecordingWriter<W>, confirmed: Lsn) -> Self {
+        let limits = &config.limits;
         Recorder {
             config,
             writer,
-            control: ControlSession::new(dsn, postgres.connect_timeout, postgres.lookup_timeout, rules.lookups()),
+            control,
             assembler: Assembler::default(),
             transactions: Transactions::new(limits.memory_bytes_max.try_into().unwrap_or(usize::MAX)),
             waiting: VecDeque::new(),

@@ -30,7 +30,7 @@ impl RulesFile {
             path: path.to_owned(),
             protect: config.cache.protect.clone(),
             settings: config.effective().collect(),
-            digest: config.rules.digest(),
+            digest: config.rules.digest().to_owned(),
         }
     }
 
@@ -63,7 +63,7 @@ impl RulesFile {
                 waits.join(", ")
             );
         }
-        let digest = config.rules.digest();
+        let digest = config.rules.digest().to_owned();
         if digest == self.digest {
             info!("the rules were read again: they are those in force");
             return None;

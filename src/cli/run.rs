@@ -1,7 +1,6 @@
 //! `crieur run`: the daemon.
 
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -14,14 +13,18 @@ use crate::cache::redis::RedisCache;
 use crate::cli::progress::Progress;
 use crate::cli::reload::{self, RulesFile};
 use crate::cli::{dry, log, runtime};
-use crate::config::{Config, Postgres};
+use crate::config::{Config, Mode, Postgres};
+use crate::control::Control;
 use crate::error::{Error, Exit, Result};
 use crate::failpoints::{Guard, without};
 use crate::pipeline::{News, Pipeline, Replicas, Settings, Totals};
+use crate::pooled::PooledControl;
 use crate::rules::Rules;
 use crate::session::ControlSession;
+use crate::source::Source;
 use crate::source::dsn::Dsn;
-use crate::source::replication::{Life, Options, Replication};
+use crate::source::outbox::{self, Outbox};
+use crate::source::replication::{self, Life, Replication};
 
 /// How often systemd hears how it goes.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,7 +43,7 @@ pub struct RunArgs {
 /// Prints what would be deleted, until SIGTERM or SIGINT.
 pub fn dry(config: &Config) -> Result<Exit> {
     log::start();
-    runtime()?.block_on(async { dry::run(config, stop_signal()?, &mut std::io::stdout()).await })
+    runtime()?.block_on(async { dry::run(config, end_signal()?, &mut std::io::stdout()).await })
 }
 
 /// Runs until SIGTERM or SIGINT, or until an error is definite; SIGHUP reads the rules in `file` again.
@@ -67,10 +70,42 @@ pub fn run(config: Config, file: &Path) -> Exit {
 
 async fn stream(config: Config, file: &Path) -> Result<Totals> {
     let dsn = Dsn::parse(config.postgres.url.expose())?;
-    if let Some(hint) = dsn.pooler_hint() {
-        warn!("{hint}");
+    let replicas = config.postgres.replicas.iter().map(|url| Dsn::parse(url.expose()));
+    let replicas = replicas.collect::<Result<Vec<_>>>()?;
+    let Postgres { connect_timeout, liveness_timeout, lookup_timeout, .. } = config.postgres;
+    let (slot, publication) = (config.postgres.slot.clone(), config.postgres.publication.clone());
+    match config.postgres.mode {
+        Mode::Replication => {
+            if let Some(hint) = dsn.pooler_hint() {
+                warn!("{hint}");
+            }
+            let source = Replication::new(replication::Options {
+                dsn: dsn.clone(),
+                slot: slot.clone(),
+                life: Life::Lasting,
+                publication: publication.clone(),
+                connect_timeout,
+                liveness_timeout,
+            });
+            let control = move |rules: &Rules| {
+                ControlSession::new(dsn.clone(), connect_timeout, lookup_timeout, rules.lookups())
+                    .with_replicas(replicas.clone())
+                    .watching(&slot, &publication, rules)
+            };
+            deliver(config, file, source, control).await
+        }
+        Mode::Outbox => {
+            let options = outbox::Options { dsn: dsn.clone(), slot, connect_timeout, answer_timeout: liveness_timeout };
+            let control = move |rules: &Rules| {
+                PooledControl::new(dsn.clone(), connect_timeout, lookup_timeout, rules, replicas.clone())
+            };
+            deliver(config, file, Outbox::new(options), control).await
+        }
     }
-    let settings = Settings {
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
         slot: config.postgres.slot.clone(),
         publication: config.postgres.publication.clone(),
         echo: if without(Guard::Echo) { Vec::new() } else { config.cache.echo.clone() },
@@ -81,28 +116,24 @@ async fn stream(config: Config, file: &Path) -> Result<Totals> {
         batch_keys_max: config.limits.batch_keys_max,
         memory_bytes_max: config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX),
         stop_timeout: config.limits.stop_timeout,
-    };
-    let replicas = config.postgres.replicas.iter().map(|url| Dsn::parse(url.expose()));
-    let replicas = replicas.collect::<Result<Vec<_>>>()?;
+    }
+}
+
+/// The loop between a source and the cache; `control` makes the ordinary session that asks the lookups of rules and
+/// watches their tables.
+async fn deliver<S, D>(config: Config, file: &Path, source: S, control: impl Fn(&Rules) -> D) -> Result<Totals>
+where
+    S: Source,
+    S::Ack: 'static,
+    D: Control + 'static,
+{
+    let settings = settings(&config);
     let cache = RedisCache::new(&config.cache)?;
     let watch = Watch::new(cache.health());
     if let Some(address) = config.admin {
         admin::serve(address, watch.clone()).await?;
     }
     let rules_file = RulesFile::new(file, &config);
-    let postgres = Rc::new(config.postgres);
-    let control = {
-        let (postgres, dsn) = (Rc::clone(&postgres), dsn.clone());
-        move |rules: &Rules| control(&postgres, dsn.clone(), replicas.clone(), rules)
-    };
-    let source = Replication::new(Options {
-        dsn,
-        slot: postgres.slot.clone(),
-        life: Life::Lasting,
-        publication: postgres.publication.clone(),
-        connect_timeout: postgres.connect_timeout,
-        liveness_timeout: postgres.liveness_timeout,
-    });
     let stop = stop_signal()?;
     let (mut progress, mut status) = (Progress::default(), Status::default());
     let news = Box::new(move |news| {
@@ -128,13 +159,6 @@ async fn stream(config: Config, file: &Path) -> Result<Totals> {
         ended = pipeline.run(stop) => ended,
         () = reload::at_each(hangup, rules_file, control, sender) => unreachable!("it waits for signals for ever"),
     }
-}
-
-/// The loop's ordinary session: asks the lookups of `rules`, watches their tables.
-fn control(postgres: &Postgres, dsn: Dsn, replicas: Vec<Dsn>, rules: &Rules) -> ControlSession {
-    ControlSession::new(dsn, postgres.connect_timeout, postgres.lookup_timeout, rules.lookups())
-        .with_replicas(replicas)
-        .watching(&postgres.slot, &postgres.publication, rules)
 }
 
 /// The line of `systemctl status`, renewed now and then.
@@ -166,6 +190,17 @@ pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
         notify(&[NotifyState::Stopping]);
+    })
+}
+
+/// The same for a command at a terminal, which a hangup ends as well.
+pub(crate) fn end_signal() -> Result<impl Future<Output = ()>> {
+    let (stop, mut hangup) = (stop_signal()?, listen(SignalKind::hangup())?);
+    Ok(async move {
+        tokio::select! {
+            () = stop => {}
+            _ = hangup.recv() => {}
+        }
     })
 }
 

@@ -44,16 +44,13 @@ impl Layer {
             Ok(_) => {
                 self.0.insert(key.name.to_owned(), value);
             }
-            Err(Unfit(what)) => mistakes.error(place, format!("{} {what}", key.name), note(key, &value)),
+            Err(Unfit(what)) => mistakes.error(place, format!("{} {what}", key.name), note(key)),
         }
     }
 }
 
 /// What to say beside a value that does not fit.
-fn note(key: &Key, value: &Value) -> String {
-    if key.name == "postgres.mode" && matches!(&value.kind, ValueKind::String(mode) if mode == "outbox") {
-        return "mode \"outbox\" is not in this version".to_owned();
-    }
+fn note(key: &Key) -> String {
     let default = key.default.map_or_else(String::new, |default| format!("; default: {default}"));
     format!("{}{default}", key.doc)
 }

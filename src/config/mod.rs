@@ -65,11 +65,22 @@ pub struct Config {
 /// One key, its value as it would be written (secrets redacted), and where it comes from.
 pub type Effective = (&'static str, String, String);
 
+/// How changes are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// From the WAL, through a replication slot.
+    Replication,
+    /// From a table that triggers write into, over ordinary connections.
+    Outbox,
+}
+
 /// `[postgres]`
 #[derive(Debug)]
 pub struct Postgres {
     /// `url` or `DATABASE_URL`: libpq URL or key/value string.
     pub url: Secret,
+    /// `mode`, default `replication`.
+    pub mode: Mode,
     /// `slot`, default `crieur`.
     pub slot: String,
     /// `publication`, default `crieur`.
@@ -324,6 +335,7 @@ impl Settings {
         Config {
             postgres: Postgres {
                 url: Secret::new(self.text("postgres.url")),
+                mode: if self.text("postgres.mode") == "outbox" { Mode::Outbox } else { Mode::Replication },
                 slot: self.text("postgres.slot"),
                 publication: self.text("postgres.publication"),
                 replicas: self.texts("postgres.replicas").into_iter().map(Secret::new).collect(),
@@ -462,11 +474,10 @@ mod tests {
                  1 | [metrics]\n  |  ^^^^^^^ it is not in this version: remove it\n",
             ),
             (
-                "[postgres]\nmode = \"outbox\"\n",
+                "[postgres]\nmode = \"trigger\"\n",
                 &url,
-                "error: postgres.mode must be one of: replication\n --> crieur.toml:2:8\n  |\n\
-                 2 | mode = \"outbox\"\n  |        \
-                 ^^^^^^^^ mode \"outbox\" is not in this version\n",
+                "error: postgres.mode must be one of: replication, outbox\n --> crieur.toml:2:8\n  |\n\
+                 2 | mode = \"trigger\"\n  |        ^^^^^^^^^",
             ),
             (
                 "",

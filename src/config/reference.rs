@@ -70,7 +70,12 @@ const KEYS: &[Key] = &[
             "where the changes come from: a libpq URL or key/value string; the direct host, no pooler",
         )
     },
-    key("postgres.mode", Kind::Choice(&["replication"]), Some("replication"), "how changes are read"),
+    key(
+        "postgres.mode",
+        Kind::Choice(&["replication", "outbox"]),
+        Some("replication"),
+        "how changes are read: from the WAL, or from a table that triggers write into, over any ordinary connection",
+    ),
     key("postgres.slot", Kind::Slot, Some("crieur"), "replication slot; one daemon for each"),
     key("postgres.publication", Kind::Name, Some("crieur"), "publication that holds the tables of the rules"),
     key(

@@ -9,6 +9,7 @@
 //! Whatever cannot be understood is a definite error: nothing past it is confirmed, so WAL waits in the slot.
 
 pub mod frame;
+pub mod outbox;
 pub mod pgoutput;
 mod reader;
 pub mod relations;

@@ -77,7 +77,11 @@ impl Assembler {
             Message::Logical { transactional, prefix, content, .. } if prefix == notice::PREFIX.as_bytes() => {
                 self.message(transactional, content).map(Some)
             }
-            Message::Type { .. } | Message::Origin { .. } | Message::Logical { .. } => Ok(None),
+            Message::Type { oid, schema, name, .. } => {
+                self.relations.learn_type(oid, schema, name);
+                Ok(None)
+            }
+            Message::Origin { .. } | Message::Logical { .. } => Ok(None),
             message => self.boundary(&message),
         }
     }

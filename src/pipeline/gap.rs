@@ -4,6 +4,7 @@
 //! the mark is read: what was deleted since that mark is deleted again from the ring, and where the ring does not reach
 //! back so far, every family of the rules is swept. Nothing is confirmed before that is done.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use crate::control::Control;
 use crate::echo::{Delivery, Stage};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
-use crate::mark::{Gap, SlotOrigin, gap, nonce};
+use crate::keys::FamilyId;
+use crate::mark::{Gap, SlotOrigin, gap, nonce, rules};
 use crate::pipeline::deliver::insist;
 use crate::rules::Invalidations;
 use crate::source::Source;
@@ -91,7 +93,7 @@ where
         let Some(start) = &self.compared else { return };
         let anew = std::mem::take(&mut self.connected_anew);
         let changed = std::mem::replace(&mut self.changes_compared, self.changes) != self.changes;
-        let gap = gap(found.as_deref(), start, &self.rules.digest());
+        let gap = gap(found.as_deref(), start, self.rules.digest());
         // A slot that moved on without us lost changes that no memory of ours has.
         let moved = |ack| self.source.lsn(ack) < start.confirmed;
         let altered = std::mem::take(&mut self.altered);
@@ -169,10 +171,23 @@ where
 
     /// The cache may hold stale keys, nobody knows which. `found` stands where the mark should be.
     pub(super) fn gap(&mut self, gap: &Gap, found: Option<Vec<u8>>) {
+        // Under the rules that the mark tells every delete before it was made; nothing was deleted under others yet.
+        let told =
+            found.as_deref().filter(|_| *gap == Gap::OtherRules && matches!(self.held, Held::Nothing)).map(rules);
         self.held = Held::Gap { was: found, maybe: None };
         (self.news)(News::Gap(gap.kind()));
         match self.settings.on_gap {
-            OnGap::Sweep => self.sweep_everything(gap),
+            OnGap::Sweep => match told {
+                Some(told) => {
+                    let new = self.rules.not_in(&told);
+                    info!(families = new.len(), "{gap}: sweeping the keys of rules that are new");
+                    self.sweep_families(gap, new);
+                }
+                None => {
+                    info!("{gap}: sweeping every key that the rules own");
+                    self.sweep_families(gap, self.rules.families().map(|(family, _)| family).collect());
+                }
+            },
             OnGap::Warn => {
                 warn!("{gap}: it may hold stale keys until they expire (cache.on_gap is \"warn\")");
             }
@@ -180,8 +195,8 @@ where
     }
 
     /// Nothing is confirmed until the sweep, and its echoes, are done.
-    fn sweep_everything(&mut self, gap: &Gap) {
-        info!("{gap}: sweeping every key that the rules own");
+    fn sweep_families(&mut self, gap: &Gap, families: BTreeSet<FamilyId>) {
+        self.unsure.extend(families);
         self.unswept.push(self.window.open_barrier(self.answered.take()));
         // What was open when a slot was made, or a table published, may be committed in WAL that the stream does not
         // have, and becomes visible after a sweep that does not wait for it.
@@ -238,8 +253,12 @@ where
 
     fn sweep_for(&mut self, spans: Vec<SpanId>) {
         let mut load = Invalidations::default();
-        load.everything(&self.rules, 0);
-        load.widen_keys();
+        for family in &self.unsure {
+            load.patterns.insert(self.rules.family(*family), *family, 0);
+        }
+        if self.unswept.is_empty() {
+            self.unsure.clear();
+        }
         self.queue_sweep(Delivery { load, spans, stage: Stage::Fresh });
     }
 }

@@ -22,7 +22,7 @@ pub mod words;
 pub use reload::Reload;
 pub use words::{News, Replicas, Settings, Totals};
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -42,6 +42,7 @@ use crate::echo::{Delivery, Echoes};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
+use crate::keys::FamilyId;
 use crate::mark::Start;
 use crate::pipeline::deliver::{Landed, at_most, insist, sweep};
 use crate::pipeline::gap::Held;
@@ -164,6 +165,8 @@ pub struct Pipeline<S: Source, C, D> {
     again: VecDeque<Delivery>,
     /// Spans of gaps whose sweep has not begun, or waits for the transactions that were open.
     unswept: Vec<SpanId>,
+    /// The families that their sweep goes over.
+    unsure: BTreeSet<FamilyId>,
     await_elders: bool,
     elders: Option<Snapshot>,
     looking: Kept<Snapshot>,
@@ -251,6 +254,7 @@ where
             round: None,
             again: VecDeque::new(),
             unswept: Vec::new(),
+            unsure: BTreeSet::new(),
             await_elders: false,
             elders: None,
             looking: None,
@@ -293,7 +297,7 @@ where
             if self.is_finished() {
                 break;
             }
-            let room = self.has_room();
+            let listens = self.may_listen();
             let gate_due = self.gate_due();
             let echo_due = if self.may_fly() && self.stop_by.is_none() { self.echoes.due() } else { None };
             tokio::select! {
@@ -327,9 +331,9 @@ where
                 () = at(self.watch_due), if self.stop_by.is_none() => self.begin_watch(),
                 () = at(self.confirm_due) => self.confirm_due = None,
                 () = at(self.beat_due), if self.may_beat() => self.beat_due = None,
-                () = at(self.source_again), if room => self.source_again = None,
+                () = at(self.source_again), if listens => self.source_again = None,
                 // 5. More changes, when there is room for them. Last: a flood must not starve the rest.
-                ready = self.source.ready(), if room && self.source_again.is_none() => {
+                ready = self.source.ready(), if listens && self.source_again.is_none() => {
                     let taken = ready.and_then(|()| self.take());
                     self.source_result(taken)?;
                 }
@@ -398,6 +402,12 @@ where
         self.source_result(Err(Error::transient("the control session ended: the server may be shutting down")))
     }
 
+    /// Whether the source is asked for events, or for a connection. A full batch may wait for transactions that the next
+    /// server never had; nobody learns of that but by connecting.
+    fn may_listen(&self) -> bool {
+        self.has_room() || (self.compared.is_none() && self.stop_by.is_none())
+    }
+
     /// Whether another event may be taken.
     fn has_room(&self) -> bool {
         let batch = &self.intake.batch;
@@ -441,7 +451,7 @@ where
                 if without(Guard::Gate) {
                     return Ok(Snapshot::Everything);
                 }
-                insist("take a snapshot", async || control.snapshot().await).await
+                insist("take a snapshot", async || control.gate().await).await
             }));
         }
         if self.may_fly() && (self.stop_by.is_none() || !self.again.is_empty()) {

@@ -99,7 +99,7 @@ where
             lsn: lsn.to_string(),
             at: std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
             nonce: nonce(),
-            rules: self.rules.digest(),
+            rules: self.rules.digest().to_owned(),
             run: start.run.clone(),
             publication: start.publication.clone(),
         };

@@ -1,8 +1,9 @@
 //! Other rules while the daemon runs: the loop ends as for a stop and begins anew, from the confirmed position.
 //!
 //! Keys that wait know the rules that made them (a bound collapses them into a family, a lookup is a question of a rule),
-//! and the server describes tables once for a connection. So nothing is carried over but connections and counters: what
-//! was not confirmed comes again and meets the new rules, and the mark, which tells the old rules, brings a sweep.
+//! and the server describes tables once for a connection. So little is carried over: connections, counters, and echoes,
+//! for which a position need not have waited. What was not confirmed comes again and meets the new rules, and the mark,
+//! which tells the old rules, brings a sweep of the keys of those that are new.
 
 use std::future::pending;
 use std::rc::Rc;
@@ -63,7 +64,9 @@ where
     /// A loop that begins, on the same connections.
     pub(super) fn renewed(self, Reload { rules, control }: Reload<D>) -> Self {
         let Pipeline { source, cache, settings, news, totals, reloads, watch, .. } = self;
+        let echoes = self.echoes.carried(&self.rules, &rules);
         let mut renewed = Pipeline::assembled(source, cache, Rc::new(control), rules, settings, news);
+        renewed.echoes = echoes;
         renewed.totals = totals;
         renewed.reloads = reloads;
         renewed.watch = watch;

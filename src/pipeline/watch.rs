@@ -94,11 +94,11 @@ impl Watch {
         };
         let notices = found.into_iter().filter_map(due).collect();
         let mut sweep = Vec::new();
-        if sighting.unpublished.is_empty() && sighting.withheld.is_empty() {
+        if sighting.unpublished.is_empty() && sighting.withheld.is_empty() && sighting.uncovered.is_empty() {
             self.swept = None;
         } else if self.swept.is_none_or(|swept| now.saturating_sub(swept) >= SWEEP_INTERVAL) {
             self.swept = Some(now);
-            sweep.clone_from(&sighting.unpublished);
+            sweep.extend(sighting.unpublished.iter().chain(&sighting.uncovered).cloned());
         }
         Judgement { notices, sweep }
     }
@@ -124,7 +124,14 @@ impl Watch {
             let hint = hint + " If it is there with a row filter, DROP it first.";
             (Cause::Table(schema.clone(), table.clone()), warning(text, hint))
         };
-        sighting.unpublished.iter().map(table).collect()
+        let uncovered = sighting.uncovered.iter().map(|(schema, table)| {
+            let text = format!(
+                "triggers do not tell all that the rules read of table \"{schema}.{table}\": sweeps take its place"
+            );
+            let hint = "Run `crieur setup`: it watches the table with its columns and partitions as they are now.";
+            (Cause::Table(schema.clone(), table.clone()), warning(text, hint.to_owned()))
+        });
+        sighting.unpublished.iter().map(table).chain(uncovered).collect()
     }
 
     fn of_wal(&mut self, now: Duration, wal: SlotWal) -> Option<(Cause, Notice)> {

@@ -311,6 +311,29 @@ fn a_null_argument_is_asked_and_an_unknown_one_widens() {
 }
 
 #[test]
+fn an_update_is_judged_by_its_own_columns_whatever_the_one_before_changed() {
+    let rules = "[[rules]]\ntable = 't'\nchanged = ['a']\nkeys = ['a:{id}']\n\
+                 [[rules]]\ntable = 't'\nignore = ['a']\nkeys = ['b:{id}']\n\
+                 [[rules]]\ntable = 't'\nwhen = \"a = 'y'\"\nkeys = ['y:{id}']\n";
+    let plan = rules_of(rules).plan(&relation("id* a* b*"), ("public", "t"));
+    let cases: [([&str; 3], [&str; 3], &[&str]); 6] = [
+        (["1", "x", "x"], ["1", "y", "x"], &["a:1", "y:1"]),
+        (["1", "y", "x"], ["1", "y", "z"], &["b:1", "y:1"]),
+        (["1", "y", "x"], ["1", "y", "x"], &["y:1"]),
+        (["1", "x", "x"], ["1", "y", "z"], &["a:1", "b:1", "y:1"]),
+        (["1", "y", "x"], ["1", "z", "x"], &["a:1", "y:1"]),
+        (["1", "z", "x"], ["1", "z", "y"], &["b:1"]),
+    ];
+    for (old, new, expected) in cases.iter().chain(cases.iter().rev()) {
+        let (old_body, new_body) = (body(old), body(new));
+        let (old, new) = (Old::Full(Tuple::checked(3, &old_body)), Tuple::checked(3, &new_body));
+        let mut out = Invalidations::default();
+        plan.apply(&Row::Update { old, new }, 0, &mut out);
+        assert_eq!(shown(&out), *expected, "{old:?} {new:?}");
+    }
+}
+
+#[test]
 fn everything_is_every_family() {
     let rules = rules_of(DOUSELL);
     let mut out = Invalidations::default();

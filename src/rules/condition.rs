@@ -36,19 +36,32 @@ impl Possible {
         self.0 & 4 != 0
     }
 
-    fn not(self) -> Self {
+    /// What `and` of them all may be; those behind one that must be false are not looked at.
+    #[inline]
+    pub fn all(each: impl Iterator<Item = Possible>) -> Self {
+        let mut possible = Possible::TRUE;
+        for each in each {
+            possible = possible.and(each);
+            if possible == Possible::FALSE {
+                break;
+            }
+        }
+        possible
+    }
+
+    /// What `not` of it may be.
+    #[inline]
+    pub fn negated(self) -> Self {
         Possible(self.0 & 2 | (self.0 & 1) << 2 | (self.0 & 4) >> 2)
     }
 
-    /// SQL's `and` is the lesser of false < NULL < true; here of every pair.
+    /// SQL's `and` is the lesser of false < NULL < true; here of every pair: false where either may be false, true where
+    /// both may be true, NULL where one may be NULL and neither must be false.
+    #[inline]
     fn and(self, other: Self) -> Self {
-        let mut both = 0;
-        for left in [1, 2, 4].into_iter().filter(|bit| self.0 & bit != 0) {
-            for right in [1, 2, 4].into_iter().filter(|bit| other.0 & bit != 0) {
-                both |= u8::min(left, right);
-            }
-        }
-        Possible(both)
+        let either = self.0 | other.0;
+        let null = if self.0 & 6 != 0 && other.0 & 6 != 0 { either & 2 } else { 0 };
+        Possible(either & 1 | null | self.0 & other.0 & 4)
     }
 }
 
@@ -269,27 +282,9 @@ impl<P> Condition<P> {
     /// Which truth values the condition may have; `read` tells a value and its kind.
     pub fn possible<'v>(&self, read: &impl Fn(&P) -> (Value<'v>, Kind)) -> Possible {
         match self {
-            Condition::And(all) => {
-                let mut possible = Possible::TRUE;
-                for each in all {
-                    possible = possible.and(each.possible(read));
-                    if possible == Possible::FALSE {
-                        break;
-                    }
-                }
-                possible
-            }
-            Condition::Or(all) => {
-                let mut contrary = Possible::TRUE;
-                for each in all {
-                    contrary = contrary.and(each.possible(read).not());
-                    if contrary == Possible::FALSE {
-                        break;
-                    }
-                }
-                contrary.not()
-            }
-            Condition::Not(inner) => inner.possible(read).not(),
+            Condition::And(all) => Possible::all(all.iter().map(|each| each.possible(read))),
+            Condition::Or(all) => Possible::all(all.iter().map(|each| each.possible(read).negated())).negated(),
+            Condition::Not(inner) => inner.possible(read).negated(),
             Condition::Compare(left, comparison, right) => compared(read(left), *comparison, right, read),
             Condition::Like(value, like) => of_text(read(value).0, |text| like.matches(text)),
             Condition::IsNull(value) => match read(value).0 {
@@ -351,10 +346,16 @@ mod tests {
         for (left, right, both) in [(t, t, t), (t, n, n), (t, f, f), (n, n, n), (n, f, f), (f, f, f)] {
             assert_eq!((left.and(right), right.and(left)), (both, both));
         }
-        assert_eq!((f.not(), n.not(), t.not()), (t, n, f));
+        let single = |set: u8| [1, 2, 4].into_iter().filter(move |bit| set & bit != 0);
+        for (left, right) in (1..8).flat_map(|left| (1..8).map(move |right| (left, right))) {
+            let pairs = single(left).flat_map(|left| single(right).map(move |right| u8::min(left, right)));
+            let expected = pairs.fold(0, |all, least| all | least);
+            assert_eq!(Possible(left).and(Possible(right)), Possible(expected), "{left} {right}");
+        }
+        assert_eq!((f.negated(), n.negated(), t.negated()), (t, n, f));
         assert_eq!(Possible::ANY.and(f), f);
         assert_eq!(Possible::ANY.and(n), Possible(3));
-        assert_eq!(Possible::EITHER.not(), Possible::EITHER);
+        assert_eq!(Possible::EITHER.negated(), Possible::EITHER);
     }
 
     #[test]

@@ -3,9 +3,14 @@
 //! A value can be any text, so nothing here is certain. What hardly is a value (one with the separator `:`, or with a
 //! version behind it, `_v4`) is told apart: readers that moved to other names look exactly like that.
 
+use std::collections::BTreeSet;
+
 use crate::cache::glob;
 use crate::keys::FamilyId;
 use crate::rules::{Part, Rules};
+
+/// Longer keys suit whatever template covers them: there is no telling in reasonable time.
+const KEY_BYTES_MAX: usize = 1024;
 
 /// How well a key suits a template.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -37,29 +42,29 @@ impl Rules {
     }
 }
 
-/// Whether each value can be a plain one. The parts are few, and literals between them leave few places to try.
+/// Whether each value can be a plain one: part by part, every place where the next one may begin.
 fn suits(parts: &[Part], key: &[u8]) -> bool {
-    let Some((part, behind)) = parts.split_first() else { return key.is_empty() };
-    match part {
-        Part::Literal(literal) => key.strip_prefix(literal.as_slice()).is_some_and(|rest| suits(behind, rest)),
-        Part::Star if behind.is_empty() => true,
-        Part::Star => (0..=key.len()).any(|length| starts(behind, &key[length..]) && suits(behind, &key[length..])),
-        Part::Column(..) | Part::Answer(..) => {
-            let longest = key.iter().position(|byte| *byte == b':').unwrap_or(key.len());
-            let plain = |length: usize| version(&key[..length]).is_none();
-            let rest = |length: usize| starts(behind, &key[length..]) && suits(behind, &key[length..]);
-            (0..=longest).any(|length| plain(length) && rest(length))
-        }
+    if key.len() > KEY_BYTES_MAX {
+        return true;
     }
+    let mut places = BTreeSet::from([0]);
+    for part in parts {
+        places = match part {
+            Part::Literal(literal) => {
+                let fitting = places.into_iter().filter(|place| key[*place..].starts_with(literal));
+                fitting.map(|place| place + literal.len()).collect()
+            }
+            Part::Star => places.first().map_or_else(BTreeSet::new, |first| (*first..=key.len()).collect()),
+            Part::Column(..) | Part::Answer(..) => places.iter().flat_map(|place| value_ends(key, *place)).collect(),
+        };
+    }
+    places.contains(&key.len())
 }
 
-/// A cheap look ahead: whether the next part can begin here.
-fn starts(parts: &[Part], key: &[u8]) -> bool {
-    match parts.first() {
-        Some(Part::Literal(literal)) => key.starts_with(literal),
-        Some(Part::Star | Part::Column(..) | Part::Answer(..)) => true,
-        None => key.is_empty(),
-    }
+/// Where a plain value that begins at `place` may end.
+fn value_ends(key: &[u8], place: usize) -> impl Iterator<Item = usize> {
+    let longest = key[place..].iter().position(|byte| *byte == b':').unwrap_or(key.len() - place);
+    (place..=place + longest).filter(move |end| version(&key[place..*end]).is_none())
 }
 
 /// Where a version begins at the end of a text: `_v4`, `-v12`, `.v2`.
@@ -99,6 +104,7 @@ mod tests {
             ("p:1:2:3:x", vec![(3, Suits::Doubtfully)]),
             ("p:1-v2:2:x", vec![(3, Suits::Doubtfully)]),
             ("q:abc", vec![(4, Suits::Well)]),
+            (&format!("p:{}", "::x".repeat(300)), vec![(3, Suits::Doubtfully)]),
             ("other", vec![]),
         ] {
             let found: Vec<_> = rules.covering(key.as_bytes()).map(|(family, suits)| (family.0, suits)).collect();

@@ -57,7 +57,8 @@ impl Rules {
         if !patterns.is_empty() {
             let on = On { insert: false, update: false, delete: false };
             let place = SETTING.to_owned();
-            self.rules.push(Rule { tables: Vec::new(), on, place, when: None, changed: None, ignore: Vec::new() });
+            let (tables, ignore) = (Vec::new(), Vec::new());
+            self.rules.push(Rule { tables, on, place, when: None, said: None, changed: None, ignore });
         }
     }
 
@@ -110,6 +111,7 @@ fn is_costly(pattern: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::rules::parse::rules_of;
+    use proptest::prelude::*;
 
     const RULES: &str = "[[rules]]\ntable = 't'\nkeys = ['t:{id}']\n";
 
@@ -179,5 +181,23 @@ mod tests {
         assert_eq!(rules_of(RULES).custom(Asked::Key(b"t:1"), 0, &mut out), Allowed::No);
         assert_eq!(rules_of(RULES).custom(Asked::Everything, 0, &mut out), Allowed::Yes);
         assert!(out.is_empty());
+    }
+
+    proptest! {
+        /// Whatever is asked for: nothing outside of the allowed patterns can go, and no protected key by its name.
+        #[test]
+        fn nothing_asked_for_reaches_beyond_what_is_allowed(asked in "[ab*?\\[\\]\\\\^:-]{0,8}", key in "[ab*?\\[:]{0,8}") {
+            let mut rules = Rules { protect: vec![b"a:b*".to_vec()].into(), ..Rules::default() };
+            rules.allow(&["a:*".to_owned(), "b*".to_owned()]);
+            let allowed = |key: &[u8]| key.starts_with(b"a:") || key.starts_with(b"b");
+            for what in [Asked::Key(asked.as_bytes()), Asked::Glob(asked.as_bytes())] {
+                let mut out = Invalidations::default();
+                let answer = rules.custom(what, 0, &mut out);
+                prop_assert!(answer == Allowed::Yes || out.is_empty());
+                prop_assert!(out.keys.iter().all(|key| allowed(key.bytes) && !key.bytes.starts_with(b"a:b")));
+                let reached = out.patterns.iter().any(|pattern| glob::matches(pattern.bytes, key.as_bytes()));
+                prop_assert!(!reached || allowed(key.as_bytes()));
+            }
+        }
     }
 }

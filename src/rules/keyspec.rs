@@ -13,7 +13,7 @@ use crate::rules::reading::Reading;
 use crate::rules::render::{self, Piece as RenderPiece, Pieces};
 use crate::rules::rule::{Named, RuleReader};
 use crate::rules::template::{self, Piece};
-use crate::rules::{Part, Template};
+use crate::rules::{AnswerColumn, Part, Template};
 
 /// Families that one template may be spelled out to.
 const FAMILIES_MAX: usize = 256;
@@ -156,7 +156,7 @@ impl RuleReader<'_, '_> {
             return None;
         }
         *fed_by = Some(named.id);
-        let column = reading.path.remove(0);
+        let column = AnswerColumn { name: reading.path.remove(0), writing: reading.column_writing() };
         let columns = &mut self.reader.rules.lookups[named.id.0 as usize].columns;
         let index = columns.iter().position(|known| *known == column).unwrap_or_else(|| {
             columns.push(column);

@@ -9,7 +9,7 @@ mod columns;
 pub mod condition;
 pub mod cover;
 pub mod custom;
-mod digest;
+pub mod digest;
 pub mod filter;
 mod images;
 mod json;
@@ -28,13 +28,14 @@ mod rule;
 pub mod sql;
 pub mod syntax;
 pub mod template;
+mod verdict;
 
 use crate::change::Relation;
 use crate::control::{Answer, LookupId, Question};
 use crate::keys::{FamilyId, KeySet};
 use crate::rules::condition::Condition;
 use crate::rules::needs::{Image, TableNeeds};
-use crate::rules::reading::Reading;
+use crate::rules::reading::{Reading, Writing};
 use crate::rules::syntax::Path;
 
 pub use plan::Plan;
@@ -127,6 +128,8 @@ pub(crate) struct Rule {
     place: String,
     /// Row images that do not meet it make no key.
     when: Option<Condition<Path>>,
+    /// The same as written.
+    said: Option<String>,
     /// An update that changes none of these makes no key.
     changed: Option<Vec<Path>>,
     /// An update that changes nothing else makes no key; the table's own list counts as well.
@@ -144,6 +147,8 @@ pub struct Rules {
     /// The columns that each lookup takes as arguments.
     arguments: Vec<Vec<Path>>,
     protect: std::rc::Rc<[Vec<u8>]>,
+    /// Made when it is first asked for.
+    digest: std::cell::OnceCell<String>,
 }
 
 impl Rules {
@@ -151,6 +156,11 @@ impl Rules {
     /// escaped).
     pub fn family(&self, id: FamilyId) -> &[u8] {
         self.templates.get(id.0 as usize).map_or(b"", |template| &template.family)
+    }
+
+    /// The family with this pattern.
+    pub fn family_of(&self, pattern: &[u8]) -> Option<FamilyId> {
+        self.families().find(|(_, family)| *family == pattern).map(|(id, _)| id)
     }
 
     /// Patterns of all families, for a sweep of everything that the rules own.
@@ -264,10 +274,29 @@ impl Rules {
         self.rules.get(rule).map(|rule| rule.place.as_str())
     }
 
+    /// The condition of a rule as written, by its index.
+    pub fn condition_of(&self, rule: usize) -> Option<&str> {
+        self.rules.get(rule)?.said.as_deref()
+    }
+
+    /// The condition that the rows behind a family's keys meet, as written.
+    pub fn condition_behind(&self, id: FamilyId) -> Option<&str> {
+        self.condition_of(self.templates.get(id.0 as usize)?.rule)
+    }
+
     /// The lookup that feeds a family's keys.
     pub fn lookup_of(&self, id: FamilyId) -> Option<LookupId> {
         self.templates.get(id.0 as usize)?.lookup
     }
+}
+
+/// A column of a lookup's result, in the text that templates want.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerColumn {
+    /// Its name.
+    pub name: String,
+    /// Whose text.
+    pub writing: Writing,
 }
 
 /// A lookup as the control session needs it.
@@ -278,7 +307,7 @@ pub struct Lookup {
     /// The SQL with `$1`, `$2`, …
     pub sql: String,
     /// Columns of the result that templates use; an [`AnswerRow`](crate::control::AnswerRow) holds them in this order.
-    pub columns: Vec<String>,
+    pub columns: Vec<AnswerColumn>,
     /// How many parameters it takes.
     pub args: usize,
 }

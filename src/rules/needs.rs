@@ -35,22 +35,31 @@ pub struct TableNeeds {
     pub columns: BTreeMap<String, ColumnNeed>,
     /// When rules ignore columns: those that all of these rules ignore. The old row must carry every other one.
     pub ignored: Option<BTreeSet<String>>,
+    /// Columns that every rule for updates ignores; `None` while there is no such rule.
+    ignored_by_all: Option<BTreeSet<String>>,
 }
 
 impl TableNeeds {
     /// A table of which nothing is read yet.
     pub fn new(schema: &str, table: &str, rule: &str) -> Self {
         let (schema, table, rule) = (schema.to_owned(), table.to_owned(), rule.to_owned());
-        TableNeeds { schema, table, rule, columns: BTreeMap::new(), ignored: None }
+        TableNeeds { schema, table, rule, columns: BTreeMap::new(), ignored: None, ignored_by_all: None }
     }
 
     /// A rule for updates ignores these columns.
     pub fn ignores<'a>(&mut self, columns: impl Iterator<Item = &'a String>) {
         let columns: BTreeSet<String> = columns.cloned().collect();
+        let by_all = self.ignored_by_all.take();
+        self.ignored_by_all = Some(by_all.map_or_else(|| columns.clone(), |others| &others & &columns));
         if !columns.is_empty() {
             let by_others = self.ignored.take();
             self.ignored = Some(by_others.map_or_else(|| columns.clone(), |others| &others & &columns));
         }
+    }
+
+    /// Columns that every rule for updates ignores: an update of these alone concerns nobody.
+    pub fn ignorable(&self) -> impl Iterator<Item = &String> {
+        self.ignored_by_all.iter().flatten()
     }
 
     /// Whether the old row must carry a column that no key reads, for rules to see that only ignored ones changed.

@@ -11,6 +11,13 @@ pub fn without_trailing_zeros(text: &[u8]) -> &[u8] {
     text[..end].strip_suffix(b".").unwrap_or(&text[..end])
 }
 
+/// Whether JavaScript writes this plain number with an exponent: below a millionth, or from 1e21 on.
+pub fn has_exponent_in_javascript(text: &[u8]) -> bool {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let whole = digits.iter().position(|byte| *byte == b'.').unwrap_or(digits.len());
+    (digits.starts_with(b"0.000000")) || (whole > 21 && digits[0].is_ascii_digit())
+}
+
 /// A decimal number: `0.digits × 10^point`. Digits have no zero at either end; zero has none.
 struct Decimal {
     negative: bool,
@@ -175,6 +182,17 @@ mod tests {
             ("123456789.123", "123456789.123"),
             ("9007199254740993", "9007199254740993"),
             ("1e15", "1000000000000000"),
+            // As `node` printed what PostgreSQL's own to_json wrote.
+            ("9.007199254740992e+15", "9007199254740992"),
+            ("1.6777216e+07", "16777216"),
+            ("1.2345679e+06", "1234567.9"),
+            ("1.1754944e-38", "1.1754944e-38"),
+            ("3.4028235e+38", "3.4028235e+38"),
+            ("1.7976931348623157e+308", "1.7976931348623157e+308"),
+            ("5e-324", "5e-324"),
+            ("0.0000001", "1e-7"),
+            ("-0.00000012300", "-1.23e-7"),
+            ("1000000000000000000000", "1e+21"),
         ];
         for (sent, written) in cases {
             let made = as_javascript(sent.as_bytes()).unwrap_or_default();

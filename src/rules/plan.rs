@@ -3,20 +3,19 @@
 //! What forty rules have in common is found once for each change: which columns changed, which conditions an image
 //! meets. A rule whose columns did not change costs the comparison of two sets.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::rc::Rc;
-
-use smallvec::SmallVec;
 
 use crate::change::{Old, Relation, ReplicaIdentity, Row, Tuple, Value};
 use crate::keys::{FamilyId, TxOrdinal};
 use crate::rules::columns::{Columns, Comparing};
-use crate::rules::condition::{Condition, Kind};
+use crate::rules::condition::Kind;
 use crate::rules::images::{Image, Making, Slot, Source, raw, raw_old};
 use crate::rules::lookup;
 use crate::rules::reading::{Form, Reading};
 use crate::rules::render::{Piece, render};
 use crate::rules::syntax::Path;
+use crate::rules::verdict::{Conditions, Operand, Side};
 use crate::rules::{Invalidations, On, Part, Rule, Rules, TableId, Template};
 
 #[derive(Clone, Debug)]
@@ -48,13 +47,6 @@ enum Emptied {
     Family(Vec<u8>),
 }
 
-/// One value of a condition.
-#[derive(Clone, Copy, PartialEq, Debug)]
-struct Operand {
-    source: Source,
-    kind: Kind,
-}
-
 /// Why a rule makes no key of a change, for `explain`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Held {
@@ -66,14 +58,6 @@ pub enum Held {
     Unchanged,
     /// No row image meets its condition.
     Unmet,
-}
-
-/// A condition that one or more rules have.
-#[derive(Clone, PartialEq, Debug)]
-struct PlannedCondition {
-    condition: Condition<Operand>,
-    /// The columns that it is about.
-    reads: Columns,
 }
 
 /// `changed` of a rule: an update counts when one of the values did.
@@ -88,7 +72,7 @@ struct PlannedRule {
     /// Index into the rules.
     index: usize,
     on: On,
-    /// Index into [`Plan::conditions`].
+    /// Its index in [`Plan::conditions`].
     when: Option<usize>,
     changed: Option<Watched>,
     /// The columns that count, when some do not.
@@ -96,16 +80,11 @@ struct PlannedRule {
     keys: Vec<PlannedKey>,
 }
 
-/// What one image meets of [`Plan::conditions`], each asked once.
-struct Verdicts(SmallVec<[Cell<Option<bool>>; 16]>);
-
 /// An update, with what its rules have in common.
 struct Update<'a, 'p> {
     old: Image<'a, 'p>,
     new: Image<'a, 'p>,
     changed: Columns,
-    old_meets: Verdicts,
-    new_meets: Verdicts,
 }
 
 /// The rules of one relation, column names resolved to positions.
@@ -114,9 +93,12 @@ pub struct Plan {
     /// Sorted by position, distinct.
     slots: Vec<Slot>,
     makings: Vec<Making>,
-    conditions: Vec<PlannedCondition>,
+    conditions: Conditions,
     comparing: Comparing,
     rules: Vec<PlannedRule>,
+    /// Columns that changed, and the rules that such an update does not hold back by its columns alone: one update is
+    /// like the one before it.
+    like_before: RefCell<(Columns, Vec<usize>)>,
     missing: Vec<String>,
     identity: ReplicaIdentity,
     protect: Rc<[Vec<u8>]>,
@@ -138,7 +120,10 @@ impl Plan {
         let planned = picked().map(|(index, rule)| compiler.rule(index, rule)).collect();
         let Compiler { slots, makings, conditions, comparing, missing, .. } = compiler;
         let protect = Rc::clone(&rules.protect);
-        Plan { slots, makings, conditions, comparing, rules: planned, missing, identity: relation.identity, protect }
+        // An update that changed no column at all, not even those that the relation lacks, does not exist.
+        let like_before = RefCell::new((Columns::none(relation.columns.len()), Vec::new()));
+        let identity = relation.identity;
+        Plan { slots, makings, conditions, comparing, rules: planned, like_before, missing, identity, protect }
     }
 
     /// Whether no rule concerns the relation.
@@ -182,8 +167,8 @@ impl Plan {
 
     #[inline]
     fn alone(&self, image: &Image<'_, '_>, listens: fn(On) -> bool, tx: TxOrdinal, out: &mut Invalidations) {
-        let verdicts = Verdicts::of(&self.conditions);
-        for rule in self.rules.iter().filter(|rule| listens(rule.on) && self.meets(rule, image, &verdicts)) {
+        let side = self.conditions.of(image);
+        for rule in self.rules.iter().filter(|rule| listens(rule.on) && self.meets(rule, &side)) {
             for key in &rule.keys {
                 self.key(key, image, tx, out);
             }
@@ -193,12 +178,22 @@ impl Plan {
     #[inline]
     fn update(&self, old: Old<'_>, new: Tuple<'_>, tx: TxOrdinal, out: &mut Invalidations) {
         let update = self.compare(old, new);
-        for rule in &self.rules {
-            if rule.held_from_update(&update).is_some() {
+        let new_side = self.conditions.of(&update.new);
+        let old_side = self.conditions.beside(&update.old, &update.changed, &new_side);
+        let mut like_before = self.like_before.borrow_mut();
+        let (changed, concerned) = &mut *like_before;
+        if *changed != update.changed {
+            concerned.clear();
+            let hears = |rule: &PlannedRule| rule.held_by_columns(&update.changed).is_none();
+            concerned.extend((0..self.rules.len()).filter(|index| hears(&self.rules[*index])));
+            *changed = update.changed.clone();
+        }
+        for index in concerned {
+            let rule = &self.rules[*index];
+            if !rule.changed.as_ref().is_none_or(|watched| watched.may_have_changed(&update)) {
                 continue;
             }
-            let new_meets = self.meets(rule, &update.new, &update.new_meets);
-            let old_meets = self.old_meets(rule, &update);
+            let (new_meets, old_meets) = (self.meets(rule, &new_side), self.meets(rule, &old_side));
             for key in &rule.keys {
                 if new_meets {
                     self.key(key, &update.new, tx, out);
@@ -215,40 +210,20 @@ impl Plan {
         let changed = self.comparing.changed(old, new);
         let mut new = raw(&self.slots, new);
         let old = Image::new(raw_old(&self.slots, self.identity, old, Some(&mut new)), &self.makings);
-        let new = Image::new(new, &self.makings);
-        let (old_meets, new_meets) = (Verdicts::of(&self.conditions), Verdicts::of(&self.conditions));
-        Update { old, new, changed, old_meets, new_meets }
+        Update { old, new: Image::new(new, &self.makings), changed }
     }
 
     /// Whether the image may meet the rule's condition.
     #[inline]
-    fn meets(&self, rule: &PlannedRule, image: &Image<'_, '_>, verdicts: &Verdicts) -> bool {
-        let Some(when) = rule.when else { return true };
-        let known = &verdicts.0[when];
-        known.get().unwrap_or_else(|| {
-            let read = |operand: &Operand| (image.value(operand.source), operand.kind);
-            let meets = self.conditions[when].condition.possible(&read).may_hold();
-            known.set(Some(meets));
-            meets
-        })
-    }
-
-    /// The same of an update's old image: what is said of unchanged columns holds of both.
-    #[inline]
-    fn old_meets(&self, rule: &PlannedRule, update: &Update<'_, '_>) -> bool {
-        match rule.when {
-            Some(when) if self.conditions[when].reads.meets(&update.changed) => {
-                self.meets(rule, &update.old, &update.old_meets)
-            }
-            Some(_) | None => self.meets(rule, &update.new, &update.new_meets),
-        }
+    fn meets(&self, rule: &PlannedRule, side: &Side<'_, '_, '_>) -> bool {
+        rule.when.is_none_or(|when| self.conditions.possible(when, side).may_hold())
     }
 
     /// The rules (their index) that make no key of the change, and why.
     pub fn held(&self, row: &Row<'_>) -> Vec<(usize, Held)> {
         let alone = |rule: &PlannedRule, listens: bool, image: &Image<'_, '_>| match listens {
             false => Some(Held::Deaf),
-            true => (!self.meets(rule, image, &Verdicts::of(&self.conditions))).then_some(Held::Unmet),
+            true => (!self.meets(rule, &self.conditions.of(image))).then_some(Held::Unmet),
         };
         let why = |rule: &PlannedRule| match *row {
             Row::Insert { new } => alone(rule, rule.on.insert, &self.image(new)),
@@ -258,10 +233,8 @@ impl Plan {
             }
             Row::Update { old, new } => {
                 let update = self.compare(old, new);
-                let met = |update: &Update<'_, '_>| {
-                    self.meets(rule, &update.new, &update.new_meets) || self.old_meets(rule, update)
-                };
-                let unmet = || (!met(&update)).then_some(Held::Unmet);
+                let met = |image| self.meets(rule, &self.conditions.of(image));
+                let unmet = || (!met(&update.new) && !met(&update.old)).then_some(Held::Unmet);
                 rule.held_from_update(&update).or_else(unmet)
             }
             Row::Truncate => None,
@@ -291,38 +264,35 @@ impl Plan {
     }
 }
 
-impl Verdicts {
-    /// On these conditions, none asked yet.
-    #[inline]
-    fn of(conditions: &[PlannedCondition]) -> Self {
-        Verdicts(SmallVec::from_elem(Cell::new(None), conditions.len()))
-    }
-}
-
 impl PlannedRule {
     /// What holds the rule back from an update, conditions aside.
-    #[inline]
     fn held_from_update(&self, update: &Update<'_, '_>) -> Option<Held> {
+        let unchanged = || self.changed.as_ref().is_some_and(|watched| !watched.may_have_changed(update));
+        self.held_by_columns(&update.changed).or_else(|| unchanged().then_some(Held::Unchanged))
+    }
+
+    /// What holds the rule back from an update that may have changed these columns and no others.
+    fn held_by_columns(&self, changed: &Columns) -> Option<Held> {
         if !self.on.update {
             return Some(Held::Deaf);
         }
-        if self.counting.as_ref().is_some_and(|counting| !counting.meets(&update.changed)) {
+        if self.counting.as_ref().is_some_and(|counting| !counting.meets(changed)) {
             return Some(Held::Ignored);
         }
-        let Some(watched) = &self.changed else { return None };
-        (!watched.may_have_changed(update)).then_some(Held::Unchanged)
+        let unchanged = self.changed.as_ref().is_some_and(|watched| !watched.columns.meets(changed));
+        unchanged.then_some(Held::Unchanged)
     }
 }
 
 impl Watched {
-    /// Whether one of the values differs or is not known.
+    /// Whether one of the values, in columns that may have changed, differs or is not known.
     #[inline]
     fn may_have_changed(&self, update: &Update<'_, '_>) -> bool {
         let differs = |source: &Source| {
             let (old, new) = (update.old.value(*source), update.new.value(*source));
             old != new || old == Value::Unknown
         };
-        self.columns.meets(&update.changed) && self.values.iter().any(differs)
+        self.values.iter().any(differs)
     }
 }
 
@@ -359,7 +329,7 @@ struct Compiler<'a> {
     table: Option<TableId>,
     slots: Vec<Slot>,
     makings: Vec<Making>,
-    conditions: Vec<PlannedCondition>,
+    conditions: Conditions,
     comparing: Comparing,
     missing: Vec<String>,
 }
@@ -371,8 +341,9 @@ fn plain(path: &Path) -> Reading {
 
 impl<'a> Compiler<'a> {
     fn new(rules: &'a Rules, relation: &'a Relation, table: Option<TableId>) -> Self {
-        let (slots, makings, conditions, missing) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Compiler { rules, relation, table, slots, makings, conditions, comparing: Comparing::new(relation), missing }
+        let (slots, makings, missing) = (Vec::new(), Vec::new(), Vec::new());
+        let (conditions, comparing) = (Conditions::none(relation.columns.len()), Comparing::new(relation));
+        Compiler { rules, relation, table, slots, makings, conditions, comparing, missing }
     }
 
     /// The slot of a column, and the form that is left for a making to write.
@@ -425,12 +396,13 @@ impl<'a> Compiler<'a> {
     }
 
     fn operand(&mut self, path: &Path) -> Operand {
-        let column = self.relation.columns.iter().find(|column| column.name == path.column);
-        let kind = match column {
+        let columns = &self.relation.columns;
+        let column = columns.iter().position(|column| column.name == path.column).unwrap_or(columns.len());
+        let kind = match columns.get(column) {
             Some(column) if path.inside.is_empty() => Kind::of(column.type_oid.0),
             Some(_) | None => Kind::Text,
         };
-        Operand { source: self.source(&path.column, &plain(path)), kind }
+        Operand { source: self.source(&path.column, &plain(path)), kind, column }
     }
 
     /// The set of these columns; updates are compared for each of them.
@@ -446,11 +418,10 @@ impl<'a> Compiler<'a> {
 
     fn rule(&mut self, index: usize, rule: &Rule) -> PlannedRule {
         let when = rule.when.as_ref().map(|when| {
-            let mut names = Vec::new();
-            when.visit(&mut |path: &Path| names.push(path.column.as_str()));
-            let reads = self.columns(names.into_iter());
             let condition = when.map(&mut |path: &Path| self.operand(path));
-            place(&mut self.conditions, PlannedCondition { condition, reads })
+            let index = self.conditions.add(&condition);
+            self.comparing.watch(self.conditions.reads(index));
+            index
         });
         let changed = rule.changed.as_ref().map(|paths| Watched {
             columns: self.columns(paths.iter().map(|path| path.column.as_str())),

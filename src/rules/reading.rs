@@ -42,6 +42,11 @@ impl Reading {
         self.path.is_empty() && self.filters.is_empty() && self.or.is_none()
     }
 
+    /// In whose text the column itself is wanted: inside of JSON only PostgreSQL's will do.
+    pub fn column_writing(&self) -> Writing {
+        if self.path.is_empty() { self.writing } else { Writing::PostgreSql }
+    }
+
     /// The value of a column of this form.
     pub fn make<'a>(&self, form: Form, value: Value<'a>) -> Made<'a> {
         let text = match value {
@@ -86,7 +91,8 @@ pub enum Form {
     Verbatim,
     /// `bool`: `true` and `false`.
     Boolean,
-    /// `numeric`: without trailing zeros behind the point. Every digit stays, where JavaScript would round.
+    /// `numeric`: without trailing zeros behind the point, with an exponent where JavaScript writes one. Every digit
+    /// stays, where JavaScript would round.
     Numeric,
     /// `real` and `double precision`: `1e+20` is `100000000000000000000`.
     Float,
@@ -110,8 +116,8 @@ impl Form {
     /// Whether [`read`](Form::read) writes it, with nothing to allocate.
     pub fn is_slice(self) -> bool {
         match self {
-            Form::Verbatim | Form::Boolean | Form::Numeric => true,
-            Form::Float | Form::Timestamp => false,
+            Form::Verbatim | Form::Boolean => true,
+            Form::Numeric | Form::Float | Form::Timestamp => false,
         }
     }
 
@@ -121,16 +127,23 @@ impl Form {
         match (self, value) {
             (Form::Boolean, Value::Text(b"t")) => Value::Text(b"true"),
             (Form::Boolean, Value::Text(b"f")) => Value::Text(b"false"),
-            (Form::Numeric, Value::Text(text)) => Value::Text(number::without_trailing_zeros(text)),
             (Form::Verbatim | Form::Boolean | Form::Numeric | Form::Float | Form::Timestamp, value) => value,
         }
     }
 
-    fn written(self, text: &[u8]) -> Cow<'_, [u8]> {
+    /// The text of a column that PostgreSQL writes so.
+    pub fn written(self, text: &[u8]) -> Cow<'_, [u8]> {
         match self {
+            Form::Numeric => {
+                let plain = number::without_trailing_zeros(text);
+                match number::has_exponent_in_javascript(plain) {
+                    true => number::as_javascript(plain).map_or(Cow::Borrowed(plain), Cow::Owned),
+                    false => Cow::Borrowed(plain),
+                }
+            }
             Form::Float => number::as_javascript(text).map_or(Cow::Borrowed(text), Cow::Owned),
             Form::Timestamp => Cow::Owned(iso_timestamp(text)),
-            Form::Verbatim | Form::Boolean | Form::Numeric => match self.read(Value::Text(text)) {
+            Form::Verbatim | Form::Boolean => match self.read(Value::Text(text)) {
                 Value::Text(text) => Cow::Borrowed(text),
                 Value::Null | Value::Unknown => Cow::Borrowed(text),
             },

@@ -44,10 +44,11 @@ impl RuleReader<'_, '_> {
         let namespace = self.namespace(block);
         let mut lookups = self.lookups(block);
         let when = self.when(block);
+        let said = block.get("when").and_then(|value| value.get_ref().as_str()).map(str::to_owned);
         let changed = self.changed(block);
         let ignore: Vec<String> = self.columns(block, "ignore");
         let place = Place::File(Rc::clone(self.file), self.at.clone()).to_string();
-        self.reader.rules.rules.push(Rule { tables, on, place, when, changed, ignore });
+        self.reader.rules.rules.push(Rule { tables, on, place, when, said, changed, ignore });
         self.keys(block, namespace.as_deref(), &mut lookups);
         self.warn_of_ignored_keys(block);
         for lookup in lookups.iter().filter(|lookup| !lookup.used) {

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::quote;
+use crate::rules::AnswerColumn;
 
 /// A parameter: where it stands, and its number from 1.
 type Parameter = (Range<usize>, usize);
@@ -96,19 +97,46 @@ fn subselect(sql: &str) -> &str {
     sql.trim_end().trim_end_matches(';')
 }
 
-fn texts(columns: &[String]) -> String {
-    columns.iter().map(|column| format!("q.{}::text", quote::identifier(column))).collect::<Vec<_>>().join(", ")
+/// A column of the result, by its name and its type (`pg_type.oid`).
+pub type Column<'a> = (&'a str, u32);
+
+/// The text that the stream would carry: that of the type's output function. The cast is the same but for a few types,
+/// and cheaper.
+fn texts(columns: &[Column<'_>]) -> String {
+    let text = |(name, type_oid): &Column<'_>| match (quote::identifier(name), type_oid) {
+        // bool is `true` instead of `t`, bpchar loses blanks, inet gains `/32`.
+        (name, 16 | 869 | 1042) => {
+            format!("CASE WHEN q.{name} IS NOT NULL THEN pg_catalog.format('%s', q.{name}) END")
+        }
+        (name, _) => format!("q.{name}::text"),
+    };
+    columns.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 /// The statement for one question: its columns as text, so that keys need no type.
-pub fn for_one(sql: &str, columns: &[String]) -> String {
+pub fn for_one(sql: &str, columns: &[Column<'_>]) -> String {
     // The line break ends a comment at the end of the rule's SQL.
     format!("SELECT {} FROM ({}\n) AS q", texts(columns), subselect(sql))
 }
 
+/// The statement that tells the types of the columns (`pg_type.oid`), a domain's as what it is made of. One row, whether or
+/// not the parameters, NULLs, find any.
+pub fn types(sql: &str, columns: &[AnswerColumn]) -> String {
+    let kind = |column: &AnswerColumn| {
+        format!(
+            "(SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type AS t \
+             WHERE t.oid = pg_catalog.pg_typeof(q.{})::oid)",
+            quote::identifier(&column.name)
+        )
+    };
+    let kinds = columns.iter().map(kind).collect::<Vec<_>>().join(", ");
+    let sql = subselect(sql);
+    format!("SELECT {kinds} FROM (SELECT) AS one LEFT JOIN (SELECT * FROM ({sql}\n) AS r LIMIT 1) AS q ON true")
+}
+
 /// The statement for many questions: one array of texts for each parameter; the question's number from 1 goes before
 /// the columns. `types` are the parameters' types, schema and name.
-pub fn for_many(sql: &str, columns: &[String], types: &[(&str, &str)]) -> String {
+pub fn for_many(sql: &str, columns: &[Column<'_>], types: &[(&str, &str)]) -> String {
     let sql = subselect(sql);
     let (mut inner, mut from) = (String::new(), 0);
     for (at, number) in all(sql) {
@@ -190,7 +218,7 @@ mod tests {
         let sql = "SELECT '$1', o FROM t WHERE a = $1 AND b = $2 OR c = $1; ";
         let types = [("pg_catalog", "uuid"), ("app", "Kind")];
         assert_eq!(
-            for_many(sql, &["o".to_owned()], &types),
+            for_many(sql, &[("o", 25)], &types),
             "SELECT crieur_asked.number, q.\"o\"::text FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), \
              pg_catalog.unnest($2::pg_catalog.text[])) WITH ORDINALITY AS crieur_asked (p1, p2, number) \
              CROSS JOIN LATERAL (SELECT '$1', o FROM t WHERE a = (crieur_asked.p1::\"pg_catalog\".\"uuid\") \

@@ -14,6 +14,7 @@ pub mod tls;
 pub mod wire;
 
 pub mod lazy;
+pub mod outbox;
 pub mod recording;
 pub mod replication;
 pub(crate) mod slot;

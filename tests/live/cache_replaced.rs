@@ -1,6 +1,7 @@
 //! A cache that is another than it was: an old snapshot, a promoted replica, evicted keys, a server that still loads, one
 //! that is full. What it holds that is stale goes, whether or not a connection broke.
 
+use super::harness::process::Signal;
 use super::harness::proxy::Proxy;
 use super::harness::redis::{Data, Redis, Server};
 use super::harness::wait::{PATIENCE, eventually, settled};
@@ -93,6 +94,7 @@ async fn a_cache_that_evicts_keys_and_the_mark_is_swept() {
     let () = ask(&scene.cache, &["CONFIG", "SET", "maxmemory", &(used + (2 << 20)).to_string()]);
     let ballast = "x".repeat(10_000);
     let mut written = 0;
+    daemon.signal(Signal::Stop);
     while ask(&scene.cache, &["EXISTS", MARK]) {
         let mut pipeline = redis::pipe();
         for _ in 0..100 {
@@ -105,6 +107,7 @@ async fn a_cache_that_evicts_keys_and_the_mark_is_swept() {
     let () = ask(&scene.cache, &["CONFIG", "SET", "maxmemory", "0"]);
     // Keys that an older state may have left; that they are not stale nobody can know.
     scene.fill();
+    daemon.signal(Signal::Cont);
     scene.run(BOOK).await;
     for key in ["available_slots:2", "properties:detail:1", "visits:1"] {
         goes(&scene.cache, key, || daemon.log()).await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::daemon::Daemon;
+use super::harness::postgres::{self, Version};
 use super::harness::wait::{PATIENCE, settled};
 use super::scene::{Scene, set};
 
@@ -99,24 +100,26 @@ async fn what_the_configuration_does_not_allow_stays_and_is_not_shown() {
 
 #[tokio::test]
 async fn anybody_who_may_use_the_schema_may_call_and_nobody_gets_rights_by_it() {
-    let scene = Scene::start().await;
-    let mut daemon = scene.daemon_with(&allowing(&scene, "[\"s:*\"]")).await;
-    scene.run("CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA crieur TO app").await;
-    scene.run("CREATE TABLE crieur.outbox (id bigserial PRIMARY KEY, op \"char\" NOT NULL, note text)").await;
-    // A function of the caller's own in its path must not run with the owner's rights.
-    let trap = "CREATE SCHEMA trap AUTHORIZATION app; SET ROLE app; \
-                CREATE FUNCTION trap.octet_length(text) RETURNS int LANGUAGE plpgsql AS \
-                $$ BEGIN RAISE 'trapped as %', current_user; END $$; \
-                SET search_path = trap, pg_catalog";
-    let sql = format!("{trap}; SELECT crieur.invalidate_exact('s:a:1'); RESET ROLE; RESET search_path");
-    assert_eq!(gone(&scene, &daemon, &sql).await, set(&["s:a:1"]), "{}", daemon.log());
-    let row = scene.ask("SELECT op::text || note FROM crieur.outbox").await;
-    assert_eq!(row, r#"M{"keys": ["s:a:1"], "kind": "invalidate_exact"}"#);
-    scene.run("SET ROLE app").await;
-    let refused = scene.sql.batch_execute("SELECT crieur.announce_keys('{\"kind\": \"ddl\"}')").await;
-    assert!(refused.is_err_and(|error| error.code().is_some_and(|code| code.code() == "42501")));
-    scene.run("RESET ROLE").await;
-    assert_eq!(daemon.stop(), Some(0));
+    for version in Version::ALL {
+        let scene = Scene::with(postgres::Options { version, ..Default::default() }, &[]).await;
+        let mut daemon = scene.daemon_with(&allowing(&scene, "[\"s:*\"]")).await;
+        scene.run("CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA crieur TO app").await;
+        scene.run("CREATE TABLE crieur.outbox (id bigserial PRIMARY KEY, op \"char\" NOT NULL, note text)").await;
+        // A function of the caller's own in its path must not run with the owner's rights.
+        let trap = "CREATE SCHEMA trap AUTHORIZATION app; SET ROLE app; \
+                    CREATE FUNCTION trap.octet_length(text) RETURNS int LANGUAGE plpgsql AS \
+                    $$ BEGIN RAISE 'trapped as %', current_user; END $$; \
+                    SET search_path = trap, pg_catalog";
+        let sql = format!("{trap}; SELECT crieur.invalidate_exact('s:a:1'); RESET ROLE; RESET search_path");
+        assert_eq!(gone(&scene, &daemon, &sql).await, set(&["s:a:1"]), "{}", daemon.log());
+        let row = scene.ask("SELECT op::text || note FROM crieur.outbox").await;
+        assert_eq!(row, r#"M{"keys": ["s:a:1"], "kind": "invalidate_exact"}"#);
+        scene.run("SET ROLE app").await;
+        let refused = scene.sql.batch_execute("SELECT crieur.announce_keys('{\"kind\": \"ddl\"}')").await;
+        assert!(refused.is_err_and(|error| error.code().is_some_and(|code| code.code() == "42501")));
+        scene.run("RESET ROLE").await;
+        assert_eq!(daemon.stop(), Some(0));
+    }
 }
 
 #[tokio::test]
@@ -151,5 +154,30 @@ async fn keys_of_a_database_in_another_encoding_are_the_applications() {
     })
     .await;
     assert_eq!(exists("s:e"), 1);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The recipe of README.md, word by word.
+#[tokio::test]
+async fn the_recipe_of_keys_that_only_the_application_knows_works() {
+    let readme = include_str!("../../README.md");
+    let recipe = readme.split("```sql\nBEGIN;").nth(1).and_then(|rest| rest.split("```").next()).expect("the recipe");
+    let scene = Scene::start().await;
+    scene.run("ALTER TABLE properties ADD price numeric").await;
+    let mut daemon = scene.daemon_with(&allowing(&scene, "[\"properties:search:*\", \"stats:*\"]")).await;
+    let mut connection = scene.keys();
+    for key in ["properties:search:a", "stats:dakar", "stats:all", "stats:other"] {
+        let _: () = redis::cmd("SET").arg(key).arg("v").query(&mut connection).expect("it is writable");
+    }
+    scene.run(&format!("BEGIN;{recipe}")).await;
+    scene.confirmed(&daemon).await;
+    let left: BTreeSet<String> = redis::cmd("KEYS").arg("*s:*").query(&mut connection).expect("it answers");
+    let left: Vec<&str> =
+        left.iter().map(String::as_str).filter(|key| !key.contains("detail") && !key.contains("city")).collect();
+    assert!(
+        left.contains(&"stats:other")
+            && !left.iter().any(|key| ["properties:search:a", "stats:dakar", "stats:all"].contains(key)),
+        "{left:?}"
+    );
     assert_eq!(daemon.stop(), Some(0));
 }

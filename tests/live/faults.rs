@@ -2,6 +2,7 @@
 
 use super::daemon::STARTED;
 use super::harness::postgres::Shutdown;
+use super::harness::process::Signal;
 use super::harness::proxy::{Direction, Proxy};
 use super::harness::redis::Data;
 use super::harness::wait::{PATIENCE, eventually};
@@ -149,9 +150,11 @@ async fn a_cache_that_comes_back_without_its_mark_is_swept() {
     let mut daemon = scene.daemon().await;
     daemon.allow("failed to");
     scene.confirmed(&daemon).await;
+    daemon.signal(Signal::Stop);
     scene.cache.restart(Data::Lost);
-    // A reader filled it again; which of it is stale nobody knows.
+    // A reader filled it again before anybody looked; which of it is stale nobody knows.
     scene.fill();
+    daemon.signal(Signal::Cont);
     scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
     daemon.wait_for_log("the cache does not hold the mark that was written last: sweeping");
     scene.confirmed(&daemon).await;
@@ -171,9 +174,11 @@ async fn a_cache_that_forgets_while_connected_is_swept() {
         let scene = Scene::start().await;
         let mut daemon = scene.daemon().await;
         scene.confirmed(&daemon).await;
+        daemon.signal(Signal::Stop);
         let mut line = redis::Cmd::new();
         let () = line.arg(command).query(&mut scene.cache.connection()).expect("the cache forgets");
         scene.fill();
+        daemon.signal(Signal::Cont);
         scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
         daemon.wait_for_log(said);
         scene.confirmed(&daemon).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::daemon::Daemon;
+use super::harness::process::Signal;
 use super::harness::proxy::Proxy;
 use super::harness::redis::{Data, Redis, Server};
 use super::harness::wait::{PATIENCE, eventually, settled};
@@ -52,8 +53,10 @@ async fn a_cache_that_forgets_while_postgresql_is_idle_is_noticed_with_the_heart
         })
         .await;
         let before = count(&daemon, SWEPT);
+        daemon.signal(Signal::Stop);
         let () = ask(&scene.cache, command);
         scene.fill();
+        daemon.signal(Signal::Cont);
         // A heartbeat, and the sweep after it; far less than PostgreSQL's own idle messages take.
         settled(&format!("{command:?} is noticed"), Duration::from_secs(5), async || {
             let seen = count(&daemon, SWEPT);

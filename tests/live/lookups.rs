@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crieur::config::Config;
 use crieur::control::{Answer, Control, LookupId, Question};
-use crieur::rules::Lookup;
+use crieur::rules::reading::Writing;
+use crieur::rules::{AnswerColumn, Lookup};
 use crieur::session::ControlSession;
 use crieur::source::dsn::Dsn;
 
@@ -31,7 +32,11 @@ async fn server() -> Postgres {
 }
 
 fn lookup(sql: &str, columns: &[&str], args: usize) -> Lookup {
-    let columns = columns.iter().map(|column| column.to_string()).collect();
+    let column = |text: &&str| match text.strip_suffix("|pg") {
+        Some(name) => AnswerColumn { name: name.to_owned(), writing: Writing::PostgreSql },
+        None => AnswerColumn { name: text.to_string(), writing: Writing::JavaScript },
+    };
+    let columns = columns.iter().map(column).collect();
     Lookup { name: "l".to_owned(), sql: sql.to_owned(), columns, args }
 }
 
@@ -143,6 +148,22 @@ async fn a_refused_question_refuses_itself_and_no_other() {
     };
     let (questions, answers): (Vec<_>, Vec<_>) = cases.iter().flat_map(every).unzip();
     assert_eq!(ask(&server, &session, &questions).await.0, answers);
+}
+
+#[tokio::test]
+async fn answers_are_written_as_the_same_values_of_a_row_are() {
+    let server = server().await;
+    let sql = "SELECT $1::bool AS b, 1.50 AS n, 0.00000010 AS small, 1e20::float8 AS f, 'ab'::char(4) AS c,
+        '10.0.0.1'::inet AS i, '2024-01-02 03:04:05.10+00'::timestamptz AS t, ARRAY[1, NULL] AS a, 'SAD'::mood AS m,
+        7::small AS s, '\\xDE'::bytea AS y, NULL::bool AS z, ' x '::text AS x";
+    let columns = ["b", "n", "small", "f", "c", "i", "t", "a", "m", "s", "y", "z", "x", "b|pg", "n|pg", "f|pg", "t|pg"];
+    let session = session(&server, &[lookup(sql, &columns, 1)], Duration::from_secs(5));
+    let expected = "true|1.5|1e-7|100000000000000000000|ab  |10.0.0.1|2024-01-02T03:04:05.1+00:00|{1,NULL}|SAD|7|\\xde\
+                    |NULL| x |t|1.50|1e+20|2024-01-02 03:04:05.1+00";
+    for count in [1, 2] {
+        let answers = session.ask(&vec![question(0, &[Some("on")]); count]).await.expect("it answers");
+        assert_eq!(answers.iter().map(shown).collect::<Vec<_>>(), vec![expected; count]);
+    }
 }
 
 #[tokio::test]

@@ -4,10 +4,20 @@ use std::fs;
 use std::process::Command;
 
 use super::daemon::Daemon;
-use super::scene::{Scene, set, swept};
+use super::harness::wait::{PATIENCE, settled};
+use super::scene::{Scene, set};
 
 const BEGINS: &str = "other rules: the stream begins anew from the confirmed position";
-const SWEPT: &str = "the rules changed since the mark was written: sweeping";
+const SWEPT: &str = "the rules changed since the mark was written: sweeping the keys of rules that are new";
+
+/// Waits until the keys of the rule that changed are gone, and no other.
+async fn family_swept(scene: &Scene, daemon: &Daemon) {
+    settled("the changed rule's keys went", PATIENCE, async || match scene.gone() {
+        gone if gone == set(&["available_slots:1", "available_slots:2"]) => Ok(()),
+        gone => Err((gone, daemon.log())),
+    })
+    .await;
+}
 
 fn hang_up(daemon: &Daemon) {
     let killed = Command::new("kill").args(["-HUP", &daemon.pid().to_string()]).status().expect("kill is installed");
@@ -37,11 +47,12 @@ async fn other_rules_count_from_the_confirmed_position_on() {
     let bulk = "BEGIN; INSERT INTO visit_bookings SELECT id, id FROM generate_series(3, 60000) AS id; \
                 INSERT INTO visit_bookings VALUES (2, 1)";
     writer.batch_execute(bulk).await.expect("valid SQL");
+    scene.fill();
     write(&daemon, &scene.config().replace("available_slots:{property_id}", "available_slots:{id}"));
     hang_up(&daemon);
     daemon.wait_for_log(BEGINS);
     daemon.wait_for_log(SWEPT);
-    swept(&scene, &daemon).await;
+    family_swept(&scene, &daemon).await;
     daemon.wait_for_logs("replication started", 2);
     scene.confirmed(&daemon).await;
     scene.fill();
@@ -120,6 +131,7 @@ async fn a_reload_while_the_cache_is_away_ends_and_a_stop_is_heard_meanwhile() {
     let config = scene.config().replace("[postgres]", "[limits]\nstop_timeout = \"500ms\"\n[postgres]");
     let mut daemon = scene.daemon_with(&config).await;
     daemon.allow("failed to");
+    scene.fill();
     scene.cache.freeze();
     scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
     write(&daemon, &config.replace("available_slots:{property_id}", "available_slots:{id}"));
@@ -127,7 +139,7 @@ async fn a_reload_while_the_cache_is_away_ends_and_a_stop_is_heard_meanwhile() {
     daemon.wait_for_log(BEGINS);
     daemon.wait_for_logs("replication started", 2);
     scene.cache.thaw();
-    swept(&scene, &daemon).await;
+    family_swept(&scene, &daemon).await;
     scene.confirmed(&daemon).await;
     scene.cache.freeze();
     scene.run("INSERT INTO visit_bookings VALUES (2, 2)").await;
@@ -144,5 +156,81 @@ async fn a_reload_while_the_cache_is_away_ends_and_a_stop_is_heard_meanwhile() {
         scene.change(&daemon, "DELETE FROM visit_bookings").await,
         set(&["available_slots:1", "available_slots:2"])
     );
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// Echoes that a position did not wait for are not in the slot any more: they go on under the new rules.
+#[tokio::test]
+async fn echoes_that_wait_outlive_a_reload() {
+    let scene = Scene::start().await;
+    let echo = "echo = [\"3s\"]\necho_wal_bytes_max = 0";
+    let config = scene.config().replace("echo = []", echo);
+    let mut daemon = scene.daemon_with(&config).await;
+    let goes = async |key: &str| {
+        settled("an echo comes", PATIENCE, async || {
+            let there: bool = redis::cmd("EXISTS").arg(key).query(&mut scene.keys()).expect("it answers");
+            if there { Err(key.to_owned()) } else { Ok(()) }
+        })
+        .await;
+    };
+    // That of the first sweep.
+    goes("available_slots:2").await;
+    scene.fill();
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    scene.confirmed(&daemon).await;
+    write(&daemon, &config.replace("visits:{id}", "visits:{id}:x"));
+    hang_up(&daemon);
+    daemon.wait_for_log(BEGINS);
+    daemon.wait_for_logs("replication started", 2);
+    let mut connection = scene.keys();
+    let _: () = redis::cmd("SET").arg("available_slots:1").arg("late").query(&mut connection).expect("it is writable");
+    goes("available_slots:1").await;
+    let there: bool = redis::cmd("EXISTS").arg("available_slots:2").query(&mut connection).expect("it answers");
+    assert!(there, "an echo and no sweep: {}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A daemon that stands by reloads as well: it takes over with the new rules.
+#[tokio::test]
+async fn a_daemon_that_stands_by_takes_over_with_the_new_rules() {
+    let scene = Scene::start().await;
+    let mut first = scene.daemon().await;
+    let mut second = Daemon::start(&scene.config(), &[]);
+    second.wait_for_log("standing by");
+    write(&second, &scene.config().replace("available_slots:{property_id}", "available_slots:{id}"));
+    hang_up(&second);
+    second.wait_for_log(BEGINS);
+    second.wait_for_logs("standing by", 2);
+    assert_eq!(scene.change(&first, "INSERT INTO visit_bookings VALUES (2, 1)").await, set(&["available_slots:1"]));
+    assert_eq!(first.stop(), Some(0));
+    second.wait_for_log(SWEPT);
+    scene.run("UPDATE leases SET property_id = property_id").await;
+    scene.confirmed(&second).await;
+    assert_eq!(scene.change(&second, "INSERT INTO visit_bookings VALUES (1, 2)").await, set(&["available_slots:1"]));
+    assert_eq!(second.stop(), Some(0));
+}
+
+/// The rule that makes the keys stays the same, so no sweep would hide a change that a reload lost.
+#[tokio::test]
+async fn no_change_is_lost_however_often_rules_are_reloaded() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    let rules = [scene.config(), scene.config().replace("visits:{id}", "visits:{id}:x")];
+    let mut connection = scene.keys();
+    let keys: Vec<String> = (1..=200).map(|id| format!("available_slots:{id}")).collect();
+    for (index, key) in keys.iter().enumerate() {
+        let id = index + 1;
+        let _: () = redis::cmd("SET").arg(key).arg("v").query(&mut connection).expect("it is writable");
+        scene.run(&format!("INSERT INTO visit_bookings VALUES ({id}, {id})")).await;
+        if id % 20 == 0 {
+            write(&daemon, &rules[id / 20 % 2]);
+            hang_up(&daemon);
+        }
+    }
+    daemon.wait_for_logs(BEGINS, 5);
+    scene.run("UPDATE leases SET property_id = property_id").await;
+    scene.confirmed(&daemon).await;
+    let left: i64 = redis::cmd("EXISTS").arg(&keys).query(&mut connection).expect("it answers");
+    assert_eq!(left, 0, "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }

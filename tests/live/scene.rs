@@ -71,8 +71,37 @@ pub const KEYS: &[&str] = &[
     "visits:150",
 ];
 
-/// Servers with tables, rules, publication and slot.
+/// How the daemon reads changes: one expectation for both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    #[default]
+    Replication,
+    Outbox,
+}
+
+impl Mode {
+    pub const ALL: [Mode; 2] = [Mode::Replication, Mode::Outbox];
+
+    /// The first word of a daemon that is at work.
+    pub fn started(self) -> &'static str {
+        match self {
+            Mode::Replication => STARTED,
+            Mode::Outbox => "outbox started",
+        }
+    }
+
+    /// The configuration in this mode.
+    pub fn config(self, replication: &str) -> String {
+        match self {
+            Mode::Replication => replication.to_owned(),
+            Mode::Outbox => replication.replacen("[postgres]\n", "[postgres]\nmode = \"outbox\"\n", 1),
+        }
+    }
+}
+
+/// Servers with tables, rules, and what `crieur setup` makes.
 pub struct Scene {
+    pub mode: Mode,
     pub postgres: Postgres,
     pub cache: Redis,
     pub sql: Client,
@@ -87,11 +116,20 @@ impl Scene {
 
     /// With further settings of the two servers.
     pub async fn with(options: postgres::Options, redis_conf: &[&str]) -> Scene {
+        Scene::of(Mode::Replication, options, redis_conf).await
+    }
+
+    /// In outbox mode.
+    pub async fn outbox() -> Scene {
+        Scene::of(Mode::Outbox, postgres::Options::default(), &[]).await
+    }
+
+    pub async fn of(mode: Mode, options: postgres::Options, redis_conf: &[&str]) -> Scene {
         let postgres = Postgres::start(options);
         let cache = Redis::start(&Server::System, redis_conf);
         let sql = postgres.client().await;
         sql.batch_execute(TABLES).await.expect("valid SQL");
-        let scene = Scene { postgres, cache, sql, database: 0 };
+        let scene = Scene { mode, postgres, cache, sql, database: 0 };
         let out = daemon::run("setup", &scene.config(), &[]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         scene
@@ -99,7 +137,7 @@ impl Scene {
 
     /// Without echoes, so that the position moves as soon as keys were answered.
     pub fn config(&self) -> String {
-        config(&self.postgres.url(), &self.cache.url())
+        self.mode.config(&config(&self.postgres.url(), &self.cache.url()))
     }
 
     /// A daemon that streams and has swept once, with all of [`KEYS`] in the cache after that.
@@ -109,7 +147,7 @@ impl Scene {
 
     pub async fn daemon_with(&self, config: &str) -> Daemon {
         let mut daemon = Daemon::start(config, &[]);
-        daemon.wait_for_log(STARTED);
+        daemon.wait_for_log(self.mode.started());
         // The mark is written behind the sweep of the first start.
         settled("the mark is written", PATIENCE, async || match self.marked() {
             true => Ok(()),
@@ -157,6 +195,9 @@ impl Scene {
 
     /// Waits until everything that is committed by now is confirmed.
     pub async fn confirmed(&self, daemon: &Daemon) {
+        if self.mode == Mode::Outbox {
+            return self.removed(daemon).await;
+        }
         let now = self.ask("SELECT pg_current_wal_lsn()::text").await;
         let slot = format!(
             "SELECT (confirmed_flush_lsn >= '{now}')::text || ' ' || confirmed_flush_lsn FROM pg_replication_slots \
@@ -165,6 +206,19 @@ impl Scene {
         settled(&format!("{now} is confirmed"), PATIENCE, async || {
             let seen = self.ask(&slot).await;
             if seen.starts_with("true") { Ok(()) } else { Err((seen, daemon.log())) }
+        })
+        .await;
+    }
+
+    /// The same in outbox mode: every row that is committed by now is gone.
+    async fn removed(&self, daemon: &Daemon) {
+        let now = self
+            .ask("SELECT coalesce(string_agg(format('(%L::xid8, %s)', xid, id), ', '), '(''0''::xid8, 0)') FROM crieur.outbox")
+            .await;
+        let left = format!("SELECT count(*)::text FROM crieur.outbox WHERE (xid, id) IN ({now})");
+        settled("every row is removed", PATIENCE, async || match self.ask(&left).await {
+            none if none == "0" => Ok(()),
+            some => Err((some, daemon.log())),
         })
         .await;
     }

@@ -158,7 +158,6 @@ async fn a_slot_that_is_lost_under_a_running_daemon_is_made_anew_and_the_cache_s
     scene.run("CHECKPOINT").await;
     daemon.wait_for_log("lost its WAL (max_slot_wal_keep_size): it is created anew");
     scene.cache.thaw();
-    scene.fill();
     daemon.wait_for_logs(STARTED, 2);
     swept(&scene, &daemon).await;
     scene.confirmed(&daemon).await;

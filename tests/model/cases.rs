@@ -65,15 +65,14 @@ pub fn guards() -> Vec<Config> {
 /// A cache that forgets or goes back.
 ///
 /// A copy that has the mark may lack the deletes that came after it. Where a failover breaks connections, the new one leads
-/// to another server, and what came after the mark is deleted again. Behind a proxy that keeps them nobody can tell, as
-/// long as no mark was written since: those rows fail, for readers with leases, who have no echo.
+/// to another server, and what came after the mark is deleted again. Behind a proxy that keeps them the mark's script
+/// finds out: it asks the server who it is.
 pub fn caches() -> Vec<Config> {
     let unseen = Config { faults: &[FailoverUnseen], ..LEASE };
     let seen = Config { faults: &[Failover], ..LEASE };
     let hard = Config { faults: &[Failover, DaemonCrash], ..LEASE };
     let ring = Config { ring: true, ..seen };
     let twice = Config { faults: &[Failover, Failover], ..ring };
-    let silent = Config { expected: Fails, ..unseen };
     vec![
         Config { name: "no identity", without: &[Identity], expected: Fails, ..seen },
         Config { name: "failover, lease in the key", ..seen },
@@ -109,12 +108,27 @@ pub fn caches() -> Vec<Config> {
         Config { name: "ring, two failovers", ..twice },
         Config { name: "ring, plain", protocol: Plain, ..ring },
         Config { name: "ring, companion lease", protocol: Companion, ..ring },
-        // Not held: documented, and bounded by the time between two marks.
-        Config { name: "failover unseen, lease in the key", ..silent },
-        Config { name: "failover unseen, companion lease", protocol: Companion, ..silent },
-        Config { name: "failover unseen, lease, ring", ring: true, ..silent },
-        Config { name: "failover unseen, plain", protocol: Plain, ..silent },
-        Config { name: "emptied, then failover unseen", faults: &[CacheEmptied, FailoverUnseen], ..silent },
+        Config { name: "failover unseen, nobody asks", without: &[ServerInMark], expected: Fails, ..unseen },
+        Config {
+            name: "failover unseen, nobody asks, ring",
+            ring: true,
+            without: &[ServerInMark],
+            expected: Fails,
+            ..unseen
+        },
+        Config { name: "failover unseen, lease in the key", ..unseen },
+        Config { name: "failover unseen, companion lease", protocol: Companion, ..unseen },
+        Config { name: "failover unseen, lease, ring", ring: true, ..unseen },
+        Config { name: "failover unseen, plain", protocol: Plain, ..unseen },
+        Config {
+            name: "failover unseen and kill -9, ring",
+            ring: true,
+            faults: &[FailoverUnseen, DaemonCrash],
+            ..unseen
+        },
+        Config { name: "failover unseen and a lost reply", ring: true, faults: &[FailoverUnseen, ReplyLost], ..unseen },
+        Config { name: "failover unseen twice", ring: true, faults: &[FailoverUnseen, FailoverUnseen], ..unseen },
+        Config { name: "emptied, then failover unseen", faults: &[CacheEmptied, FailoverUnseen], ..unseen },
     ]
 }
 

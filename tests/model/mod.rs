@@ -57,6 +57,8 @@ pub enum Guard {
     WaitForOld,
     /// A new connection says whether it leads to another cache.
     Identity,
+    /// The mark's script asks the cache who it is.
+    ServerInMark,
     /// A heartbeat brings the first mark behind a gap.
     Beat,
     /// A sweep visits every companion lease before it visits keys.

@@ -42,11 +42,22 @@ impl Mark {
     pub const FIRST: Mark = Mark { lsn: 0, run: 0, nonce: 0 };
 }
 
-/// A swap of the mark on its way: it goes only over one of these.
+/// A swap of the mark on its way: it goes only over one of these, and only in this cache.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Swapping {
     pub expected: Vec<Option<Mark>>,
     pub mark: Mark,
+    pub server: u8,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Swap {
+    Written,
+    /// Another mark is there.
+    Other,
+    /// Another cache is there.
+    Unproven,
 }
 
 /// What is at the key.
@@ -65,18 +76,23 @@ pub struct Cache {
     /// The companion `lease:{K}`.
     pub lease: Option<u8>,
     pub mark: Option<Mark>,
+    /// Names the process: `run_id` and `master_replid` of INFO.
+    pub server: u8,
 }
 
 impl Cache {
-    pub const NEW: Cache = Cache { key: Key::Empty, lease: None, mark: None };
+    pub const NEW: Cache = Cache { key: Key::Empty, lease: None, mark: None, server: 0 };
 
-    /// The script: one step, whoever sent it.
-    pub fn swap(&mut self, swapping: &Swapping) -> bool {
-        let expected = swapping.expected.contains(&self.mark);
-        if expected {
-            self.mark = Some(swapping.mark);
+    /// The script (`SWAP` in `src/cache/redis.rs`): one step, whoever sent it.
+    pub fn swap(&mut self, swapping: &Swapping, config: &Config) -> Swap {
+        if swapping.server != self.server && !config.lacks(Guard::ServerInMark) {
+            return Swap::Unproven;
         }
-        expected
+        if !swapping.expected.contains(&self.mark) {
+            return Swap::Other;
+        }
+        self.mark = Some(swapping.mark);
+        Swap::Written
     }
 
     /// UNLINK of the key and its companion, one command.
@@ -281,7 +297,8 @@ impl State {
     /// The copy stops following, for a fault that is still to come.
     pub fn lag(&self) -> Option<State> {
         let wanted = [Fault::FailoverUnseen, Fault::Failover].iter().any(|fault| self.fault(*fault).is_some());
-        (wanted && self.copy.is_none()).then(|| State { copy: Some(self.cache), ..self.clone() })
+        let copy = || Cache { server: self.cache.server + 1, ..self.cache };
+        (wanted && self.copy.is_none()).then(|| State { copy: Some(copy()), ..self.clone() })
     }
 
     /// The copy takes over; the daemon's connection breaks, or does not: there is a proxy.
@@ -297,7 +314,7 @@ impl State {
     /// FLUSHALL, or a restart without a file.
     pub fn empty(&self) -> Option<State> {
         let mut next = self.fault(Fault::CacheEmptied)?;
-        next.cache = Cache::NEW;
+        next.cache = Cache { server: self.cache.server, ..Cache::NEW };
         Some(next)
     }
 
@@ -356,16 +373,16 @@ impl State {
     }
 
     /// The stray mark arrives, perhaps after another daemon took over.
-    pub fn stray_arrives(&self) -> Option<State> {
+    pub fn stray_arrives(&self, config: &Config) -> Option<State> {
         let mut next = self.clone();
         let stray = next.stray.take()?;
-        next.cache.swap(&stray);
+        next.cache.swap(&stray, config);
         Some(next)
     }
 
     pub fn start_daemon(&self) -> Option<State> {
         let mut next = self.daemon.is_none().then(|| self.clone())?;
-        next.daemon = Some(Daemon::default());
+        next.daemon = Some(Daemon::started(self.cache.server));
         Some(next)
     }
 
@@ -400,7 +417,7 @@ impl State {
         try_step(Step::SlotWentBack, self.crash_postgres(true));
         try_step(Step::Fault(Fault::SlotLost), self.lose_slot());
         try_step(Step::Fault(Fault::DaemonCrash), self.kill_daemon());
-        try_step(Step::StrayMark, self.stray_arrives());
+        try_step(Step::StrayMark, self.stray_arrives(config));
         try_step(Step::NewSlot, self.new_slot());
         try_step(Step::StartDaemon, self.start_daemon());
     }

@@ -41,6 +41,12 @@ impl SimCache {
         Err(Error::transient(why))
     }
 
+    /// An answer is on its way, and may come when its server has ended.
+    async fn reply(&self) {
+        let slow = self.world.borrow_mut().dice.one_in(5);
+        self.wait(if slow { 30 } else { 3 }).await;
+    }
+
     async fn wait(&self, most_ms: u64) {
         let wait = self.world.borrow_mut().pause(most_ms);
         sleep(wait).await;
@@ -62,8 +68,7 @@ impl Cache for SimCache {
         if self.world.borrow_mut().fault(20) || self.world.borrow().server != server {
             return self.broken("simulated lost reply");
         }
-        // The reply is on its way, and may come after its server has ended.
-        self.wait(3).await;
+        self.reply().await;
         Ok(Deleted::default())
     }
 
@@ -79,7 +84,7 @@ impl Cache for SimCache {
             let matches = |key: &str| patterns.iter().any(|pattern| glob::matches(pattern.bytes, key.as_bytes()));
             self.world.borrow_mut().delete(|key| visited(key) && matches(key));
         }
-        self.wait(3).await;
+        self.reply().await;
         Ok(Swept::default())
     }
 

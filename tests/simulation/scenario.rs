@@ -116,10 +116,11 @@ impl Plan {
             };
         }
         let at = now + ms(450 + dice.roll(300)) + Duration::from_micros(dice.roll(1_000));
-        let after = match kind {
-            Kind::Publication | Kind::AlteredAway => 250,
-            Kind::RestartThenBack => 150,
-            _ => dice.roll(80),
+        let written = match kind {
+            Kind::Publication | Kind::AlteredAway => at + ms(250),
+            Kind::RestartThenBack | Kind::Lookups => at + ms(150),
+            // The last position may be the one that waits for its mark when the cache goes back.
+            _ => at + ms(dice.roll(100)) - ms(20),
         };
         let troubled = if dice.one_in(3) { ms(dice.roll(100)) } else { Duration::ZERO };
         let ends = match kind {
@@ -134,7 +135,7 @@ impl Plan {
             _ => Vec::new(),
         };
         let faults_end = at + ms(450);
-        Plan { kind, at, written: at + ms(after), troubles: at..at + troubled, faults_end, chatty, ends }
+        Plan { kind, at, written, troubles: at..at + troubled, faults_end, chatty, ends }
     }
 }
 
@@ -220,7 +221,7 @@ async fn go_back(world: &Shared, copied: Instant, age: Duration) {
 
 /// A table is not published for a moment, and the daemon sees only the end of it.
 async fn altered_away(world: &Shared, at: Instant, age: Duration) {
-    sleep_until(at - age / 2).await;
+    sleep_until(at - age).await;
     let copy = world.borrow().cache.clone();
     sleep_until(at).await;
     let crashes = world.borrow_mut().dice.one_in(2);
@@ -228,13 +229,12 @@ async fn altered_away(world: &Shared, at: Instant, age: Duration) {
         world.borrow_mut().crash();
     }
     world.borrow_mut().publish(false);
-    let wait = world.borrow_mut().pause(60);
-    sleep(wait).await;
+    let (first, second) = pauses(world, 40, 8);
+    sleep(first).await;
     if !crashes {
         world.borrow_mut().become_copy(copy);
     }
-    let wait = world.borrow_mut().pause(10);
-    sleep(wait).await;
+    sleep(second).await;
     world.borrow_mut().publish(true);
 }
 

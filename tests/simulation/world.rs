@@ -36,7 +36,7 @@ fn mixed(mut z: u64) -> u64 {
 
 /// Rows of the table, and owners that a lookup finds for them.
 pub const ROWS: u64 = 30;
-pub const OWNERS: u64 = 4;
+pub const OWNERS: u64 = 12;
 
 /// One committed transaction.
 #[derive(Clone)]
@@ -313,7 +313,7 @@ impl World {
         let (now, kind) = (Instant::now(), self.plan.kind);
         self.ids += 1;
         self.xids += 1;
-        let most = if matches!(kind, Kind::Streamed | Kind::Lookups) { 12 } else { 4 };
+        let most = if kind == Kind::Streamed { 12 } else { 4 };
         let rows: Vec<u64> = (0..self.dice.roll(most)).map(|_| self.dice.roll(ROWS)).collect();
         // Sweeps run when the cache goes back.
         let rare = if matches!(kind, Kind::GoesBack | Kind::GoesBackTwice) { 3 } else { 15 };

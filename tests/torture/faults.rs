@@ -13,7 +13,7 @@ use crate::harness::redis::Data;
 use crate::oracle::Oracle;
 use crate::seed::Seed;
 use crate::takeover;
-use crate::world::World;
+use crate::world::{World, is_outbox};
 
 /// One kind of fault.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -120,12 +120,23 @@ impl Fault {
 
     /// Those of `FAULTS` (names as in the code, comma separated); without it all.
     pub fn chosen() -> Vec<Fault> {
-        let Ok(names) = std::env::var("FAULTS") else { return Fault::ALL.to_vec() };
+        let Ok(names) = std::env::var("FAULTS") else {
+            let applies = |fault: &Fault| !(is_outbox() && fault.is_of_replication());
+            return Fault::ALL.iter().copied().filter(applies).collect();
+        };
         let named = |name: &str| {
             let found = Fault::ALL.iter().copied().find(|fault| format!("{fault:?}") == name);
             found.unwrap_or_else(|| panic!("FAULTS: there is no {name}"))
         };
         names.split(',').map(named).collect()
+    }
+
+    /// Slots, publications, walsenders.
+    fn is_of_replication(self) -> bool {
+        matches!(
+            self,
+            Fault::SlotAdvanced | Fault::SlotDropped | Fault::PublicationAltered | Fault::WalsenderTerminated
+        )
     }
 
     fn what(self) -> &'static str {

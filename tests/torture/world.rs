@@ -41,6 +41,16 @@ const POSTGRES: &[&str] = &[
     "autovacuum = off",
 ];
 
+/// How the daemon reads changes: `CRIEUR_MODE=outbox`, or by replication.
+pub fn is_outbox() -> bool {
+    std::env::var("CRIEUR_MODE").is_ok_and(|mode| mode == "outbox")
+}
+
+/// What the log says of a daemon that is at work.
+pub fn started() -> &'static str {
+    if is_outbox() { "outbox started" } else { STARTED }
+}
+
 /// Everything of one run.
 pub struct World {
     pub postgres: Postgres,
@@ -110,8 +120,9 @@ impl World {
 
     fn config(&self) -> String {
         let (postgres, cache) = (self.to_postgres.port(), self.to_cache.port());
+        let mode = if is_outbox() { "outbox" } else { "replication" };
         format!(
-            "[postgres]\nurl = \"postgres://postgres@127.0.0.1:{postgres}/postgres\"\nconnect_timeout = \"1s\"\n\
+            "[postgres]\nmode = \"{mode}\"\nurl = \"postgres://postgres@127.0.0.1:{postgres}/postgres\"\nconnect_timeout = \"1s\"\n\
              liveness_timeout = \"2s\"\nlookup_timeout = \"2s\"\n\
              [cache]\nurl = \"redis://127.0.0.1:{cache}\"\ntimeout = \"1s\"\necho = [\"50ms\", \"200ms\", \"1s\"]\n\
              leases = \"companion\"\n{RULES}"
@@ -180,7 +191,7 @@ impl World {
     /// Starts a daemon and waits for its stream.
     pub fn run_ready_daemon(&mut self) {
         self.run_daemon();
-        self.daemon().wait_for_log(STARTED);
+        self.daemon().wait_for_log(started());
     }
 
     pub fn daemon(&mut self) -> &mut Daemon {
@@ -245,9 +256,23 @@ impl World {
     /// Its own last commit is synchronous, so that nothing before it is still unflushed.
     pub fn settle(&mut self) {
         self.sql_at_last("SET synchronous_commit = on; INSERT INTO torture.fence VALUES (1)");
-        let now = self.sql_at_last("SELECT pg_current_wal_lsn()::text").remove(0);
         let started = Instant::now();
-        let slot = format!("SELECT 'yes' FROM pg_replication_slots WHERE confirmed_flush_lsn >= '{now}'");
+        // A row behind everything that was written before; what is removed was marked before.
+        let fence = "INSERT INTO torture.events (bucket, version) VALUES (0, 0);
+            SELECT coalesce(string_agg(format('(%L::xid8, %s)', xid, id), ', '), '(''0''::xid8, 0)') FROM crieur.outbox";
+        let (now, slot) = match is_outbox() {
+            true => {
+                let rows = self.sql_at_last(fence).remove(0);
+                let left =
+                    format!("SELECT 'yes' WHERE NOT EXISTS (SELECT FROM crieur.outbox WHERE (xid, id) IN ({rows}))");
+                ("0/0".to_owned(), left)
+            }
+            false => {
+                let now = self.sql_at_last("SELECT pg_current_wal_lsn()::text").remove(0);
+                let slot = format!("SELECT 'yes' FROM pg_replication_slots WHERE confirmed_flush_lsn >= '{now}'");
+                (now, slot)
+            }
+        };
         // A daemon whose guard is off need not write its mark.
         let without =
             |(name, value): &(&str, String)| *name == "CRIEUR_WITHOUT" && value.to_lowercase().contains("mark");

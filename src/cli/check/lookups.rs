@@ -78,7 +78,7 @@ fn finding(lookup: &Lookup, prepared: &Prepared) -> Finding {
         let seen = format!("its SQL takes {} parameters, args gives {}", prepared.args, lookup.args);
         return Finding::wrong(subject, seen).mend("make $1, $2, … and args agree in the rules file");
     }
-    match lookup.columns.iter().find(|column| !prepared.columns.contains(column)) {
+    match lookup.columns.iter().map(|column| &column.name).find(|name| !prepared.columns.contains(name)) {
         Some(missing) => {
             let seen = format!("its SQL returns no column \"{missing}\"; it returns {}", prepared.columns.join(", "));
             Finding::wrong(subject, seen).mend("name the column in the lookup's SELECT")
@@ -100,11 +100,17 @@ fn refused(lookup: &Lookup, error: &tokio_postgres::Error) -> Finding {
 mod tests {
     use super::*;
     use crate::cli::check::Verdict;
+    use crate::rules::AnswerColumn;
+    use crate::rules::reading::Writing;
 
     #[test]
     fn parameters_and_columns_must_agree_with_the_rules() {
-        let lookup =
-            Lookup { name: "rule 2, owner".into(), sql: "SELECT 1".into(), columns: vec!["owner_id".into()], args: 1 };
+        let lookup = Lookup {
+            name: "rule 2, owner".into(),
+            sql: "SELECT 1".into(),
+            columns: vec![AnswerColumn { name: "owner_id".into(), writing: Writing::JavaScript }],
+            args: 1,
+        };
         for (columns, args, verdict, words) in [
             (&["id", "owner_id"][..], 1, Verdict::Ready, "runs"),
             (&["id"], 1, Verdict::Wrong, "no column \"owner_id\"; it returns id"),

@@ -10,12 +10,13 @@ use std::path::PathBuf;
 use tokio_postgres::Client;
 
 use crate::cli::catalog::Catalog;
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::error::{Error, Exit, Result};
 use crate::rules::needs::TableNeeds;
 
 pub mod cache;
 pub mod lookups;
+pub(crate) mod outbox;
 pub mod rules;
 pub mod server;
 pub mod tables;
@@ -142,10 +143,15 @@ pub async fn run(
 ) -> Result<Exit> {
     let names = server::Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
     let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
-    let mut findings = of_catalog(&catalog, needs, names);
+    let mut findings = match config.postgres.mode {
+        Mode::Outbox => outbox::findings(postgres, names.slot, needs).await?,
+        Mode::Replication => of_catalog(&catalog, needs, names),
+    };
     findings.extend(rules::findings(&config.rules, &catalog));
     findings.extend(rules::paths(postgres, &config.rules, &catalog, config.postgres.lookup_timeout).await?);
-    findings.extend(server::pooler(config.postgres.url.expose()));
+    if config.postgres.mode == Mode::Replication {
+        findings.extend(server::pooler(config.postgres.url.expose()));
+    }
     findings.extend(lookups::findings(postgres, config.rules.lookups(), config.postgres.lookup_timeout).await?);
     match cache {
         Ok(mut connection) => {
@@ -264,13 +270,9 @@ pub mod example {
     /// The rules read `columns` of `public.t`, of the old row too.
     pub fn needs(columns: &[&str]) -> TableNeeds {
         let need = ColumnNeed { image: Image::OldToo, rule: "rule 1".into() };
-        TableNeeds {
-            ignored: None,
-            schema: "public".into(),
-            table: "t".into(),
-            rule: "rule 1".into(),
-            columns: columns.iter().map(|column| (column.to_string(), need.clone())).collect(),
-        }
+        let mut needs = TableNeeds::new("public", "t", "rule 1");
+        needs.columns = columns.iter().map(|column| (column.to_string(), need.clone())).collect();
+        needs
     }
 }
 

@@ -19,7 +19,7 @@ const TABLES: &str = include_str!("tables.sql");
 const OUR_RULES: &str = include_str!("rules.toml");
 const TRANSACTIONS: usize = 1000;
 /// Transactions between two looks at the cache.
-const ROUND: usize = 8;
+const ROUND: usize = 3;
 
 /// Why a family may lose keys whose values stay; a family that is not here must not, but for a transaction that undoes
 /// what it did.

@@ -17,6 +17,10 @@ ALTER TABLE owner REPLICA IDENTITY FULL;
 ALTER TABLE property REPLICA IDENTITY FULL;
 ALTER TABLE lease REPLICA IDENTITY FULL;
 ALTER TABLE payment REPLICA IDENTITY FULL;
+INSERT INTO owner SELECT i, 'n' || i, 'a*' FROM generate_series(1, 8) i;
+INSERT INTO property SELECT i, 1 + i % 8, 'free', i, '{"city": "Dakar", "tags": ["sea"]}' FROM generate_series(1, 20) i;
+INSERT INTO lease SELECT i, i, 't' FROM generate_series(1, 20) i;
+INSERT INTO payment (lease_id, amount, paid_at) SELECT i, 1.5, '2024-05-05 00:00:00+00' FROM generate_series(1, 20) i;
 
 CREATE SCHEMA oracle;
 CREATE VIEW oracle.cached (key, value) AS

@@ -1,0 +1,37 @@
+-- Rows of transactions that a snapshot did not contain and this statement's does, in order, as far as they fit a page.
+-- One row at least: the snapshot, and NULLs when there is nothing.
+-- $1 xmax and $2 transactions in progress of that snapshot; $3, $4 the row that the last page ended with, or zeros;
+-- $5 the snapshot of the first page, which bounds those behind it: what became visible since comes next time.
+-- A row is either newer than the old snapshot or was in progress in it, so a late commit is found whatever came first.
+-- Both are looked for by the primary key, and nothing between them is touched: rows wait there for their echoes, and dead
+-- ones for a long transaction to end.
+SELECT s.snapshot::text, s.at, p.xid::text, p.id, p.op::text, p.shape, p.old, p.new, p.note, p.at, p.complete
+FROM (SELECT pg_catalog.pg_current_snapshot() AS snapshot, pg_catalog.clock_timestamp() AS at) AS s
+LEFT JOIN (
+    SELECT q.*, count(*) OVER () < 1000 AND q.total <= 4000000 AS complete
+    FROM (
+        SELECT b.*, sum(b.bytes) OVER (ORDER BY b.xid, b.id) - b.bytes AS before, sum(b.bytes) OVER () AS total
+        FROM (
+            SELECT o.*, coalesce(pg_catalog.pg_column_size(o.old), 0) + coalesce(pg_catalog.pg_column_size(o.new), 0) AS bytes
+            FROM (
+                (
+                    SELECT o.xid, o.id, o.op, o.shape, o.old, o.new, o.note, o.at FROM crieur.outbox AS o
+                    WHERE o.xid >= $1::text::xid8 AND (o.xid, o.id) > ($3::text::xid8, $4::bigint)
+                        AND ($5::text IS NULL OR pg_catalog.pg_visible_in_snapshot(o.xid, $5::text::pg_snapshot))
+                    ORDER BY o.xid, o.id
+                    LIMIT 1000
+                ) UNION ALL (
+                    SELECT o.xid, o.id, o.op, o.shape, o.old, o.new, o.note, o.at FROM crieur.outbox AS o
+                    WHERE o.xid = ANY ($2::text[]::xid8[]) AND (o.xid, o.id) > ($3::text::xid8, $4::bigint)
+                        AND ($5::text IS NULL OR pg_catalog.pg_visible_in_snapshot(o.xid, $5::text::pg_snapshot))
+                    ORDER BY o.xid, o.id
+                    LIMIT 1000
+                )
+            ) AS o
+            ORDER BY o.xid, o.id
+            LIMIT 1000
+        ) AS b
+    ) AS q
+    WHERE q.before < 4000000
+) AS p ON true
+ORDER BY p.xid, p.id

@@ -1,0 +1,161 @@
+//! `crieur setup` in outbox mode: the schema, and triggers that write what the rules read.
+//!
+//! The script is the same whether it is printed or run: `sql/install.sql`, then one call of `crieur.watch` for each table
+//! of the rules. Run, it leaves alone what is as it should be, because a trigger that is made anew is a gap, and sweeps.
+
+use std::io::Write;
+
+use tokio_postgres::Client;
+
+use crate::cli::setup::Mode;
+use crate::error::{Error, Exit, Result};
+use crate::pooled::uncovered;
+use crate::quote;
+use crate::rules::Rules;
+use crate::rules::name::table_name;
+use crate::rules::needs::TableNeeds;
+use crate::source::sqlstate::session_error;
+
+const INSTALL: &str = include_str!("../../sql/install.sql");
+const UNINSTALL: &str = include_str!("../../sql/uninstall.sql");
+
+/// Writers queue behind a waiting CREATE TRIGGER: after this long it gives up and may be run again.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
+
+/// The call that watches a table with what the rules read of it.
+pub(crate) fn watch(need: &TableNeeds) -> String {
+    let list = |names: Vec<&String>| {
+        let quoted: Vec<String> =
+            names.into_iter().map(|name| format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+        quote::literal(&format!("{{{}}}", quoted.join(",")))
+    };
+    let table = quote::literal(&quote::qualified(&need.schema, &need.table));
+    let columns = list(need.columns.keys().collect());
+    let ignore: Vec<&String> = need.ignorable().collect();
+    match ignore.is_empty() {
+        true => format!("SELECT crieur.watch({table}, columns => {columns});"),
+        false => format!("SELECT crieur.watch({table}, columns => {columns}, ignore => {});", list(ignore)),
+    }
+}
+
+/// What the triggers of a table write, for `explain`.
+pub(crate) fn captured(rules: &Rules, table: &str) -> String {
+    let named = table_name(table);
+    let needs = rules.tables();
+    let Some(need) = needs.iter().find(|need| named == Some((need.schema.clone(), need.table.clone()))) else {
+        return String::new();
+    };
+    let list =
+        |names: Vec<&String>| names.into_iter().map(|name| quote::identifier(name)).collect::<Vec<_>>().join(", ");
+    let columns = list(need.columns.keys().collect());
+    let columns = if columns.is_empty() { "that the table changed, and no column".to_owned() } else { columns };
+    let ignored = list(need.ignorable().collect());
+    let ignored = match ignored.is_empty() {
+        true => String::new(),
+        false => format!("; nothing when an update changes only {ignored}"),
+    };
+    format!("captured   by the triggers: {columns}{ignored}\n")
+}
+
+/// Everything, for psql, an SQL editor or a migration.
+fn script(needs: &[TableNeeds]) -> String {
+    let calls: Vec<String> = needs.iter().map(watch).collect();
+    // As comments: whoever wants it removes them.
+    let undo: String = UNINSTALL.lines().map(|line| format!("-- {line}\n")).collect();
+    format!(
+        "{INSTALL}\n-- The tables of the rules, with the columns that keys are made of.\n{}\n\n\
+         -- If the daemon logs in as another role: SELECT crieur.grant_worker('role');\n\n-- To undo all of it:\n{undo}",
+        calls.join("\n")
+    )
+}
+
+/// Prints the script, or runs what is missing of it; says what it did and how to exit.
+pub(crate) async fn setup(rules: &Rules, client: &Client, mode: Mode, out: &mut dyn Write) -> Result<Exit> {
+    let unwritten = |cause| Error::definite(Exit::CantCreate, "write the report").because(cause);
+    let needs = rules.tables();
+    if mode == Mode::Print {
+        out.write_all(script(&needs).as_bytes()).map_err(unwritten)?;
+        return Ok(Exit::Ok);
+    }
+    writeln!(out, "schema crieur\n    tables, functions: brought to this version").map_err(unwritten)?;
+    run(client, INSTALL).await?;
+    let missing = uncovered(client, rules).await?;
+    for need in &needs {
+        let name = (need.schema.clone(), need.table.clone());
+        // A table that does not exist is the server's to refuse.
+        let exists = exists(client, need).await?;
+        if exists && !missing.contains(&name) {
+            continue;
+        }
+        let call = watch(need);
+        writeln!(out, "{call}\n    triggers on the table and its partitions, for what the rules read")
+            .map_err(unwritten)?;
+        run(client, &call).await?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn exists(client: &Client, need: &TableNeeds) -> Result<bool> {
+    let name = quote::literal(&quote::qualified(&need.schema, &need.table));
+    let rows = client.simple_query(&format!("SELECT 1 WHERE pg_catalog.to_regclass({name}) IS NOT NULL")).await;
+    let rows = rows.map_err(|error| session_error(&error))?;
+    Ok(rows.iter().any(|row| matches!(row, tokio_postgres::SimpleQueryMessage::Row(_))))
+}
+
+/// Statements in one transaction; nothing of them stays when one fails.
+async fn run(client: &Client, sql: &str) -> Result<()> {
+    let sql = format!("BEGIN; {LOCK_TIMEOUT};\n{sql}\n; COMMIT");
+    let ran = client.batch_execute(&sql).await;
+    if ran.is_err() {
+        let _ = client.batch_execute("ROLLBACK").await; // The first error is what matters.
+    }
+    ran.map_err(|error| refused(&error))
+}
+
+/// The server's refusal: what the functions raise names tables and columns, no values.
+fn refused(error: &tokio_postgres::Error) -> Error {
+    let Some(server) = error.as_db_error() else { return session_error(error) };
+    let said = format!("install the outbox: {} ({})", server.message(), server.code().code());
+    let hint = match server.code().code() {
+        "42501" => "Run `crieur setup --print` and have the owner of the tables run its output.",
+        "55P03" => "A long transaction holds the table; run `crieur setup` again when it has ended.",
+        _ => return Error::definite(Exit::Unavailable, said).hint(server.hint().unwrap_or("See sql/install.sql.")),
+    };
+    Error::definite(Exit::Unavailable, said).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::needs::Image;
+
+    #[test]
+    fn explain_says_what_the_triggers_capture() {
+        let file = tempfile::NamedTempFile::new().expect("the temporary directory is writable");
+        let text = "[ignore]\nt = [\"views\"]\n[[rules]]\ntable = \"t\"\nkeys = [\"t:{id}\"]\n\
+                    [[rules]]\ntable = \"u\"\nkeys = [\"all\"]\n";
+        std::fs::write(file.path(), text).expect("the file is ours");
+        let urls = [("DATABASE_URL", "postgres://localhost"), ("REDIS_URL", "redis://localhost")];
+        let urls = urls.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let rules = crate::config::Config::load(file.path(), urls.into_iter()).expect("valid rules").rules;
+        let said = "captured   by the triggers: \"id\"; nothing when an update changes only \"views\"\n";
+        assert_eq!(captured(&rules, "public.t"), said);
+        assert_eq!(captured(&rules, "u"), "captured   by the triggers: that the table changed, and no column\n");
+    }
+
+    #[test]
+    fn a_table_is_watched_with_what_the_rules_read_and_all_of_them_ignore() {
+        let mut need = TableNeeds::new("public", "it's", "rule 1");
+        assert_eq!(watch(&need), r#"SELECT crieur.watch('"public"."it''s"', columns => '{}');"#);
+        need.reads("id", Image::OldToo, "rule 1");
+        need.reads("a\"b\\", Image::OldToo, "rule 1");
+        need.ignores(["seen".to_owned(), "views".to_owned()].iter());
+        need.ignores(["views".to_owned()].iter());
+        assert_eq!(
+            watch(&need),
+            r#"SELECT crieur.watch('"public"."it''s"', columns => E'{"a\\"b\\\\","id"}', ignore => '{"views"}');"#
+        );
+        need.ignores([].iter());
+        assert!(!watch(&need).contains("ignore"), "a rule that ignores nothing hears of everything");
+    }
+}

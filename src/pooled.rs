@@ -1,0 +1,347 @@
+//! The control session of outbox mode, through whatever stands between: no setting of a session, no prepared statement.
+//!
+//! Each question is a transaction of its own in one flight, and one flight is out at a time: a pooler that gives each
+//! transaction another session keeps the session until the last answer. The gate asks nobody: rows come from a snapshot,
+//! so their transactions are visible already.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{join_all, join3};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+
+use crate::change::Oid;
+use crate::control::{Answer, AnswerRow, Control, LookupId, Question, Sighting};
+use crate::error::{Error, Exit, Result};
+use crate::gate::Snapshot;
+use crate::lookups::{Refused, Text, refusal, texts};
+use crate::lsn::Lsn;
+use crate::mark::Start;
+use crate::quote;
+use crate::replicas::Replicas;
+use crate::rules::reading::Form;
+use crate::rules::{Lookup, Rules, sql};
+use crate::session::Session;
+use crate::source::dsn::Dsn;
+use crate::source::outbox::{BEGIN_WRITE, Facts, query, transact};
+use crate::source::sqlstate::session_error;
+
+const WATCH: &str = include_str!("../sql/outbox/watch.sql");
+const ROOT: &str = include_str!("../sql/outbox/root.sql");
+
+/// A session, and the server that it was on when it began.
+struct Live {
+    session: Session,
+    system: String,
+    timeline: u32,
+    lookups: RefCell<HashMap<LookupId, Rc<Described>>>,
+    /// One exchange at a time.
+    free: Mutex<()>,
+}
+
+/// The loop's ordinary session in outbox mode: connects when first needed, anew after an error.
+pub struct PooledControl {
+    dsn: Dsn,
+    connect_timeout: Duration,
+    statement_timeout: Duration,
+    lookups: Vec<Lookup>,
+    replicas: Replicas,
+    live: RefCell<Option<Rc<Live>>>,
+    /// The server that the outbox is on.
+    expected: RefCell<Option<(String, u32)>>,
+    /// `watch.sql` for the tables of the rules.
+    watch: String,
+}
+
+impl PooledControl {
+    /// Connects at the first call. Readers may read from `replicas`.
+    pub fn new(
+        dsn: Dsn,
+        connect_timeout: Duration,
+        statement_timeout: Duration,
+        rules: &Rules,
+        replicas: Vec<Dsn>,
+    ) -> Self {
+        PooledControl {
+            dsn,
+            connect_timeout,
+            statement_timeout,
+            lookups: rules.lookups().to_vec(),
+            replicas: Replicas::new(replicas, connect_timeout),
+            live: RefCell::new(None),
+            expected: RefCell::new(None),
+            watch: quote::fill(WATCH, &[("tables", wanted(rules).as_str())]),
+        }
+    }
+
+    async fn live(&self) -> Result<Rc<Live>> {
+        if let Some(live) = &*self.live.borrow() {
+            return Ok(Rc::clone(live));
+        }
+        let session = Session::through_pooler(&self.dsn, self.connect_timeout).await?;
+        let Facts { system, timeline, .. } = Facts::read(&session.client).await?;
+        let live = Rc::new(Live { session, system, timeline, lookups: RefCell::default(), free: Mutex::new(()) });
+        *self.live.borrow_mut() = Some(Rc::clone(&live));
+        Ok(live)
+    }
+
+    /// One attempt of a step; an error ends the connection, and a server that does not answer is an error.
+    async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(&Live) -> Result<T>) -> Result<T> {
+        let live = self.live().await?;
+        if self
+            .expected
+            .borrow()
+            .as_ref()
+            .is_some_and(|(system, timeline)| (system, timeline) != (&live.system, &live.timeline))
+        {
+            *self.live.borrow_mut() = None;
+            return Err(Error::transient("ordinary sessions reach another server than the outbox")
+                .hint("Let the connection string name the hosts themselves, not an address that moves."));
+        }
+        let statements = u32::try_from(statements).unwrap_or(u32::MAX);
+        let limit = self.statement_timeout.saturating_mul(statements) + Duration::from_secs(5);
+        let asked = async {
+            let _alone = live.free.lock().await;
+            step(&live).await
+        };
+        let result = match timeout(limit, asked).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
+        };
+        if result.is_err() {
+            *self.live.borrow_mut() = None;
+        }
+        result
+    }
+
+    /// The first column of the first row.
+    async fn text(&self, sql: &str) -> Result<String> {
+        self.attempt(1, async |live| {
+            let rows = query(&live.session.client, sql, &[]).await?;
+            let first = rows.first().ok_or_else(|| Error::definite(Exit::Protocol, "the server's answer is empty"))?;
+            first.try_get(0).map_err(|error| session_error(&error))
+        })
+        .await
+    }
+
+    /// What settings a lookup runs under: a role, a database, or whoever had the pooler's session before may have set
+    /// others.
+    fn begin(&self) -> String {
+        let limit = self.statement_timeout.as_millis();
+        format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE; SET LOCAL statement_timeout TO {limit}; \
+             SET LOCAL DateStyle TO ISO; SET LOCAL IntervalStyle TO postgres; SET LOCAL TimeZone TO 'UTC'; \
+             SET LOCAL extra_float_digits TO 1; SET LOCAL bytea_output TO hex; SET LOCAL search_path TO DEFAULT"
+        )
+    }
+
+    /// All questions in one transaction and one round trip. The first that is refused takes those behind it along.
+    async fn ask_together(
+        &self,
+        session: &Session,
+        questions: &[(usize, &Question, Rc<Described>)],
+    ) -> Result<Vec<std::result::Result<Vec<AnswerRow>, Refused>>> {
+        let begin = self.begin();
+        let asked = join_all(questions.iter().map(|(_, question, lookup)| self.ask_one(session, lookup, question)));
+        let client = &session.client;
+        let (began, answers, ended) = join3(client.batch_execute(&begin), asked, client.batch_execute("COMMIT")).await;
+        began.and(ended).map_err(|error| session_error(&error))?;
+        answers.into_iter().collect()
+    }
+
+    async fn ask_one(
+        &self,
+        session: &Session,
+        lookup: &Described,
+        question: &Question,
+    ) -> Result<std::result::Result<Vec<AnswerRow>, Refused>> {
+        let args: Vec<Text<'_>> = question.args.iter().map(|arg| Text(arg.as_deref())).collect();
+        let args: Vec<(&(dyn ToSql + Sync), Type)> = args.iter().map(|arg| (arg as _, Type::UNKNOWN)).collect();
+        match session.client.query_typed(&lookup.sql, &args).await {
+            Ok(rows) => {
+                let rows: std::result::Result<_, _> = rows.iter().map(|row| texts(&lookup.forms, row, 0)).collect();
+                rows.map(Ok).map_err(|error| session_error(&error))
+            }
+            Err(error) => refused(&error).map(Err),
+        }
+    }
+
+    /// The statement of a lookup, once per session: how its columns are written depends on their types.
+    async fn described(&self, live: &Live, id: LookupId) -> Result<std::result::Result<Rc<Described>, Refused>> {
+        if let Some(known) = live.lookups.borrow().get(&id) {
+            return Ok(Ok(Rc::clone(known)));
+        }
+        let lookup = self.lookups.get(id.0 as usize);
+        let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
+        let nulls = vec![Text(None); lookup.args];
+        let nulls: Vec<(&(dyn ToSql + Sync), Type)> = nulls.iter().map(|null| (null as _, Type::UNKNOWN)).collect();
+        let (client, begin) = (&live.session.client, self.begin());
+        let types_sql = sql::types(&lookup.sql, &lookup.columns);
+        let answers =
+            join3(client.batch_execute(&begin), client.query_typed(&types_sql, &nulls), client.batch_execute("COMMIT"));
+        let (began, rows, ended) = answers.await;
+        began.and(ended).map_err(|error| session_error(&error))?;
+        let types: Vec<u32> = match rows {
+            Ok(rows) => {
+                let types = rows.iter().flat_map(|row| (0..row.len()).map(|column| row.try_get(column)));
+                types.collect::<std::result::Result<_, _>>().map_err(|error| session_error(&error))?
+            }
+            Err(error) => return refused(&error).map(Err),
+        };
+        let columns: Vec<(&str, u32)> =
+            lookup.columns.iter().map(|column| column.name.as_str()).zip(types.iter().copied()).collect();
+        let forms = lookup.columns.iter().zip(&types).map(|(column, oid)| Form::of(*oid, column.writing)).collect();
+        let described = Rc::new(Described { sql: sql::for_one(&lookup.sql, &columns), forms });
+        live.lookups.borrow_mut().insert(id, Rc::clone(&described));
+        Ok(Ok(described))
+    }
+
+    /// Answers what can be answered in one flight: all questions up to the first that is refused.
+    async fn ask_all(&self, live: &Live, questions: &[Question]) -> Result<Vec<Answer>> {
+        let mut answers = vec![Answer::Rows(Vec::new()); questions.len()];
+        let mut left = Vec::with_capacity(questions.len());
+        for (index, question) in questions.iter().enumerate() {
+            match self.described(live, question.lookup).await? {
+                Ok(described) => left.push((index, question, described)),
+                Err(refused) => answers[index] = Answer::Refused(refused.text),
+            }
+        }
+        let mut rounds = 0;
+        while !left.is_empty() {
+            let given = self.ask_together(&live.session, &left).await?;
+            // Behind a refused one nothing was asked.
+            let first = given.iter().position(std::result::Result::is_err);
+            let asked = left.drain(..first.map_or(given.len(), |index| index + 1)).collect::<Vec<_>>();
+            for ((index, question, _), given) in asked.into_iter().zip(given) {
+                answers[index] = match given {
+                    Ok(rows) => Answer::Rows(rows),
+                    Err(refused) => {
+                        rounds += 1;
+                        let hopeless = rounds > ROUNDS_MAX || concerns_all(&refused.code);
+                        let also = left.extract_if(.., |(_, other, _)| hopeless && other.lookup == question.lookup);
+                        also.for_each(|(index, ..)| answers[index] = Answer::Refused(refused.text.clone()));
+                        Answer::Refused(refused.text)
+                    }
+                }
+            }
+        }
+        Ok(answers)
+    }
+}
+
+/// A lookup, and how the columns of its answer are written in keys.
+#[derive(Debug)]
+struct Described {
+    sql: String,
+    forms: Vec<Form>,
+}
+
+/// The server's refusal of a lookup. Of a statement that is not prepared ahead, the number of parameters shows only now.
+fn refused(error: &tokio_postgres::Error) -> Result<Refused> {
+    if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) {
+        let text = "it takes another number of parameters than the rule gives".to_owned();
+        return Ok(Refused { text, code: SqlState::PROTOCOL_VIOLATION });
+    }
+    refusal(error)
+}
+
+/// Refusals of single questions in one batch; past it the others to the same lookup widen unasked.
+const ROUNDS_MAX: u32 = 10;
+
+/// Whether each other question to the lookup would be refused as well, or take as long again.
+fn concerns_all(code: &SqlState) -> bool {
+    code == &SqlState::QUERY_CANCELED || code.code().starts_with("42") || code == &SqlState::PROTOCOL_VIOLATION
+}
+
+/// The tables of the rules as JSON: schema, name, columns that the rules read, columns that every update rule ignores.
+fn wanted(rules: &Rules) -> String {
+    let tables: Vec<_> = rules
+        .tables()
+        .into_iter()
+        .map(|need| {
+            let ignored: Vec<&String> = need.ignorable().collect();
+            let columns: Vec<&String> = need.columns.keys().collect();
+            serde_json::json!([need.schema, need.table, columns, ignored])
+        })
+        .collect();
+    serde_json::Value::from(tables).to_string()
+}
+
+/// Tables of the rules whose triggers do not tell everything, by schema and name.
+pub(crate) async fn uncovered(client: &Client, rules: &Rules) -> Result<Vec<(String, String)>> {
+    let seen = look(client, &quote::fill(WATCH, &[("tables", wanted(rules).as_str())])).await;
+    seen.map(|(seen, _)| seen.uncovered)
+}
+
+/// What `watch.sql` saw, and whether triggers no longer fit their tables.
+async fn look(client: &Client, sql: &str) -> Result<(Sighting, bool)> {
+    let unexpected = || Error::definite(Exit::Protocol, "the answer about the triggers cannot be read");
+    let rows = query(client, sql, &[]).await?;
+    let row = rows.first().ok_or_else(unexpected)?;
+    let (text, stale): (&str, bool) =
+        row.try_get(0).and_then(|text| Ok((text, row.try_get(1)?))).map_err(|error| session_error(&error))?;
+    Ok((serde_json::from_str(text).map_err(|cause| unexpected().because(cause))?, stale))
+}
+
+impl Control for PooledControl {
+    async fn gate(&self) -> Result<Snapshot> {
+        Ok(Snapshot::Everything)
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot> {
+        let text = self.text("SELECT pg_catalog.pg_current_snapshot()::text").await?;
+        Snapshot::parse(&text).map_err(|cause| Error::definite(Exit::Protocol, "read a snapshot").because(cause))
+    }
+
+    /// See [`ControlSession`](crate::session::ControlSession).
+    async fn elders(&self) -> Result<Snapshot> {
+        self.text("SELECT pg_catalog.pg_current_xact_id()::text").await?;
+        self.snapshot().await
+    }
+
+    async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
+        self.attempt(2 * self.lookups.len(), async |live| self.ask_all(live, questions).await).await
+    }
+
+    async fn replicas_replayed(&self) -> Result<()> {
+        let text = self.text("SELECT pg_catalog.pg_current_wal_flush_lsn()::text").await?;
+        let flushed = text.parse::<Lsn>();
+        let flushed = flushed.map_err(|cause| Error::definite(Exit::Protocol, "read a position").because(cause))?;
+        self.replicas.reach(flushed).await
+    }
+
+    async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>> {
+        self.attempt(1, async |live| {
+            let rows = query(&live.session.client, ROOT, &[(&oid.0, Type::OID)]).await?;
+            let names = rows.first().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose();
+            names.map_err(|error: tokio_postgres::Error| session_error(&error))
+        })
+        .await
+    }
+
+    fn follow(&self, start: &Start) {
+        *self.expected.borrow_mut() = Some((start.system.clone(), start.timeline));
+        *self.live.borrow_mut() = None;
+    }
+
+    async fn watch(&self) -> Result<Option<Sighting>> {
+        self.attempt(2, async |live| {
+            let client = &live.session.client;
+            let mut seen = look(client, &self.watch).await?;
+            if seen.1 {
+                // New partitions, renamed columns: the triggers follow. What cannot be mended is told.
+                transact(client, BEGIN_WRITE, "SELECT crieur.refresh()").await?;
+                seen = look(client, &self.watch).await?;
+            }
+            let Facts { system, timeline, watched, .. } = Facts::read(client).await?;
+            Ok(Some(Sighting { system, timeline, publication: watched, ..seen.0 }))
+        })
+        .await
+    }
+}

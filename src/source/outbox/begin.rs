@@ -1,0 +1,152 @@
+//! The way to a running outbox: log in, take the lease, ask the server who it is and what is watched.
+//!
+//! As in the other mode it knows what may pass and what cannot: a daemon that has worked waits for what went away, one
+//! that never did stops and says what is missing.
+
+use std::sync::Arc;
+
+use tokio_postgres::Client;
+use tracing::info;
+
+use crate::error::{Class, Error, Exit, Result};
+use crate::lsn::Lsn;
+use crate::mark::{SlotOrigin, Start};
+use crate::session::{self, Session};
+use crate::source::outbox::Options;
+use crate::source::outbox::lease::{self, Acquired};
+use crate::source::outbox::page::BEGIN_READ;
+use crate::source::outbox::worker::answered;
+
+/// The server's run, what is watched, the outbox's identity, whether writers notify.
+pub(crate) const FACTS: &str = include_str!("../../../sql/outbox/facts.sql");
+
+/// What distinguishes positions of an outbox from those of the same server's WAL: after a change of mode the mark in the
+/// cache is that of another server, and everything is swept.
+const SYSTEM_SUFFIX: &str = "/outbox";
+
+/// The channel that writers notify.
+const LISTEN: &str = "LISTEN crieur";
+
+/// A session that has the lease.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) session: Session,
+    pub(super) start: Start,
+    pub(super) era: u32,
+}
+
+/// What a try comes to.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Running(Box<Begun>),
+    /// Another daemon is at work; the session waits for its end.
+    Busy(Box<Session>, u32),
+}
+
+/// What is known before a try.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Past {
+    /// This daemon never had the outbox. What is missing now most likely never was there.
+    None,
+    /// It had. What is missing went away and may come back.
+    Worked,
+}
+
+/// What names a server in a mark, and its timeline.
+pub(crate) fn server(identity: Option<(String, u32)>, nonce: &str) -> (String, u32) {
+    let (system, timeline) = identity.unwrap_or_else(|| (nonce.to_owned(), 0));
+    (system + SYSTEM_SUFFIX, timeline)
+}
+
+/// What the server says about itself and its outbox.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Facts {
+    /// As in [`Start::system`].
+    pub(crate) system: String,
+    pub(crate) timeline: u32,
+    /// As in [`Start::run`].
+    pub(crate) run: String,
+    /// As in [`Start::publication`], of triggers.
+    pub(crate) watched: String,
+    /// Writers notify.
+    pub(crate) notifies: bool,
+}
+
+impl Facts {
+    /// Asks for all of it.
+    pub(crate) async fn read(client: &Client) -> Result<Self> {
+        let identity = session::identity(client).await?;
+        let row = lease::transact(client, BEGIN_READ, FACTS).await?;
+        let text = |column: usize| {
+            let text = row.as_ref().and_then(|row| row.get(column)).map(str::to_owned);
+            text.ok_or_else(|| Error::definite(Exit::Protocol, "the server's answers about itself cannot be read"))
+        };
+        let (system, timeline) = server(identity, &text(2)?);
+        Ok(Facts { system, timeline, run: text(0)?, watched: text(1)?, notifies: text(3)? == "t" })
+    }
+}
+
+/// Connects, or goes on with a session that waited, and takes the lease.
+pub(super) async fn begin(
+    options: Arc<Options>,
+    owner: String,
+    waiting: Option<Box<Session>>,
+    past: Past,
+) -> Result<Outcome> {
+    let session = match waiting {
+        Some(session) => session,
+        None => Box::new(Session::through_pooler(&options.dsn, options.connect_timeout).await?),
+    };
+    let client = &session.client;
+    let begun = answered(options.answer_timeout, async {
+        let (era, confirmed) = match lease::acquire(client, &options.slot, &owner).await? {
+            Acquired::Busy(pid) => return Ok(Err(pid)),
+            Acquired::Mine { era, confirmed } => (era, confirmed),
+        };
+        let facts = Facts::read(client).await?;
+        if facts.notifies {
+            client.batch_execute(LISTEN).await.map_err(|error| crate::source::sqlstate::session_error(&error))?;
+        }
+        Ok(Ok((era, confirmed, facts)))
+    });
+    let (era, confirmed, facts) = match begun.await.map_err(|error| lenient(error, past))? {
+        Ok(begun) => begun,
+        Err(pid) => return Ok(Outcome::Busy(session, pid)),
+    };
+    info!(slot = options.slot, position = %confirmed, era, notify = facts.notifies, "outbox started");
+    let start = Start {
+        system: facts.system,
+        timeline: facts.timeline,
+        confirmed,
+        run: facts.run,
+        publication: facts.watched,
+        slot: if confirmed == first_of(era) { SlotOrigin::Created } else { SlotOrigin::Found },
+    };
+    Ok(Outcome::Running(Box::new(Begun { session: *session, start, era })))
+}
+
+/// Positions of an era: none reaches into the next. A terabyte of rows, and eight million eras before a `bigint` ends.
+pub(super) const ERA_BYTES: u64 = 1 << 40;
+
+/// The position before the first row of an era.
+pub(super) fn first_of(era: u32) -> Lsn {
+    Lsn(u64::from(era) * ERA_BYTES)
+}
+
+/// The error while another daemon is at work.
+pub(super) fn busy(slot: &str, pid: u32) -> Error {
+    let mut error = Error::transient(format!("the outbox is being read for \"{slot}\" by process {pid}"));
+    error.sqlstate = Some("55006".to_owned());
+    error
+}
+
+/// A schema, a table or a function that is missing: not installed yet, or on its way.
+fn lenient(error: Error, past: Past) -> Error {
+    match (error.sqlstate.as_deref(), past) {
+        (Some("3F000" | "42P01" | "42883" | "42703"), Past::None) => error
+            .class(Class::Definite(Exit::Config))
+            .hint("Run `crieur setup`: it installs the schema crieur and the triggers."),
+        (Some("3F000" | "42P01" | "42883" | "42703" | "42501"), Past::Worked) => error.class(Class::Transient),
+        _ => error,
+    }
+}

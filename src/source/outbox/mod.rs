@@ -1,0 +1,342 @@
+//! The source without replication: rows that triggers wrote, over any ordinary connection.
+//!
+//! ```text
+//!  writers ──triggers──> crieur.outbox ──page──> messages ──assembler──> events
+//!                              ^       (snapshots)                         │
+//!                              └── removal <── confirmed <── loop <────────┘
+//! ```
+//!
+//! A row is in the table until the cache has answered for it: a crash anywhere delivers it again. A row that was found
+//! was seen by a snapshot, so its transaction is visible to every later one, and keys need no gate. Positions count
+//! bytes of rows in the order in which they were found, anew for each acquisition of the lease (`begin.rs`).
+
+mod begin;
+mod follow;
+mod lease;
+mod overflow;
+mod page;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::change::Event;
+use crate::decode::Assembler;
+use crate::decode::outbox::{Encoder, Messages, OutboxRow, Shapes, Unreadable};
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::mark::Start;
+use crate::session::Session;
+use crate::source::Source;
+use crate::source::dsn::Dsn;
+use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
+use crate::source::outbox::worker::{Batch, Orders, Worker};
+
+pub(crate) use begin::Facts;
+pub(crate) use follow::Follower;
+pub(crate) use lease::{BEGIN_WRITE, transact};
+pub(crate) use page::query;
+
+/// A position of the outbox. Made here and nowhere else.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Ack(Lsn);
+
+/// Which outbox, and how to reach it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The server, or a pooler before it.
+    pub dsn: Dsn,
+    /// The consumer's name.
+    pub slot: String,
+    /// Limit for TCP, TLS and log-in together, for each host.
+    pub connect_timeout: Duration,
+    /// A server that does not answer for so long is gone.
+    pub answer_timeout: Duration,
+}
+
+/// The lease is ours.
+struct Running {
+    start: Start,
+    worker: JoinHandle<()>,
+    orders: watch::Sender<Orders>,
+    batches: mpsc::Receiver<Result<Batch>>,
+    batch: Batch,
+    /// Rows of the batch that were taken.
+    taken: usize,
+    shapes: Shapes,
+    encoder: Encoder,
+    messages: Messages,
+    assembler: Assembler,
+    /// The position of the last row that was taken.
+    received: Lsn,
+    /// How late the rows of a backlog are.
+    late: Duration,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.worker.abort();
+    }
+}
+
+enum State {
+    Away,
+    Connecting(LocalBoxFuture<'static, Result<Outcome>>),
+    /// Logged in, and another daemon was at work at the last look. Survives [`Source::disconnect`].
+    Waiting(Box<Session>, u32),
+    Running(Box<Running>),
+}
+
+/// The outbox as a [`Source`].
+pub struct Outbox {
+    options: Arc<Options>,
+    owner: String,
+    state: State,
+    past: Past,
+    era: u32,
+    /// Everything up to here is confirmed.
+    confirmed: Lsn,
+}
+
+impl Outbox {
+    /// Connects at the first [`Source::ready`].
+    pub fn new(options: Options) -> Self {
+        Outbox {
+            options: Arc::new(options),
+            owner: lease::owner(),
+            state: State::Away,
+            past: Past::None,
+            era: 0,
+            confirmed: Lsn(0),
+        }
+    }
+
+    async fn connect(&mut self) -> Result<()> {
+        let waiting = match std::mem::replace(&mut self.state, State::Away) {
+            State::Away => Some(None),
+            State::Waiting(session, _) => Some(Some(session)),
+            other @ (State::Connecting(_) | State::Running(_)) => {
+                self.state = other;
+                None
+            }
+        };
+        if let Some(waiting) = waiting {
+            let began = begin::begin(Arc::clone(&self.options), self.owner.clone(), waiting, self.past);
+            self.state = State::Connecting(Box::pin(began));
+        }
+        let State::Connecting(connecting) = &mut self.state else { return Ok(()) };
+        let outcome = connecting.await;
+        self.state = State::Away;
+        match outcome? {
+            Outcome::Running(begun) => self.run(*begun),
+            Outcome::Busy(session, pid) => {
+                self.state = State::Waiting(session, pid);
+                return Err(busy(&self.options.slot, pid));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, begun: Begun) {
+        let Begun { session, start, era } = begun;
+        let (orders, obeyed) = watch::channel(Orders::default());
+        let (found, batches) = mpsc::channel(1);
+        let who = (Arc::clone(&self.options), self.owner.clone());
+        let worker = Worker::new(session, who, first_of(era).0, obeyed, found);
+        (self.era, self.confirmed, self.past) = (era, start.confirmed, Past::Worked);
+        self.state = State::Running(Box::new(Running {
+            start,
+            worker: tokio::spawn(worker.run()),
+            orders,
+            batches,
+            batch: Batch::default(),
+            taken: 0,
+            shapes: Shapes::default(),
+            encoder: Encoder::default(),
+            messages: Messages::default(),
+            assembler: Assembler::default(),
+            received: first_of(era),
+            late: Duration::ZERO,
+        }));
+    }
+}
+
+impl Running {
+    fn has_more(&self) -> bool {
+        self.assembler.has_queued() || !self.messages.is_empty() || self.taken <= self.batch.page.len()
+    }
+
+    /// Takes the next batch that was found; `None` when the worker is gone.
+    fn receive(&mut self, batch: Batch) {
+        self.shapes.extend(batch.shapes.iter().cloned());
+        (self.batch, self.taken) = (batch, 0);
+    }
+
+    /// Writes the messages of the next row, or the end of the batch. Says whether there was one.
+    fn advance(&mut self) -> Result<bool> {
+        let index = self.taken;
+        let page = &self.batch.page;
+        if index > page.len() {
+            return Ok(false);
+        }
+        self.taken += 1;
+        if let Some((xid, shapes)) = self.batch.sweeps.take() {
+            let position = Lsn(self.batch.positions.first().copied().unwrap_or(self.received.0));
+            self.received = position;
+            for shape in shapes {
+                let row = OutboxRow { xid, op: b'S', shape: Some(shape), old: None, new: None, note: None, at: 0 };
+                write(&mut self.encoder, &row, position, &self.shapes, &mut self.messages);
+            }
+            self.encoder.end(&mut self.messages);
+            return Ok(true);
+        }
+        let Some(row) = page.row(index) else {
+            if page.is_last {
+                self.encoder.end(&mut self.messages);
+            }
+            return Ok(true);
+        };
+        let row = row?;
+        let position = Lsn(self.batch.positions.get(index).copied().unwrap_or(self.received.0));
+        self.received = position;
+        // A batch that is not the end of what is visible is a backlog; else rows are as fresh as the pauses allow.
+        let late = if page.is_last { 0 } else { page.at.saturating_sub(row.at) };
+        self.late = Duration::from_micros(late.try_into().unwrap_or(0));
+        let table = row.shape.and_then(|id| self.shapes.get(&id));
+        if let (b'S', Some(why), Some(shape)) = (row.op, row.note, table) {
+            let hint = "Run `crieur setup`, or crieur.watch, to capture the table as it is now.";
+            warn!(hint, "table \"{}.{}\" is swept: its change was not captured: {why}", shape.schema, shape.name);
+        }
+        write(&mut self.encoder, &row, position, &self.shapes, &mut self.messages);
+        Ok(true)
+    }
+}
+
+/// Writes the messages of a row; of one that is not understood, one that sweeps everything.
+fn write(encoder: &mut Encoder, row: &OutboxRow<'_>, position: Lsn, shapes: &Shapes, out: &mut Messages) {
+    if let Err(Unreadable(why)) = encoder.row(row, position, shapes, out) {
+        warn!("a row of the outbox is not understood ({why}): every key of the rules is swept");
+    }
+}
+
+impl Source for Outbox {
+    type Ack = Ack;
+
+    async fn ready(&mut self) -> Result<()> {
+        self.connect().await?;
+        let State::Running(running) = &mut self.state else { return Ok(()) };
+        if running.has_more() {
+            return Ok(());
+        }
+        let error = match running.batches.recv().await {
+            Some(Ok(batch)) => {
+                running.receive(batch);
+                return Ok(());
+            }
+            Some(Err(error)) => error,
+            None => Error::transient("the session with the outbox ended"),
+        };
+        self.state = State::Away;
+        Err(error)
+    }
+
+    fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
+        let State::Running(running) = &mut self.state else { return Ok(None) };
+        let running = &mut **running;
+        while !running.assembler.has_queued() && running.messages.is_empty() {
+            if !running.advance()? {
+                return Ok(None);
+            }
+        }
+        let Running { assembler, messages, .. } = running;
+        if let Some(step) = assembler.queued()? {
+            return Ok(Some(assembler.event(step, Ack)));
+        }
+        let Some(message) = messages.pop() else { return Ok(None) };
+        let step = assembler.step(message)?;
+        Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, Ack))))
+    }
+
+    fn acknowledge(&mut self, upto: Ack) {
+        if self.is_current(upto) {
+            self.confirmed = self.confirmed.max(upto.0);
+            if let State::Running(running) = &self.state {
+                running.orders.send_modify(|orders| orders.confirmed = self.confirmed.0);
+            }
+        }
+    }
+
+    /// The worker does it by itself.
+    fn status_due(&self) -> Option<Instant> {
+        None
+    }
+
+    async fn status(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn lateness(&self) -> Duration {
+        match &self.state {
+            State::Running(running) => running.late,
+            State::Away | State::Waiting(..) | State::Connecting(_) => Duration::ZERO,
+        }
+    }
+
+    fn start(&self) -> Option<&Start> {
+        match &self.state {
+            State::Running(running) => Some(&running.start),
+            State::Away | State::Waiting(..) | State::Connecting(_) => None,
+        }
+    }
+
+    fn lsn(&self, ack: Ack) -> Lsn {
+        ack.0
+    }
+
+    /// Rows of an era that is over come again with new positions.
+    fn is_current(&self, ack: Ack) -> bool {
+        ack.0 > first_of(self.era)
+    }
+
+    /// Before anything of this era is confirmed, its bytes count from the position of the era before.
+    fn received(&self) -> Lsn {
+        let State::Running(running) = &self.state else { return self.confirmed };
+        let first = first_of(self.era);
+        match self.confirmed < first {
+            true => Lsn(self.confirmed.0 + (running.received.0 - first.0)),
+            false => running.received,
+        }
+    }
+
+    fn standing_by(&self) -> Option<u32> {
+        match self.state {
+            State::Waiting(_, pid) => Some(pid),
+            State::Away | State::Connecting(_) | State::Running(_) => None,
+        }
+    }
+
+    fn disconnect(&mut self) {
+        if self.standing_by().is_none() {
+            self.state = State::Away;
+        }
+    }
+
+    /// Removes what is confirmed and gives the lease back, so that whoever stands by works at once.
+    async fn close(&mut self) -> Result<()> {
+        let State::Running(mut running) = std::mem::replace(&mut self.state, State::Away) else { return Ok(()) };
+        running.orders.send_modify(|orders| *orders = Orders { confirmed: self.confirmed.0, close: true });
+        loop {
+            match running.batches.recv().await {
+                None => return Ok(()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The task that owns the session: it looks for rows, renews the lease, and removes what is confirmed.
+//!
+//! A task of its own because the lease must go on whatever holds up the loop: a cache that is away, a full batch. One
+//! thing is asked at a time, so that every kind of pooler works. A pause between looks is a twentieth of a second under
+//! load and grows to a second when nothing comes; a notification cuts it short and changes nothing else.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::decode::outbox::Shape;
+use crate::error::{Error, Result};
+use crate::session::Session;
+use crate::source::outbox::Options;
+use crate::source::outbox::begin::ERA_BYTES;
+use crate::source::outbox::lease::{self, RENEW_INTERVAL, Removed};
+use crate::source::outbox::overflow::{self, Closing};
+use crate::source::outbox::page::{self, Page, Poll, RowName};
+
+/// The pause between looks under load, and when nothing has come for long.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The pause behind a look when a notification came.
+const PAUSE_NOTIFIED: Duration = Duration::from_millis(1);
+
+/// Rows in one removal.
+const REMOVED_MAX: usize = 5_000;
+
+/// Removals that only follow each other wait so long: each is a write of the lease's row.
+const REMOVE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the source wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Orders {
+    /// Everything up to this position is answered.
+    pub(super) confirmed: u64,
+    /// The end: remove what is confirmed, give the lease back.
+    pub(super) close: bool,
+}
+
+/// How often it is looked whether the outbox was full, and then whether its writers have ended.
+const TEND_INTERVAL: Duration = Duration::from_secs(2);
+const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often a large file of an empty outbox is given back.
+const SHRINK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Rows, and the shapes that they are the first to name.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) page: Page,
+    /// The position of each row.
+    pub(super) positions: Vec<u64>,
+    pub(super) shapes: Vec<(i32, Shape)>,
+    /// Instead of rows: tables to be swept, by their shapes, in the name of this transaction.
+    pub(super) sweeps: Option<(u64, Vec<i32>)>,
+}
+
+/// What was handed over and goes when it is confirmed.
+#[derive(Debug)]
+enum Taken {
+    Row(RowName),
+    /// Numbers of collapse rows.
+    Collapsed(Vec<i64>),
+}
+
+/// Everything of the task.
+pub(super) struct Worker {
+    session: Session,
+    options: Arc<Options>,
+    owner: String,
+    orders: watch::Receiver<Orders>,
+    batches: mpsc::Sender<Result<Batch>>,
+    /// Positions of this era come behind this one.
+    first: u64,
+    /// The last position that was given out.
+    received: u64,
+    poll: Poll,
+    /// Rows that were handed over, by position.
+    taken: VecDeque<(u64, Taken)>,
+    closing: Option<Closing>,
+    tend_due: Instant,
+    shrink_due: Instant,
+    known: std::collections::HashSet<i32>,
+    pause: Duration,
+    poll_due: Instant,
+    polled: Instant,
+    renew_due: Instant,
+    remove_due: Instant,
+    /// The last page was not the end of its look.
+    unfinished: bool,
+}
+
+impl Worker {
+    /// Nothing is asked yet; positions come behind `first`.
+    pub(super) fn new(
+        session: Session,
+        (options, owner): (Arc<Options>, String),
+        first: u64,
+        orders: watch::Receiver<Orders>,
+        batches: mpsc::Sender<Result<Batch>>,
+    ) -> Self {
+        let now = Instant::now();
+        Worker {
+            session,
+            options,
+            owner,
+            orders,
+            batches,
+            first,
+            received: first,
+            poll: Poll::new(),
+            taken: VecDeque::new(),
+            closing: None,
+            tend_due: now,
+            shrink_due: now + SHRINK_INTERVAL,
+            known: Default::default(),
+            pause: PAUSE_MIN,
+            poll_due: now,
+            polled: now,
+            renew_due: now + RENEW_INTERVAL,
+            remove_due: now,
+            unfinished: false,
+        }
+    }
+
+    /// Works until it is told to close, or nobody is left to tell, or something fails: then that is the last it says.
+    pub(super) async fn run(mut self) {
+        if let Err(error) = self.work().await {
+            let _ = self.batches.send(Err(error)).await; // Nobody may be left to hear it.
+        }
+    }
+
+    async fn work(&mut self) -> Result<()> {
+        loop {
+            let orders = *self.orders.borrow_and_update();
+            if orders.close {
+                return self.close(orders.confirmed).await;
+            }
+            let due = self.taken.front().is_some_and(|(position, _)| *position <= orders.confirmed);
+            tokio::select! {
+                biased;
+                () = self.session.ended.notified() => return Err(Error::transient("the session with the outbox ended")),
+                () = sleep_until(self.remove_due), if due => self.remove(orders.confirmed).await?,
+                () = sleep_until(self.renew_due) => self.remove(0).await?,
+                changed = self.orders.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                }
+                () = self.session.notified.notified() => {
+                    self.poll_due = self.poll_due.min(self.polled + PAUSE_NOTIFIED);
+                }
+                permit = ready(self.tend_due, self.batches.clone()), if self.is_drained() => {
+                    let Some(permit) = permit else { return Ok(()) };
+                    if let Some(batch) = self.tend().await? {
+                        permit.send(Ok(batch));
+                    }
+                }
+                permit = ready(self.poll_due, self.batches.clone()) => {
+                    let Some(permit) = permit else { return Ok(()) };
+                    if let Some(batch) = self.look().await? {
+                        permit.send(Ok(batch));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing new was there at the last look.
+    fn is_drained(&self) -> bool {
+        self.pause > PAUSE_MIN
+    }
+
+    /// Gives back what a flood left: disk, and tables that are to be swept because the outbox was full.
+    async fn tend(&mut self) -> Result<Option<Batch>> {
+        let now = Instant::now();
+        let (client, limit) = (&self.session.client, self.options.answer_timeout);
+        if self.taken.is_empty() && self.shrink_due <= now {
+            self.shrink_due = now + SHRINK_INTERVAL;
+            answered(limit, overflow::shrink(client)).await?;
+        }
+        if self.closing.is_none() {
+            self.closing = answered(limit, overflow::close(client)).await?;
+        }
+        self.tend_due = now + if self.closing.is_some() { ELDERS_INTERVAL } else { TEND_INTERVAL };
+        let Some(closing) = &self.closing else { return Ok(None) };
+        if !answered(limit, overflow::is_over(client, closing)).await? {
+            return Ok(None);
+        }
+        let shapes = self.unknown(closing.shapes.clone()).await?;
+        let Some(closing) = self.closing.take() else { return Ok(None) };
+        self.received += 1;
+        self.taken.push_back((self.received, Taken::Collapsed(closing.ids)));
+        let sweeps = Some((closing.xid, closing.shapes));
+        Ok(Some(Batch { positions: vec![self.received], shapes, sweeps, ..Batch::default() }))
+    }
+
+    /// Asks for the shapes among these that nobody has named before.
+    async fn unknown(&mut self, mut ids: Vec<i32>) -> Result<Vec<(i32, Shape)>> {
+        ids.retain(|id| !self.known.contains(id));
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let shapes = answered(self.options.answer_timeout, page::shapes(&self.session.client, &ids)).await?;
+        self.known.extend(shapes.iter().map(|(id, _)| *id));
+        Ok(shapes)
+    }
+
+    /// The next page, and when to look again. `None` when there is nothing to say.
+    async fn look(&mut self) -> Result<Option<Batch>> {
+        let before = Instant::now();
+        let limit = self.options.answer_timeout;
+        let page = answered(limit, self.poll.page(&self.session.client)).await?;
+        self.polled = Instant::now();
+        let shapes = self.unknown(page.shapes().collect()).await?;
+        self.pause = if page.len() > 0 { PAUSE_MIN } else { (self.pause * 5 / 4).min(PAUSE_MAX) };
+        // Looking never takes more than a fifth of the time.
+        let pause = if page.is_last { self.pause.max((self.polled - before) * 4) } else { Duration::ZERO };
+        self.poll_due = self.polled + pause;
+        let ends = std::mem::replace(&mut self.unfinished, !page.is_last);
+        if page.len() == 0 && !ends {
+            return Ok(None);
+        }
+        let mut positions = Vec::with_capacity(page.len());
+        for (name, bytes) in page.names()? {
+            self.received += bytes;
+            positions.push(self.received);
+            self.taken.push_back((self.received, Taken::Row(name)));
+        }
+        if self.received - self.first >= ERA_BYTES / 2 {
+            return Err(Error::transient("the outbox's positions of this era are used up"));
+        }
+        Ok(Some(Batch { page, positions, shapes, sweeps: None }))
+    }
+
+    /// Removes what is confirmed, and renews the lease.
+    async fn remove(&mut self, confirmed: u64) -> Result<()> {
+        let now = Instant::now();
+        let done = self.taken.partition_point(|(position, _)| *position <= confirmed).min(REMOVED_MAX);
+        let (mut rows, mut collapsed) = (Vec::with_capacity(done), Vec::new());
+        for (_, taken) in self.taken.iter().take(done) {
+            match taken {
+                Taken::Row(name) => rows.push(*name),
+                Taken::Collapsed(ids) => collapsed.extend_from_slice(ids),
+            }
+        }
+        let position = done.checked_sub(1).and_then(|last| self.taken.get(last)).map_or(0, |(position, _)| *position);
+        let removed = lease::remove(&self.session.client, (&self.options.slot, &self.owner), position, &rows);
+        let pause = match answered(self.options.answer_timeout, removed).await? {
+            Removed::Gone => {
+                if !collapsed.is_empty() {
+                    let forgotten = overflow::forget(&self.session.client, &collapsed);
+                    answered(self.options.answer_timeout, forgotten).await?;
+                }
+                self.taken.drain(..done);
+                REMOVE_INTERVAL
+            }
+            Removed::Recorded => RENEW_INTERVAL,
+            Removed::Lost => return Err(Error::transient("another daemon has taken over the outbox")),
+        };
+        (self.renew_due, self.remove_due) = (now + RENEW_INTERVAL, now + pause);
+        Ok(())
+    }
+
+    async fn close(&mut self, confirmed: u64) -> Result<()> {
+        self.remove(confirmed).await?;
+        answered(self.options.answer_timeout, lease::release(&self.session.client, &self.options.slot, &self.owner))
+            .await
+    }
+}
+
+/// Waits until it is time to look and there is room for what is found.
+async fn ready(due: Instant, batches: mpsc::Sender<Result<Batch>>) -> Option<mpsc::OwnedPermit<Result<Batch>>> {
+    sleep_until(due).await;
+    batches.reserve_owned().await.ok()
+}
+
+/// One exchange with a server that must answer.
+pub(super) async fn answered<T>(limit: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(limit, step).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
+    }
+}

@@ -1,0 +1,253 @@
+//! What only the outbox has: a lease instead of a slot, poolers, notifications, transactions that commit late.
+
+use std::time::Duration;
+
+use super::daemon::{self, Daemon};
+use super::harness::postgres::{self, Shutdown};
+use super::harness::redis::Data;
+use super::harness::wait::{PATIENCE, eventually, settled};
+use super::scene::{Mode, Scene, set};
+
+/// The keys of `UPDATE properties SET title = … WHERE id = 1`.
+const ONE: &[&str] = &["properties:all_properties_public", "properties:city:Dakar", "properties:detail:1"];
+
+/// Waits until these keys are gone, and no other; how long that took.
+async fn goes(scene: &Scene, daemon: &Daemon, keys: &[&str]) -> Duration {
+    let began = std::time::Instant::now();
+    settled("the keys go", PATIENCE, async || match scene.gone() {
+        gone if gone == set(keys) => Ok(()),
+        gone => Err((gone, daemon.log())),
+    })
+    .await;
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_daemon_that_stands_by_works_within_two_seconds() {
+    let scene = Scene::outbox().await;
+    let mut first = scene.daemon().await;
+    let mut second = Daemon::start(&scene.config(), &[]);
+    second.wait_for_log("standing by");
+    scene.confirmed(&first).await;
+    first.kill();
+    scene.fill();
+    let killed = std::time::Instant::now();
+    scene.run("UPDATE properties SET title = 'b' WHERE id = 1").await;
+    goes(&scene, &second, ONE).await;
+    let took = killed.elapsed();
+    // 1.5 s of lease and a look every 0.3 s; the rest is slack for a loaded machine.
+    assert!(took < Duration::from_millis(2_500), "{took:?}\n{}", second.log());
+    assert!(!second.log().contains("sweeping"), "the mark proves that nothing is missing:\n{}", second.log());
+    // One that stops gives the lease back: nobody waits for its end.
+    let mut third = Daemon::start(&scene.config(), &[]);
+    third.wait_for_log("standing by");
+    scene.confirmed(&second).await;
+    assert_eq!(second.stop(), Some(0));
+    third.wait_for_log("outbox started");
+    assert_eq!(third.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_transaction_that_commits_late_is_found_whatever_committed_before() {
+    let scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    let mut late = scene.postgres.client().await;
+    let open = late.transaction().await.expect("it begins");
+    open.batch_execute("UPDATE properties SET title = 'b' WHERE id = 1").await.expect("valid SQL");
+    for id in 1..20 {
+        assert_eq!(
+            scene.change(&daemon, &format!("INSERT INTO visits VALUES ({id}); DELETE FROM visits")).await,
+            set(if id == 1 { &["visits:1"] } else { &[] }),
+        );
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    scene.fill();
+    open.commit().await.expect("it commits");
+    goes(&scene, &daemon, ONE).await;
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_server_that_crashes_or_ends_sessions_loses_nothing() {
+    let mut scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("replication interrupted");
+    daemon.allow("failed to watch the server");
+    daemon.allow("failed to take a snapshot");
+    scene.confirmed(&daemon).await;
+    scene.fill();
+    scene.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'crieur'").await;
+    scene.run("UPDATE properties SET title = 'b' WHERE id = 1").await;
+    goes(&scene, &daemon, ONE).await;
+    assert_eq!(daemon.log().matches("sweeping").count(), 1, "only that of the first start:\n{}", daemon.log());
+    // A server that recovers may have forgotten what readers saw.
+    scene.postgres.restart(Shutdown::Immediate);
+    scene.sql = scene.postgres.client().await;
+    daemon.wait_for_log("the server started again since the mark was written");
+    super::scene::swept(&scene, &daemon).await;
+    scene.fill();
+    scene.run("UPDATE properties SET title = 'c' WHERE id = 1").await;
+    goes(&scene, &daemon, ONE).await;
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_cache_that_went_back_gets_what_it_lacks() {
+    let mut scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("failed to");
+    scene.confirmed(&daemon).await;
+    let _: () = redis::cmd("SAVE").query(&mut scene.cache.connection()).expect("the directory is writable");
+    assert_eq!(scene.change(&daemon, "UPDATE properties SET title = 'b' WHERE id = 1").await, set(ONE));
+    scene.cache.kill();
+    scene.cache.restart(Data::Kept);
+    goes(&scene, &daemon, ONE).await;
+    assert!(daemon.log().contains("deleting it again"), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_change_of_mode_sweeps_in_both_directions() {
+    let mut scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    for mode in [Mode::Outbox, Mode::Replication, Mode::Outbox] {
+        scene.mode = mode;
+        // What the other mode must not miss comes first: `crieur setup` of the new one, then its start.
+        let out = daemon::run("setup", &scene.config(), &[]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        scene.run("UPDATE properties SET title = 'between' WHERE id = 2").await;
+        assert_eq!(daemon.stop(), Some(0));
+        scene.fill();
+        scene.run("UPDATE properties SET title = 'away' WHERE id = 1").await;
+        daemon = Daemon::start(&scene.config(), &[]);
+        daemon.wait_for_log("the mark in the cache is of another server or timeline");
+        super::scene::swept(&scene, &daemon).await;
+        scene.confirmed(&daemon).await;
+        assert_eq!(scene.change(&daemon, "UPDATE properties SET title = 'b' WHERE id = 1").await, set(ONE), "{mode:?}");
+    }
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn triggers_that_are_missing_are_told_and_swept_and_those_that_do_not_fit_are_made_anew() {
+    let scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("triggers do not tell all that the rules read of table \"public.visit_bookings\"");
+    scene.run("SELECT crieur.unwatch('visit_bookings')").await;
+    daemon.wait_for_log("triggers do not tell all");
+    scene.fill();
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1); UPDATE visit_bookings SET property_id = 2").await;
+    let slots = || ["available_slots:1", "available_slots:2"].iter().all(|key| scene.gone().contains(*key));
+    eventually("the sweep takes its place", PATIENCE, async || slots()).await;
+    let out = daemon::run("setup", &scene.config(), &[]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.contains("visit_bookings") && !text.contains("properties"), "only what is missing: {text}");
+    daemon.wait_for_log("the publication changed");
+    // Each of these is seen within two seconds, mended, and swept for what came meanwhile.
+    for sql in [
+        "ALTER TABLE visit_bookings DISABLE TRIGGER crieur_update",
+        "ALTER TABLE visit_bookings ALTER property_id TYPE bigint",
+        "CREATE TABLE visits_more PARTITION OF visits FOR VALUES FROM (200) TO (300)",
+    ] {
+        let before = daemon.log().matches("the publication changed since the mark was written").count();
+        scene.run(sql).await;
+        daemon.wait_for_logs("the publication changed since the mark was written", before + 1);
+        let stale = scene.ask("SELECT count(*)::text FROM crieur.watched WHERE stale").await;
+        assert_eq!(stale, "0", "{sql}");
+    }
+    let booked = "INSERT INTO visit_bookings VALUES (2, 1); DELETE FROM visit_bookings WHERE id = 2";
+    settled("the sweeps are over", PATIENCE, async || match scene.change(&daemon, booked).await {
+        gone if gone == set(&["available_slots:1"]) => Ok(()),
+        gone => Err((gone, daemon.log())),
+    })
+    .await;
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_daemon_without_an_installed_outbox_says_what_to_run() {
+    let scene = Scene::with(postgres::Options::default(), &[]).await;
+    let mut daemon = Daemon::start(&Mode::Outbox.config(&scene.config()), &[]);
+    daemon.allow("Run `crieur setup`");
+    assert_eq!(daemon.exit(), Some(78), "{}", daemon.log());
+}
+
+#[tokio::test]
+async fn an_outbox_that_was_full_ends_in_sweeps_and_misses_no_writer() {
+    let scene = Scene::outbox().await;
+    scene.run("SELECT crieur.limits(bytes_max => 1)").await;
+    let mut daemon = scene.daemon().await;
+    assert_eq!(daemon.stop(), Some(0));
+    scene.run("UPDATE properties SET title = 'b' WHERE id = 1").await;
+    let count = |table: &str| format!("SELECT count(*)::text FROM crieur.{table}");
+    assert_eq!(scene.ask(&count("collapse")).await, "1");
+    let rows = scene.ask(&count("outbox")).await;
+    let mut late = scene.postgres.client().await;
+    let open = late.transaction().await.expect("it begins");
+    open.batch_execute("UPDATE properties SET city = 'Thiès' WHERE id = 2").await.expect("valid SQL");
+    scene.run("UPDATE properties SET title = 'c' WHERE id < 2; INSERT INTO visits VALUES (1)").await;
+    scene.run("UPDATE properties SET title = 'd' WHERE id < 2; DELETE FROM visits").await;
+    assert_eq!(scene.ask(&count("outbox")).await, rows, "it grew although it was full");
+    let mut daemon = Daemon::start(&scene.config(), &[]);
+    daemon.wait_for_log("outbox started");
+    settled("the rows are closing", PATIENCE, async || {
+        match scene.ask("SELECT bool_and(closing)::text FROM crieur.collapse").await {
+            closing if closing == "true" => Ok(()),
+            other => Err((other, daemon.log())),
+        }
+    })
+    .await;
+    scene.confirmed(&daemon).await;
+    scene.fill();
+    // Nobody sweeps for the transaction that relied on the collapse row before it has ended.
+    assert_eq!(scene.ask(&count("collapse")).await, "2");
+    open.commit().await.expect("it commits");
+    let families = ["properties:all_properties_public", "properties:city:", "properties:detail:", "visits:"];
+    let ours = |key: &&&str| families.iter().any(|family| key.starts_with(family));
+    let ours: Vec<&str> = super::scene::KEYS.iter().filter(ours).copied().collect();
+    goes(&scene, &daemon, &ours).await;
+    settled("the rows are gone", PATIENCE, async || match scene.ask(&count("collapse")).await {
+        none if none == "0" => Ok(()),
+        some => Err((some, daemon.log())),
+    })
+    .await;
+    assert!(!daemon.log().contains("sweeping every key"), "the mark proves the rest:\n{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_plain_role_that_was_granted_no_more_than_it_needs_does_the_work() {
+    let scene = Scene::outbox().await;
+    for sql in [
+        "CREATE ROLE worker LOGIN; SELECT crieur.grant_worker('worker')",
+        "GRANT SELECT ON leases, properties TO worker",
+        "CREATE ROLE writer LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON properties, rental_payments, leases TO writer",
+        "ALTER TABLE properties ENABLE ROW LEVEL SECURITY; CREATE POLICY all_rows ON properties TO writer USING (true)",
+    ] {
+        scene.run(sql).await;
+    }
+    let config = scene.config().replace("postgres://postgres@", "postgres://worker@");
+    let out = daemon::run("check", &config, &[]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    let mut daemon = scene.daemon_with(&config).await;
+    for (sql, gone) in [
+        ("SET ROLE writer; UPDATE properties SET title = 'b' WHERE id = 1; RESET ROLE", ONE),
+        (
+            "SET ROLE writer; INSERT INTO rental_payments VALUES (1, 71, 1); RESET ROLE",
+            // Row-level security is the lookup's own: it sees nothing of properties, and so no owner.
+            &["payments:lease:71"],
+        ),
+    ] {
+        assert_eq!(scene.change(&daemon, sql).await, set(gone), "{sql}\n{}", daemon.log());
+    }
+    scene.run("ALTER TABLE visit_bookings ALTER property_id TYPE bigint").await;
+    settled("the triggers follow the table, by the rights of who installed them", PATIENCE, async || {
+        match scene.ask("SELECT count(*)::text FROM crieur.watched WHERE stale").await {
+            none if none == "0" => Ok(()),
+            some => Err((some, daemon.log())),
+        }
+    })
+    .await;
+    assert_eq!(daemon.stop(), Some(0));
+}
