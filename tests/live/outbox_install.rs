@@ -4,7 +4,8 @@
 use futures_util::StreamExt;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::harness::postgres::Version;
+use super::harness::pgbouncer::{Pgbouncer, PoolMode};
+use super::harness::postgres::{self, Postgres, Version};
 use super::outbox_sql::{INSTALL, Outbox, ask, refused, run, session};
 
 const UNINSTALL: &str = include_str!("../../sql/uninstall.sql");
@@ -52,6 +53,29 @@ async fn installed_twice_it_stays_as_it_was_and_removed_it_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn it_installs_works_and_goes_through_a_pooler() {
+    for mode in [PoolMode::Session, PoolMode::Transaction] {
+        let server = Postgres::start(postgres::Options::default());
+        let pooler = Pgbouncer::start(mode, server.port());
+        let (client, connection) = tokio_postgres::connect(&pooler.url(), NoTls).await.expect("it is up");
+        tokio::spawn(connection);
+        run(&client, "CREATE ROLE app; GRANT CREATE ON DATABASE postgres TO app; CREATE TABLE t (id int)").await;
+        run(&client, "ALTER TABLE t OWNER TO app").await;
+        let before = ask(&client, CATALOGS).await;
+        // A pooler may give each transaction another session, so what belongs together is one.
+        let as_app = |sql: &str| format!("BEGIN; SET LOCAL ROLE app; {sql}; COMMIT");
+        for _ in 0..2 {
+            run(&client, &as_app(INSTALL)).await;
+            run(&client, &as_app("SELECT crieur.watch('t')")).await;
+        }
+        run(&client, "INSERT INTO t VALUES (1)").await;
+        assert_eq!(ask(&client, "SELECT string_agg(concat_ws(' ', op, new), ', ') FROM crieur.outbox").await, "I {{1}}");
+        run(&client, &as_app(UNINSTALL)).await;
+        assert_eq!(ask(&client, CATALOGS).await, before, "{mode:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_older_version_is_brought_up_to_date_in_place_and_a_later_one_is_left_alone() {
     for version in Version::ALL {
         let outbox = Outbox::start(version).await;
@@ -83,7 +107,7 @@ async fn writers_need_no_right_and_get_none() {
         let outbox = Outbox::start(version).await;
         run(&outbox.admin, "CREATE ROLE writer LOGIN; CREATE ROLE worker LOGIN").await;
         run(&outbox.app, TENANTS).await;
-        // Row-level security hides these rows from the owner of the triggers. The writer has tables of any name.
+        let writer = session(&outbox.server, "writer").await;
         // Row-level security hides these rows from the owner of the triggers. The writer has tables and functions of any name.
         run(&writer, "SET search_path = pg_temp, public, pg_catalog").await;
         run(&writer, "CREATE TEMP TABLE new_rows (id int); CREATE TEMP TABLE outbox (id int)").await;
