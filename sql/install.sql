@@ -215,20 +215,18 @@ LANGUAGE sql STABLE SET search_path = '' AS $function$
 $function$;
 
 -- The queries over transition tables give one row: what to write (op, old, new), or no op when nothing changed. This
--- one is for statements on one row, most of all; of more it says no more than that they are more.
-CREATE OR REPLACE FUNCTION crieur.query_one(
-    op text, target crieur.target, shape crieur.shape, most bigint
-) RETURNS text LANGUAGE sql STABLE SET search_path = '' AS $function$
+-- one is for statements on one row, most of all; of more it says no more than that they are more. The fewer nodes its
+-- plan has, the better: setting them up is most of what it costs.
+CREATE OR REPLACE FUNCTION crieur.query_one(op text, target crieur.target, shape crieur.shape) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $function$
     SELECT pg_catalog.format(
-        'SELECT CASE WHEN EXISTS (SELECT FROM %1$s_rows OFFSET 1) THEN ''+''%2$s'
-        || ' WHEN pg_catalog.pg_column_size(p.old) > %3$s OR pg_catalog.pg_column_size(p.new) > %3$s THEN ''S'''
-        || ' ELSE ''%4$s'' END::"char" AS op, p.old, p.new FROM (SELECT %5$s FROM %6$s LIMIT 1) AS p',
+        'SELECT CASE WHEN EXISTS (SELECT FROM %s_rows OFFSET 1) THEN ''+''%s ELSE ''%s'' END::"char" AS op, %s FROM %s',
         CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END,
-        CASE op WHEN 'UPDATE' THEN ' WHEN NOT p.changed THEN NULL' ELSE '' END,
-        most, pg_catalog.left(op, 1),
+        CASE op WHEN 'UPDATE' THEN ' WHEN NOT (' || crieur.changed(target, 'tg_relid') || ') THEN NULL' ELSE '' END,
+        pg_catalog.left(op, 1),
         CASE op
-            WHEN 'UPDATE' THEN pg_catalog.format('ARRAY[%s] AS old, ARRAY[%s] AS new, %s AS changed',
-                crieur.image(shape, 'o'), crieur.image(shape, 'n'), crieur.changed(target, 'tg_relid'))
+            WHEN 'UPDATE' THEN pg_catalog.format('ARRAY[%s] AS old, ARRAY[%s] AS new',
+                crieur.image(shape, 'o'), crieur.image(shape, 'n'))
             WHEN 'INSERT' THEN 'NULL::pg_catalog.text[] AS old, ARRAY[' || crieur.image(shape, 'n') || '] AS new'
             ELSE 'ARRAY[' || crieur.image(shape, 'o') || '] AS old, NULL::pg_catalog.text[] AS new'
         END,
@@ -266,15 +264,13 @@ $function$;
 
 -- For more than one row. An old row without a new one was to move to a partition, and a trigger kept it from there:
 -- then nothing says which are pairs.
-CREATE OR REPLACE FUNCTION crieur.query_many(
-    op text, images text, rows_max bigint, most bigint
-) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$
+CREATE OR REPLACE FUNCTION crieur.query_many(op text, images text, rows_max bigint) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$
     SELECT pg_catalog.format(
-        'SELECT CASE WHEN d.images = 0 THEN NULL WHEN NOT d.paired OR d.images > %s'
-        || ' OR pg_catalog.pg_column_size(d.old) > %s OR pg_catalog.pg_column_size(d.new) > %2$s THEN ''S'''
-        || ' ELSE ''%s'' END::"char" AS op, d.old, d.new FROM (SELECT pg_catalog.count(*) AS images,'
-        || ' pg_catalog.bool_and(i.paired) AS paired, %s AS old, %s AS new FROM (%s) AS i) AS d',
-        rows_max, most, pg_catalog.left(op, 1),
+        'SELECT CASE WHEN d.images = 0 THEN NULL WHEN d.paired AND d.images <= %s THEN ''%s'' ELSE ''S'' END::"char"'
+        || ' AS op, d.old, d.new FROM (SELECT pg_catalog.count(*) AS images, pg_catalog.bool_and(i.paired) AS paired,'
+        || ' %s AS old, %s AS new FROM (%s) AS i) AS d',
+        rows_max, pg_catalog.left(op, 1),
         CASE op WHEN 'INSERT' THEN 'NULL::pg_catalog.text[]' ELSE 'pg_catalog.array_agg(i.old)' END,
         CASE op WHEN 'DELETE' THEN 'NULL::pg_catalog.text[]' ELSE 'pg_catalog.array_agg(i.new)' END, images)
 $function$;
@@ -320,13 +316,11 @@ BEGIN
             END IF;
         $text$,
         CASE op WHEN 'UPDATE' THEN 'IF' ELSE 'ELSIF' END, op,
-        crieur.query_one(op, target, shape, setting.row_bytes_max),
+        crieur.query_one(op, target, shape),
         CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END, setting.rows_max,
         'SELECT pg_catalog.count(*) FROM (' || crieur.query_images(op, target, shape, ' LIMIT 1000', '$1') || ') AS i',
-        crieur.query_many(
-            op, crieur.query_images(op, target, shape, '', '$1'), setting.rows_max, setting.row_bytes_max),
-        crieur.query_many(
-            op, crieur.query_images(op, target, shape, '', 'tg_relid'), setting.rows_max, setting.row_bytes_max)
+        crieur.query_many(op, crieur.query_images(op, target, shape, '', '$1'), setting.rows_max),
+        crieur.query_many(op, crieur.query_images(op, target, shape, '', 'tg_relid'), setting.rows_max)
     ), '')
     INTO branches
     FROM pg_catalog.unnest('{UPDATE,INSERT,DELETE}'::text[]) AS op;
@@ -360,8 +354,8 @@ BEGIN
         said := CASE WHEN sqlstate LIKE '42%%' THEN sqlerrm ELSE sqlstate END;
     END;
     INSERT INTO crieur.outbox (op, shape, old, new, note)
-    SELECT seen.op, %2$s,
-        CASE WHEN seen.op <> 'S' THEN seen.old END, CASE WHEN seen.op <> 'S' THEN seen.new END, said
+    SELECT CASE WHEN %6$s THEN seen.op ELSE 'S' END, %2$s, CASE WHEN %6$s THEN seen.old END,
+        CASE WHEN %6$s THEN seen.new END, said
     WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
     -- The first of the identifiers that a session takes at a time, and so each 32nd row, looks at the size.
     RETURNING id %% 32 = 1 INTO look;
@@ -374,7 +368,9 @@ BEGIN
 END
 $text$, branches, shape.id, setting.bytes_max,
         CASE WHEN setting.notify THEN E'\n    PERFORM pg_catalog.pg_notify(''crieur'', '''');' ELSE '' END,
-        'SELECT ''S''::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new');
+        'SELECT ''S''::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new',
+        'seen.op <> ''S'' AND coalesce(pg_catalog.pg_column_size(seen.old), 0)'
+        || ' + coalesce(pg_catalog.pg_column_size(seen.new), 0) <= ' || setting.row_bytes_max);
     EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION crieur.%I() RETURNS trigger LANGUAGE plpgsql'
         || ' SECURITY DEFINER SET search_path = ''''%s AS %L', function, crieur.output_settings(shape.types), body);
     EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION crieur.%I() FROM PUBLIC', function);

@@ -6,8 +6,10 @@
 #   notify    the same, and each commit wakes a listener
 #   logical   a slot of pgoutput publishes the table, somebody reads it, wal_level = logical
 #
-# Throwaway servers with PostgreSQL's own durability settings, in TMPDIR. Ways take turns in short rounds, so that whatever
-# else the machine does meets all of them; what is printed are ratios to "plain" in the same round: median (least to greatest).
+# Throwaway servers with PostgreSQL's own durability settings, in TMPDIR. Ways take turns in short rounds, so that
+# whatever else the machine does meets all of them. Printed are ratios to "plain" in the same round, median (least to
+# greatest): of transactions per second, which a busy machine blurs, and of the CPU time that each takes, of the server,
+# pgbench and the one who reads together, which it blurs less.
 #
 #   ROUNDS=7 SECONDS_EACH=4 CLIENTS="1 8 32" WATCHED=one|all tests/writers.sh
 set -euo pipefail
@@ -92,9 +94,27 @@ become() {
     [ "$way" = plain ] || sql replica -c "SELECT crieur.notify('$way' = 'notify')" >/dev/null
 }
 
+# Hundredths of a second of CPU: the server's processes, those that ended and those that live, and what ran beside it.
+cpu() {
+    local postmaster
+    postmaster=$(head -1 "$dir/$1/postmaster.pid")
+    { cat "/proc/$postmaster/stat"; for pid in $(pgrep -P "$postmaster"); do cat "/proc/$pid/stat"; done; } 2>/dev/null |
+        awk '{ sub(/.*\) /, ""); sum += $12 + $13; if (NR == 1) sum += $14 + $15 } END { print sum }'
+}
+
+# Transactions per second, and microseconds of CPU for each.
 transactions() {
-    "$bin/pgbench" -n -h "$dir/$(server_of "$1").socket" -U postgres -M prepared -c "$2" -j 2 -T "$each" postgres \
-        2>/dev/null | awk '/^tps/ { print $3 }'
+    local server before after TIMEFORMAT='%U %S'
+    server=$(server_of "$1")
+    before=$(cpu "$server")
+    { time "$bin/pgbench" -n -h "$dir/$server.socket" -U postgres -M prepared -c "$2" -j 2 -T "$each" postgres \
+        >"$dir/pgbench" 2>/dev/null; } 2>"$dir/time"
+    sleep 0.2 # The last of its sessions end.
+    after=$(cpu "$server")
+    awk -v ticks=$((after - before)) -v client="$(cat "$dir/time")" '
+        /actually processed/ { split($6, done, "/") }
+        /^tps/ { tps = $3 }
+        END { split(client, t, " "); print tps, (ticks / 100 + t[1] + t[2]) * 1e6 / done[1] }' "$dir/pgbench"
 }
 
 # Milliseconds, of an UPDATE that no later vacuum has to share the time with.
@@ -120,15 +140,20 @@ measure() {
             echo "$round $way $("$1" "$way" "${@:2}")"
         done
     done | awk -v label="$label" '
-        { value[$1, $2] = $3 }
-        function summary(way, of,   n, i, j, t, v) {
-            for (n = 0; (n, way) in value; n++) v[n] = of == "plain" ? value[n, way] / value[n, "plain"] : value[n, way]
+        { value[$1, $2, 1] = $3; value[$1, $2, 2] = $4; metrics = NF - 2 }
+        function summary(metric, way, base,   n, i, j, t, v) {
+            for (n = 0; (n, way, metric) in value; n++) {
+                v[n] = value[n, way, metric] / (base ? value[n, "plain", metric] : 1)
+            }
             for (i = 0; i < n; i++) for (j = i + 1; j < n; j++) if (v[j] < v[i]) { t = v[i]; v[i] = v[j]; v[j] = t }
-            return sprintf(of == "plain" ? "%.2f (%.2f to %.2f)" : "%.0f (%.0f to %.0f)", v[int(n / 2)], v[0], v[n - 1])
+            return sprintf(base ? "%.2f (%.2f to %.2f)" : "%.0f (%.0f to %.0f)", v[int(n / 2)], v[0], v[n - 1])
         }
         END {
-            printf "%-22s plain %-24s outbox %-22s notify %-22s logical %s\n", label, summary("plain", ""),
-                summary("outbox", "plain"), summary("notify", "plain"), summary("logical", "plain")
+            for (metric = 1; metric <= metrics; metric++) {
+                printf "%-22s plain %-22s outbox %-22s notify %-22s logical %s\n",
+                    metric == 1 ? label : "  us of CPU for each", summary(metric, "plain", 0),
+                    summary(metric, "outbox", 1), summary(metric, "notify", 1), summary(metric, "logical", 1)
+            }
         }'
 }
 
