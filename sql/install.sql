@@ -92,8 +92,8 @@ CREATE TABLE IF NOT EXISTS crieur.collapse (
     closing boolean NOT NULL DEFAULT false
 );
 
--- The round. A sequence is read as it is and not as a snapshot saw it: a repeatable read that began long ago may see a row
--- that has been closed and swept since.
+-- The round. A sequence is read as it is and not as a snapshot saw it: a repeatable read that began long ago may see a
+-- row that has been closed and swept since.
 CREATE SEQUENCE IF NOT EXISTS crieur.closings;
 
 -- The daemon's position, and which daemon is at work.
@@ -170,13 +170,14 @@ LANGUAGE sql STABLE SET search_path = '' AS $function$
             WHEN n.name = 'bytea' THEN '{bytea_output = ''hex''}'
             WHEN n.name IN ('float4', 'float8', 'point', 'line', 'lseg', 'box', 'path', 'polygon', 'circle')
                 THEN '{extra_float_digits = 1}'
-            ELSE '{DateStyle = ''ISO'',TimeZone = ''UTC'',IntervalStyle = ''postgres'',bytea_output = ''hex'',extra_float_digits = 1}'
+            ELSE '{DateStyle = ''ISO'',TimeZone = ''UTC'',IntervalStyle = ''postgres'',bytea_output = ''hex'','
+                'extra_float_digits = 1}'
         END) AS s (setting)
     )
     SELECT coalesce(pg_catalog.string_agg(' SET ' || n.setting, '' ORDER BY n.setting), '') FROM needed AS n
 $function$;
 
--- A transition table with its columns as c1, c2, …: what a user calls them can then not be mistaken for a name of ours.
+-- A transition table with its columns as c1, c2, …: whatever a user calls them, none is taken for a name of ours.
 CREATE OR REPLACE FUNCTION crieur.side(target crieur.target, shape crieur.shape, name text, place text) RETURNS text
 LANGUAGE sql STABLE SET search_path = '' AS $function$
     SELECT pg_catalog.format('SELECT %sROW(r.*)::pg_catalog.record AS whole', place)
@@ -213,31 +214,30 @@ LANGUAGE sql STABLE SET search_path = '' AS $function$
     WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped
 $function$;
 
--- The queries over transition tables give one row: what to write (op, old, new), or no op when nothing changed. This one is
--- for statements on one row, most of all; of more it says no more than that they are more.
-CREATE OR REPLACE FUNCTION crieur.query_one(op text, target crieur.target, shape crieur.shape, most bigint) RETURNS text
+-- The queries over transition tables give one row: what to write (op, old, new), or no op when nothing changed. This
+-- one is for statements on one row, most of all; of more it says no more than that they are more. The fewer nodes its
+-- plan has, the better: setting them up is most of what it costs.
+CREATE OR REPLACE FUNCTION crieur.query_one(op text, target crieur.target, shape crieur.shape) RETURNS text
 LANGUAGE sql STABLE SET search_path = '' AS $function$
     SELECT pg_catalog.format(
-        'SELECT CASE WHEN EXISTS (SELECT FROM %1$s_rows OFFSET 1) THEN ''+''%2$s'
-        || ' WHEN pg_catalog.pg_column_size(p.old) > %3$s OR pg_catalog.pg_column_size(p.new) > %3$s THEN ''S'''
-        || ' ELSE ''%4$s'' END::"char" AS op, p.old, p.new FROM (SELECT %5$s FROM %6$s LIMIT 1) AS p',
+        'SELECT CASE WHEN EXISTS (SELECT FROM %s_rows OFFSET 1) THEN ''+''%s ELSE ''%s'' END::"char" AS op, %s FROM %s',
         CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END,
-        CASE op WHEN 'UPDATE' THEN ' WHEN NOT p.changed THEN NULL' ELSE '' END,
-        most, pg_catalog.left(op, 1),
+        CASE op WHEN 'UPDATE' THEN ' WHEN NOT (' || crieur.changed(target, 'tg_relid') || ') THEN NULL' ELSE '' END,
+        pg_catalog.left(op, 1),
         CASE op
-            WHEN 'UPDATE' THEN pg_catalog.format('ARRAY[%s] AS old, ARRAY[%s] AS new, %s AS changed',
-                crieur.image(shape, 'o'), crieur.image(shape, 'n'), crieur.changed(target, 'tg_relid'))
-            WHEN 'INSERT' THEN pg_catalog.format('NULL::pg_catalog.text[] AS old, ARRAY[%s] AS new', crieur.image(shape, 'n'))
-            ELSE pg_catalog.format('ARRAY[%s] AS old, NULL::pg_catalog.text[] AS new', crieur.image(shape, 'o'))
+            WHEN 'UPDATE' THEN pg_catalog.format('ARRAY[%s] AS old, ARRAY[%s] AS new',
+                crieur.image(shape, 'o'), crieur.image(shape, 'n'))
+            WHEN 'INSERT' THEN 'NULL::pg_catalog.text[] AS old, ARRAY[' || crieur.image(shape, 'n') || '] AS new'
+            ELSE 'ARRAY[' || crieur.image(shape, 'o') || '] AS old, NULL::pg_catalog.text[] AS new'
         END,
         pg_catalog.concat_ws(' CROSS JOIN ',
             CASE WHEN op <> 'INSERT' THEN pg_catalog.format('(%s) AS o', crieur.side(target, shape, 'old', '')) END,
             CASE WHEN op <> 'DELETE' THEN pg_catalog.format('(%s) AS n', crieur.side(target, shape, 'new', '')) END))
 $function$;
 
--- The distinct images of the first rows, as many as "top" says. An update's rows are numbered: both tables get theirs in
--- one call (AfterTriggerSaveEvent in src/backend/commands/trigger.c), so the same number is the same row, before and after.
--- A full join cannot become a nested loop, whatever number of rows it was planned for.
+-- The distinct images of the first rows, as many as "top" says. An update's rows are numbered: both tables get theirs
+-- in one call (AfterTriggerSaveEvent in src/backend/commands/trigger.c), so the same number is the same row, before and
+-- after. A full join cannot become a nested loop, whatever number of rows it was planned for.
 CREATE OR REPLACE FUNCTION crieur.query_images(
     op text, target crieur.target, shape crieur.shape, top text, relation text
 ) RETURNS text LANGUAGE sql STABLE SET search_path = '' AS $function$
@@ -252,25 +252,25 @@ CREATE OR REPLACE FUNCTION crieur.query_images(
             crieur.side(target, shape, 'new', 'pg_catalog.row_number() OVER () AS place, '),
             crieur.changed(target, relation))
         WHEN 'INSERT' THEN pg_catalog.format(
-            'SELECT NULL::pg_catalog.text[] AS old, p.new, true AS paired FROM (SELECT %s AS new FROM (%s%s) AS n) AS p GROUP BY p.new',
+            'SELECT NULL::pg_catalog.text[] AS old, p.new, true AS paired'
+            || ' FROM (SELECT %s AS new FROM (%s%s) AS n) AS p GROUP BY p.new',
             crieur.image(shape, 'n'), crieur.side(target, shape, 'new', ''), top)
         ELSE pg_catalog.format(
-            'SELECT p.old, NULL::pg_catalog.text[] AS new, true AS paired FROM (SELECT %s AS old FROM (%s%s) AS o) AS p GROUP BY p.old',
+            'SELECT p.old, NULL::pg_catalog.text[] AS new, true AS paired'
+            || ' FROM (SELECT %s AS old FROM (%s%s) AS o) AS p GROUP BY p.old',
             crieur.image(shape, 'o'), crieur.side(target, shape, 'old', ''), top)
     END
 $function$;
 
--- For more than one row. An old row without a new one was to move to a partition, and a trigger kept it from there: then
--- nothing says which are pairs.
-CREATE OR REPLACE FUNCTION crieur.query_many(
-    op text, images text, rows_max bigint, most bigint
-) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$
+-- For more than one row. An old row without a new one was to move to a partition, and a trigger kept it from there:
+-- then nothing says which are pairs.
+CREATE OR REPLACE FUNCTION crieur.query_many(op text, images text, rows_max bigint) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$
     SELECT pg_catalog.format(
-        'SELECT CASE WHEN d.images = 0 THEN NULL WHEN NOT d.paired OR d.images > %s OR pg_catalog.pg_column_size(d.old) > %s'
-        || ' OR pg_catalog.pg_column_size(d.new) > %2$s THEN ''S'' ELSE ''%s'' END::"char" AS op, d.old, d.new'
-        || ' FROM (SELECT pg_catalog.count(*) AS images, pg_catalog.bool_and(i.paired) AS paired, %s AS old, %s AS new'
-        || ' FROM (%s) AS i) AS d',
-        rows_max, most, pg_catalog.left(op, 1),
+        'SELECT CASE WHEN d.images = 0 THEN NULL WHEN d.paired AND d.images <= %s THEN ''%s'' ELSE ''S'' END::"char"'
+        || ' AS op, d.old, d.new FROM (SELECT pg_catalog.count(*) AS images, pg_catalog.bool_and(i.paired) AS paired,'
+        || ' %s AS old, %s AS new FROM (%s) AS i) AS d',
+        rows_max, pg_catalog.left(op, 1),
         CASE op WHEN 'INSERT' THEN 'NULL::pg_catalog.text[]' ELSE 'pg_catalog.array_agg(i.old)' END,
         CASE op WHEN 'DELETE' THEN 'NULL::pg_catalog.text[]' ELSE 'pg_catalog.array_agg(i.new)' END, images)
 $function$;
@@ -287,8 +287,8 @@ LANGUAGE sql SET search_path = '' AS $function$
     )
 $function$;
 
--- Writes the trigger function of a watched table anew, for its shape and the settings of now. Each expression of plpgsql
--- is set up anew in each transaction, so on the way of one row there are few.
+-- Writes the trigger function of a watched table anew, for its shape and the settings of now. Each expression of
+-- plpgsql is set up anew in each transaction, so on the way of one row there are few.
 CREATE OR REPLACE FUNCTION crieur.generate(target crieur.target) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $function$
 DECLARE
@@ -308,7 +308,7 @@ BEGIN
                     IF rows <= 500 THEN
                         EXECUTE %7$L INTO seen USING tg_relid;
                     ELSE
-                        SELECT 'S'::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO seen;
+                        seen.op := 'S';
                     END IF;
                 ELSE
                     %8$s INTO seen;
@@ -316,11 +316,11 @@ BEGIN
             END IF;
         $text$,
         CASE op WHEN 'UPDATE' THEN 'IF' ELSE 'ELSIF' END, op,
-        crieur.query_one(op, target, shape, setting.row_bytes_max),
+        crieur.query_one(op, target, shape),
         CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END, setting.rows_max,
-        pg_catalog.format('SELECT pg_catalog.count(*) FROM (%s) AS i', crieur.query_images(op, target, shape, ' LIMIT 1000', '$1')),
-        crieur.query_many(op, crieur.query_images(op, target, shape, '', '$1'), setting.rows_max, setting.row_bytes_max),
-        crieur.query_many(op, crieur.query_images(op, target, shape, '', 'tg_relid'), setting.rows_max, setting.row_bytes_max)
+        'SELECT pg_catalog.count(*) FROM (' || crieur.query_images(op, target, shape, ' LIMIT 1000', '$1') || ') AS i',
+        crieur.query_many(op, crieur.query_images(op, target, shape, '', '$1'), setting.rows_max),
+        crieur.query_many(op, crieur.query_images(op, target, shape, '', 'tg_relid'), setting.rows_max)
     ), '')
     INTO branches
     FROM pg_catalog.unnest('{UPDATE,INSERT,DELETE}'::text[]) AS op;
@@ -336,7 +336,8 @@ BEGIN
     -- Nothing is written in this block, so it takes no transaction id.
     BEGIN
         %1$sELSE
-            SELECT 'T'::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO seen;
+            %5$s INTO seen;
+            seen.op := 'T';
         END IF;
         IF seen.op IS NULL THEN
             IF tg_op <> 'UPDATE' THEN
@@ -348,12 +349,13 @@ BEGIN
             seen.op := 'S';
         END IF;
     EXCEPTION WHEN OTHERS THEN
-        SELECT 'S'::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new INTO seen;
+        %5$s INTO seen;
         -- Only these messages are sure to hold no value.
         said := CASE WHEN sqlstate LIKE '42%%' THEN sqlerrm ELSE sqlstate END;
     END;
     INSERT INTO crieur.outbox (op, shape, old, new, note)
-    SELECT seen.op, %2$s, CASE WHEN seen.op <> 'S' THEN seen.old END, CASE WHEN seen.op <> 'S' THEN seen.new END, said
+    SELECT CASE WHEN %6$s THEN seen.op ELSE 'S' END, %2$s, CASE WHEN %6$s THEN seen.old END,
+        CASE WHEN %6$s THEN seen.new END, said
     WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
     -- The first of the identifiers that a session takes at a time, and so each 32nd row, looks at the size.
     RETURNING id %% 32 = 1 INTO look;
@@ -365,7 +367,10 @@ BEGIN
     RETURN NULL;
 END
 $text$, branches, shape.id, setting.bytes_max,
-        CASE WHEN setting.notify THEN E'\n    PERFORM pg_catalog.pg_notify(''crieur'', '''');' ELSE '' END);
+        CASE WHEN setting.notify THEN E'\n    PERFORM pg_catalog.pg_notify(''crieur'', '''');' ELSE '' END,
+        'SELECT ''S''::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new',
+        'seen.op <> ''S'' AND coalesce(pg_catalog.pg_column_size(seen.old), 0)'
+        || ' + coalesce(pg_catalog.pg_column_size(seen.new), 0) <= ' || setting.row_bytes_max);
     EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION crieur.%I() RETURNS trigger LANGUAGE plpgsql'
         || ' SECURITY DEFINER SET search_path = ''''%s AS %L', function, crieur.output_settings(shape.types), body);
     EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION crieur.%I() FROM PUBLIC', function);
@@ -572,7 +577,9 @@ BEGIN
     LOOP
         PERFORM crieur.unwatch(target.relation);
     END LOOP;
-    FOR target IN SELECT t.* FROM crieur.target AS t JOIN crieur.watched AS w ON w.relation = t.relation WHERE w.stale LOOP
+    FOR target IN
+        SELECT t.* FROM crieur.target AS t JOIN crieur.watched AS w ON w.relation = t.relation WHERE w.stale
+    LOOP
         BEGIN
             PERFORM crieur.watch(target.relation, target.columns, ARRAY(
                 SELECT i.name FROM pg_catalog.unnest(target.ignore) AS i (name)
@@ -586,7 +593,8 @@ END
 $function$;
 
 -- Whether a commit wakes the daemon. Without, it looks by itself, up to a second later when nothing was going on. With,
--- commits of the whole server queue at one lock, and PREPARE TRANSACTION refuses a transaction that wrote watched tables.
+-- commits of the whole server queue at one lock, and PREPARE TRANSACTION refuses a transaction that wrote watched
+-- tables.
 CREATE OR REPLACE FUNCTION crieur.notify("on" boolean) RETURNS void
 LANGUAGE sql SET search_path = '' AS $function$
     UPDATE crieur.setting SET notify = "on";
@@ -598,12 +606,13 @@ CREATE OR REPLACE FUNCTION crieur.limits(
     rows_max integer DEFAULT NULL, row_bytes_max bigint DEFAULT NULL, bytes_max bigint DEFAULT NULL
 ) RETURNS void LANGUAGE sql SET search_path = '' AS $function$
     UPDATE crieur.setting AS s SET rows_max = coalesce(limits.rows_max, s.rows_max),
-        row_bytes_max = coalesce(limits.row_bytes_max, s.row_bytes_max), bytes_max = coalesce(limits.bytes_max, s.bytes_max);
+        row_bytes_max = coalesce(limits.row_bytes_max, s.row_bytes_max),
+        bytes_max = coalesce(limits.bytes_max, s.bytes_max);
     SELECT crieur.generate(t) FROM crieur.target AS t;
 $function$;
 
--- For the daemon, before it sweeps: from now on no statement relies on a collapse row that is there. Gives their tables.
--- Once this is committed, wait for the transactions that run then; sweep; delete the rows.
+-- For the daemon, before it sweeps: from now on no statement relies on a collapse row that is there. Gives their
+-- tables. Once this is committed, wait for the transactions that run then; sweep; delete the rows.
 CREATE OR REPLACE FUNCTION crieur.close_collapsed() RETURNS TABLE (id bigint, shape integer)
 LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $function$
     SELECT pg_catalog.nextval('crieur.closings');
@@ -641,7 +650,8 @@ BEGIN
         'USAGE ON SCHEMA crieur', 'SELECT ON crieur.setting, crieur.shape, crieur.target, crieur.watched',
         'SELECT, DELETE ON crieur.outbox, crieur.collapse', 'SELECT, INSERT, UPDATE, DELETE ON crieur.progress',
         'EXECUTE ON FUNCTION crieur.version(), crieur.described(oid, text[]), crieur.made_of(crieur.target), '
-            || 'crieur.carriers(oid), crieur.attached(oid, integer), crieur.refresh(), crieur.close_collapsed(), crieur.shrink()'
+            || 'crieur.carriers(oid), crieur.attached(oid, integer), crieur.refresh(), crieur.close_collapsed(), '
+            || 'crieur.shrink()'
     ] LOOP
         EXECUTE pg_catalog.format('GRANT %s TO %I', granted, role);
     END LOOP;
@@ -651,9 +661,9 @@ $function$;
 -- Whoever may use the schema, for sql/invalidate.sql say, may call none of these.
 REVOKE ALL ON FUNCTION
     crieur.version, crieur.written, crieur.output_settings, crieur.side, crieur.image, crieur.changed,
-    crieur.query_one, crieur.query_images, crieur.query_many, crieur.overflow, crieur.generate, crieur.described, crieur.made_of,
-    crieur.carriers, crieur.attached, crieur.attach, crieur.refuse, crieur.watch, crieur.unwatch, crieur.refresh,
-    crieur.notify, crieur.limits, crieur.close_collapsed, crieur.shrink, crieur.grant_worker
+    crieur.query_one, crieur.query_images, crieur.query_many, crieur.overflow, crieur.generate, crieur.described,
+    crieur.made_of, crieur.carriers, crieur.attached, crieur.attach, crieur.refuse, crieur.watch, crieur.unwatch,
+    crieur.refresh, crieur.notify, crieur.limits, crieur.close_collapsed, crieur.shrink, crieur.grant_worker
 FROM PUBLIC;
 
 -- What an older version left. A table that cannot be brought up to date is a warning, and works as before.

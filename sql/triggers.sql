@@ -1,5 +1,6 @@
 -- Event triggers that announce DDL to crieur: a logical message, and a row of the outbox where there is one, names each
--- altered or dropped table, in the altering transaction. Needs a superuser, or a hosted server that lets its own administrator make event triggers.
+-- altered or dropped table, in the altering transaction. Needs a superuser, or a hosted server that lets its own
+-- administrator make event triggers.
 -- Safe to run twice. By hand: psql -X -v ON_ERROR_STOP=1 -f sql/triggers.sql
 -- To undo it: DROP EVENT TRIGGER crieur_ddl; DROP EVENT TRIGGER crieur_drop; DROP FUNCTION crieur.announce_ddl();
 CREATE SCHEMA IF NOT EXISTS crieur;

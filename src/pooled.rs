@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -205,11 +206,17 @@ impl PooledControl {
     /// Answers what can be answered in one flight: all questions up to the first that is refused.
     async fn ask_all(&self, live: &Live, questions: &[Question]) -> Result<Vec<Answer>> {
         let mut answers = vec![Answer::Rows(Vec::new()); questions.len()];
+        let mut lookups = HashMap::new();
+        for question in questions {
+            if let Entry::Vacant(lookup) = lookups.entry(question.lookup) {
+                lookup.insert(self.described(live, question.lookup).await?);
+            }
+        }
         let mut left = Vec::with_capacity(questions.len());
         for (index, question) in questions.iter().enumerate() {
-            match self.described(live, question.lookup).await? {
-                Ok(described) => left.push((index, question, described)),
-                Err(refused) => answers[index] = Answer::Refused(refused.text),
+            match &lookups[&question.lookup] {
+                Ok(described) => left.push((index, question, Rc::clone(described))),
+                Err(refused) => answers[index] = Answer::Refused(refused.text.clone()),
             }
         }
         let mut rounds = 0;

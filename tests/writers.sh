@@ -2,12 +2,14 @@
 # What crieur costs those who write: pgbench with 1, 8 and 32 clients, and an UPDATE of 100,000 rows, four ways:
 #
 #   plain     nothing watches, wal_level = replica
-#   outbox    sql/install.sql watches pgbench_accounts, somebody empties the outbox every 50 ms
+#   outbox    sql/install.sql watches the table, somebody empties the outbox every 50 ms
 #   notify    the same, and each commit wakes a listener
 #   logical   a slot of pgoutput publishes the table, somebody reads it, wal_level = logical
 #
-# Throwaway servers with PostgreSQL's own durability settings. Ways take turns in short rounds, so that whatever else the
-# machine does meets all of them; what is printed are ratios to "plain" in the same round: median (least to greatest).
+# Throwaway servers with PostgreSQL's own durability settings, in TMPDIR. Ways take turns in short rounds, so that
+# whatever else the machine does meets all of them. Printed are ratios to "plain" in the same round, median (least to
+# greatest): of transactions per second, which a busy machine blurs, and of the CPU time that each takes, of the server,
+# pgbench and the one who reads together, which it blurs less.
 #
 #   ROUNDS=7 SECONDS_EACH=4 CLIENTS="1 8 32" WATCHED=one|all tests/writers.sh
 set -euo pipefail
@@ -22,7 +24,7 @@ case $watched in
     *) echo "writers: WATCHED is one or all" >&2; exit 64 ;;
 esac
 
-dir=$(mktemp -d /tmp/crieur-writers-XXXXXX)
+dir=$(mktemp -d "${TMPDIR:-/tmp}/crieur-writers-XXXXXX")
 helpers=()
 if [ "$(id -u)" = 0 ]; then
     chown postgres "$dir"
@@ -55,7 +57,11 @@ CONF
 }
 server_of() { if [ "$1" = logical ]; then echo logical; else echo replica; fi; }
 # sql SERVER: statements from standard input or arguments.
-sql() { local server=$1; shift; psql -XqAt -v ON_ERROR_STOP=1 -h "$dir/$server.socket" -U postgres postgres "$@" 2>/dev/null; }
+sql() {
+    local server=$1
+    shift
+    psql -XqAt -v ON_ERROR_STOP=1 -h "$dir/$server.socket" -U postgres postgres "$@" 2>/dev/null
+}
 
 prepare() {
     serve replica
@@ -63,7 +69,7 @@ prepare() {
     sql replica -f sql/install.sql >/dev/null
     for table in $tables; do sql replica -c "SELECT crieur.watch('$table')" >/dev/null; done
     # A worker's part of the work: what a snapshot saw is removed, each transaction once.
-    (echo "LISTEN crieur; SELECT pg_snapshot_xmin(pg_current_snapshot()) AS seen \\gset"
+    (echo "SET synchronous_commit = off; LISTEN crieur; SELECT pg_snapshot_xmin(pg_current_snapshot()) AS seen \\gset"
     while sleep 0.05; do
         echo "SELECT pg_snapshot_xmin(pg_current_snapshot()) AS now \\gset"
         echo "DELETE FROM crieur.outbox WHERE xid >= :'seen' AND xid < :'now';"
@@ -85,12 +91,30 @@ become() {
     for table in $tables; do
         for trigger in insert update delete truncate; do echo "ALTER TABLE $table $state TRIGGER crieur_$trigger;"; done
     done | sql replica
-    [ "$way" = plain ] || sql replica -c "SELECT crieur.notify($([ "$way" = notify ] && echo true || echo false))" >/dev/null
+    [ "$way" = plain ] || sql replica -c "SELECT crieur.notify('$way' = 'notify')" >/dev/null
 }
 
+# Hundredths of a second of CPU: the server's processes, those that ended and those that live, and what ran beside it.
+cpu() {
+    local postmaster
+    postmaster=$(head -1 "$dir/$1/postmaster.pid")
+    { cat "/proc/$postmaster/stat"; for pid in $(pgrep -P "$postmaster"); do cat "/proc/$pid/stat"; done; } 2>/dev/null |
+        awk '{ sub(/.*\) /, ""); sum += $12 + $13; if (NR == 1) sum += $14 + $15 } END { print sum }'
+}
+
+# Transactions per second, and microseconds of CPU for each.
 transactions() {
-    "$bin/pgbench" -n -h "$dir/$(server_of "$1").socket" -U postgres -M prepared -c "$2" -j 2 -T "$each" postgres \
-        2>/dev/null | awk '/^tps/ { print $3 }'
+    local server before after TIMEFORMAT='%U %S'
+    server=$(server_of "$1")
+    before=$(cpu "$server")
+    { time "$bin/pgbench" -n -h "$dir/$server.socket" -U postgres -M prepared -c "$2" -j 2 -T "$each" postgres \
+        >"$dir/pgbench" 2>/dev/null; } 2>"$dir/time"
+    sleep 0.2 # The last of its sessions end.
+    after=$(cpu "$server")
+    awk -v ticks=$((after - before)) -v client="$(cat "$dir/time")" '
+        /actually processed/ { split($6, done, "/") }
+        /^tps/ { tps = $3 }
+        END { split(client, t, " "); print tps, (ticks / 100 + t[1] + t[2]) * 1e6 / done[1] }' "$dir/pgbench"
 }
 
 # Milliseconds, of an UPDATE that no later vacuum has to share the time with.
@@ -116,25 +140,31 @@ measure() {
             echo "$round $way $("$1" "$way" "${@:2}")"
         done
     done | awk -v label="$label" '
-        { value[$1, $2] = $3 }
-        function summary(way, of,   n, i, j, t, v) {
-            for (n = 0; (n, way) in value; n++) v[n] = of == "plain" ? value[n, way] / value[n, "plain"] : value[n, way]
+        { value[$1, $2, 1] = $3; value[$1, $2, 2] = $4; metrics = NF - 2 }
+        function summary(metric, way, base,   n, i, j, t, v) {
+            for (n = 0; (n, way, metric) in value; n++) {
+                v[n] = value[n, way, metric] / (base ? value[n, "plain", metric] : 1)
+            }
             for (i = 0; i < n; i++) for (j = i + 1; j < n; j++) if (v[j] < v[i]) { t = v[i]; v[i] = v[j]; v[j] = t }
-            return sprintf(of == "plain" ? "%.2f (%.2f to %.2f)" : "%.0f (%.0f to %.0f)", v[int(n / 2)], v[0], v[n - 1])
+            return sprintf(base ? "%.2f (%.2f to %.2f)" : "%.0f (%.0f to %.0f)", v[int(n / 2)], v[0], v[n - 1])
         }
         END {
-            printf "%-22s plain %-24s outbox %-22s notify %-22s logical %s\n", label, summary("plain", ""),
-                summary("outbox", "plain"), summary("notify", "plain"), summary("logical", "plain")
+            for (metric = 1; metric <= metrics; metric++) {
+                printf "%-22s plain %-22s outbox %-22s notify %-22s logical %s\n",
+                    metric == 1 ? label : "  us of CPU for each", summary(metric, "plain", 0),
+                    summary(metric, "outbox", 1), summary(metric, "notify", 1), summary(metric, "logical", 1)
+            }
         }'
 }
 
 prepare
-echo "PostgreSQL $(sql replica -c 'SHOW server_version'), $(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg), watched: $tables"
+load=$(cut -d' ' -f1 /proc/loadavg)
+echo "PostgreSQL $(sql replica -c 'SHOW server_version'), $(nproc) cores, load $load, watched: $tables"
 for count in $clients; do measure "TPS, $count clients" transactions "$count"; done
 measure "ms, 100,000 rows" bulk
 
 # Somebody did read: otherwise these were not the costs of it.
-left=$(sql replica -c "SELECT count(*) FROM crieur.outbox" -c "SELECT pg_total_relation_size('crieur.outbox') / 1024" | paste -sd' ')
-behind=$(sql logical -c "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint / 1024 FROM pg_replication_slots")
-echo "left in the outbox: ${left% *} rows, ${left#* } kB on disk; the slot is $behind kB behind"
-[ "${left% *}" -lt 10000 ] || { echo "writers: nobody emptied the outbox" >&2; exit 1; }
+left=$(sql replica -c "SELECT count(*) FROM crieur.outbox")
+size=$(sql replica -c "SELECT pg_total_relation_size('crieur.outbox') / 1024")
+echo "left in the outbox: $left rows, $size kB on disk"
+[ "$left" -lt 10000 ] || { echo "writers: nobody emptied the outbox" >&2; exit 1; }

@@ -14,11 +14,14 @@ use crate::change::Event;
 use crate::cli::replay::{Settled, Transaction, Transactions};
 use crate::config::{Config, Mode};
 use crate::control::Control;
+use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::pipeline::intake::Need;
-use crate::session::ControlSession;
+use crate::pooled::PooledControl;
+use crate::session::{ControlSession, Session};
 use crate::source::Source;
 use crate::source::dsn::Dsn;
+use crate::source::outbox::Follower;
 use crate::source::replication::{Life, Options, Replication};
 
 /// The pause before a transaction with lookups is looked for again.
@@ -33,6 +36,10 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl
     }
     let dsn = Dsn::parse(config.postgres.url.expose())?;
     let postgres = &config.postgres;
+    let bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);
+    if postgres.mode == Mode::Outbox {
+        return follow(config, dsn, bytes_max, stop, out).await;
+    }
     let lookups = config.rules.lookups();
     let control = ControlSession::new(dsn.clone(), postgres.connect_timeout, postgres.lookup_timeout, lookups);
     let mut source = Replication::new(Options {
@@ -43,9 +50,8 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl
         connect_timeout: postgres.connect_timeout,
         liveness_timeout: postgres.liveness_timeout,
     });
-    let bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);
     let mut printer = Printer { config, control, transactions: Transactions::new(bytes_max), count: 0, out };
-    info!("dry run: keys are printed and nothing is deleted; the configured slot and the cache are left alone");
+    info!("{SAID}");
     tokio::pin!(stop);
     loop {
         let due = source.status_due();
@@ -65,38 +71,85 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl
     Ok(Exit::Ok)
 }
 
+/// [`run`] in outbox mode: beside the daemon, which removes no rows meanwhile.
+async fn follow(
+    config: &Config,
+    dsn: Dsn,
+    bytes_max: usize,
+    stop: impl Future<Output = ()>,
+    out: &mut impl Write,
+) -> Result<Exit> {
+    let Config { postgres, rules, .. } = config;
+    let session = Session::through_pooler(&dsn, postgres.connect_timeout).await?;
+    let control = PooledControl::new(dsn, postgres.connect_timeout, postgres.lookup_timeout, rules, Vec::new());
+    let mut follower = Follower::begin(session).await?;
+    let mut printer = Printer { config, control, transactions: Transactions::new(bytes_max), count: 0, out };
+    let mut assembler = Assembler::default();
+    info!("{SAID}");
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            () = sleep(LOOK_PAUSE) => {}
+        }
+        for frame in follower.frames().await? {
+            let Frame::XLogData { payload, .. } = Frame::parse(&frame)? else { continue };
+            let mut step = assembler.step(payload)?;
+            while let Some(taken) = step {
+                printer.event(assembler.event(taken, |lsn| lsn)).await?;
+                step = assembler.queued()?;
+            }
+        }
+    }
+    follower.end().await?;
+    Ok(Exit::Ok)
+}
+
+/// The first line of the log.
+const SAID: &str = "dry run: keys are printed and nothing is deleted; the configured slot and the cache are left alone";
+
+/// The pause between two looks into the outbox.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
 /// What becomes of events.
-struct Printer<'a, W: Write> {
+struct Printer<'a, W: Write, C, A> {
     config: &'a Config,
-    control: ControlSession,
-    transactions: Transactions<<Replication as Source>::Ack>,
+    control: C,
+    transactions: Transactions<A>,
     /// Transactions that delete something.
     count: u64,
     out: &'a mut W,
 }
 
-impl<W: Write> Printer<'_, W> {
+impl<W: Write> Printer<'_, W, ControlSession, <Replication as Source>::Ack> {
     /// Everything that is in the source's buffer. The temporary slot's own position follows: it keeps no WAL.
     async fn take_from(&mut self, source: &mut Replication) -> Result<()> {
-        let rules = &self.config.rules;
         let mut done = None;
         while let Some(event) = source.take()? {
             if let Event::Commit(_, ack) | Event::Idle(ack) = event {
                 done = Some(ack);
             }
-            let (need, committed) = self.transactions.event(event, rules);
-            if let Need::PartitionRoot(relation) = &need {
-                let root = self.control.partition_root(relation.oid).await?;
-                self.transactions.resolved(need, root, rules);
-            }
-            if let Some(transaction) = committed {
-                self.print(transaction).await?;
-            }
+            self.event(event).await?;
         }
         if let Some(ack) = done {
             source.acknowledge(ack);
         }
         Ok(())
+    }
+}
+
+impl<W: Write, C: Control, A: Copy + Ord> Printer<'_, W, C, A> {
+    async fn event(&mut self, event: Event<'_, A>) -> Result<()> {
+        let rules = &self.config.rules;
+        let (need, committed) = self.transactions.event(event, rules);
+        if let Need::PartitionRoot(relation) = &need {
+            let root = self.control.partition_root(relation.oid).await?;
+            self.transactions.resolved(need, root, rules);
+        }
+        match committed {
+            Some(transaction) => self.print(transaction).await,
+            None => Ok(()),
+        }
     }
 
     /// Lookups see what the transaction did, as they do behind the daemon's gate.

@@ -123,10 +123,11 @@ pub fn for_one(sql: &str, columns: &[Column<'_>]) -> String {
 /// not the parameters, NULLs, find any.
 pub fn types(sql: &str, columns: &[AnswerColumn]) -> String {
     let kind = |column: &AnswerColumn| {
+        let of = quote::identifier(&column.name);
         format!(
-            "(SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type AS t \
-             WHERE t.oid = pg_catalog.pg_typeof(q.{})::oid)",
-            quote::identifier(&column.name)
+            "(WITH RECURSIVE part (oid) AS (SELECT pg_catalog.pg_typeof(q.{of})::oid UNION ALL \
+             SELECT t.typbasetype FROM part AS p JOIN pg_catalog.pg_type AS t ON t.oid = p.oid WHERE t.typtype = 'd') \
+             SELECT p.oid FROM part AS p JOIN pg_catalog.pg_type AS t ON t.oid = p.oid WHERE t.typtype <> 'd')"
         )
     };
     let kinds = columns.iter().map(kind).collect::<Vec<_>>().join(", ");

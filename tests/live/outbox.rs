@@ -251,3 +251,34 @@ async fn a_plain_role_that_was_granted_no_more_than_it_needs_does_the_work() {
     .await;
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[tokio::test]
+async fn a_recording_beside_a_daemon_that_removes_at_once_misses_no_row() {
+    let scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    let dir = tempfile::tempdir().expect("the temporary directory is writable");
+    let out = dir.path().join("out.rec");
+    let mut record = std::process::Command::new(env!("CARGO_BIN_EXE_crieur"));
+    record.args(["record", "--config"]).arg(daemon.config_path()).arg("--out").arg(&out);
+    let mut recorder = record.stdout(std::process::Stdio::piped()).spawn().expect("cargo built the program");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(recorder.stdout.take().expect("it is piped")));
+    assert!(lines.next().is_some_and(|line| line.is_ok_and(|line| line.starts_with("recording from"))));
+    for id in 1..=50 {
+        scene.run(&format!("INSERT INTO visits VALUES ({id})")).await;
+    }
+    super::harness::process::send(recorder.id(), super::harness::process::Signal::Term);
+    assert!(recorder.wait().expect("it is our child").success());
+    let replay = std::process::Command::new(env!("CARGO_BIN_EXE_crieur"))
+        .args(["replay", "--config"])
+        .arg(daemon.config_path())
+        .arg(&out)
+        .output()
+        .expect("cargo built the program");
+    let text = String::from_utf8_lossy(&replay.stdout);
+    for id in 1..=50 {
+        assert!(text.contains(&format!("key visits:{id}\n")), "{id}: {text}");
+    }
+    // And the daemon removes what it kept for the recorder.
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -4,7 +4,8 @@
 use futures_util::StreamExt;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
-use super::harness::postgres::Version;
+use super::harness::pgbouncer::{Pgbouncer, PoolMode};
+use super::harness::postgres::{self, Postgres, Version};
 use super::outbox_sql::{INSTALL, Outbox, ask, refused, run, session};
 
 const UNINSTALL: &str = include_str!("../../sql/uninstall.sql");
@@ -48,6 +49,29 @@ async fn installed_twice_it_stays_as_it_was_and_removed_it_leaves_nothing() {
         assert_eq!(ask(app, CATALOGS).await, before);
         run(app, "INSERT INTO t VALUES (2); TRUNCATE t").await;
         run(app, UNINSTALL).await;
+    }
+}
+
+#[tokio::test]
+async fn it_installs_works_and_goes_through_a_pooler() {
+    for mode in [PoolMode::Session, PoolMode::Transaction] {
+        let server = Postgres::start(postgres::Options::default());
+        let pooler = Pgbouncer::start(mode, server.port());
+        let (client, connection) = tokio_postgres::connect(&pooler.url(), NoTls).await.expect("it is up");
+        tokio::spawn(connection);
+        run(&client, "CREATE ROLE app; GRANT CREATE ON DATABASE postgres TO app; CREATE TABLE t (id int)").await;
+        run(&client, "ALTER TABLE t OWNER TO app").await;
+        let before = ask(&client, CATALOGS).await;
+        // A pooler may give each transaction another session, so what belongs together is one.
+        let as_app = |sql: &str| format!("BEGIN; SET LOCAL ROLE app; {sql}; COMMIT");
+        for _ in 0..2 {
+            run(&client, &as_app(INSTALL)).await;
+            run(&client, &as_app("SELECT crieur.watch('t')")).await;
+        }
+        run(&client, "INSERT INTO t VALUES (1)").await;
+        assert_eq!(ask(&client, "SELECT string_agg(concat_ws(' ', op, new), ', ') FROM crieur.outbox").await, "I {{1}}");
+        run(&client, &as_app(UNINSTALL)).await;
+        assert_eq!(ask(&client, CATALOGS).await, before, "{mode:?}");
     }
 }
 

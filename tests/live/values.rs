@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::daemon::{self, Daemon};
-use super::scene::{self, RULES, Scene};
+use super::harness::postgres;
+use super::scene::{Mode, RULES, Scene};
 
 /// Type, value, text in a key; domains and enums are made below.
 const VALUES: &[(&str, &str, &str)] = &[
@@ -74,14 +75,20 @@ async fn gone(scene: &Scene, daemon: &Daemon, keys: &BTreeSet<String>, sql: &str
 
 #[tokio::test]
 async fn values_of_every_type_are_written_as_a_script_writes_them() {
-    let scene = Scene::start().await;
+    for mode in Mode::ALL {
+        check(mode).await;
+    }
+}
+
+async fn check(mode: Mode) {
+    let scene = Scene::of(mode, postgres::Options::default(), &[]).await;
     let columns: Vec<String> = VALUES.iter().enumerate().map(|(at, (ty, ..))| format!("c{at} {ty}")).collect();
     scene.run(&format!("{TYPES} CREATE TABLE v (id int PRIMARY KEY, {});", columns.join(", "))).await;
     scene.run("ALTER TABLE v REPLICA IDENTITY FULL").await;
     let keys: Vec<String> = (0..VALUES.len()).map(|at| format!("\"v:{at}:{{c{at}}}\"")).collect();
     let condition = "c32 = false and c33 < 2 and c34 > '2024-01-01' and c35.a = 1";
     let rules = format!("[[rules]]\ntable = \"v\"\nwhen = \"{condition}\"\nkeys = [{}]\n", keys.join(", "));
-    let config = scene::config(&scene.postgres.url(), &scene.cache.url()).replace(RULES, &rules);
+    let config = scene.config().replace(RULES, &rules);
     assert!(daemon::run("setup", &config, &[]).status.success());
     let mut daemon = scene.daemon_with(&config).await;
     scene.confirmed(&daemon).await;
@@ -94,7 +101,7 @@ async fn values_of_every_type_are_written_as_a_script_writes_them() {
     let insert = format!("INSERT INTO v VALUES (1, {})", values.join(", "));
     for sql in [&insert, "DELETE FROM v"] {
         let gone = gone(&scene, &daemon, &keys, sql).await;
-        assert_eq!(gone, expected, "{:?}\n{}", expected.difference(&gone), daemon.log());
+        assert_eq!(gone, expected, "{mode:?} {:?}\n{}", expected.difference(&gone), daemon.log());
     }
     // A domain's value that differs is another one: the condition reads it as its type.
     let other = insert.replace("'1.50'", "'2.50'");

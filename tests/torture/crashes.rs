@@ -10,7 +10,7 @@ use crate::faults::POSTGRES_AWAY;
 use crate::load::{Load, Mix};
 use crate::oracle::Oracle;
 use crate::seed::Seed;
-use crate::world::World;
+use crate::world::{World, is_outbox};
 
 /// A step is reached this often in less.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -23,7 +23,9 @@ fn after_a_crash_at_any_step_nothing_is_stale() {
     let mut world = World::start();
     world.allow(POSTGRES_AWAY);
     let oracle = Arc::new(Oracle::default());
-    for step in Step::ALL {
+    // The outbox's worker says by itself what is confirmed, and nothing goes ahead of a gate that is open.
+    let applies = |step: &Step| !(is_outbox() && matches!(step, Step::Status | Step::Early));
+    for step in Step::ALL.into_iter().filter(applies) {
         // The first time is at the start of the daemon, in its sweep or near it; a later one is under load.
         for count in [1, 2 + seed.below(4)] {
             crash(&mut world, &oracle, step, count, &mut seed);
@@ -42,7 +44,9 @@ fn crash(world: &mut World, oracle: &Arc<Oracle>, step: Step, count: u64, seed: 
         assert!(started.elapsed() < PATIENCE, "{at} is never reached:\n{}", world.daemon().log());
         match step {
             // A mark is read behind a new connection.
-            Step::MarkRead => drop(world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")),
+            Step::MarkRead => drop(
+                world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'crieur'"),
+            ),
             Step::Swept => drop(world.sql("TRUNCATE torture.events")),
             Step::Taken
             | Step::Early
