@@ -12,7 +12,7 @@ use tracing::info;
 
 use crate::change::Event;
 use crate::cli::replay::{Settled, Transaction, Transactions};
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::control::Control;
 use crate::error::{Error, Exit, Result};
 use crate::pipeline::intake::Need;
@@ -26,6 +26,11 @@ const GATE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Prints until `stop`, or until the connection ends.
 pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl Write) -> Result<Exit> {
+    if config.postgres.mode == Mode::Outbox {
+        // Rows of the outbox are the daemon's: whoever reads them beside it needs a position of its own.
+        return Err(Error::definite(Exit::Usage, "a dry run reads the replication stream, and postgres.mode is \"outbox\"")
+            .hint("Use `crieur record` and `crieur replay`, or CRIEUR__POSTGRES__MODE=replication where the role may replicate."));
+    }
     let dsn = Dsn::parse(config.postgres.url.expose())?;
     let postgres = &config.postgres;
     let lookups = config.rules.lookups();
