@@ -69,7 +69,10 @@ async fn it_installs_works_and_goes_through_a_pooler() {
             run(&client, &as_app("SELECT crieur.watch('t')")).await;
         }
         run(&client, "INSERT INTO t VALUES (1)").await;
-        assert_eq!(ask(&client, "SELECT string_agg(concat_ws(' ', op, new), ', ') FROM crieur.outbox").await, "I {{1}}");
+        assert_eq!(
+            ask(&client, "SELECT string_agg(concat_ws(' ', op, new), ', ') FROM crieur.outbox").await,
+            "I {{1}}"
+        );
         run(&client, &as_app(UNINSTALL)).await;
         assert_eq!(ask(&client, CATALOGS).await, before, "{mode:?}");
     }
