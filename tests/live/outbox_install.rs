@@ -108,7 +108,7 @@ async fn writers_need_no_right_and_get_none() {
         run(&outbox.admin, "CREATE ROLE writer LOGIN; CREATE ROLE worker LOGIN").await;
         run(&outbox.app, TENANTS).await;
         let writer = session(&outbox.server, "writer").await;
-        // Row-level security hides these rows from the owner of the triggers. The writer has tables and functions of any name.
+        // Row-level security hides these rows from the triggers' owner. The writer has tables, functions of any name.
         run(&writer, "SET search_path = pg_temp, public, pg_catalog").await;
         run(&writer, "CREATE TEMP TABLE new_rows (id int); CREATE TEMP TABLE outbox (id int)").await;
         run(&writer, "CREATE FUNCTION pg_temp.int4out(int) RETURNS text LANGUAGE sql AS $$ SELECT 'mine' $$").await;
