@@ -24,6 +24,7 @@ test: ## install what is missing, then run every test, those against real server
 
 torture: ## real servers, load, and faults at random for HOURS (1); SEED repeats a run
 	@tests/setup.sh
+	$(CARGO) test --test live -- --ignored slow
 	TORTURE_SECONDS=$$(( $(or $(HOURS),1) * 3600 )) $(CARGO) test --features failpoints --test torture -- --nocapture --test-threads=1
 
 scenarios: ## one fault each: stale keys, staleness and hit rate, beside those of an ungated delete

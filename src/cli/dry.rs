@@ -29,6 +29,11 @@ const GATE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Prints until `stop`, or until the connection ends.
 pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl Write) -> Result<Exit> {
+    if config.postgres.mode == Mode::Outbox {
+        // Rows of the outbox are the daemon's: whoever reads them beside it needs a position of its own.
+        return Err(Error::definite(Exit::Usage, "a dry run reads the replication stream, and postgres.mode is \"outbox\"")
+            .hint("Use `crieur record` and `crieur replay`, or CRIEUR__POSTGRES__MODE=replication where the role may replicate."));
+    }
     let dsn = Dsn::parse(config.postgres.url.expose())?;
     let postgres = &config.postgres;
     let bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);

@@ -7,7 +7,7 @@ use std::io::Write;
 
 use tokio_postgres::Client;
 
-use crate::cli::setup::Mode;
+use crate::cli::setup::{FUNCTIONS_SQL, Mode};
 use crate::error::{Error, Exit, Result};
 use crate::pooled::uncovered;
 use crate::quote;
@@ -63,7 +63,7 @@ fn script(needs: &[TableNeeds]) -> String {
     // As comments: whoever wants it removes them.
     let undo: String = UNINSTALL.lines().map(|line| format!("-- {line}\n")).collect();
     format!(
-        "{INSTALL}\n-- The tables of the rules, with the columns that keys are made of.\n{}\n\n\
+        "{INSTALL}\n{FUNCTIONS_SQL}\n-- The tables of the rules, with the columns that keys are made of.\n{}\n\n\
          -- If the daemon logs in as another role: SELECT crieur.grant_worker('role');\n\n-- To undo all of it:\n{undo}",
         calls.join("\n")
     )
@@ -79,6 +79,7 @@ pub(crate) async fn setup(rules: &Rules, client: &Client, mode: Mode, out: &mut 
     }
     writeln!(out, "schema crieur\n    tables, functions: brought to this version").map_err(unwritten)?;
     run(client, INSTALL).await?;
+    run(client, FUNCTIONS_SQL).await?;
     let missing = uncovered(client, rules).await?;
     for need in &needs {
         let name = (need.schema.clone(), need.table.clone());

@@ -35,7 +35,7 @@ const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");
 
 /// The functions that transactions call; this many are made.
 pub const FUNCTIONS: u32 = 2;
-const FUNCTIONS_SQL: &str = include_str!("../../sql/invalidate.sql");
+pub(crate) const FUNCTIONS_SQL: &str = include_str!("../../sql/invalidate.sql");
 
 /// Creates what the daemon needs on the PostgreSQL server. Safe to run twice.
 #[derive(Debug, clap::Args)]

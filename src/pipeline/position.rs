@@ -171,6 +171,8 @@ where
             && self.source.is_current(ack)
         {
             self.marked = Some(ack);
+            // A stream that brings the position forward is no refused one, however short it lives.
+            self.source_backoff.reset();
             self.totals.confirmed = self.source.lsn(ack);
             self.totals.confirmations += 1;
             self.source.acknowledge(ack);

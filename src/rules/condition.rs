@@ -15,6 +15,8 @@ use crate::rules::number;
 pub struct Possible(u8);
 
 impl Possible {
+    /// No truth value: of no condition.
+    pub const NOTHING: Possible = Possible(0);
     /// False and nothing else.
     pub const FALSE: Possible = Possible(1);
     /// NULL and nothing else.
@@ -38,7 +40,7 @@ impl Possible {
 
     /// What `and` of them all may be; those behind one that must be false are not looked at.
     #[inline]
-    pub fn all(each: impl Iterator<Item = Possible>) -> Self {
+    pub(super) fn all(each: impl Iterator<Item = Possible>) -> Self {
         let mut possible = Possible::TRUE;
         for each in each {
             possible = possible.and(each);

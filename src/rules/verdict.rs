@@ -49,7 +49,8 @@ pub struct Conditions {
 /// What is known of one image.
 pub struct Side<'s, 'a, 'p> {
     image: &'s Image<'a, 'p>,
-    found: SmallVec<[Cell<Option<Possible>>; 32]>,
+    /// By part; nothing is possible of what was not asked.
+    found: SmallVec<[Cell<Possible>; 64]>,
     /// Columns that differ from those of another side.
     other: Option<(&'s Columns, &'s Side<'s, 'a, 'p>)>,
 }
@@ -89,7 +90,7 @@ impl Conditions {
     /// An image of which nothing was asked yet.
     #[inline]
     pub fn of<'s, 'a, 'p>(&self, image: &'s Image<'a, 'p>) -> Side<'s, 'a, 'p> {
-        Side { image, found: SmallVec::from_elem(Cell::new(None), self.parts.len()), other: None }
+        Side { image, found: SmallVec::from_elem(Cell::new(Possible::NOTHING), self.parts.len()), other: None }
     }
 
     /// An image that differs from another one in these columns at most.
@@ -105,7 +106,8 @@ impl Conditions {
 
     /// Which truth values a condition may have.
     pub fn possible(&self, index: usize, side: &Side<'_, '_, '_>) -> Possible {
-        if let Some(found) = side.found[index].get() {
+        let found = side.found[index].get();
+        if found != Possible::NOTHING {
             return found;
         }
         let Part { asked, reads } = &self.parts[index];
@@ -113,7 +115,7 @@ impl Conditions {
             Some((changed, other)) if !reads.meets(changed) => self.possible(index, other),
             Some(_) | None => self.ask(asked, side),
         };
-        side.found[index].set(Some(found));
+        side.found[index].set(found);
         found
     }
 

@@ -7,12 +7,6 @@ use super::harness::redis::{Redis, Server};
 use super::harness::wait::{PATIENCE, eventually, settled};
 use super::scene::{Scene, config, set};
 
-fn ask<T: redis::FromRedisValue>(cache: &Redis, words: &[&str]) -> T {
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]);
-    command.query(&mut cache.connection()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
-}
-
 /// Waits until the log says `text` behind its first `from` bytes.
 async fn says(daemon: &Daemon, from: usize, text: &str) {
     settled(&format!("the log says {text:?}"), PATIENCE, async || match daemon.log()[from..].to_owned() {
@@ -52,7 +46,7 @@ async fn an_idle_connection_that_the_cache_closed_is_replaced_without_a_word() {
     for round in 0..5 {
         scene.confirmed(&daemon).await;
         // As `timeout` in redis.conf does; nothing is allowed in the log.
-        let killed: u64 = ask(&scene.cache, &["CLIENT", "KILL", "TYPE", "normal"]);
+        let killed: u64 = scene.cache.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
         assert!(killed > 0, "it had no connection");
         let booked = format!("INSERT INTO visit_bookings VALUES ({round}, 1)");
         assert_eq!(scene.change(&daemon, &booked).await, set(&["available_slots:1"]));
@@ -74,12 +68,12 @@ async fn connections_that_the_cache_kills_in_mid_stream_lose_no_key() {
     for id in 1..=400 {
         scene.run(&format!("INSERT INTO visit_bookings VALUES ({id}, {id})")).await;
         if id % 10 == 0 {
-            killed += ask::<u64>(&scene.cache, KILL);
+            killed += scene.cache.ask::<u64>(KILL);
             scene.confirmed(&daemon).await;
         }
     }
     assert!(killed > 20, "only {killed} were killed");
-    let left: Vec<String> = ask(&scene.cache, &["KEYS", "available_slots:*"]);
+    let left: Vec<String> = scene.cache.ask(&["KEYS", "available_slots:*"]);
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(daemon.stop(), Some(0));
 }
@@ -93,14 +87,14 @@ async fn a_key_that_is_too_long_for_the_cache_is_left_out_and_the_others_go() {
     for server in Server::ALL {
         scene.cache = Redis::start(server, &[]);
         let mut daemon = scene.daemon().await;
-        let () = ask(&scene.cache, &["SET", &key, "v"]);
+        let () = scene.cache.ask(&["SET", &key, "v"]);
         let went = scene.change(&daemon, &format!("UPDATE properties SET city = {long} WHERE id = 1")).await;
         assert!(went.contains("properties:detail:1"), "{server:?}");
-        assert_eq!(ask::<u64>(&scene.cache, &["EXISTS", &key]), 0, "{server:?}: it can have this key");
+        assert_eq!(scene.cache.ask::<u64>(&["EXISTS", &key]), 0, "{server:?}: it can have this key");
 
         // From here on no client can read or write it.
-        let () = ask(&scene.cache, &["SET", &key, "v"]);
-        let () = ask(&scene.cache, &["CONFIG", "SET", "proto-max-bulk-len", "1048576"]);
+        let () = scene.cache.ask(&["SET", &key, "v"]);
+        let () = scene.cache.ask(&["CONFIG", "SET", "proto-max-bulk-len", "1048576"]);
         daemon.allow("the cache does not read a key of 3145744 bytes");
         let went = scene.change(&daemon, "UPDATE properties SET city = 'Dakar' WHERE id = 1").await;
         assert!(went.contains("properties:detail:1") && went.contains("properties:city:Dakar"), "{server:?}");
@@ -123,9 +117,9 @@ async fn a_cluster_node_stops_the_daemon_with_a_hint() {
     scene.cache = Redis::start(&Server::System, &["cluster-enabled yes"]);
     let slots: Vec<String> = (0..16384).map(|slot: u32| slot.to_string()).collect();
     let words: Vec<&str> = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str)).collect();
-    let () = ask(&scene.cache, &words);
+    let () = scene.cache.ask(&words);
     eventually("the cluster is whole", PATIENCE, async || {
-        ask::<String>(&scene.cache, &["CLUSTER", "INFO"]).contains("cluster_state:ok")
+        scene.cache.ask::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
     })
     .await;
     let mut daemon = Daemon::start(&scene.config(), &[]);
@@ -144,7 +138,7 @@ const KILL: &[&str] = &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
 async fn a_cache_that_changes_its_password_or_cannot_save_gets_the_keys_when_it_can() {
     let scene = Scene::with(postgres::Options::default(), &["save 3600 1000000"]).await;
     let grant = ["ACL", "SETUSER", "ann", "on", ">pw", "~*", "+@all"];
-    let () = ask(&scene.cache, &grant);
+    let () = scene.cache.ask(&grant);
     let url = format!("redis://ann:pw@127.0.0.1:{}", scene.cache.port());
     let mut daemon = scene.daemon_with(&config(&scene.postgres.url(), &url)).await;
     daemon.allow("failed to");
@@ -158,17 +152,17 @@ async fn a_cache_that_changes_its_password_or_cannot_save_gets_the_keys_when_it_
         scene.fill();
         scene.confirmed(&daemon).await;
         for words in refuse {
-            let _: redis::Value = ask(&scene.cache, words);
+            let _: redis::Value = scene.cache.ask(words);
         }
         if says_so == "MISCONF" {
             eventually("the snapshot fails", PATIENCE, async || {
-                ask::<String>(&scene.cache, &["INFO", "persistence"]).contains("rdb_last_bgsave_status:err")
+                scene.cache.ask::<String>(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err")
             })
             .await;
         }
         Booking::make(&scene, &daemon).await.refused(&scene, &daemon, says_so).await;
         for words in mend {
-            let _: redis::Value = ask(&scene.cache, words);
+            let _: redis::Value = scene.cache.ask(words);
         }
         scene.confirmed(&daemon).await;
         assert_eq!(scene.gone(), set(&["available_slots:1"]), "{says_so}: {}", daemon.log());

@@ -10,15 +10,9 @@ use super::scene::{KEYS, Scene, config, set};
 const MARK: &str = "crieur:mark:crieur";
 const BOOK: &str = "INSERT INTO visit_bookings SELECT coalesce(max(id), 0) + 1, 1 FROM visit_bookings";
 
-fn ask<T: redis::FromRedisValue>(cache: &Redis, words: &[&str]) -> T {
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]);
-    command.query(&mut cache.connection()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
-}
-
 /// Waits until this key is gone.
 async fn goes(cache: &Redis, key: &str, log: impl Fn() -> String) {
-    settled(&format!("{key} goes"), PATIENCE, async || match ask::<bool>(cache, &["EXISTS", key]) {
+    settled(&format!("{key} goes"), PATIENCE, async || match cache.ask::<bool>(&["EXISTS", key]) {
         false => Ok(()),
         true => Err(log()),
     })
@@ -33,7 +27,7 @@ async fn a_cache_that_restarts_from_an_old_snapshot_loses_what_is_stale_in_it() 
     for _ in 0..2 {
         scene.confirmed(&daemon).await;
         scene.fill();
-        let () = ask(&scene.cache, &["SAVE"]);
+        let () = scene.cache.ask(&["SAVE"]);
         // Deleted and confirmed, and back with the snapshot.
         scene.run(BOOK).await;
         scene.confirmed(&daemon).await;
@@ -58,23 +52,23 @@ async fn a_replica_that_is_promoted_without_the_last_deletes_loses_what_is_stale
     daemon.allow("failed to");
     scene.confirmed(&daemon).await;
     let replica = Redis::start(&Server::System, &[]);
-    let () = ask(&replica, &["REPLICAOF", "127.0.0.1", &scene.cache.port().to_string()]);
-    let marks = || [&scene.cache, &replica].map(|server| ask::<Option<String>>(server, &["GET", MARK]));
+    let () = replica.ask(&["REPLICAOF", "127.0.0.1", &scene.cache.port().to_string()]);
+    let marks = || [&scene.cache, &replica].map(|server| server.ask::<Option<String>>(&["GET", MARK]));
     eventually("the replica follows", PATIENCE, async || {
         let [ours, theirs] = marks();
-        ours.is_some() && ours == theirs && ask::<bool>(&replica, &["EXISTS", KEYS[0]])
+        ours.is_some() && ours == theirs && replica.ask::<bool>(&["EXISTS", KEYS[0]])
     })
     .await;
-    let () = ask(&replica, &["REPLICAOF", "NO", "ONE"]);
+    let () = replica.ask(&["REPLICAOF", "NO", "ONE"]);
     scene.run(BOOK).await;
     scene.confirmed(&daemon).await;
-    assert!(scene.gone().contains("available_slots:1") && ask::<bool>(&replica, &["EXISTS", "available_slots:1"]));
+    assert!(scene.gone().contains("available_slots:1") && replica.ask::<bool>(&["EXISTS", "available_slots:1"]));
 
     proxy.lead_to(replica.port());
     scene.run("INSERT INTO visits VALUES (1)").await;
     goes(&replica, "available_slots:1", || daemon.log()).await;
     scene.confirmed(&daemon).await;
-    assert!(ask::<bool>(&replica, &["EXISTS", "session:1"]));
+    assert!(replica.ask::<bool>(&["EXISTS", "session:1"]));
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -90,12 +84,12 @@ async fn a_cache_that_evicts_keys_and_the_mark_is_swept() {
         .find_map(|line| line.strip_prefix("used_memory:"))
         .and_then(|bytes| bytes.parse().ok())
         .expect("each server says it");
-    let () = ask(&scene.cache, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
-    let () = ask(&scene.cache, &["CONFIG", "SET", "maxmemory", &(used + (2 << 20)).to_string()]);
+    let () = scene.cache.ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let () = scene.cache.ask(&["CONFIG", "SET", "maxmemory", &(used + (2 << 20)).to_string()]);
     let ballast = "x".repeat(10_000);
     let mut written = 0;
     daemon.signal(Signal::Stop);
-    while ask(&scene.cache, &["EXISTS", MARK]) {
+    while scene.cache.ask(&["EXISTS", MARK]) {
         let mut pipeline = redis::pipe();
         for _ in 0..100 {
             written += 1;
@@ -104,7 +98,7 @@ async fn a_cache_that_evicts_keys_and_the_mark_is_swept() {
         let () = pipeline.query(&mut connection).expect("it makes room");
         assert!(written < 100_000, "the mark is never evicted");
     }
-    let () = ask(&scene.cache, &["CONFIG", "SET", "maxmemory", "0"]);
+    let () = scene.cache.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     // Keys that an older state may have left; that they are not stale nobody can know.
     scene.fill();
     daemon.signal(Signal::Cont);
@@ -163,12 +157,12 @@ async fn a_full_cache_loses_its_keys_and_the_position_goes_on() {
     let mut daemon = scene.daemon().await;
     daemon.allow("failed to write the mark");
     scene.confirmed(&daemon).await;
-    let () = ask(&scene.cache, &["CONFIG", "SET", "maxmemory", "1"]);
+    let () = scene.cache.ask(&["CONFIG", "SET", "maxmemory", "1"]);
     scene.run(BOOK).await;
     scene.confirmed(&daemon).await;
     assert_eq!(scene.gone(), set(&["available_slots:1"]), "{}", daemon.log());
     daemon.wait_for_log("OOM");
-    let () = ask(&scene.cache, &["CONFIG", "SET", "maxmemory", "0"]);
+    let () = scene.cache.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     // With memory again the mark is written again, and a restart finds no gap.
     assert_eq!(scene.change(&daemon, BOOK).await, set(&["available_slots:1"]));
     assert_eq!(daemon.stop(), Some(0));

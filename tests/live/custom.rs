@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::daemon::Daemon;
 use super::harness::postgres::{self, Version};
 use super::harness::wait::{PATIENCE, settled};
-use super::scene::{Scene, set};
+use super::scene::{Mode, Scene, set};
 
 const NAMED: &[&str] = &["s:a:1", "s:a:2", "s:b*", "s:bc", "s:é", "t:1", "lock:s"];
 
@@ -34,7 +34,12 @@ const BULK: &str = "INSERT INTO visit_bookings SELECT id, id FROM generate_serie
 
 #[tokio::test]
 async fn what_a_transaction_names_goes_when_it_commits_and_stays_when_it_rolls_back() {
-    let scene = Scene::start().await;
+    for mode in Mode::ALL {
+        rolled_back_or_not(Scene::of(mode, postgres::Options::default(), &[]).await).await;
+    }
+}
+
+async fn rolled_back_or_not(scene: Scene) {
     let mut daemon = scene.daemon_with(&allowing(&scene, "[\"s:*\", \"lock:*\"]")).await;
     let none = set(&[]);
     let cases: &[(String, BTreeSet<String>)] = &[

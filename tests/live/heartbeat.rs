@@ -14,19 +14,13 @@ const BOOK: &str = "INSERT INTO visit_bookings SELECT coalesce(max(id), 0) + 1, 
 const AGAIN: &str = "the cache may lack what was deleted since its mark: deleting it again";
 const SWEPT: &str = "sweep finished";
 
-fn ask<T: redis::FromRedisValue>(cache: &Redis, words: &[&str]) -> T {
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]);
-    command.query(&mut cache.connection()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
-}
-
 fn count(daemon: &Daemon, text: &str) -> usize {
     daemon.log().matches(text).count()
 }
 
 /// Seconds of the mark.
 fn marked_at(scene: &Scene) -> u64 {
-    let mark: String = ask(&scene.cache, &["GET", MARK]);
+    let mark: String = scene.cache.ask(&["GET", MARK]);
     serde_json::from_str::<crieur::mark::Mark>(&mark).expect("it is a mark").at
 }
 
@@ -38,7 +32,7 @@ async fn a_cache_that_forgets_while_postgresql_is_idle_is_noticed_with_the_heart
     daemon.allow("failed to");
     scene.confirmed(&daemon).await;
     // Stale keys that an old snapshot brings back.
-    let () = ask(&scene.cache, &["SAVE"]);
+    let () = scene.cache.ask(&["SAVE"]);
     scene.run(BOOK).await;
     scene.run("CHECKPOINT").await;
     scene.confirmed(&daemon).await;
@@ -49,12 +43,12 @@ async fn a_cache_that_forgets_while_postgresql_is_idle_is_noticed_with_the_heart
     for command in forget {
         // It proves the cache again, though nothing was committed since.
         eventually("the mark is back", PATIENCE, async || {
-            ask::<Option<String>>(&scene.cache, &["GET", MARK]).is_some_and(|mark| mark.contains("nonce"))
+            scene.cache.ask::<Option<String>>(&["GET", MARK]).is_some_and(|mark| mark.contains("nonce"))
         })
         .await;
         let before = count(&daemon, SWEPT);
         daemon.signal(Signal::Stop);
-        let () = ask(&scene.cache, command);
+        let () = scene.cache.ask(command);
         scene.fill();
         daemon.signal(Signal::Cont);
         // A heartbeat, and the sweep after it; far less than PostgreSQL's own idle messages take.
@@ -88,27 +82,27 @@ async fn a_cache_that_went_back_a_little_gets_the_last_deletes_again_and_no_swee
         scene.confirmed(&daemon).await;
         scene.fill();
         let replica = Redis::start(&Server::System, &[]);
-        let () = ask(&replica, &["REPLICAOF", "127.0.0.1", &scene.cache.port().to_string()]);
+        let () = replica.ask(&["REPLICAOF", "127.0.0.1", &scene.cache.port().to_string()]);
         eventually("the replica follows", PATIENCE, async || {
-            let [ours, theirs] = [&scene.cache, &replica].map(|server| ask::<Option<String>>(server, &["GET", MARK]));
-            ours.is_some() && ours == theirs && ask::<bool>(&replica, &["EXISTS", KEYS[0]])
+            let [ours, theirs] = [&scene.cache, &replica].map(|server| server.ask::<Option<String>>(&["GET", MARK]));
+            ours.is_some() && ours == theirs && replica.ask::<bool>(&["EXISTS", KEYS[0]])
         })
         .await;
-        let () = ask(&replica, &["REPLICAOF", "NO", "ONE"]);
+        let () = replica.ask(&["REPLICAOF", "NO", "ONE"]);
         scene.run(BOOK).await;
         scene.confirmed(&daemon).await;
-        assert!(scene.gone().contains("available_slots:1") && ask::<bool>(&replica, &["EXISTS", "available_slots:1"]));
+        assert!(scene.gone().contains("available_slots:1") && replica.ask::<bool>(&["EXISTS", "available_slots:1"]));
         let sweeps = count(&daemon, SWEPT);
 
         proxy.lead_to(replica.port());
         daemon.wait_for_log(AGAIN);
-        eventually("what it lacked goes", PATIENCE, async || !ask::<bool>(&replica, &["EXISTS", "available_slots:1"]))
+        eventually("what it lacked goes", PATIENCE, async || !replica.ask::<bool>(&["EXISTS", "available_slots:1"]))
             .await;
         scene.run("INSERT INTO leases SELECT max(id) + 1, 1 FROM leases").await;
         scene.confirmed(&daemon).await;
         let kept = ["available_slots:2", "properties:detail:1", "session:1", "visits:1"];
         for key in kept {
-            assert!(ask::<bool>(&replica, &["EXISTS", key]), "{on_gap}: {key} went: {}", daemon.log());
+            assert!(replica.ask::<bool>(&["EXISTS", key]), "{on_gap}: {key} went: {}", daemon.log());
         }
         assert_eq!(count(&daemon, SWEPT), sweeps, "{on_gap}: {}", daemon.log());
         assert_eq!(daemon.stop(), Some(0));
@@ -123,18 +117,18 @@ async fn a_new_connection_to_the_same_cache_means_neither_a_sweep_nor_deletes_ag
     let mut daemon = scene.daemon_with(&beating).await;
     daemon.allow("failed to");
     let ours = || -> Option<String> {
-        let list: String = ask(&scene.cache, &["CLIENT", "LIST"]);
+        let list: String = scene.cache.ask(&["CLIENT", "LIST"]);
         let line = list.lines().find(|line| line.contains("name=crieur"))?;
         line.split(' ').next().map(str::to_owned)
     };
     // Between two deletes of the same key, which a reader filled in between.
     for _ in 0..5 {
         scene.confirmed(&daemon).await;
-        let () = ask(&scene.cache, &["CLIENT", "KILL", "TYPE", "normal"]);
+        let () = scene.cache.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
         assert!(scene.change(&daemon, BOOK).await.contains("available_slots:1"));
     }
     // `timeout` of redis.conf, shorter than a heartbeat.
-    let () = ask(&scene.cache, &["CONFIG", "SET", "timeout", "1"]);
+    let () = scene.cache.ask(&["CONFIG", "SET", "timeout", "1"]);
     scene.fill();
     let mut seen = std::collections::BTreeSet::new();
     eventually("the cache closed idle connections", PATIENCE, async || {

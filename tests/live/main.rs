@@ -37,6 +37,7 @@ mod scene;
 mod servers;
 mod shapes;
 mod slots;
+mod slow;
 mod standby;
 mod stops;
 mod streams;

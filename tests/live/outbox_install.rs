@@ -69,7 +69,10 @@ async fn it_installs_works_and_goes_through_a_pooler() {
             run(&client, &as_app("SELECT crieur.watch('t')")).await;
         }
         run(&client, "INSERT INTO t VALUES (1)").await;
-        assert_eq!(ask(&client, "SELECT string_agg(concat_ws(' ', op, new), ', ') FROM crieur.outbox").await, "I {{1}}");
+        assert_eq!(
+            ask(&client, "SELECT string_agg(concat_ws(' ', op, new), ', ') FROM crieur.outbox").await,
+            "I {{1}}"
+        );
         run(&client, &as_app(UNINSTALL)).await;
         assert_eq!(ask(&client, CATALOGS).await, before, "{mode:?}");
     }
@@ -108,7 +111,7 @@ async fn writers_need_no_right_and_get_none() {
         run(&outbox.admin, "CREATE ROLE writer LOGIN; CREATE ROLE worker LOGIN").await;
         run(&outbox.app, TENANTS).await;
         let writer = session(&outbox.server, "writer").await;
-        // Row-level security hides these rows from the triggers' owner. The writer has tables, functions of any name.
+        // Row-level security hides these rows from the triggers' owner. The writer has tables and functions of any name.
         run(&writer, "SET search_path = pg_temp, public, pg_catalog").await;
         run(&writer, "CREATE TEMP TABLE new_rows (id int); CREATE TEMP TABLE outbox (id int)").await;
         run(&writer, "CREATE FUNCTION pg_temp.int4out(int) RETURNS text LANGUAGE sql AS $$ SELECT 'mine' $$").await;

@@ -164,3 +164,30 @@ async fn a_slot_that_is_lost_under_a_running_daemon_is_made_anew_and_the_cache_s
     assert_eq!(scene.ask("SELECT wal_status FROM pg_replication_slots").await, "reserved");
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[tokio::test]
+async fn a_slot_that_is_about_to_be_lost_is_told_and_nothing_is_when_the_cache_comes_back_in_time() {
+    // Positions move only at the end of a transaction; the ballast is more than two WAL files.
+    let scene = of(Version::System, &["max_slot_wal_keep_size = 1MB"]).await;
+    let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
+    scene.cache.freeze();
+    for allowed in ["failed to delete keys", "failed to write the mark", "failed to read the mark"] {
+        daemon.allow(allowed);
+    }
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    let ballast = "SELECT count(pg_logical_emit_message(false, 'ballast', repeat('x', 100000)))::text \
+                   FROM generate_series(1, 500)";
+    scene.ask(ballast).await;
+    eventually("the slot is beyond what the server keeps", PATIENCE, async || {
+        scene.ask("SELECT wal_status FROM pg_replication_slots").await == "unreserved"
+    })
+    .await;
+    daemon.allow("replication slot holds back");
+    daemon.wait_for_log("the next checkpoint may remove what it needs");
+    scene.cache.thaw();
+    scene.confirmed(&daemon).await;
+    assert_eq!(scene.gone(), super::scene::set(&["available_slots:1"]));
+    assert_eq!(daemon.log().matches(STARTED).count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -9,16 +9,10 @@ use super::scene::{Scene, config, swept};
 
 const MARK: &str = "crieur:mark:crieur";
 
-fn ask<T: redis::FromRedisValue>(cache: &Redis, words: &[&[u8]]) -> T {
-    let mut command = redis::Cmd::new();
-    command.arg(words);
-    command.query(&mut cache.connection()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
-}
-
 /// Waits until these keys are gone.
 async fn go(cache: &Redis, keys: &[&[u8]], daemon: &Daemon) {
     settled("the keys go", PATIENCE, async || {
-        let left = keys.iter().filter(|key| ask(cache, &[b"EXISTS", key])).count();
+        let left = keys.iter().filter(|key| cache.ask(&[&b"EXISTS"[..], key])).count();
         if left == 0 { Ok(()) } else { Err((left, daemon.log())) }
     })
     .await;
@@ -65,13 +59,13 @@ async fn a_database_without_an_encoding_gives_the_bytes_that_it_holds() {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let mut daemon = Daemon::start(&text, &[]);
     daemon.wait_for_log(STARTED);
-    settled("the first sweep is done", PATIENCE, async || match ask(&cache, &[b"EXISTS", MARK.as_bytes()]) {
+    settled("the first sweep is done", PATIENCE, async || match cache.ask(&[&b"EXISTS"[..], MARK.as_bytes()]) {
         true => Ok(()),
         false => Err(daemon.log()),
     })
     .await;
     let keys: [&[u8]; 2] = [b"city:Thi\xE8s", b"mayor:\xC0\xFF"];
-    keys.iter().for_each(|key| ask(&cache, &[b"SET", key, b"value"]));
+    keys.iter().for_each(|key| cache.ask(&[&b"SET"[..], key, b"value"]));
     sql.batch_execute("INSERT INTO t VALUES (1, E'Thi\\xE8s')").await.expect("valid SQL");
     go(&cache, &keys, &daemon).await;
     assert_eq!(daemon.stop(), Some(0));
@@ -83,8 +77,8 @@ async fn a_mark_of_another_type_is_a_missing_one() {
     let mut daemon = scene.daemon().await;
     daemon.allow("failed to write the mark: the cache answered EVAL");
     scene.confirmed(&daemon).await;
-    let () = ask(&scene.cache, &[b"DEL", MARK.as_bytes()]);
-    let () = ask(&scene.cache, &[b"LPUSH", MARK.as_bytes(), b"x"]);
+    let () = scene.cache.ask(&[&b"DEL"[..], MARK.as_bytes()]);
+    let () = scene.cache.ask(&[&b"LPUSH"[..], MARK.as_bytes(), b"x"]);
     scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
     swept(&scene, &daemon).await;
     scene.confirmed(&daemon).await;
@@ -121,18 +115,18 @@ async fn a_server_that_became_another_behind_an_open_connection_is_looked_at_ane
         let mut daemon = Daemon::start(&text, &[]);
         daemon.wait_for_log(STARTED);
         let connections = || {
-            let list: String = ask(&cache, &[b"CLIENT", b"LIST"]);
+            let list: String = cache.ask(&[&b"CLIENT"[..], b"LIST"]);
             let ours =
                 list.lines().filter(|line| line.contains("name=crieur")).filter_map(|line| line.split(' ').next());
             ours.map(str::to_owned).collect::<Vec<_>>()
         };
-        settled("the mark is written", PATIENCE, async || match ask(&cache, &[b"EXISTS", MARK.as_bytes()]) {
+        settled("the mark is written", PATIENCE, async || match cache.ask(&[&b"EXISTS"[..], MARK.as_bytes()]) {
             true => Ok(()),
             false => Err(daemon.log()),
         })
         .await;
         let before = connections();
-        let () = ask(&cache, &[b"DEBUG", b"CHANGE-REPL-ID"]);
+        let () = cache.ask(&[&b"DEBUG"[..], b"CHANGE-REPL-ID"]);
         settled("it connects anew", PATIENCE, async || {
             let now = connections();
             let anew = !now.is_empty() && now.iter().all(|id| !before.contains(id));

@@ -80,6 +80,7 @@ fn world(seed: u64) -> World {
         cache: Copy::default(),
         copy: None,
         server: 0,
+        late: false,
         control_lost: false,
         unanswered: false,
         full: false,

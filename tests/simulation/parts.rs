@@ -42,9 +42,15 @@ impl SimCache {
     }
 
     /// An answer is on its way, and may come when its server has ended.
-    async fn reply(&self) {
-        let slow = self.world.borrow_mut().dice.one_in(5);
-        self.wait(if slow { 30 } else { 3 }).await;
+    async fn reply(&self, late_one_in: u64) {
+        let late = {
+            let mut world = self.world.borrow_mut();
+            let goes_back = matches!(world.plan.kind, Kind::GoesBack | Kind::GoesBackTwice);
+            goes_back && world.dice.one_in(late_one_in)
+        };
+        self.world.borrow_mut().late |= late;
+        self.wait(if late { 60 } else { 3 }).await;
+        self.world.borrow_mut().late &= !late;
     }
 
     async fn wait(&self, most_ms: u64) {
@@ -68,7 +74,7 @@ impl Cache for SimCache {
         if self.world.borrow_mut().fault(20) || self.world.borrow().server != server {
             return self.broken("simulated lost reply");
         }
-        self.reply().await;
+        self.reply(5).await;
         Ok(Deleted::default())
     }
 
@@ -84,7 +90,7 @@ impl Cache for SimCache {
             let matches = |key: &str| patterns.iter().any(|pattern| glob::matches(pattern.bytes, key.as_bytes()));
             self.world.borrow_mut().delete(|key| visited(key) && matches(key));
         }
-        self.reply().await;
+        self.reply(2).await;
         Ok(Swept::default())
     }
 

@@ -216,7 +216,20 @@ async fn go_back(world: &Shared, copied: Instant, age: Duration) {
     sleep_until(copied).await;
     let copy = world.borrow().cache.clone();
     sleep(age).await;
+    // What was answered by then may be on its way still.
+    if world.borrow_mut().dice.one_in(2) {
+        late_answer(world).await;
+    }
     world.borrow_mut().become_copy(copy);
+}
+
+async fn late_answer(world: &Shared) {
+    for _ in 0..100 {
+        if world.borrow().late {
+            return;
+        }
+        sleep(ms(1)).await;
+    }
 }
 
 /// A table is not published for a moment, and the daemon sees only the end of it.

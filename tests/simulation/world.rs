@@ -37,6 +37,8 @@ fn mixed(mut z: u64) -> u64 {
 /// Rows of the table, and owners that a lookup finds for them.
 pub const ROWS: u64 = 30;
 pub const OWNERS: u64 = 12;
+/// Rows of the second table.
+const SHELVES: u64 = 8;
 
 /// One committed transaction.
 #[derive(Clone)]
@@ -107,6 +109,8 @@ pub struct World {
     pub copy: Option<Copy>,
     /// Which server is behind the cache's address.
     pub server: u64,
+    /// An answer of the cache takes long to arrive.
+    pub late: bool,
     pub control_lost: bool,
     /// Lookups fail, or are refused.
     pub unanswered: bool,
@@ -145,24 +149,31 @@ impl World {
         let upto = mark.lsn.parse::<Lsn>().expect("a position").0;
         for (key, held) in &self.cache.keys {
             let Held::Value(seen) = held else { continue };
-            let lacks = self.log.iter().any(|c| c.end <= upto && c.keys.contains(key) && !seen.contains(&c.id));
-            let invented = seen.iter().any(|id| self.log.iter().all(|commit| commit.id != *id));
+            let lacks = self.log.iter().any(|c| c.end <= upto && !seen.contains(&c.id) && c.keys.contains(key));
+            let invented = seen.iter().any(|id| self.happened(*id).is_none());
             if lacks || invented {
                 self.failure = Some(format!("the mark says {upto}, {key} is stale (invented: {invented})"));
             }
         }
     }
 
+    /// The commit, unless a server forgot it.
+    fn happened(&self, id: u32) -> Option<&Commit> {
+        self.log.binary_search_by_key(&id, |commit| commit.id).ok().map(|index| &self.log[index])
+    }
+
     /// The keys for which `deleted` says so are gone.
     pub fn delete(&mut self, deleted: impl Fn(&str) -> bool) {
         let now = Instant::now();
         self.cache.keys.retain(|key, _| !deleted(key));
-        for commit in self.log.iter().filter(|commit| commit.visible_at <= now) {
-            if let Some(keys) = self.owed.get_mut(&commit.id) {
+        let mut owed = std::mem::take(&mut self.owed);
+        for (id, keys) in &mut owed {
+            if self.happened(*id).is_some_and(|commit| commit.visible_at <= now) {
                 keys.retain(|key| !deleted(key));
             }
         }
-        self.owed.retain(|_, keys| !keys.is_empty());
+        owed.retain(|_, keys| !keys.is_empty());
+        self.owed = owed;
     }
 
     pub fn end(&self) -> u64 {
@@ -317,7 +328,7 @@ impl World {
         let rows: Vec<u64> = (0..self.dice.roll(most)).map(|_| self.dice.roll(ROWS)).collect();
         // Sweeps run when the cache goes back.
         let rare = if matches!(kind, Kind::GoesBack | Kind::GoesBackTwice) { 3 } else { 15 };
-        let shelf = if self.dice.one_in(rare) { Some(self.dice.roll(3)) } else { None };
+        let shelf = if self.dice.one_in(rare) { Some(self.dice.roll(SHELVES)) } else { None };
         let most_ms = if matches!(kind, Kind::NewSlot | Kind::AlteredAway) { 400 } else { 30 };
         let invisible = if self.dice.one_in(3) { self.pause(most_ms) } else { Duration::ZERO };
         // `synchronous_commit = off`: seen before it is flushed, and flushed in order.
@@ -356,7 +367,7 @@ impl World {
     fn wanted(&mut self) -> String {
         match self.dice.roll(8) {
             0 => format!("owner:{}", self.dice.roll(OWNERS)),
-            1 => format!("shelf:{}:a", self.dice.roll(3)),
+            1 => format!("shelf:{}:a", self.dice.roll(SHELVES)),
             _ => format!("thing:{}", self.dice.roll(ROWS)),
         }
     }

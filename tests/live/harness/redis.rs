@@ -98,6 +98,16 @@ impl Redis {
             .expect("the server accepts connections")
     }
 
+    /// The answer to one command, on a connection of its own.
+    ///
+    /// # Panics
+    /// When the server refuses it, or answers another type.
+    pub fn ask<T: redis::FromRedisValue>(&self, words: &[impl redis::ToRedisArgs + std::fmt::Debug]) -> T {
+        let mut command = redis::Cmd::new();
+        command.arg(words);
+        command.query(&mut self.connection()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
     /// SIGKILL, and nothing after it.
     pub fn kill(&mut self) {
         self.process.end(Signal::Kill);
