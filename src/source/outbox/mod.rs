@@ -17,6 +17,7 @@ mod overflow;
 mod page;
 mod worker;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,9 @@ pub(crate) use begin::Facts;
 pub(crate) use follow::Follower;
 pub(crate) use lease::{BEGIN_WRITE, transact};
 pub(crate) use page::query;
+
+/// How often it is said of a table that its changes are not captured.
+const REMIND: Duration = Duration::from_secs(60);
 
 /// A position of the outbox. Made here and nowhere else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -77,6 +81,8 @@ struct Running {
     received: Lsn,
     /// How late the rows of a backlog are.
     late: Duration,
+    /// When it was last said that a shape's changes are not captured.
+    said: HashMap<i32, Instant>,
 }
 
 impl Drop for Running {
@@ -163,6 +169,7 @@ impl Outbox {
             assembler: Assembler::default(),
             received: first_of(era),
             late: Duration::ZERO,
+            said: HashMap::new(),
         }));
     }
 }
@@ -208,8 +215,11 @@ impl Running {
         // A batch that is not the end of what is visible is a backlog; else rows are as fresh as the pauses allow.
         let late = if page.is_last { 0 } else { page.at.saturating_sub(row.at) };
         self.late = Duration::from_micros(late.try_into().unwrap_or(0));
-        let table = row.shape.and_then(|id| self.shapes.get(&id));
-        if let (b'S', Some(why), Some(shape)) = (row.op, row.note, table) {
+        if let (b'S', Some(id), Some(why)) = (row.op, row.shape, row.note)
+            && let Some(shape) = self.shapes.get(&id)
+            && self.said.get(&id).is_none_or(|said| said.elapsed() >= REMIND)
+        {
+            self.said.insert(id, Instant::now());
             let hint = "Run `crieur setup`, or crieur.watch, to capture the table as it is now.";
             warn!(hint, "table \"{}.{}\" is swept: its change was not captured: {why}", shape.schema, shape.name);
         }
