@@ -39,7 +39,7 @@ struct Size {
 
 const SMALL: Size = Size {
     bound: 8 * MIB,
-    base: 12 * MIB,
+    base: 16 * MIB,
     rows: 200_000,
     sessions: 40,
     session_rows: 2_000,

@@ -146,6 +146,7 @@ impl Scene {
     }
 
     pub async fn daemon_with(&self, config: &str) -> Daemon {
+        let is_first = !self.marked();
         let mut daemon = Daemon::start(config, &[]);
         daemon.wait_for_log(self.mode.started());
         // The mark is written behind the sweep of the first start.
@@ -154,6 +155,10 @@ impl Scene {
             false => Err(daemon.log()),
         })
         .await;
+        if is_first {
+            // DDL and rows of the preparations come and delete, too.
+            self.confirmed(&daemon).await;
+        }
         self.fill();
         daemon
     }
