@@ -7,8 +7,10 @@
 //!      └── standby status <─────── ack window <─────── echoes answered <─────── echoes (delayed second deletes)
 //! ```
 //!
-//! Changes are frames of logical replication, or rows that triggers wrote into an outbox (`source/outbox/`), put into the same
-//! messages. Three things are watched besides the road. The mark, a small key in the cache, says up to where its deletes reach: a
+//! Changes are frames of logical replication, or rows that triggers wrote into an outbox (`source/outbox/`), put into
+//! the same messages.
+//!
+//! Three things are watched besides the road. The mark, a small key in the cache, says up to where its deletes reach: a
 //! cache that went back in time gets what it lacks from the ring of recent keys, or a sweep (`pipeline/gap.rs`). The
 //! server is looked at every two seconds: the slot's WAL, the publication (`pipeline/watching.rs`). Read replicas hold the
 //! position until they show what was deleted (`pipeline/lagging.rs`). What cannot be known is widened, never skipped.
