@@ -61,6 +61,8 @@ pub const POSTGRES_AWAY: &[&str] = &[
     "replication interrupted",
     "failed to take a snapshot",
     "failed to look up",
+    // Its session was ended in mid-statement, or its answer came past the limit: its keys widen.
+    "lookup refused",
     "failed to find a partition's table",
     "failed to wait for the replicas",
     "failed to watch the server",
@@ -198,10 +200,10 @@ impl Fault {
             | Fault::PostgresCrashed
             | Fault::CrashWithAsyncCommits
             | Fault::PostgresCut
-            | Fault::PostgresStalled => POSTGRES_AWAY.to_vec(),
+            | Fault::PostgresStalled
+            | Fault::SessionsTerminated
+            | Fault::BackendKilled => POSTGRES_AWAY.to_vec(),
             Fault::WalsenderTerminated => vec!["replication interrupted"],
-            // A lookup's session may be ended in mid-statement: its keys widen.
-            Fault::SessionsTerminated | Fault::BackendKilled => [POSTGRES_AWAY, &["lookup refused"]].concat(),
             Fault::PostgresFailedOver | Fault::PostgresRestored | Fault::SlotDropped => {
                 [POSTGRES_AWAY, &["it is created anew", "ordinary sessions reach another server"]].concat()
             }
