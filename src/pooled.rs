@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, join3};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
@@ -29,6 +28,7 @@ use crate::replicas::Replicas;
 use crate::rules::reading::Form;
 use crate::rules::{Lookup, Rules, sql};
 use crate::session::Session;
+use crate::source::connect::answered;
 use crate::source::dsn::Dsn;
 use crate::source::outbox::{BEGIN_WRITE, Facts, query, transact};
 use crate::source::sqlstate::session_error;
@@ -111,10 +111,7 @@ impl PooledControl {
             let _alone = live.free.lock().await;
             step(&live).await
         };
-        let result = match timeout(limit, asked).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
-        };
+        let result = answered(limit, asked).await;
         if result.is_err() {
             *self.live.borrow_mut() = None;
         }

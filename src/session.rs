@@ -30,6 +30,7 @@ use crate::mark::Start;
 use crate::quote;
 use crate::replicas::Replicas;
 use crate::rules::{Lookup, Rules};
+use crate::source::connect::answered;
 use crate::source::dsn::{Dsn, Target};
 use crate::source::facts::{RUN, in_recovery, refuse_as_standby};
 use crate::source::link::{Link, each_host};
@@ -269,10 +270,7 @@ impl ControlSession {
     ) -> Result<T> {
         let statements = u32::try_from(statements).unwrap_or(u32::MAX);
         let limit = self.statement_timeout.saturating_mul(statements) + Duration::from_secs(5);
-        let result = match tokio::time::timeout(limit, step(live)).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
-        };
+        let result = answered(limit, step(live)).await;
         if result.is_err()
             && let Some(live) = self.live.take()
             && live.session.client.is_closed()

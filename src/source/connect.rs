@@ -108,8 +108,8 @@ async fn usable_slot(
     Ok((made.await.map_err(|error| lenient(error, past))?, SlotOrigin::Created))
 }
 
-/// One try of something that a server answers at once.
-async fn answered<T>(limit: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
+/// One exchange with a server that must answer in time.
+pub(crate) async fn answered<T>(limit: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
     match timeout(limit, step).await {
         Ok(result) => result,
         Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),

@@ -12,10 +12,10 @@ use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{SlotOrigin, Start};
 use crate::session::{self, Session};
+use crate::source::connect::answered;
 use crate::source::outbox::Options;
 use crate::source::outbox::lease::{self, Acquired};
 use crate::source::outbox::page::BEGIN_READ;
-use crate::source::outbox::worker::answered;
 
 /// The server's run, what is watched, the outbox's identity, whether writers notify.
 pub(crate) const FACTS: &str = include_str!("../../../sql/outbox/facts.sql");

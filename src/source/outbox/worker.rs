@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::decode::outbox::Shape;
 use crate::error::{Error, Result};
 use crate::session::Session;
+use crate::source::connect::answered;
 use crate::source::outbox::Options;
 use crate::source::outbox::begin::ERA_BYTES;
 use crate::source::outbox::lease::{self, RENEW_INTERVAL, Removed};
@@ -280,12 +281,4 @@ impl Worker {
 async fn ready(due: Instant, batches: mpsc::Sender<Result<Batch>>) -> Option<mpsc::OwnedPermit<Result<Batch>>> {
     sleep_until(due).await;
     batches.reserve_owned().await.ok()
-}
-
-/// One exchange with a server that must answer.
-pub(super) async fn answered<T>(limit: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
-    match timeout(limit, step).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
-    }
 }
