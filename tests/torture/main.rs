@@ -136,6 +136,8 @@ fn readers_of_a_standby_that_lags_leave_nothing_stale() {
     world.run_ready_daemon();
     find_stale_keys(&mut world, &oracle, "without postgres.replicas", &[], &mut seed);
     world.stop_daemon();
+    // What that one left is its own, and stays until its row changes again: the mark has no gap.
+    world.empty_cache();
     world.set("CRIEUR__POSTGRES__REPLICAS", world.replica_url());
     world.run_ready_daemon();
     for faults in [[Fault::DaemonKilled, Fault::WalsenderTerminated], [Fault::ClientsKilled, Fault::CacheFailedOver]] {

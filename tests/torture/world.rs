@@ -251,6 +251,11 @@ impl World {
         line.arg(command).query(&mut self.cache.connection())
     }
 
+    /// FLUSHALL.
+    pub fn empty_cache(&self) {
+        self.redis::<()>(&["FLUSHALL"]).expect("it answers");
+    }
+
     /// Waits until everything that is committed by now is answered by the cache, echoes too, and confirmed.
     ///
     /// Its own last commit is synchronous, so that nothing before it is still unflushed.
