@@ -223,9 +223,9 @@ fn ranks(stays: &[bool]) -> Vec<TxOrdinal> {
 }
 
 impl Invalidations {
-    /// Keys, patterns and lookups together.
+    /// Keys, patterns, lookups and what is to be forgotten, together.
     pub fn len(&self) -> usize {
-        self.keys.len() + self.patterns.len() + self.lookups.len()
+        self.keys.len() + self.patterns.len() + self.lookups.len() + self.forgets.len()
     }
 
     /// Whether nothing is asked for.
@@ -235,7 +235,7 @@ impl Invalidations {
 
     /// Memory in use, in bytes.
     pub fn bytes_used(&self) -> usize {
-        self.keys.bytes_used() + self.patterns.bytes_used() + self.lookups.bytes_used()
+        self.keys.bytes_used() + self.patterns.bytes_used() + self.lookups.bytes_used() + self.forgets.bytes_used()
     }
 
     /// Adds all of `other`, each key with its transactions.
@@ -243,6 +243,7 @@ impl Invalidations {
         self.keys.merge(other.keys);
         self.patterns.merge(other.patterns);
         self.lookups.merge(other.lookups);
+        self.forgets.merge(other.forgets);
         self.widened += other.widened;
         self.protected += other.protected;
     }
@@ -257,6 +258,7 @@ impl Invalidations {
             keys: self.keys.split(&leaves, &stays),
             patterns: self.patterns.split(&leaves, &stays),
             lookups: self.lookups.split(&leaves, &stays),
+            forgets: self.forgets.split(&leaves, &stays),
             widened: std::mem::take(&mut self.widened),
             protected: std::mem::take(&mut self.protected),
         }
@@ -266,6 +268,7 @@ impl Invalidations {
         apply(&mut self.keys);
         apply(&mut self.patterns);
         apply(&mut self.lookups);
+        apply(&mut self.forgets);
     }
 
     /// Replaces the family that takes most memory by its pattern. Over-deleting is safe, running out of memory is not.
@@ -307,7 +310,9 @@ impl Invalidations {
                 Some((first.min(key.first), last.max(key.last)))
             });
         let Some((first, last)) = range else { return };
-        self.each_set(|set| set.retain(|key| key.family != family));
+        for set in [&mut self.keys, &mut self.patterns, &mut self.lookups] {
+            set.retain(|key| key.family != family);
+        }
         self.patterns.insert(rules.family(family), family, first);
         self.patterns.insert(rules.family(family), family, last);
     }

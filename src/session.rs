@@ -217,7 +217,7 @@ impl ControlSession {
     /// Lets it watch a slot, a publication and the tables of the rules.
     #[must_use]
     pub fn watching(mut self, slot: &str, publication: &str, rules: &Rules) -> Self {
-        let tables = rules.tables().into_iter().map(|table| [table.schema, table.table]).collect::<Vec<_>>();
+        let tables = rules.streamed().into_iter().map(|table| [table.schema, table.table]).collect::<Vec<_>>();
         let tables = serde_json::to_string(&tables).expect("a list of texts is plain data");
         let variables = [("slot", slot), ("publication", publication), ("tables", tables.as_str())];
         let fill = |sql| quote::fill(sql, &variables);

@@ -23,6 +23,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Mode, credentials};
 use crate::error::{Error, Exit, Result};
+use crate::rules::needs::TableNeeds;
 use crate::session::Session;
 use crate::source::dsn::Dsn;
 
@@ -158,11 +159,19 @@ async fn session(config: &Config) -> Result<Session> {
     session.map_err(|error| error.while_doing("log in"))
 }
 
+/// The tables whose changes must come. Answers of lookups are kept only where they come in commit order.
+fn needs(config: &Config) -> Vec<TableNeeds> {
+    match config.postgres.mode {
+        Mode::Replication => config.rules.streamed(),
+        Mode::Outbox => config.rules.tables(),
+    }
+}
+
 fn check(config: &Config) -> Result<Exit> {
     runtime()?.block_on(async {
         let session = session(config).await?;
         let cache = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await;
-        check::run(config, &session.client, cache, &config.rules.tables(), &mut std::io::stdout()).await
+        check::run(config, &session.client, cache, &needs(config), &mut std::io::stdout()).await
     })
 }
 
@@ -202,7 +211,7 @@ fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
         if config.postgres.mode == Mode::Outbox {
             return outbox::setup(&config.rules, &session.client, mode, &mut std::io::stdout()).await;
         }
-        setup::run(config, &session.client, &config.rules.tables(), mode, &mut std::io::stdout()).await
+        setup::run(config, &session.client, &needs(config), mode, &mut std::io::stdout()).await
     })
 }
 

@@ -43,6 +43,7 @@ where
             if let Some(start) = &self.compared {
                 // An answer that is on its way may be of the server before.
                 self.control.follow(start);
+                self.answers.borrow_mut().clear();
                 self.gate = None;
                 self.watching = None;
                 self.watch_due = Some(Instant::now());

@@ -3,6 +3,7 @@
 //! A transient error means the same step again after a jittered pause, for as long as it takes; only a definite error
 //! ends a future with `Err`. An outage is logged once when it begins and once when it ends, with a reminder each minute.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::echo::Delivery;
 use crate::error::{Class, Error, Result};
 use crate::failpoints::{Step, reached};
 use crate::keys::KeySet;
+use crate::pipeline::answers::Answers;
 use crate::rules::Rules;
 
 /// How often a continuing outage is logged.
@@ -86,19 +88,32 @@ pub struct Landed {
     pub refused: u64,
 }
 
-/// Resolves lookups, then deletes the exact keys of all deliveries in one pipeline. Keys that lookups add past
-/// `answers_bytes_max` collapse into their families.
+/// What lookups are resolved with.
+#[derive(Debug)]
+pub struct Asking {
+    /// Whose lookups they are.
+    pub rules: Rc<Rules>,
+    /// What need not be asked.
+    pub answers: Rc<RefCell<Answers>>,
+    /// Keys that lookups add past this collapse into their families.
+    pub keys_bytes_max: usize,
+}
+
+/// Resolves lookups, then deletes the exact keys of all deliveries in one pipeline.
 pub async fn fly<C: Cache, D: Control>(
     cache: Rc<C>,
     control: Rc<D>,
-    rules: Rc<Rules>,
+    asking: Asking,
     mut deliveries: Vec<Delivery>,
-    answers_bytes_max: usize,
 ) -> Result<Landed> {
     let mut refused = 0;
+    // All that leaves together is visible together: what one of them changed, the others' lookups must see.
+    for delivery in &mut deliveries {
+        asking.answers.borrow_mut().forget(&std::mem::take(&mut delivery.load.forgets));
+    }
     for delivery in &mut deliveries {
         if !delivery.load.lookups.is_empty() {
-            refused += look_up(&*control, &rules, delivery, answers_bytes_max).await?;
+            refused += look_up(&*control, &asking, delivery).await?;
             reached(Step::LookedUp);
         }
     }
@@ -111,21 +126,13 @@ pub async fn fly<C: Cache, D: Control>(
 }
 
 /// A piece at a time: questions and answers take many times the memory of the encoded lookups.
-async fn look_up<D: Control>(
-    control: &D,
-    rules: &Rules,
-    delivery: &mut Delivery,
-    answers_bytes_max: usize,
-) -> Result<u64> {
-    let load = &mut delivery.load;
-    let bytes_max = load.keys.bytes_used() + answers_bytes_max;
+async fn look_up<D: Control>(control: &D, asking: &Asking, delivery: &mut Delivery) -> Result<u64> {
+    let (load, rules) = (&mut delivery.load, &asking.rules);
+    let bytes_max = load.keys.bytes_used() + asking.keys_bytes_max;
     let mut refused = 0;
     for lookups in std::mem::take(&mut load.lookups).pieces() {
         let questions = rules.questions(&lookups);
-        let mut answers = Vec::with_capacity(questions.len());
-        for part in questions.chunks(QUESTIONS_MAX) {
-            answers.extend(insist("look up", async || control.ask(part).await).await?);
-        }
+        let answers = answers(control, asking, &questions).await?;
         refused += complain_of_refused(rules, &questions, &answers);
         rules.resolve(&lookups, &questions, &answers, load);
         if load.keys.bytes_used() > bytes_max {
@@ -133,6 +140,26 @@ async fn look_up<D: Control>(
         }
     }
     Ok(refused)
+}
+
+/// The answers to all questions, in order: those that are known, and the server's to the others.
+async fn answers<D: Control>(control: &D, asking: &Asking, questions: &[Question]) -> Result<Vec<Answer>> {
+    let known: Vec<Option<Answer>> = {
+        let kept = asking.answers.borrow();
+        questions.iter().map(|question| kept.known(question).cloned()).collect()
+    };
+    let unknown = questions.iter().zip(&known).filter(|(_, known)| known.is_none());
+    let unknown: Vec<Question> = unknown.map(|(question, _)| question.clone()).collect();
+    let mut asked = Vec::with_capacity(unknown.len());
+    for part in unknown.chunks(QUESTIONS_MAX) {
+        let moment = asking.answers.borrow().now();
+        let answers = insist("look up", async || control.ask(part).await).await?;
+        asking.answers.borrow_mut().keep(&asking.rules, moment, part, &answers);
+        asked.extend(answers);
+    }
+    let mut asked = asked.into_iter();
+    let unanswered = || Answer::Refused("the server gave too few answers".to_owned());
+    Ok(known.into_iter().map(|known| known.or_else(|| asked.next()).unwrap_or_else(unanswered)).collect())
 }
 
 /// Logs what the server refused, once for each lookup; says how many questions that were.

@@ -15,7 +15,7 @@ use crate::control::Control;
 use crate::echo::{Delivery, Stage};
 use crate::failpoints::{Step, reached};
 use crate::gate::Snapshot;
-use crate::pipeline::deliver::{Landed, fly};
+use crate::pipeline::deliver::{Asking, Landed, fly};
 use crate::pipeline::memory::bytes_of;
 use crate::rules::Invalidations;
 use crate::source::Source;
@@ -88,8 +88,12 @@ where
             let (cache, control) = (Rc::clone(&self.cache), Rc::clone(&self.control));
             self.flight_bytes = bytes;
             self.gate_asked = None;
-            let keys_bytes_max = self.settings.memory_bytes_max / 8;
-            self.flight = Some(Box::pin(fly(cache, control, Rc::clone(&self.rules), deliveries, keys_bytes_max)));
+            let asking = Asking {
+                rules: Rc::clone(&self.rules),
+                answers: Rc::clone(&self.answers),
+                keys_bytes_max: self.settings.memory_bytes_max / 8,
+            };
+            self.flight = Some(Box::pin(fly(cache, control, asking, deliveries)));
         }
     }
 
@@ -125,6 +129,7 @@ where
     }
 
     pub(super) fn queue_sweep(&mut self, mut delivery: Delivery) {
+        self.answers.borrow_mut().forget(&std::mem::take(&mut delivery.load.forgets));
         self.totals.collapsed += delivery.load.collapse_patterns(PATTERNS_MAX, &self.rules);
         match self.sweeps.iter_mut().find(|queued| queued.stage == delivery.stage) {
             Some(queued) => {
@@ -151,10 +156,12 @@ where
 
     /// Everything of a delivery was answered: its spans have one part less out, and its echo is queued.
     pub(super) fn delivered(&mut self, mut delivery: Delivery) {
-        if delivery.stage == Stage::Fresh && self.settings.replicas == Replicas::Some {
+        // Lookups that found nothing, answers that were only forgotten: there is nothing to delete again.
+        let empty = delivery.load.is_empty();
+        if delivery.stage == Stage::Fresh && self.settings.replicas == Replicas::Some && !empty {
             return self.await_replicas(delivery);
         }
-        let next = self.echoes.next(delivery.stage);
+        let next = if empty { None } else { self.echoes.next(delivery.stage) };
         let copied =
             if next.is_some() { Cow::Borrowed(&delivery.load) } else { Cow::Owned(std::mem::take(&mut delivery.load)) };
         match delivery.stage {

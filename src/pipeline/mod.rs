@@ -4,6 +4,7 @@
 //! writes happen in handlers. The position moves in one place, `position.rs`, and only after every key, sweep
 //! and echo before it was answered and the cache's mark was written.
 
+pub mod answers;
 mod connection;
 pub mod deliver;
 mod flight;
@@ -22,6 +23,7 @@ pub mod words;
 pub use reload::Reload;
 pub use words::{News, Replicas, Settings, Totals};
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
 use std::pin::Pin;
@@ -44,6 +46,7 @@ use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::keys::FamilyId;
 use crate::mark::Start;
+use crate::pipeline::answers::Answers;
 use crate::pipeline::deliver::{Landed, at_most, insist, sweep};
 use crate::pipeline::gap::Held;
 use crate::pipeline::intake::{Intake, Need};
@@ -92,6 +95,12 @@ pub fn patience(lateness: Duration) -> Duration {
     if lateness < BACKLOG { Duration::ZERO } else { (lateness / 8).min(Duration::from_millis(10)) }
 }
 
+/// What kept answers of lookups may take. Where transactions come in another order, one may come ahead of a change that
+/// it saw, and only asking is fresh enough.
+fn answers_bytes_max(source: &impl Source, settings: &Settings) -> usize {
+    if source.is_in_commit_order() { settings.memory_bytes_max / 64 } else { 0 }
+}
+
 /// The daemon's loop over a source, a cache and a control session.
 pub struct Pipeline<S: Source, C, D> {
     source: S,
@@ -104,6 +113,7 @@ pub struct Pipeline<S: Source, C, D> {
     intake: Intake<S::Ack>,
     window: Window<S::Ack>,
     echoes: Echoes<Instant>,
+    answers: Rc<RefCell<Answers>>,
     totals: Totals,
 
     /// Keys of the open batch that were already deleted ahead of the gate.
@@ -208,6 +218,7 @@ where
 
     fn assembled(source: S, cache: Rc<C>, control: Rc<D>, rules: Rules, settings: Settings, news: Tell) -> Self {
         let watch = Watch::new(&settings.publication);
+        let answers = Answers::new(answers_bytes_max(&source, &settings));
         Pipeline {
             source,
             cache,
@@ -217,6 +228,7 @@ where
             intake: Intake::default(),
             window: Window::default(),
             echoes: Echoes::new(&settings.echo),
+            answers: Rc::new(RefCell::new(answers)),
             ring: Ring::new(settings.memory_bytes_max / 16),
             settings,
             totals: Totals::default(),

@@ -39,6 +39,7 @@ use crate::rules::reading::{Reading, Writing};
 use crate::rules::syntax::Path;
 
 pub use plan::Plan;
+use plan::Scope;
 
 /// What changes ask for, until it is sent: exact keys, patterns (escaped globs) and lookups that wait for the gate.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +50,8 @@ pub struct Invalidations {
     pub patterns: KeySet,
     /// Encoded lookups: which template, its parameters, the values of its other columns. Only `rules` reads them.
     pub lookups: KeySet,
+    /// Lookups whose kept answers are older than these changes: their numbers, as four bytes each.
+    pub forgets: KeySet,
     /// Keys that were widened to a pattern because a value was unknown; a counter, never reset by a split.
     pub widened: u64,
     /// Keys that a rule named and a protected pattern covers: they stay. A counter like `widened`.
@@ -146,6 +149,8 @@ pub struct Rules {
     lookups: Vec<Lookup>,
     /// The columns that each lookup takes as arguments.
     arguments: Vec<Vec<Path>>,
+    /// The tables that each lookup's answers depend on; none where answers are not kept.
+    sources: Vec<Vec<TableId>>,
     protect: std::rc::Rc<[Vec<u8>]>,
     /// Made when it is first asked for.
     digest: std::cell::OnceCell<String>,
@@ -185,18 +190,21 @@ impl Rules {
 
     /// Compiles the rules of `table` (the relation itself, or the root of its partition tree) against its columns.
     pub fn plan(&self, relation: &Relation, (schema, table): (&str, &str)) -> Plan {
-        let table = self.table(schema, table);
-        Plan::compile(self, relation, table, |rule| table.is_some_and(|table| rule.tables.contains(&table)))
+        match self.table(schema, table) {
+            Some(table) => Plan::compile(self, relation, Scope::Table(table)),
+            None => Plan::compile(self, relation, Scope::Nothing),
+        }
     }
 
     /// A plan whose TRUNCATE is every family of every rule.
     pub fn everything(&self) -> Plan {
-        Plan::compile(self, &Rules::nothing(), None, |_| true)
+        Plan::compile(self, &Rules::nothing(), Scope::Everything)
     }
 
-    /// A plan whose TRUNCATE is every family of the table's rules.
+    /// A plan whose TRUNCATE is every family that a change of the table may be about: those of its rules, and those whose
+    /// keys are made of answers that depend on it.
     pub fn families_of(&self, table: TableId) -> Plan {
-        Plan::compile(self, &Rules::nothing(), Some(table), |rule| rule.tables.contains(&table))
+        Plan::compile(self, &Rules::nothing(), Scope::Families(table))
     }
 
     /// A relation without a column, for plans of which only TRUNCATE is used.
@@ -224,6 +232,47 @@ impl Rules {
     /// question widens.
     pub fn resolve(&self, lookups: &KeySet, questions: &[Question], answers: &[Answer], out: &mut Invalidations) {
         lookup::resolve(self, lookups, questions, answers, out);
+    }
+
+    /// Whether answers of the lookup may be kept, as the stream tells when they are old.
+    pub fn keeps(&self, lookup: LookupId) -> bool {
+        !self.sources_of(lookup).is_empty()
+    }
+
+    /// Schemas and names of the tables that a lookup's answers depend on.
+    pub fn sources_named(&self, lookup: LookupId) -> impl Iterator<Item = (&str, &str)> {
+        self.sources_of(lookup).iter().map(|table| self.name_of(*table))
+    }
+
+    fn sources_of(&self, lookup: LookupId) -> &[TableId] {
+        self.sources.get(lookup.0 as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// The lookups whose answers depend on a table.
+    fn dependents(&self, table: TableId) -> impl Iterator<Item = LookupId> {
+        let lookups = (0..).map(LookupId).zip(&self.sources);
+        lookups.filter(move |(_, sources)| sources.contains(&table)).map(|(lookup, _)| lookup)
+    }
+
+    /// What the stream must carry: the tables of the rules, and those that kept answers depend on.
+    pub fn streamed(&self) -> Vec<TableNeeds> {
+        let mut all = self.tables();
+        for (index, table) in self.tables.iter().enumerate() {
+            let Some(lookup) = self.dependents(TableId(index)).next() else { continue };
+            let known = all.iter_mut().find(|needs| (&needs.schema, &needs.table) == (&table.schema, &table.name));
+            let needs = match known {
+                Some(needs) => needs,
+                None => {
+                    let place = self.lookups.get(lookup.0 as usize).map_or("", |lookup| &lookup.name);
+                    all.push(TableNeeds::new(&table.schema, &table.name, place));
+                    all.last_mut().expect("one was pushed")
+                }
+            };
+            if !table.ignore.is_empty() {
+                needs.ignores(table.ignore.iter());
+            }
+        }
+        all
     }
 
     /// What the rules need of each table, in order of first mention.

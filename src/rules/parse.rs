@@ -29,7 +29,8 @@ pub const KEYS: &[(&str, &str)] = &[
     ("companions", "texts that follow each key to make another: [\":meta\"]"),
     (
         "lookup",
-        "lookup.NAME = { sql, args }: SQL with $1, $2, … and the columns that fill them; 0 to n rows, one key each",
+        "lookup.NAME = { sql, args, tables }: SQL with $1, $2, … and the columns that fill them; 0 to n rows, one key each; \
+         tables: all that the SQL reads, so that answers are kept until one of them changes",
     ),
 ];
 
@@ -225,6 +226,14 @@ mod tests {
         (
             "table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = 'select 1', arg = [] }",
             &["unknown key \"arg\" in a lookup"],
+        ),
+        (
+            "table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = 'select c from u', tables = [] }",
+            &["lookup \"o\" depends on no table"],
+        ),
+        (
+            "table = 't'\nkeys = ['x{o.c}']\nlookup.o = { sql = 'select c from u', tables = ['u', 'a.b.c', 'U'] }",
+            &["\"a.b.c\" is not the name of a table", "table \"U\" stands here twice"],
         ),
         ("table = 't'\nkeys = ['x']\nwhen = 'a = null'", &["nothing is equal to null"]),
         (

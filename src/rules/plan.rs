@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::change::{Old, Relation, ReplicaIdentity, Row, Tuple, Value};
+use crate::control::LookupId;
 use crate::keys::{FamilyId, TxOrdinal};
 use crate::rules::columns::{Columns, Comparing};
 use crate::rules::condition::Kind;
@@ -80,6 +81,57 @@ struct PlannedRule {
     keys: Vec<PlannedKey>,
 }
 
+/// The lookups whose kept answers a change makes old.
+#[derive(Clone, Debug)]
+struct Forgetting {
+    lookups: Vec<LookupId>,
+    /// The columns that count, when the table ignores some.
+    counting: Option<Columns>,
+}
+
+/// Whose keys a plan makes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Scope {
+    /// Nobody's.
+    Nothing,
+    /// Those of the table's rules.
+    Table(TableId),
+    /// The same, and those whose lookups depend on the table.
+    Families(TableId),
+    /// Everybody's.
+    Everything,
+}
+
+impl Scope {
+    fn holds(self, rules: &Rules, template: &Template) -> bool {
+        let of_rule = |table| rules.rules[template.rule].tables.contains(&table);
+        let looks_up = |table| template.lookup.is_some_and(|lookup| rules.sources_of(lookup).contains(&table));
+        match self {
+            Scope::Nothing => false,
+            Scope::Table(table) => of_rule(table),
+            Scope::Families(table) => of_rule(table) || looks_up(table),
+            Scope::Everything => true,
+        }
+    }
+
+    /// The lookups whose kept answers are old when what it covers changes.
+    fn forgets(self, rules: &Rules) -> Vec<LookupId> {
+        match self {
+            Scope::Nothing => Vec::new(),
+            Scope::Table(table) | Scope::Families(table) => rules.dependents(table).collect(),
+            Scope::Everything => (0..rules.lookups.len() as u32).map(LookupId).filter(|id| rules.keeps(*id)).collect(),
+        }
+    }
+
+    /// The one table that it is about.
+    fn table(self) -> Option<TableId> {
+        match self {
+            Scope::Table(table) | Scope::Families(table) => Some(table),
+            Scope::Nothing | Scope::Everything => None,
+        }
+    }
+}
+
 /// An update, with what its rules have in common.
 struct Update<'a, 'p> {
     old: Image<'a, 'p>,
@@ -96,6 +148,7 @@ pub struct Plan {
     conditions: Conditions,
     comparing: Comparing,
     rules: Vec<PlannedRule>,
+    forgetting: Forgetting,
     /// Columns that changed, and the rules that such an update does not hold back by its columns alone: one update is
     /// like the one before it.
     like_before: RefCell<(Columns, Vec<usize>)>,
@@ -105,30 +158,30 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of the rules that `concerned` picks; `table` tells which columns none of them counts.
-    pub(super) fn compile(
-        rules: &Rules,
-        relation: &Relation,
-        table: Option<TableId>,
-        concerned: impl Fn(&Rule) -> bool,
-    ) -> Plan {
-        let mut compiler = Compiler::new(rules, relation, table);
-        let picked = || rules.rules.iter().enumerate().filter(|(_, rule)| concerned(rule));
+    /// The plan of the rules in `scope` over the columns of `relation`.
+    pub(super) fn compile(rules: &Rules, relation: &Relation, scope: Scope) -> Plan {
+        let mut compiler = Compiler::new(rules, relation, scope);
+        let concerned = |index| rules.templates.iter().any(|t| t.rule == index && scope.holds(rules, t));
+        let picked = || rules.rules.iter().enumerate().filter(|(index, _)| concerned(*index));
         picked().for_each(|(index, rule)| compiler.collect(index, rule));
         compiler.slots.sort_unstable();
         compiler.slots.dedup();
         let planned = picked().map(|(index, rule)| compiler.rule(index, rule)).collect();
+        let lookups = scope.forgets(rules);
+        let counting = if lookups.is_empty() { None } else { compiler.counting(&[]) };
+        let forgetting = Forgetting { lookups, counting };
         let Compiler { slots, makings, conditions, comparing, missing, .. } = compiler;
         let protect = Rc::clone(&rules.protect);
         // An update that changed no column at all, not even those that the relation lacks, does not exist.
         let like_before = RefCell::new((Columns::none(relation.columns.len()), Vec::new()));
         let identity = relation.identity;
-        Plan { slots, makings, conditions, comparing, rules: planned, like_before, missing, identity, protect }
+        let rules = planned;
+        Plan { slots, makings, conditions, comparing, rules, forgetting, like_before, missing, identity, protect }
     }
 
-    /// Whether no rule concerns the relation.
+    /// Whether neither a rule nor a kept answer depends on the relation.
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.rules.is_empty() && self.forgetting.lookups.is_empty()
     }
 
     /// Columns that rules read and the relation does not have: their keys are always widened.
@@ -153,6 +206,21 @@ impl Plan {
                     };
                 }
             }
+        }
+        if !self.forgetting.lookups.is_empty() {
+            self.forget(row, tx, out);
+        }
+    }
+
+    /// Names the lookups whose kept answers are older than the change.
+    fn forget(&self, row: &Row<'_>, tx: TxOrdinal, out: &mut Invalidations) {
+        if let (Row::Update { old, new }, Some(counting)) = (row, &self.forgetting.counting)
+            && !counting.meets(&self.comparing.changed(*old, *new))
+        {
+            return;
+        }
+        for lookup in &self.forgetting.lookups {
+            out.forgets.insert_constant(&lookup.0.to_be_bytes(), FamilyId(lookup.0), tx);
         }
     }
 
@@ -326,7 +394,7 @@ impl PlannedPart {
 struct Compiler<'a> {
     rules: &'a Rules,
     relation: &'a Relation,
-    table: Option<TableId>,
+    scope: Scope,
     slots: Vec<Slot>,
     makings: Vec<Making>,
     conditions: Conditions,
@@ -340,10 +408,10 @@ fn plain(path: &Path) -> Reading {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(rules: &'a Rules, relation: &'a Relation, table: Option<TableId>) -> Self {
+    fn new(rules: &'a Rules, relation: &'a Relation, scope: Scope) -> Self {
         let (slots, makings, missing) = (Vec::new(), Vec::new(), Vec::new());
         let (conditions, comparing) = (Conditions::none(relation.columns.len()), Comparing::new(relation));
-        Compiler { rules, relation, table, slots, makings, conditions, comparing, missing }
+        Compiler { rules, relation, scope, slots, makings, conditions, comparing, missing }
     }
 
     /// The slot of a column, and the form that is left for a making to write.
@@ -358,8 +426,9 @@ impl<'a> Compiler<'a> {
     }
 
     fn templates(&self, rule: usize) -> impl Iterator<Item = (FamilyId, &'a Template)> + use<'a> {
-        let templates = (0..).map(FamilyId).zip(&self.rules.templates);
-        templates.filter(move |(_, template)| template.rule == rule)
+        let (rules, scope) = (self.rules, self.scope);
+        let templates = (0..).map(FamilyId).zip(&rules.templates);
+        templates.filter(move |(_, template)| template.rule == rule && scope.holds(rules, template))
     }
 
     /// Takes note of every column that the rule reads.
@@ -427,15 +496,15 @@ impl<'a> Compiler<'a> {
             columns: self.columns(paths.iter().map(|path| path.column.as_str())),
             values: paths.iter().map(|path| self.source(&path.column, &plain(path))).collect(),
         });
-        let counting = self.counting(rule);
+        let counting = self.counting(&rule.ignore);
         let keys = self.templates(index).map(|(family, template)| self.key(family, template)).collect();
         PlannedRule { index, on: rule.on, when, changed, counting, keys }
     }
 
-    /// Which columns count, if the rule ignores one that the relation has.
-    fn counting(&mut self, rule: &Rule) -> Option<Columns> {
-        let of_table = self.table.and_then(|table| self.rules.tables.get(table.0)).map(|table| &table.ignore);
-        let ignored = |name: &String| rule.ignore.contains(name) || of_table.is_some_and(|list| list.contains(name));
+    /// Which columns count, if one that the relation has does not: it is in `ignore`, or in the table's own list.
+    fn counting(&mut self, ignore: &[String]) -> Option<Columns> {
+        let of_table = self.scope.table().and_then(|table| self.rules.tables.get(table.0)).map(|table| &table.ignore);
+        let ignored = |name: &String| ignore.contains(name) || of_table.is_some_and(|list| list.contains(name));
         let columns = &self.relation.columns;
         let counting: Vec<&str> =
             columns.iter().map(|column| &column.name).filter(|name| !ignored(name)).map(String::as_str).collect();

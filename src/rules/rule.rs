@@ -15,7 +15,7 @@ use crate::rules::syntax::{self, Path};
 use crate::rules::{Lookup, On, Part, Rule, TableId};
 
 /// What a lookup may say.
-const LOOKUP_KEYS: &[&str] = &["sql", "args"];
+const LOOKUP_KEYS: &[&str] = &["sql", "args", "tables"];
 
 /// A lookup of the rule that is being read.
 pub(super) struct Named {
@@ -68,8 +68,6 @@ impl RuleReader<'_, '_> {
 
     /// One table, or an array of them.
     fn tables(&mut self, block: &DeTable<'_>) -> Vec<TableId> {
-        const NOTE: &str =
-            "write schema.table, for example \"public.properties\"; a name with capitals or dots goes in double quotes";
         let Some(value) = block.get("table") else {
             let at = self.at.clone();
             self.error(at, "rule has no table", "write table = \"schema.table\"");
@@ -82,6 +80,12 @@ impl RuleReader<'_, '_> {
         if texts.is_empty() && value.get_ref().is_array() {
             self.error(value.span(), "rule has no table", "write table = \"schema.table\"");
         }
+        self.named_tables(texts)
+    }
+
+    fn named_tables(&mut self, texts: Vec<(String, Range<usize>)>) -> Vec<TableId> {
+        const NOTE: &str =
+            "write schema.table, for example \"public.properties\"; a name with capitals or dots goes in double quotes";
         let mut tables = Vec::new();
         for (text, at) in texts {
             match table_name(&text).map(|(schema, table)| self.reader.table(schema, table)) {
@@ -243,6 +247,14 @@ impl RuleReader<'_, '_> {
             let message = format!("sql takes {wanted} parameters and args names {} columns", args.len());
             self.error(sql.span(), message, "$1 is the first of args, $2 the second, …");
         }
+        let sources = table.get("tables").map_or_else(Vec::new, |tables| {
+            let texts = self.texts(tables, "tables");
+            if texts.is_empty() && tables.get_ref().is_array() {
+                let note = "name every table that the SQL reads, or remove tables: then each batch asks anew";
+                self.error(tables.span(), format!("lookup \"{name}\" depends on no table"), note);
+            }
+            self.named_tables(texts)
+        });
         let rules = &mut self.reader.rules;
         let id = LookupId(rules.lookups.len() as u32);
         let place = Place::File(Rc::clone(self.file), at.clone());
@@ -253,6 +265,7 @@ impl RuleReader<'_, '_> {
             args: args.len(),
         });
         rules.arguments.push(args);
+        rules.sources.push(sources);
         Some(Named { name: name.to_owned(), id, used: false, at })
     }
 

@@ -73,6 +73,11 @@ pub trait Source {
     /// Up to where WAL was received, also what holds no event; what echoes hold back is counted from it.
     fn received(&self) -> Lsn;
 
+    /// Whether transactions come in the order in which they were committed: a change that one of them saw comes before it.
+    fn is_in_commit_order(&self) -> bool {
+        true
+    }
+
     /// The session that has the slot while this source stands by for it; 0 when it is not known.
     fn standing_by(&self) -> Option<u32> {
         None

@@ -35,7 +35,11 @@ const RULES: &str = r#"
 [[rules]]
 table = "public.things"
 keys = ["thing:{id}", "owner:{o.n}"]
-lookup.o = { sql = "SELECT n FROM owners WHERE id = $1", args = ["id"] }
+lookup.o = { sql = "SELECT n FROM owners WHERE id = $1", args = ["id"], tables = ["public.owners"] }
+
+[[rules]]
+table = "public.owners"
+keys = ["owner:{n}"]
 
 [[rules]]
 table = "public.shelves"

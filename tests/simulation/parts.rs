@@ -13,7 +13,7 @@ use crieur::keys::KeySet;
 use tokio::time::{Instant, sleep};
 
 use super::scenario::Kind;
-use super::world::{OWNERS, Shared};
+use super::world::Shared;
 
 /// A client of the cache: which server its connections lead to.
 pub struct SimCache {
@@ -175,14 +175,18 @@ impl Control for SimControl {
         let refused = self.0.borrow_mut().fault(40) || (unanswered && self.0.borrow_mut().dice.one_in(2));
         let answer = |question: &Question| {
             let id = question.args[0].as_deref().and_then(|id| std::str::from_utf8(id).ok()?.parse::<u64>().ok());
-            let owner = id.expect("a row's number") % OWNERS;
+            let now = Instant::now();
+            let owner = self.0.borrow().owner_of(id.expect("a row's number"), |commit| commit.visible_at <= now);
             if refused {
                 Answer::Refused(String::new())
             } else {
                 Answer::Rows(vec![vec![Some(owner.to_string().into())]])
             }
         };
-        Ok(questions.iter().map(answer).collect())
+        let answers = questions.iter().map(answer).collect();
+        let wait = self.0.borrow_mut().pause(3);
+        sleep(wait).await;
+        Ok(answers)
     }
 
     async fn replicas_replayed(&self) -> Result<()> {

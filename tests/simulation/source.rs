@@ -21,19 +21,30 @@ pub struct SimAck {
     end: u64,
 }
 
-fn relation(oid: u32, name: &str) -> Relation {
-    let id = Column { name: "id".into(), type_oid: Oid(25), in_identity: true };
-    let identity = ReplicaIdentity::Full;
-    Relation { oid: Oid(oid), schema: "public".into(), name: name.into(), identity, columns: vec![id] }
+fn relation(oid: u32, name: &str, columns: &[&str]) -> Relation {
+    let column = |name: &&str| Column { name: (*name).into(), type_oid: Oid(25), in_identity: true };
+    let (identity, columns) = (ReplicaIdentity::Full, columns.iter().map(column).collect());
+    Relation { oid: Oid(oid), schema: "public".into(), name: name.into(), identity, columns }
 }
 
-/// An Insert message of pgoutput with one text column.
-fn insert(table: u8, key: u64) -> Vec<u8> {
-    let text = format!("{key}");
-    let mut bytes = vec![b'I', 0, 0, 0, table, b'N', 0, 1, b't'];
-    bytes.extend((text.len() as u32).to_be_bytes());
-    bytes.extend(text.as_bytes());
+/// TupleData of pgoutput with text columns.
+fn tuple(values: &[u64]) -> Vec<u8> {
+    let mut bytes = (values.len() as u16).to_be_bytes().to_vec();
+    for value in values {
+        let text = format!("{value}");
+        bytes.push(b't');
+        bytes.extend((text.len() as u32).to_be_bytes());
+        bytes.extend(text.as_bytes());
+    }
     bytes
+}
+
+fn insert(table: u8, key: u64) -> Vec<u8> {
+    [&[b'I', 0, 0, 0, table, b'N'][..], &tuple(&[key])].concat()
+}
+
+fn update(table: u8, old: &[u64], new: &[u64]) -> Vec<u8> {
+    [&[b'U', 0, 0, 0, table, b'O'][..], &tuple(old), b"N", &tuple(new)].concat()
 }
 
 fn change(bytes: &[u8]) -> Change<'_> {
@@ -46,7 +57,7 @@ fn change(bytes: &[u8]) -> Change<'_> {
 enum Item {
     Relation(usize),
     Begin(u32),
-    Insert(Vec<u8>),
+    Change(Vec<u8>),
     Open(u32, Vec<u8>),
     Abort(u32),
     Commit(u32, u64),
@@ -61,7 +72,7 @@ pub struct SimSource {
     standing_by: Option<u32>,
     /// Run and position of the last acknowledgment.
     acknowledged: Option<SimAck>,
-    relations: [Relation; 2],
+    relations: [Relation; 3],
     start: Option<Start>,
     run: u64,
     stream: u64,
@@ -75,15 +86,17 @@ pub struct SimSource {
     current: Option<Item>,
 }
 
-fn inserts(commit: &Commit) -> Vec<Vec<u8>> {
+fn changes(commit: &Commit) -> Vec<Vec<u8>> {
     let things = commit.rows.iter().map(|row| insert(1, *row));
-    let all: Vec<_> = things.chain(commit.shelf.map(|shelf| insert(2, shelf))).collect();
+    let moved = commit.moved.map(|moved| update(3, &[moved.row, moved.from], &[moved.row, moved.to]));
+    let all: Vec<_> = things.chain(commit.shelf.map(|shelf| insert(2, shelf))).chain(moved).collect();
     if commit.published { all } else { Vec::new() }
 }
 
 impl SimSource {
     pub fn new(world: Shared, daemon: u32) -> Self {
-        let relations = [relation(1, "things"), relation(2, "shelves")];
+        let relations =
+            [relation(1, "things", &["id"]), relation(2, "shelves", &["id"]), relation(3, "owners", &["id", "n"])];
         let (queue, opened) = (VecDeque::new(), BTreeMap::new());
         SimSource {
             world,
@@ -119,7 +132,7 @@ impl SimSource {
         };
         self.received = world.confirmed;
         self.next = world.log.iter().take_while(|commit| commit.end <= world.confirmed).count();
-        self.queue = VecDeque::from([Item::Relation(0), Item::Relation(1)]);
+        self.queue = (0..self.relations.len()).map(Item::Relation).collect();
         self.opened.clear();
         (self.run, self.stream) = (world.run, world.stream);
         self.start = Some(Start {
@@ -147,10 +160,10 @@ impl SimSource {
 
     /// Sends a part of a transaction that is still open.
     fn open(&mut self, commit: &Commit, parts: usize) {
-        let inserts = inserts(commit);
+        let changes = changes(commit);
         let sent = self.opened.entry(commit.xid).or_default();
-        let until = inserts.len().min(*sent + parts);
-        self.queue.extend(inserts[*sent..until].iter().map(|bytes| Item::Open(commit.xid, bytes.clone())));
+        let until = changes.len().min(*sent + parts);
+        self.queue.extend(changes[*sent..until].iter().map(|bytes| Item::Open(commit.xid, bytes.clone())));
         *sent = until;
     }
 
@@ -181,7 +194,7 @@ impl SimSource {
             self.open(&commit, usize::MAX - ROOM);
         } else {
             self.queue.push_back(Item::Begin(commit.xid));
-            self.queue.extend(inserts(&commit).into_iter().map(Item::Insert));
+            self.queue.extend(changes(&commit).into_iter().map(Item::Change));
         }
         self.queue.push_back(Item::Commit(commit.xid, commit.end));
     }
@@ -226,7 +239,7 @@ impl Source for SimSource {
             Item::Begin(xid) => Event::Begin(Xid(*xid)),
             Item::Commit(xid, end) => Event::Commit(Xid(*xid), ack(end)),
             Item::Idle(end) => Event::Idle(ack(end)),
-            Item::Insert(bytes) => Event::Change(change(bytes)),
+            Item::Change(bytes) => Event::Change(change(bytes)),
             Item::Open(xid, bytes) => Event::Open(Xid(*xid), change(bytes)),
             Item::Abort(xid) => Event::Abort(Xid(*xid)),
         }))

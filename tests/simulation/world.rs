@@ -50,6 +50,8 @@ pub struct Commit {
     pub rows: Vec<u64>,
     /// A row of the second table, whose keys are a pattern.
     pub shelf: Option<u64>,
+    /// A thing's owner, before and after.
+    pub moved: Option<Moved>,
     pub visible_at: Instant,
     pub flushed_at: Instant,
     /// When the read replica shows it.
@@ -61,10 +63,12 @@ pub struct Commit {
     pub keys: BTreeSet<String>,
 }
 
-fn keys(rows: &[u64], shelf: Option<u64>) -> BTreeSet<String> {
-    let things = rows.iter().map(|row| format!("thing:{row}"));
-    let owners = rows.iter().map(|row| format!("owner:{}", row % OWNERS));
-    things.chain(owners).chain(shelf.map(|shelf| format!("shelf:{shelf}:a"))).collect()
+/// A thing goes from one owner to another.
+#[derive(Clone, Copy)]
+pub struct Moved {
+    pub row: u64,
+    pub from: u64,
+    pub to: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -137,6 +141,12 @@ impl World {
         let seen = |commit: &&Commit| if self.replica { commit.replayed_at <= now } else { commit.visible_at <= now };
         let touching = self.log.iter().filter(seen).filter(|commit| commit.keys.contains(key));
         touching.map(|commit| commit.id).collect()
+    }
+
+    /// The owner of a row after the transactions that `seen` picks.
+    pub fn owner_of(&self, row: u64, seen: impl Fn(&Commit) -> bool) -> u64 {
+        let moves = self.log.iter().rev().filter(|commit| seen(commit)).filter_map(|commit| commit.moved);
+        moves.filter(|moved| moved.row == row).map(|moved| moved.to).next().unwrap_or(row % OWNERS)
     }
 
     /// A mark was written: every value in the cache must have all up to it, and nothing that never happened.
@@ -312,6 +322,7 @@ pub async fn write(world: Shared) {
         sleep(wait).await;
         let commit = world.borrow_mut().commit();
         let mut world = world.borrow_mut();
+        world.hand_over(&commit);
         if commit.published && !commit.keys.is_empty() {
             world.owed.insert(commit.id, commit.keys.clone());
         }
@@ -326,6 +337,7 @@ impl World {
         self.xids += 1;
         let most = if kind == Kind::Streamed { 12 } else { 4 };
         let rows: Vec<u64> = (0..self.dice.roll(most)).map(|_| self.dice.roll(ROWS)).collect();
+        let moved = self.dice.one_in(4).then(|| self.moved(&rows));
         // Sweeps run when the cache goes back.
         let rare = if matches!(kind, Kind::GoesBack | Kind::GoesBackTwice) { 3 } else { 15 };
         let shelf = if self.dice.one_in(rare) { Some(self.dice.roll(SHELVES)) } else { None };
@@ -348,19 +360,57 @@ impl World {
         };
         let replayed_at = (flushed_at + self.pause(most_ms)).max(last_replayed);
         let streamed = self.dice.one_in(if kind == Kind::Streamed { 2 } else { 4 });
+        let mut visible_at = now + invisible;
+        if let Some(moved) = moved {
+            // Whoever changes a row waits for the one who changed it before.
+            let before = self.log.iter().filter(|c| c.moved.is_some_and(|other| other.row == moved.row));
+            visible_at = before.map(|c| c.visible_at).fold(visible_at, Instant::max);
+        }
         Commit {
             id: self.ids,
             xid: self.xids,
             end: self.end() + 10,
             shelf,
-            visible_at: now + invisible,
+            moved,
+            visible_at,
             flushed_at,
             replayed_at,
             published: self.published,
             streamed,
-            keys: keys(&rows, shelf),
+            keys: self.keys(&rows, shelf, moved),
             rows,
         }
+    }
+
+    fn moved(&mut self, rows: &[u64]) -> Moved {
+        // Often a row that the same transaction changes: its lookup must see the new owner.
+        let row = rows.first().copied().filter(|_| self.dice.one_in(2)).unwrap_or_else(|| self.dice.roll(ROWS));
+        Moved { row, from: self.owner_of(row, |_| true), to: self.dice.roll(OWNERS) }
+    }
+
+    fn keys(&self, rows: &[u64], shelf: Option<u64>, moved: Option<Moved>) -> BTreeSet<String> {
+        let things = rows.iter().map(|row| format!("thing:{row}"));
+        let shelves = shelf.map(|shelf| format!("shelf:{shelf}:a"));
+        let owner = |row: &u64| match moved {
+            Some(moved) if moved.row == *row => moved.to,
+            _ => self.owner_of(*row, |_| true),
+        };
+        let owners = rows.iter().map(owner).chain(moved.into_iter().flat_map(|moved| [moved.from, moved.to]));
+        things.chain(shelves).chain(owners.map(|owner| format!("owner:{owner}"))).collect()
+    }
+
+    /// A lookup for an earlier transaction may already see the new owner: the old one's key is this transaction's to
+    /// delete from now on, as the rule of its own table says.
+    fn hand_over(&mut self, commit: &Commit) {
+        let Some(moved) = commit.moved else { return };
+        let key = format!("owner:{}", moved.from);
+        for earlier in self.log.iter_mut().filter(|earlier| earlier.rows.contains(&moved.row)) {
+            earlier.keys.remove(&key);
+            if let Some(keys) = self.owed.get_mut(&earlier.id) {
+                keys.remove(&key);
+            }
+        }
+        self.owed.retain(|_, keys| !keys.is_empty());
     }
 
     /// A key that a reader asks for.

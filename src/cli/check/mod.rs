@@ -152,7 +152,7 @@ pub async fn run(
     if config.postgres.mode == Mode::Replication {
         findings.extend(server::pooler(config.postgres.url.expose()));
     }
-    findings.extend(lookups::findings(postgres, config.rules.lookups(), config.postgres.lookup_timeout).await?);
+    findings.extend(lookups::findings(postgres, config).await?);
     match cache {
         Ok(mut connection) => {
             let families = config.rules.families().map(|(_, pattern)| pattern.to_vec()).collect::<Vec<_>>();

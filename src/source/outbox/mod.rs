@@ -324,6 +324,11 @@ impl Source for Outbox {
         }
     }
 
+    /// Within one look at the outbox, transactions come in the order of their numbers.
+    fn is_in_commit_order(&self) -> bool {
+        false
+    }
+
     fn standing_by(&self) -> Option<u32> {
         match self.state {
             State::Waiting(_, pid) => Some(pid),

@@ -1,0 +1,194 @@
+//! Answers of lookups, kept from batch to batch until the stream brings a change of what they were read from. Pure.
+//!
+//! Only lookups that name their tables are kept. Invariant: an answer is never older than the transaction that it is
+//! used for. A change makes the answers that depend on it old when its transaction is visible and leaves the batch, not
+//! when it arrives: a question that is asked in between may still be answered without it, and that answer goes then.
+//! One that is on its way at that moment is used for its own batch, and not kept. Whatever is behind the change in
+//! commit order leaves the batch with it or later, and asks anew.
+
+use std::collections::HashMap;
+
+use crate::control::{Answer, AnswerRow, LookupId, Question};
+use crate::keys::KeySet;
+use crate::rules::Rules;
+
+/// What an entry takes besides its texts: the table's slot, the vectors, and what the allocator adds.
+const ENTRY_BYTES: usize = 200;
+
+/// A count of what was forgotten since the daemon started.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct Moment(u64);
+
+/// What is known of one lookup.
+#[derive(Debug, Default)]
+struct Known {
+    answers: HashMap<Vec<Option<Vec<u8>>>, Answer>,
+    bytes: usize,
+    /// When it was last emptied.
+    emptied: Moment,
+}
+
+/// The answers that are known.
+#[derive(Debug, Default)]
+pub struct Answers {
+    lookups: HashMap<LookupId, Known>,
+    bytes_max: usize,
+    now: Moment,
+    /// When all of them were dropped.
+    cleared: Moment,
+}
+
+impl Answers {
+    /// Keeps as many as fit; none with zero.
+    pub fn new(bytes_max: usize) -> Self {
+        Answers { bytes_max, ..Answers::default() }
+    }
+
+    /// What is known of a question.
+    pub fn known(&self, question: &Question) -> Option<&Answer> {
+        self.lookups.get(&question.lookup)?.answers.get(&question.args)
+    }
+
+    /// To be taken before questions are asked, and given back with their answers.
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// Keeps what was answered to questions that were asked at `asked`, unless a change came in between.
+    pub fn keep(&mut self, rules: &Rules, asked: Moment, questions: &[Question], answers: &[Answer]) {
+        for (question, answer) in questions.iter().zip(answers) {
+            let emptied = self.lookups.get(&question.lookup).map_or(self.cleared, |known| known.emptied);
+            let fresh = asked >= emptied.max(self.cleared);
+            if let Answer::Rows(rows) = answer
+                && fresh
+                && rules.keeps(question.lookup)
+            {
+                let rows = rows.iter().map(text_bytes).sum::<usize>();
+                self.insert(question, answer, ENTRY_BYTES + text_bytes(&question.args) + rows);
+            }
+        }
+    }
+
+    /// Past the bound all go: which of them are asked again soon is not known.
+    fn insert(&mut self, question: &Question, answer: &Answer, bytes: usize) {
+        if self.bytes_used() + bytes > self.bytes_max {
+            self.lookups.values_mut().for_each(|known| known.empty(known.emptied));
+        }
+        if bytes <= self.bytes_max {
+            let known = self.lookups.entry(question.lookup).or_default();
+            if known.answers.insert(question.args.clone(), answer.clone()).is_none() {
+                known.bytes += bytes;
+            }
+        }
+    }
+
+    /// Drops the answers of the lookups that `forgets` names.
+    pub fn forget(&mut self, forgets: &KeySet) {
+        self.now.0 += 1;
+        for number in forgets.iter().filter_map(|key| Some(u32::from_be_bytes(key.bytes.try_into().ok()?))) {
+            self.lookups.entry(LookupId(number)).or_default().empty(self.now);
+        }
+    }
+
+    /// Drops all of them: changes may have been missed, or these are another server's.
+    pub fn clear(&mut self) {
+        self.now.0 += 1;
+        self.cleared = self.now;
+        self.lookups.clear();
+    }
+
+    /// Memory in use, in bytes.
+    fn bytes_used(&self) -> usize {
+        self.lookups.values().map(|known| known.bytes).sum()
+    }
+}
+
+impl Known {
+    fn empty(&mut self, now: Moment) {
+        *self = Known { emptied: now, ..Known::default() };
+    }
+}
+
+fn text_bytes(row: &AnswerRow) -> usize {
+    row.iter().map(|text| size_of_val(text) + text.as_ref().map_or(0, Vec::len)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::FamilyId;
+    use crate::rules::parse::rules_of;
+
+    const RULES: &str = "[[rules]]\ntable = 't'\nkeys = ['a:{a.x}', 'b:{b.x}', 'c:{c.x}']\n\
+        lookup.a = { sql = 'select x from u where $1', args = ['i'], tables = ['u'] }\n\
+        lookup.b = { sql = 'select x from v where $1', args = ['i'], tables = ['v'] }\n\
+        lookup.c = { sql = 'select x from w where $1', args = ['i'] }\n";
+
+    fn question(lookup: u32, arg: &str) -> Question {
+        Question { lookup: LookupId(lookup), args: vec![Some(arg.as_bytes().to_vec())] }
+    }
+
+    fn rows(text: &str) -> Answer {
+        Answer::Rows(vec![vec![Some(text.as_bytes().to_vec())]])
+    }
+
+    fn forgets(lookup: u32) -> KeySet {
+        let mut set = KeySet::default();
+        set.insert_constant(&lookup.to_be_bytes(), FamilyId(lookup), 0);
+        set
+    }
+
+    fn keep(answers: &mut Answers, asked: Moment, lookup: u32, arg: &str) {
+        answers.keep(&rules_of(RULES), asked, &[question(lookup, arg)], &[rows(arg)]);
+    }
+
+    #[test]
+    fn a_change_drops_the_answers_of_its_lookups_and_those_that_were_on_their_way() {
+        let mut answers = Answers::new(1 << 20);
+        let asked = answers.now();
+        keep(&mut answers, asked, 0, "1");
+        keep(&mut answers, asked, 1, "1");
+        assert_eq!(answers.known(&question(0, "1")), Some(&rows("1")));
+        assert_eq!(answers.known(&question(0, "2")), None);
+        answers.forget(&forgets(0));
+        assert_eq!(answers.known(&question(0, "1")), None);
+        assert_eq!(answers.known(&question(1, "1")), Some(&rows("1")), "it depends on another table");
+        keep(&mut answers, asked, 0, "1");
+        keep(&mut answers, asked, 1, "2");
+        assert_eq!(answers.known(&question(0, "1")), None, "asked before the change left");
+        assert!(answers.known(&question(1, "2")).is_some());
+        let asked = answers.now();
+        keep(&mut answers, asked, 0, "1");
+        assert!(answers.known(&question(0, "1")).is_some());
+        answers.clear();
+        keep(&mut answers, asked, 1, "1");
+        assert_eq!((answers.known(&question(1, "1")), answers.bytes_used()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_refused_or_names_no_table_is_not_kept() {
+        let mut answers = Answers::new(1 << 20);
+        let asked = answers.now();
+        keep(&mut answers, asked, 2, "1");
+        answers.keep(&rules_of(RULES), asked, &[question(0, "1")], &[Answer::Refused("no".into())]);
+        assert_eq!((answers.known(&question(2, "1")), answers.known(&question(0, "1"))), (None, None));
+    }
+
+    #[test]
+    fn they_take_no_more_than_their_bound() {
+        let mut answers = Answers::new(2_000);
+        let asked = answers.now();
+        for number in 0..1_000 {
+            let arg = number.to_string();
+            keep(&mut answers, asked, number % 2, &arg);
+            assert!(answers.known(&question(number % 2, &arg)).is_some());
+            assert!(answers.bytes_used() <= 2_000);
+        }
+        keep(&mut answers, asked, 0, &"x".repeat(2_000));
+        assert!(answers.bytes_used() <= 2_000, "one that is larger than all may be");
+        let mut none = Answers::new(0);
+        let asked = none.now();
+        keep(&mut none, asked, 0, "1");
+        assert_eq!(none.known(&question(0, "1")), None);
+    }
+}
