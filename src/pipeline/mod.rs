@@ -95,10 +95,11 @@ pub fn patience(lateness: Duration) -> Duration {
     if lateness < BACKLOG { Duration::ZERO } else { (lateness / 8).min(Duration::from_millis(10)) }
 }
 
-/// What kept answers of lookups may take. Where transactions come in another order, one may come ahead of a change that
-/// it saw, and only asking is fresh enough.
-fn answers_bytes_max(source: &impl Source, settings: &Settings) -> usize {
-    if source.is_in_commit_order() { settings.memory_bytes_max / 64 } else { 0 }
+/// Answers of lookups, none yet. Where transactions come in another order than they were committed, one may come ahead
+/// of a change that it saw, and only asking is fresh enough: none are kept.
+fn answers_of(source: &impl Source, settings: &Settings) -> Rc<RefCell<Answers>> {
+    let bytes_max = if source.is_in_commit_order() { settings.memory_bytes_max / 64 } else { 0 };
+    Rc::new(RefCell::new(Answers::new(bytes_max)))
 }
 
 /// The daemon's loop over a source, a cache and a control session.
@@ -217,9 +218,8 @@ where
     }
 
     fn assembled(source: S, cache: Rc<C>, control: Rc<D>, rules: Rules, settings: Settings, news: Tell) -> Self {
-        let watch = Watch::new(&settings.publication);
-        let answers = Answers::new(answers_bytes_max(&source, &settings));
         Pipeline {
+            answers: answers_of(&source, &settings),
             source,
             cache,
             control,
@@ -228,7 +228,7 @@ where
             intake: Intake::default(),
             window: Window::default(),
             echoes: Echoes::new(&settings.echo),
-            answers: Rc::new(RefCell::new(answers)),
+            watch: Watch::new(&settings.publication),
             ring: Ring::new(settings.memory_bytes_max / 16),
             settings,
             totals: Totals::default(),
@@ -277,7 +277,6 @@ where
             streaming_since: None,
             standing_by: None,
             began: Instant::now(),
-            watch,
             watch_due: None,
             watching: None,
             blind_since: None,
