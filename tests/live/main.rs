@@ -1,6 +1,7 @@
 //! Tests against real servers; `tests/setup.sh` installs them.
 
 mod admin;
+mod answers;
 mod auth;
 mod bulk;
 mod cache;
