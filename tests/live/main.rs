@@ -11,6 +11,7 @@ mod changes;
 mod cost;
 mod custom;
 mod daemon;
+mod day;
 mod decoder;
 mod delivery;
 mod failover;
