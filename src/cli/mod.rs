@@ -53,6 +53,7 @@ pub struct ExplainArgs {
     change: explain::Args,
     /// Instead of a change: what NEW's rules delete that OLD's do not, and the contrary.
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], requires = "recording")]
+    #[arg(conflicts_with_all = ["config", "table", "operation", "old", "new", "types"])]
     diff: Option<Vec<PathBuf>>,
     /// The recording that --diff goes over.
     #[arg(long, value_name = "RECORDING", requires = "diff")]
