@@ -207,12 +207,17 @@ fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit>
 }
 
 fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
+    let out = &mut std::io::stdout();
+    let is_outbox = config.postgres.mode == Mode::Outbox;
+    if is_outbox && mode == setup::Mode::Print {
+        return outbox::print(&config.rules, out);
+    }
     runtime()?.block_on(async {
         let session = session(config).await?;
-        if config.postgres.mode == Mode::Outbox {
-            return outbox::setup(&config.rules, &session.client, mode, &mut std::io::stdout()).await;
+        if is_outbox {
+            return outbox::setup(&config.rules, &session.client, out).await;
         }
-        setup::run(config, &session.client, &needs(config), mode, &mut std::io::stdout()).await
+        setup::run(config, &session.client, &needs(config), mode, out).await
     })
 }
 
