@@ -1,5 +1,6 @@
 //! The tools for trust against real servers: `check` of rules, `coverage`, `run --dry-run`, `explain --diff`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -95,9 +96,13 @@ struct Dry {
 
 impl Dry {
     async fn start(scene: &Scene) -> Dry {
+        Dry::start_with(scene, &scene.config()).await
+    }
+
+    async fn start_with(scene: &Scene, config: &str) -> Dry {
         let dir = tempfile::tempdir().expect("the temporary directory is writable");
         let path = |name: &str| dir.path().join(name);
-        fs::write(path("crieur.toml"), scene.config()).expect("the directory is ours");
+        fs::write(path("crieur.toml"), config).expect("the directory is ours");
         let file = |name: &str| fs::File::create(path(name)).expect("the directory is ours");
         let mut command = Command::new(env!("CARGO_BIN_EXE_crieur"));
         command.args(["run", "--dry-run", "--config"]).arg(path("crieur.toml")).env_clear();
@@ -263,6 +268,60 @@ fn the_script_of_outbox_mode_needs_no_server() {
         "{script}"
     );
     assert_eq!(crieur(&["setup", "--config", file]).status.code(), Some(69));
+}
+
+/// A row of many types, explained with types where JSON does not tell them, has the daemon's keys.
+#[tokio::test]
+async fn explain_makes_the_keys_that_the_daemon_makes() {
+    for mode in Mode::ALL {
+        let scene = Scene::of(mode, Options::default(), &[]).await;
+        scene
+            .run(
+                "CREATE TYPE mood AS ENUM ('sad', 'calm'); CREATE TABLE odd (id int PRIMARY KEY, n numeric, m numeric(12, 2), i int8,
+                 f float8, b bool, j jsonb, s jsonb, t timestamptz, d date, e mood, x text, u uuid, c char(4))",
+            )
+            .await;
+        let columns =
+            ["n", "m", "i", "f", "b", "j", "s", "t", "d", "e", "x", "u", "c", "j.a", "j.a.0", "f|pg", "m|pg", "t|pg"];
+        let keys =
+            columns.iter().map(|column| format!("'{}:{{{column}}}'", column.replace('|', "_"))).collect::<Vec<_>>();
+        let rules = format!(
+            "[[rules]]\ntable = 'odd'\nkeys = [{}]\n[[rules]]\ntable = 'odd'\nwhen = \"e < 'calm' and n > 0.1\"\nkeys = ['sad']\n",
+            keys.join(", ")
+        );
+        let config = scene.config().replace(RULES, &rules);
+        assert_eq!(daemon::run("setup", &config, &[]).status.code(), Some(0));
+        let dry = Dry::start_with(&scene, &config).await;
+        scene
+            .run(
+                "INSERT INTO odd VALUES (1, 0.12345678901234567890123, 250000, 9007199254740993, 1e20, true,
+                 '{\"a\": [1.50, \"x\"], \"b\": {}}', '\"text\"', '2024-01-02 03:04:05.10+02', '2024-01-02', 'sad', ' x* ',
+                 '6f9619ff-8b86-d011-b42d-00c04fc964ff', 'ab')",
+            )
+            .await;
+        let lines = |text: &str, before: &str| -> BTreeSet<String> {
+            text.lines().filter_map(|line| line.strip_prefix(before)).map(str::to_owned).collect()
+        };
+        // One of each template, and that of the condition which only the server can decide.
+        let made = || lines(&dry.said("out"), "  key ");
+        let printed = async || if made().len() == keys.len() + 1 { Ok(()) } else { Err((made(), dry.said("log"))) };
+        settled("it prints", PATIENCE, printed).await;
+        let made = made();
+        scene.run("SET TimeZone TO 'UTC'; SET extra_float_digits TO 1").await;
+        // Numbers and booleans as such, what is JSON as jsonb writes it, all else as the text that psql would show.
+        let row = "SELECT '{' || string_agg(to_json(key) || ':' || CASE
+                WHEN key IN ('id', 'n', 'm', 'i', 'b', 'j', 's') THEN value::text
+                ELSE to_json(value #>> '{}')::text END, ',') || '}'
+            FROM odd, jsonb_each(to_jsonb(odd) || jsonb_build_object('f', f::text, 't', t::text, 'd', d::text))";
+        let row = scene.ask(row).await;
+        let file = dry.dir.path().join("crieur.toml");
+        let explain = ["explain", "--config", file.to_str().expect("plain names"), "--table", "odd", "--op", "insert"];
+        let types = ["--types", "f=float8,s=jsonb,t=timestamptz,d=date,e=anyenum,u=uuid,c=bpchar"];
+        let out = crieur(&[&explain[..], &["--new", &row], &types].concat());
+        assert_eq!(lines(&text(&out.stdout), "key       "), made, "{mode:?} {row}\n{}", text(&out.stderr));
+        assert!(made.contains("n:0.12345678901234567890123") && made.contains("sad"), "{made:?}");
+        dry.stop();
+    }
 }
 
 #[test]
