@@ -8,6 +8,7 @@ mod cache;
 mod cache_faults;
 mod cache_replaced;
 mod changes;
+mod check_lookups;
 mod cost;
 mod custom;
 mod daemon;
