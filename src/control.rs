@@ -55,7 +55,7 @@ pub trait Control {
     /// Answers all questions in one round trip, in order.
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>>;
 
-    /// Waits until every read replica has replayed what the primary has flushed by now.
+    /// Waits until every read replica has replayed what the source has delivered by now.
     async fn replicas_replayed(&self) -> Result<()> {
         Ok(())
     }

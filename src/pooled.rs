@@ -313,11 +313,13 @@ impl Control for PooledControl {
         self.attempt(2 * self.lookups.len(), async |live| self.ask_all(live, questions).await).await
     }
 
+    /// With `synchronous_commit = off` rows are seen here before their WAL is flushed, so what counts is what was
+    /// inserted. It is flushed within `wal_writer_delay`: each renewal of the lease is such a commit as well.
     async fn replicas_replayed(&self) -> Result<()> {
-        let text = self.text("SELECT pg_catalog.pg_current_wal_flush_lsn()::text").await?;
-        let flushed = text.parse::<Lsn>();
-        let flushed = flushed.map_err(|cause| Error::definite(Exit::Protocol, "read a position").because(cause))?;
-        self.replicas.reach(flushed).await
+        let text = self.text("SELECT pg_catalog.pg_current_wal_insert_lsn()::text").await?;
+        let inserted = text.parse::<Lsn>();
+        let inserted = inserted.map_err(|cause| Error::definite(Exit::Protocol, "read a position").because(cause))?;
+        self.replicas.reach(inserted).await
     }
 
     async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>> {

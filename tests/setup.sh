@@ -83,6 +83,7 @@ have redis-server || have valkey-server || packages+=(redis-server)
 have cc || packages+=(build-essential) # The TLS library compiles C.
 if [ "$want" = test ]; then
     [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer) # Tests start their own; the package's service stays off.
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(libfaketime) # Clocks that tests set.
     have systemd-analyze || packages+=(systemd) # It reads the unit file; nothing of it is started.
     # Only the downloads need these.
     if [ ! -x "$servers/postgresql-17/bin/postgres" ] || [ ! -x "$servers/postgresql-18/bin/postgres" ]; then

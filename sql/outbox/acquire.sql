@@ -2,6 +2,7 @@
 -- Each acquisition is an era of its own: positions are counted anew in it, above all that were given out before, because
 -- the order in which one worker counts rows means nothing to the next. If another slot has consumed rows meanwhile,
 -- they are missing here: the position jumps to the new era, and no mark reaches it.
+-- A lease lasts 1.5 seconds. One that ends far later was given before the server's clock was set back: it is over, too.
 -- By hand: psql -XAt -v slot=crieur -v owner=me -f sql/outbox/acquire.sql
 WITH others AS (
     SELECT coalesce(max(p.era), 0) AS era FROM crieur.progress AS p WHERE p.slot <> :'slot'
@@ -14,7 +15,10 @@ mine AS (
         confirmed = CASE WHEN o.era > p.era THEN (o.era + 1) << 40 ELSE p.confirmed END
     FROM others AS o
     WHERE p.slot = :'slot'
-        AND (p.owner IS NULL OR p.owner = :'owner' OR p.owner_until < pg_catalog.clock_timestamp())
+        AND (
+            p.owner IS NULL OR p.owner = :'owner' OR p.owner_until < pg_catalog.clock_timestamp()
+            OR p.owner_until > pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 3)
+        )
     RETURNING p.era, p.confirmed
 )
 SELECT m.era, m.confirmed, p.owner

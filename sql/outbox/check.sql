@@ -14,6 +14,7 @@ SELECT pg_catalog.jsonb_build_object(
         SELECT coalesce(pg_catalog.jsonb_object_agg(p.slot, p.owner), '{}')
         FROM crieur.progress AS p
         WHERE p.owner_until > pg_catalog.clock_timestamp()
+            AND p.owner_until < pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 20)
     ),
     'may_work', pg_catalog.has_table_privilege('crieur.outbox', 'DELETE')
         AND pg_catalog.has_table_privilege('crieur.progress', 'UPDATE')

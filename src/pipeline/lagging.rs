@@ -1,8 +1,8 @@
 //! Read replicas: keys that wait until every replica shows what the primary shows, and are deleted once more then.
 //!
-//! A delivery that was answered behind the gate joins the next round; a round asks the primary for its flushed position
-//! and ends when every replica has replayed it. Rounds follow one another, so a slow replica delays nobody but the
-//! position.
+//! A delivery that was answered behind the gate joins the next round; a round asks the primary for a position past all
+//! of them and ends when every replica has replayed it. Rounds follow one another, so a slow replica delays nobody but
+//! the position.
 
 use std::rc::Rc;
 

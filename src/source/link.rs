@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
@@ -129,16 +130,24 @@ async fn open(dsn: &Dsn, host: &Host, attempt: Attempt, window: ReceiveWindow) -
     Ok(Link::Tls(Box::new(stream)))
 }
 
-/// A certificate that does not hold is the operator's to mend; anything else may pass.
+/// A certificate that does not hold is the operator's to mend; anything else may pass, a wrong clock for one.
 fn handshake(host: &Host, cause: io::Error) -> Error {
     let message = format!("TLS with {host}");
     let invalid = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match invalid {
+        Some(rustls::Error::InvalidCertificate(why)) if is_of_the_clock(why) => Error::transient(message)
+            .hint("Renew the server's certificate, or set this machine's clock: whichever is wrong."),
         Some(rustls::Error::InvalidCertificate(_)) => Error::definite(Exit::Unavailable, message)
             .hint("Give the server's authority with sslrootcert=FILE, and the name in its certificate as host."),
         _ => Error::transient(message),
     }
     .because(cause)
+}
+
+/// Whether it would hold at another time.
+fn is_of_the_clock(why: &CertificateError) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    matches!(why, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
 }
 
 impl Link {

@@ -19,7 +19,7 @@ fn count(daemon: &Daemon, text: &str) -> usize {
 }
 
 /// Seconds of the mark.
-fn marked_at(scene: &Scene) -> u64 {
+pub fn marked_at(scene: &Scene) -> u64 {
     let mark: String = scene.cache.ask(&["GET", MARK]);
     serde_json::from_str::<crieur::mark::Mark>(&mark).expect("it is a mark").at
 }

@@ -9,6 +9,7 @@ mod cache_faults;
 mod cache_replaced;
 mod changes;
 mod check_lookups;
+mod clock;
 mod cost;
 mod custom;
 mod daemon;

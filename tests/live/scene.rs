@@ -146,8 +146,14 @@ impl Scene {
     }
 
     pub async fn daemon_with(&self, config: &str) -> Daemon {
+        self.daemon_in(config, &[]).await
+    }
+
+    /// In an environment of its own.
+    pub async fn daemon_in(&self, config: &str, env: &[(&'static str, String)]) -> Daemon {
         let is_first = !self.marked();
-        let mut daemon = Daemon::start(config, &[]);
+        let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let mut daemon = Daemon::start(config, &env);
         daemon.wait_for_log(self.mode.started());
         // The mark is written behind the sweep of the first start.
         settled("the mark is written", PATIENCE, async || match self.marked() {

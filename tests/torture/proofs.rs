@@ -11,7 +11,7 @@ use crate::load::Mix;
 use crate::oracle::Oracle;
 use crate::report::Round;
 use crate::seed::Seed;
-use crate::world::World;
+use crate::world::{World, is_outbox};
 use crate::{alone, round};
 
 /// Rounds until a stale key must have been found.
@@ -53,7 +53,13 @@ fn prove(guard: Guard) {
     let off = [Some(guard), proof.besides].into_iter().flatten().map(|guard| format!("{guard:?}"));
     world.set("CRIEUR_WITHOUT", off.collect::<Vec<_>>().join(","));
     world.run_ready_daemon();
-    find_stale_keys(&mut world, &oracle, &format!("without {guard:?}"), proof.faults, &mut seed);
+    if guard == Guard::Gate && is_outbox() {
+        // A row was seen by a snapshot before its keys are known: without a gate nothing is lost.
+        let Round { stale, .. } = round(&mut world, &oracle, proof.faults, Mix::SingleRows, &mut seed);
+        assert!(stale.is_empty(), "{stale:#?}");
+    } else {
+        find_stale_keys(&mut world, &oracle, &format!("without {guard:?}"), proof.faults, &mut seed);
+    }
     world.stop_daemon();
 }
 

@@ -50,6 +50,8 @@ pub struct Options {
     pub conf: Vec<String>,
     /// Lines of `pg_hba.conf`, before the ones that trust everybody.
     pub hba: Vec<String>,
+    /// Of its environment, besides the test's own.
+    pub env: Vec<(&'static str, String)>,
 }
 
 /// How a server goes down.
@@ -65,6 +67,7 @@ pub enum Shutdown {
 pub struct Postgres {
     process: Process,
     bin: PathBuf,
+    env: Vec<(&'static str, String)>,
     port: u16,
     dir: TempDir,
 }
@@ -84,10 +87,10 @@ impl Postgres {
         let trust = fs::read_to_string(&hba).expect("initdb wrote it");
         fs::write(&hba, options.hba.join("\n") + "\n" + &trust).expect("the directory is writable");
         let (process, port) =
-            (0..5).find_map(|_| launch(&bin, dir.path(), process::free_port())).unwrap_or_else(|| {
+            (0..5).find_map(|_| launch(&bin, &options.env, dir.path(), process::free_port())).unwrap_or_else(|| {
                 panic!("PostgreSQL does not start:\n{}", fs::read_to_string(dir.path().join("log")).unwrap_or_default())
             });
-        Postgres { process, bin, port, dir }
+        Postgres { process, bin, env: options.env, port, dir }
     }
 
     pub fn port(&self) -> u16 {
@@ -128,7 +131,7 @@ impl Postgres {
 
     /// Up again at the same port.
     pub fn start_again(&mut self) {
-        let started = launch(&self.bin, self.dir.path(), self.port);
+        let started = launch(&self.bin, &self.env, self.dir.path(), self.port);
         self.process = started.unwrap_or_else(|| panic!("PostgreSQL does not come back:\n{}", self.log())).0;
     }
 
@@ -164,9 +167,9 @@ impl Postgres {
         ];
         append(&data.join("postgresql.conf"), &(conf.join("\n") + "\n"));
         let (process, port) = (0..5)
-            .find_map(|_| launch(&self.bin, dir.path(), process::free_port()))
+            .find_map(|_| launch(&self.bin, &self.env, dir.path(), process::free_port()))
             .unwrap_or_else(|| panic!("{}", fs::read_to_string(dir.path().join("log")).unwrap_or_default()));
-        Postgres { process, bin: self.bin.clone(), port, dir }
+        Postgres { process, bin: self.bin.clone(), env: self.env.clone(), port, dir }
     }
 
     pub fn log(&self) -> String {
@@ -211,11 +214,12 @@ fn run(command: &mut Command) {
 }
 
 /// Starts the server; `None` when it ended instead, most likely because another process took the port.
-fn launch(bin: &Path, dir: &Path, port: u16) -> Option<(Process, u16)> {
+fn launch(bin: &Path, env: &[(&str, String)], dir: &Path, port: u16) -> Option<(Process, u16)> {
     let (data, log) = (dir.join("data"), dir.join("log"));
     let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("the directory is writable");
     let mut command = Command::new(bin.join("postgres"));
     command.arg("-D").arg(&data).args(["-p", &port.to_string()]).current_dir("/");
+    command.envs(env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let mut child = Process::start(process::run_as(&mut command, process::unprivileged()), dir);
     // Its own file says "ready" (miscadmin.h, LOCK_FILE_LINE_PM_STATUS): another server at this port cannot.
