@@ -7,6 +7,7 @@ mod cache;
 mod cache_faults;
 mod cache_replaced;
 mod changes;
+mod conditions;
 mod cost;
 mod custom;
 mod daemon;
