@@ -7,7 +7,7 @@ BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help demo test torture scenarios check fmt record bench bulk writers fuzz mutations
+.PHONY: help demo test torture scenarios check fmt record bench bulk day writers fuzz mutations
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -50,6 +50,10 @@ record: ## record the workloads of tests/golden on every PostgreSQL anew, and sh
 bulk: ## bounded memory and the time of a COMMIT at full size; takes minutes, prints what it measures
 	@tests/setup.sh
 	$(CARGO) test --release --test live $(BULK_TESTS)
+
+day: ## a day of load on the outbox, as fast as the machine makes it: how large it becomes on disk
+	@tests/setup.sh
+	$(CARGO) test --release --test live day -- --ignored --nocapture
 
 writers: ## what the outbox's triggers cost writers, beside a slot of logical replication; takes minutes, prints ratios
 	@tests/setup.sh

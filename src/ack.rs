@@ -37,7 +37,24 @@ impl<A> Default for Window<A> {
     }
 }
 
+/// Past so many spans new work joins the last one that is still out: a replica that is away, or a transaction that is
+/// open for hours, holds every span back. In commit order that is only coarser.
+const SPANS_MAX: usize = 10_000;
+
 impl<A: Copy + Ord> Window<A> {
+    /// Opens a span for what leaves now, with one part out, or joins the last one where there are many.
+    pub fn open_or_join(&mut self, ack: Option<A>) -> SpanId {
+        let many = self.spans.len() >= SPANS_MAX;
+        match self.spans.back_mut() {
+            Some(last) if many && last.out > 0 => {
+                last.ack = last.ack.max(ack);
+                last.out += 1;
+                SpanId(self.first + self.spans.len() as u64 - 1)
+            }
+            _ => self.open(ack),
+        }
+    }
+
     /// Opens a span behind all others, with one part out.
     pub fn open(&mut self, ack: Option<A>) -> SpanId {
         self.spans.push_back(Span { ack, out: 1, echoes: 0 });
@@ -98,8 +115,8 @@ impl<A: Copy + Ord> Window<A> {
     /// Nothing older than `ack` is of interest: confirm it as soon as nothing before it is out.
     pub fn idle(&mut self, ack: A) {
         match self.spans.back_mut() {
-            // A span with everything answered but its echoes, or one that waits: the position queues behind it.
             Some(span) if span.out == 0 && span.echoes == 0 => span.ack = Some(ack),
+            // A span that waits for answers or echoes: the position queues behind it.
             _ => self.spans.push_back(Span { ack: Some(ack), out: 0, echoes: 0 }),
         }
     }
@@ -141,6 +158,21 @@ impl<A: Copy + Ord> Window<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn behind_many_spans_others_join_the_last_and_are_confirmed_with_all_its_parts() {
+        let mut window = Window::default();
+        let first = window.open(Some(0));
+        let spans: Vec<SpanId> = (1..=2 * SPANS_MAX).map(|ack| window.open_or_join(Some(ack))).collect();
+        assert_eq!(window.spans.len(), SPANS_MAX);
+        window.part_done(first);
+        assert_eq!(window.confirm(|_| true), Some(0));
+        let (last, others) = spans.split_last().expect("there are many");
+        others.iter().for_each(|span| window.part_done(*span));
+        assert_eq!(window.confirm(|_| true), Some(SPANS_MAX - 2), "one of the many parts of the last is out");
+        window.part_done(*last);
+        assert_eq!(window.confirm(|_| true), Some(2 * SPANS_MAX));
+    }
 
     #[test]
     fn nothing_is_confirmed_before_the_barrier_and_a_withdrawn_position_comes_again() {

@@ -196,7 +196,13 @@ impl<A: Copy + Ord> Batch<A> {
             let end = (start + 1..stays.len()).find(|index| !alike(*index)).unwrap_or(stays.len());
             let fates = &stays[start..end];
             let run = &mut self.transactions[start..end];
-            let id = span.unwrap_or_else(|| window.open(run.iter().filter_map(|tx| tx.ack).max()));
+            let ack = run.iter().filter_map(|tx| tx.ack).max();
+            let id = match span {
+                Some(span) => span,
+                // Those that stay are told apart by their spans.
+                None if fates.contains(&true) => window.open(ack),
+                None => window.open_or_join(ack),
+            };
             if fates.contains(&false) {
                 if fates.contains(&true) {
                     window.add_part(id);

@@ -70,6 +70,9 @@ pub trait Control {
         std::future::pending().await
     }
 
+    /// A table was altered: what is known of the types in a statement may be old.
+    fn altered(&self) {}
+
     /// The stream starts here: from now on only the same server, run and timeline may answer. An old session ends.
     fn follow(&self, _start: &Start) {}
 

@@ -16,7 +16,7 @@ use bytes::BytesMut;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, pin_mut};
 use tokio::time::{Instant, timeout_at};
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Row, Statement};
 
@@ -98,6 +98,11 @@ pub struct Answered {
 }
 
 impl Lookups {
+    /// Prepares all of them anew at their next use.
+    pub fn forget(&self) {
+        self.0.borrow_mut().clear();
+    }
+
     /// Answers all questions, in order. Statements are prepared at first use; then this is one round trip, but for a
     /// lookup of which the server refused many questions at once: these are asked one by one behind it.
     pub async fn ask(
@@ -313,10 +318,16 @@ pub(crate) struct Refused {
     pub(crate) code: SqlState,
 }
 
-/// The server's refusal of a statement; an error when the session is what failed.
+/// The server's refusal of a statement; an error when the session is what failed. The severity tells them apart: a row
+/// that cannot be read (XX001) or a full disk (53100) refuses one statement, and would refuse it for ever.
 pub(crate) fn refusal(error: &tokio_postgres::Error) -> Result<Refused> {
+    let of_statement = |refused: &DbError| match refused.parsed_severity() {
+        Some(severity) => severity == Severity::Error,
+        // A pooler's own words have none.
+        None => !is_connection(refused.code().code()),
+    };
     match error.as_db_error() {
-        Some(refused) if !is_connection(refused.code().code()) => {
+        Some(refused) if of_statement(refused) => {
             let text = statement_text(refused.code().code(), refused.message());
             Ok(Refused { text, code: refused.code().clone() })
         }

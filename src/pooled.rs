@@ -329,6 +329,12 @@ impl Control for PooledControl {
         .await
     }
 
+    fn altered(&self) {
+        if let Some(live) = &*self.live.borrow() {
+            live.lookups.borrow_mut().clear();
+        }
+    }
+
     fn follow(&self, start: &Start) {
         *self.expected.borrow_mut() = Some((start.system.clone(), start.timeline));
         *self.live.borrow_mut() = None;

@@ -360,6 +360,12 @@ impl Control for ControlSession {
         .await
     }
 
+    fn altered(&self) {
+        if let Some(live) = &*self.live.borrow() {
+            live.lookups.forget();
+        }
+    }
+
     fn follow(&self, start: &Start) {
         *self.expected.borrow_mut() = Some((start.system.clone(), start.timeline));
         *self.live.borrow_mut() = None;

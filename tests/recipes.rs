@@ -28,7 +28,7 @@ fn made(rules: &Rules, change: &str) -> BTreeSet<String> {
         other => panic!("{change}: {other:?}"),
     };
     let [old, new] = [old, new].map(|row| row.map(str::to_owned));
-    let args = Args { table: table.to_owned(), operation, old, new };
+    let args = Args { table: table.to_owned(), operation, old, new, types: Vec::new() };
     let said = explain(rules, &args).unwrap_or_else(|error| panic!("{change}: {error}"));
     let mut made = BTreeSet::new();
     let mut lookup = String::new();

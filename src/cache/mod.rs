@@ -13,7 +13,7 @@ pub mod reply;
 pub mod sweep;
 mod unlink;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::keys::KeySet;
 
 /// What one attempt did.
@@ -35,7 +35,7 @@ pub struct Swept {
 }
 
 /// What became of writing a mark.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub enum Swap {
     /// It is there.
     Written,
@@ -48,6 +48,8 @@ pub enum Swap {
     Lost,
     /// The cache is full and evicts nothing: deletes work, writes do not.
     Full,
+    /// The cache refused for another cause: nothing was written.
+    Refused(Error),
 }
 
 /// A Redis-protocol cache.

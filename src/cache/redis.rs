@@ -256,7 +256,11 @@ impl Cache for RedisCache {
                 return Ok(Swap::Unproven);
             }
             Ok(Value::ServerError(error)) if error.code() == "OOM" => Ok(Swap::Full),
-            Ok(Value::ServerError(error)) => Err(reply::refused("EVAL", &error)),
+            // Not on this connection again: a new one may lead to the primary that took over.
+            Ok(Value::ServerError(error)) => {
+                let refused = reply::refused("EVAL", &error);
+                return if refused.is_transient() { Ok(Swap::Refused(refused)) } else { Err(refused) };
+            }
             Ok(_) => Err(reply::unexpected("EVAL")), // Value is foreign and non-exhaustive.
             Err(_) if link.was_closed() => {
                 self.broken();

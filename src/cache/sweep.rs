@@ -22,10 +22,15 @@ use crate::keys::KeySet;
 /// Buckets that one SCAN call visits: about a millisecond of the server's one thread.
 const SCAN_COUNT: u32 = 1000;
 
+/// A longer pattern is shortened to what stands before its first values: the server may refuse to read it.
+const MATCH_BYTES_MAX: usize = 4096;
+
 /// What a pass looks for.
 pub(super) struct Plan<'a> {
     exact: Vec<&'a [u8]>,
     globs: usize,
+    /// Whether what the server returns matches.
+    is_matched: bool,
     /// Globs by literal prefix: a key is compared only with those whose prefix it has.
     by_prefix: HashMap<Vec<u8>, Vec<&'a [u8]>, foldhash::fast::RandomState>,
     /// Lengths of those prefixes, ascending.
@@ -43,6 +48,7 @@ impl<'a> Plan<'a> {
         let mut plan = Plan {
             exact: Vec::new(),
             globs: 0,
+            is_matched: false,
             by_prefix: HashMap::default(),
             lengths: Vec::new(),
             matching: Vec::new(),
@@ -52,7 +58,7 @@ impl<'a> Plan<'a> {
         };
         let mut common: Option<Vec<u8>> = None;
         for pattern in patterns.iter().map(|pattern| pattern.bytes) {
-            if has_no_metacharacter(pattern) {
+            if glob::is_literal(pattern) {
                 plan.exact.push(pattern);
                 continue;
             }
@@ -65,12 +71,15 @@ impl<'a> Plan<'a> {
         plan.lengths = plan.by_prefix.keys().map(Vec::len).collect();
         plan.lengths.sort_unstable();
         plan.lengths.dedup();
+        let mut common = common.unwrap_or_default();
+        common.truncate(MATCH_BYTES_MAX);
         let mut any = Vec::new();
-        glob::escape_into(&mut any, &common.unwrap_or_default());
+        glob::escape_into(&mut any, &common);
         any.push(b'*');
         // A brace means nothing in a pattern. Behind the prefix anything may follow: `condemns` looks closer.
         plan.matching_leases = [lease::BEFORE, &any].concat();
-        if plan.globs > 1 {
+        plan.is_matched = plan.globs == 1 && plan.matching.len() <= MATCH_BYTES_MAX;
+        if !plan.is_matched && plan.globs > 0 {
             plan.matching = any;
         }
         plan
@@ -83,8 +92,8 @@ impl<'a> Plan<'a> {
 
     /// Whether a key that the scan returned goes.
     fn condemns(&self, key: &[u8]) -> bool {
-        // A single glob went to the server as it is: the server has matched it, and it is the authority.
-        (self.globs == 1 || self.names(key)) && !self.protects(key)
+        // A single glob goes to the server as it is: the server has matched it, and it is the authority.
+        (self.is_matched || self.names(key)) && !self.protects(key)
     }
 
     /// Whether a pattern matches `key`.
@@ -99,13 +108,6 @@ impl<'a> Plan<'a> {
     fn protects(&self, key: &[u8]) -> bool {
         self.protect.iter().any(|pattern| glob::matches(pattern, key))
     }
-}
-
-/// Patterns whose values are escaped and that have no star are keys, however many backslashes they hold.
-fn has_no_metacharacter(pattern: &[u8]) -> bool {
-    let mut literal = Vec::with_capacity(pattern.len());
-    glob::escape_into(&mut literal, &glob::literal_prefix(pattern));
-    literal == pattern
 }
 
 fn shared(mut left: Vec<u8>, right: &[u8]) -> Vec<u8> {
@@ -229,6 +231,19 @@ mod tests {
             let plan = Plan::new(&set, &[], Leases::None);
             assert_eq!((plan.matching.as_slice(), plan.exact.len(), plan.globs), (matching.as_bytes(), exact, globs));
         }
+    }
+
+    #[test]
+    fn a_pattern_that_the_server_may_not_read_is_shortened_and_still_takes_only_its_keys() {
+        let long = "\\*".repeat(MATCH_BYTES_MAX);
+        let set = patterns(&[&format!("a:{long}:*")]);
+        let plan = Plan::new(&set, &[], Leases::Companion);
+        assert!(plan.matching.len() <= 2 * MATCH_BYTES_MAX + 1 && plan.matching.ends_with(b"\\**"));
+        assert!(plan.matching_leases.len() <= 2 * MATCH_BYTES_MAX + 10);
+        let stars = "*".repeat(MATCH_BYTES_MAX);
+        assert!(plan.condemns(format!("a:{stars}:1").as_bytes()));
+        assert!(!plan.condemns(format!("a:{stars}*:1").as_bytes()));
+        assert!(glob::matches(&plan.matching, format!("a:{stars}:1").as_bytes()));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `crieur run --dry-run`: what the daemon would delete, printed instead.
 //!
-//! It streams from a temporary slot of its own, which ends with it: the configured slot is not touched, no position of it
-//! moves, and a daemon that works goes on working. The cache is not connected to, so no mark is read or written. What is
-//! printed is what `crieur replay` prints; keys hold row values.
+//! It streams from a temporary slot of its own, which ends with it, or reads the outbox beside its lease: the configured
+//! slot is not touched, no position of it moves, and a daemon that works goes on working. The cache is not connected to,
+//! so no mark is read or written. What is printed is what `crieur replay` prints; keys hold row values.
 
 use std::io::Write;
 use std::time::Duration;
@@ -29,11 +29,6 @@ const GATE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Prints until `stop`, or until the connection ends.
 pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl Write) -> Result<Exit> {
-    if config.postgres.mode == Mode::Outbox {
-        // Rows of the outbox are the daemon's: whoever reads them beside it needs a position of its own.
-        return Err(Error::definite(Exit::Usage, "a dry run reads the replication stream, and postgres.mode is \"outbox\"")
-            .hint("Use `crieur record` and `crieur replay`, or CRIEUR__POSTGRES__MODE=replication where the role may replicate."));
-    }
     let dsn = Dsn::parse(config.postgres.url.expose())?;
     let postgres = &config.postgres;
     let bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);

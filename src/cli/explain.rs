@@ -1,14 +1,18 @@
 //! `crieur explain`: which keys one change makes, and by which rule. No server, no clock.
 //!
-//! The row is turned into the bytes that the stream would carry and goes through the real plan, so this command cannot
-//! disagree with the daemon.
+//! The row is turned into the bytes that the stream would carry and goes through the real plan: what differs from the
+//! daemon's keys is what JSON does not tell, the types of columns and the spelling that PostgreSQL would give a value.
+//! Nothing is spelled anew here: numbers and JSON texts stay as they were typed.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use clap::builder::ArgPredicate::IsPresent;
-use serde_json::{Map, Value as Json};
+use serde_json::value::RawValue;
+use tokio_postgres::types::Type;
 
 use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
+use crate::cli::replay::{quoted, shown};
 use crate::error::{Error, Exit, Result};
 use crate::keys::{FamilyId, KeySet};
 use crate::rules::name::table_name;
@@ -45,11 +49,18 @@ pub struct Args {
     #[arg(default_value_if("diff", IsPresent, "truncate"))]
     pub operation: Operation,
     /// The row before, as a JSON object: column to value; a column that is left out is unknown. `-` reads stdin.
+    ///
+    /// Strings count as text, true and false as bool, numbers as numeric (with an exponent as float8), objects and arrays
+    /// as they are typed, where jsonb has a blank behind each ":" and ",". For every other type give --types, and the value
+    /// as PostgreSQL prints it: a timestamptz is "2024-01-02 03:04:05+00".
     #[arg(long, value_name = "JSON")]
     pub old: Option<String>,
     /// The row after, likewise.
     #[arg(long, value_name = "JSON")]
     pub new: Option<String>,
+    /// Types of columns, as pg_type names them: timestamptz, int8, jsonb; anyenum for an enum.
+    #[arg(long, value_name = "COLUMN=TYPE", value_delimiter = ',')]
+    pub types: Vec<String>,
 }
 
 impl Args {
@@ -67,6 +78,30 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// A row as it was typed: the text of each value.
+type Typed = BTreeMap<String, Box<RawValue>>;
+
+/// `--types`, by column.
+fn types(given: &[String]) -> Result<BTreeMap<&str, Type>> {
+    let read = |text: &'_ String| {
+        let (column, name) = text.rsplit_once('=')?;
+        // Types that are built in have numbers below this one (`FirstGenbkiObjectId` in src/include/access/transam.h).
+        let kind = (1..10_000).filter_map(Type::from_oid).find(|kind| kind.name() == name)?;
+        Some((column.len(), kind))
+    };
+    let mut types = BTreeMap::new();
+    for text in given {
+        let Some((length, kind)) = read(text) else {
+            let error = Error::definite(Exit::Usage, format!("--types: \"{text}\" gives no column a built-in type"));
+            return Err(
+                error.hint("Write COLUMN=TYPE with a name of pg_type, such as timestamptz; anyenum for an enum.")
+            );
+        };
+        types.insert(&text[..length], kind);
+    }
+    Ok(types)
 }
 
 /// Where a key comes from.
@@ -91,7 +126,13 @@ pub fn explain(rules: &Rules, args: &Args) -> Result<String> {
     }
     let old = args.old.as_deref().map(|text| object(text, "--old")).transpose()?;
     let new = args.new.as_deref().map(|text| object(text, "--new")).transpose()?;
-    let sketch = Sketch::new(rules, &schema, &table, old, new);
+    let types = types(&args.types)?;
+    let sketch = Sketch::new(rules, (&schema, &table), &types, old, new);
+    let has = |name: &str| sketch.relation.columns.iter().any(|column| column.name == name);
+    if let Some(unknown) = types.keys().find(|name| !has(name)) {
+        let hint = "Name a column that the rules read or that --old or --new holds.";
+        return Err(usage(&format!("--types: there is no column \"{unknown}\""), hint));
+    }
     let asked = match (args.operation, &sketch.old, &sketch.new) {
         (Operation::Insert, _, None) => {
             return Err(usage("an insert needs the new row", "Give --new '{\"column\": …}'."));
@@ -120,10 +161,10 @@ pub fn explain(rules: &Rules, args: &Args) -> Result<String> {
 }
 
 /// A JSON object of columns. The text holds row values, so no message repeats it.
-fn object(text: &str, flag: &str) -> Result<Map<String, Json>> {
-    match serde_json::from_str(text) {
-        Ok(Json::Object(object)) => Ok(object),
-        Ok(_) => {
+fn object(text: &str, flag: &str) -> Result<Typed> {
+    match serde_json::from_str::<Typed>(text) {
+        Ok(object) => Ok(object),
+        Err(error) if error.is_data() => {
             Err(Error::definite(Exit::Usage, format!("{flag} is not a JSON object"))
                 .hint("Write {\"column\": value, …}."))
         }
@@ -146,10 +187,10 @@ impl Sketch {
     /// Columns are those of the rules and of the rows. What --old holds counts as the replica identity.
     fn new(
         rules: &Rules,
-        schema: &str,
-        table: &str,
-        old: Option<Map<String, Json>>,
-        new: Option<Map<String, Json>>,
+        (schema, table): (&str, &str),
+        types: &BTreeMap<&str, Type>,
+        old: Option<Typed>,
+        new: Option<Typed>,
     ) -> Self {
         let needs =
             rules.tables().into_iter().filter(|needs| (needs.schema.as_str(), needs.table.as_str()) == (schema, table));
@@ -158,15 +199,13 @@ impl Sketch {
         names.sort();
         names.dedup();
         let in_identity = |name: &str| old.as_ref().is_some_and(|old| old.contains_key(name));
-        let column = |name: &String| Column {
-            name: name.clone(),
-            type_oid: type_of(name, &old, &new),
-            in_identity: in_identity(name),
+        let column = |name: &String| {
+            let known = types.get(name.as_str()).map(|kind| Oid(kind.oid()));
+            let type_oid = known.unwrap_or_else(|| type_of(name, &old, &new));
+            Column { name: name.clone(), type_oid, in_identity: in_identity(name) }
         };
         let columns: Vec<Column> = names.iter().map(column).collect();
-        let body = |row: &Map<String, Json>| {
-            columns.iter().fold(Vec::new(), |body, column| encoded(body, row.get(&column.name)))
-        };
+        let body = |row: &Typed| columns.iter().fold(Vec::new(), |body, column| encoded(body, column, row));
         let (old, new) = (old.as_ref().map(body), new.as_ref().map(body));
         let (schema, name) = (schema.to_owned(), table.to_owned());
         let table = (schema.clone(), name.clone());
@@ -236,31 +275,36 @@ impl Sides {
     }
 }
 
-/// A JSON boolean is a `bool`; a number with a point goes through the rule for `numeric`.
-fn type_of(name: &str, old: &Option<Map<String, Json>>, new: &Option<Map<String, Json>>) -> Oid {
-    let mut values = new.iter().chain(old).filter_map(|row| row.get(name));
-    match values.find(|value| !value.is_null()) {
-        Some(Json::Bool(_)) => Oid(16),
-        Some(Json::Number(_)) => Oid(1700),
-        _ => Oid(25),
-    }
+/// What JSON tells of a column's type.
+fn type_of(name: &str, old: &Option<Typed>, new: &Option<Typed>) -> Oid {
+    let values = new.iter().chain(old).filter_map(|row| row.get(name)).map(|value| value.get());
+    let known = values.into_iter().find(|value| *value != "null");
+    Oid(match known.map(|value| (value, value.as_bytes()[0])) {
+        Some((_, b't' | b'f')) => Type::BOOL.oid(),
+        Some((number, b'-' | b'0'..=b'9')) if number.contains(['e', 'E']) => Type::FLOAT8.oid(),
+        Some((_, b'-' | b'0'..=b'9')) => Type::NUMERIC.oid(),
+        Some(_) | None => Type::TEXT.oid(),
+    })
 }
 
 /// Appends a column as `TupleData` has it (protocol page "Logical Replication Message Formats").
-fn encoded(mut body: Vec<u8>, value: Option<&Json>) -> Vec<u8> {
-    let text = match value {
+fn encoded(mut body: Vec<u8>, column: &Column, row: &Typed) -> Vec<u8> {
+    let is_json = [Type::JSON, Type::JSONB].iter().any(|json| json.oid() == column.type_oid.0);
+    let text = match row.get(&column.name).map(|value| value.get()) {
         None => {
             body.push(b'u');
             return body;
         }
-        Some(Json::Null) => {
+        Some("null") => {
             body.push(b'n');
             return body;
         }
-        Some(Json::String(text)) => text.clone(),
-        Some(Json::Bool(true)) => "t".to_owned(),
-        Some(Json::Bool(false)) => "f".to_owned(),
-        Some(other) => other.to_string(),
+        Some("true") if !is_json => "t".to_owned(),
+        Some("false") if !is_json => "f".to_owned(),
+        Some(typed) if typed.starts_with('"') && !is_json => {
+            serde_json::from_str(typed).expect("it was read as a JSON string")
+        }
+        Some(typed) => typed.to_owned(),
     };
     body.push(b't');
     body.extend((text.len() as u32).to_be_bytes());
@@ -288,7 +332,7 @@ fn report(rules: &Rules, asked: &Invalidations, sides: &Option<Sides>) -> String
             let sql = rules.lookups().get(question.lookup.0 as usize).map_or("", |lookup| &lookup.sql);
             let _ = writeln!(text, "          asks {sql}"); // Writing to a String cannot fail.
             for (index, arg) in question.args.iter().enumerate() {
-                let arg = arg.as_deref().map_or("NULL".to_owned(), |arg| format!("\"{}\"", shown(arg)));
+                let arg = arg.as_deref().map_or("NULL".to_owned(), quoted);
                 let _ = writeln!(text, "          with ${} = {arg}", index + 1);
             }
             let _ = writeln!(text, "          one key for each row of the answer, which only the server knows");
@@ -312,14 +356,6 @@ fn line(text: &mut String, rules: &Rules, kind: &str, key: &str, family: FamilyI
     let _ = writeln!(text, "{kind}   {key}\n          by \"{template}\" at {place}{side}{meets}");
 }
 
-/// Escaped for a terminal.
-fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes)
-        .chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,7 +364,8 @@ mod tests {
     fn run(operation: Operation, old: Option<&str>, new: Option<&str>) -> String {
         let rules = rules_of(include_str!("../../systemd/dousell.rules.toml"));
         let table = "public.properties".to_owned();
-        let args = Args { table, operation, old: old.map(str::to_owned), new: new.map(str::to_owned) };
+        let args =
+            Args { table, operation, old: old.map(str::to_owned), new: new.map(str::to_owned), types: Vec::new() };
         explain(&rules, &args).unwrap_or_else(|error| format!("{error}\n"))
     }
 
@@ -351,7 +388,7 @@ mod tests {
     fn a_dash_is_replaced_by_what_stdin_holds_and_only_once() {
         let table = "properties".to_owned();
         let (old, new) = (Some("-".to_owned()), None);
-        let mut args = Args { table, operation: Operation::Delete, old, new };
+        let mut args = Args { table, operation: Operation::Delete, old, new, types: Vec::new() };
         args.fill_from(&mut "{}".as_bytes()).expect("one dash");
         assert_eq!(args.old.as_deref(), Some("{}"));
         (args.old, args.new) = (Some("-".to_owned()), Some("-".to_owned()));
@@ -367,6 +404,55 @@ mod tests {
         );
     }
 
+    /// The keys of an insert, by a rule with these.
+    fn keys(keys: &str, row: &str, types: &[&str]) -> String {
+        let rules = rules_of(&format!("[[rules]]\ntable = 't'\nkeys = [{keys}]\n"));
+        let types = types.iter().map(|text| text.to_string()).collect();
+        let new = Some(row.to_owned());
+        let args = Args { table: "t".to_owned(), operation: Operation::Insert, old: None, new, types };
+        let text = explain(&rules, &args).unwrap_or_else(|error| format!("key       {error}"));
+        text.lines().filter_map(|line| line.strip_prefix("key       ")).collect::<Vec<_>>().join(" & ")
+    }
+
+    #[test]
+    fn values_stay_as_they_were_typed() {
+        for (template, value, key) in [
+            ("'k:{n}'", "0.12345678901234567890123", "k:0.12345678901234567890123"),
+            ("'k:{n}', 'p:{n|pg}'", "250000.00", "k:250000 & p:250000.00"),
+            ("'k:{n|pg}'", "123456789012345678901234567890", "k:123456789012345678901234567890"),
+            ("'k:{n}'", "1e5", "k:100000"),
+            ("'k:{n}'", "-1.5E-7", "k:-1.5e-7"),
+            ("'k:{n|md5}'", r#"{"x": 1}"#, "k:27958648a9e57fcd66ae5e31ff3359e9"),
+            ("'k:{n.x}', 'l:{n.y}'", r#"{"x":1.50, "y":[1,  2]}"#, "k:1.5 & l:[1,  2]"),
+            ("'k:{n}'", r#""a\u0041 ""#, "\"k:aA \""),
+            ("'k:{n}', 'p:{n|pg}'", "true", "k:true & p:t"),
+        ] {
+            assert_eq!(keys(template, &format!("{{\"n\": {value}}}"), &[]), key, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_type_that_is_given_counts() {
+        let at = r#"{"n": "2024-01-02 03:04:05.1+00"}"#;
+        assert_eq!(keys("'k:{n}'", at, &[]), "k:2024-01-02 03:04:05.1+00");
+        let both = ["m=int8", "n=timestamptz"];
+        assert_eq!(
+            keys("'k:{n}', 'l:{m}'", &at.replace('}', ", \"m\": 7}"), &both),
+            "k:2024-01-02T03:04:05.1+00:00 & l:7"
+        );
+        assert_eq!(keys("'k:{n}'", at, &both), "--types: there is no column \"m\"");
+        assert_eq!(keys("'k:{n}'", r#"{"n": "x"}"#, &["n=jsonb"]), "\"k:\\\"x\\\"\"");
+        assert_eq!(keys("'k:{n}'", r#"{"n": "1e+20"}"#, &["n=float8"]), "k:100000000000000000000");
+        // Only the server knows whether another type takes these for the same.
+        let rule = "'k'] \nwhen = \"n = 'Calm'\"\nchanged = ['n'";
+        assert_eq!(keys(rule, r#"{"n": "calm"}"#, &[]), "");
+        assert_eq!(keys(rule, r#"{"n": "calm"}"#, &["n=anyenum"]), "k");
+        for wrong in ["n", "n=", "n=timestamp with time zone", "n=mood"] {
+            let said = format!("--types: \"{wrong}\" gives no column a built-in type");
+            assert_eq!(keys("'k'", "{}", &[wrong]), said);
+        }
+    }
+
     #[test]
     fn a_rule_that_is_held_back_says_why() {
         let rules = rules_of(
@@ -375,7 +461,8 @@ mod tests {
              ['city']\nkeys = ['c']\n",
         );
         let row = |n: u8| Some(format!("{{\"city\": \"b\", \"n\": {n}}}"));
-        let args = Args { table: "t".to_owned(), operation: Operation::Update, old: row(1), new: row(2) };
+        let args =
+            Args { table: "t".to_owned(), operation: Operation::Update, old: row(1), new: row(2), types: Vec::new() };
         let text = explain(&rules, &args).expect("the table has rules");
         let expected = "nothing: no rule makes a key of this change\n\
                         held back  the rule at rules.toml:1: no row meets its condition \"city = 'a'\"\n\
@@ -389,7 +476,7 @@ mod tests {
     fn a_key_shows_the_condition_that_its_row_meets() {
         let rules = rules_of("[[rules]]\ntable = 't'\nwhen = \"city = 'a'\"\nkeys = ['w']\n");
         let (old, new) = (None, Some(r#"{"city": "a"}"#.to_owned()));
-        let args = Args { table: "t".to_owned(), operation: Operation::Insert, old, new };
+        let args = Args { table: "t".to_owned(), operation: Operation::Insert, old, new, types: Vec::new() };
         let text = explain(&rules, &args).expect("the table has rules");
         assert_eq!(text, "key       w\n          by \"w\" at rules.toml:1, where \"city = 'a'\"\n");
     }
@@ -398,7 +485,13 @@ mod tests {
     fn a_lookup_shows_its_question() {
         let rules = rules_of(include_str!("../../systemd/dousell.rules.toml"));
         let new = Some(r#"{"lease_id":"L1"}"#.to_owned());
-        let args = Args { table: "rental_payments".to_owned(), operation: Operation::Insert, old: None, new };
+        let args = Args {
+            table: "rental_payments".to_owned(),
+            operation: Operation::Insert,
+            old: None,
+            new,
+            types: Vec::new(),
+        };
         let text = explain(&rules, &args).expect("the table has rules");
         assert!(text.contains("lookup    dashboard:*") && text.contains("with $1 = \"L1\""), "{text}");
         assert!(text.contains("key       payments:lease:L1\n"), "{text}");

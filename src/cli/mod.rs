@@ -53,6 +53,7 @@ pub struct ExplainArgs {
     change: explain::Args,
     /// Instead of a change: what NEW's rules delete that OLD's do not, and the contrary.
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], requires = "recording")]
+    #[arg(conflicts_with_all = ["config", "table", "operation", "old", "new", "types"])]
     diff: Option<Vec<PathBuf>>,
     /// The recording that --diff goes over.
     #[arg(long, value_name = "RECORDING", requires = "diff")]
@@ -206,12 +207,17 @@ fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit>
 }
 
 fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
+    let out = &mut std::io::stdout();
+    let is_outbox = config.postgres.mode == Mode::Outbox;
+    if is_outbox && mode == setup::Mode::Print {
+        return outbox::print(&config.rules, out);
+    }
     runtime()?.block_on(async {
         let session = session(config).await?;
-        if config.postgres.mode == Mode::Outbox {
-            return outbox::setup(&config.rules, &session.client, mode, &mut std::io::stdout()).await;
+        if is_outbox {
+            return outbox::setup(&config.rules, &session.client, out).await;
         }
-        setup::run(config, &session.client, &needs(config), mode, &mut std::io::stdout()).await
+        setup::run(config, &session.client, &needs(config), mode, out).await
     })
 }
 

@@ -7,7 +7,9 @@ use std::io::Write;
 
 use tokio_postgres::Client;
 
-use crate::cli::setup::{FUNCTIONS_SQL, Mode};
+use crate::cli::catalog::Catalog;
+use crate::cli::check::{self, outbox::misnamed};
+use crate::cli::setup::FUNCTIONS_SQL;
 use crate::error::{Error, Exit, Result};
 use crate::pooled::uncovered;
 use crate::quote;
@@ -69,13 +71,23 @@ fn script(needs: &[TableNeeds]) -> String {
     )
 }
 
-/// Prints the script, or runs what is missing of it; says what it did and how to exit.
-pub(crate) async fn setup(rules: &Rules, client: &Client, mode: Mode, out: &mut dyn Write) -> Result<Exit> {
-    let unwritten = |cause| Error::definite(Exit::CantCreate, "write the report").because(cause);
+/// Prints the script. It depends on the rules alone, so whoever may not reach the server can hand it on.
+pub(crate) fn print(rules: &Rules, out: &mut dyn Write) -> Result<Exit> {
+    out.write_all(script(&rules.tables()).as_bytes()).map_err(unwritten)?;
+    Ok(Exit::Ok)
+}
+
+fn unwritten(cause: std::io::Error) -> Error {
+    Error::definite(Exit::CantCreate, "write the report").because(cause)
+}
+
+/// Runs what is missing of the script; says what it did and how to exit. Nothing is touched while the rules name what is
+/// not there.
+pub(crate) async fn setup(rules: &Rules, client: &Client, out: &mut dyn Write) -> Result<Exit> {
     let needs = rules.tables();
-    if mode == Mode::Print {
-        out.write_all(script(&needs).as_bytes()).map_err(unwritten)?;
-        return Ok(Exit::Ok);
+    let misnamed = misnamed(&Catalog::read(client, "", "", &needs).await?, &needs);
+    if !misnamed.is_empty() {
+        return check::report(out, &misnamed);
     }
     writeln!(out, "schema crieur\n    tables, functions: brought to this version").map_err(unwritten)?;
     run(client, INSTALL).await?;
@@ -83,9 +95,7 @@ pub(crate) async fn setup(rules: &Rules, client: &Client, mode: Mode, out: &mut 
     let missing = uncovered(client, rules).await?;
     for need in &needs {
         let name = (need.schema.clone(), need.table.clone());
-        // A table that does not exist is the server's to refuse.
-        let exists = exists(client, need).await?;
-        if exists && !missing.contains(&name) {
+        if !missing.contains(&name) {
             continue;
         }
         let call = watch(need);
@@ -94,13 +104,6 @@ pub(crate) async fn setup(rules: &Rules, client: &Client, mode: Mode, out: &mut 
         run(client, &call).await?;
     }
     Ok(Exit::Ok)
-}
-
-async fn exists(client: &Client, need: &TableNeeds) -> Result<bool> {
-    let name = quote::literal(&quote::qualified(&need.schema, &need.table));
-    let rows = client.simple_query(&format!("SELECT 1 WHERE pg_catalog.to_regclass({name}) IS NOT NULL")).await;
-    let rows = rows.map_err(|error| session_error(&error))?;
-    Ok(rows.iter().any(|row| matches!(row, tokio_postgres::SimpleQueryMessage::Row(_))))
 }
 
 /// Statements in one transaction; nothing of them stays when one fails.

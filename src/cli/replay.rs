@@ -165,15 +165,19 @@ fn lines(f: &mut fmt::Formatter<'_>, what: &str, keys: &KeySet) -> fmt::Result {
 /// Plain where it is plain text; otherwise in quotes, every odd byte escaped.
 pub(crate) fn shown(bytes: &[u8]) -> String {
     let plain = |text: &str| {
-        let edge = |byte: Option<&u8>| byte.is_none_or(|byte| byte.is_ascii_whitespace());
-        !text.contains(|c: char| c.is_control() || c == '"' || c == '\\')
-            && !edge(text.as_bytes().first())
-            && !edge(text.as_bytes().last())
+        let odd = |c: char| c.is_control() || c == '"' || c == '\\';
+        !text.is_empty() && text.trim() == text && !text.contains(odd)
     };
     match std::str::from_utf8(bytes) {
         Ok(text) if plain(text) => text.to_owned(),
         Ok(_) | Err(_) => format!("\"{}\"", bytes.escape_ascii()),
     }
+}
+
+/// The same in quotes, plain or not.
+pub(crate) fn quoted(bytes: &[u8]) -> String {
+    let shown = shown(bytes);
+    if shown.starts_with('"') { shown } else { format!("\"{shown}\"") }
 }
 
 /// Gives every transaction of the recording that deletes something to `each`, in order.
@@ -241,11 +245,13 @@ mod tests {
 
     #[test]
     fn odd_bytes_are_escaped_and_plain_text_is_not() {
-        let cases: [(&[u8], &str); 7] = [
+        let cases: [(&[u8], &str); 9] = [
             (b"a:b c", "a:b c"),
             ("é".as_bytes(), "é"),
             (b"", "\"\""),
             (b" a", "\" a\""),
+            (b"a ", "\"a \""),
+            ("a\u{a0}".as_bytes(), "\"a\\xc2\\xa0\""),
             (b"a\nb", "\"a\\nb\""),
             (b"a\\*", "\"a\\\\*\""),
             (b"\xFF", "\"\\xff\""),

@@ -105,27 +105,30 @@ where
         self.totals.existed += landed.deleted.existed;
         self.totals.refused += landed.refused;
         for delivery in landed.deliveries {
-            if delivery.load.patterns.is_empty() {
-                self.delivered(delivery);
-            } else {
-                self.remember_keys(&delivery);
-                self.queue_sweep(delivery);
-            }
+            let (keys, patterns) = self.parted(delivery);
+            keys.into_iter().for_each(|delivery| self.delivered(delivery));
+            patterns.into_iter().for_each(|delivery| self.queue_sweep(delivery));
         }
         self.look_for_another_cache();
         self.tell();
     }
 
-    /// Exact keys that were deleted ahead of a sweep: should the cache go back while it runs, only the patterns are swept
-    /// in the other one, and these keys come back with nothing but the ring to delete them again.
-    fn remember_keys(&mut self, delivery: &Delivery) {
-        match delivery.stage {
-            Stage::Fresh | Stage::Replica if !delivery.load.keys.is_empty() => {
-                let load = Invalidations { keys: delivery.load.keys.clone(), ..Invalidations::default() };
-                self.ring.push(Cow::Owned(load), &delivery.spans);
-            }
-            Stage::Fresh | Stage::Replica | Stage::Early | Stage::Echo(_) => {}
+    /// What was deleted, and what is still to be swept: exact keys do not wait for a sweep with their echoes. The spans
+    /// stay with the patterns, which are behind the keys at every stage from here on. Should the cache go back while the
+    /// sweep runs, only the ring knows these keys.
+    fn parted(&mut self, mut delivery: Delivery) -> (Option<Delivery>, Option<Delivery>) {
+        if delivery.load.patterns.is_empty() {
+            return (Some(delivery), None);
         }
+        if delivery.load.keys.is_empty() {
+            return (None, Some(delivery));
+        }
+        let keys = Invalidations { keys: std::mem::take(&mut delivery.load.keys), ..Invalidations::default() };
+        if delivery.stage == Stage::Fresh {
+            self.ring.push(Cow::Borrowed(&keys), &delivery.spans);
+        }
+        let keys = Delivery { load: keys, spans: Vec::new(), stage: delivery.stage };
+        (Some(keys), Some(delivery))
     }
 
     pub(super) fn queue_sweep(&mut self, mut delivery: Delivery) {
@@ -159,6 +162,7 @@ where
         // Lookups that found nothing, answers that were only forgotten: there is nothing to delete again.
         let empty = delivery.load.is_empty();
         if delivery.stage == Stage::Fresh && self.settings.replicas == Replicas::Some && !empty {
+            self.ring.push(Cow::Borrowed(&delivery.load), &delivery.spans);
             return self.await_replicas(delivery);
         }
         let next = if empty { None } else { self.echoes.next(delivery.stage) };
@@ -166,7 +170,8 @@ where
             if next.is_some() { Cow::Borrowed(&delivery.load) } else { Cow::Owned(std::mem::take(&mut delivery.load)) };
         match delivery.stage {
             Stage::Early => reached(Step::Early),
-            Stage::Fresh | Stage::Replica => self.ring.push(copied, &delivery.spans),
+            Stage::Fresh => self.ring.push(copied, &delivery.spans),
+            Stage::Replica => {} // It is in the ring since it was fresh.
             Stage::Echo(_) => reached(Step::Echoed),
         }
         if let Some(stage) = next {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{News, Pipeline};
@@ -21,12 +21,15 @@ use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::keys::FamilyId;
 use crate::mark::{Gap, SlotOrigin, gap, nonce, rules};
-use crate::pipeline::deliver::insist;
+use crate::pipeline::deliver::{REMIND, insist};
 use crate::rules::Invalidations;
 use crate::source::Source;
 
 /// How often the transactions that a sweep waits for are looked at.
 const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Marks whose answers were lost and that are still taken for ours; each attempt sends all of them.
+const LOST_MAX: usize = 16;
 
 /// What is known of the cache's mark.
 #[derive(Debug)]
@@ -55,14 +58,31 @@ impl Held {
         }
     }
 
-    /// The mark may be there: the answer was lost.
+    /// The mark may be there: the answer was lost. The oldest are forgotten: should one of them be there after all, it
+    /// is another's, and what was deleted since is deleted again.
     pub(super) fn lost(&mut self, mark: Vec<u8>) {
         match self {
             Held::Nothing => {}
-            Held::Trusted(known) => known.push(mark),
+            Held::Trusted(known) => {
+                if known.len() >= LOST_MAX {
+                    known.remove(0);
+                }
+                known.push(mark);
+            }
             Held::Gap { maybe, .. } => *maybe = Some(mark),
         }
     }
+}
+
+/// Says each minute that old transactions are still waited for; answers when that was last said.
+fn remind(said: Instant) -> Instant {
+    if said.elapsed() < REMIND {
+        return said;
+    }
+    let hint =
+        "pg_stat_activity and pg_prepared_xacts name them. Deletes go on; until they end no position is confirmed.";
+    warn!(hint, "transactions from before the gap are still open: its sweep waits for their end");
+    Instant::now()
 }
 
 impl<S, C, D> Pipeline<S, C, D>
@@ -232,17 +252,17 @@ where
                 if !over {
                     info!("transactions are open that the stream may not have: sweeping again when they have ended");
                     spans.iter().for_each(|span| self.window.add_part(*span));
-                    self.elders = Some(snapshot);
+                    self.elders = Some((snapshot, Instant::now()));
                     self.look_for_elders(ELDERS_INTERVAL);
                 }
                 self.sweep_for(spans);
             }
-            Some(elders) if elders.ended_by(&snapshot) => {
+            Some((elders, _)) if elders.ended_by(&snapshot) => {
                 let spans = std::mem::take(&mut self.unswept);
                 self.sweep_for(spans);
             }
-            Some(elders) => {
-                self.elders = Some(elders);
+            Some((elders, said)) => {
+                self.elders = Some((elders, remind(said)));
                 self.look_for_elders(ELDERS_INTERVAL);
             }
         }

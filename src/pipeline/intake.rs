@@ -43,6 +43,8 @@ pub struct Intake<A> {
     open_bytes: usize,
     /// Whether a message was not understood.
     misunderstood: bool,
+    /// Whether a table was altered since that was last asked.
+    altered: bool,
 }
 
 impl<A: Copy + Ord> Default for Intake<A> {
@@ -53,6 +55,7 @@ impl<A: Copy + Ord> Default for Intake<A> {
             open: HashMap::default(),
             open_bytes: 0,
             misunderstood: false,
+            altered: false,
         }
     }
 }
@@ -90,6 +93,7 @@ impl<A: Copy + Ord> Intake<A> {
             Some(Meaning::Rules(plan)) => self.batch.change(plan, &change.row),
             Some(Meaning::Everything) => self.batch.everything(rules),
             Some(Meaning::Changed(changed)) => {
+                self.altered = true;
                 let changed = Rc::clone(changed);
                 changed.families(rules).for_each(|plan| self.batch.change(&plan, &Row::Truncate));
                 self.batch.change(&changed.plan, &change.row);
@@ -110,6 +114,7 @@ impl<A: Copy + Ord> Intake<A> {
             }
         });
         if let Meaning::Changed(changed) = &meaning {
+            self.altered = true;
             self.tables.swept(change.relation, changed, Some(xid));
         }
     }
@@ -127,6 +132,7 @@ impl<A: Copy + Ord> Intake<A> {
     fn message(&mut self, place: Place, content: &[u8], rules: &Rules) -> Need {
         let asked = match Notice::parse(content) {
             Some(Notice::Ddl { tables }) => {
+                self.altered = true;
                 let named = tables.iter().filter_map(|table| rules.table(&table.schema, &table.name));
                 let known = tables.iter().filter_map(|table| self.tables.known(table.oid()));
                 for table in named.chain(known).collect::<BTreeSet<_>>() {
@@ -160,6 +166,12 @@ impl<A: Copy + Ord> Intake<A> {
             Place::Open(xid) => self.open_load(xid, |load| add(0, load)),
             Place::Outside => self.batch.outside(add),
         }
+    }
+
+    /// Whether a table was altered since this was last asked. Whoever prepares a statement on it from now on waits for
+    /// that transaction's lock, and sees what it did.
+    pub fn take_altered(&mut self) -> bool {
+        std::mem::take(&mut self.altered)
     }
 
     /// What the largest open transaction holds, in bytes.
@@ -223,8 +235,7 @@ impl<A: Copy + Ord> Intake<A> {
 impl<A: Copy + Ord> Batch<A> {
     /// Adds every family of the rules under the current transaction.
     fn everything(&mut self, rules: &Rules) {
-        let all = rules.everything();
-        self.change(&all, &Row::Truncate);
+        self.change(rules.everything(), &Row::Truncate);
     }
 }
 

@@ -32,7 +32,13 @@ where
     /// The delivery waits for the replicas; its spans stay open.
     pub(super) fn await_replicas(&mut self, delivery: Delivery) {
         self.lagging.load.merge(delivery.load);
-        self.lagging.spans.extend(delivery.spans);
+        for span in delivery.spans {
+            // One part stands for all that wait together.
+            match self.lagging.spans.last() == Some(&span) {
+                true => self.window.part_done(span),
+                false => self.lagging.spans.push(span),
+            }
+        }
         self.start_round();
     }
 

@@ -31,11 +31,7 @@ where
 
     /// What is on its way and cannot collapse.
     fn bytes_leaving(&self) -> usize {
-        self.flight_bytes
-            + self.asked.load.bytes_used()
-            + self.sweep_bytes
-            + bytes_of(&self.sweeps)
-            + bytes_of(&self.again)
+        self.flight_bytes + self.sweep_bytes + bytes_of(&self.sweeps) + bytes_of(&self.again)
     }
 
     /// Whether so much is on its way that no more events may be taken.
@@ -51,7 +47,8 @@ where
 
     /// What may be deleted again.
     fn bytes_waiting(&self) -> usize {
-        self.echoes.bytes_used() + self.lagging.load.bytes_used() + self.ring.bytes_used()
+        let lagging = self.lagging.load.bytes_used() + self.asked.load.bytes_used();
+        self.echoes.bytes_used() + lagging + self.ring.bytes_used()
     }
 
     /// What intake may hold, now that everything else holds what it does.
@@ -62,10 +59,12 @@ where
     /// Collapses what can collapse, largest first, until all keys together are within the bound.
     pub(super) fn give_way(&mut self) {
         while self.intake.bytes_used() > self.intake_bytes_max() {
-            let lagging = self.lagging.load.bytes_used();
-            let freed = if lagging > self.intake.largest().max(self.echoes.largest()) {
-                self.lagging.load.collapse_largest(&self.rules);
-                lagging.saturating_sub(self.lagging.load.bytes_used())
+            let waiting = [&mut self.lagging.load, &mut self.asked.load];
+            let lagging = waiting.into_iter().max_by_key(|load| load.bytes_used()).expect("there are two");
+            let before = lagging.bytes_used();
+            let freed = if before > self.intake.largest().max(self.echoes.largest()) {
+                lagging.collapse_largest(&self.rules);
+                before.saturating_sub(lagging.bytes_used())
             } else if self.intake.largest() >= self.echoes.largest() {
                 self.intake.collapse_largest(&self.rules)
             } else {

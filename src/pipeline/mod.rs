@@ -179,7 +179,8 @@ pub struct Pipeline<S: Source, C, D> {
     /// The families that their sweep goes over.
     unsure: BTreeSet<FamilyId>,
     await_elders: bool,
-    elders: Option<Snapshot>,
+    /// Those that a sweep waits for, and when that was last said.
+    elders: Option<(Snapshot, Instant)>,
     looking: Kept<Snapshot>,
     /// When a mark that cannot be written was last logged.
     mark_said: Option<(String, Instant)>,
@@ -330,7 +331,7 @@ where
                 snapshot = kept(&mut self.gate), if self.may_fly() => self.cut(&snapshot?),
                 swept = kept(&mut self.sweep) => self.swept(swept?),
                 resolved = kept(&mut self.resolving) => self.resolved(resolved?)?,
-                mark = kept(&mut self.reading_mark), if self.flight.is_none() => self.compare(mark?),
+                mark = kept(&mut self.reading_mark), if self.may_compare() => self.compare(mark?),
                 asked = kept(&mut self.round) => asked.map(|()| self.caught_up())?,
                 snapshot = kept(&mut self.looking) => self.looked(snapshot?),
                 written = kept(&mut self.writing_mark) => self.written(written?),
@@ -356,6 +357,11 @@ where
     /// Whether the cache may be asked to delete: one flight at a time, and none while the mark is read.
     fn may_fly(&self) -> bool {
         self.flight.is_none() && self.reading_mark.is_none()
+    }
+
+    /// Whether the mark that was read can be judged: what is on its way to the cache may stand behind it or before.
+    fn may_compare(&self) -> bool {
+        self.flight.is_none() && self.writing.is_none()
     }
 
     /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing. Behind a gap that is so
@@ -387,6 +393,9 @@ where
                 Need::Warning => refusals::misunderstood(),
                 Need::Refusal(count) => self.refused(count),
             }
+        }
+        if self.intake.take_altered() {
+            self.control.altered();
         }
         if self.filling_since.is_none() && !self.intake.batch.is_empty() {
             self.filling_since = Some(Instant::now());

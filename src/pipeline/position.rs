@@ -5,6 +5,7 @@
 //! the next heartbeat.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::warn;
@@ -21,6 +22,9 @@ use crate::mark::Mark;
 use crate::pipeline::deliver::REMIND;
 use crate::pipeline::gap::Held;
 use crate::source::Source;
+
+/// The pause behind a mark that the cache refused, which it may do for hours: each try takes a new connection.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of writing a mark.
 pub(super) enum Written {
@@ -121,6 +125,10 @@ where
     /// The mark was written, or not: only when it is there the position behind it may be confirmed.
     pub(super) fn written(&mut self, written: Written) {
         let Some(writing) = self.writing.take() else { return };
+        // What is read meanwhile may be from before it.
+        if self.reading_mark.is_some() {
+            self.read_mark();
+        }
         match written {
             Written::Tried(Swap::Written) => {
                 reached(Step::MarkWritten);
@@ -148,10 +156,17 @@ where
                 self.held = Held::Nothing;
                 self.acknowledge(writing.ack);
             }
+            // A server closes idle connections; the next beat must not find the same again.
             Written::Tried(Swap::Lost) => {
                 self.held.lost(writing.text);
                 self.answered = self.answered.max(writing.ack);
+                self.beat_due = None;
                 self.read_mark();
+            }
+            Written::Tried(Swap::Refused(error)) => {
+                self.complain_about_mark("failed to write the mark", Some(error));
+                self.answered = self.answered.max(writing.ack);
+                self.confirm_due = Some(Instant::now() + REFUSED_PAUSE);
             }
             Written::Tried(Swap::Other | Swap::Unproven) => {
                 self.answered = self.answered.max(writing.ack);

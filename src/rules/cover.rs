@@ -1,7 +1,7 @@
 //! Which templates make a key, read backwards: from the key to the templates whose keys look like it. For `coverage`.
 //!
-//! A value can be any text, so nothing here is certain. What hardly is a value (one with the separator `:`, or with a
-//! version behind it, `_v4`) is told apart: readers that moved to other names look exactly like that.
+//! A value can be any text, so nothing here is certain. What hardly is a value (one with the separator `:` that is no
+//! timestamp, or with a version behind it, `_v4`) is told apart: readers that moved to other names look exactly like that.
 
 use std::collections::BTreeSet;
 
@@ -63,8 +63,26 @@ fn suits(parts: &[Part], key: &[u8]) -> bool {
 
 /// Where a plain value that begins at `place` may end.
 fn value_ends(key: &[u8], place: usize) -> impl Iterator<Item = usize> {
-    let longest = key[place..].iter().position(|byte| *byte == b':').unwrap_or(key.len() - place);
-    (place..=place + longest).filter(move |end| version(&key[place..*end]).is_none())
+    let behind = place + timestamp(&key[place..]);
+    let last = key[behind..].iter().position(|byte| *byte == b':').map_or(key.len(), |colon| behind + colon);
+    (place..=last).filter(move |end| version(&key[place..*end]).is_none())
+}
+
+/// The length of a timestamp that a text begins with, 0 without one: `2024-01-02T03:04:05.1+00:00`, or a blank for the T.
+fn timestamp(text: &[u8]) -> usize {
+    let has_shape = |text: &[u8], shape: &[u8]| {
+        let fits = |(byte, shape): (&u8, &u8)| if *shape == b'0' { byte.is_ascii_digit() } else { byte == shape };
+        text.len() >= shape.len() && text.iter().zip(shape).all(fits)
+    };
+    let Some(shape) =
+        [b"0000-00-00T00:00:00", b"0000-00-00 00:00:00"].into_iter().find(|shape| has_shape(text, *shape))
+    else {
+        return 0;
+    };
+    let fraction = |byte: &&u8| byte.is_ascii_digit() || **byte == b'.';
+    let seconds = shape.len() + text[shape.len()..].iter().take_while(fraction).count();
+    let zones: [&[u8]; 2] = [b"+00:00", b"-00:00"];
+    seconds + zones.iter().find(|zone| has_shape(&text[seconds..], zone)).map_or(0, |zone| zone.len())
 }
 
 /// Where a version begins at the end of a text: `_v4`, `-v12`, `.v2`.
@@ -99,6 +117,13 @@ mod tests {
             ("d:7_v4", vec![(1, Suits::Doubtfully)]),
             ("d:7_value", vec![(1, Suits::Well)]),
             ("d:7:meta", vec![(1, Suits::Doubtfully)]),
+            ("d:2024-03-01T23:30:00.5+00:00", vec![(1, Suits::Well)]),
+            ("d:2024-03-01 23:30:00-05:30", vec![(1, Suits::Well)]),
+            ("d:2024-03-01T23:30:00", vec![(1, Suits::Well)]),
+            ("d:2024-03-01T23:30:00:meta", vec![(1, Suits::Doubtfully)]),
+            ("d:2024-03-01T23:30:00+00:00:meta", vec![(1, Suits::Doubtfully)]),
+            ("d:23:30:00", vec![(1, Suits::Doubtfully)]),
+            ("p:2024-03-01T23:30:00+00:00:2:x", vec![(3, Suits::Well)]),
             ("s:a:b_v4", vec![(2, Suits::Well)]),
             ("p:1:2:x", vec![(3, Suits::Well)]),
             ("p:1:2:3:x", vec![(3, Suits::Doubtfully)]),

@@ -154,6 +154,8 @@ pub struct Rules {
     protect: std::rc::Rc<[Vec<u8>]>,
     /// Made when it is first asked for.
     digest: std::cell::OnceCell<String>,
+    /// The same.
+    everything: std::cell::OnceCell<Plan>,
 }
 
 impl Rules {
@@ -197,8 +199,8 @@ impl Rules {
     }
 
     /// A plan whose TRUNCATE is every family of every rule.
-    pub fn everything(&self) -> Plan {
-        Plan::compile(self, &Rules::nothing(), Scope::Everything)
+    pub fn everything(&self) -> &Plan {
+        self.everything.get_or_init(|| Plan::compile(self, &Rules::nothing(), Scope::Everything))
     }
 
     /// A plan whose TRUNCATE is every family that a change of the table may be about: those of its rules, and those whose

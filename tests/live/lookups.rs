@@ -21,6 +21,8 @@ INSERT INTO parent SELECT i % 400, 'k' || i, nullif(i % 7, 0) || ' \"\\{},é' FR
 CREATE TYPE mood AS ENUM ('calm', 'SAD');
 CREATE DOMAIN small AS int CHECK (value < 100);
 CREATE TABLE written (x int);
+CREATE FUNCTION broken(code text) RETURNS int LANGUAGE plpgsql AS
+    'BEGIN RAISE EXCEPTION USING ERRCODE = code, MESSAGE = code; END';
 CREATE FUNCTION write() RETURNS int LANGUAGE sql AS 'INSERT INTO written VALUES (1) RETURNING x';
 ";
 
@@ -124,9 +126,11 @@ async fn a_refused_question_refuses_itself_and_no_other() {
         // What the aggregate of an outer value means is not the same for many: asked one by one.
         lookup("SELECT max($1::int) AS m", &["m"], 1),
         lookup("SELECT a.x AS y FROM unnest($1::text[]) AS a (x)", &["y"], 1),
+        // A row that cannot be read, a temporary file that is too large: errors of the statement, on a healthy session.
+        lookup("SELECT CASE WHEN $1 = '0' THEN 0 ELSE broken($1) END AS b", &["b"], 1),
     ];
     let session = session(&server, &lookups, Duration::from_secs(5));
-    let cases: [(u32, &[(&str, &str)]); 9] = [
+    let cases: [(u32, &[(&str, &str)]); 10] = [
         (0, &[("399", "k399 & k799"), ("odd", "refused: SQLSTATE 22P02"), ("398", "k398 & k798")]),
         (1, &[("calm", "xcalm"), ("sad", "refused: SQLSTATE 22P02"), ("SAD", "xSAD")]),
         (2, &[("5", "6"), ("100", "refused: SQLSTATE 23514")]),
@@ -136,6 +140,7 @@ async fn a_refused_question_refuses_itself_and_no_other() {
         (6, &[("399", "399k399 & 399k799"), ("400", "")]),
         (7, &[("3", "3"), ("4", "4")]),
         (8, &[("{a,NULL}", "NULL & a"), ("{}", ""), ("{", "refused: SQLSTATE 22P02")]),
+        (9, &[("0", "0"), ("XX001", "refused: SQLSTATE XX001"), ("53400", "refused: SQLSTATE 53400")]),
     ];
     for (id, answers) in cases {
         let questions: Vec<Question> = answers.iter().map(|(arg, _)| question(id, &[Some(arg)])).collect();

@@ -1,16 +1,19 @@
 //! Tests against real servers; `tests/setup.sh` installs them.
 
 mod admin;
+mod answers;
 mod auth;
 mod bulk;
 mod cache;
 mod cache_faults;
 mod cache_replaced;
 mod changes;
+mod check_lookups;
 mod conditions;
 mod cost;
 mod custom;
 mod daemon;
+mod day;
 mod decoder;
 mod delivery;
 mod failover;

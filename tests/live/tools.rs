@@ -1,13 +1,15 @@
 //! The tools for trust against real servers: `check` of rules, `coverage`, `run --dry-run`, `explain --diff`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use super::daemon::{self, STARTED};
+use super::harness::postgres::Options;
 use super::harness::process::{Process, Signal};
 use super::harness::wait::{PATIENCE, settled};
-use super::scene::{KEYS, RULES, Scene, set};
+use super::scene::{self, KEYS, Mode, RULES, Scene, set};
 
 fn crieur(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_crieur")).args(args).env_clear().output().expect("cargo built the program")
@@ -68,9 +70,9 @@ async fn coverage_shows_what_no_rule_deletes_and_what_no_key_was_made_for() {
     for line in [
         "NO RULE bulk:{number}:x: 3000 keys, for example \"bulk:",
         "NO RULE properties:all_properties_public_v4: 1 key, for example \"properties:all_properties_public_v4\"\n        \
-         without its version \"all_properties_public\" at ",
+         but for the version \"all_properties_public\" at ",
         "NO RULE properties:v4:detail:{number}: 1 key, for example \"properties:v4:detail:1\"\n        \
-         without its version \"detail:{id}\" at ",
+         but for the version \"detail:{id}\" at ",
         "NO RULE properties:other: 1 key",
         "NO RULE search:{text}: 1 key, for example \"search:\\n\\x07\"",
         "NO RULE session:{number}: 1 key",
@@ -86,52 +88,240 @@ async fn coverage_shows_what_no_rule_deletes_and_what_no_key_was_made_for() {
     assert_eq!(before, after);
 }
 
+/// `crieur run --dry-run`, from now on.
+struct Dry {
+    process: Process,
+    dir: tempfile::TempDir,
+}
+
+impl Dry {
+    async fn start(scene: &Scene) -> Dry {
+        Dry::start_with(scene, &scene.config()).await
+    }
+
+    async fn start_with(scene: &Scene, config: &str) -> Dry {
+        let dir = tempfile::tempdir().expect("the temporary directory is writable");
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("crieur.toml"), config).expect("the directory is ours");
+        let file = |name: &str| fs::File::create(path(name)).expect("the directory is ours");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crieur"));
+        command.args(["run", "--dry-run", "--config"]).arg(path("crieur.toml")).env_clear();
+        command.stdin(Stdio::null()).stdout(file("out")).stderr(file("log"));
+        let dry = Dry { process: Process::start(&mut command, dir.path()), dir };
+        let begun = match scene.mode {
+            Mode::Replication => STARTED,
+            Mode::Outbox => "dry run: ",
+        };
+        let begins = async || if dry.said("log").contains(begun) { Ok(()) } else { Err(dry.said("log")) };
+        settled("the dry run begins", PATIENCE, begins).await;
+        dry
+    }
+
+    fn said(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.path().join(name)).unwrap_or_default()
+    }
+
+    async fn prints(&self, expected: &str) {
+        let seen = async || match self.said("out") {
+            out if out == expected => Ok(()),
+            out => Err((out, self.said("log"))),
+        };
+        settled("it prints", PATIENCE, seen).await;
+    }
+
+    fn stop(mut self) {
+        self.process.signal(Signal::Term);
+        assert!(self.process.wait(PATIENCE).is_some_and(|status| status.success()), "{}", self.said("log"));
+    }
+}
+
+/// A change, and what a dry run prints of it.
+const BOOKED: &str =
+    "BEGIN; UPDATE properties SET city = 'Mbour' WHERE id = 1; INSERT INTO rental_payments VALUES (1, 71, 5); COMMIT";
+const PRINTED: &str = "transaction 1\n  key payments:lease:71\n  key properties:all_properties_public\n  \
+    key properties:city:Dakar\n  key properties:city:Mbour\n  key properties:detail:1\n  lookup owner (71): 1 rows\n  \
+    key of a lookup dashboard:41\n";
+const BOOKED_KEYS: [&str; 6] = [
+    "dashboard:41",
+    "payments:lease:71",
+    "properties:all_properties_public",
+    "properties:city:Dakar",
+    "properties:city:Mbour",
+    "properties:detail:1",
+];
+
 #[tokio::test]
 async fn a_dry_run_prints_what_goes_and_moves_nothing() {
-    let scene = Scene::start().await;
+    for mode in Mode::ALL {
+        dry_run_moves_nothing(mode).await;
+    }
+}
+
+async fn dry_run_moves_nothing(mode: Mode) {
+    let scene = Scene::of(mode, Options::default(), &[]).await;
     let mut daemon = scene.daemon().await;
     scene.confirmed(&daemon).await;
     assert_eq!(daemon.stop(), Some(0));
     let marked = || -> String {
         redis::cmd("GET").arg("crieur:mark:crieur").query(&mut scene.keys()).expect("the mark is a text")
     };
-    let slots =
-        "SELECT string_agg(slot_name || confirmed_flush_lsn, ' ') FROM pg_replication_slots WHERE NOT temporary";
-    let (mark, position) = (marked(), scene.ask(slots).await);
-    let dir = tempfile::tempdir().expect("the temporary directory is writable");
-    let path = |name: &str| dir.path().join(name);
-    fs::write(path("crieur.toml"), scene.config()).expect("the directory is ours");
-    let file = |name: &str| fs::File::create(path(name)).expect("the directory is ours");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_crieur"));
-    command.args(["run", "--dry-run", "--config"]).arg(path("crieur.toml")).env_clear();
-    command.stdin(Stdio::null()).stdout(file("out")).stderr(file("log"));
-    let mut dry = Process::start(&mut command, dir.path());
-    let said = |name: &str| fs::read_to_string(path(name)).unwrap_or_default();
-    settled("it streams", PATIENCE, async || if said("log").contains(STARTED) { Ok(()) } else { Err(said("log")) })
-        .await;
+    // Positions, and names: nothing of the dry run stays.
+    let positions = match mode {
+        Mode::Replication => {
+            "SELECT string_agg(slot_name || ' ' || confirmed_flush_lsn, ' ') FROM pg_replication_slots"
+        }
+        Mode::Outbox => "SELECT string_agg(p::text, ' ') FROM crieur.progress AS p",
+    };
+    let (mark, position) = (marked(), scene.ask(positions).await);
+    let dry = Dry::start(&scene).await;
     scene.fill();
-    scene.run("BEGIN; UPDATE properties SET city = 'Mbour' WHERE id = 1; INSERT INTO rental_payments VALUES (1, 71, 5); COMMIT").await;
-    let expected = "transaction 1\n  key payments:lease:71\n  key properties:all_properties_public\n  key properties:city:Dakar\n  \
-                    key properties:city:Mbour\n  key properties:detail:1\n  lookup owner (71): 1 rows\n  \
-                    key of a lookup dashboard:41\n";
-    settled(
-        "it prints",
-        PATIENCE,
-        async || if said("out") == expected { Ok(()) } else { Err((said("out"), said("log"))) },
-    )
+    scene.run(BOOKED).await;
+    dry.prints(PRINTED).await;
+    if mode == Mode::Outbox {
+        assert_eq!(scene.ask("SELECT count(*)::text FROM crieur.outbox").await, "2");
+    }
+    dry.stop();
+    // The server ends the temporary slot soon after its session.
+    settled("nothing of it stays", PATIENCE, async || match scene.ask(positions).await {
+        now if now == position => Ok(()),
+        now => Err((mode, now, position.clone())),
+    })
     .await;
-    dry.signal(Signal::Term);
-    assert!(dry.wait(PATIENCE).is_some_and(|status| status.success()), "{}", said("log"));
-    assert_eq!((marked(), scene.ask(slots).await), (mark, position));
+    assert_eq!(marked(), mark, "{mode:?}");
     assert_eq!(scene.gone(), set(&[]));
-    assert_eq!(scene.ask("SELECT count(*)::text FROM pg_replication_slots").await, "1");
 
     // Nothing is lost: the daemon deletes it all.
     let mut daemon = daemon::Daemon::start(&scene.config(), &[]);
+    daemon.wait_for_log(mode.started());
     scene.confirmed(&daemon).await;
-    let gone = ["payments:lease:71", "dashboard:41", "properties:city:Dakar", "properties:detail:1"];
-    assert!(set(&gone).is_subset(&scene.gone()), "{:?} of {}", scene.gone(), KEYS.len());
+    assert_eq!(scene.gone(), set(&BOOKED_KEYS), "{mode:?} of {}\n{}", KEYS.len(), daemon.log());
     assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_daemon_goes_on_working_beside_a_dry_run() {
+    for mode in Mode::ALL {
+        let scene = Scene::of(mode, Options::default(), &[]).await;
+        let mut daemon = scene.daemon().await;
+        let lease = "SELECT owner FROM crieur.progress WHERE slot = 'crieur'";
+        let owner = if mode == Mode::Outbox { scene.ask(lease).await } else { String::new() };
+        let dry = Dry::start(&scene).await;
+        scene.run(BOOKED).await;
+        dry.prints(PRINTED).await;
+        settled("the daemon deletes the same keys", PATIENCE, async || match scene.gone() {
+            gone if gone == set(&BOOKED_KEYS) => Ok(()),
+            gone => Err((gone, daemon.log())),
+        })
+        .await;
+        if mode == Mode::Outbox {
+            assert_eq!(scene.ask(lease).await, owner);
+        }
+        dry.stop();
+        // What rows waited for the dry run go, and the next ones as ever.
+        scene.confirmed(&daemon).await;
+        let visited = "INSERT INTO visits VALUES (1)";
+        assert_eq!(scene.change(&daemon, visited).await, set(&["visits:1"]), "{mode:?}\n{}", daemon.log());
+        assert!(!daemon.log().contains("standing by"), "{}", daemon.log());
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_the_schema_does_not_have_is_told_in_both_modes() {
+    for mode in Mode::ALL {
+        let scene = Scene::of(mode, Options::default(), &[]).await;
+        let misspelt = "[[rules]]\ntable = 'visit_bookings'\nignore = ['veiws']\nkeys = ['k:{ctiy}']\n\
+                        [[rules]]\ntable = 'nowhere'\nkeys = ['n']\n";
+        let config = scene.config().replace(RULES, misspelt);
+        let expected = [
+            "WRONG table public.visit_bookings: has no column \"ctiy\" (",
+            "WRONG table public.visit_bookings: has no column \"veiws\", which rules ignore\n      mend: correct the name in the rules file",
+            "WRONG table public.nowhere: does not exist, or the role may not see it (",
+        ];
+        for command in ["check", "setup"] {
+            let out = daemon::run(command, &config, &[]);
+            let said = text(&out.stdout);
+            assert_eq!(out.status.code(), Some(1), "{mode:?} {command}: {}", text(&out.stderr));
+            assert!(expected.iter().all(|words| said.contains(words)), "{mode:?} {command}: {said}");
+            assert!(!said.contains("capture"), "triggers cannot have what is not there: {said}");
+        }
+        if mode == Mode::Outbox {
+            let watched = "SELECT string_agg(columns::text, ' ') FROM crieur.watched WHERE name = 'visit_bookings'";
+            assert_eq!(scene.ask(watched).await, "{property_id}");
+        }
+    }
+}
+
+#[test]
+fn the_script_of_outbox_mode_needs_no_server() {
+    // Nothing listens there.
+    let config = Mode::Outbox.config(&scene::config("postgres://nobody@127.0.0.1:1/none", "redis://127.0.0.1:1"));
+    let dir = tempfile::tempdir().expect("the temporary directory is writable");
+    let file = dir.path().join("crieur.toml");
+    fs::write(&file, config).expect("the directory is ours");
+    let file = file.to_str().expect("plain names");
+    let out = crieur(&["setup", "--config", file, "--print"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    let script = text(&out.stdout);
+    assert!(
+        script.contains("SELECT crieur.watch('\"public\".\"properties\"', columns => '{\"city\",\"id\"}');"),
+        "{script}"
+    );
+    assert_eq!(crieur(&["setup", "--config", file]).status.code(), Some(69));
+}
+
+/// A row of many types, explained with types where JSON does not tell them, has the daemon's keys.
+#[tokio::test]
+async fn explain_makes_the_keys_that_the_daemon_makes() {
+    for mode in Mode::ALL {
+        let scene = Scene::of(mode, Options::default(), &[]).await;
+        scene
+            .run(
+                "CREATE TYPE mood AS ENUM ('sad', 'calm'); CREATE TABLE odd (id int PRIMARY KEY, n numeric, m numeric(12, 2), i int8,
+                 f float8, b bool, j jsonb, s jsonb, t timestamptz, d date, e mood, x text, u uuid, c char(4))",
+            )
+            .await;
+        let columns =
+            ["n", "m", "i", "f", "b", "j", "s", "t", "d", "e", "x", "u", "c", "j.a", "j.a.0", "f|pg", "m|pg", "t|pg"];
+        let keys =
+            columns.iter().map(|column| format!("'{}:{{{column}}}'", column.replace('|', "_"))).collect::<Vec<_>>();
+        let rules = format!(
+            "[[rules]]\ntable = 'odd'\nkeys = [{}]\n[[rules]]\ntable = 'odd'\nwhen = \"e < 'calm' and n > 0.1\"\nkeys = ['sad']\n",
+            keys.join(", ")
+        );
+        let config = scene.config().replace(RULES, &rules);
+        assert_eq!(daemon::run("setup", &config, &[]).status.code(), Some(0));
+        let dry = Dry::start_with(&scene, &config).await;
+        scene
+            .run(
+                "INSERT INTO odd VALUES (1, 0.12345678901234567890123, 250000, 9007199254740993, 1e20, true,
+                 '{\"a\": [1.50, \"x\"], \"b\": {}}', '\"text\"', '2024-01-02 03:04:05.10+02', '2024-01-02', 'sad', ' x* ',
+                 '6f9619ff-8b86-d011-b42d-00c04fc964ff', 'ab')",
+            )
+            .await;
+        let lines = |text: &str, before: &str| -> BTreeSet<String> {
+            text.lines().filter_map(|line| line.strip_prefix(before)).map(str::to_owned).collect()
+        };
+        // One of each template, and that of the condition which only the server can decide.
+        let made = || lines(&dry.said("out"), "  key ");
+        let printed = async || if made().len() == keys.len() + 1 { Ok(()) } else { Err((made(), dry.said("log"))) };
+        settled("it prints", PATIENCE, printed).await;
+        let made = made();
+        scene.run("SET TimeZone TO 'UTC'; SET extra_float_digits TO 1").await;
+        // Numbers and booleans as such, what is JSON as jsonb writes it, all else as the text that psql would show.
+        let row = "SELECT '{' || string_agg(to_json(key) || ':' || CASE
+                WHEN key IN ('id', 'n', 'm', 'i', 'b', 'j', 's') THEN value::text
+                ELSE to_json(value #>> '{}')::text END, ',') || '}'
+            FROM odd, jsonb_each(to_jsonb(odd) || jsonb_build_object('f', f::text, 't', t::text, 'd', d::text))";
+        let row = scene.ask(row).await;
+        let file = dry.dir.path().join("crieur.toml");
+        let explain = ["explain", "--config", file.to_str().expect("plain names"), "--table", "odd", "--op", "insert"];
+        let types = ["--types", "f=float8,s=jsonb,t=timestamptz,d=date,e=anyenum,u=uuid,c=bpchar"];
+        let out = crieur(&[&explain[..], &["--new", &row], &types].concat());
+        assert_eq!(lines(&text(&out.stdout), "key       "), made, "{mode:?} {row}\n{}", text(&out.stderr));
+        assert!(made.contains("n:0.12345678901234567890123") && made.contains("sad"), "{made:?}");
+        dry.stop();
+    }
 }
 
 #[test]
@@ -155,4 +345,10 @@ fn explain_shows_what_a_change_of_rules_adds_and_removes() {
     assert!(text(&out.stderr).contains("rule has no keys"), "{}", text(&out.stderr));
     assert_eq!(crieur(&["explain", "--config", old]).status.code(), Some(64));
     assert_eq!(crieur(&["explain", "--diff", old, new]).status.code(), Some(64));
+    // What would be passed over in silence is refused.
+    for ignored in [["--table", "t"], ["--op", "insert"], ["--new", "{}"], ["--types", "a=int8"], ["--config", old]] {
+        let diff = ["explain", "--diff", old, new, "--recording", recording];
+        let out = crieur(&[&diff[..], &ignored].concat());
+        assert_eq!(out.status.code(), Some(64), "{ignored:?}: {}", text(&out.stderr));
+    }
 }

@@ -119,7 +119,8 @@ impl Cache for SimCache {
             return Ok(Swap::Lost);
         }
         if self.world.borrow_mut().fault(10) {
-            return self.broken("simulated refusal");
+            self.marking.set(None);
+            return Ok(Swap::Refused(Error::transient("simulated refusal")));
         }
         if self.world.borrow().full || self.world.borrow_mut().fault(12) {
             return Ok(Swap::Full);

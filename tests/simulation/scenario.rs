@@ -117,7 +117,7 @@ impl Plan {
         }
         let at = now + ms(450 + dice.roll(300)) + Duration::from_micros(dice.roll(1_000));
         let written = match kind {
-            Kind::Publication | Kind::AlteredAway => at + ms(250),
+            Kind::Publication | Kind::AlteredAway => at + ms(400),
             Kind::RestartThenBack | Kind::Lookups => at + ms(150),
             // The last position may be the one that waits for its mark when the cache goes back.
             _ => at + ms(dice.roll(100)) - ms(20),

@@ -337,7 +337,10 @@ impl World {
         self.xids += 1;
         let most = if kind == Kind::Streamed { 12 } else { 4 };
         let rows: Vec<u64> = (0..self.dice.roll(most)).map(|_| self.dice.roll(ROWS)).collect();
-        let moved = self.dice.one_in(4).then(|| self.moved(&rows));
+        // A move drops every answer that is kept: one that the stream lacks shows only while no other comes behind it.
+        let lacking = matches!(kind, Kind::Publication | Kind::AlteredAway);
+        let rare = if lacking && self.published { 40 } else { 4 };
+        let moved = self.dice.one_in(rare).then(|| self.moved(&rows));
         // Sweeps run when the cache goes back.
         let rare = if matches!(kind, Kind::GoesBack | Kind::GoesBackTwice) { 3 } else { 15 };
         let shelf = if self.dice.one_in(rare) { Some(self.dice.roll(SHELVES)) } else { None };

@@ -1,7 +1,7 @@
 //! Lookups: whether the server understands each, whether the role may run it, and whether `tables` names all it reads.
 //!
-//! Each runs once with every parameter NULL inside a transaction that may only read: preparing alone does not check
-//! the permissions of the tables.
+//! Each runs once as the daemon asks it, in a subquery, with every parameter NULL inside a transaction that may only read:
+//! preparing alone does not check the permissions of the tables.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::config::{Config, Mode};
 use crate::control::LookupId;
 use crate::error::{Error, Exit, Result};
 use crate::quote;
-use crate::rules::{Lookup, Rules};
+use crate::rules::{Lookup, Rules, sql};
 
 /// NULL of any type.
 #[derive(Debug)]
@@ -56,7 +56,8 @@ pub async fn findings(client: &Client, config: &Config) -> Result<Vec<Finding>> 
                 unnamed(rules, id, lookup, &read).unwrap_or_else(|| finding(lookup, &prepared))
             }
             (Ok(prepared), None) => finding(lookup, &prepared),
-            (Err(error), _) | (_, Some(Err(error))) => refused(lookup, &error),
+            (Err(refusal), _) => refused(lookup, &refusal),
+            (_, Some(Err(error))) => refused(lookup, &Refusal::AsWritten(error)),
         });
     }
     Ok(out)
@@ -79,7 +80,9 @@ async fn read(client: &Client, lookup: &Lookup) -> Result<Read> {
 }
 
 async fn planned(client: &Client, lookup: &Lookup) -> std::result::Result<Vec<String>, tokio_postgres::Error> {
-    client.batch_execute("SET LOCAL plan_cache_mode = force_generic_plan").await?;
+    // Partitions that the NULLs rule out would be missing, with all of them their table.
+    const SETTINGS: &str = "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_partition_pruning = off";
+    client.batch_execute(SETTINGS).await?;
     client.batch_execute(&format!("PREPARE crieur_lookup AS\n{}", lookup.sql)).await?;
     let nulls = vec!["NULL"; lookup.args].join(", ");
     let arguments = if nulls.is_empty() { nulls } else { format!("({nulls})") };
@@ -138,15 +141,32 @@ struct Prepared {
     args: usize,
 }
 
-async fn tried(client: &Client, lookup: &Lookup) -> std::result::Result<Prepared, tokio_postgres::Error> {
-    let statement = client.prepare(&lookup.sql).await?;
-    let args: Vec<&(dyn ToSql + Sync)> = statement.params().iter().map(|_| &Null as _).collect();
-    let prepared = Prepared {
-        columns: statement.columns().iter().map(|column| column.name().to_owned()).collect(),
-        args: args.len(),
-    };
-    if prepared.args == lookup.args {
-        client.query(&statement, &args).await?;
+impl Prepared {
+    /// The first column that the rules read and the result does not have.
+    fn missing<'l>(&self, lookup: &'l Lookup) -> Option<&'l str> {
+        let read = lookup.columns.iter().map(|column| column.name.as_str());
+        read.into_iter().find(|name| !self.columns.iter().any(|column| column == name))
+    }
+}
+
+/// Which form of a statement the server refuses.
+enum Refusal {
+    AsWritten(tokio_postgres::Error),
+    /// In the daemon's subquery: two columns of one name, or something behind the statement's end.
+    AsAsked(tokio_postgres::Error),
+}
+
+async fn tried(client: &Client, lookup: &Lookup) -> std::result::Result<Prepared, Refusal> {
+    let written = client.prepare(&lookup.sql).await.map_err(Refusal::AsWritten)?;
+    let columns = written.columns().iter().map(|column| column.name().to_owned()).collect();
+    let prepared = Prepared { columns, args: written.params().len() };
+    if prepared.args == lookup.args && prepared.missing(lookup).is_none() {
+        let oid = |name: &str| written.columns().iter().find(|column| column.name() == name).map(|c| c.type_().oid());
+        let typed = lookup.columns.iter().map(|column| (column.name.as_str(), oid(&column.name).unwrap_or_default()));
+        let asked = sql::for_one(&lookup.sql, &typed.collect::<Vec<_>>());
+        let asked = client.prepare(&asked).await.map_err(Refusal::AsAsked)?;
+        let nulls: Vec<&(dyn ToSql + Sync)> = asked.params().iter().map(|_| &Null as _).collect();
+        client.query(&asked, &nulls).await.map_err(Refusal::AsWritten)?;
     }
     Ok(prepared)
 }
@@ -158,7 +178,7 @@ fn finding(lookup: &Lookup, prepared: &Prepared) -> Finding {
         let seen = format!("its SQL takes {} parameters, args gives {}", prepared.args, lookup.args);
         return Finding::wrong(subject, seen).mend("make $1, $2, … and args agree in the rules file");
     }
-    match lookup.columns.iter().map(|column| &column.name).find(|name| !prepared.columns.contains(name)) {
+    match prepared.missing(lookup) {
         Some(missing) => {
             let seen = format!("its SQL returns no column \"{missing}\"; it returns {}", prepared.columns.join(", "));
             Finding::wrong(subject, seen).mend("name the column in the lookup's SELECT")
@@ -168,12 +188,20 @@ fn finding(lookup: &Lookup, prepared: &Prepared) -> Finding {
 }
 
 /// The server's words; they hold names of the catalog, and no row value since every parameter was NULL.
-fn refused(lookup: &Lookup, error: &tokio_postgres::Error) -> Finding {
+fn refused(lookup: &Lookup, refusal: &Refusal) -> Finding {
+    let (error, what, mend) = match refusal {
+        Refusal::AsWritten(error) => (error, "its SQL", "correct its SQL, or grant what it reads to the role"),
+        Refusal::AsAsked(error) => (
+            error,
+            "it as crieur asks it, SELECT … FROM (its SQL) AS q",
+            "give each column that the rules read a name of its own, and write nothing behind the end of its SQL",
+        ),
+    };
     let seen = match error.as_db_error() {
-        Some(server) => format!("the server refuses its SQL: {} ({})", server.message(), server.code().code()),
+        Some(server) => format!("the server refuses {what}: {} ({})", server.message(), server.code().code()),
         None => format!("cannot be tried: {error}"),
     };
-    Finding::wrong(format!("lookup {}", lookup.name), seen).mend("correct its SQL, or grant what it reads to the role")
+    Finding::wrong(format!("lookup {}", lookup.name), seen).mend(mend)
 }
 
 #[cfg(test)]

@@ -144,7 +144,7 @@ pub async fn run(
     let names = server::Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
     let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
     let mut findings = match config.postgres.mode {
-        Mode::Outbox => outbox::findings(postgres, names.slot, needs).await?,
+        Mode::Outbox => outbox::findings(postgres, names.slot, &catalog, needs).await?,
         Mode::Replication => of_catalog(&catalog, needs, names),
     };
     findings.extend(rules::findings(&config.rules, &catalog));

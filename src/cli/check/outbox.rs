@@ -3,8 +3,9 @@
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::cli::catalog::rows;
+use crate::cli::catalog::{Catalog, rows};
 use crate::cli::check::Finding;
+use crate::cli::check::tables::{self, Stored};
 use crate::cli::outbox::watch;
 use crate::error::Result;
 use crate::quote;
@@ -55,16 +56,38 @@ const EXISTS: &str = "SELECT jsonb_build_object('version', current_setting('serv
      'installed', to_regprocedure('crieur.version()') IS NOT NULL)::text";
 
 /// Reads what is there, and judges it.
-pub(crate) async fn findings(client: &Client, slot: &str, needs: &[TableNeeds]) -> Result<Vec<Finding>> {
+pub(crate) async fn findings(
+    client: &Client,
+    slot: &str,
+    catalog: &Catalog,
+    needs: &[TableNeeds],
+) -> Result<Vec<Finding>> {
     let found: Vec<Exists> = rows(client, EXISTS, &[]).await?;
     let mut out: Vec<Finding> = found.iter().flat_map(server).collect();
+    out.extend(misnamed(catalog, needs));
     if found.iter().any(|found| found.installed) {
         let states: Vec<State> = rows(client, include_str!("../../../sql/outbox/check.sql"), &[]).await?;
-        out.extend(states.iter().flat_map(|state| of(state, slot, needs)));
+        // Triggers on what is not there are no finding of their own.
+        let named: Vec<&TableNeeds> = needs.iter().filter(|need| of_names(catalog, need).is_empty()).collect();
+        out.extend(states.iter().flat_map(|state| of(state, slot, &named)));
     } else {
         out.push(Finding::wrong("outbox", "schema crieur is not installed").mend("crieur setup"));
     }
     Ok(out)
+}
+
+/// What the rules name and the schema does not have: no trigger mends it, and `crieur.watch` refuses it.
+pub(crate) fn misnamed(catalog: &Catalog, needs: &[TableNeeds]) -> Vec<Finding> {
+    needs.iter().flat_map(|need| of_names(catalog, need)).collect()
+}
+
+fn of_names(catalog: &Catalog, need: &TableNeeds) -> Vec<Finding> {
+    let Some(table) = catalog.table(need) else { return vec![tables::missing(need)] };
+    // Partitions have the columns of their table.
+    let carrier = table.carriers.first();
+    carrier.map_or_else(Vec::new, |carrier| {
+        tables::columns(carrier, need, Stored::Sent, &format!("table {}", table.name()))
+    })
 }
 
 fn server(found: &Exists) -> Vec<Finding> {
@@ -80,7 +103,7 @@ fn server(found: &Exists) -> Vec<Finding> {
     out
 }
 
-fn of(state: &State, slot: &str, needs: &[TableNeeds]) -> Vec<Finding> {
+fn of(state: &State, slot: &str, needs: &[&TableNeeds]) -> Vec<Finding> {
     let role = &state.role;
     let mut out = vec![match state.may_work {
         true => Finding::ready("role", format!("\"{role}\" may read and remove rows")),
@@ -180,8 +203,34 @@ mod tests {
     fn wrong(spoil: impl FnOnce(&mut State)) -> Vec<String> {
         let mut state = ready();
         spoil(&mut state);
-        let found = of(&state, "crieur", &[example::needs(&["id"])]);
+        let found = of(&state, "crieur", &[&example::needs(&["id"])]);
         found.into_iter().filter(|one| one.verdict == Verdict::Wrong).map(|one| one.seen).collect()
+    }
+
+    #[test]
+    fn names_that_the_schema_does_not_have_are_told_with_their_rule() {
+        let said = |spoil: fn(&mut Catalog), columns: &[&str], ignored: &str| {
+            let mut catalog = example::catalog();
+            spoil(&mut catalog);
+            let mut need = example::needs(columns);
+            need.ignores([ignored.to_owned()].iter());
+            let found = misnamed(&catalog, &[need]).into_iter();
+            found.map(|finding| (finding.seen, finding.mend.concat())).collect::<Vec<_>>()
+        };
+        let as_it_is = |_: &mut Catalog| ();
+        let virtually = |catalog: &mut Catalog| catalog.tables[0].carriers[0].columns[0].generated = "v".into();
+        let correct = "correct the name in the rules file";
+        for (found, expected) in [
+            (said(as_it_is, &["id"], "city"), None),
+            (said(as_it_is, &["ctiy"], "city"), Some(("has no column \"ctiy\" (rule 1)", correct))),
+            (said(as_it_is, &["id"], "ctiy"), Some(("has no column \"ctiy\", which rules ignore", correct))),
+            (said(|catalog| catalog.tables.clear(), &["id"], "city"), Some(("does not exist", correct))),
+            (said(virtually, &["id"], "city"), Some(("\"id\" is generated", "compute it in a lookup"))),
+        ] {
+            assert_eq!(found.len(), usize::from(expected.is_some()), "{found:?}");
+            let told = |(words, mend): (&str, &str)| found[0].0.contains(words) && found[0].1 == mend;
+            assert!(expected.is_none_or(told), "{expected:?}: {found:?}");
+        }
     }
 
     #[test]

@@ -62,8 +62,7 @@ pub fn publication(catalog: &Catalog, name: &str, needs: &[TableNeeds]) -> Vec<F
 pub fn table(catalog: &Catalog, need: &TableNeeds, publication: &str) -> Vec<Finding> {
     let subject = format!("table {}.{}", need.schema, need.table);
     let Some(table) = catalog.table(need) else {
-        let seen = format!("does not exist, or the role may not see it ({})", need.rule);
-        return vec![Finding::wrong(subject, seen).mend("correct the name in the rules file")];
+        return vec![missing(need)];
     };
     if !table.is_replicable() {
         let seen = format!("{}: its changes are not in the stream ({})", kind(table), need.rule);
@@ -92,6 +91,13 @@ pub fn table(catalog: &Catalog, need: &TableNeeds, publication: &str) -> Vec<Fin
     out
 }
 
+/// A table that the catalog does not have.
+pub fn missing(need: &TableNeeds) -> Finding {
+    let subject = format!("table {}.{}", need.schema, need.table);
+    let seen = format!("does not exist, or the role may not see it ({})", need.rule);
+    Finding::wrong(subject, seen).mend("correct the name in the rules file")
+}
+
 fn kind(table: &Table) -> &'static str {
     match (table.kind.as_str(), table.persistence.as_str()) {
         ("v", _) => "a view",
@@ -112,7 +118,9 @@ fn rows_of(catalog: &Catalog, table: &Table, carrier: &Carrier, need: &TableNeed
     if carrier.kind != "r" || carrier.persistence != "p" {
         return vec![Finding::wrong(subject, "is foreign, unlogged or temporary: its changes are not in the stream")];
     }
-    let mut out = columns(catalog, carrier, need, &subject);
+    let sent = catalog.publication.as_ref().is_some_and(|publication| publication.generated == "s");
+    let stored = if sent { Stored::Sent } else { Stored::LeftOut };
+    let mut out = columns(carrier, need, stored, &subject);
     let again = || {
         let (publication, table) = (quote::identifier(publication), table.quoted());
         [
@@ -139,9 +147,18 @@ fn rows_of(catalog: &Catalog, table: &Table, carrier: &Carrier, need: &TableNeed
     out
 }
 
-/// Columns that do not exist or are computed on the way.
-fn columns(catalog: &Catalog, carrier: &Carrier, need: &TableNeeds, subject: &str) -> Vec<Finding> {
-    let sent = catalog.publication.as_ref().is_some_and(|publication| publication.generated == "s");
+/// What becomes of generated columns that are stored; virtual ones never come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stored {
+    /// They come with the others.
+    Sent,
+    /// They do not.
+    LeftOut,
+}
+
+/// Columns that rules name and that do not exist or do not come with a change.
+pub fn columns(carrier: &Carrier, need: &TableNeeds, stored: Stored, subject: &str) -> Vec<Finding> {
+    let left_out = |generated: &str| generated == "v" || (generated == "s" && stored == Stored::LeftOut);
     let mut out = Vec::new();
     for (name, column) in &need.columns {
         match carrier.column(name) {
@@ -149,10 +166,10 @@ fn columns(catalog: &Catalog, carrier: &Carrier, need: &TableNeeds, subject: &st
                 Finding::wrong(subject, format!("has no column \"{name}\" ({})", column.rule))
                     .mend("correct the name in the rules file"),
             ),
-            Some(found) if found.generated == "v" || (found.generated == "s" && !sent) => out.push(
+            Some(found) if left_out(&found.generated) => out.push(
                 Finding::wrong(
                     subject,
-                    format!("column \"{name}\" is generated and not in the stream ({})", column.rule),
+                    format!("column \"{name}\" is generated and does not come with a change ({})", column.rule),
                 )
                 .mend("compute it in a lookup"),
             ),

@@ -5,7 +5,7 @@
 
 mod families;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Value};
 
-use crate::cache::{lease, reply};
-use crate::cli::replay::shown;
+use crate::cache::{glob, lease, reply};
+use crate::cli::replay::quoted;
 use crate::config::{Config, Leases};
 use crate::error::{Error, Exit, Result};
 use crate::keys::FamilyId;
@@ -48,21 +48,24 @@ pub struct CoverageArgs {
 /// What the keys that were seen say about the rules.
 struct Survey<'r> {
     rules: &'r Rules,
+    /// The patterns of all families, without their versions.
+    unversioned: Vec<(FamilyId, Vec<u8>)>,
     leases: Leases,
     /// Keys that were looked at, protected ones among them.
     keys: u64,
     protected: u64,
     covered: u64,
-    /// Keys by template, whether they suit it well or not.
-    matched: BTreeMap<FamilyId, u64>,
+    /// Families of which a key was seen; a key that suits one well is of no other.
+    matched: BTreeSet<FamilyId>,
     doubtful: Families,
     uncovered: Families,
 }
 
 impl<'r> Survey<'r> {
     fn new(rules: &'r Rules, leases: Leases) -> Self {
-        let (matched, doubtful, uncovered) = (BTreeMap::new(), Families::default(), Families::default());
-        Survey { rules, leases, keys: 0, protected: 0, covered: 0, matched, doubtful, uncovered }
+        let (matched, doubtful, uncovered) = (BTreeSet::new(), Families::default(), Families::default());
+        let unversioned = rules.families().map(|(family, pattern)| (family, unversioned(pattern))).collect();
+        Survey { rules, unversioned, leases, keys: 0, protected: 0, covered: 0, matched, doubtful, uncovered }
     }
 
     fn add(&mut self, key: &[u8]) {
@@ -77,8 +80,10 @@ impl<'r> Survey<'r> {
             return;
         }
         let covering: Vec<(FamilyId, Suits)> = self.rules.covering(key).collect();
-        covering.iter().for_each(|(family, _)| *self.matched.entry(*family).or_default() += 1);
-        match covering.iter().max_by_key(|(_, suits)| *suits) {
+        let best = covering.iter().max_by_key(|(_, suits)| *suits);
+        let of_it = covering.iter().filter(|(_, suits)| best.is_some_and(|(_, best)| suits == best));
+        self.matched.extend(of_it.map(|(family, _)| *family));
+        match best {
             Some((_, Suits::Well)) => self.covered += 1,
             Some((family, Suits::Doubtfully)) => {
                 let note = format!("only if a value of {} held a \":\" or a version", self.origin(*family));
@@ -88,14 +93,14 @@ impl<'r> Survey<'r> {
         }
     }
 
-    /// Whether a rule deletes the same name without its version: readers that moved, and rules that did not.
+    /// Whether a rule deletes the same name in another version, or in none: readers that moved, and rules that did not.
+    /// The longest pattern tells most.
     fn moved(&self, key: &[u8]) -> Option<String> {
         let plain = unversioned(key);
-        if plain == key {
-            return None;
-        }
-        let (family, _) = self.rules.covering(&plain).max_by_key(|(_, suits)| *suits)?;
-        Some(format!("without its version {} deletes it: did readers move?", self.origin(family)))
+        let names = |pattern: &[u8]| pattern.iter().any(|byte| !matches!(byte, b'*' | b':'));
+        let same = self.unversioned.iter().filter(|(_, pattern)| names(pattern) && glob::matches(pattern, &plain));
+        let (family, _) = same.max_by_key(|(_, pattern)| pattern.len())?;
+        Some(format!("but for the version {} deletes it: did readers move?", self.origin(*family)))
     }
 
     fn origin(&self, family: FamilyId) -> String {
@@ -103,11 +108,16 @@ impl<'r> Survey<'r> {
         format!("\"{template}\" at {place}")
     }
 
-    /// Templates for which no key was seen, each once however many families it is spelled out to.
+    /// Templates for which no key was seen, each once however many families it is spelled out to; where some of these
+    /// were seen, the others by their patterns.
     fn never(&self) -> BTreeSet<String> {
-        let seen: BTreeSet<String> = self.matched.keys().map(|family| self.origin(*family)).collect();
-        let all = self.rules.families().map(|(family, _)| self.origin(family));
-        all.filter(|origin| !seen.contains(origin)).collect()
+        let seen: BTreeSet<String> = self.matched.iter().map(|family| self.origin(*family)).collect();
+        let unseen = self.rules.families().filter(|(family, _)| !self.matched.contains(family));
+        let said = |(family, pattern): (FamilyId, &[u8])| match self.origin(family) {
+            origin if seen.contains(&origin) => format!("{} of {origin}", quoted(pattern)),
+            origin => origin,
+        };
+        unseen.map(said).collect()
     }
 }
 
@@ -171,8 +181,11 @@ fn report(survey: Survey<'_>, whole: bool, out: &mut dyn Write) -> std::io::Resu
             writeln!(out, "{kind} … and {} more families", families.len() - LINES_MAX)?;
         }
     }
-    for template in &never {
+    for template in never.iter().take(LINES_MAX) {
         writeln!(out, "NEVER   {template}: no key was seen")?;
+    }
+    if never.len() > LINES_MAX {
+        writeln!(out, "NEVER   … and {} more", never.len() - LINES_MAX)?;
     }
     let count = |families: &[(String, families::Seen)]| families.iter().map(|(_, seen)| seen.count).sum::<u64>();
     let (no_rule, doubt) = (count(&uncovered), count(&doubtful));
@@ -182,12 +195,6 @@ fn report(survey: Survey<'_>, whole: bool, out: &mut dyn Write) -> std::io::Resu
         "{keys} keys{all}: {covered} covered, {no_rule} without a rule, {doubt} in doubt, {protected} protected"
     )?;
     Ok(if uncovered.is_empty() && doubtful.is_empty() { Exit::Ok } else { Exit::Failed })
-}
-
-/// A key in quotes, whatever its bytes.
-fn quoted(key: &[u8]) -> String {
-    let shown = shown(key);
-    if shown.starts_with('"') { shown } else { format!("\"{shown}\"") }
 }
 
 #[cfg(test)]
@@ -217,7 +224,7 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(report(survey, false, &mut out).expect("written"), Exit::Failed);
         let expected = r#"NO RULE p:home_v4: 1 key, for example "p:home_v4"
-        without its version "home" at rules.toml:1 deletes it: did readers move?
+        but for the version "home" at rules.toml:1 deletes it: did readers move?
 NO RULE p:search:{bytes}: 1 key, for example "p:search:a\xff\n"
 DOUBT   p:detail:{number}_v4: 2 keys, for example "p:detail:1_v4"
         only if a value of "detail:{id}" at rules.toml:1 held a ":" or a version
@@ -226,6 +233,58 @@ NEVER   "home" at rules.toml:1: no key was seen
 10 keys, which are not all: 4 covered, 2 without a rule, 2 in doubt, 2 protected
 "#;
         assert_eq!(String::from_utf8(out).expect("text"), expected);
+    }
+
+    /// The report on a cache with these keys, but for its last line.
+    fn reported(rules: &str, keys: &[&str]) -> String {
+        let rules = rules_of(&format!("[[rules]]\ntable = 't'\n{rules}\n"));
+        let mut survey = Survey::new(&rules, Leases::None);
+        keys.iter().for_each(|key| survey.add(key.as_bytes()));
+        let mut out = Vec::new();
+        report(survey, true, &mut out).expect("written");
+        let text = String::from_utf8(out).expect("text");
+        text.rsplit_once('\n').and_then(|(text, _)| text.rsplit_once('\n')).map_or("", |(lines, _)| lines).to_owned()
+    }
+
+    #[test]
+    fn a_name_of_a_list_that_no_key_has_any_more_is_never_seen() {
+        let list = "keys = ['{properties:detail,property:v2}:{id}']\ncompanions = [':meta']";
+        let never = |pattern: &str| {
+            format!(
+                "NEVER   \"{pattern}\" of \"{{properties:detail,property:v2}}:{{id}}\" at rules.toml:1: no key was seen"
+            )
+        };
+        assert_eq!(
+            reported(list, &["property:v2:7", "property:v2:7:meta", "properties:detail:7", "properties:detail:7:meta"]),
+            ""
+        );
+        let old = ["properties:detail:*", "properties:detail:*:meta"].map(never).join("\n");
+        assert_eq!(reported(list, &["property:v2:7", "property:v2:7:meta"]), old);
+        // A companion alone is no key of the template itself.
+        assert_eq!(
+            reported(list, &["property:v2:7", "property:v2:7:meta", "properties:detail:7:meta"]),
+            never("properties:detail:*"),
+        );
+        let all = "NEVER   \"{properties:detail,property:v2}:{id}\" at rules.toml:1: no key was seen";
+        assert_eq!(reported(list, &[]), all);
+    }
+
+    #[test]
+    fn readers_that_moved_from_one_version_to_another_are_shown() {
+        let said = "        but for the version \"home_v3\" at rules.toml:1 deletes it: did readers move?";
+        for key in ["home_v4", "home"] {
+            let expected = format!(
+                "NO RULE {key}: 1 key, for example \"{key}\"\n{said}\nNEVER   \"home_v3\" at rules.toml:1: no key was seen"
+            );
+            assert_eq!(reported("keys = ['home_v3', 'v1:{id}']", &[key, "v1:x"]), expected);
+        }
+        let deep = reported("keys = ['p:v3:d:{id}', 'p:x']", &["p:v4:d:7", "p:x"]);
+        assert!(deep.contains("but for the version \"p:v3:d:{id}\" at"), "{deep}");
+    }
+
+    #[test]
+    fn a_timestamp_is_no_doubt() {
+        assert_eq!(reported("keys = ['at:{t}']", &["at:2024-03-01T23:30:00.5+00:00"]), "");
     }
 
     #[test]
