@@ -159,18 +159,64 @@ fn kind_of(key: &Key, value: &Toml<'_>) -> Option<ValueKind> {
 /// Reads a file's text.
 pub fn read(path: &Path) -> Result<Rc<SourceFile>, Mistakes> {
     let name = path.display().to_string();
-    match std::fs::read_to_string(path) {
+    let bytes = std::fs::read(path).map_err(|cause| Mistakes::unreadable(&name, &cause))?;
+    match String::from_utf8(bytes) {
         Ok(text) => Ok(Rc::new(SourceFile { name, text })),
-        Err(cause) => Err(Mistakes::unreadable(&name, &cause)),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            let mut mistakes = Mistakes::default();
+            let place =
+                Place::File(Rc::new(SourceFile { name, text }), at..at + char::REPLACEMENT_CHARACTER.len_utf8());
+            mistakes.error(place, "file is not UTF-8", "save it as UTF-8");
+            Err(mistakes)
+        }
     }
 }
 
-/// Parses a file; what is not TOML at all is a mistake with its place.
-pub fn parse<'i>(file: &'i Rc<SourceFile>, mistakes: &mut Mistakes) -> DeTable<'i> {
+/// Parses a file. Of what is not TOML at all the first mistake is said with its place, and nothing is read: those behind
+/// it come of it.
+pub fn parse<'i>(file: &'i Rc<SourceFile>, mistakes: &mut Mistakes) -> Option<DeTable<'i>> {
     let (table, errors) = DeTable::parse_recoverable(&file.text);
-    for error in errors {
-        let at = error.span().unwrap_or(0..0);
-        mistakes.error(Place::File(Rc::clone(file), at), "file is not valid TOML", error.message().replace('\n', ", "));
+    let Some(error) = errors.iter().min_by_key(|error| error.span().map_or(0, |at| at.start)) else {
+        return Some(table.into_inner());
+    };
+    let at = error.span().unwrap_or(0..0);
+    let message = error.message().replace('\n', ", ");
+    let note = match ends_inside(file.line(at.start)) {
+        true => "a \" ends the string: inside of \"…\" write {x or 'none'}, or use a '…' string".to_owned(),
+        // It is seen only where something else begins.
+        false if message.contains("array") => format!("{message}; or the ] of an array above is missing"),
+        false => message,
+    };
+    mistakes.error(Place::File(Rc::clone(file), at), "file is not valid TOML", note);
+    None
+}
+
+/// Whether the line looks like `"{x or "none"}"`, whose second quote ends the string.
+fn ends_inside(line: &str) -> bool {
+    line.match_indices(" or \"").any(|(at, _)| {
+        let before = &line[..at];
+        let open = before.rfind('{');
+        open.is_some_and(|open| !before[open..].contains(['}', '"']) && before[..open].matches('"').count() % 2 == 1)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quote_that_ends_a_string_too_early_is_told_from_other_mistakes() {
+        for (line, expected) in [
+            (r#"keys = ["a:{x or "none"}"]"#, true),
+            (r#"keys = ["a", "b:{x.y|lower or "none"}:c"]"#, true),
+            (r#"keys = ['a:{x or "none"}'"#, false),
+            (r#"when = "a = 1 or "b"#, false),
+            (r#"keys = ["a:{x}", " or "b"#, false),
+            (r#"keys = ["a:{x or 'none'}""#, false),
+        ] {
+            assert_eq!(ends_inside(line), expected, "{line}");
+        }
     }
-    table.into_inner()
 }

@@ -25,6 +25,11 @@ impl SourceFile {
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
     }
+
+    /// The line that a byte is in.
+    pub fn line(&self, at: usize) -> &str {
+        self.text.lines().nth(self.position(at).0 - 1).unwrap_or("")
+    }
 }
 
 /// Where a mistake is.
@@ -32,6 +37,8 @@ impl SourceFile {
 pub enum Place {
     /// Bytes of a file.
     File(Rc<SourceFile>, Range<usize>),
+    /// A file as a whole, by its name.
+    Whole(String),
     /// An environment variable.
     Variable(String),
     /// Nowhere: something is not there.
@@ -43,7 +50,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::File(file, span) => write!(f, "{}:{}", file.name, file.position(span.start).0),
-            Place::Variable(name) => f.write_str(name),
+            Place::Whole(name) | Place::Variable(name) => f.write_str(name),
             Place::Nowhere => Ok(()),
         }
     }
@@ -106,8 +113,18 @@ impl Mistakes {
     /// A file that must be read cannot be.
     pub(crate) fn unreadable(name: &str, cause: &std::io::Error) -> Self {
         let mut mistakes = Mistakes { exit: Exit::NoInput, ..Mistakes::default() };
-        mistakes.error(Place::Nowhere, format!("cannot read \"{name}\": {cause}"), "name the file with --config FILE");
+        let note = match cause.kind() {
+            std::io::ErrorKind::NotFound => "write it, or name another one with --config FILE",
+            std::io::ErrorKind::PermissionDenied => "let the user read it whom crieur runs as",
+            _ => "it must be a file with text",
+        };
+        mistakes.error(Place::Whole(name.to_owned()), format!("cannot read \"{name}\": {cause}"), note);
         mistakes
+    }
+
+    /// Adds those of another file.
+    pub(crate) fn append(&mut self, others: Mistakes) {
+        self.found.extend(others.found);
     }
 
     /// What the first one says.
@@ -157,6 +174,7 @@ impl fmt::Display for Mistake {
                 excerpt(f, file, span, &self.note)?;
                 if self.within.is_empty() { Ok(()) } else { writeln!(f, "  = in {}", self.within) }
             }
+            Place::Whole(name) => writeln!(f, " --> {name}\n  = {}", self.note),
             Place::Variable(name) => writeln!(f, " --> environment variable {name}\n  = {}", self.note),
             Place::Nowhere => writeln!(f, "  = {}", self.note),
         }
@@ -166,7 +184,7 @@ impl fmt::Display for Mistake {
 /// The line of the place, and the note under the exact bytes.
 fn excerpt(f: &mut fmt::Formatter<'_>, file: &SourceFile, span: &Range<usize>, note: &str) -> fmt::Result {
     let (line, column) = file.position(span.start);
-    let text = file.text.lines().nth(line - 1).unwrap_or("");
+    let text = file.line(span.start);
     let shown = blotted(text);
     let marked = file.text.get(span.clone()).and_then(|bytes| bytes.lines().next()).unwrap_or("");
     // A blotted line no longer has the columns of the original.
@@ -189,12 +207,13 @@ fn blotted(line: &str) -> String {
     }
 }
 
-/// `did you mean "slot"? ` when one of `allowed` is near, else nothing; then what is allowed.
+/// `did you mean "slot"? ` when one of `allowed` is near, in whatever case, else nothing; then what is allowed.
 pub fn suggestion<'a>(written: &str, allowed: impl IntoIterator<Item = &'a str>) -> String {
     let allowed: Vec<&str> = allowed.into_iter().collect();
+    let lower = written.to_lowercase();
     let near = allowed
         .iter()
-        .map(|name| (distance(written, name), name))
+        .map(|name| (distance(&lower, &name.to_lowercase()), name))
         .filter(|(distance, name)| *distance * 3 <= name.chars().count().max(3))
         .min();
     let list = if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };

@@ -4,6 +4,7 @@ pub mod credentials;
 mod layers;
 pub mod mistake;
 pub mod reference;
+pub(crate) mod written;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,6 +17,7 @@ use toml::de::DeTable;
 use crate::config::layers::Layer;
 use crate::config::mistake::{Place, SourceFile};
 use crate::config::reference::Checked;
+use crate::error::Exit;
 use crate::rules::Rules;
 use crate::rules::parse::{Reader, TOP};
 
@@ -171,7 +173,7 @@ impl Config {
         protect: Option<&[Vec<u8>]>,
     ) -> Result<Config, Mistakes> {
         let mut mistakes = Mistakes::default();
-        let table = layers::parse(&file, &mut mistakes);
+        let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
         let (below, above) = layers::environment(env, &mut mistakes);
         let from_file = layers::file(&file, &table, &mut mistakes);
         let settings = Settings::merge([Layer::defaults(), below, from_file, above]);
@@ -196,7 +198,7 @@ impl Config {
 pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
     let file = layers::read(path)?;
     let mut mistakes = Mistakes::default();
-    let table = layers::parse(&file, &mut mistakes);
+    let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
     let from_file = layers::file(&file, &table, &mut mistakes);
     let settings = Settings::merge([Layer::defaults(), Layer::default(), from_file, Layer::default()]);
     let protect: Vec<Vec<u8>> = settings.texts("cache.protect").into_iter().map(String::into_bytes).collect();
@@ -220,6 +222,7 @@ fn read_rules(
         match value.get_ref().as_str().filter(|name| !name.is_empty()) {
             Some(name) => match layers::read(&directory.join(name)) {
                 Ok(read) => other = Some(read),
+                Err(mistaken) if mistaken.exit() == Exit::Config => mistakes.append(mistaken),
                 Err(unreadable) => {
                     mistakes.error(place, unreadable.first_message(), "the path is relative to this file")
                 }
@@ -227,7 +230,10 @@ fn read_rules(
             None => mistakes.error(place, "rules_file must be the name of a file", "it holds [[rules]]"),
         }
     }
-    let other_table = other.as_ref().map(|other| layers::parse(other, mistakes));
+    let other_table = other.as_ref().and_then(|other| layers::parse(other, mistakes));
+    if other.is_some() && other_table.is_none() {
+        return Err(std::mem::take(mistakes)); // Rules may name what it says.
+    }
     if let (Some(other), Some(table)) = (&other, &other_table) {
         for key in table.keys().filter(|key| !TOP.contains(&key.get_ref().as_ref())) {
             let place = Place::File(Rc::clone(other), key.span());
@@ -248,7 +254,11 @@ fn read_rules(
     }
     let rules = reader.finish();
     if rules.families().next().is_none() && mistakes.is_harmless() {
-        mistakes.error(Place::Nowhere, "there are no rules", "add [[rules]], or rules_file = \"…\"");
+        let (file, note) = match &other {
+            Some(other) => (other, "add [[rules]] here"),
+            None => (file, "add [[rules]] here, or rules_file = \"…\""),
+        };
+        mistakes.error(Place::Whole(file.name.clone()), "there are no rules", note);
     }
     Ok(rules)
 }
@@ -513,11 +523,50 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_toml_and_what_holds_no_rules_is_said() {
-        for (text, expected) in [("a = [", "error: file is not valid TOML"), ("", "error: there are no rules")] {
-            let shown = load(text, &URLS).expect_err("a mistake");
-            assert!(shown.contains(expected), "{shown}");
+    fn what_is_no_toml_and_what_holds_no_rules_is_said_once() {
+        let wrong = |rule: &str| format!("{RULES}[[rules]]\ntable = 5\n{rule}\n");
+        let quote = wrong("keys = [\"k:{x or \"none\"}\"]");
+        for (text, place, note) in [
+            ("a = [", "file is not valid TOML\n --> crieur.toml:1:6\n", "array"),
+            (&quote, "file is not valid TOML\n --> crieur.toml:6:19\n", "write {x or 'none'}, or use a '…' string"),
+            (
+                &wrong("when = [\"t\", \"u\"\nkeys = [\"k\"]"),
+                "file is not valid TOML\n --> crieur.toml:7:1\n",
+                "or the ] of an array above is missing",
+            ),
+            ("", "there are no rules\n --> crieur.toml\n", "add [[rules]] here, or rules_file"),
+        ] {
+            let shown = load(text, &URLS).map(|_| ()).expect_err("a mistake");
+            assert!(shown.starts_with(&format!("error: {place}")) && shown.contains(note), "{shown}");
+            assert_eq!(shown.matches("error: ").count(), 1, "{shown}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_of_rules_is_said_of_that_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("crieur.toml");
+        let main = "rules_file = 'more.toml'\n[[rules]]\ntable = 't'\nwhen = '@free'\nkeys = ['k']\n";
+        let none = main.split_inclusive('\n').next().expect("a line");
+        for (main, more, expected) in [
+            (main, &b"[conditions]\nfree = \"a"[..], "file is not valid TOML\n --> DIR/more.toml:2:"),
+            (main, b"[conditions]\n# \xe9t\xe9\nfree = 'a'", "file is not UTF-8\n --> DIR/more.toml:2:3\n"),
+            (none, b"", "there are no rules\n --> DIR/more.toml\n  = add [[rules]] here\n"),
+            (none, b"\xff", "file is not UTF-8\n --> DIR/more.toml:1:1\n"),
+        ] {
+            std::fs::write(directory.path().join("more.toml"), more).expect("written");
+            std::fs::write(&path, main).expect("written");
+            let shown = rules_of_file(&path).map(|_| ()).expect_err("a mistake").to_string();
+            let expected = expected.replace("DIR", &directory.path().display().to_string());
+            assert!(shown.starts_with(&format!("error: {expected}")), "{shown}\n--- expected\n{expected}");
+        }
+        std::fs::write(&path, b"\n[postgres] # caf\xe9\n").expect("written");
+        let mistakes = rules_of_file(&path).map(|_| ()).expect_err("a mistake");
+        assert_eq!(mistakes.exit(), Exit::Config);
+        assert!(mistakes.to_string().contains("crieur.toml:2:17\n"), "{mistakes}");
+        let directory = rules_of_file(directory.path()).map(|_| ()).expect_err("a directory is no file");
+        assert_eq!(directory.exit(), Exit::NoInput);
+        assert!(directory.to_string().ends_with("= it must be a file with text\n"), "{directory}");
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Conditions on one row image, `when = "status = 'disponible' and price < 100"`: SQL's three values and a fourth, unknown.
 //!
 //! A condition is asked which truth values are [`Possible`]: a value that is not in the stream, and a comparison whose
-//! outcome only the server knows (the order of an enum, another spelling of a date), leave more than one. A rule is
-//! held back only where true is impossible.
+//! outcome only the server knows (the order of texts and of an enum, another spelling of a date), leave more than one.
+//! A rule is held back only where true is impossible.
 
 use std::cmp::Ordering;
 
 use crate::change::Value;
-use crate::rules::like::Like;
+use crate::rules::like::{self, Like};
 use crate::rules::number;
 
 /// A set of SQL truth values: which ones a condition may have.
@@ -152,8 +152,14 @@ pub enum Condition<P> {
 /// What is known of a type, as far as comparing needs it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
-    /// Integers, `numeric`, `real`, `double precision`.
+    /// Integers, `numeric`: exact.
     Number,
+    /// `double precision`, and what is compared with one.
+    Double,
+    /// `real`.
+    Real,
+    /// `real` beside another type of number: SQL takes both for `double precision`, unless it is told otherwise.
+    RealAndOther,
     /// `bool`.
     Boolean,
     /// `text`, `varchar`, and what `->>` gives.
@@ -172,7 +178,9 @@ impl Kind {
     /// `pg_type.oid` of built-in types.
     pub fn of(type_oid: u32) -> Self {
         match type_oid {
-            20 | 21 | 23 | 26 | 700 | 701 | 1700 => Kind::Number,
+            20 | 21 | 23 | 26 | 1700 => Kind::Number,
+            700 => Kind::Real,
+            701 => Kind::Double,
             16 => Kind::Boolean,
             25 | 1043 | 19 => Kind::Text,
             1042 => Kind::Padded,
@@ -186,9 +194,16 @@ impl Kind {
     fn order(self, left: &[u8], right: &[u8]) -> Option<Ordering> {
         match self {
             Kind::Number => number::compare(left, right),
+            Kind::Double => Some(order(double(left)?, double(right)?)),
+            Kind::Real => Some(order(real(left)?, real(right)?)),
+            Kind::RealAndOther => {
+                let both = order(real(left)?, real(right)?);
+                let each = [order(real(left)?, double(right)?), order(double(left)?, real(right)?)];
+                (each == [both; 2]).then_some(both)
+            }
             Kind::Boolean => Some(boolean(left)?.cmp(&boolean(right)?)),
-            Kind::Text => Some(left.cmp(right)),
-            Kind::Padded => Some(unpadded(left).cmp(unpadded(right))),
+            Kind::Text => collated(left, right),
+            Kind::Padded => collated(unpadded(left), unpadded(right)),
             Kind::Time => times(left, right),
             Kind::Uuid if left.len() == 36 && right.len() == 36 => {
                 Some(left.to_ascii_lowercase().cmp(&right.to_ascii_lowercase()))
@@ -197,11 +212,55 @@ impl Kind {
         }
     }
 
-    /// Texts that no type with this text could take for the same value.
+    /// Texts that no type with this text, in no locale, could take for the same value.
     fn differ(self, left: &[u8], right: &[u8]) -> bool {
         let same_number = || number::compare(left, right).is_some_and(Ordering::is_eq);
-        self == Kind::Other && !left.eq_ignore_ascii_case(right) && !same_number()
+        match self {
+            Kind::Text => left != right,
+            Kind::Padded => unpadded(left) != unpadded(right),
+            Kind::Other => {
+                let text = |text| std::str::from_utf8(unpadded(text)).ok();
+                text(left).zip(text(right)).is_some_and(|(left, right)| like::surely_differ(left, right))
+                    && !same_number()
+            }
+            Kind::Number | Kind::Double | Kind::Real | Kind::RealAndOther => false,
+            Kind::Boolean | Kind::Time | Kind::Uuid => false,
+        }
     }
+
+    /// The kind that a value of this one is compared as beside another.
+    fn beside(self, other: Kind) -> Kind {
+        match (self, other) {
+            (kind, other) if kind == other => kind,
+            (Kind::Real | Kind::RealAndOther, _) | (_, Kind::Real | Kind::RealAndOther) => Kind::RealAndOther,
+            (Kind::Double, _) | (_, Kind::Double) => Kind::Double,
+            (Kind::Number, _) | (_, Kind::Number) => Kind::Number,
+            // A text out of JSON that is read as the other.
+            (kind @ (Kind::Boolean | Kind::Time | Kind::Uuid), Kind::Text) => kind,
+            (Kind::Text, kind @ (Kind::Boolean | Kind::Time | Kind::Uuid)) => kind,
+            (_, _) => Kind::Other,
+        }
+    }
+}
+
+/// The order of two texts in every collation: only equal ones are equal, the empty one is the least, and which of two
+/// others is less differs.
+fn collated(left: &[u8], right: &[u8]) -> Option<Ordering> {
+    (left == right || left.is_empty() || right.is_empty()).then(|| left.cmp(right))
+}
+
+fn double(text: &[u8]) -> Option<f64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The nearest `real`, which `double precision` holds exactly.
+fn real(text: &[u8]) -> Option<f64> {
+    std::str::from_utf8(text).ok()?.parse::<f32>().ok().map(f64::from)
+}
+
+/// `NaN` equals itself and is greater than all, as in PostgreSQL.
+fn order(left: f64, right: f64) -> Ordering {
+    left.partial_cmp(&right).unwrap_or_else(|| left.is_nan().cmp(&right.is_nan()))
 }
 
 /// `t`, `true`, `f`, `false`.
@@ -315,14 +374,12 @@ fn compared<'v, P>(
     read: &impl Fn(&P) -> (Value<'v>, Kind),
 ) -> Possible {
     let (right, kind) = match right {
-        Right::Value(right) => match read(right) {
-            (right, other) if other == kind => (right, kind),
-            (right, Kind::Number) => (right, Kind::Number),
-            (right, _) if kind == Kind::Number => (right, Kind::Number),
-            (right, _) => (right, Kind::Other),
-        },
+        Right::Value(right) => {
+            let (right, other) = read(right);
+            (right, kind.beside(other))
+        }
         Right::Constant(Constant::Text(text)) => (Value::Text(text), kind),
-        Right::Constant(Constant::Number(text)) => (Value::Text(text), Kind::Number),
+        Right::Constant(Constant::Number(text)) => (Value::Text(text), Kind::Number.beside(kind)),
         Right::Constant(Constant::Boolean(true)) => (Value::Text(b"true"), Kind::Boolean),
         Right::Constant(Constant::Boolean(false)) => (Value::Text(b"false"), Kind::Boolean),
     };
@@ -371,7 +428,24 @@ mod tests {
             (Kind::Time, "0044-03-15 BC", "2024-01-02", None),
             (Kind::Time, "12024-01-02", "2024-01-02", None),
             (Kind::Padded, "ab  ", "ab", Some(Ordering::Equal)),
+            (Kind::Text, "a", "b", None),
+            (Kind::Text, "b", "b", Some(Ordering::Equal)),
+            (Kind::Text, "", "a", Some(Ordering::Less)),
+            (Kind::Padded, "b ", "  ", Some(Ordering::Greater)),
+            (Kind::Padded, "ab", "b", None),
             (Kind::Number, "x", "1", None),
+            (Kind::Number, "9007199254740993", "9007199254740992", Some(Ordering::Greater)),
+            (Kind::Double, "9007199254740993", "9.007199254740992e+15", Some(Ordering::Equal)),
+            (Kind::Double, "0.1", "0.1000000000000000055", Some(Ordering::Equal)),
+            (Kind::Double, "NaN", "Infinity", Some(Ordering::Greater)),
+            (Kind::Double, "NaN", "NaN", Some(Ordering::Equal)),
+            (Kind::Double, "-0", "0", Some(Ordering::Equal)),
+            (Kind::Double, "-Infinity", "x", None),
+            (Kind::Real, "0.1", "0.10000000149", Some(Ordering::Equal)),
+            (Kind::RealAndOther, "0.1", "0.1", None),
+            (Kind::RealAndOther, "0.25", "0.25", Some(Ordering::Equal)),
+            (Kind::RealAndOther, "0.1", "0.2", Some(Ordering::Less)),
+            (Kind::RealAndOther, "1.6777216e+07", "16777217", None),
             (Kind::Boolean, "t", "true", Some(Ordering::Equal)),
             (Kind::Other, "a", "b", None),
             (Kind::Uuid, "x", "y", None),
@@ -380,6 +454,25 @@ mod tests {
             assert_eq!(kind.order(left.as_bytes(), right.as_bytes()), expected, "{left} {right}");
         }
         assert!(Kind::Other.differ(b"a", b"b") && !Kind::Other.differ(b"a", b"A"));
-        assert!(!Kind::Other.differ(b"1.0", b"1"));
+        assert!(!Kind::Other.differ(b"1.0", b"1") && !Kind::Other.differ(b"a ", b"a"));
+        assert!(!Kind::Other.differ("É".as_bytes(), "é".as_bytes()) && Kind::Other.differ("é".as_bytes(), b"e"));
+        assert!(!Kind::Other.differ(b"a\xff", b"b") && Kind::Text.differ(b"a", b"A") && !Kind::Time.differ(b"a", b"b"));
+    }
+
+    #[test]
+    fn values_of_two_types_are_compared_as_sql_does() {
+        for (left, right, expected) in [
+            (Kind::Text, Kind::Text, Kind::Text),
+            (Kind::Number, Kind::Text, Kind::Number),
+            (Kind::Number, Kind::Double, Kind::Double),
+            (Kind::Real, Kind::Real, Kind::Real),
+            (Kind::Real, Kind::Double, Kind::RealAndOther),
+            (Kind::Number, Kind::Real, Kind::RealAndOther),
+            (Kind::Time, Kind::Text, Kind::Time),
+            (Kind::Uuid, Kind::Time, Kind::Other),
+            (Kind::Text, Kind::Padded, Kind::Other),
+        ] {
+            assert_eq!((left.beside(right), right.beside(left)), (expected, expected), "{left:?} {right:?}");
+        }
     }
 }

@@ -22,7 +22,8 @@ pub enum Found<'a> {
     Invalid,
 }
 
-/// Walks `path` from the outermost value: the name of a field, or the position of an element from 0.
+/// Walks `path` from the outermost value: the name of a field, or the position of an element from 0, from the end when
+/// it is negative.
 ///
 /// Of a field that stands twice the last one counts, as in PostgreSQL.
 pub fn find<'a>(text: &'a [u8], path: &[String]) -> Found<'a> {
@@ -119,19 +120,29 @@ fn field<'a>(object: &'a [u8], name: &[u8]) -> Option<Option<&'a [u8]>> {
     Some(found)
 }
 
-/// The element of an array; `None` when the array is no JSON.
+/// The element of an array, -1 the last one; `None` when the array is no JSON.
 fn element<'a>(array: &'a [u8], position: &str) -> Option<Option<&'a [u8]>> {
-    let Ok(position) = position.parse::<usize>() else { return Some(None) };
+    let Ok(position) = position.parse::<i64>() else { return Some(None) };
+    if let Ok(position) = usize::try_from(position) {
+        return nth(array, position).map(Result::ok);
+    }
+    let count = nth(array, usize::MAX)?.err().unwrap_or_default();
+    let from_end = usize::try_from(position.unsigned_abs()).unwrap_or(usize::MAX);
+    count.checked_sub(from_end).map_or(Some(None), |position| nth(array, position).map(Result::ok))
+}
+
+/// The element at a position, or how many there are.
+fn nth(array: &[u8], position: usize) -> Option<Result<&[u8], usize>> {
     let mut rest = blank(&array[1..]);
     let mut at = 0;
     while rest.first() != Some(&b']') {
         let (inner, behind) = value(rest)?;
         if at == position {
-            return Some(Some(inner));
+            return Some(Ok(inner));
         }
         (at, rest) = (at + 1, next(behind)?);
     }
-    Some(None)
+    Some(Err(at))
 }
 
 /// Past the comma, if there is one.
@@ -207,12 +218,23 @@ mod tests {
     fn finds_what_postgresql_finds() {
         let text =
             br#" {"a" : {"b": [10, "x\n", {"c": null}], "b.c": true}, "n": -1.50, "a2": "", "t": "\u00e9\ud83d\ude00",
-            "d": 1, "d": 2, "e\"": "q", "o": {}, "l": [ ] } "#;
+            "d": 1, "d": 2, "e\"": "q", "o": {}, "o2": {"-1": 7}, "l": [ ] } "#;
         let cases: &[(&str, Found<'_>)] = &[
             ("a.b.0", Found::Number(b"10")),
             ("a.b.1", Found::Text(b"x\\n")),
             ("a.b.2.c", Found::Null),
             ("a.b.3", Found::Null),
+            ("a.b.-1", Found::Composite(b"{\"c\": null}")),
+            ("a.b.-2", Found::Text(b"x\\n")),
+            ("a.b.-3", Found::Number(b"10")),
+            ("a.b.-4", Found::Null),
+            ("a.b.-0", Found::Number(b"10")),
+            ("a.b.-", Found::Null),
+            ("a.b.-9223372036854775808", Found::Null),
+            ("a.b.-99999999999999999999", Found::Null),
+            ("a.-1", Found::Null),
+            ("o2.-1", Found::Number(b"7")),
+            ("l.-1", Found::Null),
             ("a.b.x", Found::Null),
             ("a.0", Found::Null),
             ("n", Found::Number(b"-1.50")),
@@ -241,7 +263,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(text in "[\\[\\]{}\",:\\\\ua0-9tn ]{0,24}", bytes in prop::collection::vec(any::<u8>(), 0..24)) {
             for text in [text.as_bytes(), &bytes] {
-                for steps in ["", "a", "0", "a.0", "0.a"] {
+                for steps in ["", "a", "0", "-1", "a.0", "a.-2", "0.a"] {
                     let found = find(text, &path(steps));
                     if let Found::Text(text) = found {
                         let _ = unescaped(text);

@@ -9,6 +9,7 @@ use crate::rules::condition::{Comparison, Condition, Constant, Kind, Right};
 use crate::rules::filter::Filter;
 use crate::rules::number;
 use crate::rules::syntax::Path;
+use crate::rules::template::{self, Piece};
 use crate::rules::{On, Part, Rule, Rules, Template};
 
 /// Choices of values that are tried on one condition.
@@ -34,6 +35,19 @@ pub struct Reads {
     pub path: Path,
     /// How it is used.
     pub how: Use,
+    /// The rule's place.
+    pub place: String,
+}
+
+/// A constant of a list, `{4,8}`, that a key is made with.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Listed {
+    /// Schema and name of the table.
+    pub table: (String, String),
+    /// The constant.
+    pub text: String,
+    /// The key as written.
+    pub key: String,
     /// The rule's place.
     pub place: String,
 }
@@ -103,6 +117,26 @@ impl Rules {
             rule.when.iter().for_each(|when| compared(when, &mut values));
             for (path, how) in values {
                 out.extend(self.of_each_table(rule, &path, &how));
+            }
+        }
+        out
+    }
+
+    /// Every constant of the lists in keys, each once: one that is also a column may have been meant as that.
+    pub fn constants(&self) -> BTreeSet<Listed> {
+        let mut out = BTreeSet::new();
+        for template in &self.templates {
+            let rule = &self.rules[template.rule];
+            for piece in template::pieces(&template.source).into_iter().flatten() {
+                let Piece::Choice(constants) = piece else { continue };
+                for (table, text) in
+                    rule.tables.iter().flat_map(|table| constants.iter().map(move |text| (table, text)))
+                {
+                    let (schema, name) = self.name_of(*table);
+                    let table = (schema.to_owned(), name.to_owned());
+                    let (key, place) = (template.source.clone(), rule.place.clone());
+                    out.insert(Listed { table, text: text.clone(), key, place });
+                }
             }
         }
         out
@@ -316,6 +350,19 @@ mod tests {
             Lint::NeverTrue(place) => format!("{place} never"),
             Lint::Shadowed((place, key), (other, by)) => format!("{place} {key} by {other} {by}"),
         }
+    }
+
+    #[test]
+    fn constants_of_lists_are_listed_for_each_table() {
+        let rules =
+            rules_of("[[rules]]\ntable = ['t', 'u']\nkeys = ['a:{4,id}:{city}', 'b:{x}']\ncompanions = [':m']\n");
+        let found: Vec<String> = rules
+            .constants()
+            .into_iter()
+            .map(|listed| format!("{} {} {} {}", listed.table.1, listed.text, listed.key, listed.place))
+            .collect();
+        let said = |table: &str, text: &str| format!("{table} {text} a:{{4,id}}:{{city}} rules.toml:1");
+        assert_eq!(found, [said("t", "4"), said("t", "id"), said("u", "4"), said("u", "id")]);
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::mistake::{Mistakes, Place, SourceFile};
+use crate::config::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::rules::condition::Condition;
 use crate::rules::name::table_name;
 use crate::rules::rule::RuleReader;
-use crate::rules::syntax::{self, Path};
+use crate::rules::syntax::Path;
 use crate::rules::{Rules, Table, TableId};
 
 /// What a rule may say: key and meaning. The reference in the documentation lists the same.
@@ -23,7 +23,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("namespace", "keys become namespace:key"),
     (
         "keys",
-        "key templates: literals, {column}, {column.path|filter or \"text\"}, {lookup.column}, {4,8}, * as a pattern, \
+        "key templates: literals, {column}, {column.path|filter or 'text'}, {lookup.column}, {4,8}, * as a pattern, \
          {{ and }} for braces",
     ),
     ("companions", "texts that follow each key to make another: [\":meta\"]"),
@@ -46,8 +46,16 @@ pub struct Reader<'m> {
     pub(super) mistakes: &'m mut Mistakes,
     /// `[conditions]`, in order.
     pub(super) conditions: Vec<(String, Condition<Path>)>,
-    /// `[ignore]`: columns by table.
-    ignored: Vec<((String, String), Vec<String>)>,
+    /// `[ignore]`, in order.
+    ignored: Vec<Ignored>,
+}
+
+/// One line of `[ignore]`.
+#[derive(Debug)]
+struct Ignored {
+    table: (String, String),
+    columns: Vec<String>,
+    place: Place,
 }
 
 impl<'m> Reader<'m> {
@@ -59,7 +67,16 @@ impl<'m> Reader<'m> {
 
     /// Everything that was read.
     pub fn finish(self) -> Rules {
-        self.rules
+        let Reader { rules, mistakes, ignored, .. } = self;
+        let named: Vec<String> = rules.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect();
+        for Ignored { table: (schema, table), place, .. } in ignored {
+            let name = format!("{schema}.{table}");
+            if !named.contains(&name) {
+                let note = suggestion(&name, named.iter().map(String::as_str));
+                mistakes.warning(place, format!("no rule names the table \"{name}\""), note);
+            }
+        }
+        rules
     }
 
     /// Reads what the rules of all files share: a file's `[conditions]` and `[ignore]`.
@@ -99,15 +116,9 @@ impl<'m> Reader<'m> {
             return self.mistakes.error(place(name.span()), message, "letters, digits, - and _ make a name");
         }
         let mut reader = RuleReader { reader: self, file, at: value.span() };
-        let Some(text) = reader.text(value, "a condition") else { return };
-        let parsed = syntax::condition(&text, &reader.reader.conditions);
-        match parsed {
-            Ok(condition) => self.conditions.push((name.get_ref().clone(), condition)),
-            Err(error) => {
-                let at = reader.inside(&value.span(), &text, &error.at);
-                self.mistakes.error(place(at), error.message, error.note);
-            }
-        }
+        let read = reader.text(value, "a condition").and_then(|text| reader.condition(&text, &value.span()));
+        // A mistake is said once, where it is, and not again of each use of the name.
+        self.conditions.push((name.get_ref().clone(), read.unwrap_or(Condition::Constant(true))));
     }
 
     fn ignore(&mut self, file: &Rc<SourceFile>, name: &Spanned<String>, value: &Toml<'_>) {
@@ -115,7 +126,10 @@ impl<'m> Reader<'m> {
         let texts = reader.texts(value, "ignore");
         let columns = texts.into_iter().filter_map(|(text, at)| reader.column(&text, at)).collect();
         match table_name(name.get_ref()) {
-            Some(table) => self.ignored.push((table, columns)),
+            Some(table) => {
+                let place = Place::File(Rc::clone(file), name.span());
+                self.ignored.push(Ignored { table, columns, place });
+            }
             None => {
                 let message = format!("\"{}\" is not the name of a table", name.get_ref());
                 let place = Place::File(Rc::clone(file), name.span());
@@ -129,8 +143,8 @@ impl<'m> Reader<'m> {
         let tables = &mut self.rules.tables;
         let known = tables.iter().position(|table| (&table.schema, &table.name) == (&schema, &name));
         TableId(known.unwrap_or_else(|| {
-            let of_it = self.ignored.iter().filter(|((s, n), _)| (s, n) == (&schema, &name));
-            let ignore = of_it.flat_map(|(_, columns)| columns.iter().cloned()).collect();
+            let of_it = self.ignored.iter().filter(|Ignored { table: (s, n), .. }| (s, n) == (&schema, &name));
+            let ignore = of_it.flat_map(|ignored| ignored.columns.iter().cloned()).collect();
             tables.push(Table { schema, name, ignore });
             tables.len() - 1
         }))
@@ -257,6 +271,11 @@ mod tests {
         ("table = 't'\nkeys = ['x']\nignore = ['a.b']", &["\"a.b\" is a path, and ignore takes whole columns"]),
         ("table = 't'\nkeys = ['x{a}']\nignore = ['a']", &["column \"a\" is ignored and the rule reads it"]),
         ("table = 't'\nkeys = ['x']\nwhen = 'a'\nignore = ['a']", &["column \"a\" is ignored and the rule reads it"]),
+        (
+            "table = 't'\nkeys = ['x']\nchanged = ['a.b', 'v']\nignore = ['v']",
+            &["column \"v\" is ignored and the rule reads it"],
+        ),
+        ("table = 't'\nkeys = ['x:{4}:{a}']", &["\"4\" is a constant, and a list needs two"]),
         ("table = 't'\nkeys = ['x']\ncompanions = ['*']", &["companion must be plain text"]),
         (
             "table = 't'\nkeys = ['lo{ck:,ve:}{id}']",
@@ -314,6 +333,36 @@ mod tests {
     }
 
     #[test]
+    fn a_mistake_in_a_named_condition_is_said_once() {
+        for wrong in ["'a =='", "5"] {
+            let text = format!(
+                "[conditions]\nb = {wrong}\nc = '@b and a'\n[[rules]]\ntable = 't'\nkeys = ['k']\nwhen = '@b or @c'\n"
+            );
+            let shown = read_text(&text, &[]).err().map(|mistakes| mistakes.to_string()).unwrap_or_default();
+            assert_eq!(shown.matches("error: ").count(), 1, "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_ignored_table_is_one_that_rules_name() {
+        let rule = "[[rules]]\ntable = ['t', 'app.t']\nkeys = ['k{o.c}']\n\
+                    lookup.o = { sql = 'select c from u', tables = ['u'] }\n";
+        for (ignored, expected) in [
+            ("'public.t'", ""),
+            ("'app.t'", ""),
+            ("u", ""),
+            ("T", ""),
+            ("'pubic.t'", "did you mean \"public.t\"? allowed here: public.t, app.t, public.u"),
+            ("'v.w.x'", "is not the name of a table"),
+            ("orders", "no rule names the table \"public.orders\"\n --> rules.toml:2:1\n"),
+        ] {
+            let text = format!("[ignore]\n{ignored} = ['v']\n{rule}");
+            let shown = read_text(&text, &[]).err().map(|mistakes| mistakes.to_string()).unwrap_or_default();
+            assert!(shown.contains(expected) && shown.is_empty() == expected.is_empty(), "{ignored}: {shown}");
+        }
+    }
+
+    #[test]
     fn a_condition_error_points_into_its_string() {
         let cases = [
             (
@@ -323,6 +372,30 @@ mod tests {
             (
                 "[conditions]\na = \"x = 1\"\nb = \"@a and @c\"\n[[rules]]\ntable = 't'\nkeys = ['k']\n",
                 "error: unknown condition \"@c\"\n --> rules.toml:3:13\n",
+            ),
+            (
+                "[conditions]\nfree = \"x = 1\"\n[[rules]]\ntable = 't'\nkeys = ['k']\nwhen = 'not @fre'\n",
+                "error: unknown condition \"@fre\"\n --> rules.toml:6:13\n  |\n6 | when = 'not @fre'\n  |             \
+                 ^^^^ did you mean \"free\"? allowed here: free; name it in [conditions], above those that use it\n",
+            ),
+            (
+                "[[rules]]\ntable = 't'\nkeys = ['k']\non = ['UPDATE']\n",
+                "error: unknown change \"UPDATE\"\n --> rules.toml:4:7\n  |\n4 | on = ['UPDATE']\n  |       \
+                 ^^^^^^^^ did you mean \"update\"? allowed here: insert, update, delete\n",
+            ),
+            (
+                "[[rules]]\ntable = 't'\nwhen = \"a like '%x\\\\' or b == 1\"\nkeys = ['k']\n",
+                "error: pattern ends with its escape\n --> rules.toml:3:16\n  |\n\
+                 3 | when = \"a like '%x\\\\' or b == 1\"\n  |                ^^^^^^ write",
+            ),
+            (
+                "[[rules]]\ntable = 't'\nwhen = '''\na = 1\n  and b == 2'''\nkeys = ['k']\n",
+                "error: \"==\" means nothing in a condition\n --> rules.toml:5:9\n  |\n\
+                 5 |   and b == 2'''\n  |         ^^ write =\n",
+            ),
+            (
+                "[[rules]]\ntable = 't'\nkeys = [\"\"\"a:\\\n  \\\"{b|lowr}\\\"\"\"\"]\n",
+                "error: unknown filter \"lowr\"\n --> rules.toml:4:5\n  |\n",
             ),
             (
                 "conditions = 1\n[[rules]]\ntable = 't'\nkeys = ['k']\n",

@@ -19,7 +19,7 @@ pub enum Writing {
     PostgreSql,
 }
 
-/// `{column.path|filters or "text"}`, and the operands of conditions.
+/// `{column.path|filters or 'text'}`, and the operands of conditions.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Reading {
     /// Fields and positions inside of the column's JSON; empty for the column itself.

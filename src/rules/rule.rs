@@ -6,6 +6,7 @@ use std::rc::Rc;
 use toml::de::DeTable;
 
 use crate::config::mistake::{Place, SourceFile, suggestion};
+use crate::config::written;
 use crate::control::LookupId;
 use crate::rules::condition::Condition;
 use crate::rules::name::table_name;
@@ -102,10 +103,14 @@ impl RuleReader<'_, '_> {
     fn when(&mut self, block: &DeTable<'_>) -> Option<Condition<Path>> {
         let value = block.get("when")?;
         let text = self.text(value, "when")?;
-        match syntax::condition(&text, &self.reader.conditions) {
+        self.condition(&text, &value.span())
+    }
+
+    pub(super) fn condition(&mut self, text: &str, at: &Range<usize>) -> Option<Condition<Path>> {
+        match syntax::condition(text, &self.reader.conditions) {
             Ok(condition) => Some(condition),
             Err(error) => {
-                let at = self.inside(&value.span(), &text, &error.at);
+                let at = self.inside(at, text, &error.at);
                 self.error(at, error.message, error.note);
                 None
             }
@@ -170,8 +175,12 @@ impl RuleReader<'_, '_> {
                     || rules.arguments_of(template).iter().any(|path| path.column == column)
             })
         };
+        let in_changed = |column: &str| rule.changed.iter().flatten().any(|path| path.column == column);
         let ignored = rule.tables.iter().flat_map(|table| &rules.tables[table.0].ignore).chain(&rule.ignore);
-        let Some(column) = ignored.clone().find(|column| in_when(column) || in_keys(column)) else { return };
+        let Some(column) = ignored.clone().find(|column| in_when(column) || in_keys(column) || in_changed(column))
+        else {
+            return;
+        };
         let message = format!("column \"{column}\" is ignored and the rule reads it");
         let at = block.get("ignore").map_or_else(|| self.at.clone(), |value| value.span());
         let place = Place::File(Rc::clone(self.file), at);
@@ -269,13 +278,10 @@ impl RuleReader<'_, '_> {
         Some(Named { name: name.to_owned(), id, used: false, at })
     }
 
-    /// Bytes of the file for bytes of a string's value, when the string is written without escapes.
+    /// Bytes of the file for bytes of a string's value.
     pub(super) fn inside(&self, string: &Range<usize>, value: &str, at: &Range<usize>) -> Range<usize> {
-        let start = string.start + 1;
-        match self.file.text.get(start..start + value.len()) {
-            Some(written) if written == value => start + at.start..start + at.end,
-            Some(_) | None => string.clone(),
-        }
+        let place = self.file.text.get(string.clone()).and_then(|written| written::place(written, value, at));
+        place.map_or_else(|| string.clone(), |place| string.start + place.start..string.start + place.end)
     }
 
     pub(super) fn text(&mut self, value: &Toml<'_>, what: &str) -> Option<String> {

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::config::mistake::suggestion;
 use crate::rules::condition::{Comparison, Condition, Constant, Right};
 use crate::rules::like::{Case, Like};
 use crate::rules::template::TemplateError;
@@ -74,14 +75,17 @@ const GRAMMAR: &str = "write for example: status = 'free' and (city ilike '%daka
 /// Brackets and `not`s inside of each other.
 const DEPTH_MAX: usize = 40;
 
-fn refuse<T>(at: Range<usize>, message: impl Into<String>, note: &'static str) -> Result<T, TemplateError> {
-    Err(TemplateError { at, message: message.into(), note })
+fn refuse<T>(at: Range<usize>, message: impl Into<String>, note: impl Into<String>) -> Result<T, TemplateError> {
+    Err(TemplateError { at, message: message.into(), note: note.into() })
 }
 
 fn token(text: &str, from: usize) -> Result<(Token, Range<usize>), TemplateError> {
     let start = from + (text[from..].len() - text[from..].trim_start().len());
     let rest = &text[start..];
     let Some(first) = rest.chars().next() else { return Ok((Token::End, start..start)) };
+    if rest.starts_with("==") {
+        return refuse(start..start + 2, "\"==\" means nothing in a condition", "write =");
+    }
     if let Some(symbol) = SYMBOLS.iter().find(|symbol| rest.starts_with(**symbol)) {
         return Ok((Token::Symbol(symbol), start..start + symbol.len()));
     }
@@ -218,7 +222,7 @@ impl Parser<'_> {
         } else if let Token::Named(name) = &self.token {
             let Some((_, condition)) = self.names.iter().find(|(known, _)| known == name) else {
                 let message = format!("unknown condition \"@{name}\"");
-                return refuse(self.at.clone(), message, "name it in [conditions], above those that use it");
+                return refuse(self.at.clone(), message, self.known_names(name));
             };
             let condition = condition.clone();
             self.advance()?;
@@ -228,6 +232,14 @@ impl Parser<'_> {
         };
         self.depth -= 1;
         Ok(condition)
+    }
+
+    fn known_names(&self, written: &str) -> String {
+        const NOTE: &str = "name it in [conditions], above those that use it";
+        match self.names {
+            [] => NOTE.to_owned(),
+            names => format!("{}; {NOTE}", suggestion(written, names.iter().map(|(name, _)| name.as_str()))),
+        }
     }
 
     fn test(&mut self) -> Result<Condition<Path>, TemplateError> {
@@ -392,7 +404,8 @@ mod tests {
             ("", "0..0 expected a column"),
             ("a =", "3..3 expected a column"),
             ("a = 'x", "4..6 text is never closed"),
-            ("a == 1", "3..4 expected a column"),
+            ("a == 1", "2..4 \"==\" means nothing in a condition"),
+            ("a.-1 = 'x' and a.b.-2 is null", "understood"),
             ("a = 1 b", "6..7 condition goes on where it should end"),
             ("(a = 1", "6..6 bracket is never closed"),
             ("a = null", "4..8 nothing is equal to null"),

@@ -1,4 +1,4 @@
-//! Key templates: literals, `{column}`, `{column.path|filter or "text"}`, `{lookup.column}`, `{4,8}`, `*` as a pattern,
+//! Key templates: literals, `{column}`, `{column.path|filter or 'text'}`, `{lookup.column}`, `{4,8}`, `*` as a pattern,
 //! `{{` and `}}` for braces.
 //!
 //! Reading only: what a column or a lookup means is decided by `keyspec`. Errors carry the bytes of the template that
@@ -19,7 +19,7 @@ pub enum Piece {
     Star,
     /// `{4,8}`: one key for each of them.
     Choice(Vec<String>),
-    /// `{name}`, `{name.inside|filter or "text"}`: the first name (a column or a lookup), how it is read, and its place
+    /// `{name}`, `{name.inside|filter or 'text'}`: the first name (a column or a lookup), how it is read, and its place
     /// in the template.
     Value(String, Reading, Range<usize>),
 }
@@ -32,11 +32,11 @@ pub struct TemplateError {
     /// What is wrong with them.
     pub message: String,
     /// What to write instead.
-    pub note: &'static str,
+    pub note: String,
 }
 
-fn refuse<T>(at: Range<usize>, message: impl Into<String>, note: &'static str) -> Result<T, TemplateError> {
-    Err(TemplateError { at, message: message.into(), note })
+fn refuse<T>(at: Range<usize>, message: impl Into<String>, note: &str) -> Result<T, TemplateError> {
+    Err(TemplateError { at, message: message.into(), note: note.to_owned() })
 }
 
 /// Reads a template.
@@ -106,8 +106,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-const FORMS: &str =
-    "write {column}, {column.path}, {lookup.column}, {column|filter or \"text\"} or {constant,constant}";
+const FORMS: &str = "write {column}, {column.path}, {lookup.column}, {column|filter or 'text'} or {constant,constant}";
 
 /// What stands between two braces.
 fn placeholder(inside: &str, at: Range<usize>) -> Result<Piece, TemplateError> {
@@ -126,6 +125,10 @@ fn placeholder(inside: &str, at: Range<usize>) -> Result<Piece, TemplateError> {
     let Some(path) = Path::read(name) else {
         return refuse(at, format!("placeholder {{{inside}}} is not the name of a column"), FORMS);
     };
+    if name.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
+        const NOTE: &str = "a list of one constant is written without braces; a column of that name as {\"4\"}";
+        return refuse(at, format!("\"{name}\" is a constant, and a list needs two"), NOTE);
+    }
     let mut reading = Reading { path: path.inside, writing: Writing::JavaScript, filters: Vec::new(), or };
     for (index, word) in words.enumerate() {
         match Filter::NAMES.iter().find(|(name, _)| *name == word) {
@@ -141,9 +144,9 @@ fn placeholder(inside: &str, at: Range<usize>) -> Result<Piece, TemplateError> {
     Ok(Piece::Value(path.column, reading, at))
 }
 
-/// Splits off `or "text"`.
+/// Splits off `or 'text'`.
 fn alternative<'t>(inside: &'t str, at: &Range<usize>) -> Result<(&'t str, Option<Vec<u8>>), TemplateError> {
-    const NOTE: &str = "write {column or \"none\"}, in double or single quotes";
+    const NOTE: &str = "write {column or 'none'}";
     let Some((value, text)) = inside.split_once(" or ") else { return Ok((inside, None)) };
     let text = text.trim();
     let quoted = |quote: char| text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote));
@@ -214,6 +217,12 @@ mod tests {
             ("x{4, 8}", "<x> (4/8)"),
             ("x{,:meta}", "<x> (/:meta)"),
             ("x{4,\"8\"}", "1..8 constant \"\"8\"\" is not plain text"),
+            ("x{4}", "1..4 \"4\" is a constant, and a list needs two"),
+            ("x{ 4a.b|lower or 'c'}", "1..21 \"4a.b\" is a constant, and a list needs two"),
+            ("x{-1}", "1..5 \"-1\" is a constant, and a list needs two"),
+            ("x{\"4\"}", "<x> 4@1"),
+            ("x{4,8 or 'c'}", "1..13 placeholder {4,8 or 'c'} is not the name of a column"),
+            ("x{_4}{a4}", "<x> _4@1 a4@5"),
             ("x{a->b}", "1..7 -> is not understood"),
             ("x{a b}", "1..6 placeholder {a b} is not the name of a column"),
             ("x{.b}", "1..5 placeholder {.b} is not the name of a column"),

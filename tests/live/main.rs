@@ -10,6 +10,7 @@ mod cache_replaced;
 mod changes;
 mod check_lookups;
 mod clock;
+mod conditions;
 mod cost;
 mod custom;
 mod daemon;

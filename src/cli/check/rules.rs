@@ -12,7 +12,7 @@ use crate::cli::check::Finding;
 use crate::error::{Error, Exit, Result};
 use crate::quote;
 use crate::rules::Rules;
-use crate::rules::lint::{Lint, Reads, Use};
+use crate::rules::lint::{Lint, Listed, Reads, Use};
 
 /// Rows of a table in which a JSON path is looked for.
 const ROWS: u32 = 1000;
@@ -21,10 +21,14 @@ const ROWS: u32 = 1000;
 pub fn findings(rules: &Rules, catalog: &Catalog) -> Vec<Finding> {
     let mut out: Vec<Finding> = rules.lints().iter().map(of_lint).collect();
     for reads in rules.reads() {
-        if let Some(column) = column(catalog, &reads) {
+        if let Some(column) = column(catalog, &reads.table, &reads.path.column) {
             out.extend(of_type(&reads, column));
         }
     }
+    let constants = rules.constants();
+    out.extend(
+        constants.iter().filter(|listed| column(catalog, &listed.table, &listed.text).is_some()).map(of_constant),
+    );
     if out.is_empty() {
         out.push(Finding::ready("rules", "no condition that never holds, no key that another makes, every type fits"));
     }
@@ -32,10 +36,9 @@ pub fn findings(rules: &Rules, catalog: &Catalog) -> Vec<Finding> {
 }
 
 /// A column is the same in each partition.
-fn column<'c>(catalog: &'c Catalog, reads: &Reads) -> Option<&'c Column> {
-    let (schema, name) = &reads.table;
+fn column<'c>(catalog: &'c Catalog, (schema, name): &(String, String), column: &str) -> Option<&'c Column> {
     let table = catalog.tables.iter().find(|table| (&table.schema, &table.table) == (schema, name))?;
-    table.carriers.iter().find_map(|carrier| carrier.column(&reads.path.column))
+    table.carriers.iter().find_map(|carrier| carrier.column(column))
 }
 
 fn of_lint(lint: &Lint) -> Finding {
@@ -50,6 +53,14 @@ fn of_lint(lint: &Lint) -> Finding {
             Finding::note(format!("rule {place}"), seen).mend("remove one of them")
         }
     }
+}
+
+/// A list whose author may have meant columns.
+fn of_constant(listed: &Listed) -> Finding {
+    let Listed { text, key, .. } = listed;
+    let seen = format!("\"{text}\" in the list of key \"{key}\" is that text, and a column has the name, too");
+    let mend = format!("write {{{text}}}, in braces of its own, if the column's value is meant");
+    Finding::note(format!("rule {}", listed.place), seen).mend(mend)
 }
 
 /// What a rule does with a value that its type does not allow.
@@ -110,7 +121,8 @@ pub async fn paths(client: &Client, rules: &Rules, catalog: &Catalog, timeout: D
     let mut out: Vec<Finding> = Vec::new();
     let mut seen = Vec::new();
     for reads in rules.reads() {
-        let is_json = column(catalog, &reads).is_some_and(|column| matches!(column.kind.as_str(), "json" | "jsonb"));
+        let column = column(catalog, &reads.table, &reads.path.column);
+        let is_json = column.is_some_and(|column| matches!(column.kind.as_str(), "json" | "jsonb"));
         let what = (reads.table.clone(), reads.path.clone());
         if reads.path.inside.is_empty() || !is_json || seen.contains(&what) {
             continue;
@@ -204,6 +216,8 @@ mod tests {
             ("keys = ['a']\nwhen = \"id != 'x'\"", Verdict::Wrong, "is uuid and cannot be 'x'"),
             ("keys = ['a']\nwhen = \"city.x = 'anything'\"", Verdict::Ready, ""),
             ("keys = ['a']\nwhen = \"rank = 1 and rank = 2\"", Verdict::Wrong, "no row can meet its condition"),
+            ("keys = ['a:{owner,x}']", Verdict::Note, "\"owner\" in the list of key \"a:{owner,x}\" is that text"),
+            ("keys = ['a:{4,8}:{owner}']", Verdict::Ready, ""),
             ("keys = ['a:{id}', 'a:*']", Verdict::Note, "key \"a:{id}\" adds nothing: \"a:*\""),
         ] {
             let found = found(rule);
