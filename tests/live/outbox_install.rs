@@ -99,6 +99,14 @@ async fn an_older_version_is_brought_up_to_date_in_place_and_a_later_one_is_left
         run(&writer, "INSERT INTO t VALUES (5); COMMIT").await;
         run(app, "INSERT INTO t VALUES (6)").await;
         assert_eq!(outbox.written().await, "t I {{1}}; t I {{5}}; t I {{6}}; t S; t S; t S");
+        // Another script of the same version wrote other triggers.
+        let other = "CREATE OR REPLACE FUNCTION crieur.query_none(op text) RETURNS text LANGUAGE sql AS $$
+                         SELECT 'SELECT ''M''::\"char\" AS op, NULL::text[] AS old, NULL::text[] AS new' $$;
+                     SELECT crieur.refresh(); TRUNCATE t";
+        run(app, other).await;
+        run(app, INSTALL).await;
+        run(app, "TRUNCATE t").await;
+        assert_eq!(outbox.written().await, "t M; t T");
         run(app, "CREATE OR REPLACE FUNCTION crieur.version() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2'").await;
         assert_eq!(refused(app, INSTALL).await, "version 2 of crieur is installed, which is later than this script");
     }
