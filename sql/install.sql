@@ -83,8 +83,8 @@ CREATE TABLE IF NOT EXISTS crieur.outbox (
     autovacuum_analyze_threshold = 2147483647
 );
 
--- The outbox is full: these tables are to be swept. While a row of its table is here, not closing, and of this round,
--- a statement writes nothing at all.
+-- The outbox was full: these tables are to be swept. While it is, and a row of its table is here, not closing, and of
+-- this round, a statement writes nothing at all.
 CREATE TABLE IF NOT EXISTS crieur.collapse (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     shape integer NOT NULL,
