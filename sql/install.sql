@@ -83,8 +83,8 @@ CREATE TABLE IF NOT EXISTS crieur.outbox (
     autovacuum_analyze_threshold = 2147483647
 );
 
--- The outbox is full: these tables are to be swept. While a row of its table is here, not closing, and of this round,
--- a statement writes nothing at all.
+-- The outbox was full: these tables are to be swept. While it is, and a row of its table is here, not closing, and of
+-- this round, a statement writes nothing at all.
 CREATE TABLE IF NOT EXISTS crieur.collapse (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     shape integer NOT NULL,
@@ -95,6 +95,10 @@ CREATE TABLE IF NOT EXISTS crieur.collapse (
 -- The round. A sequence is read as it is and not as a snapshot saw it: a repeatable read that began long ago may see a
 -- row that has been closed and swept since.
 CREATE SEQUENCE IF NOT EXISTS crieur.closings;
+
+-- Called while the outbox is full: then each statement looks at its size, and otherwise one of 256 does. No more than a
+-- hint, since a sequence knows no rollback.
+CREATE SEQUENCE IF NOT EXISTS crieur.overflowing;
 
 -- The daemon's position, and which daemon is at work.
 CREATE TABLE IF NOT EXISTS crieur.progress (
@@ -202,37 +206,47 @@ LANGUAGE sql STABLE SET search_path = '' AS $function$
     FROM pg_catalog.unnest(shape.types) WITH ORDINALITY AS t (type, place)
 $function$;
 
+-- Whether a table has no columns but those of now. Nobody said of a later one that it may be ignored.
+CREATE OR REPLACE FUNCTION crieur.known(target crieur.target, relation text) RETURNS text
+LANGUAGE sql STABLE SET search_path = '' AS $function$
+    SELECT pg_catalog.format('%s = (SELECT pg_catalog.count(*) FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %s'
+        || ' AND a.attnum > 0 AND NOT a.attisdropped)', pg_catalog.count(*), relation)
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped
+$function$;
+
 -- Whether the row o became another one, n. Byte by byte: json, xml and point have no equality, and equal values may be
 -- written otherwise. Only a column that is known can be ignored: while there are others, every change counts.
 CREATE OR REPLACE FUNCTION crieur.changed(target crieur.target, relation text) RETURNS text
 LANGUAGE sql STABLE SET search_path = '' AS $function$
     SELECT 'o.whole OPERATOR(pg_catalog.*<>) n.whole' || CASE WHEN target.ignore = '{}' THEN '' ELSE pg_catalog.format(
-        ' AND (o.kept OPERATOR(pg_catalog.*<>) n.kept OR %s <> (SELECT pg_catalog.count(*)'
-        || ' FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped))',
-        pg_catalog.count(*), relation) END
-    FROM pg_catalog.pg_attribute AS a
-    WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped
+        ' AND (o.kept OPERATOR(pg_catalog.*<>) n.kept OR NOT %s)', crieur.known(target, relation)) END
 $function$;
 
--- The queries over transition tables give one row: what to write (op, old, new), or no op when nothing changed. This
--- one is for statements on one row, most of all; of more it says no more than that they are more. The fewer nodes its
--- plan has, the better: setting them up is most of what it costs.
+-- The images of a statement on one row; of an update that changed nothing, no old one. INTO STRICT refuses more rows:
+-- nothing here counts them. Without the image that is "asked", the statement is to look at the outbox first: always
+-- while that is full, or else one time in 256; random() would take from the sequence of a writer who called setseed().
+-- The fewer expressions there are, the better: setting them up, in each transaction anew, is most of what this costs.
 CREATE OR REPLACE FUNCTION crieur.query_one(op text, target crieur.target, shape crieur.shape) RETURNS text
 LANGUAGE sql STABLE SET search_path = '' AS $function$
-    SELECT pg_catalog.format(
-        'SELECT CASE WHEN EXISTS (SELECT FROM %s_rows OFFSET 1) THEN ''+''%s ELSE ''%s'' END::"char" AS op, %s FROM %s',
-        CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END,
-        CASE op WHEN 'UPDATE' THEN ' WHEN NOT (' || crieur.changed(target, 'tg_relid') || ') THEN NULL' ELSE '' END,
-        pg_catalog.left(op, 1),
+    SELECT pg_catalog.format('SELECT %s AS old, %s AS new FROM %s',
         CASE op
-            WHEN 'UPDATE' THEN pg_catalog.format('ARRAY[%s] AS old, ARRAY[%s] AS new',
-                crieur.image(shape, 'o'), crieur.image(shape, 'n'))
-            WHEN 'INSERT' THEN 'NULL::pg_catalog.text[] AS old, ARRAY[' || crieur.image(shape, 'n') || '] AS new'
-            ELSE 'ARRAY[' || crieur.image(shape, 'o') || '] AS old, NULL::pg_catalog.text[] AS new'
+            WHEN 'INSERT' THEN 'NULL::pg_catalog.text[]'
+            WHEN 'UPDATE' THEN pg_catalog.format(
+                'CASE WHEN o.%1$s OPERATOR(pg_catalog.*<>) n.%1$s THEN ARRAY[%2$s] END',
+                CASE WHEN target.ignore = '{}' THEN 'whole' ELSE 'kept' END, crieur.image(shape, 'o'))
+            ELSE pg_catalog.format(asked.image, crieur.image(shape, 'o'))
+        END,
+        CASE op
+            WHEN 'DELETE' THEN 'NULL::pg_catalog.text[]'
+            ELSE pg_catalog.format(asked.image, crieur.image(shape, 'n'))
         END,
         pg_catalog.concat_ws(' CROSS JOIN ',
             CASE WHEN op <> 'INSERT' THEN pg_catalog.format('(%s) AS o', crieur.side(target, shape, 'old', '')) END,
             CASE WHEN op <> 'DELETE' THEN pg_catalog.format('(%s) AS n', crieur.side(target, shape, 'new', '')) END))
+    FROM (SELECT 'CASE WHEN pg_catalog.pg_sequence_last_value(''crieur.overflowing'') IS NULL'
+        || ' AND pg_catalog.gen_random_uuid() > ''01000000-0000-0000-0000-000000000000'''
+        || ' THEN ARRAY[%s] END') AS asked (image)
 $function$;
 
 -- The distinct images of the first rows, as many as "top" says. An update's rows are numbered: both tables get theirs
@@ -275,6 +289,13 @@ LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$
         CASE op WHEN 'DELETE' THEN 'NULL::pg_catalog.text[]' ELSE 'pg_catalog.array_agg(i.new)' END, images)
 $function$;
 
+-- What says all with no image.
+CREATE OR REPLACE FUNCTION crieur.query_none(op text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$
+    SELECT pg_catalog.format(
+        'SELECT %L::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new', op)
+$function$;
+
 -- The outbox is full: one row that says so for this table, unless there is one. The caller has a transaction id before
 -- it looks at the round, so whoever ends the round afterwards finds it among the running transactions.
 CREATE OR REPLACE FUNCTION crieur.overflow(shape integer) RETURNS void
@@ -287,92 +308,134 @@ LANGUAGE sql SET search_path = '' AS $function$
     )
 $function$;
 
--- Writes the trigger function of a watched table anew, for its shape and the settings of now. Each expression of
--- plpgsql is set up anew in each transaction, so on the way of one row there are few.
+-- Whether the outbox is full. Then a row of crieur.collapse says what a statement on this table would have said.
+CREATE OR REPLACE FUNCTION crieur.full(shape integer, bytes_max bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = '' AS $function$
+DECLARE
+    yes CONSTANT boolean := pg_catalog.pg_total_relation_size('crieur.outbox') > bytes_max;
+BEGIN
+    IF yes <> (pg_catalog.pg_sequence_last_value('crieur.overflowing') IS NOT NULL) THEN
+        PERFORM pg_catalog.setval('crieur.overflowing', 1, yes);
+    END IF;
+    IF yes THEN
+        PERFORM crieur.overflow(shape);
+    END IF;
+    RETURN yes;
+END
+$function$;
+
+-- Writes the trigger function of a watched table anew, for its shape and the settings of now. One row, or none, takes
+-- the first way, which is short. What that cannot tell takes the second one.
 CREATE OR REPLACE FUNCTION crieur.generate(target crieur.target) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $function$
 DECLARE
     setting CONSTANT crieur.setting := (SELECT s FROM crieur.setting AS s);
     shape CONSTANT crieur.shape := (SELECT s FROM crieur.shape AS s WHERE s.id = target.shape);
     function CONSTANT text := 'capture_' || target.id;
-    branches text;
-    body text;
+    notify CONSTANT text := CASE WHEN setting.notify THEN 'PERFORM pg_catalog.pg_notify(''crieur'', '''');' ELSE '' END;
+    one text;
+    many text;
 BEGIN
     SELECT pg_catalog.string_agg(pg_catalog.format($text$%1$s tg_op = '%2$s' THEN
-            %3$s INTO seen;
-            IF seen.op = '+' THEN
-                SELECT pg_catalog.count(*) INTO rows FROM (SELECT FROM %4$s_rows LIMIT %5$s + 1) AS c;
-                IF rows > %5$s THEN
-                    -- Many rows may still have few images. Planned for as many as there are.
-                    EXECUTE %6$L INTO rows USING tg_relid;
-                    IF rows <= 500 THEN
-                        EXECUTE %7$L INTO seen USING tg_relid;
-                    ELSE
-                        seen.op := 'S';
-                    END IF;
-                ELSE
-                    %8$s INTO seen;
+        BEGIN
+            %3$s INTO STRICT seen;
+        EXCEPTION
+            WHEN no_data_found THEN
+                -- An old row alone was to move to a partition, and a trigger kept it from there.
+                IF %4$s THEN
+                    RETURN NULL;
                 END IF;
+                %11$s INTO seen;
+                unclear := true;
+            WHEN OTHERS THEN
+                %11$s INTO seen;
+                unclear := true;
+        END;
+        IF %5$s <= %6$s THEN
+            INSERT INTO crieur.outbox (op, shape, old, new) VALUES ('%7$s', %8$s, seen.old, seen.new);
+            %9$s
+            RETURN NULL;%10$s
+        END IF;
+    $text$,
+        CASE op WHEN 'UPDATE' THEN 'IF' ELSE 'ELSIF' END, op, crieur.query_one(op, target, shape),
+        CASE op WHEN 'UPDATE' THEN 'NOT EXISTS (SELECT FROM old_rows)' ELSE 'true' END,
+        CASE op
+            WHEN 'UPDATE' THEN 'pg_catalog.pg_column_size(seen.old) + pg_catalog.pg_column_size(seen.new)'
+            WHEN 'INSERT' THEN 'pg_catalog.pg_column_size(seen.new)'
+            ELSE 'pg_catalog.pg_column_size(seen.old)'
+        END,
+        -- Large ones all look at the outbox first, so few rows may be written before one does.
+        least(setting.row_bytes_max, 65536), pg_catalog.left(op, 1), shape.id, notify,
+        CASE op WHEN 'UPDATE' THEN pg_catalog.format($text$
+        ELSIF seen.old IS NULL AND unclear IS NULL AND %s THEN
+            RETURN NULL;$text$, CASE WHEN target.ignore = '{}' THEN 'true' ELSE crieur.known(target, 'tg_relid') END)
+        ELSE '' END,
+        crieur.query_none('S')
+    ), ''), pg_catalog.string_agg(pg_catalog.format($text$%1$s tg_op = '%2$s' THEN
+            SELECT pg_catalog.count(*) INTO rows FROM (SELECT FROM %3$s_rows LIMIT %4$s + 1) AS c;
+            IF rows > %4$s THEN
+                -- Many rows may still have few images. Planned for as many as there are.
+                EXECUTE %5$L INTO rows USING tg_relid;
+                IF rows <= 500 THEN
+                    EXECUTE %6$L INTO seen USING tg_relid;
+                ELSE
+                    %7$s INTO seen;
+                END IF;
+            ELSE
+                %8$s INTO seen;
             END IF;
         $text$,
         CASE op WHEN 'UPDATE' THEN 'IF' ELSE 'ELSIF' END, op,
-        crieur.query_one(op, target, shape),
         CASE op WHEN 'INSERT' THEN 'new' ELSE 'old' END, setting.rows_max,
         'SELECT pg_catalog.count(*) FROM (' || crieur.query_images(op, target, shape, ' LIMIT 1000', '$1') || ') AS i',
         crieur.query_many(op, crieur.query_images(op, target, shape, '', '$1'), setting.rows_max),
+        crieur.query_none('S'),
         crieur.query_many(op, crieur.query_images(op, target, shape, '', 'tg_relid'), setting.rows_max)
     ), '')
-    INTO branches
+    INTO one, many
     FROM pg_catalog.unnest('{UPDATE,INSERT,DELETE}'::text[]) AS op;
-    body := pg_catalog.format($text$
+    EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION crieur.%I() RETURNS trigger LANGUAGE plpgsql'
+        || ' SECURITY DEFINER SET search_path = ''''%s AS %L', function, crieur.output_settings(shape.types),
+        pg_catalog.format($text$
 #variable_conflict use_column
 DECLARE
     seen record;
-    said text;
+    unclear boolean;
     rows bigint;
-    look boolean;
+    said text;
 BEGIN
     -- What became of the table since must not break its writer: where it cannot be read, all of it has changed.
-    -- Nothing is written in this block, so it takes no transaction id.
+    -- Nothing is written in a block that catches errors, so none takes a transaction id.
+    %1$sEND IF;
+    IF crieur.full(%3$s, %4$s) THEN
+        %5$s
+        RETURN NULL;
+    END IF;
     BEGIN
-        %1$sELSE
-            %5$s INTO seen;
-            seen.op := 'T';
+        %2$sELSE
+            %6$s INTO seen;
         END IF;
         IF seen.op IS NULL THEN
-            IF tg_op <> 'UPDATE' THEN
-                RETURN NULL;
-            ELSIF NOT EXISTS (SELECT FROM old_rows) OR EXISTS (SELECT FROM new_rows) THEN
+            IF NOT EXISTS (SELECT FROM old_rows) OR EXISTS (SELECT FROM new_rows) THEN
                 RETURN NULL;
             END IF;
-            -- A trigger kept the row from the partition that it was to move to.
             seen.op := 'S';
         END IF;
     EXCEPTION WHEN OTHERS THEN
-        %5$s INTO seen;
+        %7$s INTO seen;
         -- Only these messages are sure to hold no value.
         said := CASE WHEN sqlstate LIKE '42%%' THEN sqlerrm ELSE sqlstate END;
     END;
+    IF coalesce(pg_catalog.pg_column_size(seen.old), 0) + coalesce(pg_catalog.pg_column_size(seen.new), 0) > %8$s THEN
+        %7$s INTO seen;
+    END IF;
     INSERT INTO crieur.outbox (op, shape, old, new, note)
-    SELECT CASE WHEN %6$s THEN seen.op ELSE 'S' END, %2$s, CASE WHEN %6$s THEN seen.old END,
-        CASE WHEN %6$s THEN seen.new END, said
-    WHERE NOT EXISTS (SELECT FROM crieur.collapse AS c WHERE NOT c.closing)
-    -- The first of the identifiers that a session takes at a time, and so each 32nd row, looks at the size.
-    RETURNING id %% 32 = 1 INTO look;
-    IF look IS NOT FALSE THEN
-        IF look IS NULL OR pg_catalog.pg_total_relation_size('crieur.outbox') > %3$s THEN
-            PERFORM crieur.overflow(%2$s);
-        END IF;
-    END IF;%4$s
+    SELECT seen.op, %3$s, CASE WHEN seen.op <> 'S' THEN seen.old END, CASE WHEN seen.op <> 'S' THEN seen.new END, said;
+    %5$s
     RETURN NULL;
 END
-$text$, branches, shape.id, setting.bytes_max,
-        CASE WHEN setting.notify THEN E'\n    PERFORM pg_catalog.pg_notify(''crieur'', '''');' ELSE '' END,
-        'SELECT ''S''::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new',
-        'seen.op <> ''S'' AND coalesce(pg_catalog.pg_column_size(seen.old), 0)'
-        || ' + coalesce(pg_catalog.pg_column_size(seen.new), 0) <= ' || setting.row_bytes_max);
-    EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION crieur.%I() RETURNS trigger LANGUAGE plpgsql'
-        || ' SECURITY DEFINER SET search_path = ''''%s AS %L', function, crieur.output_settings(shape.types), body);
+$text$, one, many, shape.id, setting.bytes_max, notify, crieur.query_none('T'), crieur.query_none('S'),
+        setting.row_bytes_max));
     EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION crieur.%I() FROM PUBLIC', function);
     UPDATE crieur.target AS t SET made_of = crieur.made_of(t) WHERE t.id = target.id;
 END
@@ -398,11 +461,18 @@ LANGUAGE sql STABLE SET search_path = '' AS $function$
     GROUP BY c.oid, n.nspname
 $function$;
 
--- What a trigger function was made of besides its shape: when this differs, it is out of date.
+-- What a trigger function was made of besides its shape, and by what: when this differs, it is out of date.
 CREATE OR REPLACE FUNCTION crieur.made_of(target crieur.target) RETURNS text
 LANGUAGE sql STABLE SET search_path = '' AS $function$
     SELECT pg_catalog.concat_ws('/', crieur.version(), s.notify, s.rows_max, s.row_bytes_max, s.bytes_max,
-        CASE WHEN target.ignore <> '{}' THEN crieur.described(target.relation, NULL)::text END)
+        CASE WHEN target.ignore <> '{}' THEN crieur.described(target.relation, NULL)::text END, (
+            SELECT pg_catalog.md5(pg_catalog.string_agg(f.prosrc, '' ORDER BY f.proname COLLATE "C"))
+            FROM pg_catalog.pg_proc AS f
+            WHERE f.pronamespace = 'crieur'::pg_catalog.regnamespace AND f.proname IN (
+                'written', 'output_settings', 'side', 'image', 'known', 'changed', 'query_one', 'query_images',
+                'query_many', 'query_none', 'generate'
+            )
+        ))
     FROM crieur.setting AS s
 $function$;
 
@@ -608,6 +678,7 @@ CREATE OR REPLACE FUNCTION crieur.limits(
     UPDATE crieur.setting AS s SET rows_max = coalesce(limits.rows_max, s.rows_max),
         row_bytes_max = coalesce(limits.row_bytes_max, s.row_bytes_max),
         bytes_max = coalesce(limits.bytes_max, s.bytes_max);
+    SELECT pg_catalog.setval('crieur.overflowing', 1);
     SELECT crieur.generate(t) FROM crieur.target AS t;
 $function$;
 
@@ -660,8 +731,9 @@ $function$;
 
 -- Whoever may use the schema, for sql/invalidate.sql say, may call none of these.
 REVOKE ALL ON FUNCTION
-    crieur.version, crieur.written, crieur.output_settings, crieur.side, crieur.image, crieur.changed,
-    crieur.query_one, crieur.query_images, crieur.query_many, crieur.overflow, crieur.generate, crieur.described,
+    crieur.version, crieur.written, crieur.output_settings, crieur.side, crieur.image, crieur.known,
+    crieur.changed, crieur.query_one, crieur.query_images, crieur.query_many, crieur.query_none, crieur.overflow,
+    crieur.full, crieur.generate, crieur.described,
     crieur.made_of, crieur.carriers, crieur.attached, crieur.attach, crieur.refuse, crieur.watch, crieur.unwatch,
     crieur.refresh, crieur.notify, crieur.limits, crieur.close_collapsed, crieur.shrink, crieur.grant_worker
 FROM PUBLIC;

@@ -330,6 +330,31 @@ async fn a_table_that_changed_breaks_no_writer_and_loses_no_change() {
         ];
         outbox.check(&cases).await;
         assert_eq!(ask(&outbox.app, "SELECT count(*)::text FROM crieur.target").await, "0");
+        // A value whose output fails: it is an invalid one of its enum.
+        let enums = "CREATE TYPE mood AS ENUM ('a', 'b', 'c'); CREATE TABLE m (id int, mood mood);
+                     SELECT crieur.watch('m'); INSERT INTO m VALUES (1, 'a'), (2, 'a'), (3, 'b')";
+        outbox.check(&[(enums, "m I {{1,a}} {{2,a}} {{3,b}}")]).await;
+        run(&outbox.admin, "DELETE FROM pg_enum WHERE enumlabel = 'a'").await;
+        let cases = [
+            ("UPDATE m SET mood = 'c' WHERE id = 1", "m S 22P03"),
+            ("UPDATE m SET mood = 'c' WHERE id = 3", "m U {{3,b}}>{{3,c}}"),
+            ("UPDATE m SET mood = 'b'", "m S 22P03"),
+            ("DELETE FROM m WHERE id = 2", "m D {{2,b}}"),
+        ];
+        outbox.check(&cases).await;
+    }
+}
+
+#[tokio::test]
+async fn a_statement_takes_no_transaction_id_of_its_own() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        run(&outbox.app, "CREATE TABLE t (id int, city text); SELECT crieur.watch('t')").await;
+        let statements = "INSERT INTO t VALUES (1); UPDATE t SET city = 'a'; DELETE FROM t;
+                          INSERT INTO t VALUES (2), (3); UPDATE t SET city = 'b'; DELETE FROM t; TRUNCATE t;";
+        run(&outbox.app, &format!("BEGIN; {}; COMMIT; INSERT INTO t VALUES (4)", statements.repeat(20))).await;
+        let taken = "SELECT ((max(xid::text::bigint) - min(xid::text::bigint)) < 50)::text || ' ' || count(*) FROM crieur.outbox";
+        assert_eq!(ask(&outbox.app, taken).await, "true 141");
     }
 }
 
