@@ -67,7 +67,8 @@ CREATE TABLE IF NOT EXISTS crieur.target (
 -- One row for each statement and table. Read and removed by the daemon, in the order of (xid, id) that snapshots allow.
 CREATE TABLE IF NOT EXISTS crieur.outbox (
     xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
-    id bigint GENERATED ALWAYS AS IDENTITY (CACHE 32),
+    -- Grows from row to row of a transaction, as each row is WAL. No sequence: lastval() is the writer's own.
+    id bigint NOT NULL DEFAULT (pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn)::bigint,
     -- I, U, D, T as in SQL; S: sweep the table; M: the note is a message.
     op "char" NOT NULL,
     shape integer,
@@ -86,7 +87,9 @@ CREATE TABLE IF NOT EXISTS crieur.outbox (
 -- The outbox was full: these tables are to be swept. While it is, and a row of its table is here, not closing, and of
 -- this round, a statement writes nothing at all.
 CREATE TABLE IF NOT EXISTS crieur.collapse (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- At random, for the same reason.
+    id bigint PRIMARY KEY
+        DEFAULT pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::text, 0) & 9223372036854775807,
     shape integer NOT NULL,
     round bigint NOT NULL,
     closing boolean NOT NULL DEFAULT false
