@@ -6,6 +6,35 @@
 -- To undo it: sql/uninstall.sql.
 CREATE SCHEMA IF NOT EXISTS crieur;
 
+-- Nothing that another role may change is run or written here, unless a superuser's.
+DO $do$
+DECLARE
+    found record;
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', '', true);
+    SELECT o.what, r.rolname INTO found
+    FROM (
+        SELECT 1, 'schema crieur', n.nspowner FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'crieur'
+        UNION ALL
+        SELECT 2, 'table ' || c.oid::pg_catalog.regclass, c.relowner
+        FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace = 'crieur'::pg_catalog.regnamespace AND c.relkind <> 'i'
+        UNION ALL
+        SELECT 3, 'function ' || f.oid::pg_catalog.regprocedure, f.proowner
+        FROM pg_catalog.pg_proc AS f
+        WHERE f.pronamespace = 'crieur'::pg_catalog.regnamespace
+    ) AS o (place, what, owner)
+    JOIN pg_catalog.pg_roles AS r ON r.oid = o.owner
+    WHERE NOT r.rolsuper AND r.rolname <> current_user
+    ORDER BY o.place, o.what
+    LIMIT 1;
+    IF found.what IS NOT NULL THEN
+        RAISE insufficient_privilege USING MESSAGE = pg_catalog.format('%s belongs to %I', found.what, found.rolname),
+            HINT = pg_catalog.format('Run this as %I (SET ROLE), or drop what is not yours.', found.rolname);
+    END IF;
+END
+$do$;
+
 -- Never back to an older version: what a later one keeps here, this one does not know.
 DO $do$
 DECLARE
@@ -83,8 +112,8 @@ CREATE TABLE IF NOT EXISTS crieur.outbox (
     autovacuum_analyze_threshold = 2147483647
 );
 
--- The outbox is full: these tables are to be swept. While a row of its table is here, not closing, and of this round,
--- a statement writes nothing at all.
+-- The outbox is full: these tables are to be swept; shape 0 stands for every key that a transaction may name. While a row
+-- of its table is here, not closing, and of this round, a statement writes nothing at all.
 CREATE TABLE IF NOT EXISTS crieur.collapse (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     shape integer NOT NULL,
