@@ -100,8 +100,8 @@ async fn an_older_version_is_brought_up_to_date_in_place_and_a_later_one_is_left
         run(&writer, "INSERT INTO t VALUES (5); COMMIT").await;
         run(app, "INSERT INTO t VALUES (6)").await;
         assert_eq!(outbox.written().await, "t I {{1}}; t I {{5}}; t I {{6}}; t S; t S; t S");
-        run(app, "CREATE OR REPLACE FUNCTION crieur.version() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2'").await;
-        assert_eq!(refused(app, INSTALL).await, "version 2 of crieur is installed, which is later than this script");
+        run(app, "CREATE OR REPLACE FUNCTION crieur.version() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 3'").await;
+        assert_eq!(refused(app, INSTALL).await, "version 3 of crieur is installed, which is later than this script");
     }
 }
 
