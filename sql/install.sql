@@ -6,6 +6,35 @@
 -- To undo it: sql/uninstall.sql.
 CREATE SCHEMA IF NOT EXISTS crieur;
 
+-- Nothing that another role may change is run or written here, unless a superuser's.
+DO $do$
+DECLARE
+    found record;
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', '', true);
+    SELECT o.what, r.rolname INTO found
+    FROM (
+        SELECT 1, 'schema crieur', n.nspowner FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'crieur'
+        UNION ALL
+        SELECT 2, 'table ' || c.oid::pg_catalog.regclass, c.relowner
+        FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace = 'crieur'::pg_catalog.regnamespace AND c.relkind <> 'i'
+        UNION ALL
+        SELECT 3, 'function ' || f.oid::pg_catalog.regprocedure, f.proowner
+        FROM pg_catalog.pg_proc AS f
+        WHERE f.pronamespace = 'crieur'::pg_catalog.regnamespace
+    ) AS o (place, what, owner)
+    JOIN pg_catalog.pg_roles AS r ON r.oid = o.owner
+    WHERE NOT r.rolsuper AND r.rolname <> current_user
+    ORDER BY o.place, o.what
+    LIMIT 1;
+    IF found.what IS NOT NULL THEN
+        RAISE insufficient_privilege USING MESSAGE = pg_catalog.format('%s belongs to %I', found.what, found.rolname),
+            HINT = pg_catalog.format('Run this as %I (SET ROLE), or drop what is not yours.', found.rolname);
+    END IF;
+END
+$do$;
+
 -- Never back to an older version: what a later one keeps here, this one does not know.
 DO $do$
 DECLARE
@@ -13,16 +42,17 @@ DECLARE
 BEGIN
     IF pg_catalog.to_regprocedure('crieur.version()') IS NOT NULL THEN
         EXECUTE 'SELECT crieur.version()' INTO installed;
-        IF installed > 1 THEN
+        IF installed > 2 THEN
             RAISE EXCEPTION 'version % of crieur is installed, which is later than this script', installed;
         END IF;
     END IF;
 END
 $do$;
 
--- Of this script.
+-- Of this script. Types are looked for among the caller's temporary ones, whose checks are code, unless the path of a
+-- function names pg_temp, and last.
 CREATE OR REPLACE FUNCTION crieur.version() RETURNS integer
-LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$ SELECT 1 $function$;
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$ SELECT 2 $function$;
 
 -- Settings and version: one row.
 CREATE TABLE IF NOT EXISTS crieur.setting (
@@ -84,8 +114,8 @@ CREATE TABLE IF NOT EXISTS crieur.outbox (
     autovacuum_analyze_threshold = 2147483647
 );
 
--- The outbox was full: these tables are to be swept. While it is, and a row of its table is here, not closing, and of
--- this round, a statement writes nothing at all.
+-- The outbox was full: these tables are to be swept; shape 0 stands for every key that a transaction may name. While it
+-- is, and a row of its table is here, not closing, and of this round, a statement writes nothing at all.
 CREATE TABLE IF NOT EXISTS crieur.collapse (
     -- At random, for the same reason.
     id bigint PRIMARY KEY
@@ -116,7 +146,7 @@ CREATE TABLE IF NOT EXISTS crieur.progress (
 -- An expression that is the value as the server itself writes it, never the cast to text: that one says "true" for a
 -- boolean where the server says "t", and drops the blanks of char(n).
 CREATE OR REPLACE FUNCTION crieur.written(expression text, type oid) RETURNS text
-LANGUAGE sql STABLE SET search_path = '' AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH RECURSIVE base (oid, basetype, output, cast_to) AS (
         SELECT t.oid, t.typbasetype, t.typoutput, '' COLLATE "C" FROM pg_catalog.pg_type AS t WHERE t.oid = type
         UNION ALL
@@ -139,7 +169,7 @@ $function$;
 
 -- The SET clauses without which values of these types would be written otherwise for one writer than for another.
 CREATE OR REPLACE FUNCTION crieur.output_settings(types oid[]) RETURNS text
-LANGUAGE sql STABLE SET search_path = '' AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH RECURSIVE part (oid) AS (
         SELECT t.oid FROM pg_catalog.unnest(types) AS t (oid)
         UNION
@@ -186,7 +216,7 @@ $function$;
 
 -- A transition table with its columns as c1, c2, …: whatever a user calls them, none is taken for a name of ours.
 CREATE OR REPLACE FUNCTION crieur.side(target crieur.target, shape crieur.shape, name text, place text) RETURNS text
-LANGUAGE sql STABLE SET search_path = '' AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.format('SELECT %sROW(r.*)::pg_catalog.record AS whole', place)
         || CASE WHEN target.ignore = '{}' THEN '' ELSE pg_catalog.format(', ROW(%s)::pg_catalog.record AS kept', (
             SELECT pg_catalog.string_agg(pg_catalog.format('r.%I', a.attname), ', ' ORDER BY a.attnum)
@@ -203,7 +233,7 @@ $function$;
 
 -- A row of crieur.side() as an array of texts. Without columns it is one NULL: arrays of nothing cannot be gathered.
 CREATE OR REPLACE FUNCTION crieur.image(shape crieur.shape, alias text) RETURNS text
-LANGUAGE sql STABLE SET search_path = '' AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.format('ARRAY[%s]::pg_catalog.text[] COLLATE "C"', coalesce(pg_catalog.string_agg(
         crieur.written(pg_catalog.format('%s.c%s', alias, t.place), t.type), ', ' ORDER BY t.place), 'NULL'))
     FROM pg_catalog.unnest(shape.types) WITH ORDINALITY AS t (type, place)
@@ -211,7 +241,7 @@ $function$;
 
 -- Whether a table has no columns but those of now. Nobody said of a later one that it may be ignored.
 CREATE OR REPLACE FUNCTION crieur.known(target crieur.target, relation text) RETURNS text
-LANGUAGE sql STABLE SET search_path = '' AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.format('%s = (SELECT pg_catalog.count(*) FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = %s'
         || ' AND a.attnum > 0 AND NOT a.attisdropped)', pg_catalog.count(*), relation)
     FROM pg_catalog.pg_attribute AS a
@@ -221,7 +251,7 @@ $function$;
 -- Whether the row o became another one, n. Byte by byte: json, xml and point have no equality, and equal values may be
 -- written otherwise. Only a column that is known can be ignored: while there are others, every change counts.
 CREATE OR REPLACE FUNCTION crieur.changed(target crieur.target, relation text) RETURNS text
-LANGUAGE sql STABLE SET search_path = '' AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT 'o.whole OPERATOR(pg_catalog.*<>) n.whole' || CASE WHEN target.ignore = '{}' THEN '' ELSE pg_catalog.format(
         ' AND (o.kept OPERATOR(pg_catalog.*<>) n.kept OR NOT %s)', crieur.known(target, relation)) END
 $function$;
@@ -231,7 +261,7 @@ $function$;
 -- while that is full, or else one time in 256; random() would take from the sequence of a writer who called setseed().
 -- The fewer expressions there are, the better: setting them up, in each transaction anew, is most of what this costs.
 CREATE OR REPLACE FUNCTION crieur.query_one(op text, target crieur.target, shape crieur.shape) RETURNS text
-LANGUAGE sql STABLE SET search_path = '' AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.format('SELECT %s AS old, %s AS new FROM %s',
         CASE op
             WHEN 'INSERT' THEN 'NULL::pg_catalog.text[]'
@@ -257,7 +287,7 @@ $function$;
 -- after. A full join cannot become a nested loop, whatever number of rows it was planned for.
 CREATE OR REPLACE FUNCTION crieur.query_images(
     op text, target crieur.target, shape crieur.shape, top text, relation text
-) RETURNS text LANGUAGE sql STABLE SET search_path = '' AS $function$
+) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT CASE op
         WHEN 'UPDATE' THEN pg_catalog.format(
             'SELECT p.old, p.new, pg_catalog.bool_and(p.paired) AS paired FROM (SELECT %2$s AS old, %3$s AS new,'
@@ -282,7 +312,7 @@ $function$;
 -- For more than one row. An old row without a new one was to move to a partition, and a trigger kept it from there:
 -- then nothing says which are pairs.
 CREATE OR REPLACE FUNCTION crieur.query_many(op text, images text, rows_max bigint) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.format(
         'SELECT CASE WHEN d.images = 0 THEN NULL WHEN d.paired AND d.images <= %s THEN ''%s'' ELSE ''S'' END::"char"'
         || ' AS op, d.old, d.new FROM (SELECT pg_catalog.count(*) AS images, pg_catalog.bool_and(i.paired) AS paired,'
@@ -294,7 +324,7 @@ $function$;
 
 -- What says all with no image.
 CREATE OR REPLACE FUNCTION crieur.query_none(op text) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.format(
         'SELECT %L::"char" AS op, NULL::pg_catalog.text[] AS old, NULL::pg_catalog.text[] AS new', op)
 $function$;
@@ -302,7 +332,7 @@ $function$;
 -- The outbox is full: one row that says so for this table, unless there is one. The caller has a transaction id before
 -- it looks at the round, so whoever ends the round afterwards finds it among the running transactions.
 CREATE OR REPLACE FUNCTION crieur.overflow(shape integer) RETURNS void
-LANGUAGE sql SET search_path = '' AS $function$
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $function$
     INSERT INTO crieur.collapse (shape, round)
     SELECT overflow.shape, s.last_value
     FROM crieur.closings AS s
@@ -313,7 +343,7 @@ $function$;
 
 -- Whether the outbox is full. Then a row of crieur.collapse says what a statement on this table would have said.
 CREATE OR REPLACE FUNCTION crieur.full(shape integer, bytes_max bigint) RETURNS boolean
-LANGUAGE plpgsql SET search_path = '' AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     yes CONSTANT boolean := pg_catalog.pg_total_relation_size('crieur.outbox') > bytes_max;
 BEGIN
@@ -330,7 +360,7 @@ $function$;
 -- Writes the trigger function of a watched table anew, for its shape and the settings of now. One row, or none, takes
 -- the first way, which is short. What that cannot tell takes the second one.
 CREATE OR REPLACE FUNCTION crieur.generate(target crieur.target) RETURNS void
-LANGUAGE plpgsql SET search_path = '' AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     setting CONSTANT crieur.setting := (SELECT s FROM crieur.setting AS s);
     shape CONSTANT crieur.shape := (SELECT s FROM crieur.shape AS s WHERE s.id = target.shape);
@@ -398,7 +428,7 @@ BEGIN
     INTO one, many
     FROM pg_catalog.unnest('{UPDATE,INSERT,DELETE}'::text[]) AS op;
     EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION crieur.%I() RETURNS trigger LANGUAGE plpgsql'
-        || ' SECURITY DEFINER SET search_path = ''''%s AS %L', function, crieur.output_settings(shape.types),
+        || ' SECURITY DEFINER SET search_path = pg_catalog, pg_temp%s AS %L', function, crieur.output_settings(shape.types),
         pg_catalog.format($text$
 #variable_conflict use_column
 DECLARE
@@ -446,7 +476,7 @@ $function$;
 
 -- A table as the triggers would capture it now. Columns that it no longer has are left out.
 CREATE OR REPLACE FUNCTION crieur.described(relation oid, columns text[]) RETURNS crieur.shape
-LANGUAGE sql STABLE SET search_path = '' AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT ROW(
         NULL, c.oid, n.nspname, c.relname,
         coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attnum > 0), '{}'),
@@ -466,7 +496,7 @@ $function$;
 
 -- What a trigger function was made of besides its shape, and by what: when this differs, it is out of date.
 CREATE OR REPLACE FUNCTION crieur.made_of(target crieur.target) RETURNS text
-LANGUAGE sql STABLE SET search_path = '' AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.concat_ws('/', crieur.version(), s.notify, s.rows_max, s.row_bytes_max, s.bytes_max,
         CASE WHEN target.ignore <> '{}' THEN crieur.described(target.relation, NULL)::text END, (
             SELECT pg_catalog.md5(pg_catalog.string_agg(f.prosrc, '' ORDER BY f.proname COLLATE "C"))
@@ -481,7 +511,7 @@ $function$;
 
 -- A table and what else holds its rows: partitions, and tables that inherit from it.
 CREATE OR REPLACE FUNCTION crieur.carriers(relation oid) RETURNS SETOF regclass
-LANGUAGE sql STABLE SET search_path = '' AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH RECURSIVE carrier (oid) AS (
         SELECT carriers.relation
         UNION
@@ -494,7 +524,7 @@ $function$;
 
 -- Which of the four triggers of a target a table has, and all of them fire whatever session_replication_role says.
 CREATE OR REPLACE FUNCTION crieur.attached(relation oid, target integer) RETURNS text[]
-LANGUAGE sql STABLE SET search_path = '' AS $function$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT coalesce(pg_catalog.array_agg(t.tgname::text), '{}')
     FROM pg_catalog.pg_trigger AS t
     JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
@@ -532,7 +562,7 @@ CROSS JOIN LATERAL (
 -- Puts the triggers on one table that lacks some. ALWAYS: a restore or a replication tool that works with
 -- session_replication_role = replica changes values like anybody else.
 CREATE OR REPLACE FUNCTION crieur.attach(relation regclass, target integer) RETURNS void
-LANGUAGE plpgsql SET search_path = '' AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     attached CONSTANT text[] := crieur.attached(relation, target);
     event text;
@@ -558,7 +588,7 @@ $function$;
 
 -- Refuses what triggers with transition tables cannot do, or would do wrong.
 CREATE OR REPLACE FUNCTION crieur.refuse("table" regclass, columns text[]) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = '' AS $function$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     found record;
     unknown text;
@@ -597,7 +627,7 @@ $function$;
 -- Watches a table, or watches it otherwise than before. "columns" are those that keys are made of (none given: all),
 -- "ignore" those whose change alone is none. For the owner of the table and of this schema.
 CREATE OR REPLACE FUNCTION crieur.watch("table" regclass, columns text[] DEFAULT NULL, ignore text[] DEFAULT '{}')
-RETURNS void LANGUAGE plpgsql SET search_path = '' AS $function$
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 #variable_conflict use_variable
 DECLARE
     described crieur.shape;
@@ -625,7 +655,7 @@ $function$;
 
 -- Removes the triggers of a table. What it wrote to the outbox stays for the daemon.
 CREATE OR REPLACE FUNCTION crieur.unwatch("table" regclass) RETURNS void
-LANGUAGE plpgsql SET search_path = '' AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     removed integer;
 BEGIN
@@ -640,7 +670,7 @@ $function$;
 -- script. With the rights of whoever installed it, so that the daemon may call it; waits for no lock for long. A table
 -- that cannot be helped is a warning, and stays as it was.
 CREATE OR REPLACE FUNCTION crieur.refresh() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET lock_timeout = '1s' AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $function$
 DECLARE
     target crieur.target;
 BEGIN
@@ -669,7 +699,7 @@ $function$;
 -- commits of the whole server queue at one lock, and PREPARE TRANSACTION refuses a transaction that wrote watched
 -- tables.
 CREATE OR REPLACE FUNCTION crieur.notify("on" boolean) RETURNS void
-LANGUAGE sql SET search_path = '' AS $function$
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $function$
     UPDATE crieur.setting SET notify = "on";
     SELECT crieur.generate(t) FROM crieur.target AS t;
 $function$;
@@ -677,7 +707,7 @@ $function$;
 -- Sets limits; NULL keeps one. See crieur.setting.
 CREATE OR REPLACE FUNCTION crieur.limits(
     rows_max integer DEFAULT NULL, row_bytes_max bigint DEFAULT NULL, bytes_max bigint DEFAULT NULL
-) RETURNS void LANGUAGE sql SET search_path = '' AS $function$
+) RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $function$
     UPDATE crieur.setting AS s SET rows_max = coalesce(limits.rows_max, s.rows_max),
         row_bytes_max = coalesce(limits.row_bytes_max, s.row_bytes_max),
         bytes_max = coalesce(limits.bytes_max, s.bytes_max);
@@ -688,14 +718,14 @@ $function$;
 -- For the daemon, before it sweeps: from now on no statement relies on a collapse row that is there. Gives their
 -- tables. Once this is committed, wait for the transactions that run then; sweep; delete the rows.
 CREATE OR REPLACE FUNCTION crieur.close_collapsed() RETURNS TABLE (id bigint, shape integer)
-LANGUAGE sql SECURITY DEFINER SET search_path = '' AS $function$
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.nextval('crieur.closings');
     UPDATE crieur.collapse AS c SET closing = true RETURNING c.id, c.shape;
 $function$;
 
 -- Gives the disk back when the outbox is empty and its file is large, unless somebody writes just now. Says whether.
 CREATE OR REPLACE FUNCTION crieur.shrink() RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET lock_timeout = '50ms' AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $function$
 BEGIN
     IF pg_catalog.current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'crieur.shrink() must see what has just been committed: call it in read committed';
@@ -716,7 +746,7 @@ $function$;
 
 -- The rights of the daemon's role, if that is not the one that installs.
 CREATE OR REPLACE FUNCTION crieur.grant_worker(role name) RETURNS void
-LANGUAGE plpgsql SET search_path = '' AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     granted text;
 BEGIN

@@ -1,5 +1,5 @@
 -- The server as crieur needs to know it: version, settings, what is free. One row, one JSON object.
--- By hand: psql -XAtf sql/server.sql
+-- By hand: psql -XAt -v triggers="$(cat sql/triggers.sql)" -v functions="$(cat sql/invalidate.sql)" -f sql/server.sql
 SELECT jsonb_build_object(
     'version', current_setting('server_version_num')::integer,
     'version_text', current_setting('server_version'),
@@ -11,19 +11,26 @@ SELECT jsonb_build_object(
     'slots_used', (SELECT count(*) FROM pg_replication_slots),
     'senders_max', current_setting('max_wal_senders')::integer,
     'senders_used', (SELECT count(*) FROM pg_stat_replication),
-    -- Those of triggers.sql that fire in an ordinary session.
+    -- Those of triggers.sql that fire in an ordinary session, with the function as that script makes it, and of nobody
+    -- else than who made the trigger, unless a superuser's.
     'triggers', (
         SELECT count(*) FROM pg_event_trigger AS e
         JOIN pg_proc AS f ON f.oid = e.evtfoid
         JOIN pg_namespace AS n ON n.oid = f.pronamespace
+        JOIN pg_roles AS r ON r.oid = f.proowner
         WHERE e.evtname IN ('crieur_ddl', 'crieur_drop') AND e.evtenabled IN ('O', 'A')
             AND (n.nspname, f.proname) = ('crieur', 'announce_ddl')
+            AND NOT f.prosecdef AND strpos(:'triggers', f.prosrc) > 0 AND (r.rolsuper OR r.oid = e.evtowner)
     ),
-    -- Those of invalidate.sql that transactions call.
+    -- Those of invalidate.sql, as that script makes them, of the outbox's owner where there is one.
     'functions', (
         SELECT count(*) FROM pg_proc AS f
         JOIN pg_namespace AS n ON n.oid = f.pronamespace
-        WHERE n.nspname = 'crieur' AND f.proname IN ('invalidate', 'invalidate_exact') AND f.provariadic <> 0
+        WHERE n.nspname = 'crieur' AND f.proname IN ('announce_keys', 'invalidate', 'invalidate_exact')
+            AND strpos(:'functions', f.prosrc) > 0 AND NOT EXISTS (
+                SELECT FROM pg_class AS c
+                WHERE c.relnamespace = n.oid AND c.relname = 'outbox' AND c.relowner <> f.proowner
+            )
     ),
     -- Megabytes; -1 is no limit.
     'slot_keep_mb', (SELECT s.setting::bigint FROM pg_settings AS s WHERE s.name = 'max_slot_wal_keep_size'),

@@ -1,14 +1,14 @@
--- Event triggers that announce DDL to crieur: a logical message, and a row of the outbox where there is one, names each
--- altered or dropped table, in the altering transaction. Needs a superuser, or a hosted server that lets its own
--- administrator make event triggers.
+-- Event triggers that announce DDL in the stream: a logical message names each altered or dropped table, in the altering
+-- transaction. An outbox needs none: the daemon looks at its tables itself. Needs a superuser, or a hosted server that
+-- lets its own administrator make event triggers. The schema may be another's: nothing in it is run.
 -- Safe to run twice. By hand: psql -X -v ON_ERROR_STOP=1 -f sql/triggers.sql
 -- To undo it: DROP EVENT TRIGGER crieur_ddl; DROP EVENT TRIGGER crieur_drop; DROP FUNCTION crieur.announce_ddl();
 CREATE SCHEMA IF NOT EXISTS crieur;
 
--- With the rights of whoever ran this file, who may write to the outbox, as whoever runs DDL may not. It reads catalogs
--- only. Whatever fails in it is a warning to them and no more.
+-- With the rights of whoever runs DDL. It reads catalogs and writes nothing but the message. Whatever fails in it is a
+-- warning to them and no more.
 CREATE OR REPLACE FUNCTION crieur.announce_ddl() RETURNS event_trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     touched pg_catalog.jsonb;
     notice pg_catalog.text;
@@ -72,9 +72,6 @@ BEGIN
     END IF;
     IF touched IS NOT NULL THEN
         notice := pg_catalog.jsonb_build_object('kind', 'ddl', 'tables', touched);
-        IF pg_catalog.to_regclass('crieur.outbox') IS NOT NULL THEN
-            INSERT INTO crieur.outbox (op, note) VALUES ('M', notice);
-        END IF;
         PERFORM pg_catalog.pg_logical_emit_message(true, 'crieur', notice);
     END IF;
 EXCEPTION WHEN OTHERS THEN
@@ -83,7 +80,10 @@ END
 $function$;
 
 DO $do$
+DECLARE
+    stranger pg_catalog.text;
 BEGIN
+    PERFORM pg_catalog.set_config('search_path', '', true);
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtname = 'crieur_ddl') THEN
         CREATE EVENT TRIGGER crieur_ddl ON ddl_command_end
             WHEN tag IN ('ALTER TABLE', 'ALTER TYPE')
@@ -91,6 +91,15 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtname = 'crieur_drop') THEN
         CREATE EVENT TRIGGER crieur_drop ON sql_drop EXECUTE FUNCTION crieur.announce_ddl();
+    END IF;
+    -- A function that was there before keeps its owner, who could put other code into it: it would run as everybody.
+    SELECT pg_catalog.format('function %s belongs to %I', f.oid::pg_catalog.regprocedure, r.rolname) INTO stranger
+    FROM pg_catalog.pg_event_trigger AS e
+    JOIN pg_catalog.pg_proc AS f ON f.oid = e.evtfoid
+    JOIN pg_catalog.pg_roles AS r ON r.oid = f.proowner
+    WHERE e.evtname IN ('crieur_ddl', 'crieur_drop') AND NOT r.rolsuper AND r.rolname <> current_user;
+    IF stranger IS NOT NULL THEN
+        RAISE insufficient_privilege USING MESSAGE = stranger, HINT = 'Drop it, and run this script again.';
     END IF;
 END
 $do$;

@@ -85,6 +85,10 @@ impl TlsConnect<Ready> for AlreadyDone {
 const DEFAULTS: &str = "-c default_transaction_isolation=read\\ committed -c default_transaction_deferrable=off \
                         -c idle_session_timeout=0";
 
+/// Before a statement of ours, in the same message and so in its transaction only: names in it are the server's own,
+/// whatever role or database put into the path. Lookups keep the role's.
+pub(crate) const NO_PATH: &str = "SET LOCAL search_path TO ''; ";
+
 /// An ordinary session; its connection ends with it.
 #[derive(Debug)]
 pub struct Session {
@@ -116,7 +120,9 @@ impl Session {
     /// The same through whatever stands between: a pooler refuses settings of the session (`options`), and one that gives
     /// each transaction another session forgets what was set or prepared.
     pub async fn through_pooler(dsn: &Dsn, limit: Duration) -> Result<Self> {
-        Session::with(dsn, limit, dsn.config.clone()).await
+        let session = Session::with(dsn, limit, dsn.config.clone()).await?;
+        answered(limit, refuse_strangers(&session.client)).await?;
+        Ok(session)
     }
 
     async fn with(dsn: &Dsn, limit: Duration, mut config: Config) -> Result<Self> {
@@ -220,7 +226,7 @@ impl ControlSession {
         let tables = rules.streamed().into_iter().map(|table| [table.schema, table.table]).collect::<Vec<_>>();
         let tables = serde_json::to_string(&tables).expect("a list of texts is plain data");
         let variables = [("slot", slot), ("publication", publication), ("tables", tables.as_str())];
-        let fill = |sql| quote::fill(sql, &variables);
+        let fill = |sql| format!("{NO_PATH}{}", quote::fill(sql, &variables));
         self.watch = Some([fill(RUN), fill(include_str!("../sql/watch.sql"))]);
         self
     }
@@ -298,6 +304,15 @@ pub(crate) async fn identity(client: &Client) -> Result<Option<(String, u32)>> {
     Ok(text(1).map(str::to_owned).zip(timeline))
 }
 
+/// Functions, triggers and defaults of schema crieur run as whoever reads and writes there.
+async fn refuse_strangers(client: &Client) -> Result<()> {
+    let sql = format!("{NO_PATH}{}", include_str!("../sql/outbox/owner.sql"));
+    let rows = client.simple_query(&sql).await.map_err(|error| session_error(&error))?;
+    let Some(owner) = first_row(&rows).and_then(|row| row.get(0)) else { return Ok(()) };
+    let seen = format!("schema crieur belongs to \"{owner}\", whose code would run as a superuser");
+    Err(Error::definite(Exit::NoPermission, seen).hint("Log in as its owner, or as the role of crieur.grant_worker()."))
+}
+
 fn first_row(rows: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
     rows.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None })
 }
@@ -353,9 +368,10 @@ impl Control for ControlSession {
     async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>> {
         const SQL: &str = include_str!("../sql/partition_root.sql");
         self.attempt(1, async |live| {
-            let row = live.session.client.query_opt(SQL, &[&oid.0]).await.map_err(|error| session_error(&error))?;
-            let names = row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose();
-            names.map_err(|error: tokio_postgres::Error| session_error(&error))
+            let sql = format!("{NO_PATH}{}", quote::fill(SQL, &[("oid", &oid.0.to_string())]));
+            let rows = live.session.client.simple_query(&sql).await.map_err(|error| session_error(&error))?;
+            let text = |column| first_row(&rows).and_then(|row| row.get(column)).map(str::to_owned);
+            Ok(text(0).zip(text(1)))
         })
         .await
     }

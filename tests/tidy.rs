@@ -1,6 +1,9 @@
 //! The architecture and the style that can be checked: walls between layers, sizes, words that have no place.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crieur::config::reference::{Key, Kind, shown};
 
 /// Modules that decide and never touch the outside: no runtime, no clock, no log.
 const PURE: &[&str] = &[
@@ -141,13 +144,26 @@ fn no_word_of_unfinished_work_stays() {
     complain(complaints.collect());
 }
 
+/// What an entry of the configuration's list must say: a default or that there is none, and bounds that are not the usual.
+fn bounds(key: &Key) -> Vec<String> {
+    let usual = |bound: &Duration| [0, 1, 3_600_000].contains(&bound.as_millis());
+    let Kind::Duration(least, most) = key.kind else { return Vec::new() };
+    [least, most].iter().filter(|bound| !usual(bound)).map(|bound| format!("`{}`", shown(*bound))).collect()
+}
+
 #[test]
-fn both_readmes_name_every_configuration_key() {
+fn both_readmes_say_the_default_and_the_bounds_of_every_configuration_key() {
     let mut complaints = Vec::new();
-    for readme in ["README.md", "README.fr.md"] {
+    for (readme, mandatory) in [("README.md", "Mandatory"), ("README.fr.md", "Obligatoire")] {
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(readme)).expect("a README");
-        let missing = crieur::config::reference().iter().filter(|key| !text.contains(&format!("`{}`", key.name)));
-        complaints.extend(missing.map(|key| format!("{readme}: {} is missing", key.name)));
+        for key in crieur::config::reference() {
+            let entry = text.split(&format!("\n- `{}`", key.name)).nth(1).unwrap_or_default();
+            let entry = entry.split("\n- ").next().and_then(|entry| entry.split("\n\n").next()).unwrap_or_default();
+            let ends = entry.contains("`Default:`") || entry.contains(mandatory);
+            let lacks = bounds(key).into_iter().filter(|bound| !entry.contains(bound));
+            complaints.extend((!ends).then(|| format!("{readme}: {} has no default", key.name)));
+            complaints.extend(lacks.map(|bound| format!("{readme}: {} does not say {bound}", key.name)));
+        }
     }
     complain(complaints);
 }

@@ -1,4 +1,4 @@
--- The outbox as `crieur check` needs to know it. One row, one JSON object; the schema must be there.
+-- The outbox as `crieur check` needs to know it. One row, one JSON object; the schema must be there. No row: it was left.
 -- By hand: psql -XAt -f sql/outbox/check.sql
 SELECT pg_catalog.jsonb_build_object(
     'version', crieur.version(),
@@ -29,3 +29,4 @@ SELECT pg_catalog.jsonb_build_object(
         FROM crieur.watched AS w
     ), '[]')
 )::text
+FROM crieur.setting

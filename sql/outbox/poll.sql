@@ -12,7 +12,8 @@ LEFT JOIN (
     FROM (
         SELECT b.*, sum(b.bytes) OVER (ORDER BY b.xid, b.id) - b.bytes AS before, sum(b.bytes) OVER () AS total
         FROM (
-            SELECT o.*, coalesce(pg_catalog.pg_column_size(o.old), 0) + coalesce(pg_catalog.pg_column_size(o.new), 0) AS bytes
+            SELECT o.*, coalesce(pg_catalog.pg_column_size(o.old), 0) + coalesce(pg_catalog.pg_column_size(o.new), 0)
+                + coalesce(pg_catalog.octet_length(o.note), 0) AS bytes
             FROM (
                 (
                     SELECT o.xid, o.id, o.op, o.shape, o.old, o.new, o.note, o.at FROM crieur.outbox AS o

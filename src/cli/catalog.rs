@@ -7,9 +7,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::cli::setup::{FUNCTIONS_SQL, TRIGGERS_SQL};
 use crate::error::{Error, Exit, Result};
 use crate::quote;
 use crate::rules::needs::TableNeeds;
+use crate::session::NO_PATH;
 
 /// `sql/server.sql`
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -34,9 +36,9 @@ pub struct Server {
     pub senders_max: u32,
     /// WAL senders at work.
     pub senders_used: u32,
-    /// Event triggers that announce DDL and are there, of [`TRIGGERS`](crate::cli::setup::TRIGGERS).
+    /// Event triggers that announce DDL and are as this version makes them, of [`TRIGGERS`](crate::cli::setup::TRIGGERS).
     pub triggers: u32,
-    /// Functions that transactions call and are there, of [`FUNCTIONS`](crate::cli::setup::FUNCTIONS).
+    /// Functions for transactions that are as this version makes them, of [`FUNCTIONS`](crate::cli::setup::FUNCTIONS).
     pub functions: u32,
     /// `max_slot_wal_keep_size` in MB; -1 is no limit.
     pub slot_keep_mb: i64,
@@ -245,9 +247,10 @@ impl Catalog {
         let tables: Vec<(&str, &str)> = needs.iter().map(|need| (need.schema.as_str(), need.table.as_str())).collect();
         let tables = serde_json::to_string(&tables)
             .map_err(|error| Error::definite(Exit::Software, "name the tables as JSON").because(error))?;
+        let scripts = [("triggers", TRIGGERS_SQL), ("functions", FUNCTIONS_SQL)];
         let variables = [("publication", publication), ("slot", slot), ("tables", tables.as_str())];
         Ok(Catalog {
-            server: one(rows(client, include_str!("../../sql/server.sql"), &variables).await?)?,
+            server: one(rows(client, include_str!("../../sql/server.sql"), &scripts).await?)?,
             role: one(rows(client, include_str!("../../sql/role.sql"), &variables).await?)?,
             publication: rows(client, include_str!("../../sql/publication.sql"), &variables).await?.pop(),
             slot: rows(client, include_str!("../../sql/slot.sql"), &variables).await?.pop(),
@@ -267,7 +270,8 @@ pub(crate) async fn rows<T: DeserializeOwned>(
     sql: &str,
     variables: &[(&str, &str)],
 ) -> Result<Vec<T>> {
-    let answer = client.simple_query(&quote::fill(sql, variables)).await;
+    let sql = format!("{NO_PATH}{}", quote::fill(sql, variables));
+    let answer = client.simple_query(&sql).await;
     let answer = answer.map_err(|error| Error::definite(Exit::Unavailable, "read the catalog").because(error))?;
     let mut out = Vec::new();
     for message in answer {

@@ -31,10 +31,10 @@ const LOCK_TIMEOUT: &str = "SET lock_timeout = '5s';";
 
 /// The event triggers that announce DDL; this many are made.
 pub const TRIGGERS: u32 = 2;
-const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");
+pub(crate) const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");
 
-/// The functions that transactions call; this many are made.
-pub const FUNCTIONS: u32 = 2;
+/// The functions that transactions call, and the one behind them; this many are made.
+pub const FUNCTIONS: u32 = 3;
 pub(crate) const FUNCTIONS_SQL: &str = include_str!("../../sql/invalidate.sql");
 
 /// Creates what the daemon needs on the PostgreSQL server. Safe to run twice.
@@ -337,7 +337,7 @@ mod tests {
             [
                 "ALTER TABLE \"public\".\"t\" REPLICA IDENTITY FULL;",
                 "CREATE PUBLICATION \"crieur\" FOR TABLE \"public\".\"t\" WITH (publish = 'insert, update, delete, truncate');",
-                "SELECT pg_create_logical_replication_slot('crieur', 'pgoutput');",
+                "SELECT pg_catalog.pg_create_logical_replication_slot('crieur', 'pgoutput');",
             ]
         );
     }

@@ -67,7 +67,7 @@ const KEYS: &[Key] = &[
             "postgres.url",
             Kind::Url,
             None,
-            "where the changes come from: a libpq URL or key/value string; the direct host, no pooler",
+            "where the changes come from: a libpq URL or key/value string; the direct host, or in outbox mode any pooler",
         )
     },
     key(

@@ -16,7 +16,7 @@ use crate::quote;
 use crate::source::facts::{self, Facts};
 use crate::source::replication::{Life, Options};
 use crate::source::slot::{self, Condition};
-use crate::source::wire::Wire;
+use crate::source::wire::{ROLES_PATH, Wire};
 
 /// A stream that was started, from which nothing was read yet.
 #[derive(Debug)]
@@ -163,6 +163,7 @@ pub(crate) async fn start_stream(wire: &mut Wire, slot: &str, publication: &str,
     let sql = format!("START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 ({protocol})");
     debug!(protocol, "start replication");
     wire.simple_query(STREAM_EARLY).await.map_err(|error| error.while_doing("set how early transactions stream"))?;
+    wire.simple_query(ROLES_PATH).await?;
     wire.start_copy_both(&sql).await.map_err(|error| error.while_doing("start replication"))
 }
 

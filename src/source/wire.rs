@@ -33,6 +33,12 @@ pub struct Wire {
 /// UTF-8 would end the stream at every try.
 pub(crate) const UNCONVERTED: &str = "SET client_encoding = 'SQL_ASCII'";
 
+/// Names in statements of ours are the server's own, whatever role or database put into the path; the stream's values
+/// are written under theirs ([`ROLES_PATH`]).
+const NO_PATH: &str = "SET search_path TO ''";
+/// For a stream that begins.
+pub(crate) const ROLES_PATH: &str = "RESET search_path";
+
 fn broken(cause: std::io::Error) -> Error {
     Error::transient("the connection to the server broke").because(cause)
 }
@@ -86,6 +92,7 @@ impl Wire {
         if bytes_of_any_kind {
             wire.simple_query(UNCONVERTED).await?;
         }
+        wire.simple_query(NO_PATH).await?;
         wire.check_target(dsn.target).await?;
         Ok(wire)
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::daemon::Daemon;
 use super::harness::postgres::{self, Version};
 use super::harness::wait::{PATIENCE, settled};
+use super::outbox_sql::INSTALL;
 use super::scene::{Mode, Scene, set};
 
 const NAMED: &[&str] = &["s:a:1", "s:a:2", "s:b*", "s:bc", "s:é", "t:1", "lock:s"];
@@ -109,7 +110,7 @@ async fn anybody_who_may_use_the_schema_may_call_and_nobody_gets_rights_by_it() 
         let scene = Scene::with(postgres::Options { version, ..Default::default() }, &[]).await;
         let mut daemon = scene.daemon_with(&allowing(&scene, "[\"s:*\"]")).await;
         scene.run("CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA crieur TO app").await;
-        scene.run("CREATE TABLE crieur.outbox (id bigserial PRIMARY KEY, op \"char\" NOT NULL, note text)").await;
+        scene.run(INSTALL).await;
         // A function of the caller's own in its path must not run with the owner's rights.
         let trap = "CREATE SCHEMA trap AUTHORIZATION app; SET ROLE app; \
                     CREATE FUNCTION trap.octet_length(text) RETURNS int LANGUAGE plpgsql AS \
@@ -125,6 +126,49 @@ async fn anybody_who_may_use_the_schema_may_call_and_nobody_gets_rights_by_it() 
         scene.run("RESET ROLE").await;
         assert_eq!(daemon.stop(), Some(0));
     }
+}
+
+#[tokio::test]
+async fn a_full_outbox_gives_up_all_that_may_be_named_and_misses_no_late_transaction() {
+    let scene = Scene::outbox().await;
+    scene.run("SELECT crieur.limits(bytes_max => 1)").await;
+    let config = allowing(&scene, "[\"s:*\"]");
+    let mut daemon = scene.daemon_with(&config).await;
+    assert_eq!(daemon.stop(), Some(0));
+    let rows = "SELECT (SELECT count(*) FROM crieur.outbox) || ' ' || count(*) || coalesce(min(' ' || shape), '') FROM crieur.collapse";
+    let before = scene.ask(rows).await;
+    let before = before.split(' ').next().expect("a number");
+    for _ in 0..3 {
+        scene.run("SELECT crieur.invalidate_exact('s:a:1'), crieur.invalidate('s:b*')").await;
+        assert_eq!(scene.ask(rows).await, format!("{before} 1 0"), "one row for all of them");
+    }
+    let mut late = scene.postgres.client().await;
+    let open = late.transaction().await.expect("it begins");
+    open.batch_execute("SELECT crieur.invalidate_exact('s:a:2')").await.expect("valid SQL");
+    let mut daemon = Daemon::start(&config, &[]);
+    settled("the row is closing", PATIENCE, async || {
+        match scene.ask("SELECT bool_and(closing)::text FROM crieur.collapse").await {
+            closing if closing == "true" => Ok(()),
+            other => Err((other, daemon.log())),
+        }
+    })
+    .await;
+    for key in NAMED {
+        let _: () = redis::cmd("SET").arg(key).arg("v").query(&mut scene.keys()).expect("it is writable");
+    }
+    // The transaction that relied on the row has not ended.
+    assert_eq!(scene.ask(rows).await, format!("{before} 1 0"));
+    open.commit().await.expect("it commits");
+    settled("what may be named goes, and nothing else", PATIENCE, async || {
+        let mut connection = scene.keys();
+        let left: BTreeSet<String> = redis::cmd("KEYS").arg("*").query(&mut connection).expect("it answers");
+        let left: Vec<&str> = NAMED.iter().copied().filter(|key| left.contains(*key)).collect();
+        let rows = scene.ask("SELECT count(*)::text FROM crieur.collapse").await;
+        if left == ["t:1", "lock:s"] && rows == "0" { Ok(()) } else { Err((format!("{left:?} {rows}"), daemon.log())) }
+    })
+    .await;
+    assert!(!daemon.log().contains("sweeping every key"), "the mark proves the rest:\n{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ mod record;
 mod reload;
 mod replicas;
 mod restart;
+mod rights;
 mod rules;
 mod scene;
 mod servers;

@@ -106,24 +106,50 @@ async fn a_cache_that_went_back_gets_what_it_lacks() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// The procedure of README.md, its last step word by word, under an application that names keys all the while.
 #[tokio::test]
-async fn a_change_of_mode_sweeps_in_both_directions() {
+async fn a_change_of_mode_sweeps_in_both_directions_and_leaves_what_transactions_call() {
+    let readme = include_str!("../../README.md");
+    let step = |name: &str| {
+        let step = readme.split(&format!("-- {name}\n")).nth(1).and_then(|rest| rest.split("```").next());
+        step.expect("a step of the README").lines().map(str::trim).filter(|line| !line.is_empty())
+    };
     let mut scene = Scene::start().await;
-    let mut daemon = scene.daemon().await;
+    scene.run("CREATE ROLE caller; GRANT USAGE ON SCHEMA crieur TO caller").await;
+    let config = |scene: &Scene| scene.config().replacen("echo = []", "echo = []\ninvalidate = [\"s:*\"]", 1);
+    let mut daemon = scene.daemon_with(&config(&scene)).await;
     for mode in [Mode::Outbox, Mode::Replication, Mode::Outbox] {
         scene.mode = mode;
         // What the other mode must not miss comes first: `crieur setup` of the new one, then its start.
-        let out = daemon::run("setup", &scene.config(), &[]);
+        let out = daemon::run("setup", &config(&scene), &[]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         scene.run("UPDATE properties SET title = 'between' WHERE id = 2").await;
         assert_eq!(daemon.stop(), Some(0));
         scene.fill();
         scene.run("UPDATE properties SET title = 'away' WHERE id = 1").await;
-        daemon = Daemon::start(&scene.config(), &[]);
+        daemon = Daemon::start(&config(&scene), &[]);
         daemon.wait_for_log("the mark in the cache is of another server or timeline");
         super::scene::swept(&scene, &daemon).await;
         scene.confirmed(&daemon).await;
+        for sql in step(if mode == Mode::Outbox { "remove replication" } else { "remove the outbox" }) {
+            scene.run(sql).await;
+        }
         assert_eq!(scene.change(&daemon, "UPDATE properties SET title = 'b' WHERE id = 1").await, set(ONE), "{mode:?}");
+        let _: () = redis::cmd("SET").arg("s:1").arg("v").query(&mut scene.keys()).expect("it is writable");
+        scene.run("SET ROLE caller; SELECT crieur.invalidate_exact('s:1'); RESET ROLE").await;
+        settled("a named key goes", PATIENCE, async || {
+            match redis::cmd("EXISTS").arg("s:1").query(&mut scene.keys()).expect("it answers") {
+                0_i64 => Ok(()),
+                _ => Err(daemon.log()),
+            }
+        })
+        .await;
+        if mode == Mode::Replication {
+            assert_eq!(scene.ask("SELECT count(*)::text FROM crieur.outbox").await, "0", "nobody reads it");
+            let out =
+                daemon::run("check", &Mode::Outbox.config(&scene.config().replace("mode = \"outbox\"\n", "")), &[]);
+            assert!(String::from_utf8_lossy(&out.stdout).contains("crieur.setting has no row"), "{out:?}");
+        }
     }
     assert_eq!(daemon.stop(), Some(0));
 }

@@ -36,7 +36,10 @@ async fn check_reads_rules_against_types_labels_and_rows() {
         ("keys = ['a:{title.x}']", Some("column \"title\" is text: what is no JSON in it widens")),
         ("keys = ['a:{owner_id.x}']", Some("\"owner_id\" is integer, which has no fields")),
         ("keys = ['a:{id|year}']", Some("\"id\" is integer, which has no year and month")),
-        ("keys = ['a']\nwhen = \"state = 'sold'\"", Some("\"state\" is never 'sold', which is no label of state")),
+        (
+            "keys = ['a']\nwhen = \"state = 'sold'\"",
+            Some("\"state\" is never 'sold', which is no label of public.state"),
+        ),
         ("keys = ['a']\nwhen = \"state in ('free')\"", None),
         ("keys = ['a']\nwhen = \"id = 'one'\"", Some("\"id\" is integer and cannot be 'one'")),
         ("keys = ['a']\nwhen = \"title = 'a' and title = 'b'\"", Some("no row can meet its condition")),

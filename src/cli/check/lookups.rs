@@ -14,6 +14,7 @@ use crate::control::LookupId;
 use crate::error::{Error, Exit, Result};
 use crate::quote;
 use crate::rules::{Lookup, Rules, sql};
+use crate::session::NO_PATH;
 
 /// NULL of any type.
 #[derive(Debug)]
@@ -76,6 +77,8 @@ async fn read(client: &Client, lookup: &Lookup) -> Result<Read> {
         let unread = |cause| Error::definite(Exit::Protocol, "read the plan of a lookup").because(cause);
         relations(&plan.map_err(unread)?, &mut read);
     }
+    // The transaction is about to end.
+    client.batch_execute(NO_PATH).await.map_err(ended)?;
     Ok(roots(client, &read).await)
 }
 

@@ -218,7 +218,7 @@ pub mod example {
                 senders_max: 10,
                 senders_used: 1,
                 triggers: 2,
-                functions: 2,
+                functions: 3,
                 slot_keep_mb: 4096,
                 sender_timeout_ms: 60_000,
             },

@@ -70,6 +70,9 @@ pub(crate) async fn findings(
         // Triggers on what is not there are no finding of their own.
         let named: Vec<&TableNeeds> = needs.iter().filter(|need| of_names(catalog, need).is_empty()).collect();
         out.extend(states.iter().flat_map(|state| of(state, slot, &named)));
+        if states.is_empty() {
+            out.push(Finding::wrong("outbox", "crieur.setting has no row: nobody writes here").mend("crieur setup"));
+        }
     } else {
         out.push(Finding::wrong("outbox", "schema crieur is not installed").mend("crieur setup"));
     }

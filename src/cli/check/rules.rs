@@ -13,6 +13,7 @@ use crate::error::{Error, Exit, Result};
 use crate::quote;
 use crate::rules::Rules;
 use crate::rules::lint::{Lint, Listed, Reads, Use};
+use crate::session::NO_PATH;
 
 /// Rows of a table in which a JSON path is looked for.
 const ROWS: u32 = 1000;
@@ -128,7 +129,8 @@ pub async fn paths(client: &Client, rules: &Rules, catalog: &Catalog, timeout: D
             continue;
         }
         seen.push(what);
-        let begin = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {}", timeout.as_millis().max(1));
+        let limit = timeout.as_millis().max(1);
+        let begin = format!("BEGIN READ ONLY; {NO_PATH}SET LOCAL statement_timeout = {limit}");
         client.batch_execute(&begin).await.map_err(ended)?;
         let counted = client.query_one(&counting(&reads), &[]).await;
         client.batch_execute("ROLLBACK").await.map_err(ended)?;

@@ -47,7 +47,8 @@ fn functions(server: &Server) -> Finding {
     }
     Finding::note(
         "functions",
-        "crieur.invalidate or crieur.invalidate_exact is missing: a transaction that calls it fails",
+        "crieur.invalidate or crieur.invalidate_exact is missing, of another version or another's than the outbox: a \
+         transaction that calls it may fail",
     )
     .mend("run crieur setup")
 }
@@ -57,7 +58,7 @@ fn triggers(server: &Server) -> Finding {
     if server.triggers >= TRIGGERS {
         return Finding::ready("event triggers", "DDL is announced in the stream");
     }
-    let seen = "missing or disabled: DDL that changes values without changing rows leaves stale keys, or sweeps them \
+    let seen = "missing, disabled or of another version: DDL that changes values without changing rows leaves stale keys, or sweeps them \
                 only with the next row change";
     Finding::note("event triggers", seen).mend("run crieur setup as a superuser, or have one run its --print")
 }
@@ -177,8 +178,8 @@ fn limits(server: &Server) -> Vec<Finding> {
 pub fn create_slot(name: &str, server: &Server) -> String {
     let name = quote::literal(name);
     match server.version >= VERSION_FAILOVER {
-        true => format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput', failover => true);"),
-        false => format!("SELECT pg_create_logical_replication_slot({name}, 'pgoutput');"),
+        true => format!("SELECT pg_catalog.pg_create_logical_replication_slot({name}, 'pgoutput', failover => true);"),
+        false => format!("SELECT pg_catalog.pg_create_logical_replication_slot({name}, 'pgoutput');"),
     }
 }
 
@@ -214,7 +215,7 @@ mod tests {
     }
 
     const RESTART: &str = "restart the server";
-    const CREATE: &str = "SELECT pg_create_logical_replication_slot('crieur', 'pgoutput');";
+    const CREATE: &str = "SELECT pg_catalog.pg_create_logical_replication_slot('crieur', 'pgoutput');";
     const OTHER: &str = "choose another name in postgres.slot";
 
     #[test]

@@ -76,9 +76,9 @@ impl Facts {
     /// Asks for all of it.
     pub(crate) async fn read(client: &Client) -> Result<Self> {
         let identity = session::identity(client).await?;
-        let row = lease::transact(client, BEGIN_READ, FACTS).await?;
+        let row = lease::transact(client, BEGIN_READ, FACTS).await?.ok_or_else(retired)?;
         let text = |column: usize| {
-            let text = row.as_ref().and_then(|row| row.get(column)).map(str::to_owned);
+            let text = row.get(column).map(str::to_owned);
             text.ok_or_else(|| Error::definite(Exit::Protocol, "the server's answers about itself cannot be read"))
         };
         let (system, timeline) = server(identity, &text(2)?);
@@ -131,6 +131,13 @@ pub(super) const ERA_BYTES: u64 = 1 << 40;
 /// The position before the first row of an era.
 pub(super) fn first_of(era: u32) -> Lsn {
     Lsn(u64::from(era) * ERA_BYTES)
+}
+
+/// The error where nobody is to read the outbox: its setting was removed, as good as the table.
+fn retired() -> Error {
+    let mut error = Error::transient("crieur.setting has no row: writers leave the outbox alone");
+    error.sqlstate = Some("42P01".to_owned());
+    error
 }
 
 /// The error while another daemon is at work.

@@ -21,6 +21,9 @@ const REMOVE: &str = include_str!("../../../sql/outbox/remove.sql");
 /// How often the lease is renewed; it lasts 1.5 seconds (`acquire.sql`).
 pub(super) const RENEW_INTERVAL: Duration = Duration::from_millis(400);
 
+/// For what must not be lost.
+pub(super) const BEGIN_SURELY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL search_path TO ''";
+
 /// Losing the last removals to a crash of the server costs nothing: their rows come again.
 pub(crate) const BEGIN_WRITE: &str =
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit TO off; SET LOCAL search_path TO ''";
@@ -68,7 +71,7 @@ pub(super) async fn acquire(client: &Client, slot: &str, owner: &str) -> Result<
     let variables = [("slot", slot), ("owner", owner)];
     let insert = format!("INSERT INTO crieur.progress (slot) VALUES ({}) ON CONFLICT DO NOTHING", quote::literal(slot));
     let sql = format!("{insert}; {}", quote::fill(ACQUIRE, &variables));
-    let row = transact(client, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", &sql).await?;
+    let row = transact(client, BEGIN_SURELY, &sql).await?;
     let row = row.ok_or_else(|| Error::definite(Exit::Protocol, "the server says nothing about the outbox's lease"))?;
     let number = |column| row.get(column).and_then(|text| text.parse::<u64>().ok());
     match (number(0), number(1)) {

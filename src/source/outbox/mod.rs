@@ -37,6 +37,7 @@ use crate::session::Session;
 use crate::source::Source;
 use crate::source::dsn::Dsn;
 use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
+use crate::source::outbox::overflow::NAMED;
 use crate::source::outbox::worker::{Batch, Orders, Worker};
 
 pub(crate) use begin::Facts;
@@ -197,7 +198,11 @@ impl Running {
             let position = Lsn(self.batch.positions.first().copied().unwrap_or(self.received.0));
             self.received = position;
             for shape in shapes {
-                let row = OutboxRow { xid, op: b'S', shape: Some(shape), old: None, new: None, note: None, at: 0 };
+                let (op, shape, note) = match shape {
+                    NAMED => (b'M', None, Some(r#"{"kind": "invalidate_all"}"#)),
+                    _ => (b'S', Some(shape), None),
+                };
+                let row = OutboxRow { xid, op, shape, old: None, new: None, note, at: 0 };
                 write(&mut self.encoder, &row, position, &self.shapes, &mut self.messages);
             }
             self.encoder.end(&mut self.messages);

@@ -7,9 +7,12 @@
 use tokio_postgres::Client;
 
 use crate::error::{Error, Exit, Result};
-use crate::source::outbox::lease::{BEGIN_WRITE, transact};
+use crate::source::outbox::lease::{BEGIN_SURELY, BEGIN_WRITE, transact};
 use crate::source::outbox::page::query;
 use crate::source::sqlstate::session_error;
+
+/// Instead of a shape: every key that transactions may name (`crieur.announce_keys`).
+pub(super) const NAMED: i32 = 0;
 
 /// Rows that are closing.
 #[derive(Debug)]
@@ -66,7 +69,7 @@ pub(super) async fn forget(client: &Client, ids: &[i64]) -> Result<()> {
 
 /// Gives the disk back, where the outbox is empty and its file is large.
 pub(super) async fn shrink(client: &Client) -> Result<()> {
-    transact(client, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", "SELECT crieur.shrink()").await.map(drop)
+    transact(client, BEGIN_SURELY, "SELECT crieur.shrink()").await.map(drop)
 }
 
 #[cfg(test)]

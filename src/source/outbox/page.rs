@@ -15,9 +15,10 @@ const POLL: &str = include_str!("../../../sql/outbox/poll.sql");
 const SHAPES: &str = include_str!("../../../sql/outbox/shapes.sql");
 
 /// What role or database may have set otherwise must not count; see `DEFAULTS` in session.rs.
-pub(super) const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE";
+pub(super) const BEGIN_READ: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE; SET LOCAL search_path TO ''";
 
-/// A row without its images, in bytes.
+/// A row without its images and its note, in bytes.
 const ROW_BYTES: usize = 64;
 
 /// The bytes of a value as the server sends them in binary.
@@ -110,7 +111,7 @@ impl Page {
         let named = |row: &Row| {
             let read = outbox_row(row)?;
             let images = read.old.map_or(0, <[u8]>::len) + read.new.map_or(0, <[u8]>::len);
-            Ok((name(row)?, (ROW_BYTES + images) as u64))
+            Ok((name(row)?, (ROW_BYTES + images + read.note.map_or(0, str::len)) as u64))
         };
         self.rows.iter().map(|row| named(row).map_err(unexpected)).collect()
     }
