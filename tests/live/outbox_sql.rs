@@ -358,6 +358,24 @@ async fn a_statement_takes_no_transaction_id_of_its_own() {
     }
 }
 
+/// Drivers ask it for the number of the row that was just inserted.
+#[tokio::test]
+async fn lastval_stays_the_writers_own_and_rows_of_a_transaction_keep_their_order() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        run(&outbox.app, "CREATE TABLE t (id serial, city text); SELECT crieur.watch('t')").await;
+        let inserts = "INSERT INTO t (city) VALUES ('a'); ";
+        run(&outbox.app, &format!("BEGIN; {}; COMMIT", inserts.repeat(50))).await;
+        assert_eq!(ask(&outbox.app, "SELECT lastval()::text || ' ' || currval('t_id_seq')").await, "50 50");
+        let order = "SELECT string_agg(new[1][1], ' ' ORDER BY xid, id) FROM crieur.outbox";
+        let all: Vec<String> = (1..=50).map(|id| id.to_string()).collect();
+        assert_eq!(ask(&outbox.app, order).await, all.join(" "));
+        run(&outbox.app, "SELECT crieur.limits(bytes_max => 1); INSERT INTO t (city) VALUES ('b')").await;
+        assert_eq!(ask(&outbox.app, "SELECT count(*)::text FROM crieur.collapse").await, "1", "it is full");
+        assert_eq!(ask(&outbox.app, "SELECT (lastval() = currval('t_id_seq'))::text").await, "true");
+    }
+}
+
 #[tokio::test]
 async fn a_bulk_statement_says_what_few_images_say_or_sweeps() {
     for version in Version::ALL {
