@@ -73,7 +73,8 @@ pub trait Control {
     /// A table was altered: what is known of the types in a statement may be old.
     fn altered(&self) {}
 
-    /// The stream starts here: from now on only the same server, run and timeline may answer. An old session ends.
+    /// The stream starts here: from now on only the same server and timeline may answer. An old session ends: it may be of
+    /// an earlier run.
     fn follow(&self, _start: &Start) {}
 
     /// What may go wrong while the stream runs; `None` where there is nothing to watch.

@@ -5,13 +5,14 @@
 //! so their transactions are visible already.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::{join_all, join3};
+use futures_util::future::{TryFutureExt, join3, try_join3};
+use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
@@ -27,7 +28,7 @@ use crate::quote;
 use crate::replicas::Replicas;
 use crate::rules::reading::Form;
 use crate::rules::{Lookup, Rules, sql};
-use crate::session::Session;
+use crate::session::{Session, same_server};
 use crate::source::connect::answered;
 use crate::source::dsn::Dsn;
 use crate::source::outbox::{BEGIN_WRITE, Facts, query, transact};
@@ -39,8 +40,7 @@ const ROOT: &str = include_str!("../sql/outbox/root.sql");
 /// A session, and the server that it was on when it began.
 struct Live {
     session: Session,
-    system: String,
-    timeline: u32,
+    identity: (String, u32),
     lookups: RefCell<HashMap<LookupId, Rc<Described>>>,
     /// One exchange at a time.
     free: Mutex<()>,
@@ -86,8 +86,9 @@ impl PooledControl {
             return Ok(Rc::clone(live));
         }
         let session = Session::through_pooler(&self.dsn, self.connect_timeout).await?;
-        let Facts { system, timeline, .. } = Facts::read(&session.client).await?;
-        let live = Rc::new(Live { session, system, timeline, lookups: RefCell::default(), free: Mutex::new(()) });
+        let Facts { system, timeline, .. } = answered(self.limit(2), Facts::read(&session.client)).await?;
+        let identity = (system, timeline);
+        let live = Rc::new(Live { session, identity, lookups: RefCell::default(), free: Mutex::new(()) });
         *self.live.borrow_mut() = Some(Rc::clone(&live));
         Ok(live)
     }
@@ -95,27 +96,22 @@ impl PooledControl {
     /// One attempt of a step; an error ends the connection, and a server that does not answer is an error.
     async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(&Live) -> Result<T>) -> Result<T> {
         let live = self.live().await?;
-        if self
-            .expected
-            .borrow()
-            .as_ref()
-            .is_some_and(|(system, timeline)| (system, timeline) != (&live.system, &live.timeline))
-        {
-            *self.live.borrow_mut() = None;
-            return Err(Error::transient("ordinary sessions reach another server than the outbox")
-                .hint("Let the connection string name the hosts themselves, not an address that moves."));
-        }
-        let statements = u32::try_from(statements).unwrap_or(u32::MAX);
-        let limit = self.statement_timeout.saturating_mul(statements) + Duration::from_secs(5);
         let asked = async {
+            same_server(self.expected.borrow().as_ref(), Some(&live.identity))?;
             let _alone = live.free.lock().await;
             step(&live).await
         };
-        let result = answered(limit, asked).await;
+        let result = answered(self.limit(statements), asked).await;
         if result.is_err() {
             *self.live.borrow_mut() = None;
         }
         result
+    }
+
+    /// For statements that run one after the other, each within the statement timeout and [`GRACE`].
+    fn limit(&self, statements: usize) -> Duration {
+        let statements = u32::try_from(statements).unwrap_or(u32::MAX);
+        (self.statement_timeout + GRACE).saturating_mul(statements) + Duration::from_secs(5)
     }
 
     /// The first column of the first row.
@@ -140,25 +136,35 @@ impl PooledControl {
     }
 
     /// All questions in one transaction and one round trip. The first that is refused takes those behind it along.
+    /// Answers come in order; fewer than questions: the lookup of the first without one has taken too long.
     async fn ask_together(
         &self,
         session: &Session,
-        questions: &[(usize, &Question, Rc<Described>)],
-    ) -> Result<Vec<std::result::Result<Vec<AnswerRow>, Refused>>> {
+        questions: &[(&Question, Rc<Described>)],
+        clock: &mut Clock,
+    ) -> Result<Vec<Given>> {
+        let mut asked: FuturesOrdered<_> =
+            questions.iter().map(|(question, lookup)| self.ask_one(session, lookup, question)).collect();
+        let mut given = Vec::with_capacity(questions.len());
+        let answers = async {
+            for (question, _) in questions {
+                let late = clock.start(question.lookup, self.statement_timeout) + GRACE;
+                match timeout_at(late, asked.next()).await {
+                    Ok(Some(answer)) => given.push(answer.map_err(Some)?),
+                    Ok(None) | Err(_) => return Err(None),
+                }
+            }
+            Ok(())
+        };
         let begin = self.begin();
-        let asked = join_all(questions.iter().map(|(_, question, lookup)| self.ask_one(session, lookup, question)));
-        let client = &session.client;
-        let (began, answers, ended) = join3(client.batch_execute(&begin), asked, client.batch_execute("COMMIT")).await;
-        began.and(ended).map_err(|error| session_error(&error))?;
-        answers.into_iter().collect()
+        let said = |sql| session.client.batch_execute(sql).map_err(|error| Some(session_error(&error)));
+        match try_join3(said(&begin), answers, said("COMMIT")).await {
+            Ok(_) | Err(None) => Ok(given),
+            Err(Some(error)) => Err(error),
+        }
     }
 
-    async fn ask_one(
-        &self,
-        session: &Session,
-        lookup: &Described,
-        question: &Question,
-    ) -> Result<std::result::Result<Vec<AnswerRow>, Refused>> {
+    async fn ask_one(&self, session: &Session, lookup: &Described, question: &Question) -> Result<Given> {
         let args: Vec<Text<'_>> = question.args.iter().map(|arg| Text(arg.as_deref())).collect();
         let args: Vec<(&(dyn ToSql + Sync), Type)> = args.iter().map(|arg| (arg as _, Type::UNKNOWN)).collect();
         match session.client.query_typed(&lookup.sql, &args).await {
@@ -200,44 +206,82 @@ impl PooledControl {
         Ok(Ok(described))
     }
 
-    /// Answers what can be answered in one flight: all questions up to the first that is refused.
-    async fn ask_all(&self, live: &Live, questions: &[Question]) -> Result<Vec<Answer>> {
-        let mut answers = vec![Answer::Rows(Vec::new()); questions.len()];
+    /// Answers the questions in `left`, which are in the order of their lookups; ends early, with some of them left, when
+    /// one lookup takes too long: its statements may still run, so the session is of no more use.
+    async fn ask_all(
+        &self,
+        live: &Live,
+        questions: &[Question],
+        left: &mut Vec<usize>,
+        answers: &mut [Answer],
+    ) -> Result<()> {
         let mut lookups = HashMap::new();
-        for question in questions {
-            if let Entry::Vacant(lookup) = lookups.entry(question.lookup) {
-                lookup.insert(self.described(live, question.lookup).await?);
+        let ids: BTreeSet<LookupId> = left.iter().map(|index| questions[*index].lookup).collect();
+        for id in ids {
+            match self.described(live, id).await? {
+                Ok(lookup) => drop(lookups.insert(id, lookup)),
+                Err(refused) => refuse(questions, left, id, &refused.text, answers),
             }
         }
-        let mut left = Vec::with_capacity(questions.len());
-        for (index, question) in questions.iter().enumerate() {
-            match &lookups[&question.lookup] {
-                Ok(described) => left.push((index, question, Rc::clone(described))),
-                Err(refused) => answers[index] = Answer::Refused(refused.text.clone()),
-            }
-        }
-        let mut rounds = 0;
+        let (mut rounds, mut clock) = (0, Clock::default());
         while !left.is_empty() {
-            let given = self.ask_together(&live.session, &left).await?;
+            let asked = left.iter().map(|index| &questions[*index]);
+            let asked: Vec<_> = asked.map(|question| (question, Rc::clone(&lookups[&question.lookup]))).collect();
+            let given = self.ask_together(&live.session, &asked, &mut clock).await?;
+            let late = asked.get(given.len()).map(|(question, _)| question.lookup);
             // Behind a refused one nothing was asked.
             let first = given.iter().position(std::result::Result::is_err);
-            let asked = left.drain(..first.map_or(given.len(), |index| index + 1)).collect::<Vec<_>>();
-            for ((index, question, _), given) in asked.into_iter().zip(given) {
+            let done: Vec<usize> = left.drain(..first.map_or(given.len(), |index| index + 1)).collect();
+            for (index, given) in done.into_iter().zip(given) {
                 answers[index] = match given {
                     Ok(rows) => Answer::Rows(rows),
                     Err(refused) => {
                         rounds += 1;
-                        let hopeless = rounds > ROUNDS_MAX || concerns_all(&refused.code);
-                        let also = left.extract_if(.., |(_, other, _)| hopeless && other.lookup == question.lookup);
-                        also.for_each(|(index, ..)| answers[index] = Answer::Refused(refused.text.clone()));
+                        if rounds > ROUNDS_MAX || concerns_all(&refused.code) {
+                            refuse(questions, left, questions[index].lookup, &refused.text, answers);
+                        }
                         Answer::Refused(refused.text)
                     }
                 }
             }
+            if let Some(lookup) = late {
+                let count = questions.iter().filter(|question| question.lookup == lookup).count();
+                let text = format!("its {count} questions took longer than {:?}", self.statement_timeout);
+                refuse(questions, left, lookup, &text, answers);
+                *self.live.borrow_mut() = None;
+                return Ok(());
+            }
         }
-        Ok(answers)
+        Ok(())
     }
 }
+
+/// What the server says to one question.
+type Given = std::result::Result<Vec<AnswerRow>, Refused>;
+
+/// Takes all questions to a lookup out of `left`.
+fn refuse(questions: &[Question], left: &mut Vec<usize>, lookup: LookupId, text: &str, answers: &mut [Answer]) {
+    for index in left.extract_if(.., |index| questions[*index].lookup == lookup) {
+        answers[index] = Answer::Refused(text.to_owned());
+    }
+}
+
+/// Since when the lookup whose answers come now is waited for. Together its questions get the time of one statement.
+#[derive(Default)]
+struct Clock(Option<(LookupId, Instant)>);
+
+impl Clock {
+    /// When the time of this lookup is over.
+    fn start(&mut self, lookup: LookupId, limit: Duration) -> Instant {
+        match self.0 {
+            Some((running, until)) if running == lookup => until,
+            Some(_) | None => self.0.insert((lookup, Instant::now() + limit)).1,
+        }
+    }
+}
+
+/// The way there and back: the server's own limit comes before ours.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// A lookup, and how the columns of its answer are written in keys.
 #[derive(Debug)]
@@ -310,7 +354,15 @@ impl Control for PooledControl {
     }
 
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
-        self.attempt(2 * self.lookups.len(), async |live| self.ask_all(live, questions).await).await
+        let mut answers = vec![Answer::Rows(Vec::new()); questions.len()];
+        let mut left: Vec<usize> = (0..questions.len()).collect();
+        left.sort_by_key(|index| questions[*index].lookup);
+        while !left.is_empty() {
+            // Each lookup is described at its first use, and has the time of one statement for its answers.
+            let step = async |live: &Live| self.ask_all(live, questions, &mut left, &mut answers).await;
+            self.attempt(2 * self.lookups.len(), step).await?;
+        }
+        Ok(answers)
     }
 
     /// With `synchronous_commit = off` rows are seen here before their WAL is flushed, so what counts is what was

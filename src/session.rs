@@ -244,26 +244,29 @@ impl ControlSession {
                 self.failed.notify_one();
             }
         })?;
-        let identity = identity(&session.client).await?;
-        let snapshot = session.client.prepare("SELECT pg_catalog.pg_current_snapshot()::text").await;
-        let snapshot = snapshot.map_err(|error| session_error(&error))?;
+        // Something between may have let us in and keep the line open while the server is gone.
+        let asked = answered(self.limit(2), async {
+            let identity = identity(&session.client).await?;
+            let snapshot = session.client.prepare("SELECT pg_catalog.pg_current_snapshot()::text").await;
+            Ok((identity, snapshot.map_err(|error| session_error(&error))?))
+        });
+        let (identity, snapshot) = asked.await?;
         let live = Rc::new(Live { session, snapshot, identity, lookups: Lookups::default() });
         *self.live.borrow_mut() = Some(Rc::clone(&live));
         Ok(live)
     }
 
+    /// For statements that run one after the other on the server, each within the statement timeout.
+    fn limit(&self, statements: usize) -> Duration {
+        let statements = u32::try_from(statements).unwrap_or(u32::MAX);
+        self.statement_timeout.saturating_mul(statements) + Duration::from_secs(5)
+    }
+
     /// One attempt of a step; an error ends the connection, and a server that does not answer is an error.
-    ///
-    /// `statements` run one after the other on the server, each within the statement timeout.
     async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(Rc<Live>) -> Result<T>) -> Result<T> {
         let live = self.live().await?;
-        if let (Some(expected), Some(found)) = (&*self.expected.borrow(), &live.identity)
-            && expected != found
-        {
-            *self.live.borrow_mut() = None;
-            return Err(Error::transient("ordinary sessions reach another server than the stream")
-                .hint("Let the connection string name the hosts themselves, not an address that moves."));
-        }
+        let same = same_server(self.expected.borrow().as_ref(), live.identity.as_ref());
+        same.inspect_err(|_| *self.live.borrow_mut() = None)?;
         self.attempt_on(live, statements, step).await
     }
 
@@ -274,9 +277,7 @@ impl ControlSession {
         statements: usize,
         step: impl AsyncFnOnce(Rc<Live>) -> Result<T>,
     ) -> Result<T> {
-        let statements = u32::try_from(statements).unwrap_or(u32::MAX);
-        let limit = self.statement_timeout.saturating_mul(statements) + Duration::from_secs(5);
-        let result = answered(limit, step(live)).await;
+        let result = answered(self.limit(statements), step(live)).await;
         if result.is_err()
             && let Some(live) = self.live.take()
             && live.session.client.is_closed()
@@ -284,6 +285,17 @@ impl ControlSession {
             self.failed.notify_one();
         }
         result
+    }
+}
+
+/// Sessions must be on the server that changes come from, where both say who they are.
+pub(crate) fn same_server(expected: Option<&(String, u32)>, found: Option<&(String, u32)>) -> Result<()> {
+    match (expected, found) {
+        (Some(expected), Some(found)) if expected != found => {
+            Err(Error::transient("ordinary sessions reach another server than the stream")
+                .hint("Let the connection string name the hosts themselves, not an address that moves."))
+        }
+        (Some(_) | None, Some(_) | None) => Ok(()),
     }
 }
 

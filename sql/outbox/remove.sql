@@ -1,7 +1,8 @@
 -- Removes rows whose keys are deleted, moves the position and renews the lease, as long as it is ours. One row: whether
 -- it is, and whether the rows stay because somebody records them (its row in crieur.progress says until when: ten
 -- seconds on; one that says far more is of a clock that was set back, and of somebody who may be dead).
--- By hand: psql -XAt -v slot=crieur -v owner=me -v confirmed=0 -v xids={} -v ids={} -f sql/outbox/remove.sql
+-- Rows are named by runs: transaction, first and last id.
+-- By hand: psql -XAt -v slot=crieur -v owner=me -v confirmed=0 -v seconds=1.5 -v xids={} -v firsts={} -v lasts={} -f sql/outbox/remove.sql
 WITH recording AS (
     SELECT FROM crieur.progress AS p
     WHERE p.slot LIKE 'record\_%' AND p.slot <> :'slot' AND p.owner_until > pg_catalog.clock_timestamp()
@@ -10,13 +11,13 @@ WITH recording AS (
 mine AS (
     UPDATE crieur.progress AS p
     SET confirmed = greatest(p.confirmed, :'confirmed'::bigint),
-        owner_until = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 1.5)
+        owner_until = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => :'seconds'::double precision)
     WHERE p.slot = :'slot' AND p.owner = :'owner'
     RETURNING p.slot
 ),
 gone AS (
     DELETE FROM crieur.outbox AS o
-    USING mine AS m, unnest(:'xids'::xid8[], :'ids'::bigint[]) AS g (xid, id)
-    WHERE o.xid = g.xid AND o.id = g.id AND NOT EXISTS (SELECT FROM recording)
+    USING mine AS m, unnest(:'xids'::xid8[], :'firsts'::bigint[], :'lasts'::bigint[]) AS g (xid, first, last)
+    WHERE o.xid = g.xid AND o.id BETWEEN g.first AND g.last AND NOT EXISTS (SELECT FROM recording)
 )
 SELECT EXISTS (SELECT FROM mine), EXISTS (SELECT FROM recording)

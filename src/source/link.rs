@@ -68,32 +68,64 @@ pub async fn each_host<T>(
     window: ReceiveWindow,
     login: impl AsyncFn(Link) -> Result<T>,
 ) -> Result<T> {
-    let mut last = Error::definite(Exit::Config, "the connection string names no host");
+    let mut told = Error::definite(Exit::Config, "the connection string names no host");
     for host in &dsn.hosts {
-        for attempt in attempts(dsn.tls.mode, &host.place) {
-            let tried = timeout(limit, async { login(open(dsn, host, *attempt, window).await?).await }).await;
-            let late = |_| Err(Error::transient(format!("connect to {host}: no answer within {limit:?}")));
-            let error = match tried.unwrap_or_else(late) {
-                Ok(session) => return Ok(session),
-                Err(error) => error,
-            };
-            // 28000: pg_hba.conf may refuse this kind of connection and take the other.
-            let refused_kind = error.sqlstate.as_deref() == Some("28000");
-            if error.class == Class::TransientSlow && !refused_kind {
-                return Err(error);
-            }
-            let other_kind = error.sqlstate.is_none() || refused_kind;
-            // A server that goes down waits for the stream, so this must not be lost behind another host's refusal.
-            let is_told = last.sqlstate.as_deref() == Some(CANNOT_CONNECT_NOW) && error.is_transient();
-            if !is_told {
-                last = error;
-            }
-            if !other_kind {
-                break;
-            }
+        let error = match each_kind(dsn, host, limit, window, &login).await {
+            Err(error) if is_refused_login(&error) => return Err(error),
+            Err(error) => error,
+            session => return session,
+        };
+        if despair(&error) <= despair(&told) {
+            told = error;
+        }
+    }
+    Err(told)
+}
+
+/// Tries the kinds of connection to one host; the last error says what it comes to.
+async fn each_kind<T>(
+    dsn: &Dsn,
+    host: &Host,
+    limit: Duration,
+    window: ReceiveWindow,
+    login: &impl AsyncFn(Link) -> Result<T>,
+) -> Result<T> {
+    let mut last = Error::definite(Exit::Software, format!("there is no way to connect to {host}"));
+    for attempt in attempts(dsn.tls.mode, &host.place) {
+        let tried = timeout(limit, async { login(open(dsn, host, *attempt, window).await?).await }).await;
+        let late = |_| Err(Error::transient(format!("connect to {host}: no answer within {limit:?}")));
+        last = match tried.unwrap_or_else(late) {
+            Ok(session) => return Ok(session),
+            Err(error) => error,
+        };
+        let is_of_this_kind = last.sqlstate.is_none() || is_refused_kind(&last);
+        if !is_of_this_kind {
+            break;
         }
     }
     Err(last)
+}
+
+/// 28000: pg_hba.conf may refuse this kind of connection and take the other.
+fn is_refused_kind(error: &Error) -> bool {
+    error.sqlstate.as_deref() == Some("28000")
+}
+
+fn is_refused_login(error: &Error) -> bool {
+    error.class == Class::TransientSlow && !is_refused_kind(error)
+}
+
+/// How little an error lets hope. The host with the most hope decides for all: one that restarts is back in a second,
+/// whatever the others have to say, and the daemon must neither stop nor pause for minutes because of them. One that is
+/// wrong for good is said as soon as no other gives hope.
+fn despair(error: &Error) -> u8 {
+    match error.class {
+        // A server that goes down waits for the stream, so this must not be lost behind another host's refusal.
+        Class::Transient if error.sqlstate.as_deref() == Some(CANNOT_CONNECT_NOW) => 0,
+        Class::Transient => 1,
+        Class::TransientSlow => 2,
+        Class::Definite(_) => 3,
+    }
 }
 
 async fn open(dsn: &Dsn, host: &Host, attempt: Attempt, window: ReceiveWindow) -> Result<Link> {
@@ -238,23 +270,40 @@ mod tests {
     use super::*;
     use crate::source::sqlstate::server_error;
 
-    #[tokio::test]
-    async fn a_host_that_shuts_down_is_told_whatever_the_next_one_says() {
+    /// What is told when the hosts answer with these codes; one without a code is not there.
+    async fn told(codes: &[&str]) -> Option<String> {
         let listening = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let port = listening.local_addr().expect("a bound socket has an address").port();
-        for (second, code) in [("127.0.0.1:1", "57P03"), ("127.0.0.1:{port}", "3D000")] {
-            let second = second.replace("{port}", &port.to_string());
-            let url = format!("postgres://u@127.0.0.1:{port},{second}/d?sslmode=disable");
-            let dsn = Dsn::parse(&url).expect("a valid URL");
-            let codes = ["57P03", "3D000"].into_iter();
-            let codes = std::cell::RefCell::new(codes);
-            let login = async |_| -> Result<()> {
-                let code = codes.borrow_mut().next().expect("two hosts");
-                Err(server_error(code, "no"))
-            };
-            let told = each_host(&dsn, Duration::from_secs(5), ReceiveWindow::Default, login).await;
-            assert_eq!(told.map_err(|error| error.sqlstate), Err(Some(code.to_owned())));
+        let host = |code: &&str| format!("127.0.0.1:{}", if code.is_empty() { 1 } else { port });
+        let hosts: Vec<String> = codes.iter().map(host).collect();
+        let url = format!("postgres://u@{}/d?sslmode=disable", hosts.join(","));
+        let dsn = Dsn::parse(&url).expect("a valid URL");
+        let said = std::cell::RefCell::new(codes.iter().filter(|code| !code.is_empty()));
+        let login = async |_| -> Result<()> {
+            let code = said.borrow_mut().next().expect("a host with a code");
+            Err(server_error(code, "no"))
+        };
+        let error = each_host(&dsn, Duration::from_secs(5), ReceiveWindow::Default, login).await;
+        error.expect_err("no host lets us in").sqlstate
+    }
+
+    #[tokio::test]
+    async fn the_host_that_gives_the_most_hope_is_told_in_any_order() {
+        for (codes, expected) in [
+            (["57P03", ""], Some("57P03")),
+            (["57P03", "28000"], Some("57P03")),
+            (["57P03", "3D000"], Some("57P03")),
+            (["", "28000"], None),
+            (["", "3D000"], None),
+            (["28000", "3D000"], Some("28000")),
+            (["3D000", "3D000"], Some("3D000")),
+        ] {
+            for codes in [codes, [codes[1], codes[0]]] {
+                assert_eq!(told(&codes).await.as_deref(), expected, "{codes:?}");
+            }
         }
+        assert_eq!(told(&["53300", "53400"]).await.as_deref(), Some("53400"), "of equals the last");
+        assert_eq!(told(&["", "28P01", "57P03"]).await.as_deref(), Some("28P01"), "it ends the tries");
     }
 
     #[test]

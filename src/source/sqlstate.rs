@@ -12,8 +12,8 @@ const SLOTS: &str = "Raise max_connections, max_wal_senders or max_replication_s
 const PRIVILEGE: &str =
     "Grant what is missing: `crieur check` prints the SQL (replication needs ALTER ROLE ... REPLICATION).";
 const MISSING: &str = "Run `crieur setup`: it creates the publication and the slot.";
-const STATE: &str = "Run `crieur check`: wal_level must be logical, and a slot whose WAL was removed must be dropped and \
-                     created again (the cache is swept then).";
+const STATE: &str = "Run `crieur check`: wal_level must be logical. A slot whose WAL was removed is made anew by \
+                     `crieur run`, and the cache is swept then.";
 const POOLER: &str = "If this address is a pooler, use the server's direct address.";
 
 /// The server starts, recovers or shuts down.
@@ -30,7 +30,7 @@ pub fn classify(code: &str) -> (Class, Option<&'static str>) {
         "42501" => (Class::Definite(Exit::NoPermission), Some(PRIVILEGE)),
         "42704" => (Class::Definite(Exit::Config), Some(MISSING)),
         // `slot is active for PID`: our own walsender from before a cut, until wal_sender_timeout; or another daemon.
-        "55006" => (Class::Transient, Some("Another session holds the slot; only one daemon may use it.")),
+        "55006" => (Class::Transient, Some("Another session holds the slot; a daemon stands by until it is free.")),
         // `wal_level < logical`, an invalidated slot; `undefined_file` is a WAL segment that was removed.
         "55000" | "58P01" => (Class::Definite(Exit::Unavailable), Some(STATE)),
         "42601" => (Class::Definite(Exit::Software), Some(POOLER)),

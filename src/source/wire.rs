@@ -10,7 +10,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::config::ChannelBinding;
 
-use crate::error::{Class, Error, Exit, Result};
+use crate::error::{Error, Exit, Result};
 use crate::source::dsn::{Dsn, Target};
 use crate::source::frames::Frames;
 use crate::source::link::{Link, each_host};
@@ -299,7 +299,6 @@ impl Wire {
 fn password(dsn: &Dsn) -> Result<Vec<u8>> {
     dsn.config.get_password().map(<[u8]>::to_vec).ok_or_else(|| {
         Error::definite(Exit::Config, "the server asks for a password and the connection string has none")
-            .class(Class::Definite(Exit::Config))
             .hint("Add it to DATABASE_URL in the environment file, not to the configuration.")
     })
 }

@@ -292,6 +292,45 @@ async fn a_lookup_hangs(mode: Mode) {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// Behind the slow lookup in the same batch.
+const HOME: &str = r#"
+[[rules]]
+table = "public.rental_payments"
+keys = ["pay:{home.property_id}"]
+lookup.home = { sql = "SELECT property_id FROM leases WHERE id = $1", args = ["lease_id"] }
+"#;
+
+/// Each of 500 questions is well within the limit; one after the other they take twenty times as long.
+#[tokio::test]
+async fn many_slow_questions_widen_their_keys_in_time_and_the_daemon_goes_on() {
+    for mode in Mode::ALL {
+        questions_are_slow(mode).await;
+    }
+}
+
+async fn questions_are_slow(mode: Mode) {
+    let scene = Scene::of(mode, Options::default(), &[]).await;
+    let config = scene.config().replace("[cache]", "lookup_timeout = \"500ms\"\n[cache]");
+    let config = config.replace("WHERE l.id = $1\"", "CROSS JOIN LATERAL pg_sleep(0.02 + 0 * l.id) WHERE l.id = $1\"");
+    let config = config + HOME;
+    scene.run("INSERT INTO leases SELECT i, 1 FROM generate_series(100, 599) AS i").await;
+    let mut daemon = scene.daemon_with(&config).await;
+    daemon.allow("lookup refused");
+    scene.confirmed(&daemon).await;
+    let payments = "INSERT INTO rental_payments SELECT i, i, 1 FROM generate_series(100, 599) i";
+    let keys = set(&["dashboard:41", "dashboard:42", "pay:1", "pay:2"]);
+    let widened = gone(&scene, &daemon, &keys, payments).await;
+    assert_eq!(widened, set(&["dashboard:41", "dashboard:42", "pay:1"]), "{mode:?}: and no other lookup's");
+    let log = daemon.log();
+    let complaints: Vec<&str> = log.lines().filter(|line| line.contains("lookup refused")).collect();
+    assert!((1..=3).contains(&complaints.len()), "{complaints:?}");
+    assert!(complaints.iter().all(|line| line.contains("owner (")), "{complaints:?}");
+    assert!(!log.contains("failed to look up"), "{log}");
+    let gone = scene.change(&daemon, "INSERT INTO rental_payments VALUES (1, 71, 1)").await;
+    assert_eq!(gone, set(&["dashboard:41", "payments:lease:71"]), "{mode:?}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 #[test]
 fn a_parameter_inside_of_a_text_is_none() {
     let dir = tempfile::tempdir().expect("the temporary directory is writable");

@@ -41,6 +41,7 @@ mod rights;
 mod rules;
 mod scene;
 mod servers;
+mod sessions;
 mod shapes;
 mod slots;
 mod slow;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::daemon::{self, Daemon};
 use super::harness::postgres::{self, Shutdown};
+use super::harness::proxy::Proxy;
 use super::harness::redis::Data;
 use super::harness::wait::{PATIENCE, eventually, settled};
 use super::scene::{Mode, Scene, set};
@@ -45,6 +46,55 @@ async fn a_daemon_that_stands_by_works_within_two_seconds() {
     assert_eq!(second.stop(), Some(0));
     third.wait_for_log("outbox started");
     assert_eq!(third.stop(), Some(0));
+}
+
+/// Each look takes longer than a lease lasts at first: they must not take it from each other for ever.
+#[tokio::test]
+async fn of_two_daemons_on_a_slow_line_one_gets_on() {
+    let scene = Scene::outbox().await;
+    let proxy = Proxy::start(scene.postgres.port());
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
+    let config = scene.mode.config(&super::scene::config(&url, &scene.cache.url()));
+    let mut first = scene.daemon_with(&config).await;
+    let mut second = Daemon::start(&config, &[]);
+    second.wait_for_log("standing by");
+    for daemon in [&mut first, &mut second] {
+        daemon.allow("another daemon has taken over the outbox");
+    }
+    scene.confirmed(&first).await;
+    // A page of 1.6 MB comes in some hundred pieces.
+    proxy.delay(Duration::from_millis(30));
+    scene
+        .run("INSERT INTO properties SELECT i, repeat(md5(i::text), 10), '', 1 FROM generate_series(100, 5099) i")
+        .await;
+    scene.confirmed(&first).await;
+    let log = first.log() + &second.log();
+    assert!(log.contains("another daemon has taken over the outbox"), "{log}");
+    assert!(scene.gone().contains("properties:all_properties_public"), "{log}");
+    proxy.heal();
+    assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)));
+}
+
+/// Pages of one transaction, and between their numbers those of another that commits later.
+#[tokio::test]
+async fn a_transaction_of_many_statements_is_removed_and_no_other_with_it() {
+    let scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    let mut late = scene.postgres.client().await;
+    let open = late.transaction().await.expect("it begins");
+    let many = |from: u32, to: u32| {
+        format!("DO $$ BEGIN FOR i IN {from}..{to} LOOP INSERT INTO visit_bookings VALUES (i, 1); END LOOP; END $$")
+    };
+    open.batch_execute(&many(10_001, 10_100)).await.expect("valid SQL");
+    scene.run("BEGIN").await;
+    scene.run(&many(1, 1_500)).await;
+    open.batch_execute(&many(10_101, 10_200)).await.expect("valid SQL");
+    assert_eq!(scene.change(&daemon, &(many(1_501, 2_500) + "; COMMIT")).await, set(&["available_slots:1"]));
+    scene.fill();
+    open.commit().await.expect("it commits");
+    goes(&scene, &daemon, &["available_slots:1"]).await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::info;
 
@@ -14,7 +15,7 @@ use crate::mark::{SlotOrigin, Start};
 use crate::session::{self, Session};
 use crate::source::connect::answered;
 use crate::source::outbox::Options;
-use crate::source::outbox::lease::{self, Acquired};
+use crate::source::outbox::lease::{self, Acquired, Lasting};
 use crate::source::outbox::page::BEGIN_READ;
 
 /// The server's run, what is watched, the outbox's identity, whether writers notify.
@@ -33,6 +34,8 @@ pub(super) struct Begun {
     pub(super) session: Session,
     pub(super) start: Start,
     pub(super) era: u32,
+    /// When the lease was asked for.
+    pub(super) taken_at: Instant,
 }
 
 /// What a try comes to.
@@ -89,7 +92,7 @@ impl Facts {
 /// Connects, or goes on with a session that waited, and takes the lease.
 pub(super) async fn begin(
     options: Arc<Options>,
-    owner: String,
+    (owner, lasting): (String, Arc<Lasting>),
     waiting: Option<Box<Session>>,
     past: Past,
 ) -> Result<Outcome> {
@@ -98,8 +101,9 @@ pub(super) async fn begin(
         None => Box::new(Session::through_pooler(&options.dsn, options.connect_timeout).await?),
     };
     let client = &session.client;
+    let taken_at = Instant::now();
     let begun = answered(options.answer_timeout, async {
-        let (era, confirmed) = match lease::acquire(client, &options.slot, &owner).await? {
+        let (era, confirmed) = match lease::acquire(client, &options.slot, &owner, &lasting).await? {
             Acquired::Busy(pid) => return Ok(Err(pid)),
             Acquired::Mine { era, confirmed } => (era, confirmed),
         };
@@ -122,7 +126,7 @@ pub(super) async fn begin(
         publication: facts.watched,
         slot: if confirmed == first_of(era) { SlotOrigin::Created } else { SlotOrigin::Found },
     };
-    Ok(Outcome::Running(Box::new(Begun { session: *session, start, era })))
+    Ok(Outcome::Running(Box::new(Begun { session: *session, start, era, taken_at })))
 }
 
 /// Positions of an era: none reaches into the next. A terabyte of rows, and eight million eras before a `bigint` ends.

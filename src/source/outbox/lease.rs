@@ -5,6 +5,7 @@
 //! that it happens in the same statement that renews the lease.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
@@ -12,14 +13,42 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::quote;
-use crate::source::outbox::page::RowName;
+use crate::source::outbox::page::Run;
 use crate::source::sqlstate::session_error;
 
 const ACQUIRE: &str = include_str!("../../../sql/outbox/acquire.sql");
 const REMOVE: &str = include_str!("../../../sql/outbox/remove.sql");
 
-/// How often the lease is renewed; it lasts 1.5 seconds (`acquire.sql`).
+/// How often the lease is renewed.
 pub(super) const RENEW_INTERVAL: Duration = Duration::from_millis(400);
+
+/// How long it lasts at least, and at most (`acquire.sql`): a longer delay is that of a process that stood still.
+const LASTS_MIN: Duration = Duration::from_millis(1_500);
+const LASTS_MAX: Duration = Duration::from_secs(60);
+
+/// How long the lease lasts, learned from how long it went without being renewed.
+///
+/// One thing is asked at a time, and what is asked may take longer than [`LASTS_MIN`]: a page of rows over a slow line.
+/// Two daemons would then take the lease from each other for ever, each at its first look. So it lasts twice the
+/// last delay, also for the next acquisition of a daemon that lost it that way: from then on it keeps it.
+#[derive(Debug, Default)]
+pub(super) struct Lasting(AtomicU64);
+
+impl Lasting {
+    /// The last renewal came so long after the one before.
+    pub(super) fn learn(&self, delay: Duration) {
+        self.0.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// For the next renewal.
+    pub(super) fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed).saturating_mul(2)).clamp(LASTS_MIN, LASTS_MAX)
+    }
+
+    fn seconds(&self) -> String {
+        self.get().as_secs_f64().to_string()
+    }
+}
 
 /// For what must not be lost.
 pub(super) const BEGIN_SURELY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL search_path TO ''";
@@ -67,8 +96,9 @@ pub(crate) async fn transact(client: &Client, begin: &str, sql: &str) -> Result<
 }
 
 /// Takes the lease when nobody has it, or we.
-pub(super) async fn acquire(client: &Client, slot: &str, owner: &str) -> Result<Acquired> {
-    let variables = [("slot", slot), ("owner", owner)];
+pub(super) async fn acquire(client: &Client, slot: &str, owner: &str, lasting: &Lasting) -> Result<Acquired> {
+    let seconds = lasting.seconds();
+    let variables = [("slot", slot), ("owner", owner), ("seconds", seconds.as_str())];
     let insert = format!("INSERT INTO crieur.progress (slot) VALUES ({}) ON CONFLICT DO NOTHING", quote::literal(slot));
     let sql = format!("{insert}; {}", quote::fill(ACQUIRE, &variables));
     let row = transact(client, BEGIN_SURELY, &sql).await?;
@@ -98,16 +128,21 @@ pub(super) enum Removed {
 /// Removes rows whose keys are deleted, moves the position and renews the lease.
 pub(super) async fn remove(
     client: &Client,
-    (slot, owner): (&str, &str),
+    (slot, owner, lasting): (&str, &str, &Lasting),
     confirmed: u64,
-    rows: &[RowName],
+    runs: &[Run],
 ) -> Result<Removed> {
-    let list = |items: Vec<String>| format!("{{{}}}", items.join(","));
-    let xids = list(rows.iter().map(|row| row.xid.to_string()).collect());
-    let ids = list(rows.iter().map(|row| row.id.to_string()).collect());
-    let confirmed = confirmed.to_string();
-    let variables =
-        [("slot", slot), ("owner", owner), ("confirmed", confirmed.as_str()), ("xids", &xids), ("ids", &ids)];
+    let list = |number: fn(&Run) -> String| format!("{{{}}}", runs.iter().map(number).collect::<Vec<_>>().join(","));
+    let (confirmed, seconds) = (confirmed.to_string(), lasting.seconds());
+    let variables = [
+        ("slot", slot),
+        ("owner", owner),
+        ("confirmed", &confirmed),
+        ("seconds", &seconds),
+        ("xids", &list(|run| run.xid.to_string())),
+        ("firsts", &list(|run| run.first.to_string())),
+        ("lasts", &list(|run| run.last.to_string())),
+    ];
     let row = transact(client, BEGIN_WRITE, &quote::fill(REMOVE, &variables)).await?;
     let is = |column: usize| row.as_ref().and_then(|row| row.get(column)) == Some("t");
     Ok(match (is(0), is(1)) {
@@ -128,6 +163,16 @@ pub(super) async fn release(client: &Client, slot: &str, owner: &str) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lease_outlasts_the_delay_of_its_last_renewal() {
+        let lasting = Lasting::default();
+        for (delay, lasts) in [(0, 1_500), (400, 1_500), (700, 1_500), (3_000, 6_000), (120_000, 60_000), (400, 1_500)]
+        {
+            lasting.learn(Duration::from_millis(delay));
+            assert_eq!(lasting.get(), Duration::from_millis(lasts));
+        }
+    }
 
     #[test]
     fn an_owner_tells_its_process() {

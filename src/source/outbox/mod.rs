@@ -37,6 +37,7 @@ use crate::session::Session;
 use crate::source::Source;
 use crate::source::dsn::Dsn;
 use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
+use crate::source::outbox::lease::Lasting;
 use crate::source::outbox::overflow::NAMED;
 use crate::source::outbox::worker::{Batch, Orders, Worker};
 
@@ -104,6 +105,7 @@ enum State {
 pub struct Outbox {
     options: Arc<Options>,
     owner: String,
+    lasting: Arc<Lasting>,
     state: State,
     past: Past,
     era: u32,
@@ -117,6 +119,7 @@ impl Outbox {
         Outbox {
             options: Arc::new(options),
             owner: lease::owner(),
+            lasting: Arc::default(),
             state: State::Away,
             past: Past::None,
             era: 0,
@@ -134,7 +137,8 @@ impl Outbox {
             }
         };
         if let Some(waiting) = waiting {
-            let began = begin::begin(Arc::clone(&self.options), self.owner.clone(), waiting, self.past);
+            let owner = (self.owner.clone(), Arc::clone(&self.lasting));
+            let began = begin::begin(Arc::clone(&self.options), owner, waiting, self.past);
             self.state = State::Connecting(Box::pin(began));
         }
         let State::Connecting(connecting) = &mut self.state else { return Ok(()) };
@@ -151,11 +155,11 @@ impl Outbox {
     }
 
     fn run(&mut self, begun: Begun) {
-        let Begun { session, start, era } = begun;
+        let Begun { session, start, era, taken_at } = begun;
         let (orders, obeyed) = watch::channel(Orders::default());
         let (found, batches) = mpsc::channel(1);
-        let who = (Arc::clone(&self.options), self.owner.clone());
-        let worker = Worker::new(session, who, first_of(era).0, obeyed, found);
+        let who = (Arc::clone(&self.options), self.owner.clone(), Arc::clone(&self.lasting));
+        let worker = Worker::new(session, who, (first_of(era).0, taken_at), obeyed, found);
         (self.era, self.confirmed, self.past) = (era, start.confirmed, Past::Worked);
         self.state = State::Running(Box::new(Running {
             start,

@@ -96,6 +96,23 @@ pub(super) struct RowName {
     pub(super) id: i64,
 }
 
+/// Rows of one transaction with no other between them: they came in order, and a transaction is seen whole or not at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Run {
+    pub(super) xid: u64,
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) rows: usize,
+}
+
+/// The runs of rows that are in order.
+pub(super) fn runs(rows: &[RowName]) -> impl Iterator<Item = Run> {
+    rows.chunk_by(|row, next| row.xid == next.xid).filter_map(|run| {
+        let (first, last) = (run.first()?, run.last()?);
+        Some(Run { xid: first.xid, first: first.id, last: last.id, rows: run.len() })
+    })
+}
+
 impl Page {
     pub(super) fn len(&self) -> usize {
         self.rows.len()
@@ -226,6 +243,15 @@ pub(super) async fn shapes(client: &Client, ids: &[i32]) -> Result<Vec<(i32, Sha
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_of_one_transaction_is_one_run() {
+        let name = |(xid, id)| RowName { xid, id };
+        let rows: Vec<RowName> = (33..1_033).map(|id| (7, id)).chain([(8, 1), (9, 2), (9, 900)]).map(name).collect();
+        let expected = [(7, 33, 1_032, 1_000), (8, 1, 1, 1), (9, 2, 900, 2)];
+        assert!(runs(&rows).map(|run| (run.xid, run.first, run.last, run.rows)).eq(expected));
+        assert_eq!(runs(&[]).count(), 0);
+    }
 
     #[test]
     fn a_snapshot_is_where_the_next_look_begins() {

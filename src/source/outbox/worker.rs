@@ -17,9 +17,9 @@ use crate::session::Session;
 use crate::source::connect::answered;
 use crate::source::outbox::Options;
 use crate::source::outbox::begin::ERA_BYTES;
-use crate::source::outbox::lease::{self, RENEW_INTERVAL, Removed};
+use crate::source::outbox::lease::{self, Lasting, RENEW_INTERVAL, Removed};
 use crate::source::outbox::overflow::{self, Closing};
-use crate::source::outbox::page::{self, Page, Poll, RowName};
+use crate::source::outbox::page::{self, Page, Poll, RowName, Run, runs};
 
 /// The pause between looks under load, and when nothing has come for long.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -28,7 +28,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The pause behind a look when a notification came.
 const PAUSE_NOTIFIED: Duration = Duration::from_millis(1);
 
-/// Rows in one removal.
+/// Rows in one removal; a page has fewer.
 const REMOVED_MAX: usize = 5_000;
 
 /// Removals that only follow each other wait so long: each is a write of the lease's row.
@@ -64,7 +64,7 @@ pub(super) struct Batch {
 /// What was handed over and goes when it is confirmed.
 #[derive(Debug)]
 enum Taken {
-    Row(RowName),
+    Rows(Run),
     /// Numbers of collapse rows.
     Collapsed(Vec<i64>),
 }
@@ -74,6 +74,9 @@ pub(super) struct Worker {
     session: Session,
     options: Arc<Options>,
     owner: String,
+    lasting: Arc<Lasting>,
+    /// When the lease was renewed last, or taken.
+    renewed: Instant,
     orders: watch::Receiver<Orders>,
     batches: mpsc::Sender<Result<Batch>>,
     /// Positions of this era come behind this one.
@@ -81,7 +84,7 @@ pub(super) struct Worker {
     /// The last position that was given out.
     received: u64,
     poll: Poll,
-    /// Rows that were handed over, by position.
+    /// Rows that were handed over, by the position of the last: a transaction may have any number of them.
     taken: VecDeque<(u64, Taken)>,
     closing: Option<Closing>,
     tend_due: Instant,
@@ -97,11 +100,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Nothing is asked yet; positions come behind `first`.
+    /// The lease was asked for at `taken_at`, and nothing since; positions come behind `first`.
     pub(super) fn new(
         session: Session,
-        (options, owner): (Arc<Options>, String),
-        first: u64,
+        (options, owner, lasting): (Arc<Options>, String, Arc<Lasting>),
+        (first, taken_at): (u64, Instant),
         orders: watch::Receiver<Orders>,
         batches: mpsc::Sender<Result<Batch>>,
     ) -> Self {
@@ -110,6 +113,8 @@ impl Worker {
             session,
             options,
             owner,
+            lasting,
+            renewed: taken_at,
             orders,
             batches,
             first,
@@ -229,31 +234,48 @@ impl Worker {
         if page.len() == 0 && !ends {
             return Ok(None);
         }
-        let mut positions = Vec::with_capacity(page.len());
-        for (name, bytes) in page.names()? {
-            self.received += bytes;
-            positions.push(self.received);
-            self.taken.push_back((self.received, Taken::Row(name)));
-        }
+        let positions = self.take(&page)?;
         if self.received - self.first >= ERA_BYTES / 2 {
             return Err(Error::transient("the outbox's positions of this era are used up"));
         }
         Ok(Some(Batch { page, positions, shapes, sweeps: None }))
     }
 
+    /// Gives each row its position, and keeps what names them all.
+    fn take(&mut self, page: &Page) -> Result<Vec<u64>> {
+        let (names, bytes): (Vec<RowName>, Vec<u64>) = page.names()?.into_iter().unzip();
+        let mut positions = Vec::with_capacity(bytes.len());
+        for bytes in bytes {
+            self.received += bytes;
+            positions.push(self.received);
+        }
+        let mut taken = 0;
+        for run in runs(&names) {
+            taken += run.rows;
+            self.taken.push_back((positions[taken - 1], Taken::Rows(run)));
+        }
+        Ok(positions)
+    }
+
     /// Removes what is confirmed, and renews the lease.
     async fn remove(&mut self, confirmed: u64) -> Result<()> {
         let now = Instant::now();
-        let done = self.taken.partition_point(|(position, _)| *position <= confirmed).min(REMOVED_MAX);
-        let (mut rows, mut collapsed) = (Vec::with_capacity(done), Vec::new());
-        for (_, taken) in self.taken.iter().take(done) {
+        self.lasting.learn(now - self.renewed);
+        let (mut done, mut rows, mut position) = (0, 0, 0);
+        let (mut gone, mut collapsed) = (Vec::new(), Vec::new());
+        for (upto, taken) in self.taken.iter().take_while(|(upto, _)| *upto <= confirmed) {
             match taken {
-                Taken::Row(name) => rows.push(*name),
+                Taken::Rows(run) if rows + run.rows > REMOVED_MAX => break,
+                Taken::Rows(run) => {
+                    rows += run.rows;
+                    gone.push(*run);
+                }
                 Taken::Collapsed(ids) => collapsed.extend_from_slice(ids),
             }
+            (done, position) = (done + 1, *upto);
         }
-        let position = done.checked_sub(1).and_then(|last| self.taken.get(last)).map_or(0, |(position, _)| *position);
-        let removed = lease::remove(&self.session.client, (&self.options.slot, &self.owner), position, &rows);
+        let lease = (self.options.slot.as_str(), self.owner.as_str(), &*self.lasting);
+        let removed = lease::remove(&self.session.client, lease, position, &gone);
         let pause = match answered(self.options.answer_timeout, removed).await? {
             Removed::Gone => {
                 if !collapsed.is_empty() {
@@ -266,6 +288,7 @@ impl Worker {
             Removed::Recorded => RENEW_INTERVAL,
             Removed::Lost => return Err(Error::transient("another daemon has taken over the outbox")),
         };
+        self.renewed = now;
         (self.renew_due, self.remove_due) = (now + RENEW_INTERVAL, now + pause);
         Ok(())
     }

@@ -18,9 +18,14 @@ pub enum Direction {
     Answers,
 }
 
+/// `ReadyForQuery` of a PostgreSQL session outside of a transaction.
+const READY: &[u8] = b"Z\0\0\0\x05I";
+
 #[derive(Default)]
 struct Faults {
     refuse: bool,
+    /// Answers stand still as soon as a session is ready.
+    stall_when_ready: bool,
     /// Directions that stand still: bytes are neither passed on nor read.
     stalled: Vec<Direction>,
     /// So many bytes of answers pass, over all connections together, then everything is cut and refused.
@@ -118,6 +123,12 @@ impl Proxy {
         self.shared.lock().stalled.push(direction);
     }
 
+    /// Answers stand still behind the next log-in, as behind a balancer that keeps the line open while the server is
+    /// gone.
+    pub fn stall_behind_log_in(&self) {
+        self.shared.lock().stall_when_ready = true;
+    }
+
     /// Each piece of an answer arrives so much later from now on, as from a server that is far away.
     pub fn delay(&self, delay: Duration) {
         self.shared.lock().delay = delay;
@@ -139,6 +150,7 @@ impl Proxy {
         let mut faults = self.shared.lock();
         faults.refuse = false;
         faults.stalled.clear();
+        faults.stall_when_ready = false;
         faults.delay = Duration::ZERO;
         faults.answers_left = None;
         self.shared.changed.notify_all();
@@ -195,6 +207,11 @@ fn copy(shared: &Shared, mut from: TcpStream, mut to: TcpStream, direction: Dire
         thread::sleep(delay);
         let (allowed, last) = allowed.unwrap_or((read, false));
         let passed = to.write_all(&buffer[..allowed]);
+        let mut faults = shared.lock();
+        if faults.stall_when_ready && direction == Direction::Answers && buffer[..read].ends_with(READY) {
+            faults.stalled.push(Direction::Answers);
+        }
+        drop(faults);
         if last {
             let mut faults = shared.lock();
             faults.answers_left = None;

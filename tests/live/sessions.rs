@@ -1,0 +1,44 @@
+//! Ordinary sessions that reach a server which then says nothing more.
+
+use std::time::Duration;
+
+use crieur::config::Config;
+use crieur::control::Control;
+use crieur::pooled::PooledControl;
+use crieur::session::ControlSession;
+use crieur::source::dsn::Dsn;
+use tokio::time::timeout;
+
+use super::harness::postgres::{Options, Postgres};
+use super::harness::proxy::Proxy;
+use super::harness::wait::PATIENCE;
+
+/// Asks, while answers stand still behind the log-in, and again when they do not.
+async fn goes_on(proxy: &Proxy, control: &impl Control) {
+    proxy.stall_behind_log_in();
+    let asked = timeout(PATIENCE, control.snapshot()).await.expect("the wait has a limit");
+    let error = asked.expect_err("nobody answers");
+    assert!(error.is_transient() && error.message.starts_with("the server gave no answer within"), "{error}");
+    proxy.heal();
+    // A pooled session finds no schema here: that is an answer.
+    let error = control.snapshot().await.err();
+    assert!(error.is_none_or(|error| error.sqlstate.is_some()));
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_behind_the_log_in_is_given_up() {
+    let server = Postgres::start(Options::default());
+    let proxy = Proxy::start(server.port());
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
+    let dsn = || Dsn::parse(&url).expect("a valid URL");
+    let (connect, statement) = (Duration::from_secs(10), Duration::from_millis(100));
+    goes_on(&proxy, &ControlSession::new(dsn(), connect, statement, &[])).await;
+
+    let dir = tempfile::tempdir().expect("the temporary directory is writable");
+    let file = dir.path().join("crieur.toml");
+    std::fs::write(&file, "[[rules]]\ntable = 't'\nkeys = ['k:{i}']\n").expect("the directory is ours");
+    let urls = [("DATABASE_URL", url.clone()), ("REDIS_URL", "redis://localhost".to_owned())];
+    let config = Config::load(&file, urls.map(|(name, value)| (name.to_owned(), value)).into_iter());
+    let rules = config.expect("a valid configuration").rules;
+    goes_on(&proxy, &PooledControl::new(dsn(), connect, statement, &rules, Vec::new())).await;
+}
