@@ -147,8 +147,14 @@ fn no_word_of_unfinished_work_stays() {
 /// What an entry of the configuration's list must say: a default or that there is none, and bounds that are not the usual.
 fn bounds(key: &Key) -> Vec<String> {
     let usual = |bound: &Duration| [0, 1, 3_600_000].contains(&bound.as_millis());
-    let Kind::Duration(least, most) = key.kind else { return Vec::new() };
-    [least, most].iter().filter(|bound| !usual(bound)).map(|bound| format!("`{}`", shown(*bound))).collect()
+    let bounds = match key.kind {
+        Kind::Duration(least, most) => [least, most].into_iter().filter(|bound| !usual(bound)).map(shown).collect(),
+        Kind::Ascending => vec!["1h".to_owned()],
+        Kind::Bytes(least) if least > 0 => vec![least.to_string()],
+        Kind::Count(least, most) => vec![least.to_string(), most.to_string()],
+        _ => Vec::new(),
+    };
+    bounds.into_iter().map(|bound| format!("`{bound}`")).collect()
 }
 
 #[test]

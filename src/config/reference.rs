@@ -76,7 +76,12 @@ const KEYS: &[Key] = &[
         Some("replication"),
         "how changes are read: from the WAL, or from a table that triggers write into, over any ordinary connection",
     ),
-    key("postgres.slot", Kind::Slot, Some("crieur"), "replication slot; one daemon for each"),
+    key(
+        "postgres.slot",
+        Kind::Slot,
+        Some("crieur"),
+        "replication slot, or the name of the outbox's position; one daemon on it works, others stand by",
+    ),
     key("postgres.publication", Kind::Name, Some("crieur"), "publication that holds the tables of the rules"),
     key(
         "postgres.replicas",
@@ -159,7 +164,7 @@ const KEYS: &[Key] = &[
         "limits.memory_bytes_max",
         Kind::Bytes(1 << 20),
         Some("64MiB"),
-        "keys in memory; past it a set collapses into its family",
+        "keys in memory; past it a set becomes a sweep of its template",
     ),
     key("limits.batch_keys_max", Kind::Count(1, 1_000_000), Some("10000"), "keys in one pipeline"),
     key(
