@@ -239,7 +239,7 @@ async fn one_by_one(
         let late = give_up + Duration::from_millis(500);
         Ok(match timeout_at(late, rows).await {
             Ok(rows) => match rows? {
-                Ok(()) => (answers.answers.remove(0), false),
+                Ok(()) => (answers.only(), false),
                 Err(refused) => (Answer::Refused(refused.text), false),
             },
             Err(_) => (Answer::Refused(format!("its {} questions took longer than {limit:?}", questions.len())), true),
@@ -288,17 +288,22 @@ pub(crate) fn texts(forms: &[Form], row: &Row, from: usize) -> std::result::Resu
 }
 
 /// Answers that arrive row by row, within [`ANSWER_BYTES_MAX`].
-struct Collected {
+pub(crate) struct Collected {
     answers: Vec<Answer>,
     bytes: usize,
 }
 
 impl Collected {
-    fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         Collected { answers: vec![Answer::Rows(Vec::new()); count], bytes: 0 }
     }
 
-    fn add(&mut self, index: usize, row: AnswerRow) {
+    /// The answer to the one question.
+    pub(crate) fn only(mut self) -> Answer {
+        self.answers.remove(0)
+    }
+
+    pub(crate) fn add(&mut self, index: usize, row: AnswerRow) {
         let Some(Answer::Rows(rows)) = self.answers.get_mut(index) else { return };
         let bytes: usize = row.iter().map(|text| size_of_val(text) + text.as_ref().map_or(0, Vec::len)).sum();
         if self.bytes + bytes <= ANSWER_BYTES_MAX {

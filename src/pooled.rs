@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{TryFutureExt, join3, try_join3};
+use futures_util::pin_mut;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
@@ -21,7 +22,7 @@ use crate::change::Oid;
 use crate::control::{Answer, AnswerRow, Control, LookupId, Question, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
-use crate::lookups::{Refused, Text, refusal, texts};
+use crate::lookups::{Collected, Refused, Text, refusal, texts};
 use crate::lsn::Lsn;
 use crate::mark::Start;
 use crate::quote;
@@ -166,14 +167,23 @@ impl PooledControl {
 
     async fn ask_one(&self, session: &Session, lookup: &Described, question: &Question) -> Result<Given> {
         let args: Vec<Text<'_>> = question.args.iter().map(|arg| Text(arg.as_deref())).collect();
-        let args: Vec<(&(dyn ToSql + Sync), Type)> = args.iter().map(|arg| (arg as _, Type::UNKNOWN)).collect();
-        match session.client.query_typed(&lookup.sql, &args).await {
-            Ok(rows) => {
-                let rows: std::result::Result<_, _> = rows.iter().map(|row| texts(&lookup.forms, row, 0)).collect();
-                rows.map(Ok).map_err(|error| session_error(&error))
+        let args = args.iter().map(|arg| (arg, Type::UNKNOWN));
+        let rows = match session.client.query_typed_raw(&lookup.sql, args).await {
+            Ok(rows) => rows,
+            Err(error) => return refused(&error).map(Err),
+        };
+        pin_mut!(rows);
+        let mut answer = Collected::new(1);
+        while let Some(row) = rows.next().await {
+            match row {
+                Ok(row) => answer.add(0, texts(&lookup.forms, &row, 0).map_err(|error| session_error(&error))?),
+                Err(error) => return refused(&error).map(Err),
             }
-            Err(error) => refused(&error).map(Err),
         }
+        Ok(match answer.only() {
+            Answer::Rows(rows) => Ok(rows),
+            Answer::Refused(text) => Err(Refused { text, code: SqlState::PROGRAM_LIMIT_EXCEEDED }),
+        })
     }
 
     /// The statement of a lookup, once per session: how its columns are written depends on their types.

@@ -331,6 +331,28 @@ async fn questions_are_slow(mode: Mode) {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+const BIG_RULES: &str = r#"
+[[rules]]
+table = "public.visit_bookings"
+keys = ["big:{o.x}"]
+lookup.o = { sql = "SELECT repeat('x', 1000) || i AS x FROM generate_series(1, $1::int) AS i", args = ["property_id"] }
+"#;
+
+#[tokio::test]
+async fn an_answer_of_a_hundred_megabytes_widens_its_keys_in_both_modes() {
+    for mode in Mode::ALL {
+        let scene = Scene::of(mode, Options::default(), &[]).await;
+        let config = scene.config().replace(RULES, BIG_RULES);
+        let mut daemon = scene.daemon_with(&config).await;
+        daemon.allow("the answer has too many rows");
+        let keys = set(&["big:one", "bigger"]);
+        let sql = "INSERT INTO visit_bookings VALUES (1, 100000), (2, 1)";
+        assert_eq!(gone(&scene, &daemon, &keys, sql).await, set(&["big:one"]), "{}", daemon.log());
+        assert!(daemon.log().contains("lookup refused"), "{}", daemon.log());
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
 #[test]
 fn a_parameter_inside_of_a_text_is_none() {
     let dir = tempfile::tempdir().expect("the temporary directory is writable");
