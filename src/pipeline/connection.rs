@@ -115,7 +115,7 @@ where
         if pid != 0 && self.standing_by != Some(pid) {
             self.standing_by = Some(pid);
             self.ready = false;
-            info!(pid, "standing by: another session has the replication slot");
+            info!(pid, "standing by: another session has the slot");
             (self.news)(News::StandingBy(pid));
         }
     }

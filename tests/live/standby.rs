@@ -9,7 +9,7 @@ use super::harness::process::Signal;
 use super::harness::wait::{self, PATIENCE, eventually};
 use super::scene::{Scene, set};
 
-const STANDING_BY: &str = "standing by: another session has the replication slot";
+const STANDING_BY: &str = "standing by: another session has the slot";
 
 #[tokio::test]
 async fn the_second_daemon_takes_over_within_two_seconds_and_misses_nothing() {
