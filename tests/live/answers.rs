@@ -108,3 +108,41 @@ async fn in_outbox_mode_each_batch_asks() {
     assert!(asked(&scene) > first && first > 0);
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// No row changes where a table becomes a partition, or ceases to be one.
+#[tokio::test]
+async fn partitions_come_to_a_looked_up_table_and_go_with_their_rows() {
+    for mode in Mode::ALL {
+        let scene = Scene::of(mode, Options::default(), &[]).await;
+        let partitions = "CREATE TABLE owners (id int PRIMARY KEY, owner_id int) PARTITION BY RANGE (id); \
+            CREATE TABLE owners_low PARTITION OF owners FOR VALUES FROM (0) TO (50); \
+            CREATE TABLE owners_high (LIKE owners INCLUDING ALL); INSERT INTO owners_high VALUES (71, 41)";
+        scene.run(partitions).await;
+        let sql = "sql = \"SELECT owner_id FROM owners WHERE id = $1\", args = [\"lease_id\"], tables = [\"owners\"]";
+        let (start, end) = (RULES.find("sql = ").expect("a lookup"), RULES.find(" }").expect("its end"));
+        let config = scene.config().replace(RULES, &format!("{}{sql}{}", &RULES[..start], &RULES[end..]));
+        let out = super::daemon::run("setup", &config, &[]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let mut daemon = scene.daemon_with(&config).await;
+        let attach = "ALTER TABLE owners ATTACH PARTITION owners_high FOR VALUES FROM (50) TO (100)";
+        for (number, (change, owner)) in [
+            ("SELECT 1", None),
+            (attach, Some(41)),
+            ("UPDATE owners SET owner_id = 42 WHERE id = 71", Some(42)),
+            ("ALTER TABLE owners DETACH PARTITION owners_high", None),
+            (&format!("UPDATE owners_high SET owner_id = 41; {attach}"), Some(41)),
+            ("DROP TABLE owners_high", None),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            // What DDL itself deletes is gone before the payment.
+            scene.change(&daemon, change).await;
+            let gone = scene.change(&daemon, &payment(101 + number as u32, 71)).await;
+            let mut expected = set(&["payments:lease:71"]);
+            expected.extend(owner.map(|owner: u32| format!("dashboard:{owner}")));
+            assert_eq!(gone, expected, "{mode:?} {change}\n{}", daemon.log());
+        }
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
