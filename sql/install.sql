@@ -9,6 +9,7 @@ CREATE SCHEMA IF NOT EXISTS crieur;
 -- Nothing that another role may change is run or written here, unless a superuser's.
 DO $do$
 DECLARE
+    path CONSTANT text := pg_catalog.current_setting('search_path');
     found record;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', '', true);
@@ -32,6 +33,8 @@ BEGIN
         RAISE insufficient_privilege USING MESSAGE = pg_catalog.format('%s belongs to %I', found.what, found.rolname),
             HINT = pg_catalog.format('Run this as %I (SET ROLE), or drop what is not yours.', found.rolname);
     END IF;
+    -- A migration may go on in this transaction.
+    PERFORM pg_catalog.set_config('search_path', path, true);
 END
 $do$;
 
@@ -730,7 +733,9 @@ BEGIN
     IF pg_catalog.current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'crieur.shrink() must see what has just been committed: call it in read committed';
     END IF;
-    IF pg_catalog.pg_total_relation_size('crieur.outbox') < 16777216 OR EXISTS (SELECT FROM crieur.outbox) THEN
+    IF pg_catalog.pg_total_relation_size('crieur.outbox')
+            < (SELECT least(16777216, s.bytes_max) FROM crieur.setting AS s)
+        OR EXISTS (SELECT FROM crieur.outbox) THEN
         RETURN false;
     END IF;
     LOCK TABLE crieur.outbox IN ACCESS EXCLUSIVE MODE;

@@ -7,6 +7,7 @@ CREATE SCHEMA IF NOT EXISTS crieur;
 -- Nothing that another role may change is run or written here, unless a superuser's.
 DO $do$
 DECLARE
+    path CONSTANT text := pg_catalog.current_setting('search_path');
     found record;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', '', true);
@@ -30,6 +31,8 @@ BEGIN
         RAISE insufficient_privilege USING MESSAGE = pg_catalog.format('%s belongs to %I', found.what, found.rolname),
             HINT = pg_catalog.format('Run this as %I (SET ROLE), or drop what is not yours.', found.rolname);
     END IF;
+    -- A migration may go on in this transaction.
+    PERFORM pg_catalog.set_config('search_path', path, true);
 END
 $do$;
 

@@ -81,6 +81,7 @@ $function$;
 
 DO $do$
 DECLARE
+    path CONSTANT pg_catalog.text := pg_catalog.current_setting('search_path');
     stranger pg_catalog.text;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', '', true);
@@ -101,5 +102,6 @@ BEGIN
     IF stranger IS NOT NULL THEN
         RAISE insufficient_privilege USING MESSAGE = stranger, HINT = 'Drop it, and run this script again.';
     END IF;
+    PERFORM pg_catalog.set_config('search_path', path, true);
 END
 $do$;

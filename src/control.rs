@@ -33,6 +33,18 @@ pub enum Answer {
     Rows(Vec<AnswerRow>),
     /// The server refused the statement: the keys widen to their families. Holds the server's message.
     Refused(String),
+    /// The same, because it took too long: other questions to the lookup would take as long again.
+    Late(String),
+}
+
+impl Answer {
+    /// Why there are no rows.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Answer::Rows(_) => None,
+            Answer::Refused(why) | Answer::Late(why) => Some(why),
+        }
+    }
 }
 
 /// An ordinary session, from the loop's point of view.

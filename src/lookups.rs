@@ -7,7 +7,7 @@
 //! Invariants: every question gets an answer; a statement that the server refuses widens the keys of its questions and
 //! of no others; no lookup holds a batch up for longer than twice the statement timeout, however many its questions.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,13 +23,13 @@ use tokio_postgres::{Client, Row, Statement};
 use crate::control::{Answer, AnswerRow, LookupId, Question};
 use crate::error::{Error, Exit, Result};
 use crate::rules::reading::Form;
-use crate::rules::{AnswerColumn, Lookup, sql};
+use crate::rules::{Lookup, sql};
 use crate::source::sqlstate::{is_connection, session_error, statement_text};
 
 /// Answers of one lookup to one batch may take so much memory; questions whose answers go past it widen.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-type Refusable<T> = std::result::Result<T, String>;
+type Refusable<T> = std::result::Result<T, Refused>;
 
 /// A parameter as PostgreSQL text, whatever its type.
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +77,7 @@ impl<'a> FromSql<'a> for Bytes {
 /// A lookup as it is prepared on one connection.
 #[derive(Debug)]
 struct Prepared {
-    /// How the texts of the answer's columns are written in keys.
-    forms: Vec<Form>,
+    shape: Shape,
     one: Statement,
     /// For several questions; `None` where the server does not take the SQL in that form.
     many: Option<Statement>,
@@ -125,8 +124,11 @@ impl Lookups {
         let answered = asked.iter().map(|(prepared, indexes)| async move {
             let questions: Vec<&Question> = indexes.iter().map(|index| &questions[*index]).collect();
             match prepared {
-                Ok(prepared) => group(client, prepared, &questions, limit).await,
-                Err(refused) => Ok(Answered::refused(questions.len(), refused)),
+                Ok(prepared) => {
+                    let answered = group(client, prepared, &questions, limit).await;
+                    prepared.shape.confirmed().and(answered)
+                }
+                Err(refused) => Ok(Answered::refused(questions.len(), refused.clone())),
             }
         });
         let mut all = Answered { answers: vec![Answer::Rows(Vec::new()); questions.len()], given_up: false };
@@ -146,21 +148,26 @@ impl Lookups {
         }
         let lookup = lookups.get(id.0 as usize);
         let lookup = lookup.ok_or_else(|| Error::definite(Exit::Software, "a lookup that the rules do not have"))?;
-        let types = match client.prepare(&lookup.sql).await {
-            Ok(written) => {
-                written.columns().iter().map(|column| (column.name().to_owned(), column.type_().oid())).collect()
-            }
-            // It is tried again with the next batch: somebody may mend the table while we run.
-            Err(error) => return Ok(Err(refusal(&error)?.text)),
+        // What is refused is tried again with the next batch: somebody may mend the table while we run.
+        let wanted = match client.prepare(&lookup.sql).await {
+            Ok(written) => written.params().len(),
+            Err(error) => return refusal(&error).map(Err),
         };
-        let columns = typed(&lookup.columns, &types);
+        if wanted != lookup.args {
+            let text = format!("it takes {wanted} parameters, the rule gives {}", lookup.args);
+            return Ok(Err(Refused { text, code: SqlState::PROTOCOL_VIOLATION }));
+        }
+        let nulls = vec![Text(None); lookup.args];
+        let nulls: Vec<(&(dyn ToSql + Sync), Type)> = nulls.iter().map(|null| (null as _, Type::UNKNOWN)).collect();
+        let types = match client.query_typed(&sql::types(&lookup.sql, &lookup.columns), &nulls).await {
+            Ok(rows) => Types::read(&rows, lookup)?,
+            Err(error) => return refusal(&error).map(Err),
+        };
+        let columns = types.of(lookup);
         let one = match client.prepare(&sql::for_one(&lookup.sql, &columns)).await {
             Ok(one) => one,
-            Err(error) => return Ok(Err(refusal(&error)?.text)),
+            Err(error) => return refusal(&error).map(Err),
         };
-        if one.params().len() != lookup.args {
-            return Ok(Err(format!("it takes {} parameters, the rule gives {}", one.params().len(), lookup.args)));
-        }
         let many = match one.params() {
             [] => None, // There is only one question.
             types => {
@@ -169,22 +176,78 @@ impl Lookups {
                 many.map(Some).or_else(|error| refusal(&error).map(|_| None))?
             }
         };
-        let written = |(column, (_, oid)): (&AnswerColumn, &sql::Column<'_>)| Form::of(*oid, column.writing);
-        let forms = lookup.columns.iter().zip(&columns).map(written).collect();
-        let prepared = Rc::new(Prepared { forms, one, many });
+        let prepared = Rc::new(Prepared { shape: Shape::new(lookup, types), one, many });
         self.0.borrow_mut().insert(id, Rc::clone(&prepared));
         Ok(Ok(prepared))
     }
 }
 
-/// The columns with their types; one that the result lacks has none, and the server says so when it prepares it.
-fn typed<'a>(columns: &'a [AnswerColumn], types: &HashMap<String, u32>) -> Vec<sql::Column<'a>> {
-    columns.iter().map(|column| (column.name.as_str(), types.get(&column.name).copied().unwrap_or_default())).collect()
+/// What [`sql::types`] told.
+pub(crate) struct Types {
+    oids: Vec<u32>,
+    kinds: String,
+}
+
+impl Types {
+    pub(crate) fn read(rows: &[Row], lookup: &Lookup) -> Result<Types> {
+        let unexpected = || Error::definite(Exit::Protocol, "the types of a lookup cannot be read");
+        let row = rows.first().ok_or_else(unexpected)?;
+        let read = || {
+            let oids = (0..lookup.columns.len()).map(|column| row.try_get(column));
+            let oids = oids.collect::<std::result::Result<Vec<u32>, tokio_postgres::Error>>()?;
+            Ok(Types { oids, kinds: row.try_get(lookup.columns.len())? })
+        };
+        read().map_err(|error| session_error(&error))
+    }
+
+    /// The columns of the lookup with their types.
+    pub(crate) fn of<'a>(&self, lookup: &'a Lookup) -> Vec<sql::Column<'a>> {
+        lookup.columns.iter().map(|column| column.name.as_str()).zip(self.oids.iter().copied()).collect()
+    }
+}
+
+/// How rows of a lookup are read.
+#[derive(Debug)]
+pub(crate) struct Shape {
+    /// How the texts of the answer's columns are written in keys.
+    forms: Vec<Form>,
+    /// The types of these columns.
+    kinds: String,
+    /// A row had other ones.
+    altered: Cell<bool>,
+}
+
+impl Shape {
+    pub(crate) fn new(lookup: &Lookup, types: Types) -> Shape {
+        let forms = lookup.columns.iter().zip(&types.oids).map(|(column, oid)| Form::of(*oid, column.writing));
+        Shape { forms: forms.collect(), kinds: types.kinds, altered: Cell::new(false) }
+    }
+
+    /// The columns behind the first `from`, as keys want them.
+    pub(crate) fn texts(&self, row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
+        let kinds: &str = row.try_get(from + self.forms.len())?;
+        if kinds != self.kinds {
+            self.altered.set(true);
+        }
+        let text = |(column, form): (usize, &Form)| {
+            let text = row.try_get::<_, Option<Bytes>>(from + column)?;
+            Ok(text.map(|Bytes(text)| form.written(&text).into_owned()))
+        };
+        self.forms.iter().enumerate().map(text).collect()
+    }
+
+    /// An error where rows came that are to be written otherwise: the session prepares everything anew.
+    pub(crate) fn confirmed(&self) -> Result<()> {
+        match self.altered.get() {
+            true => Err(Error::transient("a column that a lookup reads is of another type than it was")),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Answered {
-    fn refused(count: usize, why: &str) -> Self {
-        Answered { answers: vec![Answer::Refused(why.to_owned()); count], given_up: false }
+    fn refused(count: usize, refused: Refused) -> Self {
+        Answered { answers: vec![refused.answer(); count], given_up: false }
     }
 }
 
@@ -199,7 +262,7 @@ async fn group(client: &Client, prepared: &Prepared, questions: &[&Question], li
     };
     // Each of them would take as long again.
     if refused.code == SqlState::QUERY_CANCELED {
-        return Ok(Answered::refused(questions.len(), &refused.text));
+        return Ok(Answered::refused(questions.len(), refused));
     }
     one_by_one(client, prepared, questions, limit).await
 }
@@ -216,7 +279,7 @@ async fn at_once(
     let mut answers = Collected::new(questions.len());
     let rows = query(client, many, arrays.iter().map(|array| Some(array.as_slice())), |row| {
         let number: i64 = row.try_get(0)?;
-        answers.add(usize::try_from(number).unwrap_or_default().saturating_sub(1), prepared.texts(row, 1)?);
+        answers.add(usize::try_from(number).unwrap_or_default().saturating_sub(1), prepared.shape.texts(row, 1)?);
         Ok(())
     });
     Ok(rows.await?.map(|()| answers.answers))
@@ -232,7 +295,7 @@ async fn one_by_one(
     let each = questions.iter().map(|question| async move {
         let mut answers = Collected::new(1);
         let rows = query(client, &prepared.one, question.args.iter().map(Option::as_deref), |row| {
-            answers.add(0, prepared.texts(row, 0)?);
+            answers.add(0, prepared.shape.texts(row, 0)?);
             Ok(())
         });
         // The first of them has the whole limit for itself, and the server's own comes before ours.
@@ -240,9 +303,9 @@ async fn one_by_one(
         Ok(match timeout_at(late, rows).await {
             Ok(rows) => match rows? {
                 Ok(()) => (answers.only(), false),
-                Err(refused) => (Answer::Refused(refused.text), false),
+                Err(refused) => (refused.answer(), false),
             },
-            Err(_) => (Answer::Refused(format!("its {} questions took longer than {limit:?}", questions.len())), true),
+            Err(_) => (Answer::Late(format!("its {} questions took longer than {limit:?}", questions.len())), true),
         })
     });
     let answers: Result<Vec<(Answer, bool)>> = join_all(each).await.into_iter().collect();
@@ -270,21 +333,6 @@ async fn query<'a>(
         }
     }
     Ok(Ok(()))
-}
-
-impl Prepared {
-    fn texts(&self, row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
-        texts(&self.forms, row, from)
-    }
-}
-
-/// The columns behind the first `from`, as keys want them.
-pub(crate) fn texts(forms: &[Form], row: &Row, from: usize) -> std::result::Result<AnswerRow, tokio_postgres::Error> {
-    let text = |(column, form): (usize, &Form)| {
-        let text = row.try_get::<_, Option<Bytes>>(from + column)?;
-        Ok(text.map(|Bytes(text)| form.written(&text).into_owned()))
-    };
-    forms.iter().enumerate().map(text).collect()
 }
 
 /// Answers that arrive row by row, within [`ANSWER_BYTES_MAX`].
@@ -316,11 +364,21 @@ impl Collected {
 }
 
 /// The server did not take a statement.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Refused {
     /// Without values.
     pub(crate) text: String,
     pub(crate) code: SqlState,
+}
+
+impl Refused {
+    /// What it means for the question.
+    pub(crate) fn answer(self) -> Answer {
+        match self.code == SqlState::QUERY_CANCELED {
+            true => Answer::Late(self.text),
+            false => Answer::Refused(self.text),
+        }
+    }
 }
 
 /// The server's refusal of a statement; an error when the session is what failed. The severity tells them apart: a row

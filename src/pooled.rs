@@ -22,12 +22,11 @@ use crate::change::Oid;
 use crate::control::{Answer, AnswerRow, Control, LookupId, Question, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
-use crate::lookups::{Collected, Refused, Text, refusal, texts};
+use crate::lookups::{Collected, Refused, Shape, Text, Types, refusal};
 use crate::lsn::Lsn;
 use crate::mark::Start;
 use crate::quote;
 use crate::replicas::Replicas;
-use crate::rules::reading::Form;
 use crate::rules::{Lookup, Rules, sql};
 use crate::session::{Session, same_server};
 use crate::source::connect::answered;
@@ -176,13 +175,13 @@ impl PooledControl {
         let mut answer = Collected::new(1);
         while let Some(row) = rows.next().await {
             match row {
-                Ok(row) => answer.add(0, texts(&lookup.forms, &row, 0).map_err(|error| session_error(&error))?),
+                Ok(row) => answer.add(0, lookup.shape.texts(&row, 0).map_err(|error| session_error(&error))?),
                 Err(error) => return refused(&error).map(Err),
             }
         }
         Ok(match answer.only() {
             Answer::Rows(rows) => Ok(rows),
-            Answer::Refused(text) => Err(Refused { text, code: SqlState::PROGRAM_LIMIT_EXCEEDED }),
+            Answer::Refused(text) | Answer::Late(text) => Err(Refused { text, code: SqlState::PROGRAM_LIMIT_EXCEEDED }),
         })
     }
 
@@ -201,17 +200,12 @@ impl PooledControl {
             join3(client.batch_execute(&begin), client.query_typed(&types_sql, &nulls), client.batch_execute("COMMIT"));
         let (began, rows, ended) = answers.await;
         began.and(ended).map_err(|error| session_error(&error))?;
-        let types: Vec<u32> = match rows {
-            Ok(rows) => {
-                let types = rows.iter().flat_map(|row| (0..row.len()).map(|column| row.try_get(column)));
-                types.collect::<std::result::Result<_, _>>().map_err(|error| session_error(&error))?
-            }
+        let types = match rows {
+            Ok(rows) => Types::read(&rows, lookup)?,
             Err(error) => return refused(&error).map(Err),
         };
-        let columns: Vec<(&str, u32)> =
-            lookup.columns.iter().map(|column| column.name.as_str()).zip(types.iter().copied()).collect();
-        let forms = lookup.columns.iter().zip(&types).map(|(column, oid)| Form::of(*oid, column.writing)).collect();
-        let described = Rc::new(Described { sql: sql::for_one(&lookup.sql, &columns), forms });
+        let sql = sql::for_one(&lookup.sql, &types.of(lookup));
+        let described = Rc::new(Described { sql, shape: Shape::new(lookup, types) });
         live.lookups.borrow_mut().insert(id, Rc::clone(&described));
         Ok(Ok(described))
     }
@@ -230,7 +224,7 @@ impl PooledControl {
         for id in ids {
             match self.described(live, id).await? {
                 Ok(lookup) => drop(lookups.insert(id, lookup)),
-                Err(refused) => refuse(questions, left, id, &refused.text, answers),
+                Err(refused) => refuse(questions, left, id, &refused, answers),
             }
         }
         let (mut rounds, mut clock) = (0, Clock::default());
@@ -238,6 +232,7 @@ impl PooledControl {
             let asked = left.iter().map(|index| &questions[*index]);
             let asked: Vec<_> = asked.map(|question| (question, Rc::clone(&lookups[&question.lookup]))).collect();
             let given = self.ask_together(&live.session, &asked, &mut clock).await?;
+            asked.iter().try_for_each(|(_, lookup)| lookup.shape.confirmed())?;
             let late = asked.get(given.len()).map(|(question, _)| question.lookup);
             // Behind a refused one nothing was asked.
             let first = given.iter().position(std::result::Result::is_err);
@@ -248,16 +243,17 @@ impl PooledControl {
                     Err(refused) => {
                         rounds += 1;
                         if rounds > ROUNDS_MAX || concerns_all(&refused.code) {
-                            refuse(questions, left, questions[index].lookup, &refused.text, answers);
+                            refuse(questions, left, questions[index].lookup, &refused, answers);
                         }
-                        Answer::Refused(refused.text)
+                        refused.answer()
                     }
                 }
             }
             if let Some(lookup) = late {
                 let count = questions.iter().filter(|question| question.lookup == lookup).count();
                 let text = format!("its {count} questions took longer than {:?}", self.statement_timeout);
-                refuse(questions, left, lookup, &text, answers);
+                let refused = Refused { text, code: SqlState::QUERY_CANCELED };
+                refuse(questions, left, lookup, &refused, answers);
                 *self.live.borrow_mut() = None;
                 return Ok(());
             }
@@ -270,9 +266,9 @@ impl PooledControl {
 type Given = std::result::Result<Vec<AnswerRow>, Refused>;
 
 /// Takes all questions to a lookup out of `left`.
-fn refuse(questions: &[Question], left: &mut Vec<usize>, lookup: LookupId, text: &str, answers: &mut [Answer]) {
+fn refuse(questions: &[Question], left: &mut Vec<usize>, lookup: LookupId, refused: &Refused, answers: &mut [Answer]) {
     for index in left.extract_if(.., |index| questions[*index].lookup == lookup) {
-        answers[index] = Answer::Refused(text.to_owned());
+        answers[index] = refused.clone().answer();
     }
 }
 
@@ -297,7 +293,7 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 struct Described {
     sql: String,
-    forms: Vec<Form>,
+    shape: Shape,
 }
 
 /// The server's refusal of a lookup. Of a statement that is not prepared ahead, the number of parameters shows only now.

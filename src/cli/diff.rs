@@ -11,7 +11,7 @@ use crate::cache::glob;
 use crate::change::Event;
 use crate::cli::replay::{Settled, Transaction, Transactions, shown};
 use crate::config::{Mistakes, rules_of_file};
-use crate::control::{Answer, Control};
+use crate::control::Control;
 use crate::error::{Error, Exit, Result};
 use crate::pipeline::intake::Need;
 use crate::rules::{Invalidations, Rules};
@@ -95,7 +95,7 @@ impl<'r> Walk<'r> {
                 let mut deletes = Deletes::default();
                 deletes.add(self.rules, &settled.load);
                 deletes.add(self.rules, &settled.found);
-                let refused = settled.asked.iter().filter(|(_, _, answer)| matches!(answer, Answer::Refused(_)));
+                let refused = settled.asked.iter().filter(|(_, _, answer)| answer.refusal().is_some());
                 deletes.unknown = refused.count() as u64;
                 return Ok(Some((number, deletes)));
             }

@@ -351,7 +351,7 @@ impl<'a, W: Write, C: Control> Recorder<'a, W, C> {
         let sql = lookup.map(|lookup| lookup.sql.clone()).unwrap_or_default();
         let rows = match answer {
             Answer::Rows(rows) => Ok(rows),
-            Answer::Refused(why) => Err(why),
+            Answer::Refused(why) | Answer::Late(why) => Err(why),
         };
         self.recorded.lookups += 1;
         self.writer.lookup(&LookupAnswer { sql, args: question.args, rows })

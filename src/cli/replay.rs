@@ -143,7 +143,7 @@ impl fmt::Display for Settled {
                 question.args.iter().map(|arg| arg.as_deref().map_or("NULL".to_owned(), shown)).collect();
             let outcome = match answer {
                 Answer::Rows(rows) => format!("{} rows", rows.len()),
-                Answer::Refused(why) => format!("refused, {why}"),
+                Answer::Refused(why) | Answer::Late(why) => format!("refused, {why}"),
             };
             format!("  lookup {name} ({}): {outcome}", args.join(", "))
         });

@@ -4,7 +4,7 @@
 //! ends a future with `Err`. An outage is logged once when it begins and once when it ends, with a reminder each minute.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -95,8 +95,31 @@ pub struct Asking {
     pub rules: Rc<Rules>,
     /// What need not be asked.
     pub answers: Rc<RefCell<Answers>>,
+    /// Lookups that took too long, and why: the others of their questions are not asked. One flight, one limit.
+    pub late: RefCell<HashMap<LookupId, String>>,
     /// Keys that lookups add past this collapse into their families.
     pub keys_bytes_max: usize,
+}
+
+impl Asking {
+    /// What need not be asked.
+    fn known(&self, question: &Question) -> Option<Answer> {
+        let late = self.late.borrow().get(&question.lookup).cloned();
+        late.map(Answer::Late).or_else(|| self.answers.borrow().known(question).cloned())
+    }
+
+    /// Asks some of the others.
+    async fn ask<D: Control>(&self, control: &D, questions: &[Question]) -> Result<Vec<Answer>> {
+        let moment = self.answers.borrow().now();
+        let answers = insist("look up", async || control.ask(questions).await).await?;
+        self.answers.borrow_mut().keep(&self.rules, moment, questions, &answers);
+        for (question, answer) in questions.iter().zip(&answers) {
+            if let Answer::Late(why) = answer {
+                self.late.borrow_mut().insert(question.lookup, why.clone());
+            }
+        }
+        Ok(answers)
+    }
 }
 
 /// Resolves lookups, then deletes the exact keys of all deliveries in one pipeline.
@@ -144,29 +167,24 @@ async fn look_up<D: Control>(control: &D, asking: &Asking, delivery: &mut Delive
 
 /// The answers to all questions, in order: those that are known, and the server's to the others.
 async fn answers<D: Control>(control: &D, asking: &Asking, questions: &[Question]) -> Result<Vec<Answer>> {
-    let known: Vec<Option<Answer>> = {
-        let kept = asking.answers.borrow();
-        questions.iter().map(|question| kept.known(question).cloned()).collect()
-    };
-    let unknown = questions.iter().zip(&known).filter(|(_, known)| known.is_none());
-    let unknown: Vec<Question> = unknown.map(|(question, _)| question.clone()).collect();
-    let mut asked = Vec::with_capacity(unknown.len());
-    for part in unknown.chunks(QUESTIONS_MAX) {
-        let moment = asking.answers.borrow().now();
-        let answers = insist("look up", async || control.ask(part).await).await?;
-        asking.answers.borrow_mut().keep(&asking.rules, moment, part, &answers);
-        asked.extend(answers);
+    let mut answers = Vec::with_capacity(questions.len());
+    for part in questions.chunks(QUESTIONS_MAX) {
+        let known: Vec<Option<Answer>> = part.iter().map(|question| asking.known(question)).collect();
+        let unknown = part.iter().zip(&known).filter(|(_, known)| known.is_none());
+        let unknown: Vec<Question> = unknown.map(|(question, _)| question.clone()).collect();
+        let asked = if unknown.is_empty() { Vec::new() } else { asking.ask(control, &unknown).await? };
+        let mut asked = asked.into_iter();
+        let unanswered = || Answer::Refused("the server gave too few answers".to_owned());
+        answers.extend(known.into_iter().map(|known| known.or_else(|| asked.next()).unwrap_or_else(unanswered)));
     }
-    let mut asked = asked.into_iter();
-    let unanswered = || Answer::Refused("the server gave too few answers".to_owned());
-    Ok(known.into_iter().map(|known| known.or_else(|| asked.next()).unwrap_or_else(unanswered)).collect())
+    Ok(answers)
 }
 
 /// Logs what the server refused, once for each lookup; says how many questions that were.
 fn complain_of_refused(rules: &Rules, questions: &[Question], answers: &[Answer]) -> u64 {
     let mut refused: BTreeMap<LookupId, (u64, &str)> = BTreeMap::new();
     for (question, answer) in questions.iter().zip(answers) {
-        if let Answer::Refused(message) = answer {
+        if let Some(message) = answer.refusal() {
             refused.entry(question.lookup).or_insert((0, message)).0 += 1;
         }
     }

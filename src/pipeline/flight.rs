@@ -4,6 +4,7 @@
 //! patterns goes on to the sweep; one that was answered is remembered, and its echo queued.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -91,6 +92,7 @@ where
             let asking = Asking {
                 rules: Rc::clone(&self.rules),
                 answers: Rc::clone(&self.answers),
+                late: RefCell::default(),
                 keys_bytes_max: self.settings.memory_bytes_max / 8,
             };
             self.flight = Some(Box::pin(fly(cache, control, asking, deliveries)));

@@ -101,7 +101,7 @@ pub fn resolve(rules: &Rules, lookups: &KeySet, questions: &[Question], answers:
                     entry.render(rules, key.family, Some(row), txs, out);
                 }
             }
-            Some(Answer::Refused(_)) | None => entry.render(rules, key.family, None, txs, out),
+            Some(Answer::Refused(_) | Answer::Late(_)) | None => entry.render(rules, key.family, None, txs, out),
         }
     }
 }

@@ -113,14 +113,23 @@ fn texts(columns: &[Column<'_>]) -> String {
     columns.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
-/// The statement for one question: its columns as text, so that keys need no type.
-pub fn for_one(sql: &str, columns: &[Column<'_>]) -> String {
-    // The line break ends a comment at the end of the rule's SQL.
-    format!("SELECT {} FROM ({}\n) AS q", texts(columns), subselect(sql))
+/// Behind the columns of a row, one more: which types they are of now. Cast to text, they would not tell that somebody
+/// altered the table.
+fn kinds<'a>(columns: impl Iterator<Item = &'a str>) -> String {
+    let kinds: Vec<String> =
+        columns.map(|name| format!("pg_catalog.pg_typeof(q.{})::oid", quote::identifier(name))).collect();
+    if kinds.is_empty() { String::new() } else { format!(", pg_catalog.concat_ws(' ', {})", kinds.join(", ")) }
 }
 
-/// The statement that tells the types of the columns (`pg_type.oid`), a domain's as what it is made of. One row, whether or
-/// not the parameters, NULLs, find any.
+/// The statement for one question: its columns as text, so that keys need no type, and their types.
+pub fn for_one(sql: &str, columns: &[Column<'_>]) -> String {
+    // The line break ends a comment at the end of the rule's SQL.
+    let kinds = kinds(columns.iter().map(|(name, _)| *name));
+    format!("SELECT {}{kinds} FROM ({}\n) AS q", texts(columns), subselect(sql))
+}
+
+/// The statement that tells the types of the columns (`pg_type.oid`), a domain's as what it is made of, and then what each
+/// row of [`for_one`] has behind its columns. One row, and the SQL does not run; its parameters are NULLs.
 pub fn types(sql: &str, columns: &[AnswerColumn]) -> String {
     let kind = |column: &AnswerColumn| {
         let of = quote::identifier(&column.name);
@@ -130,9 +139,10 @@ pub fn types(sql: &str, columns: &[AnswerColumn]) -> String {
              SELECT p.oid FROM part AS p JOIN pg_catalog.pg_type AS t ON t.oid = p.oid WHERE t.typtype <> 'd')"
         )
     };
-    let kinds = columns.iter().map(kind).collect::<Vec<_>>().join(", ");
+    let types = columns.iter().map(kind).collect::<Vec<_>>().join(", ");
+    let kinds = kinds(columns.iter().map(|column| column.name.as_str()));
     let sql = subselect(sql);
-    format!("SELECT {kinds} FROM (SELECT) AS one LEFT JOIN (SELECT * FROM ({sql}\n) AS r LIMIT 1) AS q ON true")
+    format!("SELECT {types}{kinds} FROM (SELECT) AS one LEFT JOIN (SELECT * FROM ({sql}\n) AS r LIMIT 0) AS q ON true")
 }
 
 /// The statement for many questions: one array of texts for each parameter; the question's number from 1 goes before
@@ -151,9 +161,10 @@ pub fn for_many(sql: &str, columns: &[Column<'_>], types: &[(&str, &str)]) -> St
     let arrays: Vec<String> = numbers.clone().map(|n| format!("pg_catalog.unnest(${n}::pg_catalog.text[])")).collect();
     let names: Vec<String> = numbers.map(|n| format!("p{n}")).collect();
     format!(
-        "SELECT crieur_asked.number, {} FROM ROWS FROM ({}) WITH ORDINALITY AS crieur_asked ({}, number) \
+        "SELECT crieur_asked.number, {}{} FROM ROWS FROM ({}) WITH ORDINALITY AS crieur_asked ({}, number) \
          CROSS JOIN LATERAL ({inner}\n) AS q",
         texts(columns),
+        kinds(columns.iter().map(|(name, _)| *name)),
         arrays.join(", "),
         names.join(", "),
     )
@@ -220,7 +231,8 @@ mod tests {
         let types = [("pg_catalog", "uuid"), ("app", "Kind")];
         assert_eq!(
             for_many(sql, &[("o", 25)], &types),
-            "SELECT crieur_asked.number, q.\"o\"::text FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), \
+            "SELECT crieur_asked.number, q.\"o\"::text, pg_catalog.concat_ws(' ', pg_catalog.pg_typeof(q.\"o\")::oid) \
+             FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), \
              pg_catalog.unnest($2::pg_catalog.text[])) WITH ORDINALITY AS crieur_asked (p1, p2, number) \
              CROSS JOIN LATERAL (SELECT '$1', o FROM t WHERE a = (crieur_asked.p1::\"pg_catalog\".\"uuid\") \
              AND b = (crieur_asked.p2::\"app\".\"Kind\") OR c = (crieur_asked.p1::\"pg_catalog\".\"uuid\")\n) AS q"

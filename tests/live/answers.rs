@@ -1,6 +1,7 @@
 //! Answers of lookups that are kept: asked once, asked again behind each change of what they were read from, and right
 //! for every transaction.
 
+use super::daemon::Daemon;
 use super::harness::postgres::Options;
 use super::scene::{Mode, RULES, Scene, set};
 
@@ -84,16 +85,42 @@ async fn an_answer_is_asked_for_once_and_again_behind_each_change_of_its_tables(
 
 #[tokio::test]
 async fn a_column_of_another_type_is_written_as_that_type_from_then_on() {
-    let (scene, config) = scene(Mode::Replication).await;
+    for mode in Mode::ALL {
+        for triggers in [true, false] {
+            is_written_as_its_type(mode, triggers).await;
+        }
+    }
+}
+
+/// With and without event triggers that tell of the change.
+async fn is_written_as_its_type(mode: Mode, triggers: bool) {
+    let (scene, config) = scene(mode).await;
+    if !triggers {
+        scene.run("DROP EVENT TRIGGER IF EXISTS crieur_ddl; DROP EVENT TRIGGER IF EXISTS crieur_drop").await;
+    }
     scene.run("ALTER TABLE properties ALTER owner_id TYPE numeric(12, 2)").await;
     let mut daemon = scene.daemon_with(&config).await;
-    let of_71 = set(&["dashboard:41", "payments:lease:71"]);
-    assert_eq!(scene.change(&daemon, &payment(101, 71)).await, of_71, "as JavaScript writes 41.00");
+    daemon.allow("failed to look up: a column that a lookup reads is of another type than it was");
+    pays_exactly(&scene, &daemon, 1_000).await;
     scene.change(&daemon, "ALTER TABLE properties ALTER owner_id TYPE text USING owner_id::int").await;
-    assert_eq!(scene.change(&daemon, &payment(102, 71)).await, of_71);
+    pays_exactly(&scene, &daemon, 2_000).await;
     scene.change(&daemon, "ALTER TABLE properties ALTER owner_id TYPE numeric(12, 2) USING owner_id::numeric").await;
-    assert_eq!(scene.change(&daemon, &payment(103, 71)).await, of_71, "{}", daemon.log());
+    pays_exactly(&scene, &daemon, 3_000).await;
     assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A payment of lease 71 deletes the owner's dashboard: at first with all else, where the change of the table brings a
+/// sweep, and then by its name.
+async fn pays_exactly(scene: &Scene, daemon: &Daemon, first: u32) {
+    for id in first..first + 200 {
+        let gone = scene.change(daemon, &payment(id, 71)).await;
+        assert!(gone.contains("dashboard:41"), "{gone:?}\n{}", daemon.log());
+        if gone == set(&["dashboard:41", "payments:lease:71"]) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("sweeps without end:\n{}", daemon.log());
 }
 
 /// Transactions come in the order of their numbers there, so one may come before a change that it saw.

@@ -63,7 +63,7 @@ fn shown(answer: &Answer) -> String {
             let rows = rows.iter().map(|row| row.iter().map(text).collect::<Vec<_>>().join("|"));
             rows.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" & ")
         }
-        Answer::Refused(why) => format!("refused: {why}"),
+        Answer::Refused(why) | Answer::Late(why) => format!("refused: {why}"),
     }
 }
 
@@ -74,6 +74,8 @@ async fn ask(server: &Postgres, session: &ControlSession, questions: &[Question]
             .log()
             .lines()
             .filter(|line| line.contains("LOG:  execute ") && !line.contains("pg_current_snapshot"))
+            // That which only tells the types, before the first question.
+            .filter(|line| !line.contains("WITH RECURSIVE part"))
             .count()
     };
     session.snapshot().await.expect("it connects");

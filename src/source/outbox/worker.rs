@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::warn;
 
 use crate::decode::outbox::Shape;
 use crate::error::{Error, Result};
@@ -46,6 +47,9 @@ pub(super) struct Orders {
 /// How often it is looked whether the outbox was full, and then whether its writers have ended.
 const TEND_INTERVAL: Duration = Duration::from_secs(2);
 const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often a cause that stays is told.
+const REMIND: Duration = Duration::from_secs(60);
 
 /// How often a large file of an empty outbox is given back.
 const SHRINK_INTERVAL: Duration = Duration::from_secs(10);
@@ -87,6 +91,8 @@ pub(super) struct Worker {
     /// Rows that were handed over, by the position of the last: a transaction may have any number of them.
     taken: VecDeque<(u64, Taken)>,
     closing: Option<Closing>,
+    /// When it was last said that old transactions are waited for.
+    elders_said: Instant,
     tend_due: Instant,
     shrink_due: Instant,
     known: std::collections::HashSet<i32>,
@@ -122,6 +128,7 @@ impl Worker {
             poll: Poll::new(),
             taken: VecDeque::new(),
             closing: None,
+            elders_said: now,
             tend_due: now,
             shrink_due: now + SHRINK_INTERVAL,
             known: Default::default(),
@@ -190,20 +197,44 @@ impl Worker {
             self.shrink_due = now + SHRINK_INTERVAL;
             answered(limit, overflow::shrink(client)).await?;
         }
-        if self.closing.is_none() {
+        let fresh = self.closing.is_none();
+        if fresh {
             self.closing = answered(limit, overflow::close(client)).await?;
+            self.elders_said = now;
         }
         self.tend_due = now + if self.closing.is_some() { ELDERS_INTERVAL } else { TEND_INTERVAL };
         let Some(closing) = &self.closing else { return Ok(None) };
-        if !answered(limit, overflow::is_over(client, closing)).await? {
-            return Ok(None);
+        let over = answered(limit, overflow::is_over(client, closing)).await?;
+        let (xid, shapes) = (closing.xid, closing.shapes.clone());
+        // What is visible does not wait for what is not: it is swept now, and once more when that has ended.
+        match over {
+            true => {
+                let ids = self.closing.take().map_or_else(Vec::new, |closing| closing.ids);
+                self.sweeps(xid, shapes, ids).await.map(Some)
+            }
+            false if fresh => self.sweeps(xid, shapes, Vec::new()).await.map(Some),
+            false => {
+                self.remind(now);
+                Ok(None)
+            }
         }
-        let shapes = self.unknown(closing.shapes.clone()).await?;
-        let Some(closing) = self.closing.take() else { return Ok(None) };
+    }
+
+    /// Tables to be swept; the collapse rows go when that is confirmed.
+    async fn sweeps(&mut self, xid: u64, tables: Vec<i32>, ids: Vec<i64>) -> Result<Batch> {
+        let shapes = self.unknown(tables.clone()).await?;
         self.received += 1;
-        self.taken.push_back((self.received, Taken::Collapsed(closing.ids)));
-        let sweeps = Some((closing.xid, closing.shapes));
-        Ok(Some(Batch { positions: vec![self.received], shapes, sweeps, ..Batch::default() }))
+        self.taken.push_back((self.received, Taken::Collapsed(ids)));
+        Ok(Batch { positions: vec![self.received], shapes, sweeps: Some((xid, tables)), ..Batch::default() })
+    }
+
+    /// Says each minute that old transactions are waited for.
+    fn remind(&mut self, now: Instant) {
+        if now.duration_since(self.elders_said) >= REMIND {
+            self.elders_said = now;
+            let hint = "pg_stat_activity and pg_prepared_xacts name them; the outbox was full while they ran.";
+            warn!(hint, "old transactions are still open: tables that changed meanwhile are swept again at their end");
+        }
     }
 
     /// Asks for the shapes among these that nobody has named before.
