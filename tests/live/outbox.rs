@@ -278,6 +278,11 @@ async fn an_outbox_that_was_full_ends_in_sweeps_and_misses_no_writer() {
         }
     })
     .await;
+    // What is visible does not wait for the open transaction.
+    settled("the tables are swept", PATIENCE, async || {
+        if scene.gone().contains("properties:city:Mbour") { Ok(()) } else { Err(daemon.log()) }
+    })
+    .await;
     scene.confirmed(&daemon).await;
     scene.fill();
     // Nobody sweeps for the transaction that relied on the collapse row before it has ended.

@@ -18,6 +18,18 @@ const TRAP: &str = "
 
 const RAN: &str = "SELECT coalesce(string_agg(DISTINCT who, ' ' ORDER BY who), '') FROM public.ran";
 
+/// A migration goes on with names as it wrote them.
+#[tokio::test]
+async fn the_scripts_leave_the_search_path_of_their_transaction_alone() {
+    let server = Postgres::start(postgres::Options::default());
+    let client = server.client().await;
+    client.batch_execute("CREATE TABLE public.t (id int)").await.expect("valid SQL");
+    let scripts = [INSTALL, include_str!("../../sql/invalidate.sql"), include_str!("../../sql/triggers.sql")];
+    for script in scripts {
+        client.batch_execute(&format!("BEGIN; {script}; SELECT FROM t; COMMIT")).await.expect("the path is as before");
+    }
+}
+
 #[tokio::test]
 async fn nothing_of_ours_writes_an_outbox_with_more_rights_than_its_owner_has() {
     for version in Version::ALL {
