@@ -91,7 +91,19 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.end(Signal::Quit);
+        self.end(last(self.pid()));
+    }
+}
+
+/// The signal that ends a process at once. PostgreSQL takes its children with it on SIGQUIT; SIGKILL would leave them.
+/// Others do nothing about it, and ignore it where a shell has started us in the background: that is inherited.
+fn last(pid: u32) -> Signal {
+    const QUIT: u32 = 3;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    match ignored {
+        Some(signals) if signals >> (QUIT - 1) & 1 == 1 => Signal::Kill,
+        Some(_) | None => Signal::Quit,
     }
 }
 
@@ -107,8 +119,7 @@ pub fn send(pid: u32, signal: Signal) {
 pub fn reap_all() {
     let running = std::mem::take(&mut *RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     for (pid, _) in &running {
-        // PostgreSQL takes its children with it on SIGQUIT; SIGKILL would leave them.
-        send(*pid, Signal::Quit);
+        send(*pid, last(*pid));
         send(*pid, Signal::Cont);
     }
     for (pid, dir) in running {
