@@ -7,9 +7,9 @@ CREATE SCHEMA IF NOT EXISTS crieur;
 -- Nothing that another role may change is run or written here, unless a superuser's.
 DO $do$
 DECLARE
-    path CONSTANT text := pg_catalog.current_setting('search_path');
     found record;
 BEGIN
+    PERFORM pg_catalog.set_config('crieur.path', pg_catalog.current_setting('search_path'), true);
     PERFORM pg_catalog.set_config('search_path', '', true);
     SELECT o.what, r.rolname INTO found
     FROM (
@@ -31,8 +31,6 @@ BEGIN
         RAISE insufficient_privilege USING MESSAGE = pg_catalog.format('%s belongs to %I', found.what, found.rolname),
             HINT = pg_catalog.format('Run this as %I (SET ROLE), or drop what is not yours.', found.rolname);
     END IF;
-    -- A migration may go on in this transaction.
-    PERFORM pg_catalog.set_config('search_path', path, true);
 END
 $do$;
 
@@ -103,3 +101,12 @@ END
 $function$;
 
 REVOKE ALL ON FUNCTION crieur.announce_keys(pg_catalog.jsonb) FROM PUBLIC;
+
+-- A migration may go on in this transaction, with the names of its own path.
+DO $do$
+BEGIN
+    IF pg_catalog.current_setting('crieur.path', true) OPERATOR(pg_catalog.<>) '' THEN
+        PERFORM pg_catalog.set_config('search_path', pg_catalog.current_setting('crieur.path'), true);
+    END IF;
+END
+$do$;
