@@ -54,7 +54,7 @@ try sql-null      rules/condition.rs   '(Value::Null, _) | (_, Value::Null) => P
 try changed       rules/plan.rs        'let changed = rule.changed.as_ref().map(' 'let changed = rule.changed.as_ref().filter(|_| false).map('
 try changed-old   rules/plan.rs        'old != new || old == Value::Unknown' 'old != new && old != Value::Unknown'
 try lookups       rules/plan.rs        'return lookup::encode(key.family, arguments, values, tx, &mut out.lookups);' 'let _ = (arguments, values); return;'
-try lookup-values rules/lookup.rs      'Some(Answer::Refused(_)) | None => entry.render(rules, key.family, None, txs, out),' 'Some(Answer::Refused(_)) | None => {}'
+try lookup-values rules/lookup.rs      'Some(Answer::Refused(_) | Answer::Late(_)) | None => entry.render(rules, key.family, None, txs, out),' 'Some(Answer::Refused(_) | Answer::Late(_)) | None => {}'
 try toast         rules/images.rs      '*new = *old;' '_ = old;'
 try identity      rules/images.rs      'if !matches!(old, Old::Full(_)) {' 'if false {'
 try truncate      rules/plan.rs        'Emptied::Family(pattern) => out.patterns.insert(pattern, key.family, tx)' 'Emptied::Family(_) => false'
