@@ -28,7 +28,7 @@ pub enum Stage {
 /// Keys on their way to the cache, and the spans that wait for the answer.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Exact keys and patterns; lookups are already resolved.
+    /// Exact keys and patterns. Of a fresh one also lookups, which its flight resolves.
     pub load: Invalidations,
     /// One part (fresh) or one echo of each span is out with it.
     pub spans: Vec<SpanId>,

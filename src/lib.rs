@@ -13,7 +13,8 @@
 //! Three things are watched besides the road. The mark, a small key in the cache, says up to where its deletes reach: a
 //! cache that went back in time gets what it lacks from the ring of recent keys, or a sweep (`pipeline/gap.rs`). The
 //! server is looked at every two seconds: the slot's WAL, the publication (`pipeline/watching.rs`). Read replicas hold the
-//! position until they show what was deleted (`pipeline/lagging.rs`). What cannot be known is widened, never skipped.
+//! position until they show what was deleted (`pipeline/lagging.rs`). Answers of lookups are kept until the stream
+//! brings a change of what they were read from (`pipeline/answers.rs`). What cannot be known is widened, never skipped.
 //!
 //! The modules stand in the order of that road. Words and pure modules never see tokio, sockets, clocks or logs; a
 //! source never sees a cache; the loop knows only traits. `tests/tidy.rs` keeps these walls.

@@ -1,8 +1,7 @@
 //! Lookups on an ordinary session: prepared once, and one statement for all questions of a batch to the same lookup.
 //!
-//! Answers are not kept from batch to batch. Inside of one each question is asked once; asking again costs one round
-//! trip behind the gate's, and 500 questions a batch left the rows per second as they were without the lookup. Keeping
-//! them would need every table that the SQL reads in the stream, to drop what a change makes old.
+//! Nothing is kept here but statements: which answers are still true is `pipeline/answers.rs`'s business. Statements last
+//! until a table is altered, a row's columns are of other types than they were, or the connection ends.
 //!
 //! Invariants: every question gets an answer; a statement that the server refuses widens the keys of its questions and
 //! of no others; no lookup holds a batch up for longer than twice the statement timeout, however many its questions.

@@ -57,10 +57,9 @@ impl Answers {
     /// Keeps what was answered to questions that were asked at `asked`, unless a change came in between.
     pub fn keep(&mut self, rules: &Rules, asked: Moment, questions: &[Question], answers: &[Answer]) {
         for (question, answer) in questions.iter().zip(answers) {
-            let emptied = self.lookups.get(&question.lookup).map_or(self.cleared, |known| known.emptied);
-            let fresh = asked >= emptied.max(self.cleared);
+            let emptied = self.lookups.get(&question.lookup).map(|known| known.emptied);
             if let Answer::Rows(rows) = answer
-                && fresh
+                && Some(asked) >= emptied.max(Some(self.cleared))
                 && rules.keeps(question.lookup)
             {
                 let rows = rows.iter().map(text_bytes).sum::<usize>();

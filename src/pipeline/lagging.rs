@@ -43,7 +43,7 @@ where
     }
 
     fn start_round(&mut self) {
-        // A lookup may have found no row: there is nothing to delete again then, and spans wait nevertheless.
+        // Keys whose spans stay with their patterns bring none.
         let lagging = &self.lagging;
         if self.round.is_some() || (lagging.load.is_empty() && lagging.spans.is_empty()) {
             return;

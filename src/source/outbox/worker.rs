@@ -1,7 +1,7 @@
 //! The task that owns the session: it looks for rows, renews the lease, and removes what is confirmed.
 //!
 //! A task of its own because the lease must go on whatever holds up the loop: a cache that is away, a full batch. One
-//! thing is asked at a time, so that every kind of pooler works. A pause between looks is a twentieth of a second under
+//! thing is asked at a time, so that every kind of pooler works. A pause between looks is 20 milliseconds under
 //! load and grows to a second when nothing comes; a notification cuts it short and changes nothing else.
 
 use std::collections::VecDeque;
@@ -16,11 +16,11 @@ use crate::decode::outbox::Shape;
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::source::connect::answered;
-use crate::source::outbox::Options;
 use crate::source::outbox::begin::ERA_BYTES;
 use crate::source::outbox::lease::{self, Lasting, RENEW_INTERVAL, Removed};
 use crate::source::outbox::overflow::{self, Closing};
 use crate::source::outbox::page::{self, Page, Poll, RowName, Run, runs};
+use crate::source::outbox::{Options, REMIND};
 
 /// The pause between looks under load, and when nothing has come for long.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -47,9 +47,6 @@ pub(super) struct Orders {
 /// How often it is looked whether the outbox was full, and then whether its writers have ended.
 const TEND_INTERVAL: Duration = Duration::from_secs(2);
 const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How often a cause that stays is told.
-const REMIND: Duration = Duration::from_secs(60);
 
 /// How often a large file of an empty outbox is given back.
 const SHRINK_INTERVAL: Duration = Duration::from_secs(10);
