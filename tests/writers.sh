@@ -11,11 +11,16 @@
 # greatest): of transactions per second, which a busy machine blurs, and of the CPU time that each takes, of the server,
 # pgbench and the one who reads together, which it blurs less.
 #
-#   ROUNDS=7 SECONDS_EACH=4 CLIENTS="1 8 32" WATCHED=one|all tests/writers.sh
+# A rule reads a few columns, so those are watched: the key and one more, or CAPTURED=all. PROTOCOL is how pgbench sends its
+# statements: simple, as it does by itself; prepared makes "plain" faster, and so the rest dearer.
+#
+#   ROUNDS=7 SECONDS_EACH=4 CLIENTS="1 8 32" WATCHED=one|all CAPTURED=few|all PROTOCOL=simple|extended|prepared \
+#       tests/writers.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 rounds=${ROUNDS:-7} each=${SECONDS_EACH:-4} clients=${CLIENTS:-1 8 32} watched=${WATCHED:-one}
+captured=${CAPTURED:-few} protocol=${PROTOCOL:-simple}
 bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1)
 [ -x "$bin/pgbench" ] || { echo "writers: no pgbench in /usr/lib/postgresql: run tests/setup.sh" >&2; exit 69; }
 case $watched in
@@ -23,6 +28,17 @@ case $watched in
     all) tables="pgbench_accounts pgbench_tellers pgbench_branches pgbench_history" ;;
     *) echo "writers: WATCHED is one or all" >&2; exit 64 ;;
 esac
+
+case $captured in few | all) ;; *) echo "writers: CAPTURED is few or all" >&2; exit 64 ;; esac
+# What a rule would read of a table.
+columns_of() {
+    case $captured/$1 in
+        few/pgbench_accounts) echo "'{aid,bid}'" ;;
+        few/pgbench_tellers | few/pgbench_history) echo "'{tid,bid}'" ;;
+        few/pgbench_branches) echo "'{bid}'" ;;
+        *) echo NULL ;;
+    esac
+}
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/crieur-writers-XXXXXX")
 helpers=()
@@ -67,10 +83,14 @@ prepare() {
     serve replica
     serve logical
     sql replica -f sql/install.sql >/dev/null
-    for table in $tables; do sql replica -c "SELECT crieur.watch('$table')" >/dev/null; done
-    # A worker's part of the work: what a snapshot saw is removed, each transaction once.
-    (echo "SET synchronous_commit = off; LISTEN crieur; SELECT pg_snapshot_xmin(pg_current_snapshot()) AS seen \\gset"
-    while sleep 0.05; do
+    for table in $tables; do
+        sql replica -c "SELECT crieur.watch('$table', columns => $(columns_of "$table"))" >/dev/null
+    done
+    # A worker's part of the work: what a snapshot saw is removed, each transaction once. Waits without a process for it.
+    mkfifo "$dir/never"
+    (exec 9<>"$dir/never"
+    echo "SET synchronous_commit = off; LISTEN crieur; SELECT pg_snapshot_xmin(pg_current_snapshot()) AS seen \\gset"
+    while ! read -r -t 0.05 -u 9; do
         echo "SELECT pg_snapshot_xmin(pg_current_snapshot()) AS now \\gset"
         echo "DELETE FROM crieur.outbox WHERE xid >= :'seen' AND xid < :'now';"
         echo "\\set seen :now"
@@ -107,7 +127,7 @@ transactions() {
     local server before after TIMEFORMAT='%U %S'
     server=$(server_of "$1")
     before=$(cpu "$server")
-    { time "$bin/pgbench" -n -h "$dir/$server.socket" -U postgres -M prepared -c "$2" -j 2 -T "$each" postgres \
+    { time "$bin/pgbench" -n -h "$dir/$server.socket" -U postgres -M "$protocol" -c "$2" -j 2 -T "$each" postgres \
         >"$dir/pgbench" 2>/dev/null; } 2>"$dir/time"
     sleep 0.2 # The last of its sessions end.
     after=$(cpu "$server")
@@ -159,7 +179,7 @@ measure() {
 
 prepare
 load=$(cut -d' ' -f1 /proc/loadavg)
-echo "PostgreSQL $(sql replica -c 'SHOW server_version'), $(nproc) cores, load $load, watched: $tables"
+echo "PostgreSQL $(sql replica -c 'SHOW server_version'), $(nproc) cores, load $load, watched: $tables, $captured columns, $protocol protocol"
 for count in $clients; do measure "TPS, $count clients" transactions "$count"; done
 measure "ms, 100,000 rows" bulk
 
