@@ -258,13 +258,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 $function$;
 
 -- The images of a statement on one row; of an update that changed nothing, no old one. INTO STRICT refuses more rows:
--- nothing here counts them. Without the image that is "asked", the statement is to look at the outbox first: always
+-- nothing here counts them. LIMIT is for the planner: a plan made for a bulk statement would be compiled (jit) each time
+-- that the session uses it again. Without the image that is "asked", the statement is to look at the outbox first: always
 -- while that is full, or else one time in 256, as the WAL has it: random() would take from the sequence of a writer who
 -- called setseed(), and gen_random_uuid() costs twice as much.
 -- The fewer expressions there are, the better: setting them up, in each transaction anew, is most of what this costs.
 CREATE OR REPLACE FUNCTION crieur.query_one(op text, target crieur.target, shape crieur.shape) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    SELECT pg_catalog.format('SELECT %s AS old, %s AS new FROM %s',
+    SELECT pg_catalog.format('SELECT %s AS old, %s AS new FROM %s LIMIT 2',
         CASE op
             WHEN 'INSERT' THEN 'NULL::pg_catalog.text[]'
             WHEN 'UPDATE' THEN pg_catalog.format(
@@ -437,6 +438,7 @@ DECLARE
     seen record;
     unclear boolean;
     rows bigint;
+    jit text;
     said text;
 BEGIN
     -- What became of the table since must not break its writer: where it cannot be read, all of it has changed.
@@ -447,9 +449,13 @@ BEGIN
         RETURN NULL;
     END IF;
     BEGIN
+        -- Plans are kept for statements on fewer rows, which compiling (jit) would cost far more than they take.
+        jit := pg_catalog.current_setting('jit');
+        PERFORM pg_catalog.set_config('jit', 'off', true);
         %2$sELSE
             %6$s INTO seen;
         END IF;
+        PERFORM pg_catalog.set_config('jit', jit, true);
         IF seen.op IS NULL THEN
             IF NOT EXISTS (SELECT FROM old_rows) OR EXISTS (SELECT FROM new_rows) THEN
                 RETURN NULL;

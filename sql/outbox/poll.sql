@@ -3,8 +3,10 @@
 -- $1 xmax and $2 transactions in progress of that snapshot; $3, $4 the row that the last page ended with, or zeros;
 -- $5 the snapshot of the first page, which bounds those behind it: what became visible since comes next time.
 -- A row is either newer than the old snapshot or was in progress in it, so a late commit is found whatever came first.
--- Both are looked for by the primary key, and nothing between them is touched: rows wait there for their echoes, and dead
--- ones for a long transaction to end.
+-- All are looked for by the primary key, and nothing between them is touched: rows wait there for their echoes, and dead
+-- ones for a long transaction to end. Hence one bound for each of three parts: newer; the rest of the transaction that
+-- the last page ended in, if that was in progress; the ones in progress behind it. A scan with two bounds on its first
+-- column begins at one of them and reads its way to the other.
 SELECT s.snapshot::text, s.at, p.xid::text, p.id, p.op::text, p.shape, p.old, p.new, p.note, p.at, p.complete
 FROM (SELECT pg_catalog.pg_current_snapshot() AS snapshot, pg_catalog.clock_timestamp() AS at) AS s
 LEFT JOIN (
@@ -17,13 +19,24 @@ LEFT JOIN (
             FROM (
                 (
                     SELECT o.xid, o.id, o.op, o.shape, o.old, o.new, o.note, o.at FROM crieur.outbox AS o
-                    WHERE o.xid >= $1::text::xid8 AND (o.xid, o.id) > ($3::text::xid8, $4::bigint)
+                    WHERE (o.xid, o.id) > (
+                            greatest($1::text::xid8, $3::text::xid8),
+                            CASE WHEN $3::text::xid8 >= $1::text::xid8 THEN $4::bigint ELSE -1 END
+                        )
                         AND ($5::text IS NULL OR pg_catalog.pg_visible_in_snapshot(o.xid, $5::text::pg_snapshot))
                     ORDER BY o.xid, o.id
                     LIMIT 1000
                 ) UNION ALL (
                     SELECT o.xid, o.id, o.op, o.shape, o.old, o.new, o.note, o.at FROM crieur.outbox AS o
-                    WHERE o.xid = ANY ($2::text[]::xid8[]) AND (o.xid, o.id) > ($3::text::xid8, $4::bigint)
+                    WHERE o.xid = $3::text::xid8 AND o.id > $4::bigint AND $3::text::xid8 < $1::text::xid8
+                        AND ($5::text IS NULL OR pg_catalog.pg_visible_in_snapshot(o.xid, $5::text::pg_snapshot))
+                    ORDER BY o.xid, o.id
+                    LIMIT 1000
+                ) UNION ALL (
+                    SELECT o.xid, o.id, o.op, o.shape, o.old, o.new, o.note, o.at FROM crieur.outbox AS o
+                    WHERE o.xid = ANY (ARRAY(
+                            SELECT x.xid FROM unnest($2::text[]::xid8[]) AS x (xid) WHERE x.xid > $3::text::xid8
+                        ))
                         AND ($5::text IS NULL OR pg_catalog.pg_visible_in_snapshot(o.xid, $5::text::pg_snapshot))
                     ORDER BY o.xid, o.id
                     LIMIT 1000

@@ -17,7 +17,14 @@ mine AS (
 ),
 gone AS (
     DELETE FROM crieur.outbox AS o
-    USING mine AS m, unnest(:'xids'::xid8[], :'firsts'::bigint[], :'lasts'::bigint[]) AS g (xid, first, last)
-    WHERE o.xid = g.xid AND o.id BETWEEN g.first AND g.last AND NOT EXISTS (SELECT FROM recording)
+    WHERE o.ctid = ANY (ARRAY(
+        SELECT r.ctid
+        FROM mine AS m, unnest(:'xids'::xid8[], :'firsts'::bigint[], :'lasts'::bigint[]) AS g (xid, first, last)
+        -- Looked for by the primary key, however many rows wait: without statistics a join reads them all.
+        CROSS JOIN LATERAL (
+            SELECT o.ctid FROM crieur.outbox AS o WHERE o.xid = g.xid AND o.id BETWEEN g.first AND g.last OFFSET 0
+        ) AS r
+        WHERE NOT EXISTS (SELECT FROM recording)
+    ))
 )
 SELECT EXISTS (SELECT FROM mine), EXISTS (SELECT FROM recording)

@@ -28,6 +28,7 @@ mod lookups;
 mod oracle;
 mod outbox;
 mod outbox_install;
+mod outbox_plans;
 mod outbox_sql;
 mod poolers;
 mod position;

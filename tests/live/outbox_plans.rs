@@ -1,0 +1,139 @@
+//! How PostgreSQL plans the statements of outbox mode where the outbox is long, or a session's first statement was a bulk
+//! one. What a plan costs is counted in blocks; whether it is compiled, the server's log says.
+
+use super::harness::postgres::Version;
+use super::harness::wait::eventually;
+use super::outbox_sql::{Outbox, ask, run};
+use std::time::Duration;
+
+const POLL: &str = include_str!("../../sql/outbox/poll.sql");
+const REMOVE: &str = include_str!("../../sql/outbox/remove.sql");
+
+const ROWS: usize = 200_000;
+
+/// Blocks that a node of a plan and those below it read. What a CTE writes counts in no node above it.
+fn read_by(node: &serde_json::Value) -> u64 {
+    let count = |name: &str| node[name].as_u64().unwrap_or_else(|| panic!("{node}"));
+    let below = node["Plans"].as_array().into_iter().flatten().map(read_by).max();
+    (count("Shared Hit Blocks") + count("Shared Read Blocks")).max(below.unwrap_or_default())
+}
+
+/// Blocks that the dearest part of a statement reads.
+async fn blocks(outbox: &Outbox, sql: &str) -> u64 {
+    let plan = ask(&outbox.app, &format!("SELECT pg_temp.explained($sql${sql}$sql$)")).await;
+    let plan: serde_json::Value = serde_json::from_str(&plan).expect("EXPLAIN writes JSON");
+    read_by(&plan[0]["Plan"])
+}
+
+/// A long outbox, and `pg_temp.explained()`, which runs a statement.
+async fn long() -> Outbox {
+    let outbox = Outbox::start(Version::System).await;
+    let fill = format!(
+        "INSERT INTO crieur.outbox (xid, id, op, note) SELECT n::text::xid8, n, 'M', 'x' FROM generate_series(1, {ROWS}) AS n;
+         INSERT INTO crieur.progress (slot, owner) VALUES ('crieur', 'me');
+         CREATE FUNCTION pg_temp.explained(sql text) RETURNS text LANGUAGE plpgsql AS $$
+             DECLARE said json;
+             BEGIN EXECUTE 'EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ' || sql INTO said; RETURN said; END
+         $$"
+    );
+    run(&outbox.app, &fill).await;
+    outbox
+}
+
+#[tokio::test]
+async fn rows_are_removed_by_their_key_however_many_wait() {
+    let outbox = long().await;
+    for (first, runs) in [(1, 1), (100, 10), (1_000, 30), (2_000, 100), (3_000, 300), (5_000, 1_000)] {
+        let list = (first..first + runs).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+        let mut sql = REMOVE.to_owned();
+        let list = format!("{{{list}}}");
+        for (name, value) in [
+            ("slot", "crieur"),
+            ("owner", "me"),
+            ("confirmed", "1"),
+            ("seconds", "1.5"),
+            ("xids", &list),
+            ("firsts", &list),
+            ("lasts", &list),
+        ] {
+            sql = sql.replace(&format!(":'{name}'"), &format!("'{value}'"));
+        }
+        let left = "SELECT count(*)::text FROM crieur.outbox";
+        let before: usize = ask(&outbox.app, left).await.parse().expect("a number");
+        let read = blocks(&outbox, &sql).await;
+        assert_eq!(ask(&outbox.app, left).await, (before - runs).to_string());
+        // Of each row the way down the index, and itself twice.
+        let enough = 100 + 8 * runs as u64;
+        assert!(read < enough, "{runs} runs: {read} blocks");
+    }
+}
+
+#[tokio::test]
+async fn a_look_begins_where_the_last_one_ended_however_many_wait_before() {
+    let outbox = long().await;
+    let near = ROWS - 100;
+    // The snapshot of the last look, then the row that the last page ended with: each may be the later one.
+    for (xmax, xid, id, rows) in [(near, 0, 0, 101), (0, near, near, 100), (near, near, near, 100), (0, 0, 0, 1_000)] {
+        let mut sql = POLL.to_owned();
+        for (number, value) in [
+            (1, format!("'{xmax}'")),
+            (2, "'{7,8,9}'".to_owned()),
+            (3, format!("'{xid}'")),
+            (4, id.to_string()),
+            (5, "NULL".to_owned()),
+        ] {
+            sql = sql.replace(&format!("${number}::"), &format!("{value}::"));
+        }
+        let found = ask(
+            &outbox.app,
+            &format!("SELECT (count(*) FILTER (WHERE xid::xid8 >= '{near}'))::text FROM ({sql}) AS p"),
+        )
+        .await;
+        assert_eq!(found, if rows == 1_000 { "0".to_owned() } else { rows.to_string() });
+        let read = blocks(&outbox, &sql).await;
+        assert!(read < 100 + rows * 2, "{xmax} {xid} {id}: {read} blocks");
+    }
+}
+
+#[tokio::test]
+async fn no_statement_behind_a_bulk_one_runs_a_plan_that_is_compiled_each_time() {
+    // The only one here that was built to compile.
+    let outbox = Outbox::start(Version::System).await;
+    let admin = &outbox.admin;
+    run(&outbox.app, "CREATE TABLE t (id int PRIMARY KEY, city text); SELECT crieur.watch('t')").await;
+    run(
+        admin,
+        "LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_analyze = on;
+         SET auto_explain.log_nested_statements = on",
+    )
+    .await;
+    let can = ask(admin, "SELECT pg_jit_available()::text").await;
+    assert_eq!(can, "true", "this server compiles nothing: apt-get install postgresql-NN-jit, with NN its version");
+    // Bulk, then few; of many rows some take one way, some another (rows_max).
+    for sql in [
+        "INSERT INTO t SELECT n, n::text FROM generate_series(1, 20000) AS n",
+        "INSERT INTO t VALUES (20001, ''), (20002, '')",
+        "UPDATE t SET city = city || 'x'",
+        "UPDATE t SET city = city || 'x' WHERE id = 1",
+        "UPDATE t SET city = city || 'x' WHERE id <= 9999",
+        "UPDATE t SET city = city || 'x' WHERE id <= 2",
+        "DELETE FROM t WHERE id > 9999",
+        "DELETE FROM t WHERE id > 2",
+        "DELETE FROM t WHERE id = 1",
+    ] {
+        run(admin, sql).await;
+    }
+    assert_eq!(ask(admin, "SHOW jit").await, "on");
+    let seen = async |what: &str| {
+        eventually(what, Duration::from_secs(20), async || outbox.server.log().contains(what)).await;
+        outbox.server.log()
+    };
+    ask(admin, "SELECT 'that was all'").await;
+    let log = seen("that was all").await;
+    assert!(log.contains("Named Tuplestore Scan"), "the triggers' plans are logged");
+    assert!(!log.contains("JIT:"), "{log}");
+    // A plan that is compiled would have been found.
+    run(admin, "SET jit_above_cost = 0").await;
+    ask(admin, "SELECT count(*)::text FROM t").await;
+    seen("JIT:").await;
+}
