@@ -287,29 +287,32 @@ $function$;
 
 -- The distinct images of the first rows, as many as "top" says. An update's rows are numbered: both tables get theirs
 -- in one call (AfterTriggerSaveEvent in src/backend/commands/trigger.c), so the same number is the same row, before and
--- after. A full join cannot become a nested loop, whatever number of rows it was planned for.
+-- after. A full join cannot become a nested loop, whatever number of rows it was planned for. Images that hold the
+-- primary key are distinct as they are.
 CREATE OR REPLACE FUNCTION crieur.query_images(
     op text, target crieur.target, shape crieur.shape, top text, relation text
 ) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    SELECT CASE op
-        WHEN 'UPDATE' THEN pg_catalog.format(
-            'SELECT p.old, p.new, pg_catalog.bool_and(p.paired) AS paired FROM (SELECT %2$s AS old, %3$s AS new,'
-            || ' (o.place IS NOT NULL AND n.place IS NOT NULL) AS paired'
-            || ' FROM (%4$s%1$s) AS o FULL JOIN (%5$s%1$s) AS n ON n.place = o.place'
-            || ' WHERE (%6$s) IS NOT FALSE) AS p GROUP BY p.old, p.new',
-            top, crieur.image(shape, 'o'), crieur.image(shape, 'n'),
-            crieur.side(target, shape, 'old', 'pg_catalog.row_number() OVER () AS place, '),
-            crieur.side(target, shape, 'new', 'pg_catalog.row_number() OVER () AS place, '),
-            crieur.changed(target, relation))
-        WHEN 'INSERT' THEN pg_catalog.format(
-            'SELECT NULL::pg_catalog.text[] AS old, p.new, true AS paired'
-            || ' FROM (SELECT %s AS new FROM (%s%s) AS n) AS p GROUP BY p.new',
-            crieur.image(shape, 'n'), crieur.side(target, shape, 'new', ''), top)
-        ELSE pg_catalog.format(
-            'SELECT p.old, NULL::pg_catalog.text[] AS new, true AS paired'
-            || ' FROM (SELECT %s AS old FROM (%s%s) AS o) AS p GROUP BY p.old',
-            crieur.image(shape, 'o'), crieur.side(target, shape, 'old', ''), top)
-    END
+    SELECT pg_catalog.format(
+        CASE WHEN pg_catalog.bool_and(a.attname = ANY (shape.columns))
+            THEN 'SELECT p.old, p.new, p.paired FROM (%s) AS p'
+            ELSE 'SELECT p.old, p.new, pg_catalog.bool_and(p.paired) AS paired FROM (%s) AS p GROUP BY p.old, p.new'
+        END,
+        CASE op
+            WHEN 'UPDATE' THEN pg_catalog.format(
+                'SELECT %2$s AS old, %3$s AS new, (o.place IS NOT NULL AND n.place IS NOT NULL) AS paired'
+                || ' FROM (%4$s%1$s) AS o FULL JOIN (%5$s%1$s) AS n ON n.place = o.place WHERE (%6$s) IS NOT FALSE',
+                top, crieur.image(shape, 'o'), crieur.image(shape, 'n'),
+                crieur.side(target, shape, 'old', 'pg_catalog.row_number() OVER () AS place, '),
+                crieur.side(target, shape, 'new', 'pg_catalog.row_number() OVER () AS place, '),
+                crieur.changed(target, relation))
+            WHEN 'INSERT' THEN pg_catalog.format('SELECT NULL::pg_catalog.text[] AS old, %s AS new, true AS paired'
+                || ' FROM (%s%s) AS n', crieur.image(shape, 'n'), crieur.side(target, shape, 'new', ''), top)
+            ELSE pg_catalog.format('SELECT %s AS old, NULL::pg_catalog.text[] AS new, true AS paired'
+                || ' FROM (%s%s) AS o', crieur.image(shape, 'o'), crieur.side(target, shape, 'old', ''), top)
+        END)
+    FROM pg_catalog.pg_index AS i
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+    WHERE i.indrelid = shape.relation AND i.indisprimary
 $function$;
 
 -- For more than one row. An old row without a new one was to move to a partition, and a trigger kept it from there:
