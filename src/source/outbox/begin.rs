@@ -15,15 +15,15 @@ use crate::mark::{SlotOrigin, Start};
 use crate::session::{self, Session};
 use crate::source::connect::answered;
 use crate::source::outbox::Options;
-use crate::source::outbox::lease::{self, Acquired, Lasting};
+use crate::source::outbox::lease::{self, Acquired, Lasting, Removed};
 use crate::source::outbox::page::BEGIN_READ;
 
 /// The server's run, what is watched, the outbox's identity, whether writers notify.
 pub(crate) const FACTS: &str = include_str!("../../../sql/outbox/facts.sql");
 
 /// What distinguishes positions of an outbox from those of the same server's WAL: after a change of mode the mark in the
-/// cache is that of another server, and everything is swept.
-const SYSTEM_SUFFIX: &str = "/outbox";
+/// cache is that of another server, and everything is swept. So it is when the outbox was made anew: eras begin again.
+const SYSTEM_SUFFIX: &str = "/outbox/";
 
 /// The channel that writers notify.
 const LISTEN: &str = "LISTEN crieur";
@@ -58,7 +58,7 @@ pub(super) enum Past {
 /// What names a server in a mark, and its timeline.
 pub(crate) fn server(identity: Option<(String, u32)>, nonce: &str) -> (String, u32) {
     let (system, timeline) = identity.unwrap_or_else(|| (nonce.to_owned(), 0));
-    (system + SYSTEM_SUFFIX, timeline)
+    (system + SYSTEM_SUFFIX + nonce, timeline)
 }
 
 /// What the server says about itself and its outbox.
@@ -108,6 +108,10 @@ pub(super) async fn begin(
             Acquired::Mine { era, confirmed } => (era, confirmed),
         };
         let facts = Facts::read(client).await?;
+        // They may be of an outbox that was made anew behind the lease: positions of the one before mean nothing there.
+        if lease::remove(client, (&options.slot, &owner, &lasting), 0, &[]).await? == Removed::Lost {
+            return Err(Error::transient("the lease of the outbox was lost at once"));
+        }
         if facts.notifies {
             client.batch_execute(LISTEN).await.map_err(|error| crate::source::sqlstate::session_error(&error))?;
         }
@@ -159,5 +163,18 @@ fn lenient(error: Error, past: Past) -> Error {
             .hint("Run `crieur setup`: it installs the schema crieur and the triggers."),
         (Some("3F000" | "42P01" | "42883" | "42703" | "42501"), Past::Worked) => error.class(Class::Transient),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outbox_that_was_made_anew_is_another_server() {
+        let identity = || Some(("7".to_owned(), 3));
+        assert_eq!(server(identity(), "a"), ("7/outbox/a".to_owned(), 3));
+        assert_ne!(server(identity(), "a"), server(identity(), "b"));
+        assert_eq!(server(None, "a"), ("a/outbox/a".to_owned(), 0), "it may not be asked who it is");
     }
 }

@@ -51,7 +51,12 @@ const REMIND: Duration = Duration::from_secs(60);
 
 /// A position of the outbox. Made here and nowhere else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Ack(Lsn);
+pub struct Ack {
+    /// Counts how often this daemon took the lease. The era does not tell as much: an outbox that was made anew, or a
+    /// standby that took over, may give out one again.
+    acquisition: u64,
+    lsn: Lsn,
+}
 
 /// Which outbox, and how to reach it.
 #[derive(Debug, Clone)]
@@ -109,6 +114,8 @@ pub struct Outbox {
     state: State,
     past: Past,
     era: u32,
+    /// As in [`Ack`].
+    acquisition: u64,
     /// Everything up to here is confirmed.
     confirmed: Lsn,
 }
@@ -123,6 +130,7 @@ impl Outbox {
             state: State::Away,
             past: Past::None,
             era: 0,
+            acquisition: 0,
             confirmed: Lsn(0),
         }
     }
@@ -161,6 +169,7 @@ impl Outbox {
         let who = (Arc::clone(&self.options), self.owner.clone(), Arc::clone(&self.lasting));
         let worker = Worker::new(session, who, (first_of(era).0, taken_at), obeyed, found);
         (self.era, self.confirmed, self.past) = (era, start.confirmed, Past::Worked);
+        self.acquisition += 1;
         self.state = State::Running(Box::new(Running {
             start,
             worker: tokio::spawn(worker.run()),
@@ -268,6 +277,8 @@ impl Source for Outbox {
     fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
         let State::Running(running) = &mut self.state else { return Ok(None) };
         let running = &mut **running;
+        let acquisition = self.acquisition;
+        let ack = |lsn| Ack { acquisition, lsn };
         while !running.assembler.has_queued() && running.messages.is_empty() {
             if !running.advance()? {
                 return Ok(None);
@@ -275,16 +286,16 @@ impl Source for Outbox {
         }
         let Running { assembler, messages, .. } = running;
         if let Some(step) = assembler.queued()? {
-            return Ok(Some(assembler.event(step, Ack)));
+            return Ok(Some(assembler.event(step, ack)));
         }
         let Some(message) = messages.pop() else { return Ok(None) };
         let step = assembler.step(message)?;
-        Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, Ack))))
+        Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, ack))))
     }
 
     fn acknowledge(&mut self, upto: Ack) {
         if self.is_current(upto) {
-            self.confirmed = self.confirmed.max(upto.0);
+            self.confirmed = self.confirmed.max(upto.lsn);
             if let State::Running(running) = &self.state {
                 running.orders.send_modify(|orders| orders.confirmed = self.confirmed.0);
             }
@@ -315,12 +326,12 @@ impl Source for Outbox {
     }
 
     fn lsn(&self, ack: Ack) -> Lsn {
-        ack.0
+        ack.lsn
     }
 
-    /// Rows of an era that is over come again with new positions.
+    /// What is not removed when the lease is taken again comes again with new positions.
     fn is_current(&self, ack: Ack) -> bool {
-        ack.0 > first_of(self.era)
+        ack.acquisition == self.acquisition
     }
 
     /// Before anything of this era is confirmed, its bytes count from the position of the era before.
