@@ -89,17 +89,14 @@ impl Facts {
     }
 }
 
-/// Connects, or goes on with a session that waited, and takes the lease.
+/// Takes the lease, on a new session or one that waited.
 pub(super) async fn begin(
     options: Arc<Options>,
     (owner, lasting): (String, Arc<Lasting>),
-    waiting: Option<Box<Session>>,
+    session: impl Future<Output = Result<Session>>,
     past: Past,
 ) -> Result<Outcome> {
-    let session = match waiting {
-        Some(session) => session,
-        None => Box::new(Session::through_pooler(&options.dsn, options.connect_timeout).await?),
-    };
+    let session = session.await?;
     let client = &session.client;
     let taken_at = Instant::now();
     let begun = answered(options.answer_timeout, async {
@@ -119,7 +116,7 @@ pub(super) async fn begin(
     });
     let (era, confirmed, facts) = match begun.await.map_err(|error| lenient(error, past))? {
         Ok(begun) => begun,
-        Err(pid) => return Ok(Outcome::Busy(session, pid)),
+        Err(pid) => return Ok(Outcome::Busy(Box::new(session), pid)),
     };
     info!(slot = options.slot, position = %confirmed, era, notify = facts.notifies, "outbox started");
     let start = Start {
@@ -130,7 +127,7 @@ pub(super) async fn begin(
         publication: facts.watched,
         slot: if confirmed == first_of(era) { SlotOrigin::Created } else { SlotOrigin::Found },
     };
-    Ok(Outcome::Running(Box::new(Begun { session: *session, start, era, taken_at })))
+    Ok(Outcome::Running(Box::new(Begun { session, start, era, taken_at })))
 }
 
 /// Positions of an era: none reaches into the next. A terabyte of rows, and eight million eras before a `bigint` ends.

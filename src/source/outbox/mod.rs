@@ -18,9 +18,11 @@ mod page;
 mod worker;
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -106,9 +108,13 @@ enum State {
     Running(Box<Running>),
 }
 
+/// Opens a session with the server, or with what stands for it in a test.
+pub type Connect = Box<dyn Fn() -> LocalBoxFuture<'static, Result<Session>>>;
+
 /// The outbox as a [`Source`].
 pub struct Outbox {
     options: Arc<Options>,
+    open: Connect,
     owner: String,
     lasting: Arc<Lasting>,
     state: State,
@@ -123,8 +129,19 @@ pub struct Outbox {
 impl Outbox {
     /// Connects at the first [`Source::ready`].
     pub fn new(options: Options) -> Self {
+        let (dsn, limit) = (options.dsn.clone(), options.connect_timeout);
+        let open: Connect = Box::new(move || {
+            let dsn = dsn.clone();
+            Box::pin(async move { Session::through_pooler(&dsn, limit).await })
+        });
+        Outbox::over(options, open)
+    }
+
+    /// The same over sessions that somebody else opens.
+    pub fn over(options: Options, open: Connect) -> Self {
         Outbox {
             options: Arc::new(options),
+            open,
             owner: lease::owner(),
             lasting: Arc::default(),
             state: State::Away,
@@ -136,17 +153,17 @@ impl Outbox {
     }
 
     async fn connect(&mut self) -> Result<()> {
-        let waiting = match std::mem::replace(&mut self.state, State::Away) {
-            State::Away => Some(None),
-            State::Waiting(session, _) => Some(Some(session)),
+        let session = match std::mem::replace(&mut self.state, State::Away) {
+            State::Away => Some((self.open)()),
+            State::Waiting(session, _) => Some(ready(Ok(*session)).boxed_local()),
             other @ (State::Connecting(_) | State::Running(_)) => {
                 self.state = other;
                 None
             }
         };
-        if let Some(waiting) = waiting {
+        if let Some(session) = session {
             let owner = (self.owner.clone(), Arc::clone(&self.lasting));
-            let began = begin::begin(Arc::clone(&self.options), owner, waiting, self.past);
+            let began = begin::begin(Arc::clone(&self.options), owner, session, self.past);
             self.state = State::Connecting(Box::pin(began));
         }
         let State::Connecting(connecting) = &mut self.state else { return Ok(()) };
