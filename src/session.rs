@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
-use tokio_postgres::{AsyncMessage, Client, Config, SimpleQueryMessage, SimpleQueryRow, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use crate::change::Oid;
 use crate::control::{Answer, Control, LookupId, Question, Sighting};
@@ -134,15 +134,20 @@ impl Session {
             .await
     }
 
-    async fn log_in(link: Link, mut config: Config, dsn: &Dsn) -> Result<Self> {
-        if link.is_tls() {
-            config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-        } else {
-            config.ssl_mode(SslMode::Disable);
-        }
-        let connected = config.connect_raw(Ready(link), AlreadyDone).await;
-        let (client, mut connection) = connected.map_err(|error| session_error(&error))?;
-        let bytes_of_any_kind = connection.parameter("server_encoding") == Some("SQL_ASCII");
+    /// Over a byte stream that somebody else opened, whatever answers there.
+    pub async fn over<S>(stream: S, config: &Config) -> Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connected = config.connect_raw(stream, NoTls).await;
+        connected.map(|(client, connection)| Session::of(client, connection)).map_err(|error| session_error(&error))
+    }
+
+    fn of<S, T>(client: Client, mut connection: Connection<S, T>) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (ended, notified) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (at_end, at_message) = (Arc::clone(&ended), Arc::clone(&notified));
         let connection = tokio::spawn(async move {
@@ -154,7 +159,19 @@ impl Session {
             }
             at_end.notify_one();
         });
-        let session = Session { client, connection, ended, notified };
+        Session { client, connection, ended, notified }
+    }
+
+    async fn log_in(link: Link, mut config: Config, dsn: &Dsn) -> Result<Self> {
+        if link.is_tls() {
+            config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+        } else {
+            config.ssl_mode(SslMode::Disable);
+        }
+        let connected = config.connect_raw(Ready(link), AlreadyDone).await;
+        let (client, connection) = connected.map_err(|error| session_error(&error))?;
+        let bytes_of_any_kind = connection.parameter("server_encoding") == Some("SQL_ASCII");
+        let session = Session::of(client, connection);
         if bytes_of_any_kind {
             session.client.batch_execute(UNCONVERTED).await.map_err(|error| session_error(&error))?;
         }

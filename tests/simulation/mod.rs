@@ -4,6 +4,7 @@
 //! everything is delivered and confirmed, and no value in the cache is another than the database's. Daemons are stopped
 //! and killed at any time. A failing seed is one line: `SEED=n cargo test --test main simulation`; `SEEDS=n` runs more.
 
+mod outbox;
 mod parts;
 mod scenario;
 mod source;
@@ -17,11 +18,12 @@ use std::time::Duration;
 use crieur::config::{Config, OnGap};
 use crieur::pipeline::{Pipeline, Replicas, Settings};
 use crieur::rules::Rules;
+use crieur::source::Source;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use parts::{SimCache, SimControl};
-use scenario::{End, Kind, Plan};
+use scenario::{End, KINDS, Kind, Plan};
 use source::SimSource;
 use world::{Copy, Dice, Shared, World};
 
@@ -57,7 +59,12 @@ fn rules() -> Rules {
 
 fn world(seed: u64) -> World {
     let mut dice = Dice(seed);
-    let plan = Plan::new(seed, &mut dice);
+    let kind = KINDS[(seed % KINDS.len() as u64) as usize];
+    let plan = Plan::new(kind, &mut dice);
+    world_of(plan, dice)
+}
+
+fn world_of(plan: Plan, mut dice: Dice) -> World {
     let (replica, echoes) = match plan.kind {
         Kind::Chaos => (dice.one_in(4), dice.one_in(2)),
         kind => (kind == Kind::Replicas, kind == Kind::Plain),
@@ -69,6 +76,7 @@ fn world(seed: u64) -> World {
         echoes,
         dice,
         log: Vec::new(),
+        outbox: None,
         ids: 0,
         xids: 2,
         owed: BTreeMap::new(),
@@ -95,8 +103,12 @@ fn world(seed: u64) -> World {
 
 fn settings(world: &Shared) -> Settings {
     let mut world = world.borrow_mut();
+    let keys_max = if world.plan.kind == Kind::Late { 1 } else { 20 };
+    let waits = world.outbox.is_some() && world.dice.one_in(2);
     let (echo, echo_wal_bytes_max) = match (world.echoes, world.budget) {
         (true, _) => (vec![Duration::from_millis(20), Duration::from_millis(90)], u64::MAX),
+        // What is answered waits, and may wait for another outbox.
+        (false, 0) if waits => (vec![Duration::from_millis(300)], u64::MAX),
         (false, 0) => (Vec::new(), u64::MAX),
         // Later than any seed lasts: whatever is confirmed was released.
         (false, budget) => (vec![Duration::from_secs(3600)], budget),
@@ -109,7 +121,7 @@ fn settings(world: &Shared) -> Settings {
         on_gap: OnGap::Sweep,
         replicas: if world.replica { Replicas::Some } else { Replicas::None },
         heartbeat: Duration::from_millis(200),
-        batch_keys_max: 1 + world.dice.roll(20) as usize,
+        batch_keys_max: 1 + world.dice.roll(keys_max) as usize,
         memory_bytes_max: 1 << 20,
         stop_timeout: Duration::from_millis(50 + world.dice.roll(2_000)),
     }
@@ -120,14 +132,17 @@ fn end(world: &mut World, daemon: u32) -> Option<(Instant, End)> {
     if world.plan.kind != Kind::Chaos {
         return if daemon == 1 { world.plan.ends.pop() } else { None };
     }
-    let at = Instant::now() + world.pause(150);
+    let at = Instant::now() + world.pause(if world.outbox.is_some() { 1_500 } else { 150 });
     let end = [Some(End::Killed), Some(End::Stopped), None][world.dice.roll(3) as usize];
     end.filter(|_| at < world.plan.faults_end).map(|end| (at, end))
 }
 
 /// One life of the daemon: killed at any await, stopped, or until everything is done.
-async fn live(world: &Shared, daemon: u32, written: &Cell<bool>) -> Result<(), String> {
-    let source = SimSource::new(Rc::clone(world), daemon);
+async fn live<S>(source: S, world: &Shared, daemon: u32, written: &Cell<bool>) -> Result<(), String>
+where
+    S: Source,
+    S::Ack: 'static,
+{
     let (cache, control) = (SimCache::new(Rc::clone(world)), SimControl(Rc::clone(world)));
     let pipeline = Pipeline::new(source, cache, control, rules(), settings(world), Box::new(|_| {}));
     let end = end(&mut world.borrow_mut(), daemon);
@@ -169,7 +184,12 @@ async fn settled(world: &Shared, written: &Cell<bool>) {
 async fn lives(world: &Shared, daemon: u32, written: &Cell<bool>) -> Result<(), String> {
     sleep(Duration::from_millis(100 * u64::from(daemon - 1))).await;
     while !world.borrow().quiet {
-        live(world, daemon, written).await?;
+        let is_outbox = world.borrow().outbox.is_some();
+        if is_outbox {
+            live(outbox::source(world, daemon), world, daemon, written).await?;
+        } else {
+            live(SimSource::new(Rc::clone(world), daemon), world, daemon, written).await?;
+        }
         if let Some(failure) = &world.borrow().failure {
             return Err(failure.clone());
         }
@@ -177,18 +197,23 @@ async fn lives(world: &Shared, daemon: u32, written: &Cell<bool>) -> Result<(), 
     Ok(())
 }
 
-async fn one_seed(seed: u64) -> Result<(), String> {
+async fn one_seed(seed: u64, world: fn(u64) -> World) -> Result<(), String> {
     let world = Rc::new(RefCell::new(world(seed)));
     let written = Rc::new(Cell::new(false));
     let mut others = vec![tokio::task::spawn_local(scenario::happen(Rc::clone(&world)))];
     others.extend((1..=4).map(|reader| tokio::task::spawn_local(world::read(Rc::clone(&world), reader))));
     let (writer, done) = (Rc::clone(&world), Rc::clone(&written));
     others.push(tokio::task::spawn_local(async move {
-        world::write(writer).await;
+        let is_outbox = writer.borrow().outbox.is_some();
+        if is_outbox {
+            outbox::write(writer).await
+        } else {
+            world::write(writer).await
+        }
         done.set(true);
     }));
     let kind = world.borrow().plan.kind;
-    if kind == Kind::Takeover {
+    if matches!(kind, Kind::Takeover | Kind::Stalled) {
         let (first, second) = tokio::join!(lives(&world, 1, &written), lives(&world, 2, &written));
         first.and(second)
     } else {
@@ -214,16 +239,21 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn no_schedule_confirms_too_early_or_leaves_a_stale_value() {
+    run(SEEDS, world, "simulation");
+}
+
+/// Runs so many seeds, or what the environment says.
+fn run(seeds: u64, world: fn(u64) -> World, name: &str) {
     // Jitter and nonces are drawn anew in each run, so one seed is many schedules.
     let seeds: Vec<u64> = match number("SEED") {
         Some(seed) => vec![seed; number("SEEDS").unwrap_or(AGAIN) as usize],
-        None => (0..number("SEEDS").unwrap_or(SEEDS)).collect(),
+        None => (0..number("SEEDS").unwrap_or(seeds)).collect(),
     };
     for seed in seeds {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        let result = LocalSet::new().block_on(&runtime.expect("a runtime"), one_seed(seed));
+        let result = LocalSet::new().block_on(&runtime.expect("a runtime"), one_seed(seed, world));
         if let Err(failure) = result {
-            panic!("{failure}\nagain: SEED={seed} cargo test --test main simulation");
+            panic!("{failure}\nagain: SEED={seed} cargo test --test main {name}");
         }
     }
 }

@@ -6,14 +6,15 @@ use std::time::Duration;
 use crieur::cache::glob;
 use crieur::cache::{Cache, Deleted, Swap, Swept};
 use crieur::change::Oid;
-use crieur::control::{Answer, Control, Question};
+use crieur::control::{Answer, Control, Question, Sighting};
 use crieur::error::{Error, Result};
 use crieur::gate::Snapshot;
 use crieur::keys::KeySet;
 use tokio::time::{Instant, sleep};
 
+use super::outbox::tables::xid8;
 use super::scenario::Kind;
-use super::world::Shared;
+use super::world::{Commit, Shared};
 
 /// A client of the cache: which server its connections lead to.
 pub struct SimCache {
@@ -143,6 +144,12 @@ impl Cache for SimCache {
     }
 }
 
+fn low_bits((xmax, open): (u32, Vec<u32>)) -> Snapshot {
+    let mut in_progress: Vec<u32> = open.into_iter().map(|xid| xid8(xid) as u32).collect();
+    in_progress.sort_unstable();
+    Snapshot::Taken { xmax: xid8(xmax) as u32, in_progress }
+}
+
 /// The control session.
 pub struct SimControl(pub Shared);
 
@@ -156,14 +163,45 @@ impl Control for SimControl {
         let now = Instant::now();
         let snapshot = {
             let world = self.0.borrow();
-            let invisible = world.log.iter().filter(|commit| commit.visible_at > now);
-            let in_progress = invisible.map(|commit| commit.xid).collect();
-            // As on a real server, a transaction that had no number yet is not contained.
-            Snapshot::Taken { xmax: world.xids + 1, in_progress }
+            match &world.outbox {
+                Some(outbox) => low_bits(outbox.snapshot()),
+                None => {
+                    let invisible = world.log.iter().filter(|commit| commit.visible_at > now);
+                    let in_progress = invisible.map(|commit| commit.xid).collect();
+                    // As on a real server, a transaction that had no number yet is not contained.
+                    Snapshot::Taken { xmax: world.xids + 1, in_progress }
+                }
+            }
         };
         let wait = self.0.borrow_mut().pause(1);
         sleep(wait).await;
         Ok(snapshot)
+    }
+
+    /// Rows of an outbox come from a snapshot that contains them.
+    async fn gate(&self) -> Result<Snapshot> {
+        let is_outbox = self.0.borrow().outbox.is_some();
+        if is_outbox { Ok(Snapshot::Everything) } else { self.snapshot().await }
+    }
+
+    async fn elders(&self) -> Result<Snapshot> {
+        let is_outbox = self.0.borrow().outbox.is_some();
+        if is_outbox {
+            let _ = self.0.borrow_mut().number();
+        }
+        self.snapshot().await
+    }
+
+    /// Triggers that were dropped or made again are noticed here.
+    async fn watch(&self) -> Result<Option<Sighting>> {
+        let wait = self.0.borrow_mut().pause(3);
+        sleep(wait).await;
+        let world = self.0.borrow();
+        let (timeline, publication) = (world.timeline, world.publication.to_string());
+        Ok(world.outbox.as_ref().map(|outbox| {
+            let system = format!("sim/outbox/{}", outbox.nonce);
+            Sighting { system, timeline, publication, ..Sighting::default() }
+        }))
     }
 
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
@@ -192,7 +230,11 @@ impl Control for SimControl {
 
     async fn replicas_replayed(&self) -> Result<()> {
         let now = Instant::now();
-        let until = self.0.borrow().log.iter().filter(|c| c.flushed_at <= now).map(|c| c.replayed_at).max();
+        let until = {
+            let world = self.0.borrow();
+            let asked = |commit: &&Commit| world.outbox.is_some() || commit.flushed_at <= now;
+            world.log.iter().filter(asked).map(|commit| commit.replayed_at).max()
+        };
         if let Some(until) = until {
             tokio::time::sleep_until(until).await;
         }
@@ -205,7 +247,8 @@ impl Control for SimControl {
 
     async fn lost(&self) {
         loop {
-            if std::mem::take(&mut self.0.borrow_mut().control_lost) {
+            let lost = std::mem::take(&mut self.0.borrow_mut().control_lost);
+            if lost && self.0.borrow().outbox.is_none() {
                 return;
             }
             sleep(Duration::from_millis(20)).await;

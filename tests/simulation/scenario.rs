@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::outbox;
 use super::world::{Copy, Dice, Shared};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,10 +45,21 @@ pub enum Kind {
     Failover,
     /// Changes stay out of the stream while the daemon is away, because PostgreSQL crashed, or while the cache goes back.
     AlteredAway,
+    /// Sessions end.
+    Cut,
+    /// Transactions that have their number long before they commit.
+    Late,
+    /// The outbox is full: tables are to be swept.
+    Overflow,
+    /// The line to one of two daemons stands still, and its lease ends.
+    Stalled,
+    /// Somebody records, and nothing is removed.
+    Recorded,
     /// Echoes that never come hold the position back, but not more than they may.
     Budget,
 }
 
+/// Those of a stream; the outbox has its own list.
 pub const KINDS: [Kind; 20] = [
     Kind::Chaos,
     Kind::GoesBack,
@@ -100,8 +112,7 @@ const fn ms(ms: u64) -> Duration {
 }
 
 impl Plan {
-    pub fn new(seed: u64, dice: &mut Dice) -> Plan {
-        let kind = KINDS[(seed % KINDS.len() as u64) as usize];
+    pub fn new(kind: Kind, dice: &mut Dice) -> Plan {
         let (now, chatty) = (Instant::now(), dice.one_in(2));
         if kind == Kind::Chaos {
             let faults_end = now + ms(dice.roll(600));
@@ -175,10 +186,17 @@ pub async fn happen(world: Shared) {
             world.borrow_mut().full = false;
         }
         Kind::Restart => once(&world, plan.at, |world| world.borrow_mut().crash()).await,
-        Kind::NewSlot => once(&world, plan.at, |world| world.borrow_mut().lose_slot()).await,
+        Kind::NewSlot => {
+            once(&world, plan.at - ms(140), |world| world.borrow_mut().cut_outbox()).await;
+            once(&world, plan.at, |world| world.borrow_mut().lose_slot()).await;
+        }
         Kind::ControlLost => once(&world, plan.at, |world| world.borrow_mut().control_lost = true).await,
-        Kind::Streamed => once(&world, plan.at, |world| world.borrow_mut().cut()).await,
-        Kind::Failover => once(&world, plan.at, |world| world.borrow_mut().fail_over()).await,
+        Kind::Streamed | Kind::Cut | Kind::Late => once(&world, plan.at, |world| world.borrow_mut().cut()).await,
+        Kind::Failover => {
+            // The standby often does not know of the last connection: an era comes again.
+            once(&world, plan.at - ms(140), |world| world.borrow_mut().cut_outbox()).await;
+            once(&world, plan.at, |world| world.borrow_mut().fail_over()).await;
+        }
         Kind::RestartThenBack => {
             sleep_until(plan.at - age / 2).await;
             let copy = world.borrow().cache.clone();
@@ -197,6 +215,9 @@ pub async fn happen(world: Shared) {
             world.borrow_mut().unanswered = false;
         }
         Kind::Takeover if plan.ends.is_empty() => once(&world, plan.at, |world| world.borrow_mut().cut()).await,
+        Kind::Overflow => outbox::overflow(world, plan.at - age).await,
+        Kind::Stalled => outbox::stall(world, plan.at).await,
+        Kind::Recorded => outbox::recorded(world, plan.at - age).await,
         Kind::Replicas | Kind::Killed | Kind::Stopped | Kind::Takeover | Kind::Plain | Kind::Budget => {}
     }
 }

@@ -11,6 +11,7 @@ use crieur::mark::Mark;
 
 use tokio::time::{Instant, sleep};
 
+use super::outbox::tables::Tables;
 use super::scenario::{Kind, Plan};
 
 /// A small generator with a good mix (splitmix64): a schedule must depend on nothing but its seed.
@@ -93,6 +94,8 @@ pub struct World {
     pub replica: bool,
     pub echoes: bool,
     pub log: Vec<Commit>,
+    /// What the daemon reads instead of WAL; `None` where it reads that.
+    pub outbox: Option<Tables>,
     pub ids: u32,
     pub xids: u32,
     /// Keys of each transaction that were not deleted yet at a moment when it was visible.
@@ -157,9 +160,18 @@ impl World {
             return; // The daemon cannot know it yet, and says so in the mark.
         }
         let upto = mark.lsn.parse::<Lsn>().expect("a position").0;
+        let covered = self.outbox.as_ref().map(|outbox| outbox.covered(upto));
+        let owed = covered.iter().flatten().find_map(|id| self.owed.get(id));
+        if let Some(keys) = owed {
+            self.failure = Some(format!("the mark says {upto} with {keys:?} undeleted"));
+        }
+        let is_covered = |commit: &Commit| match &covered {
+            Some(covered) => covered.contains(&commit.id),
+            None => commit.end <= upto,
+        };
         for (key, held) in &self.cache.keys {
             let Held::Value(seen) = held else { continue };
-            let lacks = self.log.iter().any(|c| c.end <= upto && !seen.contains(&c.id) && c.keys.contains(key));
+            let lacks = self.log.iter().any(|c| is_covered(c) && !seen.contains(&c.id) && c.keys.contains(key));
             let invented = seen.iter().any(|id| self.happened(*id).is_none());
             if lacks || invented {
                 self.failure = Some(format!("the mark says {upto}, {key} is stale (invented: {invented})"));
@@ -192,7 +204,10 @@ impl World {
 
     /// Everything is confirmed but what echoes may hold back.
     pub fn is_confirmed(&self) -> bool {
-        self.confirmed + self.budget >= self.end()
+        match self.outbox.as_ref().map(Tables::left) {
+            Some((bytes, to_sweep)) => bytes <= self.budget && !to_sweep,
+            None => self.confirmed + self.budget >= self.end(),
+        }
     }
 
     pub fn stale(&self) -> Vec<String> {
@@ -203,19 +218,35 @@ impl World {
     /// A crash and recovery: what was not flushed is gone, though it was seen; what was logged is visible.
     pub fn crash(&mut self) {
         let now = Instant::now();
-        let kept = self.log.iter().take_while(|commit| commit.flushed_at <= now).count();
-        for lost in self.log.split_off(kept) {
-            self.owed.remove(&lost.id);
-        }
+        self.lose(now);
         self.log.iter_mut().for_each(|commit| commit.visible_at = commit.visible_at.min(now));
         (self.run, self.control_lost) = (self.run + 1, true);
         self.cut();
+    }
+
+    /// What was not flushed by then never happened.
+    fn lose(&mut self, then: Instant) {
+        let kept = self.log.iter().take_while(|commit| commit.flushed_at <= then).count();
+        for lost in self.log.split_off(kept) {
+            self.owed.remove(&lost.id);
+        }
+        if let Some(outbox) = &mut self.outbox {
+            let ids: BTreeSet<u32> = self.log.iter().map(|commit| commit.id).collect();
+            outbox.lose(then, |id| ids.contains(&id));
+            outbox.completed = self.xids;
+        }
     }
 
     /// A standby takes over that lacks the last commits, and whose slot is a little behind. Its transactions and
     /// positions have the numbers of the lost ones.
     pub fn fail_over(&mut self) {
         let now = Instant::now();
+        if self.outbox.is_some() {
+            let behind = self.pause(100);
+            self.lose(now - behind);
+            (self.run, self.timeline) = (self.run + 1, self.timeline + 1);
+            return self.cut();
+        }
         let kept = self.log.iter().take_while(|commit| commit.replayed_at <= now).count();
         for lost in self.log.split_off(kept) {
             self.owed.remove(&lost.id);
@@ -232,25 +263,46 @@ impl World {
     /// The walsender ends.
     pub fn cut(&mut self) {
         (self.stream, self.owner) = (self.stream + 1, None);
+        self.cut_outbox();
     }
 
+    pub fn cut_outbox(&mut self) {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.cut();
+        }
+    }
+
+    /// Or the outbox is made anew, which needs no new connection to be noticed.
     pub fn lose_slot(&mut self) {
+        if let Some(outbox) = &mut self.outbox {
+            (self.publication, outbox.completed) = (self.publication + 1, self.xids);
+            outbox.reinstall();
+            // A removal that is on its way would bring the position of the outbox before, which costs the next start a
+            // sweep.
+            if outbox.stalled.is_some() {
+                outbox.cut();
+            }
+            return self.owed.clear();
+        }
         self.slot_lost = true;
         self.cut();
     }
 
     pub fn publish(&mut self, published: bool) {
         (self.published, self.publication) = (published, self.publication + 1);
-        self.cut();
+        if self.outbox.is_none() || self.dice.one_in(2) {
+            self.cut();
+        }
     }
 
     /// Whether the mark in the cache is one that a daemon that starts now would trust.
     pub fn is_proven(&self) -> bool {
         let mark = self.cache.mark.as_ref().and_then(|text| serde_json::from_slice::<Mark>(text).ok());
+        let confirmed = self.outbox.as_ref().map_or(self.confirmed, Tables::confirmed);
         mark.is_some_and(|mark| {
             mark.run == self.run.to_string()
                 && mark.publication == self.publication.to_string()
-                && mark.lsn.parse::<Lsn>().is_ok_and(|lsn| lsn.0 >= self.confirmed)
+                && mark.lsn.parse::<Lsn>().is_ok_and(|lsn| lsn.0 >= confirmed)
         })
     }
 
@@ -283,7 +335,8 @@ impl World {
     }
 
     fn chaos(&mut self) {
-        match self.dice.roll(9) {
+        // The last two are of an outbox only.
+        match self.dice.roll(if self.outbox.is_some() { 11 } else { 9 }) {
             0..=2 => self.go_back(),
             3 => {
                 self.cache = Copy { marks: self.cache.marks, ..Copy::default() };
@@ -293,6 +346,11 @@ impl World {
             5 => self.lose_slot(),
             6 => self.publish(!self.published),
             7 => self.control_lost = true,
+            9 => self.tables().full ^= true,
+            10 => {
+                let wait = self.pause(2_500);
+                self.tables().stalled = Some((1, Instant::now() + wait));
+            }
             _ => self.cut(),
         }
     }
@@ -308,6 +366,9 @@ pub async fn chaos(world: Shared, most_ms: u64) {
             if !world.published {
                 world.publish(true);
             }
+            if let Some(outbox) = &mut world.outbox {
+                outbox.full = false;
+            }
             return;
         }
         world.chaos();
@@ -320,26 +381,36 @@ pub async fn write(world: Shared) {
     while Instant::now() < until {
         let wait = world.borrow_mut().pause(20);
         sleep(wait).await;
-        let commit = world.borrow_mut().commit();
         let mut world = world.borrow_mut();
-        world.hand_over(&commit);
-        if commit.published && !commit.keys.is_empty() {
-            world.owed.insert(commit.id, commit.keys.clone());
-        }
-        world.log.push(commit);
+        world.xids += 1;
+        let xid = world.xids;
+        let commit = world.commit(xid);
+        world.log_commit(commit);
     }
 }
 
 impl World {
-    fn commit(&mut self) -> Commit {
+    /// It happened: its keys are to be deleted, unless nothing tells the daemon.
+    pub fn log_commit(&mut self, commit: Commit) {
+        self.hand_over(&commit);
+        if commit.published && !commit.keys.is_empty() {
+            self.owed.insert(commit.id, commit.keys.clone());
+        }
+        self.log.push(commit);
+    }
+
+    pub fn commit(&mut self, xid: u32) -> Commit {
         let (now, kind) = (Instant::now(), self.plan.kind);
         self.ids += 1;
-        self.xids += 1;
         let most = if kind == Kind::Streamed { 12 } else { 4 };
-        let rows: Vec<u64> = (0..self.dice.roll(most)).map(|_| self.dice.roll(ROWS)).collect();
+        let rows: Vec<u64> = (0..self.dice.roll(most)).map(|_| self.a_row()).collect();
         // A move drops every answer that is kept: one that the stream lacks shows only while no other comes behind it.
         let lacking = matches!(kind, Kind::Publication | Kind::AlteredAway);
-        let rare = if lacking && self.published { 40 } else { 4 };
+        let rare = match kind {
+            Kind::Late => 8,
+            _ if lacking && self.published => 40,
+            _ => 4,
+        };
         let moved = self.dice.one_in(rare).then(|| self.moved(&rows));
         // Sweeps run when the cache goes back.
         let rare = if matches!(kind, Kind::GoesBack | Kind::GoesBackTwice) { 3 } else { 15 };
@@ -371,7 +442,7 @@ impl World {
         }
         Commit {
             id: self.ids,
-            xid: self.xids,
+            xid,
             end: self.end() + 10,
             shelf,
             moved,
@@ -385,9 +456,18 @@ impl World {
         }
     }
 
+    /// Late transactions often meet in the row that was moved last.
+    fn a_row(&mut self) -> u64 {
+        if self.plan.kind != Kind::Late {
+            return self.dice.roll(ROWS);
+        }
+        let last = self.log.last().and_then(|commit| commit.moved).filter(|_| self.dice.one_in(2));
+        last.map_or_else(|| self.dice.roll(4), |moved| moved.row)
+    }
+
     fn moved(&mut self, rows: &[u64]) -> Moved {
         // Often a row that the same transaction changes: its lookup must see the new owner.
-        let row = rows.first().copied().filter(|_| self.dice.one_in(2)).unwrap_or_else(|| self.dice.roll(ROWS));
+        let row = rows.first().copied().filter(|_| self.dice.one_in(2)).unwrap_or_else(|| self.a_row());
         Moved { row, from: self.owner_of(row, |_| true), to: self.dice.roll(OWNERS) }
     }
 

@@ -15,15 +15,15 @@ use crate::mark::{SlotOrigin, Start};
 use crate::session::{self, Session};
 use crate::source::connect::answered;
 use crate::source::outbox::Options;
-use crate::source::outbox::lease::{self, Acquired, Lasting};
+use crate::source::outbox::lease::{self, Acquired, Lasting, Removed};
 use crate::source::outbox::page::BEGIN_READ;
 
 /// The server's run, what is watched, the outbox's identity, whether writers notify.
 pub(crate) const FACTS: &str = include_str!("../../../sql/outbox/facts.sql");
 
 /// What distinguishes positions of an outbox from those of the same server's WAL: after a change of mode the mark in the
-/// cache is that of another server, and everything is swept.
-const SYSTEM_SUFFIX: &str = "/outbox";
+/// cache is that of another server, and everything is swept. So it is when the outbox was made anew: eras begin again.
+const SYSTEM_SUFFIX: &str = "/outbox/";
 
 /// The channel that writers notify.
 const LISTEN: &str = "LISTEN crieur";
@@ -58,7 +58,7 @@ pub(super) enum Past {
 /// What names a server in a mark, and its timeline.
 pub(crate) fn server(identity: Option<(String, u32)>, nonce: &str) -> (String, u32) {
     let (system, timeline) = identity.unwrap_or_else(|| (nonce.to_owned(), 0));
-    (system + SYSTEM_SUFFIX, timeline)
+    (system + SYSTEM_SUFFIX + nonce, timeline)
 }
 
 /// What the server says about itself and its outbox.
@@ -89,17 +89,14 @@ impl Facts {
     }
 }
 
-/// Connects, or goes on with a session that waited, and takes the lease.
+/// Takes the lease, on a new session or one that waited.
 pub(super) async fn begin(
     options: Arc<Options>,
     (owner, lasting): (String, Arc<Lasting>),
-    waiting: Option<Box<Session>>,
+    session: impl Future<Output = Result<Session>>,
     past: Past,
 ) -> Result<Outcome> {
-    let session = match waiting {
-        Some(session) => session,
-        None => Box::new(Session::through_pooler(&options.dsn, options.connect_timeout).await?),
-    };
+    let session = session.await?;
     let client = &session.client;
     let taken_at = Instant::now();
     let begun = answered(options.answer_timeout, async {
@@ -108,6 +105,10 @@ pub(super) async fn begin(
             Acquired::Mine { era, confirmed } => (era, confirmed),
         };
         let facts = Facts::read(client).await?;
+        // They may be of an outbox that was made anew behind the lease: positions of the one before mean nothing there.
+        if lease::remove(client, (&options.slot, &owner, &lasting), 0, &[]).await? == Removed::Lost {
+            return Err(Error::transient("the lease of the outbox was lost at once"));
+        }
         if facts.notifies {
             client.batch_execute(LISTEN).await.map_err(|error| crate::source::sqlstate::session_error(&error))?;
         }
@@ -115,7 +116,7 @@ pub(super) async fn begin(
     });
     let (era, confirmed, facts) = match begun.await.map_err(|error| lenient(error, past))? {
         Ok(begun) => begun,
-        Err(pid) => return Ok(Outcome::Busy(session, pid)),
+        Err(pid) => return Ok(Outcome::Busy(Box::new(session), pid)),
     };
     info!(slot = options.slot, position = %confirmed, era, notify = facts.notifies, "outbox started");
     let start = Start {
@@ -126,7 +127,7 @@ pub(super) async fn begin(
         publication: facts.watched,
         slot: if confirmed == first_of(era) { SlotOrigin::Created } else { SlotOrigin::Found },
     };
-    Ok(Outcome::Running(Box::new(Begun { session: *session, start, era, taken_at })))
+    Ok(Outcome::Running(Box::new(Begun { session, start, era, taken_at })))
 }
 
 /// Positions of an era: none reaches into the next. A terabyte of rows, and eight million eras before a `bigint` ends.
@@ -159,5 +160,18 @@ fn lenient(error: Error, past: Past) -> Error {
             .hint("Run `crieur setup`: it installs the schema crieur and the triggers."),
         (Some("3F000" | "42P01" | "42883" | "42703" | "42501"), Past::Worked) => error.class(Class::Transient),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outbox_that_was_made_anew_is_another_server() {
+        let identity = || Some(("7".to_owned(), 3));
+        assert_eq!(server(identity(), "a"), ("7/outbox/a".to_owned(), 3));
+        assert_ne!(server(identity(), "a"), server(identity(), "b"));
+        assert_eq!(server(None, "a"), ("a/outbox/a".to_owned(), 0), "it may not be asked who it is");
     }
 }

@@ -18,9 +18,11 @@ mod page;
 mod worker;
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -51,7 +53,12 @@ const REMIND: Duration = Duration::from_secs(60);
 
 /// A position of the outbox. Made here and nowhere else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Ack(Lsn);
+pub struct Ack {
+    /// Counts how often this daemon took the lease. The era does not tell as much: an outbox that was made anew, or a
+    /// standby that took over, may give out one again.
+    acquisition: u64,
+    lsn: Lsn,
+}
 
 /// Which outbox, and how to reach it.
 #[derive(Debug, Clone)]
@@ -101,14 +108,20 @@ enum State {
     Running(Box<Running>),
 }
 
+/// Opens a session with the server, or with what stands for it in a test.
+pub type Connect = Box<dyn Fn() -> LocalBoxFuture<'static, Result<Session>>>;
+
 /// The outbox as a [`Source`].
 pub struct Outbox {
     options: Arc<Options>,
+    open: Connect,
     owner: String,
     lasting: Arc<Lasting>,
     state: State,
     past: Past,
     era: u32,
+    /// As in [`Ack`].
+    acquisition: u64,
     /// Everything up to here is confirmed.
     confirmed: Lsn,
 }
@@ -116,29 +129,41 @@ pub struct Outbox {
 impl Outbox {
     /// Connects at the first [`Source::ready`].
     pub fn new(options: Options) -> Self {
+        let (dsn, limit) = (options.dsn.clone(), options.connect_timeout);
+        let open: Connect = Box::new(move || {
+            let dsn = dsn.clone();
+            Box::pin(async move { Session::through_pooler(&dsn, limit).await })
+        });
+        Outbox::over(options, open)
+    }
+
+    /// The same over sessions that somebody else opens.
+    pub fn over(options: Options, open: Connect) -> Self {
         Outbox {
             options: Arc::new(options),
+            open,
             owner: lease::owner(),
             lasting: Arc::default(),
             state: State::Away,
             past: Past::None,
             era: 0,
+            acquisition: 0,
             confirmed: Lsn(0),
         }
     }
 
     async fn connect(&mut self) -> Result<()> {
-        let waiting = match std::mem::replace(&mut self.state, State::Away) {
-            State::Away => Some(None),
-            State::Waiting(session, _) => Some(Some(session)),
+        let session = match std::mem::replace(&mut self.state, State::Away) {
+            State::Away => Some((self.open)()),
+            State::Waiting(session, _) => Some(ready(Ok(*session)).boxed_local()),
             other @ (State::Connecting(_) | State::Running(_)) => {
                 self.state = other;
                 None
             }
         };
-        if let Some(waiting) = waiting {
+        if let Some(session) = session {
             let owner = (self.owner.clone(), Arc::clone(&self.lasting));
-            let began = begin::begin(Arc::clone(&self.options), owner, waiting, self.past);
+            let began = begin::begin(Arc::clone(&self.options), owner, session, self.past);
             self.state = State::Connecting(Box::pin(began));
         }
         let State::Connecting(connecting) = &mut self.state else { return Ok(()) };
@@ -161,6 +186,7 @@ impl Outbox {
         let who = (Arc::clone(&self.options), self.owner.clone(), Arc::clone(&self.lasting));
         let worker = Worker::new(session, who, (first_of(era).0, taken_at), obeyed, found);
         (self.era, self.confirmed, self.past) = (era, start.confirmed, Past::Worked);
+        self.acquisition += 1;
         self.state = State::Running(Box::new(Running {
             start,
             worker: tokio::spawn(worker.run()),
@@ -268,6 +294,8 @@ impl Source for Outbox {
     fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
         let State::Running(running) = &mut self.state else { return Ok(None) };
         let running = &mut **running;
+        let acquisition = self.acquisition;
+        let ack = |lsn| Ack { acquisition, lsn };
         while !running.assembler.has_queued() && running.messages.is_empty() {
             if !running.advance()? {
                 return Ok(None);
@@ -275,16 +303,16 @@ impl Source for Outbox {
         }
         let Running { assembler, messages, .. } = running;
         if let Some(step) = assembler.queued()? {
-            return Ok(Some(assembler.event(step, Ack)));
+            return Ok(Some(assembler.event(step, ack)));
         }
         let Some(message) = messages.pop() else { return Ok(None) };
         let step = assembler.step(message)?;
-        Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, Ack))))
+        Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, ack))))
     }
 
     fn acknowledge(&mut self, upto: Ack) {
         if self.is_current(upto) {
-            self.confirmed = self.confirmed.max(upto.0);
+            self.confirmed = self.confirmed.max(upto.lsn);
             if let State::Running(running) = &self.state {
                 running.orders.send_modify(|orders| orders.confirmed = self.confirmed.0);
             }
@@ -315,12 +343,12 @@ impl Source for Outbox {
     }
 
     fn lsn(&self, ack: Ack) -> Lsn {
-        ack.0
+        ack.lsn
     }
 
-    /// Rows of an era that is over come again with new positions.
+    /// What is not removed when the lease is taken again comes again with new positions.
     fn is_current(&self, ack: Ack) -> bool {
-        ack.0 > first_of(self.era)
+        ack.acquisition == self.acquisition
     }
 
     /// Before anything of this era is confirmed, its bytes count from the position of the era before.

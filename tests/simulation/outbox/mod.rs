@@ -1,0 +1,136 @@
+//! The same simulation in outbox mode: the real loop and the real source of the outbox, over a simulated server that it
+//! reaches by PostgreSQL's protocol. What each statement does is imitated (`tables.rs`), and so not proven here.
+//!
+//! Transactions have a number long before they commit, so rows come in another order than that of commits. Leases are
+//! lost, removals are forgotten by a crash, positions are of an era that a failover may give out again.
+
+mod server;
+pub mod tables;
+mod writers;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crieur::error::Error;
+use crieur::session::Session;
+use crieur::source::dsn::Dsn;
+use crieur::source::outbox::{Connect, Options, Outbox};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_postgres::Config;
+use tokio_postgres::config::SslMode;
+
+use super::scenario::{Kind, Plan};
+use super::world::{Dice, Shared, World};
+use tables::Tables;
+
+pub use writers::write;
+
+/// Runs in every test run; `SEED` runs one.
+const SEEDS: u64 = 138;
+
+const KINDS: [Kind; 23] = [
+    Kind::Chaos,
+    Kind::GoesBack,
+    Kind::GoesBackTwice,
+    Kind::Emptied,
+    Kind::Restart,
+    Kind::NewSlot,
+    Kind::Publication,
+    Kind::Replicas,
+    Kind::Killed,
+    Kind::Stopped,
+    Kind::Takeover,
+    Kind::Full,
+    Kind::Plain,
+    Kind::Lookups,
+    Kind::RestartThenBack,
+    Kind::Failover,
+    Kind::AlteredAway,
+    Kind::Budget,
+    Kind::Cut,
+    Kind::Late,
+    Kind::Overflow,
+    Kind::Stalled,
+    Kind::Recorded,
+];
+
+fn world(seed: u64) -> World {
+    let mut dice = Dice(seed);
+    let kind = KINDS[(seed % KINDS.len() as u64) as usize];
+    let mut plan = Plan::new(kind, &mut dice);
+    if kind == Kind::Chaos {
+        // Long enough to get a lease that a killed daemon left.
+        plan.faults_end += Duration::from_millis(dice.roll(2_500));
+        (plan.troubles.end, plan.written) = (plan.faults_end, plan.faults_end + Duration::from_millis(100));
+    } else if matches!(kind, Kind::Late | Kind::NewSlot | Kind::Failover | Kind::Overflow) {
+        plan.written += Duration::from_millis(1_500);
+    } else if dice.one_in(2) {
+        plan.written = plan.written.max(plan.at + Duration::from_millis(dice.roll(1_500)));
+    }
+    let page_rows = if dice.one_in(2) { 1 + dice.roll(6) as usize } else { 1_000 };
+    let tables = Tables::new(page_rows, dice.one_in(2));
+    let mut world = super::world_of(plan, dice);
+    if world.budget > 0 {
+        world.budget *= 10; // Rows are longer than the WAL of the other simulation.
+    }
+    world.outbox = Some(tables);
+    world
+}
+
+/// The real source, whose sessions lead to the simulated server.
+pub fn source(world: &Shared, daemon: u32) -> Outbox {
+    let world = Rc::clone(world);
+    let open: Connect = Box::new(move || Box::pin(open(Rc::clone(&world), daemon)));
+    let options = Options {
+        dsn: Dsn::parse("postgres://sim@localhost/sim").expect("a connection string"),
+        slot: "sim".into(),
+        connect_timeout: Duration::from_secs(2),
+        answer_timeout: Duration::from_secs(2),
+    };
+    Outbox::over(options, open)
+}
+
+async fn open(world: Shared, daemon: u32) -> crieur::error::Result<Session> {
+    let wait = world.borrow_mut().pause(20);
+    sleep(wait).await;
+    if world.borrow_mut().fault(8) {
+        return Err(Error::transient("simulated refusal"));
+    }
+    let (client, end) = tokio::io::duplex(1 << 16);
+    let serving = tokio::task::spawn_local(server::serve(Rc::clone(&world), end, daemon));
+    world.borrow_mut().tables().sessions.push(serving.abort_handle());
+    let mut config = Config::new();
+    config.user("sim").ssl_mode(SslMode::Disable);
+    Session::over(client, &config).await
+}
+
+/// Statements find the outbox full for a while.
+pub async fn overflow(world: Shared, at: Instant) {
+    sleep_until(at).await;
+    world.borrow_mut().tables().full = true;
+    let wait = world.borrow_mut().pause(3_000);
+    sleep(wait).await;
+    world.borrow_mut().tables().full = false;
+}
+
+/// The line to the daemon that works stands still; often for longer than its lease.
+pub async fn stall(world: Shared, at: Instant) {
+    sleep_until(at).await;
+    let mut world = world.borrow_mut();
+    let (daemon, wait) = (1 + world.dice.roll(2) as u32, world.pause(3_500));
+    world.tables().stalled = Some((daemon, Instant::now() + wait));
+}
+
+/// Somebody records for a while.
+pub async fn recorded(world: Shared, at: Instant) {
+    sleep_until(at).await;
+    world.borrow_mut().tables().recording = true;
+    let wait = world.borrow_mut().pause(400);
+    sleep(wait).await;
+    world.borrow_mut().tables().recording = false;
+}
+
+#[test]
+fn no_schedule_of_an_outbox_removes_too_early_or_leaves_a_stale_value() {
+    super::run(SEEDS, world, "simulation::outbox");
+}
