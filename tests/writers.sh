@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What crieur costs those who write: pgbench with 1, 8 and 32 clients, and an UPDATE of 100,000 rows, four ways:
+# What crieur costs those who write: pgbench with 1, 8 and 32 clients, and an UPDATE of ROWS (100,000) rows, four ways:
 #
 #   plain     nothing watches, wal_level = replica
 #   outbox    sql/install.sql watches the table, somebody empties the outbox every 50 ms
@@ -14,13 +14,13 @@
 # A rule reads a few columns, so those are watched: the key and one more, or CAPTURED=all. PROTOCOL is how pgbench sends its
 # statements: simple, as it does by itself; prepared makes "plain" faster, and so the rest dearer.
 #
-#   ROUNDS=7 SECONDS_EACH=4 CLIENTS="1 8 32" WATCHED=one|all CAPTURED=few|all PROTOCOL=simple|extended|prepared \
+#   ROUNDS=7 SECONDS_EACH=4 CLIENTS="1 8 32" ROWS=100000 WATCHED=one|all CAPTURED=few|all PROTOCOL=simple|extended|prepared \
 #       tests/writers.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rounds=${ROUNDS:-7} each=${SECONDS_EACH:-4} clients=${CLIENTS:-1 8 32} watched=${WATCHED:-one}
-captured=${CAPTURED:-few} protocol=${PROTOCOL:-simple}
+rounds=${ROUNDS:-7} each=${SECONDS_EACH:-4} clients=${CLIENTS-1 8 32} watched=${WATCHED:-one}
+captured=${CAPTURED:-few} rows=${ROWS:-100000} protocol=${PROTOCOL:-simple}
 bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1)
 [ -x "$bin/pgbench" ] || { echo "writers: no pgbench in /usr/lib/postgresql: run tests/setup.sh" >&2; exit 69; }
 case $watched in
@@ -142,9 +142,9 @@ bulk() {
     local server
     server=$(server_of "$1")
     sql "$server" -c "VACUUM pgbench_accounts" -c CHECKPOINT
-    sql "$server" <<'SQL' | tail -1
+    sql "$server" -v rows="$rows" <<'SQL' | tail -1
 SELECT clock_timestamp() AS start \gset
-UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid <= 100000;
+UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid <= :rows;
 SELECT round(extract(epoch FROM clock_timestamp() - :'start'::timestamptz) * 1000, 1);
 SQL
 }
@@ -181,7 +181,7 @@ prepare
 load=$(cut -d' ' -f1 /proc/loadavg)
 echo "PostgreSQL $(sql replica -c 'SHOW server_version'), $(nproc) cores, load $load, watched: $tables, $captured columns, $protocol protocol"
 for count in $clients; do measure "TPS, $count clients" transactions "$count"; done
-measure "ms, 100,000 rows" bulk
+measure "ms, $rows rows" bulk
 
 # Somebody did read: otherwise these were not the costs of it.
 left=$(sql replica -c "SELECT count(*) FROM crieur.outbox")

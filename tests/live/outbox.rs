@@ -12,6 +12,8 @@ use super::scene::{Mode, Scene, set};
 /// The keys of `UPDATE properties SET title = … WHERE id = 1`.
 const ONE: &[&str] = &["properties:all_properties_public", "properties:city:Dakar", "properties:detail:1"];
 
+const UNINSTALL: &str = include_str!("../../sql/uninstall.sql");
+
 /// Waits until these keys are gone, and no other; how long that took.
 async fn goes(scene: &Scene, daemon: &Daemon, keys: &[&str]) -> Duration {
     let began = std::time::Instant::now();
@@ -240,6 +242,34 @@ async fn triggers_that_are_missing_are_told_and_swept_and_those_that_do_not_fit_
     settled("the sweeps are over", PATIENCE, async || match scene.change(&daemon, booked).await {
         gone if gone == set(&["available_slots:1"]) => Ok(()),
         gone => Err((gone, daemon.log())),
+    })
+    .await;
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// Its eras begin again, so positions of the one before may look like its own. Which of them count is simulated
+/// (tests/simulation/outbox); here it is the scripts that do it.
+#[tokio::test]
+async fn an_outbox_that_is_made_anew_under_a_daemon_is_another_one() {
+    let scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    for pattern in ["replication interrupted", "failed to watch the server", "triggers do not tell all"] {
+        daemon.allow(pattern);
+    }
+    assert_eq!(scene.change(&daemon, "UPDATE properties SET title = 'b' WHERE id = 1").await, set(ONE));
+    scene.fill();
+    // Rows that nobody has read go with it.
+    scene.run(&format!("BEGIN; UPDATE properties SET title = 'c' WHERE id = 1; {UNINSTALL}; COMMIT")).await;
+    let out = daemon::run("setup", &scene.config(), &[]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    daemon.wait_for_log("the mark in the cache is of another server or timeline");
+    super::scene::swept(&scene, &daemon).await;
+    // One for each that `setup` watches may follow.
+    settled("the sweeps are over", PATIENCE, async || {
+        match scene.change(&daemon, "UPDATE properties SET title = title || 'd' WHERE id = 1").await {
+            gone if gone == set(ONE) => Ok(()),
+            gone => Err((gone, daemon.log())),
+        }
     })
     .await;
     assert_eq!(daemon.stop(), Some(0));
