@@ -21,7 +21,7 @@ test: ## install what is missing, then run every test, those against real server
 	@tests/setup.sh
 	$(CARGO) test --no-fail-fast
 	$(CARGO) test --no-fail-fast --features failpoints --test torture -- --nocapture --test-threads=1
-	CRIEUR_MODE=outbox FAULTS=DaemonKilled,DaemonOvertaken TORTURE_SECONDS=40 \
+	CRIEUR_MODE=outbox FAULTS=DaemonKilled,DaemonOvertaken TORTURE_SECONDS=30 \
 	    $(CARGO) test --features failpoints --test torture -- --nocapture after_faults_at_random
 
 torture: ## real servers, load, and faults at random for HOURS (1); SEED repeats a run
