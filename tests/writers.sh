@@ -29,6 +29,7 @@ case $watched in
     *) echo "writers: WATCHED is one or all" >&2; exit 64 ;;
 esac
 
+case $protocol in simple | extended | prepared) ;; *) echo "writers: PROTOCOL is simple, extended or prepared" >&2; exit 64 ;; esac
 case $captured in few | all) ;; *) echo "writers: CAPTURED is few or all" >&2; exit 64 ;; esac
 # What a rule would read of a table.
 columns_of() {

@@ -2,9 +2,8 @@
 //! one. What a plan costs is counted in blocks; whether it is compiled, the server's log says.
 
 use super::harness::postgres::Version;
-use super::harness::wait::eventually;
+use super::harness::wait::{PATIENCE, eventually};
 use super::outbox_sql::{Outbox, ask, run};
-use std::time::Duration;
 
 const POLL: &str = include_str!("../../sql/outbox/poll.sql");
 const REMOVE: &str = include_str!("../../sql/outbox/remove.sql");
@@ -125,7 +124,7 @@ async fn no_statement_behind_a_bulk_one_runs_a_plan_that_is_compiled_each_time()
     }
     assert_eq!(ask(admin, "SHOW jit").await, "on");
     let seen = async |what: &str| {
-        eventually(what, Duration::from_secs(20), async || outbox.server.log().contains(what)).await;
+        eventually(what, PATIENCE, async || outbox.server.log().contains(what)).await;
         outbox.server.log()
     };
     ask(admin, "SELECT 'that was all'").await;

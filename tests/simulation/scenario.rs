@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::outbox;
-use super::world::{Copy, Dice, Shared};
+use super::world::{Copy, Dice, Shared, World};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -171,20 +171,8 @@ pub async fn happen(world: Shared) {
             go_back(&world, Instant::now() + wait, age).await;
         }
         Kind::Emptied => emptied(&world, plan.at).await,
-        Kind::Publication => {
-            sleep_until(plan.at).await;
-            world.borrow_mut().publish(false);
-            let wait = world.borrow_mut().pause(200);
-            sleep(wait).await;
-            world.borrow_mut().publish(true);
-        }
-        Kind::Full => {
-            sleep_until(plan.at).await;
-            world.borrow_mut().full = true;
-            let wait = world.borrow_mut().pause(300);
-            sleep(wait).await;
-            world.borrow_mut().full = false;
-        }
+        Kind::Publication => for_a_while(&world, plan.at, 200, |world, is| world.publish(!is)).await,
+        Kind::Full => for_a_while(&world, plan.at, 300, |world, is| world.full = is).await,
         Kind::Restart => once(&world, plan.at, |world| world.borrow_mut().crash()).await,
         Kind::NewSlot => {
             once(&world, plan.at - ms(140), |world| world.borrow_mut().cut_outbox()).await;
@@ -215,9 +203,9 @@ pub async fn happen(world: Shared) {
             world.borrow_mut().unanswered = false;
         }
         Kind::Takeover if plan.ends.is_empty() => once(&world, plan.at, |world| world.borrow_mut().cut()).await,
-        Kind::Overflow => outbox::overflow(world, plan.at - age).await,
+        Kind::Overflow => for_a_while(&world, plan.at - age, 3_000, |world, is| world.tables().full = is).await,
         Kind::Stalled => outbox::stall(world, plan.at).await,
-        Kind::Recorded => outbox::recorded(world, plan.at - age).await,
+        Kind::Recorded => for_a_while(&world, plan.at - age, 400, |world, is| world.tables().recording = is).await,
         Kind::Replicas | Kind::Killed | Kind::Stopped | Kind::Takeover | Kind::Plain | Kind::Budget => {}
     }
 }
@@ -225,6 +213,15 @@ pub async fn happen(world: Shared) {
 fn pauses(world: &Shared, first_ms: u64, second_ms: u64) -> (Duration, Duration) {
     let mut world = world.borrow_mut();
     (world.pause(first_ms), world.pause(second_ms))
+}
+
+/// Something is so from then on, and ends by itself.
+async fn for_a_while(world: &Shared, at: Instant, most_ms: u64, set: impl Fn(&mut World, bool)) {
+    sleep_until(at).await;
+    set(&mut world.borrow_mut(), true);
+    let wait = world.borrow_mut().pause(most_ms);
+    sleep(wait).await;
+    set(&mut world.borrow_mut(), false);
 }
 
 async fn once(world: &Shared, at: Instant, fault: impl Fn(&Shared)) {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
-use super::scenario::{Kind, Plan};
+use super::scenario::{KINDS, Kind, Plan};
 use super::world::{Dice, Shared, World};
 use tables::Tables;
 
@@ -28,35 +28,16 @@ pub use writers::write;
 /// Runs in every test run; `SEED` runs one.
 const SEEDS: u64 = 138;
 
-const KINDS: [Kind; 23] = [
-    Kind::Chaos,
-    Kind::GoesBack,
-    Kind::GoesBackTwice,
-    Kind::Emptied,
-    Kind::Restart,
-    Kind::NewSlot,
-    Kind::Publication,
-    Kind::Replicas,
-    Kind::Killed,
-    Kind::Stopped,
-    Kind::Takeover,
-    Kind::Full,
-    Kind::Plain,
-    Kind::Lookups,
-    Kind::RestartThenBack,
-    Kind::Failover,
-    Kind::AlteredAway,
-    Kind::Budget,
-    Kind::Cut,
-    Kind::Late,
-    Kind::Overflow,
-    Kind::Stalled,
-    Kind::Recorded,
-];
+/// Those of a stream that an outbox has too, and its own.
+fn kinds() -> Vec<Kind> {
+    let own = [Kind::Cut, Kind::Late, Kind::Overflow, Kind::Stalled, Kind::Recorded];
+    KINDS.into_iter().filter(|kind| !matches!(kind, Kind::ControlLost | Kind::Streamed)).chain(own).collect()
+}
 
 fn world(seed: u64) -> World {
     let mut dice = Dice(seed);
-    let kind = KINDS[(seed % KINDS.len() as u64) as usize];
+    let kinds = kinds();
+    let kind = kinds[(seed % kinds.len() as u64) as usize];
     let mut plan = Plan::new(kind, &mut dice);
     if kind == Kind::Chaos {
         // Long enough to get a lease that a killed daemon left.
@@ -104,30 +85,12 @@ async fn open(world: Shared, daemon: u32) -> crieur::error::Result<Session> {
     Session::over(client, &config).await
 }
 
-/// Statements find the outbox full for a while.
-pub async fn overflow(world: Shared, at: Instant) {
-    sleep_until(at).await;
-    world.borrow_mut().tables().full = true;
-    let wait = world.borrow_mut().pause(3_000);
-    sleep(wait).await;
-    world.borrow_mut().tables().full = false;
-}
-
 /// The line to the daemon that works stands still; often for longer than its lease.
 pub async fn stall(world: Shared, at: Instant) {
     sleep_until(at).await;
     let mut world = world.borrow_mut();
     let (daemon, wait) = (1 + world.dice.roll(2) as u32, world.pause(3_500));
     world.tables().stalled = Some((daemon, Instant::now() + wait));
-}
-
-/// Somebody records for a while.
-pub async fn recorded(world: Shared, at: Instant) {
-    sleep_until(at).await;
-    world.borrow_mut().tables().recording = true;
-    let wait = world.borrow_mut().pause(400);
-    sleep(wait).await;
-    world.borrow_mut().tables().recording = false;
 }
 
 #[test]
