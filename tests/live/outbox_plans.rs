@@ -1,5 +1,6 @@
 //! How PostgreSQL plans the statements of outbox mode where the outbox is long, or a session's first statement was a bulk
-//! one. What a plan costs is counted in blocks; whether it is compiled, the server's log says.
+//! one. What a plan costs is counted in blocks; whether it is compiled, the server's log says. And that a look in pages,
+//! whose parts are bounded for the planner's sake, gives every row once.
 
 use super::harness::postgres::Version;
 use super::harness::wait::{PATIENCE, eventually};
@@ -67,22 +68,22 @@ async fn rows_are_removed_by_their_key_however_many_wait() {
     }
 }
 
+/// A look from a snapshot (`xmax`, in progress), behind a row.
+fn look(xmax: usize, in_progress: &str, (xid, id): (usize, usize)) -> String {
+    let values = [format!("'{xmax}'"), format!("'{in_progress}'"), format!("'{xid}'"), id.to_string(), "NULL".into()];
+    let fill = |sql: String, (place, value): (usize, &String)| {
+        sql.replace(&format!("${}::", place + 1), &format!("{value}::"))
+    };
+    values.iter().enumerate().fold(POLL.to_owned(), fill)
+}
+
 #[tokio::test]
 async fn a_look_begins_where_the_last_one_ended_however_many_wait_before() {
     let outbox = long().await;
     let near = ROWS - 100;
     // The snapshot of the last look, then the row that the last page ended with: each may be the later one.
     for (xmax, xid, id, rows) in [(near, 0, 0, 101), (0, near, near, 100), (near, near, near, 100), (0, 0, 0, 1_000)] {
-        let mut sql = POLL.to_owned();
-        for (number, value) in [
-            (1, format!("'{xmax}'")),
-            (2, "'{7,8,9}'".to_owned()),
-            (3, format!("'{xid}'")),
-            (4, id.to_string()),
-            (5, "NULL".to_owned()),
-        ] {
-            sql = sql.replace(&format!("${number}::"), &format!("{value}::"));
-        }
+        let sql = look(xmax, "{7,8,9}", (xid, id));
         let found = ask(
             &outbox.app,
             &format!("SELECT (count(*) FILTER (WHERE xid::xid8 >= '{near}'))::text FROM ({sql}) AS p"),
@@ -92,6 +93,30 @@ async fn a_look_begins_where_the_last_one_ended_however_many_wait_before() {
         let read = blocks(&outbox, &sql).await;
         assert!(read < 100 + rows * 2, "{xmax} {xid} {id}: {read} blocks");
     }
+}
+
+#[tokio::test]
+async fn a_look_in_pages_gives_every_row_once_and_in_order() {
+    let outbox = Outbox::start(Version::System).await;
+    // 10, 30 and 35 were in progress, 20 was seen, 40 and 50 are newer. A page is of 1,000 rows.
+    let sizes = [(10, 1_500), (20, 5), (30, 2_500), (35, 1), (40, 1_200), (50, 3)];
+    for (xid, rows) in sizes {
+        let fill = "INSERT INTO crieur.outbox (xid, id, op, note) SELECT";
+        run(&outbox.app, &format!("{fill} '{xid}', n, 'M', 'x' FROM generate_series(1, {rows}) AS n")).await;
+    }
+    let of = |xid, rows| (1..=rows).map(move |id| (xid, id));
+    let expected: Vec<(usize, usize)> =
+        sizes.into_iter().filter(|(xid, _)| *xid != 20).flat_map(|(xid, rows)| of(xid, rows)).collect();
+    let mut found: Vec<(usize, usize)> = Vec::new();
+    while found.len() < expected.len() {
+        let sql = look(40, "{10,30,35}", found.last().copied().unwrap_or_default());
+        let rows = outbox.app.query(&sql, &[]).await.expect("valid SQL");
+        let number = |text: Option<&str>| text.and_then(|text| text.parse().ok()).expect("there are more");
+        found.extend(rows.iter().map(|row| (number(row.get(2)), row.get::<_, i64>(3) as usize)));
+    }
+    assert!(found == expected, "{found:?}");
+    let rows = outbox.app.query(&look(40, "{10,30,35}", (50, 3)), &[]).await.expect("valid SQL");
+    assert_eq!((rows.len(), rows[0].get::<_, Option<&str>>(2)), (1, None), "the snapshot and no row");
 }
 
 #[tokio::test]
