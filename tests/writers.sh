@@ -99,7 +99,7 @@ prepare() {
     helpers+=($!)
     sql logical -c "CREATE PUBLICATION crieur FOR TABLE ${tables// /, }" \
         -c "SELECT pg_create_logical_replication_slot('crieur', 'pgoutput')" >/dev/null
-    as "$bin/pg_recvlogical" -h "$dir/logical.socket" -U postgres -d postgres -S crieur --start -f /dev/null \
+    "$bin/pg_recvlogical" -h "$dir/logical.socket" -U postgres -d postgres -S crieur --start -f /dev/null \
         -o proto_version=1 -o publication_names=crieur >/dev/null 2>&1 &
     helpers+=($!)
 }
