@@ -20,6 +20,7 @@ enum Place {
 const PLACES: [Place; 2] = [Place::InTheKey, Place::BesideTheKey];
 
 const TAKE: &str = "-- take the lease in the key";
+const TAKE_ANEW: &str = "-- take a lease that is another at each run";
 const GIVE_BACK: &str = "-- give a lease back";
 
 /// The script of README.md that begins with this line.
@@ -149,6 +150,39 @@ fn redis_7_needs_no_script_to_take(server: &Server, cache: &mut Connection) {
     }
     assert_eq!(take("L1").ok(), Some(None), "{server:?}");
     assert_eq!(take("L2").ok(), Some(Some("L1".to_owned())), "{server:?}");
+}
+
+/// A client that sends the take again by itself: its first copy is executed late, behind the delete of a newer change.
+#[test]
+fn a_take_that_is_executed_again_behind_a_delete_serves_no_store_when_the_script_made_it() {
+    for server in Server::ALL {
+        let redis = Redis::start(server, &[]);
+        let cache = &mut redis.connection();
+        for place in PLACES {
+            let says = format!("{server:?} {place:?}");
+            let key = place.key("k");
+            // The plain take brings the reader's own lease back: README.md says why it may run only once.
+            assert!(place.take(cache, "k", "1", "60000"), "{says}");
+            unlink(cache, &["k", &key]);
+            assert!(place.take(cache, "k", "1", "60000") && place.store(cache, "k", "1", "old"), "{says}: no such hole");
+            unlink(cache, &["k", &key]);
+
+            let own = if place == Place::InTheKey { "L2" } else { "2" };
+            let mut take = |own: &str| evaluate::<String>(cache, TAKE_ANEW, &[&key], &[own, "60000"]);
+            let lease = take(own);
+            assert!(lease.starts_with(&format!("{own}:")), "{says}: {lease}");
+            assert_eq!(take(own), lease, "{says}: it is still there, and the reader's own");
+            assert_eq!(take("L3"), lease, "{says}: another reader sees whose it is");
+            unlink(cache, &["k", &key]);
+            let late: String = evaluate(cache, TAKE_ANEW, &[&key], &[own, "60000"]);
+            assert_ne!(late, lease, "{says}");
+            let token = |lease: &str| lease.trim_start_matches('L').to_owned();
+            assert!(!place.store(cache, "k", &token(&lease), "old") && place.get(cache, "k").is_none_or(|v| v != "old"));
+            assert!(!place.give_back(cache, "k", &token(&lease)), "{says}");
+            assert!(place.store(cache, "k", &token(&late), "new"), "{says}: the lease that is there serves");
+            unlink(cache, &["k", &key]);
+        }
+    }
 }
 
 /// The race that plain readers lose without an echo: SELECT, commit, delete, SET.
