@@ -249,6 +249,18 @@ impl KeySet {
         self.segments.0.iter().flat_map(Segment::keys)
     }
 
+    /// The keys behind the first `skipped` in order of first mention.
+    pub fn behind(&self, skipped: usize) -> KeySet {
+        let mut behind = KeySet::default();
+        let mut before = 0;
+        for segment in &self.segments.0 {
+            let left = skipped.saturating_sub(before).min(segment.entries.len());
+            segment.keys().skip(left).for_each(|key| _ = behind.add(&key));
+            before += segment.entries.len();
+        }
+        behind
+    }
+
     /// Hands every key over, and gives each segment back as soon as its keys were.
     pub fn drain(self, mut take: impl FnMut(Key<'_>)) {
         drop(self.table);
@@ -324,6 +336,21 @@ impl std::fmt::Debug for KeySet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_keys_behind_a_number_are_those_of_every_later_mention_over_segments() {
+        let mut set = KeySet::default();
+        let keys: Vec<String> = (0..SEGMENT_ENTRIES * 2 + 5).map(|key| key.to_string()).collect();
+        keys.iter().for_each(|key| _ = set.insert(key.as_bytes(), FamilyId(0), 0));
+        for skipped in
+            [0, 1, SEGMENT_ENTRIES - 1, SEGMENT_ENTRIES, SEGMENT_ENTRIES + 1, keys.len() - 1, keys.len(), usize::MAX]
+        {
+            let behind = set.behind(skipped);
+            let behind: Vec<&[u8]> = behind.iter().map(|key| key.bytes).collect();
+            let expected: Vec<&[u8]> = keys.iter().skip(skipped).map(|key| key.as_bytes()).collect();
+            assert!(behind == expected, "{skipped}: {} of {}", behind.len(), expected.len());
+        }
+    }
 
     fn listed(set: &KeySet) -> Vec<(&[u8], TxOrdinal, TxOrdinal)> {
         set.iter().map(|key| (key.bytes, key.first, key.last)).collect()

@@ -13,6 +13,7 @@ use crate::error::{Class, Result};
 use crate::gate::Snapshot;
 use crate::pipeline::deliver::{REMIND, pause};
 use crate::pipeline::gap::Held;
+use crate::pipeline::gating::Gating;
 use crate::source::Source;
 
 /// A stream that ran this long was not refused for what it is: the next failure is a new one.
@@ -44,7 +45,7 @@ where
                 // An answer that is on its way may be of the server before.
                 self.control.follow(start);
                 self.answers.borrow_mut().clear();
-                self.gate = None;
+                self.gating.forget();
                 self.watching = None;
                 self.watch_due = Some(Instant::now());
             }
@@ -65,7 +66,7 @@ where
         if let Some(cut) = self.intake.batch.cut(&Snapshot::Everything, &mut self.window) {
             self.again.push_back(Delivery { load: cut.load, spans: cut.spans, stage: Stage::Fresh });
         }
-        (self.gate, self.early, self.filling_since) = (None, 0, None);
+        (self.gating, self.filling_since) = (Gating::default(), None);
         (self.answered, self.marked) = (None, None);
         self.ring.clear();
         self.ask_replicas_anew();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{GATE_PAUSE_MIN, News, Pipeline, Replicas};
+use super::{News, Pipeline, Replicas};
 use crate::cache::{Cache, Swept};
 use crate::control::Control;
 use crate::echo::{Delivery, Stage};
@@ -21,19 +21,8 @@ use crate::pipeline::memory::bytes_of;
 use crate::rules::Invalidations;
 use crate::source::Source;
 
-/// The longest pause before a batch asks the gate again: with a synchronous standby a commit may stay invisible for seconds.
-const GATE_PAUSE_MAX: Duration = Duration::from_millis(10);
-
 /// More patterns than this in one sweep collapse into their families: each is compared with every key of the cache.
 const PATTERNS_MAX: usize = 1_000;
-
-/// A batch of at most so many keys is also deleted at once, ahead of the gate: at low load a commit is nearly always
-/// visible when it arrives, and waiting for the snapshot doubles the time that an old value is served. Larger batches
-/// are a sign of load, where the cache's time is better spent once.
-const EARLY_KEYS_MAX: usize = 64;
-
-/// A gate that takes longer is that of a far-away server: every fresh batch is then also deleted at once.
-const GATE_SLOW: Duration = Duration::from_millis(3);
 
 impl<S, C, D> Pipeline<S, C, D>
 where
@@ -44,30 +33,19 @@ where
 {
     /// The keys of a fresh batch, once: ahead of the gate, and then again behind it.
     pub(super) fn early_delivery(&mut self) -> Option<Delivery> {
-        let batch = &self.intake.batch;
-        let keys = batch.keys().len();
-        let most = if self.gate_took < GATE_SLOW { EARLY_KEYS_MAX } else { usize::MAX };
-        let fresh = self.gate.is_some() && keys > self.early && keys <= most;
-        if !fresh || self.patience() > Duration::ZERO {
+        if self.patience() > Duration::ZERO {
             return None;
         }
-        self.early = keys;
-        let load = Invalidations { keys: batch.keys().clone(), ..Invalidations::default() };
+        let keys = self.gating.early(self.intake.batch.keys())?;
+        let load = Invalidations { keys, ..Invalidations::default() };
         Some(Delivery { load, spans: Vec::new(), stage: Stage::Early })
     }
 
     /// The snapshot came: what it contains leaves.
-    pub(super) fn cut(&mut self, snapshot: &Snapshot) {
+    pub(super) fn cut(&mut self, snapshot: &Snapshot, now: Instant) {
         reached(Step::Snapshot);
-        let now = Instant::now();
-        self.gate_took = self.gate_asked.map_or(self.gate_took, |asked| now.duration_since(asked));
-        let Some(cut) = self.intake.batch.cut(snapshot, &mut self.window) else {
-            self.gate_again = Some(now + self.gate_pause);
-            self.gate_pause = (self.gate_pause * 2).min(GATE_PAUSE_MAX);
-            return;
-        };
-        self.gate_pause = GATE_PAUSE_MIN;
-        self.early = self.intake.batch.keys().len();
+        let Some(cut) = self.intake.batch.cut(snapshot, &mut self.window) else { return self.gating.saw_nothing(now) };
+        self.gating.saw_some(self.intake.batch.keys());
         self.filling_since = (!self.intake.batch.is_empty()).then_some(now);
         self.totals.widened += cut.load.widened;
         let fresh = Delivery { load: cut.load, spans: cut.spans, stage: Stage::Fresh };
@@ -88,7 +66,6 @@ where
         if !deliveries.is_empty() {
             let (cache, control) = (Rc::clone(&self.cache), Rc::clone(&self.control));
             self.flight_bytes = bytes;
-            self.gate_asked = None;
             let asking = Asking {
                 rules: Rc::clone(&self.rules),
                 answers: Rc::clone(&self.answers),

@@ -9,6 +9,7 @@ mod connection;
 pub mod deliver;
 mod flight;
 mod gap;
+mod gating;
 pub mod intake;
 mod lagging;
 mod memory;
@@ -49,6 +50,7 @@ use crate::mark::Start;
 use crate::pipeline::answers::Answers;
 use crate::pipeline::deliver::{Landed, at_most, insist, sweep};
 use crate::pipeline::gap::Held;
+use crate::pipeline::gating::Gating;
 use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::lagging::Lagging;
 use crate::pipeline::memory::bytes_of;
@@ -62,9 +64,6 @@ use crate::source::{BACKLOG, Source};
 /// How often the mark and, behind it, the confirmed position move at most. A status costs the server a slot update;
 /// PostgreSQL recycles WAL at checkpoints, so a twentieth of a second loses nothing.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
-
-/// The first pause before a batch asks the gate again, when nothing of it was visible.
-const GATE_PAUSE_MIN: Duration = Duration::from_micros(200);
 
 /// Who hears the news.
 type Tell = Box<dyn FnMut(News)>;
@@ -117,18 +116,9 @@ pub struct Pipeline<S: Source, C, D> {
     answers: Rc<RefCell<Answers>>,
     totals: Totals,
 
-    /// Keys of the open batch that were already deleted ahead of the gate.
-    early: usize,
     /// The batch's first key arrived then.
     filling_since: Option<Instant>,
-    /// The snapshot that was asked for.
-    gate: Kept<Snapshot>,
-    /// When it was asked for; `None` once a flight left, behind which it may have waited.
-    gate_asked: Option<Instant>,
-    /// How long the last snapshot took that waited for nothing.
-    gate_took: Duration,
-    gate_pause: Duration,
-    gate_again: Option<Instant>,
+    gating: Gating,
     /// The pipeline of UNLINKs that is out.
     flight: Kept<Landed>,
     /// What the flight holds, in bytes.
@@ -233,13 +223,8 @@ where
             ring: Ring::new(settings.memory_bytes_max / 16),
             settings,
             totals: Totals::default(),
-            early: 0,
             filling_since: None,
-            gate: None,
-            gate_asked: None,
-            gate_took: Duration::ZERO,
-            gate_pause: GATE_PAUSE_MIN,
-            gate_again: None,
+            gating: Gating::default(),
             flight: None,
             flight_bytes: 0,
             sweeps: Vec::new(),
@@ -327,8 +312,7 @@ where
                 }
                 // 3. Answers free the way for the next batch.
                 landed = kept(&mut self.flight) => self.landed(landed?),
-                // An echo may have left since the snapshot was asked for; its answer keeps, the snapshot stays true.
-                snapshot = kept(&mut self.gate), if self.may_fly() => self.cut(&snapshot?),
+                came = self.gating.came() => came?,
                 swept = kept(&mut self.sweep) => self.swept(swept?),
                 resolved = kept(&mut self.resolving) => self.resolved(resolved?)?,
                 mark = kept(&mut self.reading_mark), if self.may_compare() => self.compare(mark?),
@@ -446,10 +430,10 @@ where
     /// When the open batch should ask the gate; `None` while it cannot leave anyway.
     fn gate_due(&self) -> Option<Instant> {
         let batch = &self.intake.batch;
-        if self.gate.is_some() || self.flight.is_some() || !(batch.has_work() || self.is_full()) {
+        if self.gating.is_busy() || self.flight.is_some() || !(batch.has_work() || self.is_full()) {
             return None;
         }
-        if let Some(again) = self.gate_again {
+        if let Some(again) = self.gating.again() {
             return Some(again);
         }
         let since = self.filling_since.unwrap_or_else(Instant::now);
@@ -464,15 +448,20 @@ where
     fn start_what_can_start(&mut self) {
         let now = Instant::now();
         if self.gate_due().is_some_and(|due| due <= now) {
-            self.gate_again = None;
-            self.gate_asked = Some(now);
             let control = Rc::clone(&self.control);
-            self.gate = Some(Box::pin(async move {
+            let asking = Box::pin(async move {
                 if without(Guard::Gate) {
                     return Ok(Snapshot::Everything);
                 }
                 insist("take a snapshot", async || control.gate().await).await
-            }));
+            });
+            self.gating.ask(now, asking);
+        }
+        // What a snapshot contains goes ahead of echoes that are due as well.
+        if self.may_fly()
+            && let Some(snapshot) = self.gating.take()
+        {
+            self.cut(&snapshot, now);
         }
         if self.may_fly() && (self.stop_by.is_none() || !self.again.is_empty()) {
             let early = self.early_delivery();

@@ -164,7 +164,10 @@ fn a_take_that_is_executed_again_behind_a_delete_serves_no_store_when_the_script
             // The plain take brings the reader's own lease back: README.md says why it may run only once.
             assert!(place.take(cache, "k", "1", "60000"), "{says}");
             unlink(cache, &["k", &key]);
-            assert!(place.take(cache, "k", "1", "60000") && place.store(cache, "k", "1", "old"), "{says}: no such hole");
+            assert!(
+                place.take(cache, "k", "1", "60000") && place.store(cache, "k", "1", "old"),
+                "{says}: no such hole"
+            );
             unlink(cache, &["k", &key]);
 
             let own = if place == Place::InTheKey { "L2" } else { "2" };
@@ -177,7 +180,9 @@ fn a_take_that_is_executed_again_behind_a_delete_serves_no_store_when_the_script
             let late: String = evaluate(cache, TAKE_ANEW, &[&key], &[own, "60000"]);
             assert_ne!(late, lease, "{says}");
             let token = |lease: &str| lease.trim_start_matches('L').to_owned();
-            assert!(!place.store(cache, "k", &token(&lease), "old") && place.get(cache, "k").is_none_or(|v| v != "old"));
+            assert!(
+                !place.store(cache, "k", &token(&lease), "old") && place.get(cache, "k").is_none_or(|v| v != "old")
+            );
             assert!(!place.give_back(cache, "k", &token(&lease)), "{says}");
             assert!(place.store(cache, "k", &token(&late), "new"), "{says}: the lease that is there serves");
             unlink(cache, &["k", &key]);
