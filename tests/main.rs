@@ -9,3 +9,4 @@ mod recipes;
 mod simulation;
 mod systemd;
 mod tidy;
+mod watched;

@@ -56,7 +56,7 @@ use crate::pipeline::lagging::Lagging;
 use crate::pipeline::memory::bytes_of;
 use crate::pipeline::position::{Writing, Written};
 use crate::pipeline::refusals::Refusals;
-use crate::pipeline::watch::Watch;
+use crate::pipeline::watching::Watching;
 use crate::ring::Ring;
 use crate::rules::Rules;
 use crate::source::{BACKLOG, Source};
@@ -181,8 +181,7 @@ pub struct Pipeline<S: Source, C, D> {
     streaming_since: Option<Instant>,
     /// The session that has the slot instead of us.
     standing_by: Option<u32>,
-    began: Instant,
-    watch: Watch,
+    watch: Watching,
     watch_due: Option<Instant>,
     watching: Kept<Result<Option<Sighting>>>,
     /// Since when the server cannot be watched, or when that was last logged.
@@ -219,7 +218,7 @@ where
             intake: Intake::default(),
             window: Window::default(),
             echoes: Echoes::new(&settings.echo),
-            watch: Watch::new(&settings.publication),
+            watch: Watching::new(&settings.publication),
             ring: Ring::new(settings.memory_bytes_max / 16),
             settings,
             totals: Totals::default(),
@@ -262,7 +261,6 @@ where
             source_again: None,
             streaming_since: None,
             standing_by: None,
-            began: Instant::now(),
             watch_due: None,
             watching: None,
             blind_since: None,

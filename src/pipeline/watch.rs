@@ -62,7 +62,7 @@ enum Cause {
     Table(String, String),
 }
 
-/// What was seen before, for rates and reminders. Times are those since the loop began.
+/// What was seen before, for rates and reminders. Times count from one moment that stays the same.
 #[derive(Debug)]
 pub struct Watch {
     publication: String,

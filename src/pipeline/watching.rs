@@ -15,12 +15,31 @@ use crate::control::{Control, Sighting};
 use crate::echo::{Delivery, Stage};
 use crate::error::Result;
 use crate::pipeline::deliver::REMIND;
-use crate::pipeline::watch::{Notice, Severity};
+use crate::pipeline::watch::{Judgement, Notice, Severity, Watch};
 use crate::rules::Invalidations;
 use crate::source::Source;
 
 /// How often the server is looked at.
 pub(super) const WATCH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// What was seen so far, and since when its times count. The two are one value: other rules begin a new loop, and behind
+/// times of the loop before nothing would be due for as long as that had lasted.
+#[derive(Debug)]
+pub(super) struct Watching {
+    began: Instant,
+    watch: Watch,
+}
+
+impl Watching {
+    /// `publication` is the name, for hints.
+    pub(super) fn new(publication: &str) -> Self {
+        Watching { began: Instant::now(), watch: Watch::new(publication) }
+    }
+
+    fn judge(&mut self, now: Instant, sighting: &Sighting) -> Judgement {
+        self.watch.judge(now.duration_since(self.began), sighting)
+    }
+}
 
 impl<S, C, D> Pipeline<S, C, D>
 where
@@ -61,7 +80,7 @@ where
         };
         self.watch_due = Some(now + WATCH_INTERVAL);
         self.blind_since = None;
-        let judgement = self.watch.judge(now.duration_since(self.began), &sighting);
+        let judgement = self.watch.judge(now, &sighting);
         judgement.notices.iter().for_each(tell);
         self.connect_anew_when_changed(&sighting, now);
         self.sweep_tables(&judgement.sweep);

@@ -1,0 +1,205 @@
+//! The loop's look at the server, over parts that do nothing else, with a clock of their own: what holds for hours.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crieur::cache::{Cache, Deleted, Swap, Swept};
+use crieur::change::{Event, Oid};
+use crieur::config::{Config, OnGap};
+use crieur::control::{Answer, Control, Question, Sighting};
+use crieur::error::Result;
+use crieur::gate::Snapshot;
+use crieur::keys::KeySet;
+use crieur::lsn::Lsn;
+use crieur::mark::{SlotOrigin, Start};
+use crieur::pipeline::{Pipeline, Reload, Replicas, Settings};
+use crieur::rules::Rules;
+use crieur::source::Source;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep};
+
+/// A server that writes nothing.
+#[derive(Default)]
+struct Quiet(Option<Start>);
+
+impl Source for Quiet {
+    type Ack = u64;
+
+    async fn ready(&mut self) -> Result<()> {
+        if self.0.is_some() {
+            std::future::pending::<()>().await;
+        }
+        self.0 = Some(Start {
+            system: "7".into(),
+            timeline: 1,
+            confirmed: Lsn(1),
+            run: "r".into(),
+            publication: "p".into(),
+            slot: SlotOrigin::Found,
+        });
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<Option<Event<'_, u64>>> {
+        Ok(None)
+    }
+
+    fn acknowledge(&mut self, _upto: u64) {}
+
+    fn status_due(&self) -> Option<Instant> {
+        None
+    }
+
+    async fn status(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn lateness(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn start(&self) -> Option<&Start> {
+        self.0.as_ref()
+    }
+
+    fn lsn(&self, ack: u64) -> Lsn {
+        Lsn(ack)
+    }
+
+    fn is_current(&self, _ack: u64) -> bool {
+        true
+    }
+
+    fn received(&self) -> Lsn {
+        Lsn(1)
+    }
+
+    fn disconnect(&mut self) {
+        self.0 = None;
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        self.disconnect();
+        Ok(())
+    }
+}
+
+/// A cache that holds a mark and nothing else, and when it was swept.
+#[derive(Clone, Default)]
+struct Empty(Rc<Shelf>);
+
+#[derive(Default)]
+struct Shelf {
+    mark: RefCell<Option<Vec<u8>>>,
+    sweeps: RefCell<Vec<Instant>>,
+}
+
+impl Cache for Empty {
+    async fn delete(&self, _keys: &[&KeySet]) -> Result<Deleted> {
+        Ok(Deleted::default())
+    }
+
+    async fn sweep(&self, _patterns: &KeySet) -> Result<Swept> {
+        self.0.sweeps.borrow_mut().push(Instant::now());
+        Ok(Swept::default())
+    }
+
+    async fn mark(&self, _name: &str) -> Result<Option<Vec<u8>>> {
+        Ok(self.0.mark.borrow().clone())
+    }
+
+    async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
+        if !expected.contains(&self.0.mark.borrow()) {
+            return Ok(Swap::Other);
+        }
+        *self.0.mark.borrow_mut() = Some(mark.to_vec());
+        Ok(Swap::Written)
+    }
+
+    fn changes(&self) -> u64 {
+        0
+    }
+}
+
+/// Sees what it is told to see.
+struct Looks(Sighting);
+
+impl Control for Looks {
+    async fn snapshot(&self) -> Result<Snapshot> {
+        Ok(Snapshot::Everything)
+    }
+
+    async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
+        Ok(questions.iter().map(|_| Answer::Rows(Vec::new())).collect())
+    }
+
+    async fn partition_root(&self, _oid: Oid) -> Result<Option<(String, String)>> {
+        Ok(None)
+    }
+
+    async fn watch(&self) -> Result<Option<Sighting>> {
+        Ok(Some(self.0.clone()))
+    }
+}
+
+fn rules(key: &str) -> Rules {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("crieur.toml");
+    std::fs::write(&file, format!("[[rules]]\ntable = \"public.t\"\nkeys = [\"{key}\"]\n")).expect("written");
+    let urls = [("DATABASE_URL", "postgres://sim@localhost/sim"), ("REDIS_URL", "redis://localhost")];
+    let env = urls.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Config::load(&file, env.into_iter()).expect("valid").rules
+}
+
+fn settings() -> Settings {
+    Settings {
+        slot: "crieur".into(),
+        echo: Vec::new(),
+        echo_wal_bytes_max: u64::MAX,
+        publication: "crieur".into(),
+        on_gap: OnGap::Sweep,
+        replicas: Replicas::None,
+        heartbeat: Duration::from_secs(10),
+        batch_keys_max: 100,
+        memory_bytes_max: 1 << 20,
+        stop_timeout: Duration::from_secs(1),
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    LocalSet::new().block_on(&runtime.expect("a runtime"), test);
+}
+
+/// A table whose changes do not come is swept every ten seconds, also behind a reload: however long the daemon was up.
+#[test]
+fn other_rules_do_not_stop_the_sweeps_of_a_table_that_is_not_published() {
+    run(async {
+        let missing = Sighting {
+            system: "7".into(),
+            timeline: 1,
+            publication: "p".into(),
+            unpublished: vec![("public".into(), "t".into())],
+            ..Sighting::default()
+        };
+        let cache = Empty::default();
+        let (sender, reloads) = mpsc::channel(1);
+        let control = Looks(missing.clone());
+        let pipeline =
+            Pipeline::new(Quiet::default(), cache.clone(), control, rules("t:{id}"), settings(), Box::new(|_| {}));
+        let pipeline = pipeline.reloading(reloads);
+        let stop = async {
+            sleep(Duration::from_secs(3600)).await;
+            let reload = Reload { rules: rules("u:{id}"), control: Looks(missing) };
+            assert!(sender.send(reload).await.is_ok(), "the loop listens");
+            let reloaded = Instant::now();
+            sleep(Duration::from_secs(65)).await;
+            let since = cache.0.sweeps.borrow().iter().filter(|at| **at > reloaded).count();
+            // One is that of the new rules.
+            assert!((6..=8).contains(&since), "{since} sweeps in 65 seconds behind a reload");
+        };
+        pipeline.run(stop).await.expect("nothing stops it");
+    });
+}
