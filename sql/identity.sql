@@ -1,7 +1,9 @@
--- Which server a session is on: in recovery, system identifier, timeline. One row; the last two are NULL in recovery.
+-- Which server and database a session is on: in recovery, database, system identifier, timeline. One row; the last two
+-- are NULL in recovery.
 -- By hand: psql -XAtf sql/identity.sql
 SELECT
     pg_catalog.pg_is_in_recovery(),
+    (SELECT d.oid::text FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()),
     CASE WHEN NOT pg_catalog.pg_is_in_recovery()
         THEN (SELECT c.system_identifier::text FROM pg_catalog.pg_control_system() AS c) END,
     -- The first eight digits of a segment's name are the timeline; pg_control_checkpoint() lags behind a promotion.

@@ -12,7 +12,7 @@ use crate::rules::digest::holds;
 /// What the mark says, as JSON.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mark {
-    /// The server's system identifier (`IDENTIFY_SYSTEM`).
+    /// The server and its database, as in [`Start::system`].
     pub system: String,
     /// Its timeline.
     pub timeline: u32,
@@ -53,12 +53,15 @@ pub enum SlotOrigin {
     Found,
     /// It was made for this stream; what was written before it never comes.
     Created,
+    /// It was there, and positions past this one are given out by this stream: none was before.
+    Counted(Lsn),
 }
 
 /// Where the stream starts, as the server says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Start {
-    /// The server's system identifier.
+    /// The server's system identifier (`IDENTIFY_SYSTEM`) and the number of the database: a copy that took the name of its
+    /// original has another one, and all else that the original said of itself. In outbox mode also what names the outbox.
     pub system: String,
     /// Its timeline.
     pub timeline: u32,
@@ -84,6 +87,8 @@ pub enum Gap {
     Unreadable,
     /// The mark is of another server or timeline: restored, failed over, or the configuration points elsewhere.
     OtherServer,
+    /// The mark does not name this database: it is of another one of the server, or of what this one is a copy of.
+    OtherDatabase,
     /// The slot is ahead of the cache: the cache went back in time, or somebody advanced the slot.
     Behind {
         /// Position of the mark.
@@ -110,6 +115,7 @@ impl Gap {
             Gap::Missing => "missing",
             Gap::Unreadable => "unreadable",
             Gap::OtherServer => "other_server",
+            Gap::OtherDatabase => "other_database",
             Gap::Behind { .. } => "behind",
             Gap::WentBack => "went_back",
             Gap::OtherRules => "other_rules",
@@ -126,6 +132,9 @@ impl std::fmt::Display for Gap {
             Gap::Missing => f.write_str("the cache holds no mark"),
             Gap::Unreadable => f.write_str("the mark in the cache cannot be read"),
             Gap::OtherServer => f.write_str("the mark in the cache is of another server or timeline"),
+            Gap::OtherDatabase => f.write_str(
+                "the mark in the cache does not name this database: it is of another, of a copy, or of an older crieur",
+            ),
             Gap::Behind { mark, confirmed } => write!(f, "the cache is at {mark}, the slot at {confirmed}"),
             Gap::WentBack => f.write_str("the cache does not hold the mark that was written last"),
             Gap::OtherRules => f.write_str("the rules changed since the mark was written"),
@@ -134,6 +143,26 @@ impl std::fmt::Display for Gap {
             Gap::OtherPublication => f.write_str("the publication changed since the mark was written"),
         }
     }
+}
+
+/// The server in [`Start::system`].
+fn server(system: &str) -> Option<&str> {
+    system.split('/').next()
+}
+
+/// The database in [`Start::system`].
+fn database(system: &str) -> Option<&str> {
+    system.split('/').nth(1)
+}
+
+/// The same as [`gap`] before this stream wrote a mark. One past what was given out before the stream began is of a database
+/// that went back: a copy that was made before that mark, under the number of its original.
+pub fn gap_at_first(mark: Option<&[u8]>, start: &Start, rules: &str) -> Option<Gap> {
+    gap(mark, start, rules).or_else(|| {
+        let SlotOrigin::Counted(from) = start.slot else { return None };
+        let lsn = mark.and_then(|text| serde_json::from_slice::<Mark>(text).ok()?.lsn.parse::<Lsn>().ok())?;
+        (lsn > from).then_some(Gap::OtherDatabase)
+    })
 }
 
 /// Whether a cache with this mark may have missed invalidations before `start`.
@@ -145,8 +174,10 @@ pub fn gap(mark: Option<&[u8]>, start: &Start, rules: &str) -> Option<Gap> {
     }) else {
         return Some(Gap::Unreadable);
     };
-    if mark.system != start.system || mark.timeline != start.timeline {
+    if mark.timeline != start.timeline || server(&mark.system) != server(&start.system) {
         Some(Gap::OtherServer)
+    } else if mark.system != start.system {
+        Some(if database(&mark.system) == database(&start.system) { Gap::OtherServer } else { Gap::OtherDatabase })
     } else if lsn < start.confirmed {
         Some(Gap::Behind { mark: lsn, confirmed: start.confirmed })
     } else if lsn == start.confirmed && start.slot == SlotOrigin::Created {
@@ -178,6 +209,20 @@ mod tests {
             publication: "p1".into(),
             slot: SlotOrigin::Found,
         };
+        let text = |system: &str, lsn: &str| {
+            let mark = Mark {
+                system: system.into(),
+                timeline: 1,
+                slot: "crieur".into(),
+                lsn: lsn.into(),
+                at: 0,
+                nonce: String::new(),
+                rules: "r".into(),
+                run: "r1".into(),
+                publication: "p1".into(),
+            };
+            serde_json::to_vec(&mark).expect("plain data")
+        };
         let mark = |system: &str, timeline, lsn: &str, rules: &str| {
             let mark = Mark {
                 run: "r1".into(),
@@ -198,21 +243,25 @@ mod tests {
         assert_eq!(mark("8", 1, "0/20", "r"), Some(Gap::OtherServer));
         assert_eq!(mark("7", 2, "0/20", "r"), Some(Gap::OtherServer));
         assert_eq!(mark("7", 1, "0/20", "q"), Some(Gap::OtherRules));
+        for (marked, started, expected) in [
+            ("7/5", "7/5", None),
+            ("7/5", "8/5", Some(Gap::OtherServer)),
+            ("7/6", "7/5", Some(Gap::OtherDatabase)),
+            ("7", "7/5", Some(Gap::OtherDatabase)),
+            ("7/outbox/a", "7/5/outbox/a", Some(Gap::OtherDatabase)),
+            ("7/6/outbox/a", "7/5/outbox/a", Some(Gap::OtherDatabase)),
+            ("7/5/outbox/b", "7/5/outbox/a", Some(Gap::OtherServer)),
+        ] {
+            let start = Start { system: started.into(), ..start.clone() };
+            assert_eq!(gap(Some(&text(marked, "0/20")), &start, "r"), expected, "{marked} {started}");
+        }
+        let counted = Start { slot: SlotOrigin::Counted(Lsn(0x30)), ..start.clone() };
+        for (lsn, expected) in [("0/20", None), ("0/30", None), ("0/31", Some(Gap::OtherDatabase))] {
+            assert_eq!(gap_at_first(Some(&text("7", lsn)), &counted, "r"), expected, "{lsn}");
+            assert_eq!(gap(Some(&text("7", lsn)), &counted, "r"), None, "this stream may have written it: {lsn}");
+        }
         assert_eq!(mark("7", 1, "late", "r"), Some(Gap::Unreadable));
-        let elsewhere = |start: &Start| {
-            let mark = Mark {
-                system: "7".into(),
-                timeline: 1,
-                slot: "crieur".into(),
-                lsn: "0/20".into(),
-                at: 0,
-                nonce: String::new(),
-                rules: "r".into(),
-                run: "r1".into(),
-                publication: "p1".into(),
-            };
-            gap(Some(&serde_json::to_vec(&mark).expect("plain data")), start, "r")
-        };
+        let elsewhere = |start: &Start| gap(Some(&text("7", "0/20")), start, "r");
         assert_eq!(elsewhere(&Start { run: "r2".into(), ..start.clone() }), Some(Gap::Restarted));
         assert_eq!(elsewhere(&Start { publication: "p2".into(), ..start.clone() }), Some(Gap::OtherPublication));
         let new = Start { slot: SlotOrigin::Created, ..start.clone() };

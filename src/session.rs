@@ -193,7 +193,7 @@ impl Session {
 struct Live {
     session: Session,
     snapshot: Statement,
-    /// System identifier and timeline; `None` where the role may not ask.
+    /// As in [`Start::system`](crate::mark::Start::system), and the timeline; `None` where the role may not ask.
     identity: Option<(String, u32)>,
     lookups: Lookups,
 }
@@ -263,7 +263,7 @@ impl ControlSession {
         })?;
         // Something between may have let us in and keep the line open while the server is gone.
         let asked = answered(self.limit(2), async {
-            let identity = identity(&session.client).await?;
+            let identity = identity(&session.client).await?.map(|of| (of.system_and_database(), of.timeline));
             let snapshot = session.client.prepare("SELECT pg_catalog.pg_current_snapshot()::text").await;
             Ok((identity, snapshot.map_err(|error| session_error(&error))?))
         });
@@ -309,28 +309,53 @@ impl ControlSession {
 pub(crate) fn same_server(expected: Option<&(String, u32)>, found: Option<&(String, u32)>) -> Result<()> {
     match (expected, found) {
         (Some(expected), Some(found)) if expected != found => {
-            Err(Error::transient("ordinary sessions reach another server than the stream")
+            Err(Error::transient("ordinary sessions reach another server or database than the stream")
                 .hint("Let the connection string name the hosts themselves, not an address that moves."))
         }
         (Some(_) | None, Some(_) | None) => Ok(()),
     }
 }
 
-/// System identifier and timeline of a primary: a standby sees commits later than its primary and cannot be the gate.
-pub(crate) async fn identity(client: &Client) -> Result<Option<(String, u32)>> {
-    let rows = client.simple_query(include_str!("../sql/identity.sql")).await;
-    let rows = match rows {
-        // The functions are everybody's by default; a server may have taken them away.
-        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(None),
-        rows => rows.map_err(|error| session_error(&error))?,
-    };
-    let row = first_row(&rows);
-    let text = |column| row.and_then(|row| row.get(column));
-    if text(0) == Some("t") {
-        return Err(in_recovery());
+/// Who a primary says that it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    /// The server's system identifier.
+    pub(crate) system: String,
+    pub(crate) timeline: u32,
+    /// The number of the database, which no copy of it has.
+    pub(crate) database: String,
+}
+
+impl Identity {
+    /// As in [`Start::system`].
+    pub(crate) fn system_and_database(&self) -> String {
+        format!("{}/{}", self.system, self.database)
     }
-    let timeline = text(2).and_then(|digits| u32::from_str_radix(digits, 16).ok());
-    Ok(text(1).map(str::to_owned).zip(timeline))
+}
+
+/// Asks a primary who it is; `None` where the role may not. A standby sees commits later than its primary and cannot be the
+/// gate, whether or not it may be asked for more.
+pub(crate) async fn identity(client: &Client) -> Result<Option<Identity>> {
+    let rows = match client.simple_query(include_str!("../sql/identity.sql")).await {
+        // The functions are everybody's by default; a server may have taken some of them away.
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            client.simple_query("SELECT pg_catalog.pg_is_in_recovery()").await
+        }
+        rows => rows,
+    };
+    let rows = rows.map_err(|error| session_error(&error))?;
+    let row = first_row(&rows);
+    let text = |column| row.filter(|row| column < row.len()).and_then(|row| row.get(column));
+    match text(0) {
+        Some("f") => {}
+        Some(_) | None => return Err(in_recovery()),
+    }
+    let timeline = text(3).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    Ok(text(2).zip(timeline).zip(text(1)).map(|((system, timeline), database)| Identity {
+        system: system.to_owned(),
+        timeline,
+        database: database.to_owned(),
+    }))
 }
 
 /// Functions, triggers and defaults of schema crieur run as whoever reads and writes there.

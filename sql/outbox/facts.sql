@@ -1,5 +1,6 @@
 -- What must not have changed for the cache to be right without a sweep, where triggers write an outbox. One row: the
--- server's run (as in run.sql), a digest of what is watched, the outbox's own identity, whether writers notify.
+-- server's run (as in run.sql), a digest of what is watched, the outbox's own identity, whether writers notify, and the
+-- database: a copy of it has all of the former.
 -- By hand: psql -XAt -f sql/outbox/facts.sql
 WITH RECURSIVE carrier (oid) AS (
     SELECT t.relation::oid FROM crieur.target AS t
@@ -29,5 +30,6 @@ SELECT
     )),
     pg_catalog.md5(concat_ws(',', s.nonce, (SELECT pg_catalog.string_agg(p.name, ',' ORDER BY p.name) FROM part AS p))),
     s.nonce::text,
-    s.notify
+    s.notify,
+    (SELECT d.oid::text FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
 FROM crieur.setting AS s

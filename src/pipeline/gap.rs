@@ -20,7 +20,7 @@ use crate::echo::{Delivery, Stage};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::keys::FamilyId;
-use crate::mark::{Gap, SlotOrigin, gap, nonce, rules};
+use crate::mark::{Gap, SlotOrigin, gap, gap_at_first, nonce, rules};
 use crate::pipeline::deliver::{REMIND, insist};
 use crate::rules::Invalidations;
 use crate::source::Source;
@@ -113,7 +113,8 @@ where
         let Some(start) = &self.compared else { return };
         let anew = std::mem::take(&mut self.connected_anew);
         let changed = std::mem::replace(&mut self.changes_compared, self.changes) != self.changes;
-        let gap = gap(found.as_deref(), start, self.rules.digest());
+        let judge = if anew { gap_at_first } else { gap };
+        let gap = judge(found.as_deref(), start, self.rules.digest());
         // A slot that moved on without us lost changes that no memory of ours has.
         let moved = |ack| self.source.lsn(ack) < start.confirmed;
         let altered = std::mem::take(&mut self.altered);
@@ -158,9 +159,9 @@ where
             None | Some(Gap::Missing | Gap::Behind { .. } | Gap::WentBack) => {}
             // Not of this run, so not of ours: its position means nothing here, even if it looks like one of ours.
             Some(gap) => {
-                if gap == Gap::OtherServer {
+                if matches!(gap, Gap::OtherServer | Gap::OtherDatabase) {
                     let hint = "If a crieur of another database uses this cache, give it another postgres.slot.";
-                    warn!(hint, "somebody wrote a mark of another server under the name of this slot");
+                    warn!(hint, "somebody wrote a mark of another server or database under the name of this slot");
                 }
                 return self.gap(&gap, found);
             }
@@ -225,6 +226,7 @@ where
             Gap::Missing
             | Gap::Unreadable
             | Gap::OtherServer
+            | Gap::OtherDatabase
             | Gap::NewSlot
             | Gap::Behind { .. }
             | Gap::OtherPublication => true,

@@ -17,7 +17,7 @@ pub(crate) const RUN: &str = include_str!("../../sql/run.sql");
 pub(crate) struct Facts {
     /// `server_version_num`.
     pub(crate) version: u32,
-    /// The system identifier.
+    /// As in [`Start::system`](crate::mark::Start::system).
     pub(crate) system: String,
     /// The timeline.
     pub(crate) timeline: u32,
@@ -37,6 +37,8 @@ impl Facts {
         let names = row(wire, names).await?;
         refuse_as_standby(text(&names, 0).unwrap_or_default(), text(&names, 1).unwrap_or_default())?;
         let system = row(wire, "IDENTIFY_SYSTEM").await?;
+        let database = "SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
+        let database = row(wire, database).await?;
         let version = row(wire, "SELECT pg_catalog.current_setting('server_version_num')").await?;
         let timeout = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
         let timeout = row(wire, timeout).await?;
@@ -45,13 +47,18 @@ impl Facts {
         let milliseconds: u64 = text(&timeout, 0).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?;
         Ok(Facts {
             version: text(&version, 0).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?,
-            system: text(&system, 0).ok_or_else(unexpected)?.to_owned(),
+            system: system_and_database(&system, &database).ok_or_else(unexpected)?,
             timeline: text(&system, 1).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?,
             run: text(&run, 0).ok_or_else(unexpected)?.to_owned(),
             publication: text(&run, 1).ok_or_else(unexpected)?.to_owned(),
             status_interval: status_interval(milliseconds),
         })
     }
+}
+
+/// As in [`Start::system`](crate::mark::Start::system), from the answers of `IDENTIFY_SYSTEM` and of the catalog.
+fn system_and_database(system: &TextRow, database: &TextRow) -> Option<String> {
+    Some(format!("{}/{}", text(system, 0)?, text(database, 0)?))
 }
 
 /// A standby's slots come from its primary, and its readers are not ours.

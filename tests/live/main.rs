@@ -11,6 +11,7 @@ mod changes;
 mod check_lookups;
 mod clock;
 mod conditions;
+mod copies;
 mod cost;
 mod custom;
 mod daemon;

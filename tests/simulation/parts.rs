@@ -199,7 +199,7 @@ impl Control for SimControl {
         let world = self.0.borrow();
         let (timeline, publication) = (world.timeline, world.publication.to_string());
         Ok(world.outbox.as_ref().map(|outbox| {
-            let system = format!("sim/outbox/{}", outbox.nonce);
+            let system = format!("sim/1/outbox/{}", outbox.nonce);
             Sighting { system, timeline, publication, ..Sighting::default() }
         }))
     }

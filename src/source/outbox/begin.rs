@@ -55,10 +55,10 @@ pub(super) enum Past {
     Worked,
 }
 
-/// What names a server in a mark, and its timeline.
-pub(crate) fn server(identity: Option<(String, u32)>, nonce: &str) -> (String, u32) {
+/// What names a server and its database in a mark, and the timeline.
+fn server(identity: Option<(String, u32)>, database: &str, nonce: &str) -> (String, u32) {
     let (system, timeline) = identity.unwrap_or_else(|| (nonce.to_owned(), 0));
-    (system + SYSTEM_SUFFIX + nonce, timeline)
+    (format!("{system}/{database}{SYSTEM_SUFFIX}{nonce}"), timeline)
 }
 
 /// What the server says about itself and its outbox.
@@ -84,7 +84,8 @@ impl Facts {
             let text = row.get(column).map(str::to_owned);
             text.ok_or_else(|| Error::definite(Exit::Protocol, "the server's answers about itself cannot be read"))
         };
-        let (system, timeline) = server(identity, &text(2)?);
+        let identity = identity.map(|of| (of.system, of.timeline));
+        let (system, timeline) = server(identity, &text(4)?, &text(2)?);
         Ok(Facts { system, timeline, run: text(0)?, watched: text(1)?, notifies: text(3)? == "t" })
     }
 }
@@ -119,13 +120,14 @@ pub(super) async fn begin(
         Err(pid) => return Ok(Outcome::Busy(Box::new(session), pid)),
     };
     info!(slot = options.slot, position = %confirmed, era, notify = facts.notifies, "outbox started");
+    let first = first_of(era);
     let start = Start {
         system: facts.system,
         timeline: facts.timeline,
         confirmed,
         run: facts.run,
         publication: facts.watched,
-        slot: if confirmed == first_of(era) { SlotOrigin::Created } else { SlotOrigin::Found },
+        slot: if confirmed == first { SlotOrigin::Created } else { SlotOrigin::Counted(first) },
     };
     Ok(Outcome::Running(Box::new(Begun { session, start, era, taken_at })))
 }
@@ -168,10 +170,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outbox_that_was_made_anew_is_another_server() {
+    fn an_outbox_that_was_made_anew_or_copied_is_another_server() {
         let identity = || Some(("7".to_owned(), 3));
-        assert_eq!(server(identity(), "a"), ("7/outbox/a".to_owned(), 3));
-        assert_ne!(server(identity(), "a"), server(identity(), "b"));
-        assert_eq!(server(None, "a"), ("a/outbox/a".to_owned(), 0), "it may not be asked who it is");
+        assert_eq!(server(identity(), "5", "a"), ("7/5/outbox/a".to_owned(), 3));
+        assert_ne!(server(identity(), "5", "a"), server(identity(), "5", "b"));
+        assert_ne!(server(identity(), "5", "a"), server(identity(), "6", "a"), "a copy of the database");
+        assert_eq!(server(None, "5", "a"), ("a/5/outbox/a".to_owned(), 0), "it may not be asked who it is");
     }
 }

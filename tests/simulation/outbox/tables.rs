@@ -366,12 +366,12 @@ impl World {
             _ if sql.contains("SELECT FROM mine") => self.remove(sql),
             _ if sql.contains("SET owner = NULL") => self.release(literal(sql, "AND owner = ")),
             _ if sql.contains("pg_control_system") => {
-                texts(["f".into(), "sim".into(), format!("{:08X}", self.timeline)])
+                texts(["f".into(), "1".into(), "sim".into(), format!("{:08X}", self.timeline)])
             }
             _ if sql.contains("FROM crieur.setting") => {
                 let notify = if self.tables().notify { "t" } else { "f" };
                 let nonce = self.tables().nonce.to_string();
-                texts([self.run.to_string(), self.publication.to_string(), nonce, notify.into()])
+                texts([self.run.to_string(), self.publication.to_string(), nonce, notify.into(), "1".into()])
             }
             _ if sql.contains("FROM crieur.outbox AS o") => self.tables().poll(params),
             _ if sql.contains("FROM crieur.shape AS s") => shapes(params[0].as_deref().expect("an array")),
