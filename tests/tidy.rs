@@ -130,6 +130,15 @@ fn functions_fit_on_a_screen() {
     complain(complaints);
 }
 
+/// They panic where nothing can be written: a full disk under the log, a closed pipe.
+#[test]
+fn nothing_is_printed_by_a_macro_that_panics() {
+    let printing = [concat!("print", "!("), concat!("println", "!(")];
+    let complaints = files("src", "rs").into_iter().filter(|(path, _)| !path.ends_with("failpoints.rs"));
+    let complaints = complaints.filter(|(_, text)| printing.iter().any(|word| code(text).contains(word)));
+    complain(complaints.map(|(path, _)| format!("{}: write with cli/output.rs", path.display())).collect());
+}
+
 #[test]
 fn no_word_of_unfinished_work_stays() {
     let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!("), concat!("dbg", "!("), "unwrap()"];

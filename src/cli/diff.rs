@@ -9,10 +9,11 @@ use std::path::Path;
 
 use crate::cache::glob;
 use crate::change::Event;
+use crate::cli::output::cannot_write;
 use crate::cli::replay::{Settled, Transaction, Transactions, shown};
 use crate::config::{Mistakes, rules_of_file};
 use crate::control::Control;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::pipeline::intake::Need;
 use crate::rules::{Invalidations, Rules};
 use crate::source::Source;
@@ -151,7 +152,7 @@ pub async fn run(old: &Rules, new: &Rules, recording: &Recording, out: &mut impl
         let was = if here { std::mem::replace(&mut left, before.transaction().await?) } else { None };
         let is = if there { std::mem::replace(&mut right, after.transaction().await?) } else { None };
         let deletes = |side: Option<(u64, Deletes)>| side.map(|(_, deletes)| deletes).unwrap_or_default();
-        compare(number, &deletes(was), &deletes(is), &mut sum, out).map_err(cannot_print)?;
+        compare(number, &deletes(was), &deletes(is), &mut sum, out).map_err(cannot_write)?;
     }
     let Sum { added, removed, transactions, unknown } = sum;
     writeln!(
@@ -159,10 +160,10 @@ pub async fn run(old: &Rules, new: &Rules, recording: &Recording, out: &mut impl
         "{added} added, {removed} removed in {transactions} of {} transactions",
         before.commits.max(after.commits)
     )
-    .map_err(cannot_print)?;
+    .map_err(cannot_write)?;
     if unknown > 0 {
         writeln!(out, "{unknown} lookups have no answer in the recording: their keys are shown as a pattern")
-            .map_err(cannot_print)?;
+            .map_err(cannot_write)?;
     }
     Ok(Exit::Ok)
 }
@@ -194,10 +195,6 @@ fn compare(number: u64, was: &Deletes, is: &Deletes, sum: &mut Sum, out: &mut im
         writeln!(out, "  {sign} {name} {}    by {by}{note}", shown(bytes))?;
     }
     Ok(())
-}
-
-fn cannot_print(cause: std::io::Error) -> Error {
-    Error::definite(Exit::CantCreate, "the output cannot be written").because(cause)
 }
 
 #[cfg(test)]

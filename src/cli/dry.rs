@@ -11,11 +11,12 @@ use tokio::time::{sleep, sleep_until};
 use tracing::info;
 
 use crate::change::Event;
+use crate::cli::output::cannot_write;
 use crate::cli::replay::{Settled, Transaction, Transactions};
 use crate::config::{Config, Mode};
 use crate::control::Control;
 use crate::decode::{Assembler, Frame};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::pipeline::intake::Need;
 use crate::pooled::PooledControl;
 use crate::session::{ControlSession, Session};
@@ -155,6 +156,6 @@ impl<W: Write, C: Control, A: Copy + Ord> Printer<'_, W, C, A> {
         self.count += 1;
         let settled = Settled::ask(self.count, load, &self.config.rules, &self.control).await?;
         let printed = write!(self.out, "{settled}").and_then(|()| self.out.flush());
-        printed.map_err(|cause| Error::definite(Exit::CantCreate, "the output cannot be written").because(cause))
+        printed.map_err(cannot_write)
     }
 }

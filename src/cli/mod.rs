@@ -9,6 +9,7 @@ pub mod explain;
 pub mod identity;
 pub mod log;
 pub(crate) mod outbox;
+mod output;
 pub mod progress;
 pub mod record;
 mod reload;
@@ -17,10 +18,12 @@ pub mod run;
 pub mod setup;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
+use crate::cli::output::{Lasting, cannot_write, is_enough, say};
 use crate::config::{Config, Mode, credentials};
 use crate::error::{Error, Exit, Result};
 use crate::rules::needs::TableNeeds;
@@ -113,11 +116,11 @@ fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
     };
     match Config::load(file, environment.into_iter()) {
         Ok(config) => {
-            eprint!("{}", config.warnings);
+            say(&config.warnings);
             command(config)
         }
         Err(mistakes) => {
-            eprint!("{mistakes}");
+            say(&mistakes);
             mistakes.exit()
         }
     }
@@ -142,10 +145,11 @@ pub(crate) fn environment() -> Result<Vec<(String, String)>> {
 /// Shows an error of a command that runs and ends.
 fn report(result: Result<Exit>) -> Exit {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {}", error.chain());
-        if let Some(hint) = &error.hint {
-            eprintln!("hint: {hint}");
+        if is_enough(&error) {
+            return Exit::Ok;
         }
+        let hint = error.hint.as_ref().map_or_else(String::new, |hint| format!("hint: {hint}\n"));
+        say(format_args!("error: {}\n{hint}", error.chain()));
         error.exit()
     })
 }
@@ -169,19 +173,20 @@ fn needs(config: &Config) -> Vec<TableNeeds> {
 }
 
 fn check(config: &Config) -> Result<Exit> {
-    runtime()?.block_on(async {
+    block_on(async {
         let session = session(config).await?;
         let cache = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await;
-        check::run(config, &session.client, cache, &needs(config), &mut std::io::stdout()).await
+        check::run(config, &session.client, cache, &needs(config), &mut Lasting::stdout()).await
     })
 }
 
 fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
     arguments.fill_from(&mut std::io::stdin())?;
-    print!("{}", explain::explain(&config.rules, arguments)?);
+    let mut text = explain::explain(&config.rules, arguments)?;
     if config.postgres.mode == Mode::Outbox {
-        print!("{}", outbox::captured(&config.rules, &arguments.table));
+        text.push_str(&outbox::captured(&config.rules, &arguments.table));
     }
+    Lasting::stdout().write_all(text.as_bytes()).map_err(cannot_write)?;
     Ok(Exit::Ok)
 }
 
@@ -190,29 +195,29 @@ fn diff(files: &[PathBuf], recording: &Path) -> Exit {
     match diff::rules(old, new) {
         Ok((old, new)) => report(
             crate::source::recording::Recording::open(recording)
-                .and_then(|recording| runtime()?.block_on(diff::run(&old, &new, &recording, &mut std::io::stdout()))),
+                .and_then(|recording| block_on(diff::run(&old, &new, &recording, &mut std::io::stdout()))),
         ),
         Err(mistakes) => {
-            eprint!("{mistakes}");
+            say(&mistakes);
             mistakes.exit()
         }
     }
 }
 
 fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {
-    runtime()?.block_on(async {
+    block_on(async {
         let mut connection = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await?;
-        coverage::run(config, arguments, &mut connection, &mut std::io::stdout()).await
+        coverage::run(config, arguments, &mut connection, &mut Lasting::stdout()).await
     })
 }
 
 fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
-    let out = &mut std::io::stdout();
+    let out = &mut Lasting::stdout();
     let is_outbox = config.postgres.mode == Mode::Outbox;
     if is_outbox && mode == setup::Mode::Print {
         return outbox::print(&config.rules, out);
     }
-    runtime()?.block_on(async {
+    block_on(async {
         let session = session(config).await?;
         if is_outbox {
             return outbox::setup(&config.rules, &session.client, out).await;
@@ -222,19 +227,51 @@ fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
 }
 
 fn record(config: &Config, arguments: &record::RecordArgs) -> Result<Exit> {
-    runtime()?.block_on(record::run(config, arguments, &mut std::io::stdout()))
+    block_on(record::run(config, arguments, &mut Lasting::stdout()))
 }
 
 fn replay(config: &Config, arguments: &replay::ReplayArgs) -> Result<Exit> {
     let recording = crate::source::recording::Recording::open(&arguments.recording)?;
-    runtime()?.block_on(async {
+    block_on(async {
         let cache = arguments.execute.then(|| crate::cache::redis::RedisCache::new(&config.cache)).transpose()?;
         replay::run(config, &recording, cache.as_ref(), &mut std::io::stdout()).await
     })
 }
 
-/// The runtime of every command that talks to a server: one thread, because the work is one ordered stream.
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    built.map_err(|cause| Error::definite(Exit::Os, "start the runtime").because(cause))
+/// Runs what a command does on one thread, because the work is one ordered stream.
+///
+/// The end waits for nobody: a resolver that does not answer holds its thread for most of a minute, and a service manager
+/// would kill the process meanwhile.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let built = tokio::runtime::Builder::new_current_thread().max_blocking_threads(RESOLVERS_MAX).enable_all().build();
+    let runtime = built.map_err(|cause| Error::definite(Exit::Os, "start the runtime").because(cause))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}
+
+/// Names that are looked up at once, each by a thread of its own: fewer than the unit's TasksMax, which counts threads.
+const RESOLVERS_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_does_not_wait_for_a_resolver() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        static ANSWERED: AtomicBool = AtomicBool::new(false);
+        let (alive, ended) = std::sync::mpsc::channel::<()>();
+        let work = async {
+            drop(tokio::task::spawn_blocking(move || {
+                // Bounded, so that an end that waits fails the test below and does not hang it.
+                let _ = ended.recv_timeout(std::time::Duration::from_secs(30));
+                ANSWERED.store(true, Ordering::SeqCst);
+            }));
+            Ok(())
+        };
+        block_on(work).expect("the work is done");
+        assert!(!ANSWERED.load(Ordering::SeqCst), "the end waited for the thread");
+        drop(alive);
+    }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::cli::output::cannot_write;
 use crate::cli::replay::Transactions;
 use crate::cli::run::end_signal;
 use crate::config::reference::duration;
@@ -103,7 +104,7 @@ pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) 
     let recorded = recorded?;
     let Recorded { frames, lookups, unanswered } = recorded;
     said.and_then(|()| writeln!(say, "{frames} frames, {lookups} lookups answered, {unanswered} not"))
-        .map_err(|cause| Error::definite(Exit::CantCreate, "the output cannot be written").because(cause))?;
+        .map_err(cannot_write)?;
     Ok(Exit::Ok)
 }
 

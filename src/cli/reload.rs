@@ -10,6 +10,7 @@ use tokio::sync::mpsc::Sender;
 use tracing::{error, info, warn};
 
 use crate::cli::environment;
+use crate::cli::output::say;
 use crate::config::{Config, Effective, Mistakes};
 use crate::pipeline::Reload;
 use crate::rules::Rules;
@@ -87,7 +88,7 @@ fn changed(before: &[Effective], now: &[Effective]) -> Vec<&'static str> {
 
 /// Lines of their own, as at the start.
 fn show(mistakes: &Mistakes) {
-    eprint!("{mistakes}");
+    say(mistakes);
 }
 
 fn refuse(why: &str) {

@@ -12,9 +12,10 @@ use crate::ack::Window;
 use crate::cache::Cache;
 use crate::cache::redis::RedisCache;
 use crate::change::Event;
+use crate::cli::output::cannot_write;
 use crate::config::Config;
 use crate::control::{Answer, Control, Question};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::gate::Snapshot;
 use crate::keys::KeySet;
 use crate::lsn::Xid;
@@ -215,7 +216,7 @@ pub async fn run(
     let (mut sent, mut existed) = (0, 0);
     let bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);
     let count = transactions(recording, &config.rules, bytes_max, async |settled: Settled| {
-        write!(out, "{settled}").map_err(cannot_print)?;
+        write!(out, "{settled}").map_err(cannot_write)?;
         let Some(cache) = cache else { return Ok(()) };
         let deleted = cache.delete(&[&settled.load.keys, &settled.found.keys]).await?;
         (sent, existed) = (sent + deleted.sent, existed + deleted.existed);
@@ -231,12 +232,8 @@ pub async fn run(
         None => writeln!(out, "{count} transactions delete something; nothing was deleted now"),
         Some(_) => writeln!(out, "{count} transactions, {sent} keys sent, {existed} existed and are deleted"),
     };
-    end.map_err(cannot_print)?;
+    end.map_err(cannot_write)?;
     Ok(Exit::Ok)
-}
-
-fn cannot_print(cause: std::io::Error) -> Error {
-    Error::definite(Exit::CantCreate, "the output cannot be written").because(cause)
 }
 
 #[cfg(test)]

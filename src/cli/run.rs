@@ -12,7 +12,7 @@ use crate::admin::{self, Watch};
 use crate::cache::redis::RedisCache;
 use crate::cli::progress::Progress;
 use crate::cli::reload::{self, RulesFile};
-use crate::cli::{dry, log, runtime};
+use crate::cli::{block_on, dry, log};
 use crate::config::{Config, Mode, Postgres};
 use crate::control::Control;
 use crate::error::{Error, Exit, Result};
@@ -43,7 +43,7 @@ pub struct RunArgs {
 /// Prints what would be deleted, until SIGTERM or SIGINT.
 pub fn dry(config: &Config) -> Result<Exit> {
     log::start();
-    runtime()?.block_on(async { dry::run(config, end_signal()?, &mut std::io::stdout()).await })
+    block_on(async { dry::run(config, end_signal()?, &mut std::io::stdout()).await })
 }
 
 /// Runs until SIGTERM or SIGINT, or until an error is definite; SIGHUP reads the rules in `file` again.
@@ -53,7 +53,7 @@ pub fn run(config: Config, file: &Path) -> Exit {
     for (key, value, origin) in config.effective() {
         info!(%origin, "{key} = {value}");
     }
-    let result = runtime().and_then(|runtime| runtime.block_on(stream(config, file)));
+    let result = block_on(stream(config, file));
     notify(&[NotifyState::Stopping]);
     match result {
         Ok(totals) => {

@@ -33,6 +33,7 @@ mod outbox_plans;
 mod outbox_sql;
 mod poolers;
 mod position;
+mod process;
 mod publication;
 mod readers;
 mod record;
