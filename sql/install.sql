@@ -215,7 +215,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT coalesce(pg_catalog.string_agg(' SET ' || n.setting, '' ORDER BY n.setting), '') FROM needed AS n
 $function$;
 
--- A transition table with its columns as c1, c2, …: whatever a user calls them, none is taken for a name of ours.
+-- A transition table with its columns as c1, c2 and so on: whatever a user calls them, none is taken for a name of ours.
 CREATE OR REPLACE FUNCTION crieur.side(target crieur.target, shape crieur.shape, name text, place text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.format('SELECT %sROW(r.*)::pg_catalog.record AS whole', place)

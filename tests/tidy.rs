@@ -191,3 +191,14 @@ fn every_sql_file_is_used() {
         .filter(|(path, _)| !sources.contains(path.file_name().and_then(|name| name.to_str()).expect("a plain name")));
     complain(unused.map(|(path, _)| format!("{} is included nowhere", path.display())).collect());
 }
+
+/// A script may be installed in a database of any encoding, and goes there through editors and terminals of any.
+#[test]
+fn sql_is_plain_ascii() {
+    let mut complaints = Vec::new();
+    for (path, text) in files("sql", "sql") {
+        let odd = text.lines().enumerate().filter(|(_, line)| !line.is_ascii());
+        complaints.extend(odd.map(|(number, line)| format!("{}:{}: {line}", path.display(), number + 1)));
+    }
+    complain(complaints);
+}

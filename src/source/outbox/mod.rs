@@ -51,6 +51,10 @@ pub(crate) use page::query;
 /// How often it is said of a table that its changes are not captured.
 const REMIND: Duration = Duration::from_secs(60);
 
+/// How often the loop shows whoever watches it that it turns: there is no status to send, and nothing else is sure to
+/// happen while the cache is away or a sweep runs.
+const SHOW_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A position of the outbox. Made here and nowhere else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Ack {
@@ -92,6 +96,8 @@ struct Running {
     late: Duration,
     /// When it was last said that a shape's changes are not captured.
     said: HashMap<i32, Instant>,
+    /// When the loop shows next that it turns.
+    show_due: Instant,
 }
 
 impl Drop for Running {
@@ -201,6 +207,7 @@ impl Outbox {
             received: first_of(era),
             late: Duration::ZERO,
             said: HashMap::new(),
+            show_due: Instant::now(),
         }));
     }
 }
@@ -319,12 +326,18 @@ impl Source for Outbox {
         }
     }
 
-    /// The worker does it by itself.
     fn status_due(&self) -> Option<Instant> {
-        None
+        match &self.state {
+            State::Running(running) => Some(running.show_due),
+            State::Away | State::Waiting(..) | State::Connecting(_) => None,
+        }
     }
 
+    /// The worker renews the lease by itself.
     async fn status(&mut self) -> Result<()> {
+        if let State::Running(running) = &mut self.state {
+            running.show_due = Instant::now() + SHOW_INTERVAL;
+        }
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crieur::error::Error;
 use crieur::session::Session;
+use crieur::source::Source;
 use crieur::source::dsn::Dsn;
 use crieur::source::outbox::{Connect, Options, Outbox};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -91,6 +92,31 @@ pub async fn stall(world: Shared, at: Instant) {
     let mut world = world.borrow_mut();
     let (daemon, wait) = (1 + world.dice.roll(2) as u32, world.pause(3_500));
     world.tables().stalled = Some((daemon, Instant::now() + wait));
+}
+
+/// `/healthz` takes a loop that says nothing for a minute for one that hangs, and nothing but this is sure to wake it
+/// while the cache is away, a sweep runs or nobody writes.
+#[test]
+fn a_loop_that_waits_for_the_cache_shows_that_it_turns() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime.expect("a runtime"), async {
+        let mut world = world(0);
+        world.plan.troubles = Instant::now()..Instant::now();
+        let mut source = source(&Rc::new(std::cell::RefCell::new(world)), 1);
+        while source.start().is_none() {
+            source.ready().await.expect("the simulated server is there");
+        }
+        let mut shown = Instant::now();
+        for _ in 0..20 {
+            let due = source.status_due().expect("the outbox is read");
+            assert!(due.saturating_duration_since(shown) <= Duration::from_secs(20), "it shows nothing for long");
+            sleep_until(due).await;
+            source.status().await.expect("nothing is sent");
+            shown = Instant::now();
+        }
+        assert!(source.status_due().is_some_and(|due| due > shown), "it does nothing else");
+    });
 }
 
 #[test]
