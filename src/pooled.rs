@@ -131,7 +131,8 @@ impl PooledControl {
         format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE; SET LOCAL statement_timeout TO {limit}; \
              SET LOCAL DateStyle TO ISO; SET LOCAL IntervalStyle TO postgres; SET LOCAL TimeZone TO 'UTC'; \
-             SET LOCAL extra_float_digits TO 1; SET LOCAL bytea_output TO hex; SET LOCAL search_path TO DEFAULT"
+             SET LOCAL extra_float_digits TO 1; SET LOCAL bytea_output TO hex; SET LOCAL row_security TO off; \
+             SET LOCAL search_path TO DEFAULT"
         )
     }
 

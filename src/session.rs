@@ -81,9 +81,11 @@ impl TlsConnect<Ready> for AlreadyDone {
 }
 
 /// What a role or a database may have set otherwise: a serializable deferrable snapshot waits for every transaction that
-/// writes (`GetSafeSnapshot` in src/backend/storage/lmgr/predicate.c), and an idle session is no forgotten one.
+/// writes (`GetSafeSnapshot` in src/backend/storage/lmgr/predicate.c), and an idle session is no forgotten one. A policy
+/// of row level security hides rows in silence, which passes for "no rows": with `row_security = off` the server refuses
+/// the statement instead (`check_enable_rls` in src/backend/utils/misc/rls.c).
 const DEFAULTS: &str = "-c default_transaction_isolation=read\\ committed -c default_transaction_deferrable=off \
-                        -c idle_session_timeout=0";
+                        -c idle_session_timeout=0 -c row_security=off";
 
 /// Before a statement of ours, in the same message and so in its transaction only: names in it are the server's own,
 /// whatever role or database put into the path. Lookups keep the role's.

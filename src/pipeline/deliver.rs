@@ -190,7 +190,11 @@ fn complain_of_refused(rules: &Rules, questions: &[Question], answers: &[Answer]
     }
     for (id, (count, message)) in &refused {
         let name = rules.lookups().get(id.0 as usize).map_or("?", |lookup| lookup.name.as_str());
-        warn!(lookup = name, questions = count, "lookup refused, its keys widen to their family: {message}");
+        warn!(
+            hint = "Run `crieur check`: it tries each lookup as this daemon asks it, and says what mends it.",
+            questions = count,
+            "lookup refused, its keys widen to their family: {name}: {message}"
+        );
     }
     refused.values().map(|(count, _)| count).sum()
 }

@@ -48,12 +48,64 @@ pub fn is_connection(code: &str) -> bool {
     matches!(class, "08" | "28" | "53" | "58" | "XX") || matches!(code, "57P01" | "57P02" | "57P03" | "57P04" | "57P05")
 }
 
-/// The text of a refused statement that cannot hold a row value: other classes quote the parameters that they dislike.
+/// The text of a refused statement that cannot hold a row value. Messages of other classes quote the parameters that
+/// they dislike, and anybody's function may write anything into them: of these only the code's own name is said, and
+/// the type of the value where the message is one of the server's known ones.
 pub fn statement_text(code: &str, message: &str) -> String {
-    match code.get(..2).unwrap_or_default() {
-        "0A" | "25" | "42" | "57" => format!("{message} (SQLSTATE {code})"),
-        _ => format!("SQLSTATE {code}"),
+    let words = match code.get(..2).unwrap_or_default() {
+        "0A" | "25" | "42" | "57" => Some(message.to_owned()),
+        _ => about_type(message).or_else(|| name_of(code).map(str::to_owned)),
+    };
+    words.map_or_else(|| format!("SQLSTATE {code}"), |words| format!("{words} (SQLSTATE {code})"))
+}
+
+/// What `ereport` says of a value that its type does not take (src/backend/utils/adt), without the value.
+fn about_type(message: &str) -> Option<String> {
+    let plain = |name: &str| {
+        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_ ".contains(&b));
+        is_name.then(|| name.to_owned())
+    };
+    for begins in ["invalid input syntax for type ", "invalid input value for enum "] {
+        if let Some((name, _)) = message.strip_prefix(begins).and_then(|rest| rest.split_once(": \"")) {
+            return plain(name).map(|name| format!("{begins}{name}"));
+        }
     }
+    let (_, name) = message.strip_prefix("value \"")?.rsplit_once("\" is out of range for type ")?;
+    plain(name).map(|name| format!("value is out of range for type {name}"))
+}
+
+/// The name of a code that a lookup may meet, as in errcodes.txt.
+fn name_of(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "21000" => "cardinality violation, as of a subquery with more than one row",
+        "22001" => "string data right truncation",
+        "22003" => "numeric value out of range",
+        "22004" => "null value not allowed",
+        "22007" => "invalid datetime format",
+        "22008" => "datetime field overflow",
+        "22012" => "division by zero",
+        "22021" => "character not in repertoire",
+        "22023" => "invalid parameter value",
+        "22032" => "invalid JSON text",
+        "22P02" => "invalid text representation of a type",
+        "22P05" => "untranslatable character",
+        "23514" => "check violation",
+        "2202E" => "array subscript error",
+        "40001" => "serialization failure",
+        "40P01" => "deadlock detected",
+        "53100" => "disk full",
+        "53200" => "out of memory",
+        "53400" => "configuration limit exceeded",
+        "54001" => "statement too complex",
+        "55P03" => "lock not available",
+        "P0001" => "an exception that a function raised",
+        "P0002" => "no data found",
+        "P0003" => "too many rows",
+        "XX000" => "internal error",
+        "XX001" => "data corrupted",
+        "XX002" => "index corrupted",
+        _ => return None,
+    })
 }
 
 /// The error of an ErrorResponse. Its message is the server's, but for the classes that speak of data: they may quote
@@ -135,8 +187,19 @@ mod tests {
 
     #[test]
     fn a_refused_statement_shows_no_value() {
-        assert_eq!(statement_text("22P02", "invalid input syntax for type uuid: \"secret\""), "SQLSTATE 22P02");
-        assert_eq!(statement_text("42703", "no column"), "no column (SQLSTATE 42703)");
+        for (code, message, said) in [
+            ("22P02", "invalid input syntax for type uuid: \"secret\"", "invalid input syntax for type uuid"),
+            ("22P02", "invalid input syntax for type secret", "invalid text representation of a type"),
+            ("22P02", "invalid input syntax for type {secret}: \"x\"", "invalid text representation of a type"),
+            ("22P02", "invalid input value for enum mood: \"secret: \"x\"", "invalid input value for enum mood"),
+            ("22P02", "ungültige Eingabesyntax für Typ uuid: »secret«", "invalid text representation of a type"),
+            ("22003", "value \"secret\" is out of range for type integer", "value is out of range for type integer"),
+            ("P0001", "secret", "an exception that a function raised"),
+            ("42703", "no column", "no column"),
+        ] {
+            assert_eq!(statement_text(code, message), format!("{said} (SQLSTATE {code})"), "{message}");
+        }
+        assert_eq!(statement_text("ZZZZZ", "secret"), "SQLSTATE ZZZZZ");
     }
 
     #[test]

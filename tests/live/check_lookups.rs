@@ -112,7 +112,7 @@ async fn a_lookup_is_tried_as_the_daemon_asks_it() {
             (
                 "SELECT owner_id FROM nowhere WHERE id = $1",
                 "WRONG the server refuses its SQL: relation \"nowhere\" does not exist (42P01)",
-                "|mend: correct its SQL, or grant what it reads to the role",
+                "|mend: correct its SQL in the rules file",
             ),
         ] {
             let sql = sql.replace('"', "\\\"");

@@ -133,16 +133,44 @@ async fn a_refused_question_refuses_itself_and_no_other() {
     ];
     let session = session(&server, &lookups, Duration::from_secs(5));
     let cases: [(u32, &[(&str, &str)]); 10] = [
-        (0, &[("399", "k399 & k799"), ("odd", "refused: SQLSTATE 22P02"), ("398", "k398 & k798")]),
-        (1, &[("calm", "xcalm"), ("sad", "refused: SQLSTATE 22P02"), ("SAD", "xSAD")]),
-        (2, &[("5", "6"), ("100", "refused: SQLSTATE 23514")]),
-        (3, &[("1", "1"), ("0", "refused: SQLSTATE 22012"), ("2", "0")]),
+        (
+            0,
+            &[
+                ("399", "k399 & k799"),
+                ("odd", "refused: invalid input syntax for type integer (SQLSTATE 22P02)"),
+                ("398", "k398 & k798"),
+            ],
+        ),
+        (
+            1,
+            &[
+                ("calm", "xcalm"),
+                ("sad", "refused: invalid input value for enum mood (SQLSTATE 22P02)"),
+                ("SAD", "xSAD"),
+            ],
+        ),
+        (2, &[("5", "6"), ("100", "refused: check violation (SQLSTATE 23514)")]),
+        (3, &[("1", "1"), ("0", "refused: division by zero (SQLSTATE 22012)"), ("2", "0")]),
         (4, &[("1", "refused: column \"nobody\" does not exist (SQLSTATE 42703)"); 2]),
         (5, &[("0", ""), ("1", "refused: cannot execute INSERT in a read-only transaction (SQLSTATE 25006)")]),
         (6, &[("399", "399k399 & 399k799"), ("400", "")]),
         (7, &[("3", "3"), ("4", "4")]),
-        (8, &[("{a,NULL}", "NULL & a"), ("{}", ""), ("{", "refused: SQLSTATE 22P02")]),
-        (9, &[("0", "0"), ("XX001", "refused: SQLSTATE XX001"), ("53400", "refused: SQLSTATE 53400")]),
+        (
+            8,
+            &[
+                ("{a,NULL}", "NULL & a"),
+                ("{}", ""),
+                ("{", "refused: invalid text representation of a type (SQLSTATE 22P02)"),
+            ],
+        ),
+        (
+            9,
+            &[
+                ("0", "0"),
+                ("XX001", "refused: data corrupted (SQLSTATE XX001)"),
+                ("53400", "refused: configuration limit exceeded (SQLSTATE 53400)"),
+            ],
+        ),
     ];
     for (id, answers) in cases {
         let questions: Vec<Question> = answers.iter().map(|(arg, _)| question(id, &[Some(arg)])).collect();

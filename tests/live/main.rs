@@ -24,6 +24,7 @@ mod faults;
 mod golden;
 mod harness;
 mod heartbeat;
+mod hidden;
 mod leases;
 mod lookups;
 mod oracle;

@@ -42,9 +42,15 @@ type Read = std::result::Result<BTreeSet<(String, String)>, tokio_postgres::Erro
 /// One finding for each lookup.
 pub async fn findings(client: &Client, config: &Config) -> Result<Vec<Finding>> {
     let (rules, limit) = (&config.rules, config.postgres.lookup_timeout.as_millis().max(1));
+    if rules.lookups().is_empty() {
+        return Ok(Vec::new());
+    }
+    let row = client.query_one("SELECT current_user::text", &[]).await.map_err(ended)?;
+    let role: String = row.try_get(0).map_err(ended)?;
     let mut out = Vec::new();
     for (id, lookup) in (0..).map(LookupId).zip(rules.lookups()) {
-        let begin = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {limit}");
+        // As the daemon's sessions are: rows that a policy hides are no answer.
+        let begin = format!("BEGIN READ ONLY; SET LOCAL row_security = off; SET LOCAL statement_timeout = {limit}");
         client.batch_execute(&begin).await.map_err(ended)?;
         let seen = tried(client, lookup).await;
         let read = match seen {
@@ -57,8 +63,8 @@ pub async fn findings(client: &Client, config: &Config) -> Result<Vec<Finding>> 
                 unnamed(rules, id, lookup, &read).unwrap_or_else(|| finding(lookup, &prepared))
             }
             (Ok(prepared), None) => finding(lookup, &prepared),
-            (Err(refusal), _) => refused(lookup, &refusal),
-            (_, Some(Err(error))) => refused(lookup, &Refusal::AsWritten(error)),
+            (Err(refusal), _) => refused(lookup, &refusal, &role),
+            (_, Some(Err(error))) => refused(lookup, &Refusal::AsWritten(error), &role),
         });
     }
     Ok(out)
@@ -191,20 +197,67 @@ fn finding(lookup: &Lookup, prepared: &Prepared) -> Finding {
 }
 
 /// The server's words; they hold names of the catalog, and no row value since every parameter was NULL.
-fn refused(lookup: &Lookup, refusal: &Refusal) -> Finding {
-    let (error, what, mend) = match refusal {
-        Refusal::AsWritten(error) => (error, "its SQL", "correct its SQL, or grant what it reads to the role"),
-        Refusal::AsAsked(error) => (
-            error,
-            "it as crieur asks it, SELECT … FROM (its SQL) AS q",
-            "give each column that the rules read a name of its own, and write nothing behind the end of its SQL",
-        ),
+fn refused(lookup: &Lookup, refusal: &Refusal, role: &str) -> Finding {
+    let (error, what) = match refusal {
+        Refusal::AsWritten(error) => (error, "its SQL"),
+        Refusal::AsAsked(error) => (error, "it as crieur asks it, SELECT … FROM (its SQL) AS q"),
     };
-    let seen = match error.as_db_error() {
-        Some(server) => format!("the server refuses {what}: {} ({})", server.message(), server.code().code()),
-        None => format!("cannot be tried: {error}"),
+    let Some(server) = error.as_db_error() else {
+        return Finding::wrong(format!("lookup {}", lookup.name), format!("cannot be tried: {error}"));
     };
-    Finding::wrong(format!("lookup {}", lookup.name), seen).mend(mend)
+    let seen = format!("the server refuses {what}: {} ({})", server.message(), server.code().code());
+    let way_out = WayOut::of(refusal, server.code().code(), server.routine());
+    Finding::wrong(format!("lookup {}", lookup.name), seen).mend_all(way_out.steps(role))
+}
+
+/// What mends a refusal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum WayOut {
+    /// Policies would hide rows, and hidden rows are no answer.
+    RowSecurity,
+    /// A table, a column, a schema or a function that the role may not use.
+    Privilege,
+    /// It would write.
+    ReadOnly,
+    /// A column by two names, or something behind the end.
+    Form,
+    /// Anything else is between the author and the server.
+    Sql,
+}
+
+impl WayOut {
+    /// Messages may be translated, and one code stands for two causes: the server's function tells them apart.
+    fn of(refusal: &Refusal, code: &str, routine: Option<&str>) -> WayOut {
+        match (refusal, code) {
+            (_, "42501") if routine == Some("check_enable_rls") => WayOut::RowSecurity,
+            (_, "42501") => WayOut::Privilege,
+            (_, "25006") => WayOut::ReadOnly,
+            // A part of WITH that writes.
+            (_, "0A000") if routine == Some("transformWithClause") => WayOut::ReadOnly,
+            (Refusal::AsAsked(_), _) => WayOut::Form,
+            (Refusal::AsWritten(_), _) => WayOut::Sql,
+        }
+    }
+
+    fn steps(self, role: &str) -> Vec<String> {
+        let role = quote::identifier(role);
+        match self {
+            WayOut::RowSecurity => vec![
+                format!("ALTER ROLE {role} BYPASSRLS;"),
+                "or let the lookup read a view that the table's owner owns: policies do not hide rows from an owner"
+                    .to_owned(),
+            ],
+            WayOut::Privilege => vec![format!("GRANT SELECT ON the table that the server names TO {role};")],
+            WayOut::ReadOnly => {
+                vec!["write a query that only reads: crieur asks it in a read-only transaction".to_owned()]
+            }
+            WayOut::Form => vec![
+                "give each column that the rules read a name of its own, and write nothing behind the end of its SQL"
+                    .to_owned(),
+            ],
+            WayOut::Sql => vec!["correct its SQL in the rules file".to_owned()],
+        }
+    }
 }
 
 #[cfg(test)]

@@ -51,12 +51,13 @@ impl Lasting {
 }
 
 /// For what must not be lost.
-pub(super) const BEGIN_SURELY: &str =
-    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL jit TO off; SET LOCAL search_path TO ''";
+pub(super) const BEGIN_SURELY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL jit TO off; SET LOCAL row_security TO off; \
+    SET LOCAL search_path TO ''";
 
 /// Losing the last removals to a crash of the server costs nothing: their rows come again.
 pub(crate) const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
-    SET LOCAL synchronous_commit TO off; SET LOCAL jit TO off; SET LOCAL search_path TO ''";
+    SET LOCAL synchronous_commit TO off; SET LOCAL jit TO off; SET LOCAL row_security TO off; \
+    SET LOCAL search_path TO ''";
 
 /// Who this process is: the process, its machine, and a number that no other one draws.
 pub(super) fn owner() -> String {

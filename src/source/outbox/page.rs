@@ -17,7 +17,7 @@ const SHAPES: &str = include_str!("../../../sql/outbox/shapes.sql");
 /// What role or database may have set otherwise must not count; see `DEFAULTS` in session.rs. Nothing is worth compiling:
 /// the outbox has no statistics, and a long one makes a short look seem dear.
 pub(super) const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE; \
-    SET LOCAL jit TO off; SET LOCAL search_path TO ''";
+    SET LOCAL jit TO off; SET LOCAL row_security TO off; SET LOCAL search_path TO ''";
 
 /// A row without its images and its note, in bytes.
 const ROW_BYTES: usize = 64;
