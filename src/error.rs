@@ -51,6 +51,8 @@ pub enum Class {
 pub struct Error {
     /// Whether to try again.
     pub class: Class,
+    /// The server that it is about, and where its address was written.
+    pub at: Option<Box<str>>,
     /// Lower case, no full stop; names the object's kind and never holds a row value or a password.
     pub message: String,
     /// A sentence that says what to do.
@@ -66,12 +68,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// The same step may succeed later.
     pub fn transient(message: impl Into<String>) -> Self {
-        Error { class: Class::Transient, message: message.into(), hint: None, sqlstate: None, source: None }
+        let (class, message) = (Class::Transient, message.into());
+        Error { class, at: None, message, hint: None, sqlstate: None, source: None }
     }
 
     /// No retry can help.
     pub fn definite(exit: Exit, message: impl Into<String>) -> Self {
-        Error { class: Class::Definite(exit), message: message.into(), hint: None, sqlstate: None, source: None }
+        Error::transient(message).class(Class::Definite(exit))
     }
 
     /// The same error, in another class.
@@ -102,6 +105,13 @@ impl Error {
         self
     }
 
+    /// Names the server that it is about: whoever knows it says so, and the first who did is right.
+    #[must_use]
+    pub fn at(mut self, server: &str) -> Self {
+        self.at.get_or_insert_with(|| server.into());
+        self
+    }
+
     /// Whether a retry can help.
     pub fn is_transient(&self) -> bool {
         !matches!(self.class, Class::Definite(_))
@@ -115,9 +125,10 @@ impl Error {
         }
     }
 
-    /// The message and the chain of causes on one line, without the hint.
+    /// Server, message and the chain of causes on one line, without the hint.
     pub fn chain(&self) -> String {
-        let mut text = self.message.clone();
+        let mut text = self.at.as_ref().map_or_else(String::new, |server| format!("{server}: "));
+        text.push_str(&self.message);
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
             let next = error.to_string();

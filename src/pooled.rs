@@ -86,7 +86,9 @@ impl PooledControl {
             return Ok(Rc::clone(live));
         }
         let session = Session::through_pooler(&self.dsn, self.connect_timeout).await?;
-        let Facts { system, timeline, .. } = answered(self.limit(2), Facts::read(&session.client)).await?;
+        let Facts { system, timeline, .. } = answered(self.limit(2), Facts::read(&session.client))
+            .await
+            .map_err(|error| error.at(&self.dsn.servers()))?;
         let identity = (system, timeline);
         let live = Rc::new(Live { session, identity, lookups: RefCell::default(), free: Mutex::new(()) });
         *self.live.borrow_mut() = Some(Rc::clone(&live));
@@ -101,7 +103,7 @@ impl PooledControl {
             let _alone = live.free.lock().await;
             step(&live).await
         };
-        let result = answered(self.limit(statements), asked).await;
+        let result = answered(self.limit(statements), asked).await.map_err(|error| error.at(&self.dsn.servers()));
         if result.is_err() {
             *self.live.borrow_mut() = None;
         }

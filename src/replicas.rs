@@ -45,14 +45,14 @@ impl Replicas {
 
     /// Waits until every replica has replayed `lsn`. One attempt: a replica that fails is an error.
     pub async fn reach(&self, lsn: Lsn) -> Result<()> {
-        for (index, replica) in self.replicas.iter().enumerate() {
-            let reached = self.reach_one(replica, index, lsn).await;
-            reached.map_err(|error| error.while_doing(&format!("ask replica {}", index + 1)))?;
+        for replica in &self.replicas {
+            let reached = self.reach_one(replica, lsn).await;
+            reached.map_err(|error| error.at(&replica.dsn.servers()).while_doing("ask the replica"))?;
         }
         Ok(())
     }
 
-    async fn reach_one(&self, replica: &Replica, index: usize, lsn: Lsn) -> Result<()> {
+    async fn reach_one(&self, replica: &Replica, lsn: Lsn) -> Result<()> {
         let mut due = Instant::now() + REMIND;
         loop {
             // Out of its place while it is used: an error, or a dropped call, leaves none behind.
@@ -72,7 +72,8 @@ impl Replicas {
             if due <= Instant::now() {
                 due += REMIND;
                 let hint = "The position waits for it: see pg_stat_wal_receiver and pg_is_wal_replay_paused() there.";
-                warn!(hint, "replica {} has replayed {replayed} and is waited for at {lsn}", index + 1);
+                let server = replica.dsn.servers();
+                warn!(hint, "replica {server} has replayed {replayed} and is waited for at {lsn}");
             }
             sleep(INTERVAL).await;
         }

@@ -269,7 +269,7 @@ impl ControlSession {
             let snapshot = session.client.prepare("SELECT pg_catalog.pg_current_snapshot()::text").await;
             Ok((identity, snapshot.map_err(|error| session_error(&error))?))
         });
-        let (identity, snapshot) = asked.await?;
+        let (identity, snapshot) = asked.await.map_err(|error| error.at(&self.dsn.servers()))?;
         let live = Rc::new(Live { session, snapshot, identity, lookups: Lookups::default() });
         *self.live.borrow_mut() = Some(Rc::clone(&live));
         Ok(live)
@@ -285,7 +285,7 @@ impl ControlSession {
     async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(Rc<Live>) -> Result<T>) -> Result<T> {
         let live = self.live().await?;
         let same = same_server(self.expected.borrow().as_ref(), live.identity.as_ref());
-        same.inspect_err(|_| *self.live.borrow_mut() = None)?;
+        same.inspect_err(|_| *self.live.borrow_mut() = None).map_err(|error| error.at(&self.dsn.servers()))?;
         self.attempt_on(live, statements, step).await
     }
 
@@ -296,7 +296,7 @@ impl ControlSession {
         statements: usize,
         step: impl AsyncFnOnce(Rc<Live>) -> Result<T>,
     ) -> Result<T> {
-        let result = answered(self.limit(statements), step(live)).await;
+        let result = answered(self.limit(statements), step(live)).await.map_err(|error| error.at(&self.dsn.servers()));
         if result.is_err()
             && let Some(live) = self.live.take()
             && live.session.client.is_closed()

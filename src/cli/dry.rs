@@ -30,7 +30,7 @@ const GATE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Prints until `stop`, or until the connection ends.
 pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl Write) -> Result<Exit> {
-    let dsn = Dsn::parse(config.postgres.url.expose())?;
+    let dsn = Dsn::read(&config.postgres.url)?;
     let postgres = &config.postgres;
     let bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);
     if postgres.mode == Mode::Outbox {

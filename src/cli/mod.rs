@@ -156,7 +156,7 @@ fn report(result: Result<Exit>) -> Exit {
 
 /// An ordinary session for a command that runs and ends.
 async fn session(config: &Config) -> Result<Session> {
-    let (dsn, limit) = (Dsn::parse(config.postgres.url.expose())?, config.postgres.connect_timeout);
+    let (dsn, limit) = (Dsn::read(&config.postgres.url)?, config.postgres.connect_timeout);
     let session = match config.postgres.mode {
         Mode::Replication => Session::connect(&dsn, limit, "").await,
         Mode::Outbox => Session::through_pooler(&dsn, limit).await,

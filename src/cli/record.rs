@@ -126,7 +126,7 @@ pub async fn record(
     stop: impl Future<Output = ()>,
     mut news: impl FnMut(News),
 ) -> Result<Recorded> {
-    let dsn = Dsn::parse(config.postgres.url.expose())?;
+    let dsn = Dsn::read(&config.postgres.url)?;
     if config.postgres.mode == Mode::Outbox {
         return follow(config, dsn, out, stop, news).await;
     }

@@ -69,8 +69,8 @@ pub fn run(config: Config, file: &Path) -> Exit {
 }
 
 async fn stream(config: Config, file: &Path) -> Result<Totals> {
-    let dsn = Dsn::parse(config.postgres.url.expose())?;
-    let replicas = config.postgres.replicas.iter().map(|url| Dsn::parse(url.expose()));
+    let dsn = Dsn::read(&config.postgres.url)?;
+    let replicas = config.postgres.replicas.iter().map(Dsn::read);
     let replicas = replicas.collect::<Result<Vec<_>>>()?;
     let Postgres { connect_timeout, liveness_timeout, lookup_timeout, .. } = config.postgres;
     let (slot, publication) = (config.postgres.slot.clone(), config.postgres.publication.clone());

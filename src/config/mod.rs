@@ -26,17 +26,30 @@ pub use reference::reference;
 
 /// A text that must not be shown: URLs with passwords. `Debug` prints `[redacted]`.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(String);
+pub struct Secret {
+    text: String,
+    origin: String,
+}
 
 impl Secret {
     /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
-        Secret(text.into())
+        Secret { text: text.into(), origin: String::new() }
+    }
+
+    /// The same, with where it was written.
+    fn written(text: String, origin: String) -> Self {
+        Secret { text, origin }
+    }
+
+    /// Where it was written: `DATABASE_URL`, `cache.url in /etc/crieur/crieur.toml:5`; empty where nobody knows.
+    pub fn origin(&self) -> &str {
+        &self.origin
     }
 
     /// The text itself, for the library that needs it; never for a log.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
@@ -306,6 +319,30 @@ impl Settings {
         }
     }
 
+    /// A text that must not be shown.
+    fn secret(&self, name: &str) -> Secret {
+        Secret::written(self.text(name), self.origin(name))
+    }
+
+    /// A list of them; of several each says which one it is.
+    fn secrets(&self, name: &str) -> Vec<Secret> {
+        let (texts, origin) = (self.texts(name), self.origin(name));
+        let of = texts.len();
+        let one = |(index, text)| match of {
+            1 => Secret::written(text, origin.clone()),
+            of => Secret::written(text, format!("{} of {of}, {origin}", index + 1)),
+        };
+        texts.into_iter().enumerate().map(one).collect()
+    }
+
+    /// The variable that a value comes from, or its key, file and line.
+    fn origin(&self, name: &str) -> String {
+        let found = self.0.iter().find(|(key, _)| key.name == name);
+        let Some((key, Some((_, _, origin)))) = found else { return name.to_owned() };
+        let is_variable = key.also == Some(origin) || key.variable() == *origin;
+        if is_variable { origin.clone() } else { format!("{name} in {origin}") }
+    }
+
     fn duration(&self, name: &str) -> Duration {
         match self.get(name) {
             Some(Checked::Duration(duration)) => *duration,
@@ -344,17 +381,17 @@ impl Settings {
         let on_gap = if self.text("cache.on_gap") == "warn" { OnGap::Warn } else { OnGap::Sweep };
         Config {
             postgres: Postgres {
-                url: Secret::new(self.text("postgres.url")),
+                url: self.secret("postgres.url"),
                 mode: if self.text("postgres.mode") == "outbox" { Mode::Outbox } else { Mode::Replication },
                 slot: self.text("postgres.slot"),
                 publication: self.text("postgres.publication"),
-                replicas: self.texts("postgres.replicas").into_iter().map(Secret::new).collect(),
+                replicas: self.secrets("postgres.replicas"),
                 connect_timeout: self.duration("postgres.connect_timeout"),
                 liveness_timeout: self.duration("postgres.liveness_timeout"),
                 lookup_timeout: self.duration("postgres.lookup_timeout"),
             },
             cache: Cache {
-                url: Secret::new(self.text("cache.url")),
+                url: self.secret("cache.url"),
                 tls_ca,
                 echo,
                 echo_wal_bytes_max: self.number("cache.echo_wal_bytes_max"),

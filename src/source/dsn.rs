@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::Secret;
 use crate::error::{Error, Exit, Result};
 
 /// `sslmode`, weakest first.
@@ -84,6 +85,7 @@ pub struct Host {
 impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.place {
+            Place::Tcp { name, .. } if name.contains(':') => write!(f, "[{name}]:{}", self.port),
             Place::Tcp { name, .. } => write!(f, "{name}:{}", self.port),
             Place::Unix(directory) => write!(f, "{}/.s.PGSQL.{}", directory.display(), self.port),
         }
@@ -103,6 +105,8 @@ pub struct Dsn {
     pub target: Target,
     /// `tcp_user_timeout`; unset means the default of the socket.
     pub tcp_user_timeout: Option<Duration>,
+    /// Where it was written.
+    origin: String,
 }
 
 /// Parameters that libpq or common object mappers accept and that change nothing here.
@@ -248,7 +252,33 @@ impl Dsn {
         })?;
         let hosts = hosts(&config)?;
         let target = own.target.unwrap_or(if hosts.len() > 1 { Target::Primary } else { Target::Any });
-        Ok(Dsn { config, hosts, tls: own.tls()?, target, tcp_user_timeout: own.tcp_user_timeout })
+        let tcp_user_timeout = own.tcp_user_timeout;
+        Ok(Dsn { config, hosts, tls: own.tls()?, target, tcp_user_timeout, origin: String::new() })
+    }
+
+    /// Reads what was configured.
+    pub fn read(url: &Secret) -> Result<Dsn> {
+        let parsed = Dsn::parse(url.expose());
+        let parsed = parsed.map_err(|error| if url.origin().is_empty() { error } else { error.at(url.origin()) })?;
+        Ok(Dsn { origin: url.origin().to_owned(), ..parsed })
+    }
+
+    /// For messages: one of the hosts, and where it was written.
+    pub fn server(&self, host: &Host) -> String {
+        self.named(&host.to_string())
+    }
+
+    /// The same of all hosts: a session is with one of them.
+    pub fn servers(&self) -> String {
+        let hosts: Vec<String> = self.hosts.iter().map(ToString::to_string).collect();
+        self.named(&hosts.join(" or "))
+    }
+
+    fn named(&self, place: &str) -> String {
+        match self.origin.as_str() {
+            "" => format!("PostgreSQL at {place}"),
+            origin => format!("PostgreSQL at {place} ({origin})"),
+        }
     }
 
     /// The role to log in as: `user`, else the operating system's user by its environment.
@@ -409,7 +439,7 @@ mod tests {
         for (text, expected) in [
             ("postgres://u:p@h/d", "h:5432 d Prefer Any System"),
             ("postgresql://u@a:1,b:2/d", "a:1,b:2 d Prefer Primary System"),
-            ("postgres://u@[::1]:5/d?sslmode=disable", "::1:5 d Disable Any System"),
+            ("postgres://u@[::1]:5/d?sslmode=disable", "[::1]:5 d Disable Any System"),
             ("postgres://u@%2Fvar%2Frun/d", "/var/run/.s.PGSQL.5432 d Prefer Any System"),
             ("postgres:///d?host=/tmp&port=7", "/tmp/.s.PGSQL.7 d Prefer Any System"),
             ("host=/tmp port=7 dbname='a b'", "/tmp/.s.PGSQL.7 a b Prefer Any System"),

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
+use crate::config::reference::shown;
 use crate::error::{Class, Error, Exit, Result};
 use crate::source::dsn::{Dsn, Host, Place, SslMode};
 use crate::source::socket::{ReceiveWindow, Socket};
@@ -70,7 +71,8 @@ pub async fn each_host<T>(
 ) -> Result<T> {
     let mut told = Error::definite(Exit::Config, "the connection string names no host");
     for host in &dsn.hosts {
-        let error = match each_kind(dsn, host, limit, window, &login).await {
+        let tried = each_kind(dsn, host, limit, window, &login).await;
+        let error = match tried.map_err(|error| error.at(&dsn.server(host))) {
             Err(error) if is_refused_login(&error) => return Err(error),
             Err(error) => error,
             session => return session,
@@ -90,10 +92,10 @@ async fn each_kind<T>(
     window: ReceiveWindow,
     login: &impl AsyncFn(Link) -> Result<T>,
 ) -> Result<T> {
-    let mut last = Error::definite(Exit::Software, format!("there is no way to connect to {host}"));
+    let mut last = Error::definite(Exit::Software, "there is no way to connect");
     for attempt in attempts(dsn.tls.mode, &host.place) {
         let tried = timeout(limit, async { login(open(dsn, host, *attempt, window).await?).await }).await;
-        let late = |_| Err(Error::transient(format!("connect to {host}: no answer within {limit:?}")));
+        let late = |_| Err(Error::transient(format!("no answer within {}", shown(limit))));
         last = match tried.unwrap_or_else(late) {
             Ok(session) => return Ok(session),
             Err(error) => error,
@@ -137,7 +139,7 @@ async fn open(dsn: &Dsn, host: &Host, attempt: Attempt, window: ReceiveWindow) -
     if attempt == Attempt::Plain {
         return plain(socket);
     }
-    let fail = |cause: io::Error| Error::transient(format!("ask {host} for TLS")).because(cause);
+    let fail = |cause: io::Error| Error::transient("ask for TLS").because(cause);
     socket.write_all(&SSL_REQUEST).await.map_err(fail)?;
     // One byte and no more: whatever a stranger put behind it must not count as said under TLS (CVE-2021-23222).
     let mut answer = [0];
@@ -146,10 +148,10 @@ async fn open(dsn: &Dsn, host: &Host, attempt: Attempt, window: ReceiveWindow) -
         (b'S', _) => {}
         (b'N', Attempt::Offered) => return plain(socket),
         (b'N', _) => {
-            return Err(Error::definite(Exit::Unavailable, format!("{host} does not offer TLS"))
+            return Err(Error::definite(Exit::Unavailable, "the server does not offer TLS")
                 .hint("Switch ssl on at the server, or say sslmode=disable in the connection string."));
         }
-        _ => return Err(Error::definite(Exit::Protocol, format!("{host} does not answer like PostgreSQL"))),
+        _ => return Err(Error::definite(Exit::Protocol, "what answers there is not PostgreSQL")),
     }
     let name = match &host.place {
         Place::Tcp { name, .. } => name.clone(),
@@ -158,13 +160,13 @@ async fn open(dsn: &Dsn, host: &Host, attempt: Attempt, window: ReceiveWindow) -
     let bad_name = |cause| Error::definite(Exit::Config, format!("host \"{name}\" cannot be verified")).because(cause);
     let server = ServerName::try_from(name.clone()).map_err(bad_name)?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(tls::config(&dsn.tls)?));
-    let stream = connector.connect(server, socket).await.map_err(|cause| handshake(host, cause))?;
+    let stream = connector.connect(server, socket).await.map_err(handshake)?;
     Ok(Link::Tls(Box::new(stream)))
 }
 
 /// A certificate that does not hold is the operator's to mend; anything else may pass, a wrong clock for one.
-fn handshake(host: &Host, cause: io::Error) -> Error {
-    let message = format!("TLS with {host}");
+fn handshake(cause: io::Error) -> Error {
+    let message = "TLS";
     let invalid = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match invalid {
         Some(rustls::Error::InvalidCertificate(why)) if is_of_the_clock(why) => Error::transient(message)

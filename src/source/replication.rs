@@ -165,6 +165,26 @@ impl Replication {
         result
     }
 
+    /// Waits for something to take, connecting first where there is no connection. Cancel-safe.
+    async fn receive(&mut self) -> Result<()> {
+        self.connect().await?;
+        let limit = self.options.liveness_timeout;
+        let State::Running(stream) = &mut self.state else { return Ok(()) };
+        if stream.wire.has_message() {
+            return Ok(());
+        }
+        let lateness = stream.lateness();
+        stream.late = lateness.unwrap_or(stream.late);
+        let since = *stream.quiet_since.get_or_insert_with(Instant::now);
+        let filled = match timeout_at(since + limit, stream.lazy.fill(&mut stream.wire, lateness)).await {
+            Ok(filled) => filled,
+            Err(_) => Err(Error::transient(format!("nothing received for {limit:?}: the link is dead"))),
+        };
+        stream.quiet_since = None;
+        stream.asked = false;
+        self.drop_on_error(filled)
+    }
+
     async fn send_status(&mut self) -> Result<()> {
         let State::Running(stream) = &mut self.state else { return Ok(()) };
         let half = self.options.liveness_timeout / 2;
@@ -192,22 +212,7 @@ impl Source for Replication {
     type Ack = Ack;
 
     async fn ready(&mut self) -> Result<()> {
-        self.connect().await?;
-        let limit = self.options.liveness_timeout;
-        let State::Running(stream) = &mut self.state else { return Ok(()) };
-        if stream.wire.has_message() {
-            return Ok(());
-        }
-        let lateness = stream.lateness();
-        stream.late = lateness.unwrap_or(stream.late);
-        let since = *stream.quiet_since.get_or_insert_with(Instant::now);
-        let filled = match timeout_at(since + limit, stream.lazy.fill(&mut stream.wire, lateness)).await {
-            Ok(filled) => filled,
-            Err(_) => Err(Error::transient(format!("nothing received for {limit:?}: the link is dead"))),
-        };
-        stream.quiet_since = None;
-        stream.asked = false;
-        self.drop_on_error(filled)
+        self.receive().await.map_err(|error| error.at(&self.options.dsn.servers()))
     }
 
     fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
@@ -223,10 +228,13 @@ impl Source for Replication {
             b'd' => {}
             b'N' | b'S' => return Ok(Some(Event::Skipped)),
             b'E' => {
-                return Err(stream_error(error_response(body), &mut self.past));
+                return Err(stream_error(error_response(body), &mut self.past).at(&self.options.dsn.servers()));
             }
             // CommandComplete is the last word of a server that shuts down (`WalSndDone` in walsender.c).
-            b'c' | b'C' => return Err(Error::transient("the server ended the stream: it shuts down")),
+            b'c' | b'C' => {
+                let over = Error::transient("the server ended the stream: it shuts down");
+                return Err(over.at(&self.options.dsn.servers()));
+            }
             _ => {
                 let tag = tag.escape_ascii();
                 return Err(Error::definite(Exit::Protocol, format!("unexpected message \"{tag}\" in the stream")));
@@ -270,7 +278,7 @@ impl Source for Replication {
     }
 
     async fn status(&mut self) -> Result<()> {
-        let sent = self.send_status().await;
+        let sent = self.send_status().await.map_err(|error| error.at(&self.options.dsn.servers()));
         self.drop_on_error(sent)
     }
 

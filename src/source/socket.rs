@@ -42,7 +42,7 @@ pub enum Socket {
 impl Socket {
     /// Connects to a host, trying each of its addresses in order.
     pub async fn connect(dsn: &Dsn, host: &Host, window: ReceiveWindow) -> Result<Self> {
-        let fail = |cause: io::Error| Error::transient(format!("connect to {host}")).because(cause);
+        let fail = |cause: io::Error| Error::transient("connect").because(cause);
         match &host.place {
             Place::Unix(directory) => {
                 let path = directory.join(format!(".s.PGSQL.{}", host.port));

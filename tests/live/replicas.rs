@@ -86,13 +86,13 @@ async fn lagging_gone_and_promoted(mode: Mode) {
     assert_eq!(none, set(&[]), "{}", daemon.log());
 
     // It is down: deletes go on, the position waits, and the log says for whom.
-    daemon.allow("failed to wait for the replicas: ask replica 1");
+    daemon.allow("failed to wait for the replicas: PostgreSQL at ");
     drop(there);
     replica.stop(Shutdown::Fast);
     scene.fill();
     let booked = book(&scene, 2).await;
     goes(&scene, &daemon, "available_slots:1").await;
-    daemon.wait_for_log("failed to wait for the replicas: ask replica 1");
+    daemon.wait_for_log("failed to wait for the replicas: PostgreSQL at ");
     scene.fill();
     scene.run("INSERT INTO visits VALUES (150)").await;
     goes(&scene, &daemon, "visits:150").await;
@@ -107,7 +107,7 @@ async fn lagging_gone_and_promoted(mode: Mode) {
     there.batch_execute("SELECT pg_promote()").await.expect("it is a standby");
     let booked = book(&scene, 3).await;
     daemon.wait_for_log("Name only standbys in postgres.replicas");
-    assert!(daemon.log().contains("ask replica 1: the server is no standby"), "{}", daemon.log());
+    assert!(daemon.log().contains("ask the replica: the server is no standby"), "{}", daemon.log());
     assert!(scene.ask(&booked).await == "false", "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
@@ -135,7 +135,7 @@ async fn a_commit_is_not_confirmed_before_the_replica_shows_it_even_if_it_is_not
 async fn a_replica_that_is_the_primary_is_said_to_be_none() {
     let scene = Scene::start().await;
     let mut daemon = Daemon::start(&naming(&scene, &scene.postgres), &[]);
-    daemon.allow("failed to wait for the replicas: ask replica 1: the server is no standby");
+    daemon.allow("ask the replica: the server is no standby");
     daemon.wait_for_log("Name only standbys in postgres.replicas");
     assert_eq!(daemon.stop(), Some(0));
 }

@@ -185,6 +185,25 @@ impl Outbox {
         Ok(())
     }
 
+    /// Waits for the next batch, taking the lease first where it is not ours.
+    async fn receive(&mut self) -> Result<()> {
+        self.connect().await?;
+        let State::Running(running) = &mut self.state else { return Ok(()) };
+        if running.has_more() {
+            return Ok(());
+        }
+        let error = match running.batches.recv().await {
+            Some(Ok(batch)) => {
+                running.receive(batch);
+                return Ok(());
+            }
+            Some(Err(error)) => error,
+            None => Error::transient("the session with the outbox ended"),
+        };
+        self.state = State::Away;
+        Err(error)
+    }
+
     fn run(&mut self, begun: Begun) {
         let Begun { session, start, era, taken_at } = begun;
         let (orders, obeyed) = watch::channel(Orders::default());
@@ -281,21 +300,7 @@ impl Source for Outbox {
     type Ack = Ack;
 
     async fn ready(&mut self) -> Result<()> {
-        self.connect().await?;
-        let State::Running(running) = &mut self.state else { return Ok(()) };
-        if running.has_more() {
-            return Ok(());
-        }
-        let error = match running.batches.recv().await {
-            Some(Ok(batch)) => {
-                running.receive(batch);
-                return Ok(());
-            }
-            Some(Err(error)) => error,
-            None => Error::transient("the session with the outbox ended"),
-        };
-        self.state = State::Away;
-        Err(error)
+        self.receive().await.map_err(|error| error.at(&self.options.dsn.servers()))
     }
 
     fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
