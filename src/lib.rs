@@ -28,6 +28,10 @@ pub mod lsn;
 pub mod notice;
 pub mod quote;
 
+// Both servers: TLS, and what answers at an address.
+pub mod stranger;
+pub mod tls;
+
 // Where changes come from.
 pub mod decode;
 pub mod source;

@@ -1,113 +1,214 @@
-//! From the configured URL to a client that can connect: addresses, log-in, TLS.
+//! From the configured URL to a byte stream: which server, how to log in, TLS, and who else may answer there.
 //!
-//! Nothing is connected here. The invariant: a mistake in the configuration is found now, as a definite error, and its
+//! The invariant: a mistake in the configuration is found before anything is connected, as a definite error, and its
 //! message never repeats the URL, because the URL holds the password.
 
-use std::path::Path;
-use std::time::Duration;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use ::redis::io::tcp::{TcpSettings, socket2};
-use ::redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, TlsCertificates};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use ::redis::{ConnectionAddr, IntoConnectionInfo};
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
 
-use crate::config::Secret;
+use super::socket::{self, Heard, Socket, Stream};
+use crate::config::url::{CACHE_FORMS, of_cache};
+use crate::config::{Secret, TlsFiles};
 use crate::error::{Error, Exit, Result};
+use crate::stranger::{self, Stranger};
+use crate::tls::{self, Level, Names, Roots, Trust};
 
-const FORMS: &str =
-    "Write redis://[user:password@]host[:port][/db], rediss://… for TLS, or unix:///path[?db=n&user=…&pass=…].";
+/// What the files are called.
+const FILES: Names = Names { root: "cache.tls_ca", certificate: "cache.tls_cert", key: "cache.tls_key" };
+
+/// Where the server listens.
+#[derive(Debug)]
+enum Place {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
 
 /// Where the cache is and how to log in.
 pub struct Address {
-    /// Connects; logs nobody in.
-    pub client: Client,
+    place: Place,
+    /// `None` without TLS.
+    trust: Option<Arc<Trust>>,
     /// ACL user; `None` is `default`.
     pub user: Option<String>,
     /// Password; `None` sends no AUTH at all.
     pub password: Option<String>,
     /// Database number.
     pub database: i64,
-}
-
-/// Chooses ring for the process, once; a second call changes nothing.
-///
-/// The redis crate builds its TLS configuration from the process default.
-pub fn install_tls_provider() {
-    // An error says that a provider is installed already, by us or by the PostgreSQL side: ring as well.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    /// For messages: "the cache at 127.0.0.1:6379 (REDIS_URL)".
+    pub server: String,
 }
 
 impl Address {
-    /// Parses the URL and reads the certificate authority.
-    pub fn new(url: &Secret, tls_ca: Option<&Path>) -> Result<Self> {
-        let info = url.expose().into_connection_info().map_err(|_| bad_url())?;
+    /// Parses the URL and reads the files of TLS.
+    pub fn new(url: &Secret, files: &TlsFiles) -> Result<Self> {
+        Address::parse(url, files).map_err(|error| match url.origin() {
+            "" => error.at("cache.url"),
+            origin => error.at(origin),
+        })
+    }
+
+    fn parse(url: &Secret, files: &TlsFiles) -> Result<Self> {
+        if let Some(wrong) = of_cache(url.expose()) {
+            return Err(bad_url(&wrong.what).hint(wrong.hint));
+        }
+        let malformed = |_| bad_url("is not a URL of a cache").hint(CACHE_FORMS);
+        let info = url.expose().into_connection_info().map_err(malformed)?;
         let settings = info.redis_settings();
         let (user, password) = (settings.username().map(str::to_owned), settings.password().map(str::to_owned));
         // A user without a password must not silently become `default`; `nopass` users accept the empty one.
         let password = password.or_else(|| user.as_ref().map(|_| String::new()));
         let database = settings.db();
         if database < 0 {
-            return Err(bad_url());
+            return Err(bad_url("names a database below 0").hint(CACHE_FORMS));
         }
-        // AUTH and SELECT are ours: the crate folds every error of the log-in into one kind and loses its code.
-        let anonymous = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let info = info.set_redis_settings(anonymous).set_tcp_settings(tcp_settings());
-        Ok(Address { client: client(info, tls_ca)?, user, password, database })
+        let (place, is_tls) = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => (Place::Tcp { host: host.clone(), port: *port }, false),
+            ConnectionAddr::TcpTls { insecure: true, .. } => {
+                return Err(bad_url("switches certificate checks off with #insecure")
+                    .hint("Name the cache's certificate authority in cache.tls_ca instead."));
+            }
+            ConnectionAddr::TcpTls { host, port, .. } => (Place::Tcp { host: host.clone(), port: *port }, true),
+            ConnectionAddr::Unix(path) => (Place::Unix(path.clone()), false),
+            _ => return Err(bad_url("is not a URL of a cache").hint(CACHE_FORMS)), // ConnectionAddr is foreign and non-exhaustive.
+        };
+        let trust = if is_tls { Some(trust(files)?) } else { no_trust(files)? };
+        let server = match url.origin() {
+            "" => format!("the cache at {place}"),
+            origin => format!("the cache at {place} ({origin})"),
+        };
+        Ok(Address { place, trust, user, password, database, server })
+    }
+
+    /// Connects, and does the handshake of TLS; logs nobody in.
+    pub(super) async fn open(&self) -> Result<(Stream, Heard)> {
+        let (host, port) = match &self.place {
+            Place::Unix(path) => {
+                let socket = socket::unix(path).await.map(Socket::Unix).map_err(unconnected)?;
+                return Ok(Stream::new(socket));
+            }
+            Place::Tcp { host, port } => (host, *port),
+        };
+        let socket = socket::tcp(host, port).await.map_err(unconnected)?;
+        let Some(trust) = &self.trust else { return Ok(Stream::new(Socket::Tcp(socket))) };
+        let bad_name = |cause| bad_url("names a host that no certificate can name").because(cause);
+        let name = ServerName::try_from(host.clone()).map_err(bad_name)?;
+        let connector = TlsConnector::from(trust.config().await?);
+        match connector.connect(name, socket).await {
+            Ok(stream) => Ok(Stream::new(Socket::Tls(Box::new(stream)))),
+            Err(cause) => Err(self.failed(cause, false).await),
+        }
+    }
+
+    /// The error of a connection that failed before it was of use: `cause` says how, and if that says nothing, who
+    /// answers there.
+    pub(super) async fn failed(&self, cause: io::Error, is_silent: bool) -> Error {
+        let tells_nothing = is_silent
+            || tls::is_foreign(&cause)
+            || matches!(
+                cause.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            );
+        if tells_nothing && let Some(error) = self.stranger().await {
+            return error;
+        }
+        match (&self.trust, &self.place) {
+            (Some(trust), Place::Tcp { host, .. }) => tls::failed(cause, host, trust),
+            _ => Error::transient("the connection failed").because(cause),
+        }
+    }
+
+    /// Who answers there, if that explains why the cache does not.
+    pub(super) async fn stranger(&self) -> Option<Error> {
+        let Place::Tcp { host, port } = &self.place else { return None };
+        self.unlike(stranger::ask(async || socket::tcp(host, *port).await).await?)
+    }
+
+    /// What it means that this one answers.
+    pub(super) fn unlike(&self, stranger: Stranger) -> Option<Error> {
+        let (message, hint) = match (stranger, &self.trust) {
+            (Stranger::Tls, None) => (
+                "the server speaks TLS, and cache.url begins with redis://",
+                "Write rediss:// for TLS, with cache.tls_ca where the authority is your own; or name the server's port without TLS.",
+            ),
+            (Stranger::Cache, Some(_)) => (
+                "the server speaks no TLS at this port, and cache.url begins with rediss://",
+                "Name the server's TLS port, or write redis:// where the network itself is safe.",
+            ),
+            (Stranger::Postgres, _) => (
+                "PostgreSQL answers there, not a cache",
+                "Name host and port of the cache (6379 unless told otherwise); cache.url and postgres.url may be exchanged.",
+            ),
+            (Stranger::Web, _) => (
+                "a web server answers there, not a cache",
+                "Name the port of the Redis protocol (6379 unless told otherwise), not that of a REST interface.",
+            ),
+            (Stranger::Cache, None) | (Stranger::Tls, Some(_)) => return None,
+        };
+        Some(Error::transient(message).hint(hint))
     }
 }
 
-fn bad_url() -> Error {
-    Error::definite(Exit::Config, "cache.url is not a URL of a cache").hint(FORMS)
-}
-
-/// A dead peer is noticed within a minute on an idle connection; on a busy one the response timeout is faster.
-fn tcp_settings() -> TcpSettings {
-    let keepalive =
-        socket2::TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
-    TcpSettings::default().set_nodelay(true).set_keepalive(keepalive)
-}
-
-fn client(info: ConnectionInfo, tls_ca: Option<&Path>) -> Result<Client> {
-    match (info.addr(), tls_ca) {
-        (ConnectionAddr::TcpTls { insecure: true, .. }, _) => {
-            Err(Error::definite(Exit::Config, "cache.url switches certificate checks off with #insecure")
-                .hint("Name the cache's certificate authority in cache.tls_ca instead."))
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Place::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Place::Unix(path) => write!(f, "{}", path.display()),
         }
-        (ConnectionAddr::TcpTls { .. }, Some(path)) => {
-            install_tls_provider();
-            let certificates = TlsCertificates { client_tls: None, root_cert: Some(authority(path)?) };
-            Client::build_with_tls(info, certificates).map_err(|_| bad_authority())
-        }
-        (ConnectionAddr::TcpTls { .. }, None) => {
-            install_tls_provider();
-            Client::open(info).map_err(|_| bad_url())
-        }
-        (_, Some(_)) => Err(Error::definite(Exit::Config, "cache.tls_ca is set, but cache.url is not rediss://")
-            .hint("Write rediss:// to use TLS, or remove cache.tls_ca.")),
-        (_, None) => Client::open(info).map_err(|_| bad_url()),
     }
 }
 
-fn authority(path: &Path) -> Result<Vec<u8>> {
-    let pem = std::fs::read(path)
-        .map_err(|error| Error::definite(Exit::NoInput, "cache.tls_ca cannot be read").because(error))?;
-    // Without a single certificate every handshake would fail, with a message about the server.
-    if !CertificateDer::pem_slice_iter(&pem).any(|certificate| certificate.is_ok()) {
-        return Err(bad_authority());
-    }
-    Ok(pem)
+fn bad_url(what: &str) -> Error {
+    Error::definite(Exit::Config, format!("the address {what}"))
 }
 
-fn bad_authority() -> Error {
-    Error::definite(Exit::Config, "cache.tls_ca holds no usable certificate").hint("It must be a PEM file.")
+fn unconnected(cause: io::Error) -> Error {
+    Error::transient("cannot connect").because(cause)
+}
+
+/// Reads the files once, so that a mistake is found at the start.
+fn trust(files: &TlsFiles) -> Result<Arc<Trust>> {
+    let roots = files.authority.clone().map_or(Roots::System, Roots::File);
+    let client = match (&files.certificate, &files.key) {
+        (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+        (None, None) => None,
+        (Some(_), None) => return Err(alone("cache.tls_cert", "cache.tls_key")),
+        (None, Some(_)) => return Err(alone("cache.tls_key", "cache.tls_cert")),
+    };
+    let trust = Trust::new(Level::ChainAndName, roots, client, FILES);
+    trust.read()?;
+    Ok(Arc::new(trust))
+}
+
+fn alone(given: &str, missing: &str) -> Error {
+    Error::definite(Exit::Config, format!("{given} is set, and {missing} is not"))
+        .hint(format!("A client certificate needs its key: set {missing} as well, or remove {given}."))
+}
+
+/// Without TLS there is nothing that the files could be for.
+fn no_trust(files: &TlsFiles) -> Result<Option<Arc<Trust>>> {
+    let TlsFiles { authority, certificate, key } = files;
+    let of = |file: &Option<PathBuf>, name| file.as_ref().map(|_| name);
+    let named = of(authority, FILES.root).or(of(certificate, FILES.certificate)).or(of(key, FILES.key));
+    named.map_or(Ok(None), |name| {
+        Err(Error::definite(Exit::Config, format!("the address does not begin with rediss://, but {name} is set"))
+            .hint(format!("Write rediss:// to use TLS, or remove {name}.")))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn parsed(url: &str) -> Result<Address> {
-        Address::new(&Secret::new(url), None)
+        Address::new(&Secret::new(url), &TlsFiles::default())
     }
 
     #[test]
@@ -161,7 +262,8 @@ mod tests {
             ("redis://localhost", empty.path(), Exit::Config),
         ];
         for (url, path, exit) in cases {
-            let error = Address::new(&Secret::new(url), Some(path)).err().expect("the file is of no use");
+            let files = TlsFiles { authority: Some(path.to_owned()), ..TlsFiles::default() };
+            let error = Address::new(&Secret::new(url), &files).err().expect("the file is of no use");
             assert_eq!(error.exit(), exit, "{url} {path:?}: {}", error.chain());
         }
     }

@@ -6,14 +6,17 @@
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{Cmd, Pipeline, Value};
+use ::redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, Value};
+use tokio::task::JoinHandle;
 
 use super::address::Address;
+use super::socket::{End, Heard, Stream};
 use super::unlink::{Unlinks, is_long};
 use super::{Deleted, reply};
 use crate::config::Leases;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
+use crate::stranger;
 
 /// The slowest link that is not taken for a hung one: a pipeline gets `timeout` and a second for each of these.
 const BYTES_PER_SECOND_MIN: usize = 1024 * 1024;
@@ -21,12 +24,27 @@ const BYTES_PER_SECOND_MIN: usize = 1024 * 1024;
 /// One connection, logged in.
 pub(super) struct Link {
     pub(super) connection: MultiplexedConnection,
+    /// Moves bytes between the stream and the connection.
+    driver: Driver,
+    /// What the server said on it.
+    heard: Heard,
     timeout: Duration,
     state: State,
     /// When it was made, counted in failures of any connection.
     pub(super) generation: u64,
     /// The server behind it when it was made; `None` where the server does not tell.
     pub(super) identity: Option<Identity>,
+}
+
+/// The task behind a connection; it ends with this value.
+struct Driver(Option<JoinHandle<()>>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
 }
 
 /// Which data is behind a connection: one process, and one history of replication. It changes with a restart, a failover
@@ -68,8 +86,41 @@ enum State {
 }
 
 impl Link {
-    pub(super) fn new(connection: MultiplexedConnection, timeout: Duration, generation: u64) -> Self {
-        Link { connection, timeout, state: State::Untried, generation, identity: None }
+    /// Over a stream that was opened; sends nothing.
+    pub(super) async fn over(stream: Stream, heard: Heard, timeout: Duration, generation: u64) -> Result<Self> {
+        // AUTH and SELECT are ours: the crate folds every error of the log-in into one kind and loses its code.
+        let anonymous = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(timeout));
+        let made = MultiplexedConnection::new_with_config(&anonymous, stream, config).await;
+        let (connection, driver) = made.map_err(reply::broken)?;
+        let (driver, state) = (Driver(Some(tokio::spawn(driver))), State::Untried);
+        Ok(Link { connection, driver, heard, timeout, state, generation, identity: None })
+    }
+
+    /// The connection for somebody else, who ends it by dropping it.
+    pub(super) fn into_connection(mut self) -> MultiplexedConnection {
+        self.driver.0 = None;
+        self.connection
+    }
+
+    /// Why a log-in failed with `error`: what was heard may say more, and so may whoever answers at this address.
+    pub(super) async fn why(self, error: Error, address: &Address) -> Error {
+        let first = self.heard.first();
+        if self.heard.last_words().is_some() {
+            return error;
+        }
+        if let Some(other) = stranger::of(&first).and_then(|stranger| address.unlike(stranger)) {
+            return other;
+        }
+        match self.heard.take_end() {
+            Some(End::Failed(cause)) => address.failed(cause, first.is_empty()).await,
+            Some(End::Closed) if first.is_empty() => {
+                let closed = Error::transient("the server closed the connection and said nothing");
+                address.stranger().await.unwrap_or(closed)
+            }
+            None if first.is_empty() => address.stranger().await.unwrap_or(error),
+            Some(End::Closed) | None => error,
+        }
     }
 
     /// The same connection for another call.
@@ -109,6 +160,14 @@ impl Link {
         for value in &replies[..required] {
             okay("the log-in", value)?;
         }
+        // Where no password was given, this is the first to be refused for the want of one.
+        for value in &replies[required..] {
+            if let Value::ServerError(error) = value
+                && error.code() == "NOAUTH"
+            {
+                return Err(reply::refused("the log-in", error));
+            }
+        }
         self.identity = Identity::read(&replies[required + 1..]);
         Ok(())
     }
@@ -124,7 +183,10 @@ impl Link {
             (Err(error), State::Untried) if error.is_io_error() && !error.is_timeout() => State::Closed,
             (Err(_), _) => State::Broken,
         };
-        let replies = replies.map_err(reply::broken)?;
+        let replies = replies.map_err(|error| match self.heard.last_words() {
+            Some((code, detail)) => reply::last_words(&code, &detail),
+            None => reply::broken(error),
+        })?;
         if replies.len() == pipeline.len() { Ok(replies) } else { Err(reply::unexpected("a pipeline")) }
     }
 

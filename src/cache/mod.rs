@@ -10,6 +10,7 @@ pub mod lease;
 mod link;
 pub mod redis;
 pub mod reply;
+mod socket;
 pub mod sweep;
 mod unlink;
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Cmd, Value};
+use ::redis::{Cmd, Value};
+use tokio::time::timeout;
 
 use tracing::warn;
 
@@ -17,8 +18,9 @@ use super::address::Address;
 use super::health::Health;
 use super::link::{Identity, Link, count};
 use super::{Cache, Deleted, Swap, Swept, reply, sweep};
+use crate::config::reference::shown;
 use crate::config::{self, Leases};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::keys::KeySet;
 
 /// Connections that a long key may break before it is left out.
@@ -77,7 +79,7 @@ impl RedisCache {
     /// Checks URL and certificate authority; connects on the first call.
     pub fn new(config: &config::Cache) -> Result<Self> {
         Ok(RedisCache {
-            address: Address::new(&config.url, config.tls_ca.as_deref())?,
+            address: Address::new(&config.url, &config.tls)?,
             protect: config.protect.clone(),
             leases: config.leases,
             timeout: config.timeout,
@@ -103,22 +105,32 @@ impl RedisCache {
 
     /// A connection of its own, logged in, for a command that asks the cache about itself.
     pub async fn connection(&self) -> Result<MultiplexedConnection> {
-        Ok(self.connect().await?.connection)
+        Ok(self.connect().await?.into_connection())
     }
 
     pub(super) async fn connect(&self) -> Result<Link> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(Some(self.timeout));
-        let connection = self.address.client.get_multiplexed_async_connection_with_config(&config).await;
-        let connection = connection.map_err(|error| reply::broken(error).while_doing("connect to the cache"))?;
-        let mut link = Link::new(connection, self.timeout, self.generation.get());
-        link.log_in(&self.address).await?;
+        let link = self.open().await.map_err(|error| error.at(&self.address.server))?;
         let before = self.identity.replace(Some(link.identity.clone()));
         if before.is_some_and(|before| before.is_none() || before != link.identity) {
             self.changes.set(self.changes.get() + 1);
         }
         Ok(link)
+    }
+
+    /// A connection, logged in.
+    async fn open(&self) -> Result<Link> {
+        let (stream, heard) = match timeout(self.timeout, self.address.open()).await {
+            Ok(opened) => opened?,
+            Err(_) => {
+                let silent = || Error::transient(format!("no answer within {}", shown(self.timeout)));
+                return Err(self.address.stranger().await.unwrap_or_else(silent));
+            }
+        };
+        let mut link = Link::over(stream, heard, self.timeout, self.generation.get()).await?;
+        match link.log_in(&self.address).await {
+            Ok(()) => Ok(link),
+            Err(error) => Err(link.why(error, &self.address).await),
+        }
     }
 
     /// Runs `step` on a connection of `place` or a new one, which is there again after success.
@@ -185,7 +197,7 @@ impl RedisCache {
     /// Notes whether the cache answered, for whoever watches.
     fn noted<T>(&self, result: Result<T>) -> Result<T> {
         self.health.note(result.is_ok());
-        result
+        result.map_err(|error| error.at(&self.address.server))
     }
 }
 
@@ -258,7 +270,7 @@ impl Cache for RedisCache {
             Ok(Value::ServerError(error)) if error.code() == "OOM" => Ok(Swap::Full),
             // Not on this connection again: a new one may lead to the primary that took over.
             Ok(Value::ServerError(error)) => {
-                let refused = reply::refused("EVAL", &error);
+                let refused = reply::refused("EVAL", &error).at(&self.address.server);
                 return if refused.is_transient() { Ok(Swap::Refused(refused)) } else { Err(refused) };
             }
             Ok(_) => Err(reply::unexpected("EVAL")), // Value is foreign and non-exhaustive.

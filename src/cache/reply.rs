@@ -55,6 +55,11 @@ pub fn broken(error: RedisError) -> Error {
     Error::transient("the cache sent bytes that are no reply")
 }
 
+/// The error behind which the server ended the connection.
+pub fn last_words(code: &str, detail: &str) -> Error {
+    classify("the connection", code, detail)
+}
+
 fn classify(command: &str, code: &str, detail: &str) -> Error {
     let (class, hint) = meaning(code, detail);
     // A code is a short word of capitals; anything else may be data.
@@ -108,6 +113,10 @@ fn meaning_of_err(detail: &str) -> (Class, Option<&'static str>) {
             "The cache has no password for its default user; take it out of cache.url or set it there.",
         ),
         ("invalid password", Class::Transient, LOGIN), // Before Redis 6.
+        // What a long command is answered with before the log-in, instead of NOAUTH (networking.c).
+        ("Protocol error: unauthenticated", Class::Transient, LOGIN),
+        // A command inside of a script (`scriptVerifyACL` in script.c).
+        ("The user executing the script", Class::Transient, GRANT),
     ];
     known
         .into_iter()

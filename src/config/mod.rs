@@ -4,6 +4,8 @@ pub mod credentials;
 mod layers;
 pub mod mistake;
 pub mod reference;
+mod settings;
+pub mod url;
 pub(crate) mod written;
 
 use std::net::SocketAddr;
@@ -23,41 +25,7 @@ use crate::rules::parse::{Reader, TOP};
 
 pub use mistake::Mistakes;
 pub use reference::reference;
-
-/// A text that must not be shown: URLs with passwords. `Debug` prints `[redacted]`.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret {
-    text: String,
-    origin: String,
-}
-
-impl Secret {
-    /// Wraps a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Secret { text: text.into(), origin: String::new() }
-    }
-
-    /// The same, with where it was written.
-    fn written(text: String, origin: String) -> Self {
-        Secret { text, origin }
-    }
-
-    /// Where it was written: `DATABASE_URL`, `cache.url in /etc/crieur/crieur.toml:5`; empty where nobody knows.
-    pub fn origin(&self) -> &str {
-        &self.origin
-    }
-
-    /// The text itself, for the library that needs it; never for a log.
-    pub fn expose(&self) -> &str {
-        &self.text
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
+pub use settings::{Cache, Leases, Limits, Mode, OnGap, Postgres, Secret, TlsFiles};
 
 /// Everything that a command needs.
 #[derive(Debug)]
@@ -79,89 +47,6 @@ pub struct Config {
 
 /// One key, its value as it would be written (secrets redacted), and where it comes from.
 pub type Effective = (&'static str, String, String);
-
-/// How changes are read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
-    /// From the WAL, through a replication slot.
-    Replication,
-    /// From a table that triggers write into, over ordinary connections.
-    Outbox,
-}
-
-/// `[postgres]`
-#[derive(Debug)]
-pub struct Postgres {
-    /// `url` or `DATABASE_URL`: libpq URL or key/value string.
-    pub url: Secret,
-    /// `mode`, default `replication`.
-    pub mode: Mode,
-    /// `slot`, default `crieur`.
-    pub slot: String,
-    /// `publication`, default `crieur`.
-    pub publication: String,
-    /// `replicas`, default none: standbys that readers read from.
-    pub replicas: Vec<Secret>,
-    /// `connect_timeout`, default 10 s: TCP, TLS and log-in together, for each host.
-    pub connect_timeout: Duration,
-    /// `liveness_timeout`, default 30 s: with nothing received for half of it a reply is asked for,
-    /// then the link is dropped.
-    pub liveness_timeout: Duration,
-    /// `lookup_timeout`, default 5 s: `statement_timeout` of the control session.
-    pub lookup_timeout: Duration,
-}
-
-/// What to do when the cache may hold keys whose invalidation it never saw.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OnGap {
-    /// Delete every key that the rules own.
-    Sweep,
-    /// Say so and go on.
-    Warn,
-}
-
-/// Whether readers keep their leases in keys of their own.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Leases {
-    /// There are none, or they are in the key itself.
-    None,
-    /// The lease of K is the key `lease:{K}`: it goes in the same command as K.
-    Companion,
-}
-
-/// `[cache]`
-#[derive(Debug)]
-pub struct Cache {
-    /// `url` or `REDIS_URL`: `redis://`, `rediss://`, `unix://`, with user, password and database number.
-    pub url: Secret,
-    /// `tls_ca`: PEM file of the cache's certificate authority; default: the system's.
-    pub tls_ca: Option<std::path::PathBuf>,
-    /// `echo`, default `["250ms", "2s", "30s"]`: delays of the second deletes, ascending.
-    pub echo: Vec<Duration>,
-    /// `echo_wal_bytes_max`, default 64 MiB: WAL that waiting echoes may hold back.
-    pub echo_wal_bytes_max: u64,
-    /// `protect`, default `["lock:*"]`: glob patterns that are never deleted.
-    pub protect: Vec<Vec<u8>>,
-    /// `leases`, default `none`.
-    pub leases: Leases,
-    /// `on_gap`, default `sweep`.
-    pub on_gap: OnGap,
-    /// `heartbeat`, default 2 s: the mark is looked at and written at least so often.
-    pub heartbeat: Duration,
-    /// `timeout`, default 5 s: without an answer for this long the connection is dropped and the keys go again.
-    pub timeout: Duration,
-}
-
-/// `[limits]`
-#[derive(Debug)]
-pub struct Limits {
-    /// `memory_bytes_max`, default 64 MiB.
-    pub memory_bytes_max: u64,
-    /// `batch_keys_max`, default 10 000: keys in one pipeline.
-    pub batch_keys_max: usize,
-    /// `stop_timeout`, default 10 s: what is in flight may take this long after SIGTERM.
-    pub stop_timeout: Duration,
-}
 
 impl Config {
     /// Reads the file and the environment; every mistake in both is reported, not only the first.
@@ -369,10 +254,17 @@ impl Settings {
             Some(Checked::Durations(delays)) => delays.clone(),
             other => unfit("cache.echo", other),
         };
-        let tls_ca = self.get("cache.tls_ca").map(|value| match value {
-            Checked::Path(path) => path.clone(),
-            other => unfit("cache.tls_ca", Some(other)),
-        });
+        let path = |name| {
+            self.get(name).map(|value| match value {
+                Checked::Path(path) => path.clone(),
+                other => unfit(name, Some(other)),
+            })
+        };
+        let tls = TlsFiles {
+            authority: path("cache.tls_ca"),
+            certificate: path("cache.tls_cert"),
+            key: path("cache.tls_key"),
+        };
         let leases = if self.text("cache.leases") == "companion" { Leases::Companion } else { Leases::None };
         let admin = self.get("admin.listen").map(|value| match value {
             Checked::Socket(address) => *address,
@@ -392,7 +284,7 @@ impl Settings {
             },
             cache: Cache {
                 url: self.secret("cache.url"),
-                tls_ca,
+                tls,
                 echo,
                 echo_wal_bytes_max: self.number("cache.echo_wal_bytes_max"),
                 protect,

@@ -116,7 +116,19 @@ const KEYS: &[Key] = &[
             "the cache: redis://, rediss://, unix://, with user, password and database number",
         )
     },
-    key("cache.tls_ca", Kind::Path, None, "PEM file of the cache's certificate authority; without it: the system's"),
+    key(
+        "cache.tls_ca",
+        Kind::Path,
+        None,
+        "PEM file of the cache's certificate authority; without it: the system's; read again when it changes",
+    ),
+    key(
+        "cache.tls_cert",
+        Kind::Path,
+        None,
+        "PEM file of the certificate that crieur shows to a cache that asks for one; read again when it changes",
+    ),
+    key("cache.tls_key", Kind::Path, None, "PEM file of the key of cache.tls_cert"),
     key(
         "cache.echo",
         Kind::Ascending,

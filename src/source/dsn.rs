@@ -6,10 +6,12 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Secret;
 use crate::error::{Error, Exit, Result};
+use crate::tls::{Level, Names, Roots, Trust};
 
 /// `sslmode`, weakest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -28,25 +30,17 @@ pub enum SslMode {
     VerifyFull,
 }
 
-/// `sslrootcert`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum RootCert {
-    /// The system's trust store.
-    System,
-    /// A PEM file.
-    File(PathBuf),
-}
-
 /// What TLS needs to know.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct TlsSettings {
     /// How much TLS, and how much proof.
     pub mode: SslMode,
-    /// Trusted authorities, for the modes that verify.
-    pub root: RootCert,
-    /// Client certificate and key, PEM files.
-    pub client: Option<(PathBuf, PathBuf)>,
+    /// By which authorities, and with which certificate of our own.
+    pub trust: Arc<Trust>,
 }
+
+/// What libpq calls the files.
+const FILES: Names = Names { root: "sslrootcert", certificate: "sslcert", key: "sslkey" };
 
 /// `target_session_attrs`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,8 +182,8 @@ impl Own {
             None => SslMode::Prefer,
         };
         let root = match &self.sslrootcert {
-            Some(path) if !system => RootCert::File(PathBuf::from(path)),
-            Some(_) | None => RootCert::System,
+            Some(path) if !system => Roots::File(PathBuf::from(path)),
+            Some(_) | None => Roots::System,
         };
         let client = match (&self.sslcert, &self.sslkey) {
             (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
@@ -197,7 +191,12 @@ impl Own {
             (Some(_), None) => return Err(invalid("sslkey", "a file, because sslcert is given")),
             (None, Some(_)) => return Err(invalid("sslcert", "a file, because sslkey is given")),
         };
-        Ok(TlsSettings { mode, root, client })
+        let level = match mode {
+            SslMode::Disable | SslMode::Allow | SslMode::Prefer | SslMode::Require => Level::None,
+            SslMode::VerifyCa => Level::Chain,
+            SslMode::VerifyFull => Level::ChainAndName,
+        };
+        Ok(TlsSettings { mode, trust: Arc::new(Trust::new(level, root, client, FILES)) })
     }
 }
 
@@ -431,7 +430,7 @@ mod tests {
         };
         let hosts: Vec<String> = dsn.hosts.iter().map(ToString::to_string).collect();
         let database = dsn.config.get_dbname().unwrap_or("-");
-        format!("{} {database} {:?} {:?} {:?}", hosts.join(","), dsn.tls.mode, dsn.target, dsn.tls.root)
+        format!("{} {database} {:?} {:?} {:?}", hosts.join(","), dsn.tls.mode, dsn.target, dsn.tls.trust.roots())
     }
 
     #[test]

@@ -4,11 +4,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
@@ -19,7 +17,8 @@ use crate::error::{Class, Error, Exit, Result};
 use crate::source::dsn::{Dsn, Host, Place, SslMode};
 use crate::source::socket::{ReceiveWindow, Socket};
 use crate::source::sqlstate::CANNOT_CONNECT_NOW;
-use crate::source::tls;
+use crate::source::tls::end_point;
+use crate::tls;
 
 /// The `SSLRequest` message (PostgreSQL documentation, "SSL Session Encryption").
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -159,29 +158,10 @@ async fn open(dsn: &Dsn, host: &Host, attempt: Attempt, window: ReceiveWindow) -
     };
     let bad_name = |cause| Error::definite(Exit::Config, format!("host \"{name}\" cannot be verified")).because(cause);
     let server = ServerName::try_from(name.clone()).map_err(bad_name)?;
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls::config(&dsn.tls)?));
-    let stream = connector.connect(server, socket).await.map_err(handshake)?;
+    let connector = tokio_rustls::TlsConnector::from(dsn.tls.trust.config().await?);
+    let failed = |cause| tls::failed(cause, &name, &dsn.tls.trust);
+    let stream = connector.connect(server, socket).await.map_err(failed)?;
     Ok(Link::Tls(Box::new(stream)))
-}
-
-/// A certificate that does not hold is the operator's to mend; anything else may pass, a wrong clock for one.
-fn handshake(cause: io::Error) -> Error {
-    let message = "TLS";
-    let invalid = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match invalid {
-        Some(rustls::Error::InvalidCertificate(why)) if is_of_the_clock(why) => Error::transient(message)
-            .hint("Renew the server's certificate, or set this machine's clock: whichever is wrong."),
-        Some(rustls::Error::InvalidCertificate(_)) => Error::definite(Exit::Unavailable, message)
-            .hint("Give the server's authority with sslrootcert=FILE, and the name in its certificate as host."),
-        _ => Error::transient(message),
-    }
-    .because(cause)
-}
-
-/// Whether it would hold at another time.
-fn is_of_the_clock(why: &CertificateError) -> bool {
-    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
-    matches!(why, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
 }
 
 impl Link {
@@ -189,7 +169,7 @@ impl Link {
     pub fn end_point(&self) -> Option<Vec<u8>> {
         match self {
             Link::Plain { .. } => None,
-            Link::Tls(stream) => tls::end_point(stream.get_ref().1.peer_certificates()?.first()?),
+            Link::Tls(stream) => end_point(stream.get_ref().1.peer_certificates()?.first()?),
         }
     }
 
