@@ -3,7 +3,8 @@
 -- By hand: psql -XAtf sql/identity.sql
 SELECT
     pg_catalog.pg_is_in_recovery(),
-    (SELECT d.oid::text FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()),
+    (SELECT d.oid::text FROM pg_catalog.pg_database AS d
+        WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()),
     CASE WHEN NOT pg_catalog.pg_is_in_recovery()
         THEN (SELECT c.system_identifier::text FROM pg_catalog.pg_control_system() AS c) END,
     -- The first eight digits of a segment's name are the timeline; pg_control_checkpoint() lags behind a promotion.

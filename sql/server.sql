@@ -11,16 +11,26 @@ SELECT jsonb_build_object(
     'slots_used', (SELECT count(*) FROM pg_replication_slots),
     'senders_max', current_setting('max_wal_senders')::integer,
     'senders_used', (SELECT count(*) FROM pg_stat_replication),
-    -- Those of triggers.sql that fire in an ordinary session, with the function as that script makes it, and of nobody
-    -- else than who made the trigger, unless a superuser's.
+    -- Those of triggers.sql that fire in every session, for the same commands, with the function as that script makes it,
+    -- and of nobody else than who made the trigger, unless a superuser's.
     'triggers', (
         SELECT count(*) FROM pg_event_trigger AS e
         JOIN pg_proc AS f ON f.oid = e.evtfoid
         JOIN pg_namespace AS n ON n.oid = f.pronamespace
         JOIN pg_roles AS r ON r.oid = f.proowner
-        WHERE e.evtname IN ('crieur_ddl', 'crieur_drop') AND e.evtenabled IN ('O', 'A')
+        WHERE (e.evtname, e.evtevent) IN (
+                ('crieur_ddl', 'ddl_command_end'), ('crieur_drop', 'sql_drop'), ('crieur_rewrite', 'table_rewrite')
+            )
+            AND e.evtenabled = 'A'
+            AND e.evttags IS NOT DISTINCT FROM CASE WHEN e.evtname = 'crieur_ddl' THEN ARRAY[
+                'ALTER TABLE', 'ALTER INDEX', 'ALTER TYPE', 'ALTER SCHEMA', 'CREATE POLICY', 'ALTER POLICY'
+            ] END
             AND (n.nspname, f.proname) = ('crieur', 'announce_ddl')
             AND NOT f.prosecdef AND strpos(:'triggers', f.prosrc) > 0 AND (r.rolsuper OR r.oid = e.evtowner)
+    ),
+    -- However they are.
+    'triggers_found', (
+        SELECT count(*) FROM pg_event_trigger AS e WHERE e.evtname IN ('crieur_ddl', 'crieur_drop', 'crieur_rewrite')
     ),
     -- Those of invalidate.sql, as that script makes them, of the outbox's owner where there is one.
     'functions', (

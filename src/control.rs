@@ -9,6 +9,7 @@ use crate::change::Oid;
 use crate::error::Result;
 use crate::gate::Snapshot;
 use crate::mark::Start;
+use crate::notice::Touched;
 
 /// Index of a lookup in the rules.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -76,6 +77,11 @@ pub trait Control {
     /// catalog no longer knows it.
     async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>>;
 
+    /// What readers see of the tables of the rules; `None` where nobody knows.
+    async fn catalog(&self) -> Result<Option<CatalogView>> {
+        Ok(None)
+    }
+
     /// Waits until a connection of this session ends by itself. A server that shuts down ends its sessions first and
     /// then waits for its walsenders, for as long as a client confirms less than they sent (walsender.c, `WalSndDone`).
     async fn lost(&self) {
@@ -92,6 +98,28 @@ pub trait Control {
     /// What may go wrong while the stream runs; `None` where there is nothing to watch.
     async fn watch(&self) -> Result<Option<Sighting>> {
         Ok(None)
+    }
+}
+
+/// The tables of the rules and all that carries their rows, as readers saw them in one snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CatalogView {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// The tables, each with its look.
+    pub tables: Vec<Touched>,
+}
+
+impl CatalogView {
+    /// Reads the answer to `sql/catalog.sql`.
+    pub fn parse(text: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Written {
+            snapshot: String,
+            tables: Vec<Touched>,
+        }
+        let Written { snapshot, tables } = serde_json::from_str(text).ok()?;
+        Some(CatalogView { snapshot: Snapshot::parse(&snapshot).ok()?, tables })
     }
 }
 

@@ -64,6 +64,17 @@ impl Snapshot {
         }
     }
 
+    /// Whether every transaction that `self` contains is contained in `later`.
+    pub fn is_within(&self, later: &Snapshot) -> bool {
+        match (self, later) {
+            (_, Snapshot::Everything) => true,
+            (Snapshot::Everything, Snapshot::Taken { .. }) => false,
+            (Snapshot::Taken { xmax, .. }, Snapshot::Taken { xmax: later_xmax, in_progress }) => {
+                (xmax.wrapping_sub(*later_xmax) as i32) <= 0 && in_progress.iter().all(|xid| !self.contains(Xid(*xid)))
+            }
+        }
+    }
+
     /// Whether the snapshot contains the top-level transaction. Transaction numbers wrap: the comparison is modular,
     /// as in `TransactionIdPrecedes` (`src/backend/access/transam/transam.c`). What belongs to no transaction is visible.
     pub fn contains(&self, xid: Xid) -> bool {
@@ -93,6 +104,21 @@ mod tests {
         for (later, ended) in [("10:20:10,14", false), ("14:30:14,25", false), ("25:30:25", true), ("30:30:", true)] {
             assert_eq!(first.ended_by(&Snapshot::parse(later).expect("valid")), ended, "{later}");
         }
+    }
+
+    #[test]
+    fn one_that_is_within_another_contains_nothing_more() {
+        let first = Snapshot::parse("10:20:10,14").expect("valid");
+        for (later, within) in [
+            ("10:20:10,14", true),
+            ("14:20:14", true),
+            ("10:19:10,14", false),
+            ("10:30:10,11", false),
+            ("14:30:14,25", true),
+        ] {
+            assert_eq!(first.is_within(&Snapshot::parse(later).expect("valid")), within, "{later}");
+        }
+        assert!(first.is_within(&Snapshot::Everything) && !Snapshot::Everything.is_within(&first));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! any session may send one, and it is never ignored: what cannot be understood, a kind of a later version included, is
 //! an error, and whoever asked must then take it as concerning everything.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use crate::change::Oid;
@@ -19,6 +21,14 @@ pub enum Notice {
     /// DDL touched these tables: their values may be others without a row change.
     Ddl {
         /// The altered tables, and the topmost tables that they are partitions of.
+        tables: Vec<Touched>,
+        /// The snapshot in which they were looked at.
+        #[serde(default)]
+        snapshot: Option<String>,
+    },
+    /// These tables were dropped. Whether one was a partition, and of what, the server no longer knows.
+    Dropped {
+        /// The tables.
         tables: Vec<Touched>,
     },
     /// Keys under these Redis globs go with the transaction (`sql/invalidate.sql`).
@@ -46,6 +56,29 @@ pub struct Touched {
     pub schema: String,
     /// Its name.
     pub name: String,
+    /// What readers see of it; `None` where nobody says, or every value may be another one.
+    #[serde(default)]
+    pub look: Option<Look>,
+}
+
+/// What readers see of a table besides its rows: while this is the same, DDL has changed no value.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Look {
+    /// Hash of names, columns, types, generated columns, policies: `sql/catalog.sql` has the list.
+    pub shape: String,
+    /// Hashes of the labels of its enum types. A new one changes no value.
+    pub labels: BTreeSet<String>,
+    /// Whether other tables may hold its rows: partitions, tables that inherit.
+    pub splits: bool,
+    /// These tables.
+    pub parts: BTreeSet<u32>,
+}
+
+impl Look {
+    /// Whether values that readers saw under this look may be others under a later one.
+    pub fn differs(&self, later: &Look) -> bool {
+        self.shape != later.shape || self.parts != later.parts || !self.labels.is_subset(&later.labels)
+    }
 }
 
 impl Touched {
@@ -70,9 +103,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_look_differs_by_all_but_new_labels() {
+        let look = |shape: &str, labels: &[&str], parts: &[u32]| Look {
+            shape: shape.to_owned(),
+            labels: labels.iter().map(|label| label.to_string()).collect(),
+            splits: false,
+            parts: parts.iter().copied().collect(),
+        };
+        let before = look("a", &["x", "y"], &[1]);
+        for (later, differs) in [
+            (look("a", &["y", "x"], &[1]), false),
+            (look("a", &["x", "y", "z"], &[1]), false),
+            (look("a", &["x", "z"], &[1]), true),
+            (look("b", &["x", "y"], &[1]), true),
+            (look("a", &["x", "y"], &[1, 2]), true),
+            (look("a", &["x", "y"], &[]), true),
+        ] {
+            assert_eq!(before.differs(&later), differs, "{later:?}");
+        }
+    }
+
+    #[test]
     fn what_is_not_exactly_a_known_message_is_not_understood() {
         let known = br#"{"kind":"ddl","tables":[{"oid":16384,"schema":"public","name":"t","later":1}],"later":1}"#;
-        let Some(Notice::Ddl { tables }) = Notice::parse(known) else { panic!("a known message") };
+        let Some(Notice::Ddl { tables, snapshot: None }) = Notice::parse(known) else { panic!("a known message") };
         assert_eq!((tables[0].oid(), tables[0].schema.as_str(), tables[0].name.as_str()), (Oid(16384), "public", "t"));
         assert_eq!(Notice::parse(br#"{"kind":"invalidate_all"}"#), Some(Notice::InvalidateAll {}));
         let keys = vec!["a*".to_owned()];

@@ -19,9 +19,10 @@ use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow, Statement};
+use tracing::warn;
 
 use crate::change::Oid;
-use crate::control::{Answer, Control, LookupId, Question, Sighting};
+use crate::control::{Answer, CatalogView, Control, LookupId, Question, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lookups::{Answered, Lookups};
@@ -35,7 +36,7 @@ use crate::source::dsn::{Dsn, Target};
 use crate::source::facts::{RUN, in_recovery, refuse_as_standby};
 use crate::source::link::{Link, each_host};
 use crate::source::socket::ReceiveWindow;
-use crate::source::sqlstate::{CANNOT_CONNECT_NOW, session_error};
+use crate::source::sqlstate::{CANNOT_CONNECT_NOW, is_connection, session_error};
 use crate::source::wire::{OUTPUT, UNCONVERTED};
 
 /// A link that is negotiated already, as tokio-postgres wants to receive one.
@@ -210,8 +211,8 @@ pub struct ControlSession {
     live: RefCell<Option<Rc<Live>>>,
     /// The server that the stream comes from.
     expected: RefCell<Option<(String, u32)>>,
-    /// The statements of a look at the server: `run.sql`, `watch.sql`.
-    watch: Option<[String; 2]>,
+    /// The statements of a look at the server: `run.sql`, `watch.sql`; and of one at its tables: `catalog.sql`.
+    watch: Option<[String; 3]>,
     /// A statement failed because its connection had ended, or the server takes no new ones.
     failed: Notify,
 }
@@ -246,7 +247,7 @@ impl ControlSession {
         let tables = serde_json::to_string(&tables).expect("a list of texts is plain data");
         let variables = [("slot", slot), ("publication", publication), ("tables", tables.as_str())];
         let fill = |sql| format!("{NO_PATH}{}", quote::fill(sql, &variables));
-        self.watch = Some([fill(RUN), fill(include_str!("../sql/watch.sql"))]);
+        self.watch = Some([RUN, include_str!("../sql/watch.sql"), include_str!("../sql/catalog.sql")].map(fill));
         self
     }
 
@@ -432,6 +433,30 @@ impl Control for ControlSession {
         .await
     }
 
+    /// A server that refuses the statement, or takes too long, tells nothing: then every DDL is in doubt.
+    async fn catalog(&self) -> Result<Option<CatalogView>> {
+        let Some([_, _, catalog]) = &self.watch else { return Ok(None) };
+        self.attempt(1, async |live| {
+            let rows = match live.session.client.simple_query(catalog).await {
+                Err(error) if error.code().is_some_and(|code| !is_connection(code.code())) => {
+                    let hint = "Let the role read the system catalogs, and raise postgres.statement_timeout.";
+                    let error = session_error(&error);
+                    warn!(
+                        hint,
+                        "DDL of any kind sweeps its table, because the catalog cannot be read: {}",
+                        error.chain()
+                    );
+                    return Ok(None);
+                }
+                rows => rows.map_err(|error| session_error(&error))?,
+            };
+            let unexpected = || Error::definite(Exit::Protocol, "the answer about the tables cannot be read");
+            let text = first_row(&rows).and_then(|row| row.get(0)).ok_or_else(unexpected)?;
+            CatalogView::parse(text).ok_or_else(unexpected).map(Some)
+        })
+        .await
+    }
+
     fn altered(&self) {
         if let Some(live) = &*self.live.borrow() {
             live.lookups.forget();
@@ -444,7 +469,7 @@ impl Control for ControlSession {
     }
 
     async fn watch(&self) -> Result<Option<Sighting>> {
-        let Some([run, watch]) = &self.watch else { return Ok(None) };
+        let Some([run, watch, _]) = &self.watch else { return Ok(None) };
         let live = self.live().await?;
         let (system, timeline) = live.identity.clone().unwrap_or_default();
         let step = async |live: Rc<Live>| {

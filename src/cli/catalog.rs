@@ -38,6 +38,8 @@ pub struct Server {
     pub senders_used: u32,
     /// Event triggers that announce DDL and are as this version makes them, of [`TRIGGERS`](crate::cli::setup::TRIGGERS).
     pub triggers: u32,
+    /// Event triggers with these names, however they are.
+    pub triggers_found: u32,
     /// Functions for transactions that are as this version makes them, of [`FUNCTIONS`](crate::cli::setup::FUNCTIONS).
     pub functions: u32,
     /// `max_slot_wal_keep_size` in MB; -1 is no limit.

@@ -30,7 +30,7 @@ const VERSION_GENERATED: u32 = 180_000;
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '5s';";
 
 /// The event triggers that announce DDL; this many are made.
-pub const TRIGGERS: u32 = 2;
+pub const TRIGGERS: u32 = 3;
 pub(crate) const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");
 
 /// The functions that transactions call, and the one behind them; this many are made.
@@ -250,7 +250,7 @@ fn optional(sql: &str) -> Option<(&'static str, &'static str)> {
     const WITHOUT_FUNCTIONS: &str = "the role must have CREATE on the database. Until one that has runs the following \
         with psql, transactions cannot call crieur.invalidate.";
     match sql {
-        TRIGGERS_SQL => Some(("CREATE EVENT TRIGGER crieur_ddl, crieur_drop;", WITHOUT_TRIGGERS)),
+        TRIGGERS_SQL => Some(("CREATE EVENT TRIGGER crieur_ddl, crieur_drop, crieur_rewrite;", WITHOUT_TRIGGERS)),
         FUNCTIONS_SQL => Some(("CREATE FUNCTION crieur.invalidate, crieur.invalidate_exact;", WITHOUT_FUNCTIONS)),
         _ => None,
     }
@@ -367,7 +367,7 @@ mod tests {
             catalog.server.triggers = 1;
             catalog.slot = None;
         };
-        assert!(sqls(spoil, &["id"]).last().is_some_and(|sql| sql.contains("CREATE EVENT TRIGGER crieur_drop")));
+        assert!(sqls(spoil, &["id"]).last().is_some_and(|sql| sql.contains("'crieur_rewrite', 'table_rewrite'")));
     }
 
     #[test]

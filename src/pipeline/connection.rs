@@ -51,6 +51,7 @@ where
             }
             (self.news)(News::Streaming);
             self.connected_anew = true;
+            self.read_catalog();
             self.read_mark();
         }
     }

@@ -4,7 +4,7 @@
 //! Keys of a streamed transaction wait here under its xid, never its rows; its abort drops them, its commit moves them
 //! into the batch. When memory is short the largest set collapses into its families.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use foldhash::fast::RandomState;
@@ -13,9 +13,11 @@ use crate::ack::Window;
 use crate::batcher::Batch;
 use crate::cache::glob;
 use crate::change::{Change, Event, Place, Relation, Row};
+use crate::control::CatalogView;
 use crate::keys::TxOrdinal;
 use crate::lsn::Xid;
 use crate::notice::Notice;
+use crate::pipeline::ddl::{Ddl, Verdict};
 use crate::pipeline::tables::{Meaning, Tables};
 use crate::rules::custom::{Allowed, Asked};
 use crate::rules::{Invalidations, Rules};
@@ -39,6 +41,7 @@ pub struct Intake<A> {
     /// The open batch.
     pub batch: Batch<A>,
     tables: Tables,
+    ddl: Ddl,
     open: HashMap<Xid, Invalidations, RandomState>,
     open_bytes: usize,
     /// Whether a message was not understood.
@@ -52,6 +55,7 @@ impl<A: Copy + Ord> Default for Intake<A> {
         Intake {
             batch: Batch::default(),
             tables: Tables::default(),
+            ddl: Ddl::default(),
             open: HashMap::default(),
             open_bytes: 0,
             misunderstood: false,
@@ -65,16 +69,23 @@ impl<A: Copy + Ord> Intake<A> {
     #[inline]
     pub fn event(&mut self, event: Event<'_, A>, rules: &Rules, window: &mut Window<A>) -> Need {
         match event {
-            Event::Begin(xid) => self.batch.begin(xid),
+            Event::Begin(xid) => {
+                self.ddl.begin();
+                self.batch.begin(xid);
+            }
             Event::Change(change) => self.change(change, rules),
             Event::Open(xid, change) => self.open_change(xid, change, rules),
             Event::Skipped => {}
             Event::Abort(xid) => {
                 self.tables.aborted(xid);
+                self.ddl.aborted(xid);
                 drop(self.close(xid));
             }
             Event::Commit(xid, ack) => {
                 self.tables.committed(xid);
+                self.ddl.committed_open(xid);
+                let verdict = self.ddl.commit(xid, rules);
+                self.judged(Place::Committed, verdict, rules);
                 match self.close(xid) {
                     Some(load) => self.batch.commit_streamed(xid, load, ack, window),
                     None => self.batch.commit(xid, ack, window),
@@ -131,13 +142,33 @@ impl<A: Copy + Ord> Intake<A> {
     /// A message with our prefix; one that is not understood may concern anybody.
     fn message(&mut self, place: Place, content: &[u8], rules: &Rules) -> Need {
         let asked = match Notice::parse(content) {
-            Some(Notice::Ddl { tables }) => {
+            Some(Notice::Ddl { tables, snapshot }) => {
                 self.altered = true;
-                let named = tables.iter().filter_map(|table| rules.table(&table.schema, &table.name));
-                let known = tables.iter().filter_map(|table| self.tables.known(table.oid()));
-                for table in named.chain(known).collect::<BTreeSet<_>>() {
-                    let families = rules.families_of(table);
-                    self.named(place, |tx, load| families.apply(&Row::Truncate, tx, load));
+                match place {
+                    Place::Committed => self.ddl.altered(tables, snapshot.as_deref()),
+                    Place::Open(xid) => {
+                        let verdict = self.ddl.altered_at_once(&tables, snapshot.as_deref(), xid, rules);
+                        self.judged(place, verdict, rules);
+                    }
+                    Place::Outside => {
+                        let verdict = self.ddl.altered_at_once(&tables, None, Xid::NONE, rules);
+                        self.judged(place, verdict, rules);
+                    }
+                }
+                return Need::Nothing;
+            }
+            Some(Notice::Dropped { tables }) => {
+                self.altered = true;
+                match place {
+                    Place::Committed => self.ddl.dropped(tables),
+                    Place::Open(xid) => {
+                        let verdict = self.ddl.dropped_at_once(&tables, xid, rules);
+                        self.judged(place, verdict, rules);
+                    }
+                    Place::Outside => {
+                        let verdict = self.ddl.dropped_at_once(&tables, Xid::NONE, rules);
+                        self.judged(place, verdict, rules);
+                    }
                 }
                 return Need::Nothing;
             }
@@ -157,6 +188,25 @@ impl<A: Copy + Ord> Intake<A> {
             refused = allowed.filter(|allowed| *allowed == Allowed::No).count() as u64;
         });
         if refused > 0 { Need::Refusal(refused) } else { Need::Nothing }
+    }
+
+    /// Adds the families of tables that DDL may have changed.
+    fn judged(&mut self, place: Place, Verdict { mut sweeps, changed, settled }: Verdict, rules: &Rules) {
+        let unknown = changed.iter().filter(|oid| self.tables.known(**oid).is_none()).count();
+        sweeps.extend(changed.iter().filter_map(|oid| self.tables.known(*oid)));
+        if unknown > 0 && self.tables.has_forgotten() {
+            sweeps.extend(rules.table_ids());
+        }
+        for table in sweeps {
+            let families = rules.families_of(table);
+            self.named(place, |tx, load| families.apply(&Row::Truncate, tx, load));
+        }
+        settled.into_iter().for_each(|oid| self.tables.settle(oid));
+    }
+
+    /// What readers saw of the tables when the connection was new.
+    pub fn catalog(&mut self, view: Option<CatalogView>, rules: &Rules) {
+        self.ddl.read(view, rules);
     }
 
     /// Adds what a message names.
@@ -224,6 +274,7 @@ impl<A: Copy + Ord> Intake<A> {
         self.open.clear();
         self.open_bytes = 0;
         self.tables.interrupted();
+        self.ddl.interrupted();
     }
 
     /// Memory in use, in bytes.

@@ -6,6 +6,7 @@
 
 pub mod answers;
 mod connection;
+mod ddl;
 pub mod deliver;
 mod flight;
 mod gap;
@@ -40,7 +41,7 @@ use crate::ack::{SpanId, Window};
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Swept};
 use crate::change::Relation;
-use crate::control::{Control, Sighting};
+use crate::control::{CatalogView, Control, Sighting};
 use crate::echo::{Delivery, Echoes};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
@@ -64,6 +65,14 @@ use crate::source::{BACKLOG, Source};
 /// How often the mark and, behind it, the confirmed position move at most. A status costs the server a slot update;
 /// PostgreSQL recycles WAL at checkpoints, so a twentieth of a second loses nothing.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The catalog's answer.
+enum Resolved {
+    /// The topmost table above a relation.
+    Root(Relation, Option<(String, String)>),
+    /// What readers see of the tables.
+    Catalog(Option<CatalogView>),
+}
 
 /// Who hears the news.
 type Tell = Box<dyn FnMut(News)>;
@@ -130,8 +139,8 @@ pub struct Pipeline<S: Source, C, D> {
     sweep_again: bool,
     /// What the running sweep holds, in bytes.
     sweep_bytes: usize,
-    /// The catalog's answer about a relation.
-    resolving: Kept<(Relation, Option<(String, String)>)>,
+    /// What the catalog is asked for, and what the stream waits for.
+    resolving: Kept<Resolved>,
 
     /// System, timeline and run of the server that was connected last.
     server: Option<(String, u32, String)>,
@@ -385,13 +394,21 @@ where
         Ok(())
     }
 
+    /// Asks the catalog what readers see of the tables; nothing is taken until it answered.
+    fn read_catalog(&mut self) {
+        let control = Rc::clone(&self.control);
+        self.resolving = Some(Box::pin(async move {
+            insist("read the catalog", async || control.catalog().await).await.map(Resolved::Catalog)
+        }));
+    }
+
     /// Asks the catalog which table a relation is a partition of; nothing is taken until it answered.
     fn resolve(&mut self, relation: Relation) {
         let control = Rc::clone(&self.control);
         self.resolving = Some(Box::pin(async move {
             let root = insist("find a partition's table", async || control.partition_root(relation.oid).await);
             let root = root.await?;
-            Ok((relation, root))
+            Ok(Resolved::Root(relation, root))
         }));
     }
 
@@ -482,8 +499,11 @@ where
         (self.news)(News::Totals(totals, self.source.lateness()));
     }
 
-    fn resolved(&mut self, (relation, root): (Relation, Option<(String, String)>)) -> Result<()> {
-        self.intake.resolved(&relation, root, &self.rules);
+    fn resolved(&mut self, resolved: Resolved) -> Result<()> {
+        match resolved {
+            Resolved::Root(relation, root) => self.intake.resolved(&relation, root, &self.rules),
+            Resolved::Catalog(view) => self.intake.catalog(view, &self.rules),
+        }
         // Events that were read together with the relation wait in the source's buffer.
         let taken = self.take();
         self.source_result(taken)

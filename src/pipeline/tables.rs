@@ -54,7 +54,8 @@ impl Changed {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Known {
     table: TableId,
-    shape: Fingerprint,
+    /// `None`: its next description is no news, see [`Tables::settle`].
+    shape: Option<Fingerprint>,
 }
 
 /// All tables of the stream.
@@ -90,16 +91,29 @@ impl Tables {
         self.known.get(&oid).map(|known| known.table)
     }
 
+    /// Whether tables were forgotten: what they fed is no longer known.
+    pub fn has_forgotten(&self) -> bool {
+        self.forgot
+    }
+
+    /// DDL of the table was announced and judged: that its next description is another one is no news.
+    pub fn settle(&mut self, oid: Oid) {
+        if let Some(known) = self.known.get_mut(&oid) {
+            known.shape = None;
+        }
+    }
+
     /// A description of what feeds a table of the rules; `root` is the topmost table above it, or itself.
     pub fn described(&mut self, relation: &Relation, root: (&str, &str), table: TableId, rules: &Rules) {
         self.strangers.remove(&relation.oid);
         let layout = self.hasher.hash_one((table, relation.identity, &relation.columns));
         let plan = self.plans.entry(layout).or_insert_with(|| Rc::new(rules.plan(relation, rules.name_of(table))));
         let plan = Rc::clone(plan);
-        let now = Known { table, shape: self.hasher.hash_one((relation, root)) };
+        let now = Known { table, shape: Some(self.hasher.hash_one((relation, root))) };
         let before = self.open.get(&relation.oid).map(|(_, known)| known).or_else(|| self.known.get(&relation.oid));
         let sweeps = match before {
             Some(before) if *before == now => None,
+            Some(Known { table: fed, shape: None }) if *fed == table => Some(Vec::new()),
             Some(before) if before.table == table => Some(vec![table]),
             Some(before) => Some(vec![table, before.table]),
             None if self.forgot => Some(vec![table]),
@@ -223,6 +237,17 @@ mod tests {
         tables.interrupted();
         assert!(!changed(&mut tables, &rules, &["a", "b"], None));
         assert!(changed(&mut tables, &rules, &["b", "a"], None));
+    }
+
+    #[test]
+    fn a_description_that_was_announced_is_no_news_once() {
+        let (rules, mut tables) = (rules(), Tables::default());
+        assert!(!changed(&mut tables, &rules, &["a"], None));
+        tables.settle(Oid(1));
+        tables.settle(Oid(2));
+        assert!(!changed(&mut tables, &rules, &["a", "b"], None), "the announcement was judged");
+        assert!(!changed(&mut tables, &rules, &["a", "b"], None));
+        assert!(changed(&mut tables, &rules, &["a"], None), "this one nobody announced");
     }
 
     #[test]

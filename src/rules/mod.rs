@@ -185,6 +185,11 @@ impl Rules {
         self.tables.iter().position(|known| known.schema == schema && known.name == table).map(TableId)
     }
 
+    /// Every table.
+    pub fn table_ids(&self) -> impl Iterator<Item = TableId> {
+        (0..self.tables.len()).map(TableId)
+    }
+
     /// Schema and name of a table.
     pub fn name_of(&self, table: TableId) -> (&str, &str) {
         self.tables.get(table.0).map_or(("", ""), |table| (&table.schema, &table.name))

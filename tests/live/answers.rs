@@ -96,7 +96,9 @@ async fn a_column_of_another_type_is_written_as_that_type_from_then_on() {
 async fn is_written_as_its_type(mode: Mode, triggers: bool) {
     let (scene, config) = scene(mode).await;
     if !triggers {
-        scene.run("DROP EVENT TRIGGER IF EXISTS crieur_ddl; DROP EVENT TRIGGER IF EXISTS crieur_drop").await;
+        for name in ["crieur_ddl", "crieur_drop", "crieur_rewrite"] {
+            scene.run(&format!("DROP EVENT TRIGGER IF EXISTS {name}")).await;
+        }
     }
     scene.run("ALTER TABLE properties ALTER owner_id TYPE numeric(12, 2)").await;
     let mut daemon = scene.daemon_with(&config).await;

@@ -16,6 +16,7 @@ mod cost;
 mod custom;
 mod daemon;
 mod day;
+mod ddl;
 mod decoder;
 mod delivery;
 mod failover;

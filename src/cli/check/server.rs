@@ -58,8 +58,16 @@ fn triggers(server: &Server) -> Finding {
     if server.triggers >= TRIGGERS {
         return Finding::ready("event triggers", "DDL is announced in the stream");
     }
-    let seen = "missing, disabled or of another version: DDL that changes values without changing rows leaves stale keys, or sweeps them \
-                only with the next row change";
+    let seen = match server.triggers_found {
+        0 => {
+            "missing: DDL that changes values without changing rows leaves stale keys, or sweeps them only with the \
+              next row change"
+        }
+        _ => {
+            "of another version, disabled or not ENABLE ALWAYS: DDL that they do not announce leaves stale keys, and \
+              those of an older version sweep at every ALTER TABLE"
+        }
+    };
     Finding::note("event triggers", seen).mend("run crieur setup as a superuser, or have one run its --print")
 }
 
@@ -244,6 +252,9 @@ mod tests {
         check(|c| spoil_slot(c).wal_status = Some("lost".into()), Wrong, "is lost", &[drop, CREATE]);
         check(|c| spoil_slot(c).wal_status = Some("extended".into()), Note, "behind", &[]);
         check(|c| spoil_slot(c).active_pid = Some(7), Note, "pid 7", &[]);
+        let older = "run crieur setup as a superuser, or have one run its --print";
+        check(|c| c.server.triggers = 2, Note, "of another version", &[older]);
+        check(|c| (c.server.triggers, c.server.triggers_found) = (0, 0), Note, "missing: DDL", &[older]);
         check(|c| c.server.slot_keep_mb = 512, Note, "512 MB", &[]);
         check(|c| c.server.sender_timeout_ms = 0, Note, "client that is gone", &[]);
     }

@@ -1,0 +1,171 @@
+//! DDL and what it means, in both modes: the table of README.md, line by line. Harmless statements come first in each
+//! group, so that what they leave is what the next one is compared with.
+
+use std::collections::BTreeSet;
+
+use super::daemon;
+use super::harness::postgres::{self, Version};
+use super::scene::{KEYS, Mode, Scene, set};
+
+const VERSIONS: [Version; 2] = [Version::System, Version::V18];
+
+/// What tables a statement sweeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Sweeps {
+    Nothing,
+    Properties,
+    Bookings,
+    Visits,
+}
+use Sweeps::{Bookings, Nothing, Properties, Visits};
+
+impl Sweeps {
+    fn keys(self) -> BTreeSet<String> {
+        let prefixes: &[&str] = match self {
+            Nothing => &[],
+            Properties => &["properties:all_properties_public", "properties:city:", "properties:detail:"],
+            Bookings => &["available_slots:"],
+            Visits => &["visits:"],
+        };
+        let owned = |key: &&&str| prefixes.iter().any(|prefix| key.starts_with(prefix));
+        KEYS.iter().filter(owned).map(|key| key.to_string()).collect()
+    }
+}
+
+/// Before the daemon starts: types inside types, a table that nobody watches, a role.
+const BEFORE: &str = "
+CREATE TYPE kind AS ENUM ('a', 'b');
+CREATE TYPE inner_part AS (kinds kind[], n int);
+CREATE DOMAIN inner_domain AS inner_part CHECK (true);
+CREATE TYPE outer_part AS (parts inner_domain[], note text);
+CREATE TABLE unrelated (id int PRIMARY KEY, kind kind);
+ALTER TABLE visit_bookings ADD COLUMN part outer_part, ADD COLUMN price numeric(10, 2) CHECK (price > 0);
+ALTER TABLE properties ADD COLUMN shout text GENERATED ALWAYS AS (upper(title)) STORED;
+CREATE TABLE staging (id int PRIMARY KEY);
+CREATE TABLE splits (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE splits_1 PARTITION OF splits FOR VALUES FROM (0) TO (9);
+CREATE ROLE reader;
+CREATE SCHEMA elsewhere;
+";
+
+/// The statement, and what it sweeps.
+const JUDGED: &[(&str, Sweeps)] = &[
+    // Nothing that readers see.
+    ("ALTER TABLE properties ADD CONSTRAINT c CHECK (id > 0) NOT VALID", Nothing),
+    ("ALTER TABLE properties VALIDATE CONSTRAINT c", Nothing),
+    ("ALTER TABLE properties DROP CONSTRAINT c", Nothing),
+    ("ALTER TABLE properties ALTER owner_id SET STATISTICS 200", Nothing),
+    ("ALTER TABLE properties ALTER owner_id SET DEFAULT 7", Nothing),
+    ("ALTER TABLE properties ALTER owner_id SET NOT NULL", Nothing),
+    ("ALTER TABLE properties ALTER owner_id DROP NOT NULL", Nothing),
+    ("ALTER TABLE properties ALTER title SET STORAGE EXTERNAL", Nothing),
+    ("ALTER TABLE properties SET (fillfactor = 70)", Nothing),
+    ("ALTER TABLE properties OWNER TO reader", Nothing),
+    ("ALTER TABLE properties OWNER TO postgres", Nothing),
+    ("ALTER TABLE properties DISABLE TRIGGER USER", Nothing),
+    ("ALTER TABLE properties ENABLE TRIGGER USER", Nothing),
+    ("CREATE INDEX ON properties (owner_id)", Nothing),
+    ("COMMENT ON TABLE properties IS 'x'", Nothing),
+    ("BEGIN; ALTER TABLE properties ADD COLUMN x int; ALTER TABLE properties DROP COLUMN x; COMMIT", Nothing),
+    (
+        "BEGIN; ALTER TABLE properties RENAME title TO name; ALTER TABLE properties RENAME name TO title; COMMIT",
+        Nothing,
+    ),
+    ("ALTER TABLE visit_bookings ALTER price TYPE numeric(12, 2)", Nothing),
+    ("CREATE POLICY p ON properties USING (id > 1)", Nothing),
+    ("VACUUM FULL properties", Nothing),
+    ("ALTER TABLE visits_low SET (fillfactor = 70)", Nothing),
+    ("ALTER TABLE unrelated ADD COLUMN x int DEFAULT 1", Nothing),
+    ("DROP TABLE staging", Nothing),
+    ("DROP TABLE splits", Nothing),
+    ("CREATE TABLE visits_more PARTITION OF visits FOR VALUES FROM (200) TO (300)", Nothing),
+    ("DROP TABLE visits_more", Nothing),
+    // Types.
+    ("ALTER TYPE kind ADD VALUE 'c' BEFORE 'a'", Nothing),
+    ("ALTER DOMAIN inner_domain DROP CONSTRAINT inner_domain_check", Nothing),
+    ("ALTER DOMAIN inner_domain SET DEFAULT NULL", Nothing),
+    ("ALTER TYPE outer_part OWNER TO reader", Nothing),
+    ("ALTER TYPE kind RENAME VALUE 'a' TO 'z'", Bookings),
+    ("ALTER TYPE inner_part ADD ATTRIBUTE more int", Bookings),
+    ("ALTER TYPE inner_part RENAME ATTRIBUTE more TO most", Bookings),
+    ("ALTER TYPE inner_part DROP ATTRIBUTE most", Bookings),
+    // Columns.
+    ("ALTER TABLE properties ALTER shout DROP EXPRESSION", Properties),
+    ("ALTER TABLE properties ADD COLUMN price int", Properties),
+    ("ALTER TABLE properties ADD COLUMN fee int DEFAULT 5", Properties),
+    ("ALTER TABLE properties ADD COLUMN drawn float DEFAULT random()", Properties),
+    ("ALTER TABLE properties ALTER fee TYPE int USING fee * 2", Properties),
+    ("ALTER TABLE properties ALTER fee TYPE text", Properties),
+    ("ALTER TABLE properties ALTER title TYPE text COLLATE \"C\"", Properties),
+    ("ALTER TABLE properties RENAME fee TO cost", Properties),
+    ("ALTER TABLE properties DROP COLUMN cost", Properties),
+    ("ALTER TABLE visits ADD COLUMN note text DEFAULT 'n'", Visits),
+    // Names.
+    ("ALTER TABLE visit_bookings RENAME TO booked", Bookings),
+    ("ALTER TABLE booked RENAME TO visit_bookings", Bookings),
+    ("ALTER TABLE visit_bookings SET SCHEMA elsewhere", Bookings),
+    ("ALTER TABLE elsewhere.visit_bookings SET SCHEMA public", Bookings),
+    // Rows that readers may see.
+    ("ALTER TABLE properties ENABLE ROW LEVEL SECURITY", Properties),
+    ("ALTER POLICY p ON properties RENAME TO q", Nothing),
+    ("CREATE POLICY writers ON properties FOR INSERT WITH CHECK (true)", Nothing),
+    ("ALTER POLICY q ON properties USING (id > 2)", Properties),
+    ("CREATE POLICY r ON properties FOR SELECT TO reader USING (true)", Properties),
+    ("DROP POLICY r ON properties", Properties),
+    ("ALTER TABLE properties FORCE ROW LEVEL SECURITY", Properties),
+    ("ALTER TABLE properties OWNER TO reader", Properties),
+    ("ALTER TABLE properties DISABLE ROW LEVEL SECURITY", Properties),
+    // Partitions.
+    ("ALTER TABLE visits DETACH PARTITION visits_high", Visits),
+    ("ALTER TABLE visits ATTACH PARTITION visits_high FOR VALUES FROM (100) TO (200)", Visits),
+    ("ALTER TABLE visits ALTER note SET DEFAULT 'm'", Nothing),
+    ("DROP TABLE visits_high", Visits),
+    ("ALTER TABLE visits ALTER note SET DEFAULT 'l'", Nothing),
+    // As a restore or a replication tool works.
+    (
+        "SET session_replication_role = replica; ALTER TABLE properties ADD COLUMN late int DEFAULT 1; RESET ALL",
+        Properties,
+    ),
+];
+
+/// PostgreSQL 18 only.
+const JUDGED_18: &[(&str, Sweeps)] = &[
+    ("ALTER TABLE properties ADD COLUMN loud text GENERATED ALWAYS AS (upper(title)) VIRTUAL", Properties),
+    ("ALTER TABLE properties ADD COLUMN calm text GENERATED ALWAYS AS (lower(title)) STORED", Properties),
+    ("ALTER TABLE properties ALTER calm SET EXPRESSION AS (initcap(title))", Properties),
+];
+
+fn judged(version: Version) -> Vec<(&'static str, Sweeps)> {
+    let newer: &[(&str, Sweeps)] = if version == Version::V18 { JUDGED_18 } else { &[] };
+    JUDGED.iter().chain(newer).copied().collect()
+}
+
+async fn scene(mode: Mode, version: Version) -> Scene {
+    let scene = Scene::of(mode, postgres::Options { version, ..Default::default() }, &[]).await;
+    scene.run(BEFORE).await;
+    let out = daemon::run("setup", &scene.config(), &[]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    scene
+}
+
+#[tokio::test]
+async fn announced_ddl_sweeps_the_table_whose_values_it_changed_and_no_other() {
+    for version in VERSIONS {
+        let scene = scene(Mode::Replication, version).await;
+        let mut daemon = scene.daemon().await;
+        // A description of a table that is another one only because of its replica identity is no news.
+        let one = set(&["available_slots:1"]);
+        assert_eq!(scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await, one);
+        let identity = "ALTER TABLE visit_bookings REPLICA IDENTITY DEFAULT; DELETE FROM visit_bookings WHERE id = 1;
+                        INSERT INTO visit_bookings VALUES (2, 1)";
+        let gone = scene.change(&daemon, identity).await;
+        assert_eq!(gone, Bookings.keys(), "the old row no longer tells property_id");
+        scene.run("ALTER TABLE visit_bookings REPLICA IDENTITY FULL").await;
+        let deleted = "DELETE FROM visit_bookings WHERE id = 2";
+        assert_eq!(scene.change(&daemon, deleted).await, one, "{}", daemon.log());
+        for (sql, sweeps) in judged(version) {
+            assert_eq!(scene.change(&daemon, sql).await, sweeps.keys(), "{version:?}: {sql}\n{}", daemon.log());
+        }
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
