@@ -48,6 +48,9 @@ impl Answer {
     }
 }
 
+/// Tables by schema and name.
+pub type Named = Vec<(String, String)>;
+
 /// An ordinary session, from the loop's point of view.
 #[allow(async_fn_in_trait)] // One thread: no future of ours needs to be Send.
 pub trait Control {
@@ -73,9 +76,9 @@ pub trait Control {
         Ok(())
     }
 
-    /// Schema and name of the topmost partitioned table above `oid`: its own when it is no partition, `None` when the
-    /// catalog no longer knows it.
-    async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>>;
+    /// Schemas and names of the tables that the rows of `oid` belong to: the topmost partitioned table above it, or itself,
+    /// and then those that it inherits from. `None` when the catalog no longer knows it.
+    async fn tables_of(&self, oid: Oid) -> Result<Option<Named>>;
 
     /// What readers see of the tables of the rules; `None` where nobody knows.
     async fn catalog(&self) -> Result<Option<CatalogView>> {
@@ -164,13 +167,37 @@ pub struct Sighting {
     /// Kinds of changes that the publication leaves out: `insert`, `update`, `delete`, `truncate`.
     pub withheld: Vec<String>,
     /// Tables of the rules whose changes do not come, by schema and name.
-    pub unpublished: Vec<(String, String)>,
+    pub unpublished: Named,
     /// Tables of the rules whose triggers are missing, or do not tell all that the rules read, by schema and name.
-    pub uncovered: Vec<(String, String)>,
+    pub uncovered: Named,
+    /// Tables of the rules that do not exist, and columns of them.
+    pub missing: Vec<(String, String, Option<String>)>,
+    /// Partitioned tables of which TRUNCATE of one partition does not come, and what tells that one was.
+    pub rooted: Vec<((String, String), String)>,
+    /// Tables some of whose relations the server may refuse updates of.
+    pub suspects: Named,
+    /// Another text when the reasons for that changed.
+    pub suspicion: Option<String>,
+    /// Relations that the server refuses updates and deletes of, and those that were mended.
+    #[serde(skip)]
+    pub refused: Vec<Refused>,
     /// `synchronous_standby_names`.
     pub standby_names: String,
     /// Our name in that list.
     pub application_name: String,
     /// The slot's WAL; `None` while there is no such slot.
     pub wal: Option<SlotWal>,
+}
+
+/// A relation that the server refuses updates and deletes of, because of what it is published with.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Refused {
+    /// Schema and name.
+    pub table: (String, String),
+    /// A fragment.
+    pub because: String,
+    /// What mends it: statements, or words.
+    pub mend: String,
+    /// The statements were run, and the server takes updates again.
+    pub is_mended: bool,
 }

@@ -50,8 +50,11 @@ pub mod ring;
 
 // Where keys go, and what the stream cannot tell.
 pub mod cache;
+pub mod catalog;
 pub mod control;
+pub mod identity;
 mod lookups;
+mod mending;
 pub mod pooled;
 pub mod replicas;
 pub mod session;

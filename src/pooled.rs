@@ -19,7 +19,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::change::Oid;
-use crate::control::{Answer, AnswerRow, Control, LookupId, Question, Sighting};
+use crate::control::{Answer, AnswerRow, Control, LookupId, Named, Question, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lookups::{Collected, Refused, Shape, Text, Types, refusal};
@@ -383,10 +383,10 @@ impl Control for PooledControl {
         self.replicas.reach(inserted).await
     }
 
-    async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>> {
+    async fn tables_of(&self, oid: Oid) -> Result<Option<Named>> {
         self.attempt(1, async |live| {
             let rows = query(&live.session.client, ROOT, &[(&oid.0, Type::OID)]).await?;
-            let names = rows.first().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose();
+            let names = rows.first().map(|row| Ok(vec![(row.try_get(0)?, row.try_get(1)?)])).transpose();
             names.map_err(|error: tokio_postgres::Error| session_error(&error))
         })
         .await

@@ -22,12 +22,13 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQuer
 use tracing::warn;
 
 use crate::change::Oid;
-use crate::control::{Answer, CatalogView, Control, LookupId, Question, Sighting};
+use crate::control::{Answer, CatalogView, Control, LookupId, Named, Question, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lookups::{Answered, Lookups};
 use crate::lsn::Lsn;
 use crate::mark::Start;
+use crate::mending::Mending;
 use crate::quote;
 use crate::replicas::Replicas;
 use crate::rules::{Lookup, Rules};
@@ -213,6 +214,8 @@ pub struct ControlSession {
     expected: RefCell<Option<(String, u32)>>,
     /// The statements of a look at the server: `run.sql`, `watch.sql`; and of one at its tables: `catalog.sql`.
     watch: Option<[String; 3]>,
+    /// What the server may refuse writes for.
+    mending: Option<Mending>,
     /// A statement failed because its connection had ended, or the server takes no new ones.
     failed: Notify,
 }
@@ -230,6 +233,7 @@ impl ControlSession {
             failed: Notify::new(),
             expected: RefCell::new(None),
             watch: None,
+            mending: None,
         }
     }
 
@@ -243,11 +247,14 @@ impl ControlSession {
     /// Lets it watch a slot, a publication and the tables of the rules.
     #[must_use]
     pub fn watching(mut self, slot: &str, publication: &str, rules: &Rules) -> Self {
-        let tables = rules.streamed().into_iter().map(|table| [table.schema, table.table]).collect::<Vec<_>>();
+        let needs = rules.streamed();
+        let tables = needs.iter().map(|table| (&table.schema, &table.table, table.columns.keys().collect::<Vec<_>>()));
+        let tables = tables.collect::<Vec<_>>();
         let tables = serde_json::to_string(&tables).expect("a list of texts is plain data");
         let variables = [("slot", slot), ("publication", publication), ("tables", tables.as_str())];
         let fill = |sql| format!("{NO_PATH}{}", quote::fill(sql, &variables));
         self.watch = Some([RUN, include_str!("../sql/watch.sql"), include_str!("../sql/catalog.sql")].map(fill));
+        self.mending = Some(Mending::new(self.dsn.clone(), self.connect_timeout, publication, needs));
         self
     }
 
@@ -256,7 +263,7 @@ impl ControlSession {
             return Ok(Rc::clone(live));
         }
         let limit = self.statement_timeout.as_millis();
-        let settings = format!("-c default_transaction_read_only=on -c statement_timeout={limit}");
+        let settings = format!("-c default_transaction_read_only=on -c jit=off -c statement_timeout={limit}");
         let connected = Session::connect(&self.dsn, self.connect_timeout, &settings).await;
         let session = connected.inspect_err(|error| {
             // There may be no session yet whose end could tell, or its last statement failed before its connection.
@@ -422,13 +429,18 @@ impl Control for ControlSession {
         self.replicas.reach(flushed).await
     }
 
-    async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>> {
-        const SQL: &str = include_str!("../sql/partition_root.sql");
+    async fn tables_of(&self, oid: Oid) -> Result<Option<Named>> {
+        const SQL: &str = include_str!("../sql/tables_of.sql");
         self.attempt(1, async |live| {
             let sql = format!("{NO_PATH}{}", quote::fill(SQL, &[("oid", &oid.0.to_string())]));
             let rows = live.session.client.simple_query(&sql).await.map_err(|error| session_error(&error))?;
-            let text = |column| first_row(&rows).and_then(|row| row.get(column)).map(str::to_owned);
-            Ok(text(0).zip(text(1)))
+            let text = |row: &SimpleQueryRow, column| row.get(column).map(str::to_owned);
+            let named = rows.iter().filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => text(row, 0).zip(text(row, 1)),
+                _ => None,
+            });
+            let named: Vec<(String, String)> = named.collect();
+            Ok((!named.is_empty()).then_some(named))
         })
         .await
     }
@@ -483,7 +495,10 @@ impl Control for ControlSession {
             refuse_as_standby(&seen.standby_names, &seen.application_name)?;
             Ok(Some(Sighting { system, timeline, publication, ..seen }))
         };
-        self.attempt_on(live, 2, step).await
+        let seen = self.attempt_on(live, 2, step).await?;
+        let (Some(mut seen), Some(mending)) = (seen, &self.mending) else { return Ok(None) };
+        seen.refused = mending.look(&seen.suspects, seen.suspicion.as_ref()).await?;
+        Ok(Some(seen))
     }
 
     async fn lost(&self) {

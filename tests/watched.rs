@@ -135,7 +135,7 @@ impl Control for Looks {
         Ok(questions.iter().map(|_| Answer::Rows(Vec::new())).collect())
     }
 
-    async fn partition_root(&self, _oid: Oid) -> Result<Option<(String, String)>> {
+    async fn tables_of(&self, _oid: Oid) -> Result<Option<Vec<(String, String)>>> {
         Ok(None)
     }
 

@@ -85,8 +85,8 @@ impl<'r> Walk<'r> {
             let Some(event) = self.source.take()? else { return Ok(None) };
             let commits = matches!(event, Event::Commit(..));
             let (need, done) = self.transactions.event(event, self.rules);
-            if let Need::PartitionRoot(relation) = &need {
-                let root = self.control.partition_root(relation.oid).await?;
+            if let Need::Tables(relation) = &need {
+                let root = self.control.tables_of(relation.oid).await?;
                 self.transactions.resolved(need, root, self.rules);
             }
             let number = self.commits + 1;

@@ -138,8 +138,8 @@ impl<W: Write, C: Control, A: Copy + Ord> Printer<'_, W, C, A> {
     async fn event(&mut self, event: Event<'_, A>) -> Result<()> {
         let rules = &self.config.rules;
         let (need, committed) = self.transactions.event(event, rules);
-        if let Need::PartitionRoot(relation) = &need {
-            let root = self.control.partition_root(relation.oid).await?;
+        if let Need::Tables(relation) = &need {
+            let root = self.control.tables_of(relation.oid).await?;
             self.transactions.resolved(need, root, rules);
         }
         match committed {

@@ -1,12 +1,10 @@
 //! The commands: argv in, exit code out. Edges only; what a command decides lives in pure modules.
 
-pub mod catalog;
 pub mod check;
 pub mod coverage;
 pub mod diff;
 pub mod dry;
 pub mod explain;
-pub mod identity;
 pub mod log;
 pub(crate) mod outbox;
 mod output;
@@ -16,6 +14,9 @@ mod reload;
 pub mod replay;
 pub mod run;
 pub mod setup;
+pub mod trial;
+
+pub use crate::{catalog, identity};
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -96,13 +97,15 @@ pub fn main() -> Exit {
             with_config(&arguments.config, |config| report(run::dry(&config)))
         }
         Command::Run(arguments) => with_config(&arguments.config, |config| run::run(config, &arguments.config)),
-        Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config))),
+        Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config, arguments.shown()))),
         Command::Explain(ExplainArgs { diff: Some(files), recording: Some(recording), .. }) => diff(&files, &recording),
         Command::Explain(mut arguments) => {
             with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
         }
         Command::Coverage(arguments) => with_config(&arguments.config, |config| report(coverage(&config, &arguments))),
-        Command::Setup(arguments) => with_config(&arguments.config, |config| report(setup(&config, arguments.mode()))),
+        Command::Setup(arguments) => {
+            with_config(&arguments.config, |config| report(setup(&config, (arguments.mode(), arguments.slotting()))))
+        }
         Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
         Command::Replay(arguments) => with_config(&arguments.config, |config| report(replay(&config, &arguments))),
     }
@@ -172,11 +175,11 @@ fn needs(config: &Config) -> Vec<TableNeeds> {
     }
 }
 
-fn check(config: &Config) -> Result<Exit> {
+fn check(config: &Config, shown: check::Shown) -> Result<Exit> {
     block_on(async {
         let session = session(config).await?;
         let cache = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await;
-        check::run(config, &session.client, cache, &needs(config), &mut Lasting::stdout()).await
+        check::run(config, &session.client, cache, (&needs(config), shown), &mut Lasting::stdout()).await
     })
 }
 
@@ -211,10 +214,10 @@ fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit>
     })
 }
 
-fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
+fn setup(config: &Config, how: (setup::Mode, setup::Slotting)) -> Result<Exit> {
     let out = &mut Lasting::stdout();
     let is_outbox = config.postgres.mode == Mode::Outbox;
-    if is_outbox && mode == setup::Mode::Print {
+    if is_outbox && how.0 == setup::Mode::Print {
         return outbox::print(&config.rules, out);
     }
     block_on(async {
@@ -222,7 +225,7 @@ fn setup(config: &Config, mode: setup::Mode) -> Result<Exit> {
         if is_outbox {
             return outbox::setup(&config.rules, &session.client, out).await;
         }
-        setup::run(config, &session.client, &needs(config), mode, out).await
+        setup::run(config, &session.client, &needs(config), how, out).await
     })
 }
 

@@ -295,10 +295,12 @@ impl<'a, W: Write, C: Control> Recorder<'a, W, C> {
         while let Some(taken) = step {
             let event = self.assembler.event(taken, |lsn| lsn);
             let (need, committed) = self.transactions.event(event, &self.config.rules);
-            if let Need::PartitionRoot(relation) = &need {
+            if let Need::Tables(relation) = &need {
                 let oid = relation.oid;
-                let root = self.control.partition_root(oid).await?;
-                self.writer.partition_root(&PartitionRoot { oid: oid.0, root: root.clone() })?;
+                let root = self.control.tables_of(oid).await?;
+                let mut tables = root.clone().unwrap_or_default().into_iter();
+                let named = PartitionRoot { oid: oid.0, root: tables.next(), inherits: tables.collect() };
+                self.writer.partition_root(&named)?;
                 self.transactions.resolved(need, root, &self.config.rules);
             }
             if let Some(transaction) = committed.filter(|transaction| !transaction.load.lookups.is_empty()) {

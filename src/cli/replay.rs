@@ -87,10 +87,10 @@ impl<A: Copy + Ord> Transactions<A> {
     }
 
     /// See [`Intake::resolved`].
-    pub fn resolved(&mut self, need: Need, root: Option<(String, String)>, rules: &Rules) {
+    pub fn resolved(&mut self, need: Need, tables: Option<Vec<(String, String)>>, rules: &Rules) {
         match need {
             Need::Nothing | Need::Warning | Need::Refusal(_) => {}
-            Need::PartitionRoot(relation) => self.intake.resolved(&relation, root, rules),
+            Need::Tables(relation) => self.intake.resolved(&relation, tables, rules),
         }
     }
 
@@ -194,8 +194,8 @@ pub async fn transactions(
     let mut count = 0;
     while let Some(event) = source.take()? {
         let (need, committed) = transactions.event(event, rules);
-        if let Need::PartitionRoot(relation) = &need {
-            let root = control.partition_root(relation.oid).await?;
+        if let Need::Tables(relation) = &need {
+            let root = control.tables_of(relation.oid).await?;
             transactions.resolved(need, root, rules);
         }
         if let Some(Transaction { load, .. }) = committed {

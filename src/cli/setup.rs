@@ -1,11 +1,13 @@
 //! `crieur setup`: publication, replica identities and slot, so that `check` has nothing left to say about them.
 //!
-//! A plan first, then its statements one by one. Order is a promise to writers: a table gets an identity before it is
-//! published, because the server refuses updates of a published table without one. The slot comes in no transaction: it
-//! cannot be made in one that wrote. Event triggers are last, because not every role may make them and all else works
-//! without. The same plan made twice is empty the second time.
+//! A plan first, then what it would leave wrong: with anything left, nothing is begun. Then each table's part is tried in
+//! a transaction that is rolled back, because a publication of somebody else may make the server refuse updates under
+//! another identity. Only then the statements run, one by one. Order is a promise to writers: a table gets an identity
+//! before it is published, because the server refuses updates of a published table without one. The slot comes in no
+//! transaction: it cannot be made in one that wrote. Event triggers are last, because not every role may make them and
+//! all else works without. The same plan made twice is empty the second time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,13 +15,15 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::cli::catalog::{Catalog, Publication, Table};
+use crate::catalog::{Carrier, Catalog, Publication, Table};
 use crate::cli::check::server::{self, Names};
-use crate::cli::check::tables::{PUBLISH, wanted};
+use crate::cli::check::tables::{PUBLISH, unpublished};
 use crate::cli::check::{self, Finding, Verdict};
-use crate::cli::identity::{self, Choice};
+use crate::cli::trial::{self, tried};
 use crate::config::Config;
 use crate::error::{Error, Exit, Result};
+use crate::identity::refusal::{send_generated, with_ours};
+use crate::identity::{self, Choice, Ground, Indexes, probes, wanted_by_all};
 use crate::quote;
 use crate::rules::needs::TableNeeds;
 
@@ -31,11 +35,11 @@ const LOCK_TIMEOUT: &str = "SET lock_timeout = '5s';";
 
 /// The event triggers that announce DDL; this many are made.
 pub const TRIGGERS: u32 = 3;
-pub(crate) const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");
+pub(crate) use crate::catalog::TRIGGERS_SQL;
 
 /// The functions that transactions call, and the one behind them; this many are made.
 pub const FUNCTIONS: u32 = 3;
-pub(crate) const FUNCTIONS_SQL: &str = include_str!("../../sql/invalidate.sql");
+pub(crate) use crate::catalog::FUNCTIONS_SQL;
 
 /// Creates what the daemon needs on the PostgreSQL server. Safe to run twice.
 #[derive(Debug, clap::Args)]
@@ -46,6 +50,9 @@ pub struct SetupArgs {
     /// Print the SQL instead of running it; psql can run it.
     #[arg(long)]
     pub print: bool,
+    /// Leave the slot to crieur, which makes it at its start: for an owner of tables who may not replicate.
+    #[arg(long)]
+    pub without_slot: bool,
 }
 
 /// What to do with the plan.
@@ -57,10 +64,24 @@ pub enum Mode {
     Print,
 }
 
+/// Who makes the slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Slotting {
+    /// The plan.
+    Ours,
+    /// The daemon, at its start.
+    Left,
+}
+
 impl SetupArgs {
     /// The mode that the command line asks for.
     pub fn mode(&self) -> Mode {
         if self.print { Mode::Print } else { Mode::Execute }
+    }
+
+    /// Whether the command line leaves the slot out.
+    pub fn slotting(&self) -> Slotting {
+        if self.without_slot { Slotting::Left } else { Slotting::Ours }
     }
 }
 
@@ -71,60 +92,187 @@ pub struct Statement {
     pub why: String,
     /// SQL with its semicolon.
     pub sql: String,
+    /// Statements that the server must take behind it: with one refused, it is rolled back.
+    pub probes: Vec<String>,
+}
+
+impl Statement {
+    fn new(why: impl Into<String>, sql: impl Into<String>) -> Self {
+        Statement { why: why.into(), sql: sql.into(), probes: Vec::new() }
+    }
+}
+
+/// The tables that the server can stream, each with what the rules need of it.
+fn ready<'c>(catalog: &'c Catalog, needs: &[TableNeeds]) -> Vec<&'c Table> {
+    let found = needs.iter().filter_map(|need| catalog.table(need));
+    found.filter(|table| table.is_replicable() && !table.is_partition).collect()
+}
+
+/// What each relation that carries rows needs; one that carries rows of two tables of the rules has one answer.
+fn choices<'c>(
+    catalog: &'c Catalog,
+    needs: &[TableNeeds],
+    publication: &str,
+) -> BTreeMap<String, (&'c Carrier, Choice)> {
+    let carriers = ready(catalog, needs).into_iter().flat_map(Table::stored);
+    let chosen = carriers.map(|carrier| {
+        let senders = with_ours(carrier, publication);
+        let ground = Ground { senders: &senders, version: catalog.server.version };
+        let wanted = wanted_by_all(catalog, carrier, needs);
+        (carrier.quoted(), (carrier, identity::choose(carrier, &wanted, ground, Indexes::Built)))
+    });
+    chosen.collect()
 }
 
 /// Every statement that is missing, in order. Pure; tables that the server cannot stream are left to `check`.
-pub fn plan(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>) -> Vec<Statement> {
-    let ready: Vec<(&TableNeeds, &Table)> = needs
-        .iter()
-        .filter_map(|need| Some((need, catalog.table(need)?)))
-        .filter(|(_, table)| table.is_replicable() && !table.is_partition)
-        .collect();
-    let mut out: Vec<Statement> = ready.iter().flat_map(|(need, table)| identities(catalog, need, table)).collect();
-    let tables: Vec<&Table> = ready.into_iter().map(|(_, table)| table).collect();
-    out.extend(match &catalog.publication {
-        None => create_publication(catalog, &tables, names.publication).into_iter().collect(),
-        Some(publication) => alter_publication(catalog, publication, &tables, names.publication),
-    });
+pub fn plan(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slotting: Slotting) -> Vec<Statement> {
+    let tables = ready(catalog, needs);
+    let chosen = choices(catalog, needs, names.publication);
+    let mut out: Vec<Statement> = chosen.values().flat_map(|(carrier, choice)| identities(carrier, choice)).collect();
+    out.extend(publishing(catalog, &tables, names.publication));
     if catalog.server.functions < FUNCTIONS {
         let why = "functions with which a transaction names keys that its commit deletes";
-        out.push(Statement { why: why.into(), sql: FUNCTIONS_SQL.into() });
+        out.push(Statement::new(why, FUNCTIONS_SQL));
     }
-    if catalog.slot.is_none() {
+    if catalog.slot.is_none() && slotting == Slotting::Ours {
         let why = "the slot: from here on the server keeps WAL until crieur confirms it; waits for open transactions";
-        out.push(Statement { why: why.into(), sql: server::create_slot(names.slot, &catalog.server) });
+        out.push(Statement::new(why, server::create_slot(names.slot, &catalog.server)));
     }
     if catalog.server.triggers < TRIGGERS {
         let why = "event triggers: DDL that changes values without changing rows is announced in the stream";
-        out.push(Statement { why: why.into(), sql: TRIGGERS_SQL.into() });
+        out.push(Statement::new(why, TRIGGERS_SQL));
     }
     out
 }
 
-fn identities(catalog: &Catalog, need: &TableNeeds, table: &Table) -> Vec<Statement> {
+/// The catalog as the plan leaves it: what is wrong in it then, the plan does not mend.
+fn planned(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slotting: Slotting) -> Catalog {
+    let mut after = catalog.clone();
+    let chosen = choices(catalog, needs, names.publication);
+    for carrier in after.tables.iter_mut().flat_map(|table| &mut table.carriers) {
+        if let Some((_, choice)) = chosen.get(&carrier.quoted()) {
+            identity::apply(carrier, choice);
+        }
+        carrier.published |= chosen.contains_key(&carrier.quoted());
+        carrier.publications.retain(|sender| sender.name != names.publication);
+    }
+    let fresh = Publication::of(&catalog.role.name);
+    let found = after.publication.unwrap_or(fresh);
+    let is_sent = publishes_generated(catalog, &ready(catalog, needs)) || found.generated == "s";
+    let generated = if is_sent { "s" } else { "n" }.to_owned();
+    let all = Publication { insert: true, update: true, delete: true, truncate: true, via_root: false, ..found };
+    after.publication = Some(Publication { generated, ..all });
+    for table in &mut after.tables {
+        table.root_published |= table.kind == "p" && table.is_replicable();
+    }
+    // A slot that is lost is made anew by the daemon. One that is there needs nobody who may make it.
+    if let Some(slot) = &mut after.slot {
+        (slot.wal_status, slot.invalidation) = (None, None);
+    }
+    after.role.replication |= slotting == Slotting::Left || after.slot.is_some();
+    after
+}
+
+/// What stands in the way of the plan: nothing is begun while there is something.
+fn obstacles(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slotting: Slotting) -> Vec<Finding> {
+    let after = planned(catalog, needs, names, slotting);
+    let mut out = wrong(check::of_catalog(&after, needs, names));
+    if let Some(finding) = out.iter_mut().find(|finding| finding.subject == "role") {
+        finding.mend.push(
+            "or run crieur setup --without-slot: crieur makes its slot at its start, if its own role may".to_owned(),
+        );
+    }
+    out.extend(foreign(catalog, needs, names));
+    out
+}
+
+/// What belongs to another role, whose statements would be refused.
+fn foreign(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>) -> Vec<Finding> {
+    let me = &catalog.role.name;
+    let hand_over = |finding: Finding, owner: &str| {
+        let role = quote::identifier(owner);
+        finding.mend(format!("run crieur setup as {role}, or have {role} run the output of crieur setup --print"))
+    };
     let mut out = Vec::new();
-    for carrier in &table.carriers {
-        let choice = identity::choose(carrier, &wanted(carrier, need), catalog.server.version);
-        let why = match &choice {
-            Choice::Keep | Choice::Impossible(_) => continue,
-            Choice::Default => "the primary key carries every column that the rules read of an old row".to_owned(),
-            Choice::Existing(name) => {
-                format!("index \"{name}\" carries every column that the rules read of an old row")
-            }
-            Choice::Build { .. } => {
-                "a unique index over the columns that the rules read: cheaper in WAL than FULL".into()
-            }
-            Choice::Full => {
-                "the rules read a column that may be NULL, has no length limit or no unique key beside it: \
-                             every update and delete writes the whole old row to WAL"
-                    .into()
-            }
-        };
-        let why = format!("{}: {why}", format_args!("{}.{}", carrier.schema, carrier.table));
-        let sqls = identity::statements(carrier, &choice);
-        out.extend(sqls.into_iter().map(|sql| Statement { why: why.clone(), sql }));
+    let chosen = choices(catalog, needs, names.publication);
+    let changes = |choice: &Choice| !matches!(choice, Choice::Keep | Choice::Impossible(_));
+    for (carrier, choice) in chosen.values() {
+        if !carrier.owned && (changes(choice) || !carrier.published) {
+            let subject = format!("table {}.{}", carrier.schema, carrier.table);
+            let seen =
+                format!("belongs to \"{}\": only that role may publish it and change it, not \"{me}\"", carrier.owner);
+            out.push(hand_over(Finding::wrong(subject, seen), &carrier.owner));
+        }
+    }
+    let touches = !publishing(catalog, &ready(catalog, needs), names.publication).is_empty();
+    match &catalog.publication {
+        Some(found) if touches && !found.owned => {
+            let seen = format!("\"{}\" belongs to \"{}\": \"{me}\" may not alter it", names.publication, found.owner);
+            out.push(hand_over(Finding::wrong("publication", seen), &found.owner));
+        }
+        None if touches && !catalog.role.may_create => {
+            let (role, database) = (quote::identifier(me), quote::identifier(&catalog.server.database));
+            let seen = format!("\"{me}\" may not make one: that takes CREATE on the database");
+            let grant = format!("GRANT CREATE ON DATABASE {database} TO {role};");
+            let hand_over = "or have a role that may run the output of crieur setup --print";
+            out.push(Finding::wrong("publication", seen).mend(grant).mend(hand_over));
+        }
+        Some(_) | None => {}
     }
     out
+}
+
+fn identities(carrier: &Carrier, choice: &Choice) -> Vec<Statement> {
+    let why = match choice {
+        Choice::Keep | Choice::Impossible(_) => return Vec::new(),
+        Choice::Default => "the primary key is what old rows are known by".to_owned(),
+        Choice::Existing(name) => format!("index \"{name}\" is what old rows are known by"),
+        Choice::Build { .. } => "a unique index over the columns that the rules read: cheaper in WAL than FULL".into(),
+        Choice::Full => "the rules read a column that may be NULL, has no length limit or no unique key beside it: \
+                         every update and delete writes the whole old row to WAL"
+            .into(),
+    };
+    let why = format!("{}.{}: {why}", carrier.schema, carrier.table);
+    let changes = |sql: &String| sql.starts_with("ALTER TABLE");
+    let of = |sql: String| {
+        let probes = if changes(&sql) { probes(carrier) } else { Vec::new() };
+        Statement { probes, ..Statement::new(why.clone(), sql) }
+    };
+    identity::statements(carrier, choice).into_iter().map(of).collect()
+}
+
+/// The statements that bring the publication to these tables.
+fn publishing(catalog: &Catalog, tables: &[&Table], name: &str) -> Vec<Statement> {
+    let mut out = match &catalog.publication {
+        None => create_publication(catalog, tables, name).into_iter().collect(),
+        Some(publication) => alter_publication(catalog, publication, tables, name),
+    };
+    let carriers: BTreeMap<String, &Carrier> =
+        tables.iter().flat_map(|table| table.stored()).map(|carrier| (carrier.quoted(), carrier)).collect();
+    for statement in &mut out {
+        statement.probes = carriers.values().flat_map(|carrier| probes(carrier)).collect();
+    }
+    out
+}
+
+/// Tries the plan table by table, where it changes something. An index that is still to be built cannot be tried.
+async fn trial(postgres: &Client, catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>) -> Result<Vec<Finding>> {
+    let chosen = choices(catalog, needs, names.publication);
+    let mut out = Vec::new();
+    for table in ready(catalog, needs) {
+        let is_built = |carrier: &&Carrier| {
+            chosen.get(&carrier.quoted()).is_some_and(|(_, choice)| matches!(choice, Choice::Build { .. }))
+        };
+        let (later, now): (Vec<&Carrier>, Vec<&Carrier>) = table.stored().partition(is_built);
+        let identities = now.iter().filter_map(|carrier| chosen.get(&carrier.quoted()));
+        let identities = identities.flat_map(|(carrier, choice)| identity::statements(carrier, choice));
+        let publishing = publishing(catalog, &[table], names.publication).into_iter().map(|statement| statement.sql);
+        let statements: Vec<String> = identities.chain(publishing).collect();
+        if !statements.is_empty() && later.is_empty() {
+            out.extend(tried(postgres, &statements, &now).await?);
+        }
+    }
+    Ok(out)
 }
 
 /// Since PostgreSQL 18 a FULL identity with stored generated columns needs them published, or updates are refused.
@@ -139,39 +287,37 @@ fn create_publication(catalog: &Catalog, tables: &[&Table], name: &str) -> Optio
     }
     let generated = if publishes_generated(catalog, tables) { ", publish_generated_columns = stored" } else { "" };
     let listed = tables.iter().map(|table| table.quoted()).collect::<Vec<_>>().join(", ");
-    Some(Statement {
-        why: "exactly the tables of the rules; partitions stand for themselves, so that TRUNCATE of one is sent".into(),
-        sql: format!(
-            "CREATE PUBLICATION {} FOR TABLE {listed} WITH (publish = '{PUBLISH}'{generated});",
-            quote::identifier(name)
-        ),
-    })
+    let name = quote::identifier(name);
+    Some(Statement::new(
+        "exactly the tables of the rules; partitions stand for themselves, so that TRUNCATE of one is sent",
+        format!("CREATE PUBLICATION {name} FOR TABLE {listed} WITH (publish = '{PUBLISH}'{generated});"),
+    ))
 }
 
 fn alter_publication(catalog: &Catalog, found: &Publication, tables: &[&Table], name: &str) -> Vec<Statement> {
-    let name = quote::identifier(name);
+    let quoted = quote::identifier(name);
     let mut out = Vec::new();
-    let mut set = |why: &str, option: String| {
-        out.push(Statement { why: why.into(), sql: format!("ALTER PUBLICATION {name} SET ({option});") });
-    };
+    let set = |option: &str| format!("ALTER PUBLICATION {quoted} SET ({option});");
     if publishes_generated(catalog, tables) && found.generated != "s" {
-        set(
-            "without it the server refuses updates of a table that is FULL",
-            "publish_generated_columns = stored".into(),
-        );
+        let why = "without it the server refuses updates of a table that is FULL";
+        out.push(Statement::new(why, send_generated(name)));
     }
     if !(found.insert && found.update && found.delete && found.truncate) {
-        set("every kind of change can make a key stale", format!("publish = '{PUBLISH}'"));
+        let publish = set(&format!("publish = '{PUBLISH}'"));
+        out.push(Statement::new("every kind of change can make a key stale", publish));
     }
     if found.via_root {
-        set("with it, TRUNCATE of one partition is not sent", "publish_via_partition_root = false".into());
+        let why = "with it, TRUNCATE of one partition is not sent";
+        out.push(Statement::new(why, set("publish_via_partition_root = false")));
     }
-    let missing: BTreeSet<String> =
-        tables.iter().filter(|table| !table.is_published()).map(|table| table.quoted()).collect();
-    if !missing.is_empty() && !found.all_tables {
-        let listed = missing.into_iter().collect::<Vec<_>>().join(", ");
+    let lacking = tables.iter().filter(|table| !table.is_published()).flat_map(|table| unpublished(table));
+    let missing: BTreeSet<String> = lacking.collect();
+    // A table of the rules that inherits from another one is named once.
+    let once = |item: &&String| !missing.contains(&format!("ONLY {item}"));
+    let listed = missing.iter().filter(once).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if !listed.is_empty() && !found.all_tables {
         let why = "tables of the rules that it lacks; their earlier changes are not in the stream";
-        out.push(Statement { why: why.into(), sql: format!("ALTER PUBLICATION {name} ADD TABLE {listed};") });
+        out.push(Statement::new(why, format!("ALTER PUBLICATION {quoted} ADD TABLE {listed};")));
     }
     out
 }
@@ -182,7 +328,7 @@ pub fn script(plan: &[Statement]) -> String {
         String::from("-- Not in one transaction: CONCURRENTLY and the slot refuse one.\n\\set ON_ERROR_STOP on\n");
     out.push_str(LOCK_TIMEOUT);
     out.push('\n');
-    for Statement { why, sql } in plan {
+    for Statement { why, sql, .. } in plan {
         // A name with a line end would end the comment.
         let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         out.push_str(&format!("\n-- {why}\n{sql}\n"));
@@ -198,11 +344,11 @@ pub async fn run(
     config: &Config,
     postgres: &Client,
     needs: &[TableNeeds],
-    mode: Mode,
+    (mode, slotting): (Mode, Slotting),
     out: &mut dyn Write,
 ) -> Result<Exit> {
     let names = Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
-    apply(postgres, needs, names, mode, out).await
+    apply(postgres, needs, names, (mode, slotting), out).await
 }
 
 /// [`run`], for names instead of a configuration.
@@ -210,37 +356,66 @@ pub async fn apply(
     postgres: &Client,
     needs: &[TableNeeds],
     names: Names<'_>,
-    mode: Mode,
+    (mode, slotting): (Mode, Slotting),
     out: &mut dyn Write,
 ) -> Result<Exit> {
     let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
-    let plan = plan(&catalog, needs, names);
+    let plan = plan(&catalog, needs, names, slotting);
+    let obstacles = obstacles(&catalog, needs, names, slotting);
     if mode == Mode::Print {
-        return print(out, &catalog, &plan);
+        return print(out, &obstacles, &plan);
     }
-    let blocked = wrong(server::prerequisites(&catalog));
-    if !blocked.is_empty() {
-        return check::report(out, &blocked);
+    if !obstacles.is_empty() {
+        return refuse(out, &obstacles);
+    }
+    let refused = trial(postgres, &catalog, needs, names).await?;
+    if !refused.is_empty() {
+        return refuse(out, &refused);
     }
     if plan.is_empty() {
         writeln!(out, "nothing to do").map_err(unwritten)?;
     } else {
-        postgres.batch_execute(LOCK_TIMEOUT).await.map_err(|error| refused(LOCK_TIMEOUT, &error))?;
+        postgres.batch_execute(LOCK_TIMEOUT).await.map_err(|error| refused_by_server(LOCK_TIMEOUT, &error))?;
     }
-    for statement in &plan {
-        execute(postgres, statement, out).await?;
+    for (number, statement) in plan.iter().enumerate() {
+        execute(postgres, statement, out).await.map_err(|error| match (number, &error.hint) {
+            (0, _) | (_, Some(_)) => error,
+            (_, None) => error.hint("What is printed above is done. Run `crieur setup` again: it goes on from there."),
+        })?;
     }
-    // What no statement of ours mends: a lost slot, a row filter, a table that is a view.
+    if slotting == Slotting::Left && catalog.slot.is_none() {
+        let slot = quote::identifier(names.slot);
+        writeln!(out, "slot {slot}\n    left to crieur: it makes the slot at its start").map_err(unwritten)?;
+    }
+    looked_at(postgres, needs, names, out).await
+}
+
+/// What no statement of ours mends, a lost slot, or what came in the meantime.
+async fn looked_at(postgres: &Client, needs: &[TableNeeds], names: Names<'_>, out: &mut dyn Write) -> Result<Exit> {
     let mut left = Vec::new();
     for pause in SECOND_LOOKS {
         tokio::time::sleep(pause).await;
         let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
-        left = wrong(check::of_catalog(&catalog, needs, names));
+        let found = check::of_catalog(&catalog, needs, names);
+        let costs = found.iter().filter(|finding| finding.verdict == Verdict::Note && !finding.mend.is_empty());
+        let costs: Vec<Finding> = costs.filter(|finding| finding.subject.starts_with("table ")).cloned().collect();
+        // The role of the daemon may be another.
+        let is_left = |finding: &Finding| finding.subject != "role";
+        left = wrong(found).into_iter().filter(is_left).collect();
+        left.extend(trial::standing(postgres, &catalog, &left).await?);
         if left.is_empty() {
+            costs.iter().try_for_each(|finding| writeln!(out, "{finding}")).map_err(unwritten)?;
             return Ok(Exit::Ok);
         }
     }
     check::report(out, &left)
+}
+
+/// Says what stands in the way; nothing was begun.
+fn refuse(out: &mut dyn Write, obstacles: &[Finding]) -> Result<Exit> {
+    let exit = check::report(out, obstacles)?;
+    writeln!(out, "nothing was changed: setup begins when none of this is wrong").map_err(unwritten)?;
+    Ok(exit)
 }
 
 /// What is not worth stopping for where the role may not: its name, and what is missing without it.
@@ -256,31 +431,54 @@ fn optional(sql: &str) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Runs one statement. Without the event triggers changed columns are still noticed; without the functions rules work.
-async fn execute(postgres: &Client, Statement { why, sql }: &Statement, out: &mut dyn Write) -> Result<()> {
+/// Runs one statement, and says so when it is done. Without the event triggers changed columns are still noticed; without
+/// the functions rules work.
+async fn execute(postgres: &Client, statement: &Statement, out: &mut dyn Write) -> Result<()> {
+    let Statement { why, sql, .. } = statement;
     let optional = optional(sql);
     let shown = optional.map_or(sql.as_str(), |(shown, _)| shown);
-    writeln!(out, "{shown}\n    {why}").map_err(unwritten)?;
-    match (postgres.batch_execute(sql).await, optional) {
+    match (run_probed(postgres, statement).await, optional) {
         (Err(error), Some((_, without))) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             let said = error.as_db_error().map_or("", |error| error.message());
-            writeln!(out, "    NOT DONE: {without} ({said})\n\n{sql}").map_err(unwritten)
+            writeln!(out, "{shown}\n    {why}\n    NOT DONE: {without} ({said})\n\n{sql}").map_err(unwritten)
         }
-        (done, _) => done.map_err(|error| refused(shown, &error)),
+        (Ok(()), _) => writeln!(out, "{shown}\n    {why}").map_err(unwritten),
+        (Err(error), _) => Err(refused_by_server(shown, &error)),
     }
 }
 
-/// The script on standard output; what it cannot mend as comments, so that psql can run the whole.
-fn print(out: &mut dyn Write, catalog: &Catalog, plan: &[Statement]) -> Result<Exit> {
-    let blocked = wrong(server::prerequisites(catalog));
-    for finding in &blocked {
-        for line in finding.to_string().lines() {
-            writeln!(out, "-- {line}").map_err(unwritten)?;
-        }
+/// The statement and its probes in one transaction; without probes it may be one that no transaction takes.
+async fn run_probed(postgres: &Client, statement: &Statement) -> std::result::Result<(), tokio_postgres::Error> {
+    if statement.probes.is_empty() {
+        return postgres.batch_execute(&statement.sql).await;
     }
-    let text = if plan.is_empty() { "-- Nothing to do.\n".to_owned() } else { script(plan) };
+    let ran = postgres.batch_execute(&format!("BEGIN; {}", statement.sql)).await;
+    let ran = match ran {
+        Ok(()) => trial::taken(postgres, &statement.probes).await,
+        Err(error) => Err(error),
+    };
+    let end = if ran.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    let ended = postgres.batch_execute(end).await;
+    ran.and(ended)
+}
+
+/// The script on standard output; what it cannot mend as comments, so that psql can run the whole. While names are wrong
+/// there is no script: it would publish what the rules do not mean.
+fn print(out: &mut dyn Write, obstacles: &[Finding], plan: &[Statement]) -> Result<Exit> {
+    for line in obstacles.iter().flat_map(|finding| finding.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
+    {
+        writeln!(out, "-- {line}").map_err(unwritten)?;
+    }
+    // The script is for whoever owns the tables, and for the server as it is when it is run.
+    let is_for_another =
+        |finding: &Finding| finding.subject == "role" || finding.mend.iter().any(|step| step.contains("--print"));
+    let text = match obstacles.iter().all(is_for_another) {
+        false => "-- Nothing is printed while this is wrong: the script would not get to its end.\n".to_owned(),
+        true if plan.is_empty() => "-- Nothing to do.\n".to_owned(),
+        true => script(plan),
+    };
     out.write_all(text.as_bytes()).map_err(unwritten)?;
-    Ok(if blocked.is_empty() { Exit::Ok } else { Exit::Failed })
+    Ok(if obstacles.is_empty() { Exit::Ok } else { Exit::Failed })
 }
 
 fn wrong(findings: Vec<Finding>) -> Vec<Finding> {
@@ -292,7 +490,7 @@ fn unwritten(error: std::io::Error) -> Error {
 }
 
 /// The server's refusal, with what the role lacks.
-fn refused(sql: &str, error: &tokio_postgres::Error) -> Error {
+fn refused_by_server(sql: &str, error: &tokio_postgres::Error) -> Error {
     let Some(server) = error.as_db_error() else {
         return Error::definite(Exit::Unavailable, format!("run \"{sql}\": {error}"));
     };
@@ -318,7 +516,10 @@ mod tests {
     fn sqls(spoil: impl FnOnce(&mut Catalog), columns: &[&str]) -> Vec<String> {
         let mut catalog = example::catalog();
         spoil(&mut catalog);
-        plan(&catalog, &[example::needs(columns)], NAMES).into_iter().map(|statement| statement.sql).collect()
+        plan(&catalog, &[example::needs(columns)], NAMES, Slotting::Ours)
+            .into_iter()
+            .map(|statement| statement.sql)
+            .collect()
     }
 
     #[test]
@@ -392,7 +593,7 @@ mod tests {
 
     #[test]
     fn the_script_holds_every_statement_and_no_name_ends_a_comment() {
-        let statement = Statement { why: "odd\nDROP TABLE t;".into(), sql: "SELECT 1;".into() };
+        let statement = Statement::new("odd\nDROP TABLE t;", "SELECT 1;");
         let script = script(&[statement]);
         assert!(script.contains("\n-- odd DROP TABLE t;\nSELECT 1;\n"), "{script}");
     }

@@ -20,15 +20,15 @@ use crate::notice::Notice;
 use crate::pipeline::ddl::{Ddl, Verdict};
 use crate::pipeline::tables::{Meaning, Tables};
 use crate::rules::custom::{Allowed, Asked};
-use crate::rules::{Invalidations, Rules};
+use crate::rules::{Invalidations, Rules, TableId};
 
 /// What the loop must do before it takes the next event.
 #[derive(Debug)]
 pub enum Need {
     /// Nothing.
     Nothing,
-    /// Ask the catalog which table this relation is a partition of, then call [`Intake::resolved`].
-    PartitionRoot(Relation),
+    /// Ask the catalog which tables the rows of this relation belong to, then call [`Intake::resolved`].
+    Tables(Relation),
     /// Say that a message with our prefix was not understood and sweeps everything; asked for once.
     Warning,
     /// Say that so many keys which a transaction named are not allowed, and stay.
@@ -92,7 +92,7 @@ impl<A: Copy + Ord> Intake<A> {
                 }
             }
             Event::Idle(ack) => self.batch.idle(ack, window),
-            Event::Relation(relation) => return self.relation(relation, rules),
+            Event::Relation(relation) => return Need::Tables(relation.clone()),
             Event::Message(place, content) => return self.message(place, content, rules),
         }
         Need::Nothing
@@ -192,8 +192,8 @@ impl<A: Copy + Ord> Intake<A> {
 
     /// Adds the families of tables that DDL may have changed.
     fn judged(&mut self, place: Place, Verdict { mut sweeps, changed, settled }: Verdict, rules: &Rules) {
-        let unknown = changed.iter().filter(|oid| self.tables.known(**oid).is_none()).count();
-        sweeps.extend(changed.iter().filter_map(|oid| self.tables.known(*oid)));
+        let unknown = changed.iter().filter(|oid| self.tables.known(**oid).is_empty()).count();
+        sweeps.extend(changed.iter().flat_map(|oid| self.tables.known(*oid)).copied());
         if unknown > 0 && self.tables.has_forgotten() {
             sweeps.extend(rules.table_ids());
         }
@@ -245,26 +245,25 @@ impl<A: Copy + Ord> Intake<A> {
         Some(load)
     }
 
-    fn relation(&mut self, relation: &Relation, rules: &Rules) -> Need {
-        let name = (relation.schema.as_str(), relation.name.as_str());
-        match rules.table(name.0, name.1) {
-            Some(table) => {
-                self.tables.described(relation, name, table, rules);
-                Need::Nothing
-            }
-            None => Need::PartitionRoot(relation.clone()),
-        }
-    }
-
-    /// The answer to [`Need::PartitionRoot`]: the topmost table, or `None` when the catalog does not know the relation.
+    /// The answer to [`Need::Tables`]: the topmost table of its partition tree, or itself, then the tables that it inherits
+    /// from; `None` when the catalog does not know the relation.
     ///
-    /// The catalog is ahead of the stream: a table that was a partition keeps feeding its families when it is detached.
-    pub fn resolved(&mut self, relation: &Relation, root: Option<(String, String)>, rules: &Rules) {
-        let named = root.as_ref().and_then(|(schema, table)| rules.table(schema, table));
-        match (named.or_else(|| self.tables.known(relation.oid)), root) {
-            (Some(table), Some((schema, name))) => self.tables.described(relation, (&schema, &name), table, rules),
-            (None, Some(_)) => self.tables.stranger(relation.oid),
-            (_, None) => self.tables.nobody_knows(relation.oid),
+    /// The catalog is ahead of the stream: a table that was a partition, or inherited, keeps feeding its families when
+    /// that ends.
+    pub fn resolved(&mut self, relation: &Relation, tables: Option<Vec<(String, String)>>, rules: &Rules) {
+        let itself = (relation.schema.clone(), relation.name.clone());
+        let is_known = tables.is_some();
+        let tables = tables.unwrap_or_else(|| vec![itself.clone()]);
+        let named = tables.iter().chain([&itself]).filter_map(|(schema, table)| rules.table(schema, table));
+        let feeds: Vec<TableId> = named.chain(self.tables.known(relation.oid).iter().copied()).collect();
+        let (schema, name) = tables.first().unwrap_or(&itself);
+        match feeds.is_empty() {
+            // A table that is gone from the catalog feeds what its name and what was known of it say.
+            false if is_known || rules.concerns(&itself.0, &itself.1) => {
+                self.tables.described(relation, (schema, name), &feeds, rules);
+            }
+            true if is_known => self.tables.stranger(relation.oid),
+            true | false => self.tables.nobody_knows(relation.oid),
         }
     }
 

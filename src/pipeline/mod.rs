@@ -41,7 +41,7 @@ use crate::ack::{SpanId, Window};
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Swept};
 use crate::change::Relation;
-use crate::control::{CatalogView, Control, Sighting};
+use crate::control::{CatalogView, Control, Named, Sighting};
 use crate::echo::{Delivery, Echoes};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
@@ -68,8 +68,8 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The catalog's answer.
 enum Resolved {
-    /// The topmost table above a relation.
-    Root(Relation, Option<(String, String)>),
+    /// The tables that a relation's rows belong to.
+    Tables(Relation, Option<Named>),
     /// What readers see of the tables.
     Catalog(Option<CatalogView>),
 }
@@ -380,7 +380,7 @@ where
             reached(Step::Taken);
             match self.intake.event(event, &self.rules, &mut self.window) {
                 Need::Nothing => {}
-                Need::PartitionRoot(relation) => self.resolve(relation),
+                Need::Tables(relation) => self.resolve(relation),
                 Need::Warning => refusals::misunderstood(),
                 Need::Refusal(count) => self.refused(count),
             }
@@ -402,13 +402,13 @@ where
         }));
     }
 
-    /// Asks the catalog which table a relation is a partition of; nothing is taken until it answered.
+    /// Asks the catalog which tables the rows of a relation belong to; nothing is taken until it answered.
     fn resolve(&mut self, relation: Relation) {
         let control = Rc::clone(&self.control);
         self.resolving = Some(Box::pin(async move {
-            let root = insist("find a partition's table", async || control.partition_root(relation.oid).await);
-            let root = root.await?;
-            Ok(Resolved::Root(relation, root))
+            let tables = insist("find the tables of a relation", async || control.tables_of(relation.oid).await);
+            let tables = tables.await?;
+            Ok(Resolved::Tables(relation, tables))
         }));
     }
 
@@ -501,7 +501,7 @@ where
 
     fn resolved(&mut self, resolved: Resolved) -> Result<()> {
         match resolved {
-            Resolved::Root(relation, root) => self.intake.resolved(&relation, root, &self.rules),
+            Resolved::Tables(relation, tables) => self.intake.resolved(&relation, tables, &self.rules),
             Resolved::Catalog(view) => self.intake.catalog(view, &self.rules),
         }
         // Events that were read together with the relation wait in the source's buffer.

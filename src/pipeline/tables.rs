@@ -6,7 +6,7 @@
 //! bounded: a table without rules costs its number, one with rules a plan that partitions of the same columns share
 //! and a fingerprint; past [`KNOWN_MAX`] of these all are forgotten, and every table counts as changed once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::rc::Rc;
 
@@ -39,7 +39,7 @@ pub struct Changed {
     /// What its rules say now.
     pub plan: Rc<Plan>,
     /// The tables that it fed and feeds; none when it was never described before.
-    sweeps: Vec<TableId>,
+    sweeps: BTreeSet<TableId>,
     now: Known,
 }
 
@@ -51,9 +51,10 @@ impl Changed {
 }
 
 /// A table as it was last taken into account.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Known {
-    table: TableId,
+    /// The tables of the rules that its rows belong to, in order.
+    feeds: Rc<[TableId]>,
     /// `None`: its next description is no news, see [`Tables::settle`].
     shape: Option<Fingerprint>,
 }
@@ -67,6 +68,8 @@ pub struct Tables {
     /// One plan for all partitions that look the same.
     plans: HashMap<Fingerprint, Rc<Plan>, RandomState>,
     known: HashMap<Oid, Known, RandomState>,
+    /// What relations feed: most feed the same few.
+    feeds: Vec<Rc<[TableId]>>,
     /// Descriptions that an open transaction brought: they count when it commits.
     open: HashMap<Oid, (Xid, Known), RandomState>,
     /// Whether `known` was cleared: what it lacks may have changed.
@@ -86,9 +89,9 @@ impl Tables {
         }
     }
 
-    /// The table that a number was last known to feed.
-    pub fn known(&self, oid: Oid) -> Option<TableId> {
-        self.known.get(&oid).map(|known| known.table)
+    /// The tables that a number was last known to feed.
+    pub fn known(&self, oid: Oid) -> &[TableId] {
+        self.known.get(&oid).map_or(&[], |known| &known.feeds)
     }
 
     /// Whether tables were forgotten: what they fed is no longer known.
@@ -103,28 +106,41 @@ impl Tables {
         }
     }
 
-    /// A description of what feeds a table of the rules; `root` is the topmost table above it, or itself.
-    pub fn described(&mut self, relation: &Relation, root: (&str, &str), table: TableId, rules: &Rules) {
+    /// A description of what feeds tables of the rules; `root` is the topmost table above it, or itself.
+    pub fn described(&mut self, relation: &Relation, root: (&str, &str), feeds: &[TableId], rules: &Rules) {
         self.strangers.remove(&relation.oid);
-        let layout = self.hasher.hash_one((table, relation.identity, &relation.columns));
-        let plan = self.plans.entry(layout).or_insert_with(|| Rc::new(rules.plan(relation, rules.name_of(table))));
+        let feeds = self.shared(feeds);
+        let layout = self.hasher.hash_one((&feeds, relation.identity, &relation.columns));
+        let plan = self.plans.entry(layout).or_insert_with(|| Rc::new(rules.plan_of(relation, &feeds)));
         let plan = Rc::clone(plan);
-        let now = Known { table, shape: Some(self.hasher.hash_one((relation, root))) };
+        let now = Known { feeds, shape: Some(self.hasher.hash_one((relation, root))) };
         let before = self.open.get(&relation.oid).map(|(_, known)| known).or_else(|| self.known.get(&relation.oid));
         let sweeps = match before {
             Some(before) if *before == now => None,
-            Some(Known { table: fed, shape: None }) if *fed == table => Some(Vec::new()),
-            Some(before) if before.table == table => Some(vec![table]),
-            Some(before) => Some(vec![table, before.table]),
-            None if self.forgot => Some(vec![table]),
+            Some(before) if before.shape.is_none() && before.feeds == now.feeds => Some(BTreeSet::new()),
+            Some(before) => Some(now.feeds.iter().chain(before.feeds.iter()).copied().collect::<BTreeSet<_>>()),
+            None if self.forgot => Some(now.feeds.iter().copied().collect()),
             // The first description is what later ones are compared with.
-            None => Some(Vec::new()),
+            None => Some(BTreeSet::new()),
         };
         let meaning = match sweeps {
             None => Meaning::Rules(plan),
             Some(sweeps) => Meaning::Changed(Rc::new(Changed { plan, sweeps, now })),
         };
         self.meanings.insert(relation.oid, meaning);
+    }
+
+    /// One value for all relations that feed the same.
+    fn shared(&mut self, feeds: &[TableId]) -> Rc<[TableId]> {
+        let mut feeds = feeds.to_vec();
+        feeds.sort_unstable();
+        feeds.dedup();
+        if let Some(known) = self.feeds.iter().find(|known| ***known == *feeds) {
+            return Rc::clone(known);
+        }
+        let feeds: Rc<[TableId]> = feeds.into();
+        self.feeds.push(Rc::clone(&feeds));
+        feeds
     }
 
     /// A description of a table that no rule concerns.
@@ -142,8 +158,8 @@ impl Tables {
     /// The families of a changed table were taken in, under the transaction `open` if it is still open.
     pub fn swept(&mut self, oid: Oid, changed: &Changed, open: Option<Xid>) {
         match open {
-            Some(xid) => drop(self.open.insert(oid, (xid, changed.now))),
-            None => self.remember(oid, changed.now),
+            Some(xid) => drop(self.open.insert(oid, (xid, changed.now.clone()))),
+            None => self.remember(oid, changed.now.clone()),
         }
         self.meanings.insert(oid, Meaning::Rules(Rc::clone(&changed.plan)));
     }
@@ -212,7 +228,7 @@ mod tests {
     fn changed(tables: &mut Tables, rules: &Rules, columns: &[&str], open: Option<Xid>) -> bool {
         let relation = relation(1, columns);
         let table = rules.table(NAME.0, NAME.1).expect("a rule names it");
-        tables.described(&relation, NAME, table, rules);
+        tables.described(&relation, NAME, &[table], rules);
         let Some(Meaning::Changed(changed)) = tables.meaning(relation.oid).cloned() else { return false };
         tables.swept(relation.oid, &changed, open);
         assert!(matches!(tables.meaning(relation.oid), Some(Meaning::Rules(_))), "its families go once");
@@ -255,7 +271,7 @@ mod tests {
         let (rules, mut tables) = (rules(), Tables::default());
         let table = rules.table(NAME.0, NAME.1).expect("a rule names it");
         for oid in 1..=KNOWN_MAX as u32 + 1 {
-            tables.described(&relation(oid, &["a"]), NAME, table, &rules);
+            tables.described(&relation(oid, &["a"]), NAME, &[table], &rules);
             let Some(Meaning::Changed(first)) = tables.meaning(Oid(oid)).cloned() else { panic!("{oid} is new") };
             tables.swept(Oid(oid), &first, None);
         }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::control::{Sighting, SlotWal, WalStatus};
+use crate::control::{Refused, Sighting, SlotWal, WalStatus};
 use crate::quote;
 
 /// How often a cause that stays is told.
@@ -60,6 +60,16 @@ enum Cause {
     NoPublication,
     Withheld,
     Table(String, String),
+    Rooted,
+    Refused(String, String),
+    Missing(String, String, Option<String>),
+}
+
+impl Cause {
+    /// Whether it is told again while it stays: the rules are as they were, and whoever wrote them was told.
+    fn is_repeated(&self) -> bool {
+        !matches!(self, Cause::Missing(..))
+    }
 }
 
 /// What was seen before, for rates and reminders. Times count from one moment that stays the same.
@@ -68,6 +78,8 @@ pub struct Watch {
     publication: String,
     said: BTreeMap<Cause, Duration>,
     swept: Option<Duration>,
+    /// What told at the last look that no partition was truncated.
+    rooted: BTreeMap<(String, String), String>,
     safe: VecDeque<(Duration, i64)>,
 }
 
@@ -75,7 +87,7 @@ impl Watch {
     /// `publication` is the name, for hints.
     pub fn new(publication: &str) -> Self {
         let publication = publication.to_owned();
-        Watch { publication, said: BTreeMap::new(), swept: None, safe: VecDeque::new() }
+        Watch { publication, said: BTreeMap::new(), swept: None, rooted: BTreeMap::new(), safe: VecDeque::new() }
     }
 
     /// Judges one look at the server.
@@ -84,16 +96,20 @@ impl Watch {
         if let Some(wal) = sighting.wal {
             found.extend(self.of_wal(now, wal));
         }
+        found.extend(sighting.refused.iter().filter(|refused| !refused.is_mended).map(of_refused));
+        found.extend(sighting.missing.iter().map(of_missing));
         self.said.retain(|cause, _| found.iter().any(|(current, _)| current == cause));
         let due = |(cause, notice): (Cause, Notice)| {
-            let due = self.said.get(&cause).is_none_or(|said| now.saturating_sub(*said) >= REMIND);
+            let again = |said: &Duration| cause.is_repeated() && now.saturating_sub(*said) >= REMIND;
+            let due = self.said.get(&cause).is_none_or(again);
             due.then(|| {
                 self.said.insert(cause, now);
                 notice
             })
         };
-        let notices = found.into_iter().filter_map(due).collect();
-        let mut sweep = Vec::new();
+        let mut notices: Vec<Notice> = found.into_iter().filter_map(due).collect();
+        notices.extend(sighting.refused.iter().filter(|refused| refused.is_mended).map(mended));
+        let mut sweep = self.truncated(sighting);
         if sighting.unpublished.is_empty() && sighting.withheld.is_empty() && sighting.uncovered.is_empty() {
             self.swept = None;
         } else if self.swept.is_none_or(|swept| now.saturating_sub(swept) >= SWEEP_INTERVAL) {
@@ -101,6 +117,14 @@ impl Watch {
             sweep.extend(sighting.unpublished.iter().chain(&sighting.uncovered).cloned());
         }
         Judgement { notices, sweep }
+    }
+
+    /// Partitioned tables of which a partition may have been truncated without a word; nobody knows at the first look.
+    fn truncated(&mut self, sighting: &Sighting) -> Vec<(String, String)> {
+        let now: BTreeMap<(String, String), String> = sighting.rooted.iter().cloned().collect();
+        let before = std::mem::replace(&mut self.rooted, now);
+        let others = self.rooted.iter().filter(|(table, digest)| before.get(*table) != Some(*digest));
+        others.map(|(table, _)| table.clone()).collect()
     }
 
     fn of_publication(&self, sighting: &Sighting) -> Vec<(Cause, Notice)> {
@@ -117,6 +141,15 @@ impl Watch {
             let hint = format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');");
             return vec![(Cause::Withheld, warning(text, hint))];
         }
+        let rooted = sighting.rooted.first().map(|_| {
+            let text = format!(
+                "publication \"{name}\" sends changes of partitions as those of their table \
+                 (publish_via_partition_root), and TRUNCATE of one partition not at all: sweeps take its place"
+            );
+            let hint =
+                format!("ALTER PUBLICATION {} SET (publish_via_partition_root = false);", quote::identifier(name));
+            (Cause::Rooted, warning(text, hint))
+        });
         let table = |(schema, table): &(String, String)| {
             let text = format!("table \"{schema}.{table}\" is not in publication \"{name}\": sweeps take its place");
             let qualified = quote::qualified(schema, table);
@@ -131,7 +164,7 @@ impl Watch {
             let hint = "Run `crieur setup`: it watches the table with its columns and partitions as they are now.";
             (Cause::Table(schema.clone(), table.clone()), warning(text, hint.to_owned()))
         });
-        sighting.unpublished.iter().map(table).chain(uncovered).collect()
+        sighting.unpublished.iter().map(table).chain(uncovered).chain(rooted).collect()
     }
 
     fn of_wal(&mut self, now: Duration, wal: SlotWal) -> Option<(Cause, Notice)> {
@@ -185,6 +218,39 @@ impl Watch {
         let rate = (before - after) as f64 / (RATE_OVER * 2 / 3).as_secs_f64();
         Some(Duration::from_secs((safe.max(0) as f64 / rate) as u64))
     }
+}
+
+/// Writes of the application fail now.
+fn of_refused(refused: &Refused) -> (Cause, Notice) {
+    let (schema, table) = &refused.table;
+    let text = format!("the server refuses updates and deletes of table \"{schema}.{table}\": {}", refused.because);
+    let notice = Notice { severity: Severity::Error, text, hint: refused.mend.clone() };
+    (Cause::Refused(schema.clone(), table.clone()), notice)
+}
+
+/// They failed until now.
+fn mended(refused: &Refused) -> Notice {
+    let (schema, table) = &refused.table;
+    let text = format!(
+        "the server refused updates and deletes of table \"{schema}.{table}\": {}. That is mended: {}",
+        refused.because, refused.mend
+    );
+    let hint = "Run `crieur check`: it says whether another replica identity costs less.".to_owned();
+    Notice { severity: Severity::Warning, text, hint }
+}
+
+/// A name that the rules have and the server does not.
+fn of_missing((schema, table, column): &(String, String, Option<String>)) -> (Cause, Notice) {
+    let text = match column {
+        None => format!("table \"{schema}.{table}\", which rules name, does not exist: no change comes from it"),
+        Some(column) => format!(
+            "table \"{schema}.{table}\" has no column \"{column}\", which rules read: keys with it are deleted as \
+             whole families"
+        ),
+    };
+    let hint = "Correct the name in the rules file; `crieur check` says which rule has it.".to_owned();
+    let cause = Cause::Missing(schema.clone(), table.clone(), column.clone());
+    (cause, Notice { severity: Severity::Warning, text, hint })
 }
 
 fn megabytes(bytes: i64) -> String {
@@ -293,5 +359,43 @@ mod tests {
         let judgement = Watch::new("p").judge(seconds(0), &partly);
         assert_eq!((judgement.notices.len(), judgement.sweep.len()), (1, 2));
         assert!(judgement.notices[0].text.contains("leaves out truncate"), "{judgement:?}");
+    }
+
+    #[test]
+    fn a_refused_write_is_an_error_each_minute_what_was_mended_a_warning_and_a_missing_name_is_said_once() {
+        let refused = |is_mended| Refused {
+            table: ("public".into(), "t".into()),
+            because: "it has no replica identity".into(),
+            mend: "ALTER TABLE …;".into(),
+            is_mended,
+        };
+        let missing = ("public".to_owned(), "t".to_owned(), Some("ctiy".to_owned()));
+        let mut watch = Watch::new("p");
+        let mut told = Vec::new();
+        for at in (0..=62).step_by(2) {
+            let seen = Sighting { refused: vec![refused(false)], missing: vec![missing.clone()], ..healthy() };
+            told.extend(watch.judge(seconds(at), &seen).notices.into_iter().map(|notice| (at, notice)));
+        }
+        let at: Vec<_> = told.iter().map(|(at, notice)| (*at, notice.severity)).collect();
+        assert_eq!(at, [(0, Severity::Error), (0, Severity::Warning), (60, Severity::Error)], "{told:?}");
+        assert_eq!(told[0].1.hint, "ALTER TABLE …;");
+        let judgement = watch.judge(seconds(64), &Sighting { refused: vec![refused(true)], ..healthy() });
+        assert_eq!(judgement.notices.len(), 1);
+        assert!(judgement.notices[0].text.ends_with("That is mended: ALTER TABLE …;"), "{judgement:?}");
+        assert_eq!(watch.judge(seconds(66), &healthy()), Judgement::default());
+    }
+
+    #[test]
+    fn what_may_have_been_truncated_without_a_word_is_swept_when_it_happens() {
+        let seen = |digest: Option<&str>| {
+            let table = ("public".to_owned(), "t".to_owned());
+            Sighting { rooted: digest.map(|digest| (table, digest.to_owned())).into_iter().collect(), ..healthy() }
+        };
+        let mut watch = Watch::new("p");
+        let mut swept = |digest| watch.judge(seconds(0), &seen(digest)).sweep.len();
+        assert_eq!(swept(None), 0);
+        assert_eq!(swept(Some("x")), 1, "nobody knows what was truncated before");
+        assert_eq!(swept(Some("x")), 0);
+        assert_eq!(swept(Some("y")), 1);
     }
 }

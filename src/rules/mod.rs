@@ -198,9 +198,14 @@ impl Rules {
     /// Compiles the rules of `table` (the relation itself, or the root of its partition tree) against its columns.
     pub fn plan(&self, relation: &Relation, (schema, table): (&str, &str)) -> Plan {
         match self.table(schema, table) {
-            Some(table) => Plan::compile(self, relation, Scope::Table(table)),
+            Some(table) => self.plan_of(relation, &[table]),
             None => Plan::compile(self, relation, Scope::Nothing),
         }
+    }
+
+    /// The same for a relation whose rows are those of several tables: one that inherits from others.
+    pub fn plan_of(&self, relation: &Relation, tables: &[TableId]) -> Plan {
+        Plan::compile(self, relation, Scope::Tables(tables))
     }
 
     /// A plan whose TRUNCATE is every family of every rule.
@@ -211,7 +216,7 @@ impl Rules {
     /// A plan whose TRUNCATE is every family that a change of the table may be about: those of its rules, and those whose
     /// keys are made of answers that depend on it.
     pub fn families_of(&self, table: TableId) -> Plan {
-        Plan::compile(self, &Rules::nothing(), Scope::Families(table))
+        Plan::compile(self, &Rules::nothing(), Scope::Families(&[table]))
     }
 
     /// A relation without a column, for plans of which only TRUNCATE is used.
@@ -255,17 +260,17 @@ impl Rules {
         self.sources.get(lookup.0 as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// The lookups whose answers depend on a table.
-    fn dependents(&self, table: TableId) -> impl Iterator<Item = LookupId> {
+    /// The lookups whose answers depend on one of the tables.
+    fn dependents(&self, tables: &[TableId]) -> impl Iterator<Item = LookupId> {
         let lookups = (0..).map(LookupId).zip(&self.sources);
-        lookups.filter(move |(_, sources)| sources.contains(&table)).map(|(lookup, _)| lookup)
+        lookups.filter(|(_, sources)| tables.iter().any(|table| sources.contains(table))).map(|(lookup, _)| lookup)
     }
 
     /// What the stream must carry: the tables of the rules, and those that kept answers depend on.
     pub fn streamed(&self) -> Vec<TableNeeds> {
         let mut all = self.tables();
         for (index, table) in self.tables.iter().enumerate() {
-            let Some(lookup) = self.dependents(TableId(index)).next() else { continue };
+            let Some(lookup) = self.dependents(&[TableId(index)]).next() else { continue };
             let known = all.iter_mut().find(|needs| (&needs.schema, &needs.table) == (&table.schema, &table.name));
             let needs = match known {
                 Some(needs) => needs,

@@ -91,25 +91,25 @@ struct Forgetting {
 
 /// Whose keys a plan makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Scope {
+pub(super) enum Scope<'a> {
     /// Nobody's.
     Nothing,
-    /// Those of the table's rules.
-    Table(TableId),
-    /// The same, and those whose lookups depend on the table.
-    Families(TableId),
+    /// Those of the tables' rules: a relation's rows are those of each table that it is a part of.
+    Tables(&'a [TableId]),
+    /// The same, and those whose lookups depend on the tables.
+    Families(&'a [TableId]),
     /// Everybody's.
     Everything,
 }
 
-impl Scope {
+impl Scope<'_> {
     fn holds(self, rules: &Rules, template: &Template) -> bool {
-        let of_rule = |table| rules.rules[template.rule].tables.contains(&table);
-        let looks_up = |table| template.lookup.is_some_and(|lookup| rules.sources_of(lookup).contains(&table));
+        let of_rule = |table: &TableId| rules.rules[template.rule].tables.contains(table);
+        let looks_up = |table: &TableId| template.lookup.is_some_and(|lookup| rules.sources_of(lookup).contains(table));
         match self {
             Scope::Nothing => false,
-            Scope::Table(table) => of_rule(table),
-            Scope::Families(table) => of_rule(table) || looks_up(table),
+            Scope::Tables(tables) => tables.iter().any(of_rule),
+            Scope::Families(tables) => tables.iter().any(|table| of_rule(table) || looks_up(table)),
             Scope::Everything => true,
         }
     }
@@ -118,16 +118,17 @@ impl Scope {
     fn forgets(self, rules: &Rules) -> Vec<LookupId> {
         match self {
             Scope::Nothing => Vec::new(),
-            Scope::Table(table) | Scope::Families(table) => rules.dependents(table).collect(),
+            Scope::Tables(tables) | Scope::Families(tables) => rules.dependents(tables).collect(),
             Scope::Everything => (0..rules.lookups.len() as u32).map(LookupId).filter(|id| rules.keeps(*id)).collect(),
         }
     }
 
-    /// The one table that it is about.
-    fn table(self) -> Option<TableId> {
+    /// Whether a column counts for none of the tables that it is about.
+    fn ignores(self, rules: &Rules, name: &String) -> bool {
+        let of_table = |table: &TableId| rules.tables.get(table.0).is_some_and(|table| table.ignore.contains(name));
         match self {
-            Scope::Table(table) | Scope::Families(table) => Some(table),
-            Scope::Nothing | Scope::Everything => None,
+            Scope::Tables(tables) | Scope::Families(tables) => !tables.is_empty() && tables.iter().all(of_table),
+            Scope::Nothing | Scope::Everything => false,
         }
     }
 }
@@ -159,7 +160,7 @@ pub struct Plan {
 
 impl Plan {
     /// The plan of the rules in `scope` over the columns of `relation`.
-    pub(super) fn compile(rules: &Rules, relation: &Relation, scope: Scope) -> Plan {
+    pub(super) fn compile(rules: &Rules, relation: &Relation, scope: Scope<'_>) -> Plan {
         let mut compiler = Compiler::new(rules, relation, scope);
         let concerned = |index| rules.templates.iter().any(|t| t.rule == index && scope.holds(rules, t));
         let picked = || rules.rules.iter().enumerate().filter(|(index, _)| concerned(*index));
@@ -394,7 +395,7 @@ impl PlannedPart {
 struct Compiler<'a> {
     rules: &'a Rules,
     relation: &'a Relation,
-    scope: Scope,
+    scope: Scope<'a>,
     slots: Vec<Slot>,
     makings: Vec<Making>,
     conditions: Conditions,
@@ -408,7 +409,7 @@ fn plain(path: &Path) -> Reading {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(rules: &'a Rules, relation: &'a Relation, scope: Scope) -> Self {
+    fn new(rules: &'a Rules, relation: &'a Relation, scope: Scope<'a>) -> Self {
         let (slots, makings, missing) = (Vec::new(), Vec::new(), Vec::new());
         let (conditions, comparing) = (Conditions::none(relation.columns.len()), Comparing::new(relation));
         Compiler { rules, relation, scope, slots, makings, conditions, comparing, missing }
@@ -503,8 +504,7 @@ impl<'a> Compiler<'a> {
 
     /// Which columns count, if one that the relation has does not: it is in `ignore`, or in the table's own list.
     fn counting(&mut self, ignore: &[String]) -> Option<Columns> {
-        let of_table = self.scope.table().and_then(|table| self.rules.tables.get(table.0)).map(|table| &table.ignore);
-        let ignored = |name: &String| ignore.contains(name) || of_table.is_some_and(|list| list.contains(name));
+        let ignored = |name: &String| ignore.contains(name) || self.scope.ignores(self.rules, name);
         let columns = &self.relation.columns;
         let counting: Vec<&str> =
             columns.iter().map(|column| &column.name).filter(|name| !ignored(name)).map(String::as_str).collect();

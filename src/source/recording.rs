@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Event, Oid};
-use crate::control::{Answer, AnswerRow, Control, Question};
+use crate::control::{Answer, AnswerRow, Control, Named, Question};
 use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
@@ -56,6 +56,9 @@ pub struct PartitionRoot {
     pub oid: u32,
     /// Schema and name of the root; `None` when the catalog no longer knew it.
     pub root: Option<(String, String)>,
+    /// The tables that it inherits from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inherits: Vec<(String, String)>,
 }
 
 /// The parameters of a lookup, as PostgreSQL text; `None` is NULL.
@@ -338,7 +341,7 @@ impl Source for RecordedSource {
 /// between, and who asks once for each commit as the recorder did hears what it heard.
 #[derive(Debug)]
 pub struct RecordedControl {
-    roots: HashMap<Oid, Option<(String, String)>>,
+    tables: HashMap<Oid, Option<Vec<(String, String)>>>,
     answers: RefCell<HashMap<(String, Args), VecDeque<Answer>>>,
     lookups: Vec<Lookup>,
 }
@@ -346,13 +349,14 @@ pub struct RecordedControl {
 impl RecordedControl {
     /// `lookups` are the rules', in the order of `LookupId`; answers are found by their SQL.
     pub fn new(recording: &Recording, lookups: &[Lookup]) -> Self {
-        let mut roots = HashMap::new();
+        let mut tables = HashMap::new();
         let mut answers: HashMap<_, VecDeque<Answer>> = HashMap::new();
         for entry in &recording.entries {
             match entry {
                 Entry::Frame(_) => {}
-                Entry::PartitionRoot(PartitionRoot { oid, root }) => {
-                    roots.insert(Oid(*oid), root.clone());
+                Entry::PartitionRoot(PartitionRoot { oid, root, inherits }) => {
+                    let all = root.clone().map(|root| [&[root][..], inherits].concat());
+                    tables.insert(Oid(*oid), all);
                 }
                 Entry::Lookup(LookupAnswer { sql, args, rows }) => {
                     let answer = rows.clone().map_or_else(Answer::Refused, Answer::Rows);
@@ -360,7 +364,7 @@ impl RecordedControl {
                 }
             }
         }
-        RecordedControl { roots, answers: RefCell::new(answers), lookups: lookups.to_vec() }
+        RecordedControl { tables, answers: RefCell::new(answers), lookups: lookups.to_vec() }
     }
 
     fn answer(&self, question: &Question) -> Answer {
@@ -381,8 +385,8 @@ impl Control for RecordedControl {
         Ok(questions.iter().map(|question| self.answer(question)).collect())
     }
 
-    async fn partition_root(&self, oid: Oid) -> Result<Option<(String, String)>> {
-        Ok(self.roots.get(&oid).cloned().flatten())
+    async fn tables_of(&self, oid: Oid) -> Result<Option<Named>> {
+        Ok(self.tables.get(&oid).cloned().flatten())
     }
 }
 
@@ -392,7 +396,7 @@ mod tests {
 
     fn sample() -> (Recording, Vec<u8>) {
         let header = Header { server_version: "18.1".into(), protocol_version: 2, ..Header::default() };
-        let root = PartitionRoot { oid: 7, root: Some(("public".into(), "parent".into())) };
+        let root = PartitionRoot { oid: 7, root: Some(("public".into(), "parent".into())), inherits: Vec::new() };
         let rows = Ok(vec![vec![Some(b"\xFF".to_vec()), None]]);
         let lookup = LookupAnswer { sql: "SELECT $1".into(), args: vec![None, Some(vec![0])], rows };
         let mut writer = RecordingWriter::new(Vec::new(), &header).unwrap();

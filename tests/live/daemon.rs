@@ -119,6 +119,13 @@ pub fn run(command: &str, config: &str, env: &[(&str, &str)]) -> Output {
     crieur(command, dir.path(), env).output().expect("cargo built the program")
 }
 
+/// The same with further arguments.
+pub fn run_with(args: &[&str], config: &str) -> Output {
+    let dir = write(config);
+    let (command, more) = args.split_first().expect("a command");
+    crieur(command, dir.path(), &[]).args(more).output().expect("cargo built the program")
+}
+
 fn write(config: &str) -> TempDir {
     let dir = tempfile::Builder::new().prefix("crieur-run-").tempdir().expect("the temporary directory is writable");
     fs::write(dir.path().join("crieur.toml"), config).expect("the directory is ours");

@@ -26,6 +26,8 @@ mod golden;
 mod harness;
 mod heartbeat;
 mod hidden;
+mod identities;
+mod inherited;
 mod leases;
 mod lookups;
 mod oracle;

@@ -187,8 +187,10 @@ async fn a_partition_that_comes_and_goes_is_no_reason_for_an_alarm() {
     let scene = Scene::start().await;
     let out = daemon::run("setup", &scene.config(), &[]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let variables = [("slot", "crieur"), ("publication", "crieur"), ("tables", r#"[["public","visits"]]"#)];
+    let variables = [("slot", "crieur"), ("publication", "crieur"), ("tables", r#"[["public","visits",["id"]]]"#)];
     let watch = crieur::quote::fill(include_str!("../../sql/watch.sql"), &variables);
+    // As in the daemon's session.
+    scene.run("SET jit = off").await;
     let ddl = scene.postgres.client().await;
     let altered = async {
         for _ in 0..20 {
@@ -206,5 +208,27 @@ async fn a_partition_that_comes_and_goes_is_no_reason_for_an_alarm() {
     tokio::select! {
         () = altered => {}
         () = watched => {}
+    }
+}
+
+/// Whoever switches it on takes TRUNCATE of a partition out of the stream.
+#[tokio::test]
+async fn a_truncated_partition_is_swept_where_the_publication_speaks_of_its_root_only() {
+    for version in Version::ALL {
+        let scene = Scene::with(postgres::Options { version, ..Default::default() }, &[]).await;
+        let mut daemon = scene.daemon().await;
+        daemon.allow("TRUNCATE of one partition not at all");
+        scene.confirmed(&daemon).await;
+        scene.run("ALTER PUBLICATION crieur SET (publish_via_partition_root = true)").await;
+        daemon.wait_for_log("TRUNCATE of one partition not at all: sweeps take its place");
+        swept(&scene, &daemon).await;
+        proved(&scene, &daemon).await;
+        scene.fill();
+        scene.run("TRUNCATE visits_low").await;
+        let family = set(&["visits:1", "visits:150"]);
+        eventually("the family went", PATIENCE, async || scene.gone() == family).await;
+        let gone = scene.change(&daemon, "INSERT INTO visits VALUES (150)").await;
+        assert_eq!(gone, set(&["visits:150"]), "{version:?}: {}", daemon.log());
+        assert_eq!(daemon.stop(), Some(0));
     }
 }

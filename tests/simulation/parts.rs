@@ -241,7 +241,7 @@ impl Control for SimControl {
         if self.0.borrow_mut().fault(10) { Err(Error::transient("simulated replica")) } else { Ok(()) }
     }
 
-    async fn partition_root(&self, _oid: Oid) -> Result<Option<(String, String)>> {
+    async fn tables_of(&self, _oid: Oid) -> Result<Option<Vec<(String, String)>>> {
         Ok(None)
     }
 

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use tokio_postgres::Client;
 
-use crate::cli::catalog::Catalog;
+use crate::catalog::Catalog;
+use crate::cli::trial;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Exit, Result};
 use crate::rules::needs::TableNeeds;
@@ -27,17 +28,36 @@ pub struct CheckArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Print only what is wrong, and nothing where nothing is.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+impl CheckArgs {
+    /// What the command line wants to see.
+    pub fn shown(&self) -> Shown {
+        if self.quiet { Shown::Wrong } else { Shown::All }
+    }
+}
+
+/// What of a report is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shown {
+    /// All of it: what is wrong, then what is worth knowing, then what is ready.
+    All,
+    /// What is wrong.
+    Wrong,
 }
 
 /// How a finding counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Verdict {
-    /// As it must be.
-    Ready,
-    /// Works, and is worth knowing.
-    Note,
     /// Must be mended.
     Wrong,
+    /// Works, and is worth knowing.
+    Note,
+    /// As it must be.
+    Ready,
 }
 
 /// One line of the report.
@@ -106,25 +126,54 @@ fn escaped(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
-/// Everything that can be said from the catalog alone.
+/// Everything that can be said from the catalog alone, in the order in which it is mended.
 pub fn of_catalog(catalog: &Catalog, needs: &[TableNeeds], names: server::Names<'_>) -> Vec<Finding> {
-    let mut findings = server::findings(catalog, names);
+    let mut findings = server::prerequisites(catalog);
     findings.extend(tables::publication(catalog, names.publication, needs));
     for need in needs {
-        findings.extend(tables::table(catalog, need, names.publication));
+        findings.extend(tables::table(catalog, needs, need, names.publication));
     }
+    findings.extend(server::findings(catalog, names));
     findings
 }
 
-/// Prints the findings and says whether something must be mended.
+/// Prints the findings and says whether something must be mended. What is wrong comes first.
 pub fn report(out: &mut dyn Write, findings: &[Finding]) -> Result<Exit> {
-    for finding in findings {
-        writeln!(out, "{finding}").map_err(unwritten)?;
-    }
+    print(out, findings, Shown::All)
+}
+
+/// [`report`], of what is to be shown.
+pub fn print(out: &mut dyn Write, findings: &[Finding], shown: Shown) -> Result<Exit> {
     let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
     let (wrong, notes) = (count(Verdict::Wrong), count(Verdict::Note));
-    writeln!(out, "{} ok, {notes} to note, {wrong} wrong", count(Verdict::Ready)).map_err(unwritten)?;
+    let mut lines = folded(findings);
+    lines.sort_by_key(|finding| finding.verdict);
+    lines.retain(|finding| shown == Shown::All || finding.verdict == Verdict::Wrong);
+    for finding in &lines {
+        writeln!(out, "{finding}").map_err(unwritten)?;
+    }
+    if shown == Shown::All {
+        writeln!(out, "{} ok, {notes} to note, {wrong} wrong", count(Verdict::Ready)).map_err(unwritten)?;
+    }
     Ok(if wrong == 0 { Exit::Ok } else { Exit::Failed })
+}
+
+/// Things of one kind of which the same is to be said share a line: tables, partitions, families of keys.
+fn folded(findings: &[Finding]) -> Vec<Finding> {
+    let mut out: Vec<(Option<&str>, Finding)> = Vec::new();
+    for finding in findings {
+        let split = finding.subject.rsplit_once(' ');
+        let kind = split.map(|(kind, _)| kind);
+        let same = |(other, line): &&mut (Option<&str>, Finding)| {
+            let said = (line.verdict, &line.seen, &line.mend) == (finding.verdict, &finding.seen, &finding.mend);
+            said && kind.is_some() && *other == kind
+        };
+        match (split, out.iter_mut().find(same)) {
+            (Some((_, name)), Some((_, line))) => line.subject.push_str(&format!(", {name}")),
+            (None, _) | (_, None) => out.push((kind, finding.clone())),
+        }
+    }
+    out.into_iter().map(|(_, line)| line).collect()
 }
 
 fn unwritten(error: std::io::Error) -> Error {
@@ -138,7 +187,7 @@ pub async fn run(
     config: &Config,
     postgres: &Client,
     cache: Result<impl ::redis::aio::ConnectionLike>,
-    needs: &[TableNeeds],
+    (needs, shown): (&[TableNeeds], Shown),
     out: &mut dyn Write,
 ) -> Result<Exit> {
     let names = server::Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
@@ -147,6 +196,9 @@ pub async fn run(
         Mode::Outbox => outbox::findings(postgres, names.slot, &catalog, needs).await?,
         Mode::Replication => of_catalog(&catalog, needs, names),
     };
+    if config.postgres.mode == Mode::Replication {
+        findings.extend(trial::standing(postgres, &catalog, &findings).await?);
+    }
     findings.extend(rules::findings(&config.rules, &catalog));
     findings.extend(rules::paths(postgres, &config.rules, &catalog, config.postgres.lookup_timeout).await?);
     if config.postgres.mode == Mode::Replication {
@@ -160,7 +212,7 @@ pub async fn run(
         }
         Err(error) => findings.push(Finding::wrong("cache", error.chain()).mend_all(error.hint)),
     }
-    report(out, &findings)
+    print(out, &findings, shown)
 }
 
 #[cfg(test)]
@@ -192,6 +244,11 @@ pub mod example {
             identity: "d".into(),
             published: true,
             row_filter: false,
+            partition: false,
+            owner: "crieur".into(),
+            owned: true,
+            settable: Some("id".into()),
+            publications: Vec::new(),
             columns: vec![
                 column("id", true, Some(16)),
                 column("owner", true, Some(16)),
@@ -260,7 +317,6 @@ pub mod example {
                 kind: "r".into(),
                 persistence: "p".into(),
                 is_partition: false,
-                heirs: false,
                 owned: true,
                 root_published: true,
                 carriers: vec![carrier("t")],
@@ -300,5 +356,27 @@ mod tests {
             text,
             "WRONG slot: gone\\n\n      mend: SELECT 1;\n      mend: SELECT 2;\n0 ok, 0 to note, 1 wrong\n"
         );
+    }
+
+    #[test]
+    fn what_is_wrong_comes_first_things_of_one_kind_share_a_line_and_quiet_shows_nothing_else() {
+        let findings = [
+            Finding::ready("table public.a", "published"),
+            Finding::note("slot", "in use"),
+            Finding::ready("cache, family a:*", "UNLINK is permitted"),
+            Finding::wrong("table public.c", "is not published").mend("SELECT 1;"),
+            Finding::ready("table public.b", "published"),
+            Finding::ready("cache, family b:*", "UNLINK is permitted"),
+        ];
+        let shown = |shown| {
+            let mut out = Vec::new();
+            assert_eq!(print(&mut out, &findings, shown).expect("written"), Exit::Failed);
+            String::from_utf8(out).expect("text")
+        };
+        let wrong = "WRONG table public.c: is not published\n      mend: SELECT 1;\n";
+        assert_eq!(shown(Shown::Wrong), wrong);
+        let others = "note  slot: in use\nok    table public.a, public.b: published\n\
+                      ok    cache, family a:*, b:*: UNLINK is permitted\n4 ok, 1 to note, 1 wrong\n";
+        assert_eq!(shown(Shown::All), format!("{wrong}{others}"));
     }
 }

@@ -21,9 +21,11 @@ const ROWS: u32 = 1000;
 /// What can be said from rules and catalog.
 pub fn findings(rules: &Rules, catalog: &Catalog) -> Vec<Finding> {
     let mut out: Vec<Finding> = rules.lints().iter().map(of_lint).collect();
+    let mut unknown = 0;
     for reads in rules.reads() {
-        if let Some(column) = column(catalog, &reads.table, &reads.path.column) {
-            out.extend(of_type(&reads, column));
+        match column(catalog, &reads.table, &reads.path.column) {
+            Some(column) => out.extend(of_type(&reads, column)),
+            None => unknown += 1,
         }
     }
     let constants = rules.constants();
@@ -31,7 +33,8 @@ pub fn findings(rules: &Rules, catalog: &Catalog) -> Vec<Finding> {
         constants.iter().filter(|listed| column(catalog, &listed.table, &listed.text).is_some()).map(of_constant),
     );
     if out.is_empty() {
-        out.push(Finding::ready("rules", "no condition that never holds, no key that another makes, every type fits"));
+        let types = if unknown == 0 { "every type fits" } else { "types are not known where columns are missing" };
+        out.push(Finding::ready("rules", format!("no condition that never holds, no key that another makes, {types}")));
     }
     out
 }

@@ -22,15 +22,13 @@ pub struct Names<'a> {
     pub slot: &'a str,
 }
 
-/// Findings on the server, the role and the slot.
+/// Findings on the slot, and on what else the server has for us; a slot is of use when there is a publication.
 pub fn findings(catalog: &Catalog, names: Names<'_>) -> Vec<Finding> {
-    let mut out = prerequisites(catalog);
-    out.extend(room(&catalog.server, catalog.slot.as_ref()));
-    out.push(match &catalog.slot {
-        None => Finding::wrong("slot", format!("\"{}\" does not exist", names.slot))
+    let mut out = vec![match &catalog.slot {
+        None => Finding::note("slot", format!("\"{}\" does not exist: crieur makes it at its start", names.slot))
             .mend(create_slot(names.slot, &catalog.server)),
         Some(found) => slot(found, names.slot, &catalog.server),
-    });
+    }];
     if let Some(found) = &catalog.slot {
         out.extend(slot_activity(found));
     }
@@ -71,7 +69,7 @@ fn triggers(server: &Server) -> Finding {
     Finding::note("event triggers", seen).mend("run crieur setup as a superuser, or have one run its --print")
 }
 
-/// What `setup` cannot mend: it stops on the wrong ones before it changes anything.
+/// Findings on the server and the role.
 pub fn prerequisites(catalog: &Catalog) -> Vec<Finding> {
     let Catalog { server, role, .. } = catalog;
     let seen = format!("PostgreSQL {}", server.version_text);
@@ -93,7 +91,8 @@ pub fn prerequisites(catalog: &Catalog) -> Vec<Finding> {
         let seen = format!("{}: every COMMIT would wait for crieur, and crieur for the commit", server.standby_names);
         Finding::wrong("synchronous_standby_names", seen).mend("name the standbys there instead of *")
     });
-    [Some(version), place, Some(level), counted, Some(permission(role))].into_iter().flatten().collect()
+    let found = [Some(version), place, Some(level), counted, Some(permission(role))].into_iter().flatten();
+    found.chain(room(server, catalog.slot.as_ref())).collect()
 }
 
 fn permission(role: &Role) -> Finding {
@@ -215,7 +214,8 @@ mod tests {
     fn check(spoil: impl FnOnce(&mut Catalog), verdict: Verdict, words: &str, steps: &[&str]) {
         let mut catalog = example::catalog();
         spoil(&mut catalog);
-        let found = findings(&catalog, Names { publication: "crieur", slot: "crieur" });
+        let names = Names { publication: "crieur", slot: "crieur" };
+        let found: Vec<_> = prerequisites(&catalog).into_iter().chain(findings(&catalog, names)).collect();
         let odd: Vec<_> = found.iter().filter(|finding| finding.verdict != Verdict::Ready).collect();
         assert_eq!(odd.len(), 1, "{words}: {odd:?}");
         assert_eq!((odd[0].verdict, odd[0].mend.iter().map(String::as_str).collect()), (verdict, steps.to_vec()));
@@ -244,7 +244,7 @@ mod tests {
         );
         check(|c| c.role.replication = false, Wrong, "may not replicate", &["ALTER ROLE \"crieur\" REPLICATION;"]);
         check(|c| c.server.senders_used = 10, Wrong, "10 of 10", &["ALTER SYSTEM SET max_wal_senders = 15;", RESTART]);
-        check(|c| c.slot = None, Wrong, "does not exist", &[CREATE]);
+        check(|c| c.slot = None, Note, "does not exist: crieur makes it", &[CREATE]);
         check(|c| spoil_slot(c).plugin = Some("wal2json".into()), Wrong, "wal2json", &[OTHER]);
         check(|c| spoil_slot(c).database = Some("other".into()), Wrong, "other", &[OTHER]);
         check(|c| spoil_slot(c).temporary = true, Wrong, "temporary", &[OTHER]);
@@ -269,7 +269,7 @@ mod tests {
         catalog.server.slots_used = 10;
         catalog.server.senders_used = 10;
         spoil_slot(&mut catalog).active_pid = Some(7);
-        let found = findings(&catalog, Names { publication: "crieur", slot: "crieur" });
+        let found = prerequisites(&catalog);
         assert!(found.iter().all(|finding| finding.verdict != Verdict::Wrong), "{found:?}");
     }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::cli::catalog::{Carrier, Catalog, Table};
+use crate::catalog::{Carrier, Catalog, Table};
 use crate::cli::check::Finding;
-use crate::cli::identity::{self, Choice};
+use crate::identity::refusal::{Identity, with_ours};
+use crate::identity::{self, Choice, Ground, Indexes, PRIMARY_KEY, wanted, wanted_by_all};
 use crate::quote;
 use crate::rules::needs::TableNeeds;
 
@@ -59,7 +60,7 @@ pub fn publication(catalog: &Catalog, name: &str, needs: &[TableNeeds]) -> Vec<F
 }
 
 /// Findings on one table of the rules.
-pub fn table(catalog: &Catalog, need: &TableNeeds, publication: &str) -> Vec<Finding> {
+pub fn table(catalog: &Catalog, needs: &[TableNeeds], need: &TableNeeds, publication: &str) -> Vec<Finding> {
     let subject = format!("table {}.{}", need.schema, need.table);
     let Some(table) = catalog.table(need) else {
         return vec![missing(need)];
@@ -70,8 +71,13 @@ pub fn table(catalog: &Catalog, need: &TableNeeds, publication: &str) -> Vec<Fin
     }
     let mut out = Vec::new();
     if catalog.publication.is_some() && !table.is_published() {
-        let add = format!("ALTER PUBLICATION {} ADD TABLE {};", quote::identifier(publication), table.quoted());
-        out.push(Finding::wrong(subject.clone(), "is not published").mend(add));
+        let lacking: Vec<String> = unpublished(table).into_iter().collect();
+        let seen = match table.kind == "p" || table.carriers.iter().any(|carrier| carrier.published) {
+            true if table.kind != "p" => format!("does not publish {}, which carries its rows", lacking.join(", ")),
+            _ => "is not published".to_owned(),
+        };
+        let add = format!("ALTER PUBLICATION {} ADD TABLE {};", quote::identifier(publication), lacking.join(", "));
+        out.push(Finding::wrong(subject.clone(), seen).mend(add));
     }
     if table.is_partition {
         out.push(
@@ -79,16 +85,27 @@ pub fn table(catalog: &Catalog, need: &TableNeeds, publication: &str) -> Vec<Fin
                 .mend("name the topmost partitioned table in the rules file"),
         );
     }
-    if table.heirs {
-        out.push(Finding::note(subject.clone(), "other tables inherit from it: rules for it do not follow their rows"));
-    }
     for carrier in &table.carriers {
-        out.extend(rows_of(catalog, table, carrier, need, publication));
+        out.extend(rows_of(catalog, table, carrier, needs, need, publication));
     }
     if out.is_empty() {
-        out.push(Finding::ready(subject, "published, and every column that the rules read is carried"));
+        let seen = match catalog.publication {
+            Some(_) => "published, and every column that the rules read is carried",
+            None => "has every column that the rules read",
+        };
+        out.push(Finding::ready(subject, seen));
     }
     out
+}
+
+/// What a publication must name for all rows of a table to come: a partitioned table stands for its partitions, one that
+/// others inherit from does not stand for them.
+pub fn unpublished(table: &Table) -> BTreeSet<String> {
+    if table.kind == "p" {
+        return BTreeSet::from([table.quoted()]);
+    }
+    let only = if table.carriers.len() > 1 { "ONLY " } else { "" };
+    table.carriers.iter().filter(|it| !it.published).map(|it| format!("{only}{}", it.quoted())).collect()
 }
 
 /// A table that the catalog does not have.
@@ -110,10 +127,18 @@ fn kind(table: &Table) -> &'static str {
 }
 
 /// Findings on one relation that carries rows.
-fn rows_of(catalog: &Catalog, table: &Table, carrier: &Carrier, need: &TableNeeds, publication: &str) -> Vec<Finding> {
-    let subject = match carrier.table == table.table {
-        true => format!("table {}", table.name()),
-        false => format!("table {}, partition {}.{}", table.name(), carrier.schema, carrier.table),
+fn rows_of(
+    catalog: &Catalog,
+    table: &Table,
+    carrier: &Carrier,
+    needs: &[TableNeeds],
+    need: &TableNeeds,
+    publication: &str,
+) -> Vec<Finding> {
+    let subject = match (table.is(carrier), carrier.partition) {
+        (true, _) => format!("table {}", table.name()),
+        (false, true) => format!("table {}, partition {}.{}", table.name(), carrier.schema, carrier.table),
+        (false, false) => format!("table {}, inherited by {}.{}", table.name(), carrier.schema, carrier.table),
     };
     if carrier.kind != "r" || carrier.persistence != "p" {
         return vec![Finding::wrong(subject, "is foreign, unlogged or temporary: its changes are not in the stream")];
@@ -143,7 +168,7 @@ fn rows_of(catalog: &Catalog, table: &Table, carrier: &Carrier, need: &TableNeed
             out.push(Finding::wrong(subject.clone(), seen).mend_all(again()));
         }
     }
-    out.extend(old_row(catalog, carrier, need, subject));
+    out.extend(old_row(catalog, carrier, needs, (need, publication), subject));
     out
 }
 
@@ -183,15 +208,31 @@ pub fn columns(carrier: &Carrier, need: &TableNeeds, stored: Stored, subject: &s
     out
 }
 
-/// Whether the stream carries what the rules read of the row as it was.
-fn old_row(catalog: &Catalog, carrier: &Carrier, need: &TableNeeds, subject: String) -> Option<Finding> {
-    let wanted = wanted(carrier, need);
-    let carried = identity::carried(carrier);
-    let missing: BTreeSet<&str> = wanted.difference(&carried).copied().collect();
-    let choice = identity::choose(carrier, &wanted, catalog.server.version);
+/// Whether the stream carries what the rules read of the row as it was, and whether the server takes updates at all.
+fn old_row(
+    catalog: &Catalog,
+    carrier: &Carrier,
+    needs: &[TableNeeds],
+    (need, publication): (&TableNeeds, &str),
+    subject: String,
+) -> Option<Finding> {
+    let missing: BTreeSet<&str> = &wanted(carrier, need) - &identity::carried(carrier);
+    let senders = match carrier.publications.iter().any(|sender| sender.name == publication) {
+        true => carrier.publications.clone(),
+        false => with_ours(carrier, publication),
+    };
+    let version = catalog.server.version;
+    let refusal = Ground { senders: &senders, version }.refusal(carrier, &Identity::of(carrier));
+    let senders = with_ours(carrier, publication);
+    let ground = Ground { senders: &senders, version };
+    let choice = identity::choose(carrier, &wanted_by_all(catalog, carrier, needs), ground, Indexes::Built);
     let steps = identity::statements(carrier, &choice);
-    if identity::refuses_writers(carrier) {
-        let seen = "has no replica identity: once published, the server refuses its updates and deletes";
+    if let Some(refusal) = refusal {
+        let published = !carrier.publications.is_empty();
+        let server = if published { "the server refuses" } else { "once published, the server would refuse" };
+        let seen = format!("{server} its updates and deletes: {}", refusal.because());
+        let steps = if steps.is_empty() { refusal.mend() } else { steps };
+        let steps = if steps.is_empty() { vec![PRIMARY_KEY.to_owned()] } else { steps };
         return Some(Finding::wrong(subject, seen).mend_all(steps));
     }
     if missing.is_empty() {
@@ -203,21 +244,14 @@ fn old_row(catalog: &Catalog, carrier: &Carrier, need: &TableNeeds, subject: Str
     };
     let seen = format!("its replica identity does not carry the old {}: {costs}", names(&missing));
     Some(match choice {
-        Choice::Impossible(column) => Finding::note(
-            subject,
-            format!("{seen}; FULL would make the server refuse updates, for the virtual column \"{column}\""),
-        ),
+        Choice::Impossible(refusal) => {
+            let seen = format!("{seen}; with FULL the server would refuse its updates: {}", refusal.because());
+            Finding::note(subject, seen).mend_all(refusal.mend())
+        }
         Choice::Keep | Choice::Default | Choice::Existing(_) | Choice::Build { .. } | Choice::Full => {
             Finding::wrong(subject, seen).mend_all(steps)
         }
     })
-}
-
-/// Columns of the old row that the rules read or compare and that the stream can carry at all.
-pub fn wanted<'a>(carrier: &'a Carrier, need: &'a TableNeeds) -> BTreeSet<&'a str> {
-    let stored = |name: &&str| carrier.column(name).is_some_and(|column| column.generated.is_empty());
-    let counting = carrier.columns.iter().map(|column| column.name.as_str()).filter(|name| need.counts(name));
-    need.columns_on_old().chain(counting).filter(stored).collect()
 }
 
 fn names(columns: &BTreeSet<&str>) -> String {
@@ -235,7 +269,7 @@ mod tests {
         spoil(&mut catalog);
         let need = example::needs(columns);
         let mut found = publication(&catalog, "crieur", std::slice::from_ref(&need));
-        found.extend(table(&catalog, &need, "crieur"));
+        found.extend(table(&catalog, std::slice::from_ref(&need), &need, "crieur"));
         let wrong: Vec<_> = found.iter().filter(|finding| finding.verdict == Verdict::Wrong).collect();
         assert_eq!(wrong.len(), 1, "{words}: {found:?}");
         assert!(wrong[0].seen.contains(words), "{words}: {:?}", wrong[0]);
@@ -291,7 +325,7 @@ mod tests {
     #[test]
     fn a_column_of_the_old_row_that_is_not_carried_is_wrong_with_the_cheapest_way_out() {
         check(&["city"], |_| (), "does not carry the old \"city\"", &[FULL]);
-        check(&["id"], |c| c.tables[0].carriers[0].indexes.clear(), "refuses its updates", &[FULL]);
+        check(&["id"], |c| c.tables[0].carriers[0].indexes.clear(), "refuse its updates", &[FULL]);
     }
 
     #[test]
@@ -302,7 +336,7 @@ mod tests {
         let ignored = ["rank".to_owned(), "gone".to_owned()];
         need.ignores(ignored.iter());
         assert_eq!(wanted(&catalog.tables[0].carriers[0], &need), BTreeSet::from(["city", "id", "note", "owner"]));
-        let found = table(&catalog, &need, "crieur");
+        let found = table(&catalog, std::slice::from_ref(&need), &need, "crieur");
         let said: Vec<bool> = ["column \"gone\", which rules ignore", "updates of ignored columns count"]
             .map(|words| found.iter().any(|finding| finding.seen.contains(words)))
             .to_vec();
@@ -310,10 +344,34 @@ mod tests {
     }
 
     #[test]
-    fn a_table_with_an_inheriting_table_is_noted() {
+    fn a_table_that_inherits_carries_rows_too_and_is_published_by_its_own_name() {
         let mut catalog = example::catalog();
-        catalog.tables[0].heirs = true;
-        let found = table(&catalog, &example::needs(&["id"]), "crieur");
-        assert_eq!(found[0].verdict, Verdict::Note);
+        let mut heir = example::carrier("special");
+        heir.published = false;
+        catalog.tables[0].carriers.push(heir);
+        let need = example::needs(&["id"]);
+        let found = table(&catalog, std::slice::from_ref(&need), &need, "crieur");
+        let add = "ALTER PUBLICATION \"crieur\" ADD TABLE ONLY \"public\".\"special\";";
+        assert_eq!((found.len(), found[0].verdict, found[0].mend[0].as_str()), (1, Verdict::Wrong, add), "{found:?}");
+    }
+
+    #[test]
+    fn a_publication_of_others_that_makes_the_server_refuse_writes_is_wrong_with_the_way_out() {
+        let mut catalog = example::catalog();
+        let carrier = &mut catalog.tables[0].carriers[0];
+        let columns = Some(vec!["id".to_owned(), "note".to_owned()]);
+        let entry = ("public".to_owned(), "t".to_owned());
+        let (name, generated) = ("warehouse".to_owned(), "n".to_owned());
+        carrier.publications = vec![crate::catalog::Sender { name, entry, columns, filter: Vec::new(), generated }];
+        let need = example::needs(&["city"]);
+        let said = |catalog: &Catalog| table(catalog, std::slice::from_ref(&need), &need, "crieur").remove(0);
+        let note = said(&catalog);
+        assert_eq!(note.verdict, Verdict::Note, "keys widen, writes do not fail: {note:?}");
+        assert!(note.seen.contains("with FULL the server would refuse its updates"), "{note:?}");
+        catalog.tables[0].carriers[0].identity = "f".into();
+        let wrong = said(&catalog);
+        assert_eq!(wrong.verdict, Verdict::Wrong);
+        assert!(wrong.seen.contains("column list of publication \"warehouse\""), "{wrong:?}");
+        assert_eq!(wrong.mend, ["ALTER TABLE \"public\".\"t\" REPLICA IDENTITY DEFAULT;"]);
     }
 }

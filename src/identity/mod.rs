@@ -3,12 +3,16 @@
 //! FULL always carries the old row and costs WAL on every update. A unique index over exactly the columns that the
 //! rules read costs almost nothing in WAL. Two things must never happen: an identity that already suffices becoming
 //! weaker, and a writer being refused because of us (`CheckCmdReplicaIdentity` in
-//! `src/backend/executor/execReplication.c`, an index row above the b-tree's 2704 bytes).
+//! `src/backend/executor/execReplication.c`, an index row above the b-tree's 2704 bytes). `refusal.rs` knows when it is.
 
 use std::collections::BTreeSet;
 
-use crate::cli::catalog::{Carrier, Index};
+use crate::catalog::{Carrier, Catalog, Index, Sender};
+use crate::identity::refusal::{Identity, Refusal, refusal};
 use crate::quote;
+use crate::rules::needs::TableNeeds;
+
+pub mod refusal;
 
 /// Bytes that the columns of an index of ours may take: a b-tree row holds 2704 (`BTMaxItemSize`), less its headers.
 pub const INDEX_BYTES_MAX: u32 = 2000;
@@ -41,8 +45,37 @@ pub enum Choice {
     },
     /// Everything else falls short.
     Full,
-    /// FULL would be needed and is not possible: the server would refuse updates.
-    Impossible(String),
+    /// None that the server accepts carries every column; the one that it has stays.
+    Impossible(Refusal),
+}
+
+/// What an identity must please besides the rules.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground<'a> {
+    /// The publications that will send the relation.
+    pub senders: &'a [Sender],
+    /// `server_version_num`.
+    pub version: u32,
+}
+
+impl Ground<'_> {
+    /// Why the server would refuse updates or deletes under an identity.
+    pub fn refusal(&self, carrier: &Carrier, identity: &Identity<'_>) -> Option<Refusal> {
+        refusal(carrier, self.senders, identity, self.version)
+    }
+
+    fn takes(&self, carrier: &Carrier, index: &Index) -> bool {
+        self.refusal(carrier, &Identity::Columns(key_columns(Some(index)))).is_none()
+    }
+}
+
+/// Whether a choice may come to an index that has to be built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Indexes {
+    /// It may: there is time.
+    Built,
+    /// Writers are refused now.
+    AsTheyAre,
 }
 
 /// The columns that the stream carries of an old row, under the identity the relation has.
@@ -59,26 +92,42 @@ fn key_columns(index: Option<&Index>) -> BTreeSet<&str> {
     index.into_iter().flat_map(|index| index.columns.iter().map(String::as_str)).collect()
 }
 
-/// Whether the server would refuse updates and deletes of the relation once it is published.
-pub fn refuses_writers(carrier: &Carrier) -> bool {
-    carrier.identity != "f" && carried(carrier).is_empty()
-}
-
-/// The cheapest identity that carries `columns` of the old row.
-pub fn choose(carrier: &Carrier, columns: &BTreeSet<&str>, server_version: u32) -> Choice {
-    let covered = |index: &Index| columns.iter().all(|name| index.columns.iter().any(|column| column == name));
-    if carrier.identity == "f" || (!refuses_writers(carrier) && columns.is_subset(&carried(carrier))) {
+/// The cheapest identity that carries `columns` of the old row, and under which the server takes updates. Where none does
+/// both and the present one is refused, one that is accepted: a key too wide is better than a write that fails.
+pub fn choose(carrier: &Carrier, columns: &BTreeSet<&str>, ground: Ground<'_>, indexes: Indexes) -> Choice {
+    let standing = Identity::of(carrier);
+    let stands = ground.refusal(carrier, &standing).is_none();
+    let carries = carrier.identity == "f" || columns.is_subset(&carried(carrier));
+    if stands && carries {
         return Choice::Keep;
     }
-    if primary(carrier).is_some_and(covered) {
-        return Choice::Default;
+    // What row filters read of the old row must be in it, too.
+    let filters = ground.senders.iter().flat_map(|sender| &sender.filter).map(String::as_str);
+    let columns: BTreeSet<&str> = columns.iter().copied().chain(filters).collect();
+    let covered = |index: &Index| columns.iter().all(|name| index.columns.iter().any(|column| column == name));
+    if let Some(choice) = as_it_is(carrier, ground, covered) {
+        return choice;
     }
-    if let Some(index) =
-        carrier.indexes.iter().find(|index| index.valid && covered(index) && is_eligible(carrier, index))
+    if indexes == Indexes::Built
+        && let Some(choice) = build(carrier, &columns, ground)
     {
-        return Choice::Existing(index.name.clone());
+        return choice;
     }
-    build(carrier, columns).unwrap_or_else(|| full(carrier, server_version))
+    match ground.refusal(carrier, &Identity::Full) {
+        None => Choice::Full,
+        Some(refusal) if stands => Choice::Impossible(refusal),
+        Some(refusal) => as_it_is(carrier, ground, |_| true).unwrap_or(Choice::Impossible(refusal)),
+    }
+}
+
+/// An index that is there already, the primary key first.
+fn as_it_is(carrier: &Carrier, ground: Ground<'_>, suits: impl Fn(&Index) -> bool) -> Option<Choice> {
+    if primary(carrier).is_some_and(|index| suits(index) && ground.takes(carrier, index)) {
+        return Some(Choice::Default);
+    }
+    let usable =
+        |index: &&Index| index.valid && suits(index) && is_eligible(carrier, index) && ground.takes(carrier, index);
+    carrier.indexes.iter().find(usable).map(|index| Choice::Existing(index.name.clone()))
 }
 
 /// The primary key, where it can be an identity.
@@ -94,7 +143,7 @@ fn is_eligible(carrier: &Carrier, index: &Index) -> bool {
 }
 
 /// A new index: a unique key of the relation, then the columns that the rules read besides.
-fn build(carrier: &Carrier, columns: &BTreeSet<&str>) -> Option<Choice> {
+fn build(carrier: &Carrier, columns: &BTreeSet<&str>, ground: Ground<'_>) -> Option<Choice> {
     let eligible = |index: &&Index| index.valid && !is_ours(index) && is_eligible(carrier, index);
     let key = primary(carrier).or_else(|| carrier.indexes.iter().find(eligible))?;
     let mut wanted: Vec<&str> = key.columns.iter().map(String::as_str).collect();
@@ -105,7 +154,8 @@ fn build(carrier: &Carrier, columns: &BTreeSet<&str>) -> Option<Choice> {
         // Without a bound one long value would make the writer's INSERT fail.
         bytes += column.bytes_max.filter(|_| column.not_null && column.generated.is_empty())?;
     }
-    if bytes > INDEX_BYTES_MAX {
+    let identity = Identity::Columns(wanted.iter().copied().collect());
+    if bytes > INDEX_BYTES_MAX || ground.refusal(carrier, &identity).is_some() {
         return None;
     }
     let columns: Vec<String> = wanted.into_iter().map(str::to_owned).collect();
@@ -113,15 +163,6 @@ fn build(carrier: &Carrier, columns: &BTreeSet<&str>) -> Option<Choice> {
     let replaces = carrier.indexes.iter().find(|index| index.identity && is_ours(index) && index.name != name);
     let replaces = replaces.map(|index| index.name.clone());
     Some(Choice::Build { name, columns, unfinished, replaces })
-}
-
-/// FULL, unless the server would then refuse updates (`pub_contains_invalid_column`, PostgreSQL 18).
-fn full(carrier: &Carrier, server_version: u32) -> Choice {
-    let unsent = carrier.columns.iter().find(|column| column.generated == "v");
-    match unsent {
-        Some(column) if server_version >= 180_000 => Choice::Impossible(column.name.clone()),
-        Some(_) | None => Choice::Full,
-    }
 }
 
 fn is_ours(index: &Index) -> bool {
@@ -149,6 +190,26 @@ fn index_name(table: &str, number: u32) -> String {
     format!("{INDEX_PREFIX}{}{suffix}", &table[..cut])
 }
 
+/// The relation as the choice leaves it.
+pub fn apply(carrier: &mut Carrier, choice: &Choice) {
+    let uses = |carrier: &mut Carrier, name: &str| {
+        carrier.identity = "i".to_owned();
+        carrier.indexes.iter_mut().for_each(|index| index.identity = index.name == name);
+    };
+    match choice {
+        Choice::Keep | Choice::Impossible(_) => {}
+        Choice::Default => carrier.identity = "d".to_owned(),
+        Choice::Full => carrier.identity = "f".to_owned(),
+        Choice::Existing(name) => uses(carrier, name),
+        Choice::Build { name, columns, .. } => {
+            let columns = columns.clone();
+            carrier.indexes.retain(|index| index.name != *name);
+            carrier.indexes.push(Index { name: name.clone(), primary: false, identity: false, valid: true, columns });
+            uses(carrier, name);
+        }
+    }
+}
+
 /// The statements that bring a choice about, in order. None of them runs inside a transaction block.
 pub fn statements(carrier: &Carrier, choice: &Choice) -> Vec<String> {
     let table = carrier.quoted();
@@ -170,10 +231,45 @@ pub fn statements(carrier: &Carrier, choice: &Choice) -> Vec<String> {
     }
 }
 
+/// Statements that the server refuses when it would refuse an update or a delete of the relation. They change nothing.
+pub fn probes(carrier: &Carrier) -> Vec<String> {
+    let table = carrier.quoted();
+    let update = carrier.settable.as_ref().map(|column| {
+        let column = quote::identifier(column);
+        format!("EXPLAIN UPDATE ONLY {table} SET {column} = {column} WHERE false;")
+    });
+    update.into_iter().chain([format!("EXPLAIN DELETE FROM ONLY {table} WHERE false;")]).collect()
+}
+
+/// The way out where no statement of ours is one.
+pub const PRIMARY_KEY: &str = "give the table a primary key, then run crieur setup again";
+
+/// Columns of the old row that the rules read or compare and that the stream can carry at all.
+pub fn wanted<'a>(carrier: &'a Carrier, need: &'a TableNeeds) -> BTreeSet<&'a str> {
+    let stored = |name: &&str| carrier.column(name).is_some_and(|column| column.generated.is_empty());
+    let counting = carrier.columns.iter().map(|column| column.name.as_str()).filter(|name| need.counts(name));
+    need.columns_on_old().chain(counting).filter(stored).collect()
+}
+
+/// The same for the rules of every table whose rows the relation carries: a table and one that it inherits from.
+pub fn wanted_by_all<'a>(catalog: &Catalog, carrier: &'a Carrier, needs: &'a [TableNeeds]) -> BTreeSet<&'a str> {
+    let carries = |need: &&TableNeeds| {
+        let table = catalog.table(need);
+        table.is_some_and(|table| table.carriers.iter().any(|other| other.quoted() == carrier.quoted()))
+    };
+    needs.iter().filter(carries).flat_map(|need| wanted(carrier, need)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::check::example::{carrier, index};
+    use crate::identity::refusal::with_ours;
+
+    fn choose(carrier: &Carrier, columns: &BTreeSet<&str>, version: u32) -> Choice {
+        let senders = with_ours(carrier, "crieur");
+        super::choose(carrier, columns, Ground { senders: &senders, version }, Indexes::Built)
+    }
 
     fn chosen(carrier: &Carrier, columns: &[&str]) -> Vec<String> {
         statements(carrier, &choose(carrier, &columns.iter().copied().collect(), 150_000))
@@ -210,7 +306,6 @@ mod tests {
     fn a_table_without_a_key_is_full_even_when_no_column_is_read() {
         let mut table = carrier("t");
         table.indexes.clear();
-        assert!(refuses_writers(&table));
         assert_eq!(choose(&table, &[].into(), 150_000), Choice::Full);
     }
 
@@ -250,8 +345,55 @@ mod tests {
     fn full_is_refused_where_the_server_would_then_refuse_updates() {
         let mut table = carrier("t");
         table.columns[1].generated = "v".into();
-        assert_eq!(choose(&table, &["note"].into(), 180_000), Choice::Impossible("owner".into()));
+        assert_eq!(choose(&table, &["note"].into(), 180_000), Choice::Impossible(Refusal::Virtual("owner".into())));
         assert_eq!(choose(&table, &["note"].into(), 170_000), Choice::Full);
+    }
+
+    fn other(columns: Option<&[&str]>, filter: &[&str]) -> Sender {
+        let texts = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let entry = ("public".into(), "t".into());
+        Sender {
+            name: "other".into(),
+            entry,
+            columns: columns.map(texts),
+            filter: texts(filter),
+            generated: "n".into(),
+        }
+    }
+
+    #[test]
+    fn another_publication_is_asked_before_an_identity_changes() {
+        let mut table = carrier("t");
+        table.publications = vec![other(Some(&["id", "city"]), &[])];
+        let list = Refusal::List("other".into(), ("public".into(), "t".into()));
+        // FULL allows no list, and an index may only hold columns of the list.
+        assert_eq!(choose(&table, &["city"].into(), 150_000), Choice::Impossible(list.clone()));
+        assert_eq!(choose(&table, &["owner"].into(), 150_000), Choice::Impossible(list));
+        table.publications = vec![other(Some(&["id", "owner"]), &[])];
+        assert!(chosen(&table, &["owner"])[0].contains("(\"id\", \"owner\")"));
+        // A filter's columns come into the index.
+        table.publications = vec![other(None, &["rank"])];
+        assert!(chosen(&table, &["owner"])[0].contains("(\"id\", \"owner\", \"rank\")"));
+        assert!(chosen(&table, &["id"])[0].contains("(\"id\", \"rank\")"), "it is refused as it is");
+    }
+
+    #[test]
+    fn writers_that_are_refused_now_get_an_identity_that_needs_no_index() {
+        let mut table = carrier("t");
+        table.identity = "i".into();
+        let now = |table: &Carrier, columns: &[&str], version| {
+            let senders = with_ours(table, "crieur");
+            let columns = columns.iter().copied().collect();
+            super::choose(table, &columns, Ground { senders: &senders, version }, Indexes::AsTheyAre)
+        };
+        assert_eq!(now(&table, &["owner"], 150_000), Choice::Full, "its index was dropped");
+        assert_eq!(now(&table, &["id"], 150_000), Choice::Default);
+        table.columns[4].generated = "v".into();
+        assert_eq!(now(&table, &["owner"], 180_000), Choice::Default, "an old value less, and no write refused");
+        table.identity = "f".into();
+        assert_eq!(now(&table, &["owner"], 180_000), Choice::Default);
+        table.indexes.clear();
+        assert_eq!(now(&table, &["owner"], 180_000), Choice::Impossible(Refusal::Virtual("note".into())));
     }
 
     #[test]

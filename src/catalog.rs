@@ -1,4 +1,4 @@
-//! What `check` and `setup` know of the server: plain values, and the queries in `sql/` that fill them.
+//! What `check`, `setup` and the watch know of the server: plain values, and the queries in `sql/` that fill them.
 //!
 //! Not a decision: those are pure functions over a [`Catalog`]. Each query returns JSON text, so that one statement
 //! serves every supported version and psql shows the same thing that the daemon reads. Reading writes nothing.
@@ -7,11 +7,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::cli::setup::{FUNCTIONS_SQL, TRIGGERS_SQL};
 use crate::error::{Error, Exit, Result};
 use crate::quote;
 use crate::rules::needs::TableNeeds;
 use crate::session::NO_PATH;
+
+pub(crate) const TRIGGERS_SQL: &str = include_str!("../sql/triggers.sql");
+pub(crate) const FUNCTIONS_SQL: &str = include_str!("../sql/invalidate.sql");
 
 /// `sql/server.sql`
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -147,7 +149,22 @@ pub struct Index {
     pub columns: Vec<String>,
 }
 
-/// A relation that carries rows: a plain table, or a leaf partition.
+/// A publication that sends updates or deletes of a relation, and what it asks of the replica identity.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Sender {
+    /// Its name.
+    pub name: String,
+    /// The table that it names: the relation itself, or one above it.
+    pub entry: (String, String),
+    /// Its column list; `None` without one.
+    pub columns: Option<Vec<String>>,
+    /// The columns that its row filter reads.
+    pub filter: Vec<String>,
+    /// `publish_generated_columns`: `n` none, `s` stored.
+    pub generated: String,
+}
+
+/// A relation that carries rows: a plain table, a table that inherits from it, or a leaf partition.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct Carrier {
     /// Its schema.
@@ -164,6 +181,21 @@ pub struct Carrier {
     pub published: bool,
     /// Published with a row filter.
     pub row_filter: bool,
+    /// A partition; otherwise the table itself, or one that inherits from it.
+    #[serde(default)]
+    pub partition: bool,
+    /// The role that owns it.
+    #[serde(default)]
+    pub owner: String,
+    /// Whether our role may alter it.
+    #[serde(default)]
+    pub owned: bool,
+    /// A column that an UPDATE may set, whatever it is set to.
+    #[serde(default)]
+    pub settable: Option<String>,
+    /// The publications that send its updates or deletes, ours included.
+    #[serde(default)]
+    pub publications: Vec<Sender>,
     /// Its columns in order.
     #[serde(default)]
     pub columns: Vec<Column>,
@@ -184,8 +216,6 @@ pub struct Table {
     pub persistence: String,
     /// A partition of another table.
     pub is_partition: bool,
-    /// Other tables inherit from it.
-    pub heirs: bool,
     /// Whether our role may alter it.
     pub owned: bool,
     /// The publication names it itself.
@@ -207,6 +237,23 @@ pub struct Catalog {
     pub slot: Option<Slot>,
     /// The tables of the rules that exist.
     pub tables: Vec<Table>,
+}
+
+impl Publication {
+    /// One that this role makes, and that sends everything.
+    pub fn of(role: &str) -> Self {
+        Publication {
+            owner: role.to_owned(),
+            owned: true,
+            all_tables: false,
+            insert: true,
+            update: true,
+            delete: true,
+            truncate: true,
+            via_root: false,
+            generated: "s".to_owned(),
+        }
+    }
 }
 
 impl Carrier {
@@ -237,9 +284,21 @@ impl Table {
         matches!(self.kind.as_str(), "r" | "p") && self.persistence == "p"
     }
 
-    /// Whether every relation that carries its rows is published; an empty partitioned table counts by its own entry.
+    /// The relations among its carriers that hold rows the server logs.
+    pub fn stored(&self) -> impl Iterator<Item = &Carrier> {
+        self.carriers.iter().filter(|carrier| carrier.kind == "r" && carrier.persistence == "p")
+    }
+
+    /// Whether the relation is the table itself.
+    pub fn is(&self, carrier: &Carrier) -> bool {
+        (&carrier.schema, &carrier.table) == (&self.schema, &self.table)
+    }
+
+    /// Whether every relation that carries its rows is published. The entry of a partitioned table is one for its
+    /// partitions, those that will come included; that of a plain table is none for tables that inherit from it later.
     pub fn is_published(&self) -> bool {
-        self.root_published || (!self.carriers.is_empty() && self.carriers.iter().all(|carrier| carrier.published))
+        let carried = !self.carriers.is_empty() && self.carriers.iter().all(|carrier| carrier.published);
+        carried || (self.kind == "p" && self.root_published)
     }
 }
 
@@ -252,11 +311,11 @@ impl Catalog {
         let scripts = [("triggers", TRIGGERS_SQL), ("functions", FUNCTIONS_SQL)];
         let variables = [("publication", publication), ("slot", slot), ("tables", tables.as_str())];
         Ok(Catalog {
-            server: one(rows(client, include_str!("../../sql/server.sql"), &scripts).await?)?,
-            role: one(rows(client, include_str!("../../sql/role.sql"), &variables).await?)?,
-            publication: rows(client, include_str!("../../sql/publication.sql"), &variables).await?.pop(),
-            slot: rows(client, include_str!("../../sql/slot.sql"), &variables).await?.pop(),
-            tables: rows(client, include_str!("../../sql/tables.sql"), &variables).await?,
+            server: one(rows(client, include_str!("../sql/server.sql"), &scripts).await?)?,
+            role: one(rows(client, include_str!("../sql/role.sql"), &variables).await?)?,
+            publication: rows(client, include_str!("../sql/publication.sql"), &variables).await?.pop(),
+            slot: rows(client, include_str!("../sql/slot.sql"), &variables).await?.pop(),
+            tables: rows(client, include_str!("../sql/tables.sql"), &variables).await?,
         })
     }
 
@@ -266,13 +325,16 @@ impl Catalog {
     }
 }
 
+/// A statement that reads the catalog looks dear to the planner, and compiling it takes longer than running it: seconds.
+pub(crate) const UNCOMPILED: &str = "SET LOCAL jit = off; ";
+
 /// Runs one file of `sql/` and parses the JSON object of each row.
 pub(crate) async fn rows<T: DeserializeOwned>(
     client: &Client,
     sql: &str,
     variables: &[(&str, &str)],
 ) -> Result<Vec<T>> {
-    let sql = format!("{NO_PATH}{}", quote::fill(sql, variables));
+    let sql = format!("{NO_PATH}{UNCOMPILED}{}", quote::fill(sql, variables));
     let answer = client.simple_query(&sql).await;
     let answer = answer.map_err(|error| Error::definite(Exit::Unavailable, "read the catalog").because(error))?;
     let mut out = Vec::new();
