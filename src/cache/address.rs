@@ -28,6 +28,9 @@ enum Place {
     Unix(PathBuf),
 }
 
+/// What a URL says: place, user, password, database, and whether TLS is asked for.
+type Parts = (Place, Option<String>, Option<String>, i64, bool);
+
 /// Where the cache is and how to log in.
 pub struct Address {
     place: Place,
@@ -46,13 +49,20 @@ pub struct Address {
 impl Address {
     /// Parses the URL and reads the files of TLS.
     pub fn new(url: &Secret, files: &TlsFiles) -> Result<Self> {
-        Address::parse(url, files).map_err(|error| match url.origin() {
+        let (place, user, password, database, is_tls) = Address::parse(url).map_err(|error| match url.origin() {
             "" => error.at("cache.url"),
             origin => error.at(origin),
-        })
+        })?;
+        let trust = if is_tls { Some(trust(files)?) } else { no_trust(files)? };
+        let server = match url.origin() {
+            "" => format!("the cache at {place}"),
+            origin => format!("the cache at {place} ({origin})"),
+        };
+        Ok(Address { place, trust, user, password, database, server })
     }
 
-    fn parse(url: &Secret, files: &TlsFiles) -> Result<Self> {
+    /// Place, user, password and database, and whether TLS is asked for.
+    fn parse(url: &Secret) -> Result<Parts> {
         if let Some(wrong) = of_cache(url.expose()) {
             return Err(bad_url(&wrong.what).hint(wrong.hint));
         }
@@ -76,12 +86,7 @@ impl Address {
             ConnectionAddr::Unix(path) => (Place::Unix(path.clone()), false),
             _ => return Err(bad_url("is not a URL of a cache").hint(CACHE_FORMS)), // ConnectionAddr is foreign and non-exhaustive.
         };
-        let trust = if is_tls { Some(trust(files)?) } else { no_trust(files)? };
-        let server = match url.origin() {
-            "" => format!("the cache at {place}"),
-            origin => format!("the cache at {place} ({origin})"),
-        };
-        Ok(Address { place, trust, user, password, database, server })
+        Ok((place, user, password, database, is_tls))
     }
 
     /// Connects, and does the handshake of TLS; logs nobody in.
@@ -168,7 +173,20 @@ fn bad_url(what: &str) -> Error {
 }
 
 fn unconnected(cause: io::Error) -> Error {
-    Error::transient("cannot connect").because(cause)
+    let hint = match cause.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "Nobody listens there: start the cache, or correct host and port in the address."
+        }
+        io::ErrorKind::NotFound => "There is no such socket: start the cache, or correct the path in the address.",
+        io::ErrorKind::PermissionDenied => {
+            "Let the user connect whom crieur runs as (Redis: unixsocketperm, and the user's groups)."
+        }
+        _ if socket::is_unresolved(&cause) => {
+            "Correct the host's name in the address, or the resolver of this machine."
+        }
+        _ => return Error::transient("cannot connect").because(cause),
+    };
+    Error::transient("cannot connect").hint(hint).because(cause)
 }
 
 /// Reads the files once, so that a mistake is found at the start.
@@ -196,7 +214,7 @@ fn no_trust(files: &TlsFiles) -> Result<Option<Arc<Trust>>> {
     let of = |file: &Option<PathBuf>, name| file.as_ref().map(|_| name);
     let named = of(authority, FILES.root).or(of(certificate, FILES.certificate)).or(of(key, FILES.key));
     named.map_or(Ok(None), |name| {
-        Err(Error::definite(Exit::Config, format!("the address does not begin with rediss://, but {name} is set"))
+        Err(Error::definite(Exit::Config, format!("{name} is set, and cache.url does not begin with rediss://"))
             .hint(format!("Write rediss:// to use TLS, or remove {name}.")))
     })
 }

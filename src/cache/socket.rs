@@ -30,15 +30,34 @@ pub(super) enum Socket {
 /// Connects to whichever address of the host answers first.
 pub(super) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let connect = |address: SocketAddr| Box::pin(TcpStream::connect(address));
-    let attempts: Vec<_> = lookup_host((host, port)).await?.map(connect).collect();
+    let addresses = lookup_host((host, port)).await.map_err(|cause| io::Error::other(Unresolved(cause)))?;
+    let attempts: Vec<_> = addresses.map(connect).collect();
     if attempts.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        return Err(io::Error::other(Unresolved(none)));
     }
     let (stream, _) = select_ok(attempts).await?;
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     Ok(stream)
+}
+
+/// The resolver's error: its kind says nothing of its own.
+#[derive(Debug)]
+struct Unresolved(io::Error);
+
+impl std::fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Unresolved {}
+
+/// Whether the host has no address, as far as the resolver knows.
+pub(super) fn is_unresolved(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Unresolved>())
 }
 
 pub(super) async fn unix(path: &Path) -> io::Result<UnixStream> {

@@ -160,11 +160,10 @@ fn report(result: Result<Exit>) -> Exit {
 /// An ordinary session for a command that runs and ends.
 async fn session(config: &Config) -> Result<Session> {
     let (dsn, limit) = (Dsn::read(&config.postgres.url)?, config.postgres.connect_timeout);
-    let session = match config.postgres.mode {
+    match config.postgres.mode {
         Mode::Replication => Session::connect(&dsn, limit, "").await,
         Mode::Outbox => Session::through_pooler(&dsn, limit).await,
-    };
-    session.map_err(|error| error.while_doing("log in"))
+    }
 }
 
 /// The tables whose changes must come. Answers of lookups are kept only where they come in commit order.
@@ -177,6 +176,9 @@ fn needs(config: &Config) -> Vec<TableNeeds> {
 
 fn check(config: &Config, shown: check::Shown) -> Result<Exit> {
     block_on(async {
+        for replica in &config.postgres.replicas {
+            Dsn::read(replica)?;
+        }
         let session = session(config).await?;
         let cache = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await;
         check::run(config, &session.client, cache, (&needs(config), shown), &mut Lasting::stdout()).await

@@ -215,7 +215,7 @@ impl Settings {
         let of = texts.len();
         let one = |(index, text)| match of {
             1 => Secret::written(text, origin.clone()),
-            of => Secret::written(text, format!("{} of {of}, {origin}", index + 1)),
+            of => Secret::written(text, format!("{} of the {of} in {origin}", index + 1)),
         };
         texts.into_iter().enumerate().map(one).collect()
     }

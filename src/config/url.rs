@@ -24,7 +24,8 @@ pub const DATABASE_FORMS: &str =
 
 const EXCHANGED: &str = "The addresses of the database (postgres.url, DATABASE_URL) and of the cache (cache.url, \
                          REDIS_URL) may be exchanged.";
-const ENCODE: &str = "Percent-encode them in user and password: # is %23, / is %2F, ? is %3F, @ is %40, % is %25.";
+const ENCODE: &str =
+    "Percent-encode such characters in user and password: # is %23, / is %2F, ? is %3F, @ is %40, % is %25.";
 
 /// What both kinds share: characters around or in the text that the environment or a copied example left.
 fn common(text: &str, forms: &str) -> Option<Wrong> {
@@ -41,7 +42,10 @@ fn common(text: &str, forms: &str) -> Option<Wrong> {
     }
     let upper = text.to_ascii_uppercase();
     if ["[YOUR-PASSWORD]", "<PASSWORD>", "YOUR_PASSWORD"].iter().any(|example| upper.contains(example)) {
-        return wrong("holds the place for a password instead of one", format!("Put the password there. {ENCODE}"));
+        return wrong(
+            "holds the place for a password instead of one",
+            format!("Put the password itself there. {ENCODE}"),
+        );
     }
     None
 }
@@ -82,7 +86,7 @@ pub fn of_cache(text: &str) -> Option<Wrong> {
         "unix" | "redis+unix" | "valkey+unix" => return None,
         "http" | "https" if rest.contains("upstash") => {
             let hint = "Upstash: write rediss://default:<token>@<endpoint>:6379; the REST token is the password.";
-            return wrong("is the address of a REST interface, not of the Redis protocol", hint);
+            return wrong("leads to a REST interface, not to the Redis protocol", hint);
         }
         "http" | "https" => return wrong("is a web address; crieur speaks the Redis protocol", CACHE_FORMS),
         "postgres" | "postgresql" => return wrong("is the URL of a PostgreSQL database", EXCHANGED),
@@ -106,14 +110,17 @@ pub fn of_cache(text: &str) -> Option<Wrong> {
         return wrong("names several hosts; this version speaks to one primary", CACHE_FORMS);
     }
     if !port.is_empty() && port.parse::<u16>().is_err() {
-        return wrong("has a port that is no number up to 65535", format!("{CACHE_FORMS} {ENCODE}"));
+        return wrong(
+            "has a port that is no number up to 65535",
+            format!("{CACHE_FORMS} Should that be a part of the password: {ENCODE}"),
+        );
     }
     if name.is_empty() && !host.starts_with('[') {
         return wrong("names no host", CACHE_FORMS);
     }
     if matches!(name, "0.0.0.0") || host.starts_with("[::]") {
         return wrong(
-            "names the address that servers listen on, not one to connect to",
+            "names what servers listen on (0.0.0.0), not what one connects to",
             "Write 127.0.0.1 or the host's name.",
         );
     }
@@ -137,7 +144,7 @@ pub fn of_database(text: &str) -> Option<Wrong> {
         "redis" | "rediss" | "valkey" | "valkeys" => return wrong("is the URL of a cache", EXCHANGED),
         "jdbc" => return wrong("is a URL of Java's JDBC", DATABASE_FORMS),
         "prisma" | "prisma+postgres" => {
-            return wrong("is an address of Prisma's proxy, not of a database", DATABASE_FORMS);
+            return wrong("leads to Prisma's proxy, not to a database", DATABASE_FORMS);
         }
         other if other.starts_with("postgres") || other == "postgis" => {
             return wrong("has a scheme with a driver's name in it", "Write postgres:// and leave the driver out.");
@@ -185,7 +192,7 @@ mod tests {
             ("redis://${HOST}", Some("holds ${…, which nobody has replaced")),
             ("redis://:<password>@h", Some("holds the place for a password instead of one")),
             ("localhost:6379", Some("has no scheme")),
-            ("https://eu1.upstash.io", Some("is the address of a REST interface, not of the Redis protocol")),
+            ("https://eu1.upstash.io", Some("leads to a REST interface, not to the Redis protocol")),
             ("http://h:6379", Some("is a web address; crieur speaks the Redis protocol")),
             ("postgres://u@h/d", Some("is the URL of a PostgreSQL database")),
             (
@@ -200,7 +207,7 @@ mod tests {
             ("redis://a:1,b:2", Some("names several hosts; this version speaks to one primary")),
             ("redis://h:99999", Some("has a port that is no number up to 65535")),
             ("redis://:p@", Some("names no host")),
-            ("redis://0.0.0.0:6379", Some("names the address that servers listen on, not one to connect to")),
+            ("redis://0.0.0.0:6379", Some("names what servers listen on (0.0.0.0), not what one connects to")),
             ("redis://h/zero", Some("names a database that is no number")),
         ] {
             assert_eq!(of_cache(text).map(|found| found.what).as_deref(), what, "{text}");
@@ -225,7 +232,7 @@ mod tests {
             ("redis://h", Some("is the URL of a cache")),
             ("jdbc:postgresql://h/d", Some("is a URL of Java's JDBC")),
             ("postgresql+asyncpg://u@h/d", Some("has a scheme with a driver's name in it")),
-            ("prisma+postgres://h/?api_key=x", Some("is an address of Prisma's proxy, not of a database")),
+            ("prisma+postgres://h/?api_key=x", Some("leads to Prisma's proxy, not to a database")),
             ("mysql://h/d", Some("is the URL of something that is not PostgreSQL")),
             ("postgres://u:pa/ss@h/d", Some("has a / before its @, so that the host would end there")),
             ("postgres://u:p@::1:5432/d", Some("holds an IPv6 address without brackets")),

@@ -11,7 +11,7 @@ use crate::control::Control;
 use crate::echo::{Delivery, Stage};
 use crate::error::{Class, Result};
 use crate::gate::Snapshot;
-use crate::pipeline::deliver::{REMIND, pause};
+use crate::pipeline::deliver::pause;
 use crate::pipeline::gap::Held;
 use crate::pipeline::gating::Gating;
 use crate::source::Source;
@@ -82,7 +82,7 @@ where
         let now = Instant::now();
         if self.streaming_since.take().is_some_and(|since| now.duration_since(since) >= STEADY) {
             self.source_backoff.reset();
-            self.source_said = None;
+            self.source_said.clear();
         }
         self.disconnect();
         if let Some(pid) = self.source.standing_by() {
@@ -92,8 +92,7 @@ where
         }
         (self.news)(News::Interrupted);
         let wait = pause(&mut self.source_backoff, &error);
-        if self.source_said.is_none_or(|said| now.duration_since(said) >= REMIND) {
-            self.source_said = Some(now);
+        if self.source_said.is_due(&error.chain(), now) {
             let hint = error.hint.as_deref().unwrap_or("the stream goes on from the confirmed position");
             warn!(hint, again_in = ?wait, "replication interrupted: {}", error.chain());
         }

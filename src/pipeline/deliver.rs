@@ -19,10 +19,9 @@ use crate::error::{Class, Error, Result};
 use crate::failpoints::{Step, reached};
 use crate::keys::KeySet;
 use crate::pipeline::answers::Answers;
+pub(crate) use crate::pipeline::told::REMIND;
+use crate::pipeline::told::Told;
 use crate::rules::Rules;
-
-/// How often a continuing outage is logged.
-pub(crate) const REMIND: Duration = Duration::from_secs(60);
 
 /// Questions in one round trip. What was answered is kept while a later part is tried again.
 const QUESTIONS_MAX: usize = 1_000;
@@ -30,11 +29,11 @@ const QUESTIONS_MAX: usize = 1_000;
 /// Tries `step` until it succeeds or fails for good.
 pub async fn insist<T>(what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let mut backoff = Backoff::default();
-    let mut outage: Option<(Instant, Instant)> = None;
+    let (mut since, mut told) = (None::<Instant>, Told::default());
     loop {
         let error = match step().await {
             Ok(value) => {
-                if let Some((since, _)) = outage {
+                if let Some(since) = since {
                     info!(seconds = since.elapsed().as_secs(), "{what} works again");
                 }
                 return Ok(value);
@@ -43,16 +42,9 @@ pub async fn insist<T>(what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> 
             Err(error) => return Err(error.while_doing(what)),
         };
         let now = Instant::now();
-        match &mut outage {
-            Some((_, said)) if now.duration_since(*said) < REMIND => {}
-            Some((_, said)) => {
-                *said = now;
-                complain(what, &error);
-            }
-            None => {
-                outage = Some((now, now));
-                complain(what, &error);
-            }
+        since.get_or_insert(now);
+        if told.is_due(&error.chain(), now) {
+            complain(what, &error);
         }
         sleep(pause(&mut backoff, &error)).await;
     }

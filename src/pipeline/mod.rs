@@ -18,6 +18,7 @@ mod position;
 mod refusals;
 mod reload;
 pub mod tables;
+mod told;
 pub mod watch;
 mod watching;
 pub mod words;
@@ -57,6 +58,7 @@ use crate::pipeline::lagging::Lagging;
 use crate::pipeline::memory::bytes_of;
 use crate::pipeline::position::{Writing, Written};
 use crate::pipeline::refusals::Refusals;
+use crate::pipeline::told::Told;
 use crate::pipeline::watching::Watching;
 use crate::ring::Ring;
 use crate::rules::Rules;
@@ -196,8 +198,8 @@ pub struct Pipeline<S: Source, C, D> {
     /// Since when the server cannot be watched, or when that was last logged.
     blind_since: Option<Instant>,
     refusals: Refusals,
-    /// When the present outage of the source was last logged.
-    source_said: Option<Instant>,
+    /// What was said of the present outage of the source.
+    source_said: Told,
     stop_by: Option<Instant>,
     /// Other rules to go on with.
     reloads: Option<Receiver<Reload<D>>>,
@@ -274,7 +276,7 @@ where
             watching: None,
             blind_since: None,
             refusals: Refusals::default(),
-            source_said: None,
+            source_said: Told::default(),
             stop_by: None,
             reloads: None,
             reload: None,

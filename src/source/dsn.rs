@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Secret;
+use crate::config::mistake::suggestion;
+use crate::config::url::{DATABASE_FORMS, of_database};
 use crate::error::{Error, Exit, Result};
 use crate::tls::{Level, Names, Roots, Trust};
 
@@ -138,7 +140,10 @@ const PASSED: &[&str] = &[
     "user",
 ];
 
-/// The parameters that are read here.
+/// Parameters that are read here.
+const OWN: &[&str] = &["sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs", "tcp_user_timeout"];
+
+/// Their values.
 #[derive(Default)]
 struct Own {
     sslmode: Option<SslMode>,
@@ -200,6 +205,8 @@ impl Own {
     }
 }
 
+const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
 fn ssl_mode(value: &str) -> Result<SslMode> {
     Ok(match value {
         "disable" => SslMode::Disable,
@@ -208,7 +215,11 @@ fn ssl_mode(value: &str) -> Result<SslMode> {
         "require" => SslMode::Require,
         "verify-ca" => SslMode::VerifyCa,
         "verify-full" => SslMode::VerifyFull,
-        _ => return Err(invalid("sslmode", "disable, allow, prefer, require, verify-ca or verify-full")),
+        _ => {
+            // The value itself is not shown, what it may have been meant to be is.
+            let near = suggestion(value, SSL_MODES);
+            return Err(Error::definite(Exit::Config, "invalid connection parameter \"sslmode\"").hint(near));
+        }
     })
 }
 
@@ -230,14 +241,22 @@ fn invalid(parameter: &str, allowed: &str) -> Error {
 }
 
 fn malformed() -> Error {
-    Error::definite(Exit::Config, "malformed connection string")
-        .hint("Quote values with spaces in single quotes; percent-encode special characters in a URL.")
+    Error::definite(Exit::Config, "malformed connection string").hint(format!(
+        "{DATABASE_FORMS} In a URL percent-encode special characters of the password (@ is %40, / is %2F); in \
+                       a key/value string quote values with spaces in single quotes."
+    ))
 }
 
 impl Dsn {
     /// Reads a libpq URL or key/value string.
     pub fn parse(text: &str) -> Result<Dsn> {
         let text = text.trim();
+        // Nothing at all is libpq's way to say "by the defaults".
+        if !text.is_empty()
+            && let Some(wrong) = of_database(text)
+        {
+            return Err(Error::definite(Exit::Config, format!("the address {}", wrong.what)).hint(wrong.hint));
+        }
         let mut own = Own::default();
         let is_url = text.starts_with("postgres://") || text.starts_with("postgresql://");
         let rest = if is_url { url_rest(text, &mut own)? } else { pairs_rest(text, &mut own)? };
@@ -380,7 +399,8 @@ fn known(key: &str, may_show: bool) -> Result<()> {
     }
     let plain = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     if may_show && plain {
-        return Err(Error::definite(Exit::Config, format!("unknown connection parameter \"{key}\"")));
+        let known = suggestion(key, PASSED.iter().chain(OWN).copied());
+        return Err(Error::definite(Exit::Config, format!("unknown connection parameter \"{key}\"")).hint(known));
     }
     Err(malformed())
 }

@@ -15,9 +15,10 @@ use tokio_rustls::client::TlsStream;
 use crate::config::reference::shown;
 use crate::error::{Class, Error, Exit, Result};
 use crate::source::dsn::{Dsn, Host, Place, SslMode};
-use crate::source::socket::{ReceiveWindow, Socket};
+use crate::source::socket::{ReceiveWindow, Socket, UNCONNECTED};
 use crate::source::sqlstate::CANNOT_CONNECT_NOW;
 use crate::source::tls::end_point;
+use crate::stranger::{self, Stranger};
 use crate::tls;
 
 /// The `SSLRequest` message (PostgreSQL documentation, "SSL Session Encryption").
@@ -99,12 +100,46 @@ async fn each_kind<T>(
             Ok(session) => return Ok(session),
             Err(error) => error,
         };
+        // It says nothing of who is there, and not being there is not its cause.
+        let is_mute = last.sqlstate.is_none() && last.hint.is_none() && last.message != UNCONNECTED;
+        if is_mute && let Some(error) = stranger(dsn, host).await {
+            return Err(error);
+        }
         let is_of_this_kind = last.sqlstate.is_none() || is_refused_kind(&last);
         if !is_of_this_kind {
             break;
         }
     }
     Err(last)
+}
+
+/// Who answers at the host, if that is not PostgreSQL.
+async fn stranger(dsn: &Dsn, host: &Host) -> Option<Error> {
+    if let Place::Unix(_) = host.place {
+        return None;
+    }
+    let connect = async || Socket::connect(dsn, host, ReceiveWindow::Default).await.map_err(io::Error::other);
+    unlike(stranger::ask(connect).await?)
+}
+
+/// What it means that this one answers.
+fn unlike(stranger: Stranger) -> Option<Error> {
+    let (who, hint) = match stranger {
+        Stranger::Postgres => return None,
+        Stranger::Cache => (
+            "a server of the Redis protocol answers",
+            "Name host and port of PostgreSQL (5432 unless told otherwise); postgres.url and cache.url may be exchanged.",
+        ),
+        Stranger::Tls => (
+            "something that begins with TLS answers",
+            "Name PostgreSQL's own port (5432 unless told otherwise), not that of a cache or of a web server.",
+        ),
+        Stranger::Web => (
+            "a web server answers",
+            "Name host and port of PostgreSQL (5432 unless told otherwise), not those of an interface of HTTP.",
+        ),
+    };
+    Some(Error::transient(format!("{who} there, not PostgreSQL")).hint(hint))
 }
 
 /// 28000: pg_hba.conf may refuse this kind of connection and take the other.
@@ -150,7 +185,8 @@ async fn open(dsn: &Dsn, host: &Host, attempt: Attempt, window: ReceiveWindow) -
             return Err(Error::definite(Exit::Unavailable, "the server does not offer TLS")
                 .hint("Switch ssl on at the server, or say sslmode=disable in the connection string."));
         }
-        _ => return Err(Error::definite(Exit::Protocol, "what answers there is not PostgreSQL")),
+        // Whoever it is, `each_kind` asks.
+        _ => return Err(Error::transient("what answers there is not PostgreSQL")),
     }
     let name = match &host.place {
         Place::Tcp { name, .. } => name.clone(),

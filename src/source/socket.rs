@@ -21,6 +21,30 @@ const RECEIVE_WINDOW: u32 = 64 * 1024;
 /// Unacknowledged data may linger this long before the kernel gives the connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The error of a host that nobody answers at.
+pub const UNCONNECTED: &str = "cannot connect";
+
+/// A name without an address.
+fn unresolved(cause: io::Error) -> Error {
+    let hint = "Correct the host's name in the connection string, or the resolver of this machine.";
+    Error::transient(UNCONNECTED).hint(hint).because(cause)
+}
+
+/// The same with its cause, and what to do where the cause tells.
+fn unconnected(cause: io::Error) -> Error {
+    let error = Error::transient(UNCONNECTED);
+    let error = match cause.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            error.hint("Nobody listens there: start the server, or correct host and port in the connection string.")
+        }
+        io::ErrorKind::NotFound => {
+            error.hint("Correct the host, or the folder of the socket, in the connection string.")
+        }
+        _ => error,
+    };
+    error.because(cause)
+}
+
 /// How much the kernel may receive ahead of us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReceiveWindow {
@@ -42,7 +66,7 @@ pub enum Socket {
 impl Socket {
     /// Connects to a host, trying each of its addresses in order.
     pub async fn connect(dsn: &Dsn, host: &Host, window: ReceiveWindow) -> Result<Self> {
-        let fail = |cause: io::Error| Error::transient("connect").because(cause);
+        let fail = unconnected;
         match &host.place {
             Place::Unix(directory) => {
                 let path = directory.join(format!(".s.PGSQL.{}", host.port));
@@ -53,7 +77,7 @@ impl Socket {
             }
             Place::Tcp { name, addr: None } => {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                for address in lookup_host((name.as_str(), host.port)).await.map_err(fail)? {
+                for address in lookup_host((name.as_str(), host.port)).await.map_err(unresolved)? {
                     match tcp(dsn, address, window).await {
                         Ok(socket) => return Ok(socket),
                         Err(error) => last = error,

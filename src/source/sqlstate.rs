@@ -5,9 +5,10 @@
 
 use crate::error::{Class, Error, Exit};
 
-const PASSWORD: &str = "Check role and password of the connection string; the next attempt waits minutes, because \
-                        repeated failures get an address banned.";
-const ACCESS: &str = "Let pg_hba.conf admit this role, database, address and TLS state.";
+const PASSWORD: &str = "Correct role and password in the connection string; the daemon waits minutes before it tries again, \
+                        because repeated failures get an address banned.";
+const ACCESS: &str = "Name a role that exists and that pg_hba.conf admits to this database, from this address, with or \
+                      without TLS as it asks.";
 const SLOTS: &str = "Raise max_connections, max_wal_senders or max_replication_slots, or end what uses them.";
 const PRIVILEGE: &str =
     "Grant what is missing: `crieur check` prints the SQL (replication needs ALTER ROLE ... REPLICATION).";
@@ -136,12 +137,22 @@ pub fn error_fields(body: &[u8]) -> (String, String) {
     (code, message)
 }
 
+/// The server asks for a password, and none was given.
+pub fn no_password() -> Error {
+    Error::definite(Exit::Config, "the server asks for a password, and the connection string holds none")
+        .hint("Write it behind the role, postgres://role:password@host/database, or let pg_hba.conf do without.")
+}
+
 /// An error of an ordinary session.
 pub fn session_error(error: &tokio_postgres::Error) -> Error {
     match error.as_db_error() {
         Some(server) => server_error(server.code().code(), server.message()),
         None => {
-            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            if cause == "password missing" {
+                return no_password();
+            }
+            let cause = if cause.is_empty() { cause } else { format!(": {cause}") };
             Error::transient(format!("{error}{cause}"))
         }
     }

@@ -15,7 +15,7 @@ use crate::source::dsn::{Dsn, Target};
 use crate::source::frames::Frames;
 use crate::source::link::{Link, each_host};
 use crate::source::socket::ReceiveWindow;
-use crate::source::sqlstate::{error_fields, server_error};
+use crate::source::sqlstate::{error_fields, no_password, server_error};
 
 /// A row of a simple query, as text.
 pub type TextRow = Vec<Option<String>>;
@@ -297,10 +297,7 @@ impl Wire {
 }
 
 fn password(dsn: &Dsn) -> Result<Vec<u8>> {
-    dsn.config.get_password().map(<[u8]>::to_vec).ok_or_else(|| {
-        Error::definite(Exit::Config, "the server asks for a password and the connection string has none")
-            .hint("Add it to DATABASE_URL in the environment file, not to the configuration.")
-    })
+    dsn.config.get_password().map(<[u8]>::to_vec).ok_or_else(no_password)
 }
 
 /// A DataRow: Int16 count, then Int32 length (-1 is NULL) and bytes for each column.

@@ -56,6 +56,22 @@ impl Authority {
     }
 }
 
+impl Authority {
+    /// A certificate for the host `name` that is signed by itself and marked as an authority's.
+    pub fn own(&self, name: &str) -> Pair {
+        let mut parameters = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = parameters.self_signed(&key).expect("a certificate");
+        let file = |end: &str| self.dir.path().join(format!("own-{name}.{end}"));
+        let pair = Pair { certificate: file("crt"), key: file("key") };
+        write(&pair.certificate, &certificate.pem());
+        write(&pair.key, &key.serialize_pem());
+        pair
+    }
+}
+
 fn write(path: &Path, text: &str) {
     fs::write(path, text).expect("the directory is ours");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("the file is ours");
