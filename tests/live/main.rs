@@ -28,6 +28,7 @@ mod heartbeat;
 mod hidden;
 mod identities;
 mod inherited;
+mod hitrate;
 mod leases;
 mod lookups;
 mod mistakes;
