@@ -46,6 +46,8 @@ pub mod batcher;
 pub mod echo;
 pub mod gate;
 pub mod mark;
+pub mod pace;
+pub mod proof;
 pub mod ring;
 
 // Where keys go, and what the stream cannot tell.

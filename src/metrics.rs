@@ -132,6 +132,12 @@ impl Metrics {
         page.counter("families_collapsed_total", "Families collapsed by a memory bound.", totals.collapsed);
         page.counter("sweeps_total", "Sweeps finished.", totals.sweeps);
         page.counter("keys_swept_total", "Keys deleted by sweeps.", totals.swept);
+        page.counter(
+            "repairs_delayed_total",
+            "Repairs of the cache slowed down: one cause again.",
+            totals.repairs_delayed,
+        );
+        page.counter("cache_turns_total", "Connections that led to another cache server.", totals.cache_turns);
         page.gauge("echoes_waiting", "Keys and patterns that wait for their echo.", totals.echoes_waiting);
         page.gauge("memory_bytes", "Bytes of all key sets.", totals.memory_bytes);
         page.gauge("cache_up", "1 unless the last attempt at the cache failed.", u64::from(!cache.away));

@@ -60,7 +60,7 @@ impl Ring {
         }
     }
 
-    /// The mark with this nonce was written; it covers every span before `first`.
+    /// The mark with this nonce was written, or may have been; it covers every span before `first`.
     pub fn marked(&mut self, nonce: &str, first: SpanId) {
         self.marks.push_back((nonce.to_owned(), first));
         if self.marks.len() > MARKS_MAX {
@@ -68,12 +68,21 @@ impl Ring {
         }
     }
 
-    /// Takes everything out that a cache with the mark of this nonce may lack; `None` when that is not known any more.
-    pub fn take_since(&mut self, nonce: &str) -> Option<Vec<Invalidations>> {
+    /// The first span that a cache with the mark of this nonce may lack; `None` when that is not known any more.
+    fn first_since(&self, nonce: &str) -> Option<SpanId> {
         let first = self.marks.iter().find(|(marked, _)| marked == nonce)?.1;
-        if self.forgotten.is_some_and(|forgotten| forgotten >= first) {
-            return None;
-        }
+        self.forgotten.is_none_or(|forgotten| forgotten < first).then_some(first)
+    }
+
+    /// How many deliveries a cache with the mark of this nonce may lack; `None` when that is not known any more.
+    pub fn lacking(&self, nonce: &str) -> Option<usize> {
+        let first = self.first_since(nonce)?;
+        Some(self.entries.iter().filter(|entry| entry.last >= first).count())
+    }
+
+    /// Takes out what such a cache may lack.
+    pub fn take_since(&mut self, nonce: &str) -> Option<Vec<Invalidations>> {
+        let first = self.first_since(nonce)?;
         let (lacking, kept) = self.entries.drain(..).partition(|entry| entry.last >= first);
         self.entries = kept;
         let lacking: VecDeque<Entry> = lacking;
@@ -123,6 +132,7 @@ mod tests {
         // Delivered together, out of order: the youngest span decides.
         ring.push(Cow::Owned(load("c")), &[spans[2], spans[0]]);
         ring.push(Cow::Owned(load("b")), &spans[1..2]);
+        assert_eq!(["15", "10", "20", "21"].map(|nonce| ring.lacking(nonce)), [None, Some(3), Some(2), Some(1)]);
         assert_eq!(keys(ring.take_since("15")), None, "nobody wrote that mark");
         assert_eq!(keys(ring.take_since("20")), Some(vec!["c".into(), "b".into()]));
         assert_eq!(keys(ring.take_since("10")), Some(vec!["a".into()]), "the others are on their way already");

@@ -3,13 +3,17 @@
 //! The invariant: a call succeeds only when the server answered every command of it with the reply that the command
 //! has. After an error the connection is dropped: replies that still come could be taken for those of the next call.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, Value};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::address::Address;
+use super::identity::{Identity, Info};
 use super::socket::{End, Heard, Stream};
 use super::unlink::{Unlinks, is_long};
 use super::{Deleted, reply};
@@ -25,49 +29,28 @@ const BYTES_PER_SECOND_MIN: usize = 1024 * 1024;
 pub(super) struct Link {
     pub(super) connection: MultiplexedConnection,
     /// Moves bytes between the stream and the connection.
-    driver: Driver,
+    driver: Rc<Driver>,
     /// What the server said on it.
     heard: Heard,
     timeout: Duration,
     state: State,
     /// When it was made, counted in failures of any connection.
     pub(super) generation: u64,
+    pub(super) born: Instant,
     /// The server behind it when it was made; `None` where the server does not tell.
     pub(super) identity: Option<Identity>,
+    /// What the server said of itself then.
+    pub(super) info: Info,
 }
 
 /// The task behind a connection; it ends with this value.
-struct Driver(Option<JoinHandle<()>>);
+struct Driver(Cell<Option<JoinHandle<()>>>);
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if let Some(task) = &self.0 {
+        if let Some(task) = self.0.take() {
             task.abort();
         }
-    }
-}
-
-/// Which data is behind a connection: one process, and one history of replication. It changes with a restart, a failover
-/// and a promotion (`run_id`, `master_replid` of INFO).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Identity([String; 2]);
-
-impl Identity {
-    /// From the replies of INFO; `None` where the server does not tell.
-    fn read(replies: &[Value]) -> Option<Self> {
-        let text = |value: &Value| match value {
-            Value::BulkString(text) => Some(String::from_utf8_lossy(text).into_owned()),
-            Value::VerbatimString { text, .. } => Some(text.clone()),
-            _ => None, // Value is foreign and non-exhaustive.
-        };
-        let info = replies.iter().filter_map(text).collect::<Vec<_>>().join("\r\n");
-        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
-        Some(Identity([field("run_id:")?, field("master_replid:")?]))
-    }
-
-    /// The process, and the history of its data.
-    pub(super) fn fields(&self) -> [&str; 2] {
-        self.0.each_ref().map(String::as_str)
     }
 }
 
@@ -93,13 +76,14 @@ impl Link {
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(timeout));
         let made = MultiplexedConnection::new_with_config(&anonymous, stream, config).await;
         let (connection, driver) = made.map_err(reply::broken)?;
-        let (driver, state) = (Driver(Some(tokio::spawn(driver))), State::Untried);
-        Ok(Link { connection, driver, heard, timeout, state, generation, identity: None })
+        let driver = Rc::new(Driver(Cell::new(Some(tokio::spawn(driver)))));
+        let (born, state, identity, info) = (Instant::now(), State::Untried, None, Info::default());
+        Ok(Link { connection, driver, heard, timeout, state, generation, born, identity, info })
     }
 
     /// The connection for somebody else, who ends it by dropping it.
-    pub(super) fn into_connection(mut self) -> MultiplexedConnection {
-        self.driver.0 = None;
+    pub(super) fn into_connection(self) -> MultiplexedConnection {
+        drop(self.driver.0.take());
         self.connection
     }
 
@@ -120,6 +104,19 @@ impl Link {
             }
             None if first.is_empty() => address.stranger().await.unwrap_or(error),
             Some(End::Closed) | None => error,
+        }
+    }
+
+    /// Another user of the same connection: commands of both go over it, and each gets its own replies.
+    pub(super) fn shared(&self) -> Self {
+        Link {
+            connection: self.connection.clone(),
+            driver: Rc::clone(&self.driver),
+            heard: self.heard.clone(),
+            identity: self.identity.clone(),
+            info: self.info.clone(),
+            state: State::Untried,
+            ..*self
         }
     }
 
@@ -168,7 +165,8 @@ impl Link {
                 return Err(reply::refused("the log-in", error));
             }
         }
-        self.identity = Identity::read(&replies[required + 1..]);
+        self.info = Info::read(&replies[required + 1..]);
+        self.identity = self.info.identity();
         Ok(())
     }
 

@@ -3,11 +3,14 @@
 //! One call is one attempt. It succeeds only when every reply was read and none was an error; otherwise the caller
 //! sends the same keys again, because deleting twice is harmless and deleting too little is not.
 
+pub mod acl;
 pub mod address;
 pub mod glob;
 pub mod health;
+pub mod identity;
 pub mod lease;
 mod link;
+pub mod probe;
 pub mod redis;
 pub mod reply;
 mod socket;
@@ -16,6 +19,7 @@ mod unlink;
 
 use crate::error::{Error, Result};
 use crate::keys::KeySet;
+use crate::proof::Turns;
 
 /// What one attempt did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -65,14 +69,18 @@ pub trait Cache {
     /// whole keyspace on a connection of its own. Keys that match a protected pattern stay.
     async fn sweep(&self, patterns: &KeySet) -> Result<Swept>;
 
-    /// The mark of `name`, if the cache holds it.
-    async fn mark(&self, name: &str) -> Result<Option<Vec<u8>>>;
+    /// Tries every command that the others need, in a form that changes nothing: the mark of `name`, keys of these
+    /// families (patterns). An error is that of the first that is refused.
+    async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()>;
+
+    /// The mark of `name`, if the cache holds it, and the turns of connections that it was read behind.
+    async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Turns)>;
 
     /// Writes the mark of `name` behind every delete that was answered, if one of `expected` is what is there
     /// (`None`: nothing is). One step for the server: between the look and the write nothing can be lost.
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap>;
 
-    /// How often a new connection led to another server than the one before, or to one that does not say who it is.
-    /// The cache may be another then: empty, older, a promoted replica.
-    fn changes(&self) -> u64;
+    /// How often a new connection led elsewhere, or may have. The cache may be another then: empty, older, a promoted
+    /// replica.
+    fn turns(&self) -> Turns;
 }

@@ -10,27 +10,33 @@ use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, Value};
-use tokio::time::timeout;
-
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::address::Address;
 use super::health::Health;
-use super::link::{Identity, Link, count};
+use super::identity::{Acquaintance, Identity, Info, Met};
+use super::link::{Link, count};
+use super::probe::{self, Examined};
+use super::sweep::Steps;
 use super::{Cache, Deleted, Swap, Swept, reply, sweep};
 use crate::config::reference::shown;
-use crate::config::{self, Leases};
+use crate::config::{self, Leases, Metering};
 use crate::error::{Error, Result};
 use crate::keys::KeySet;
+use crate::proof::Turns;
 
 /// Connections that a long key may break before it is left out.
 const LONG_KEY_TRIES: usize = 3;
+
+/// How often it is said at most that no new connection can be made while the present one works.
+const REMIND: Duration = Duration::from_secs(60);
 
 /// Writes the mark `ARGV[1]` if the one that is there stands in `ARGV[5..]`, or if there is none and `ARGV[2]` allows it.
 /// `ARGV[3]` and `ARGV[4]` are the server's identity: a proxy may lead to another server than the one that had the deletes
 /// without closing a connection, and a promoted replica can hold the last mark and lack what was deleted since.
 /// Before version 7 a script's error has its place before its code; the code is what counts.
-const SWAP: &str = "if ARGV[3] ~= '' then
+const SWAP: &str = "if ARGV[3] ~= '' or ARGV[4] ~= '' then
   local info = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
   if not (string.find(info, ARGV[3], 1, true) and string.find(info, ARGV[4], 1, true)) then return -1 end
 end
@@ -62,15 +68,26 @@ pub struct RedisCache {
     protect: Vec<Vec<u8>>,
     leases: Leases,
     timeout: Duration,
+    /// How old the connection for the mark becomes.
+    age_max: Duration,
+    metering: Metering,
     /// The connection for deletes, while it is idle.
     idle: Place,
     /// The connection for the mark, while it is idle.
     marking: Place,
-    /// Counts failures of any connection.
+    /// The one connection to a server that does not say who it is: the others are users of it. What one of them reads
+    /// or writes is so behind what another was answered, on the same server.
+    only: Place,
+    /// Counts failures of any connection, and turns to another server.
     generation: Cell<u64>,
-    /// The server of the last connection, and how often it was another than before, or perhaps another.
-    identity: RefCell<Option<Option<Identity>>>,
-    changes: Cell<u64>,
+    known: RefCell<Acquaintance>,
+    /// A sweep runs over the only connection.
+    sweeping: Cell<bool>,
+    /// The mark is written by the script, though a plain command would be cheaper.
+    by_script: Cell<bool>,
+    /// When it was last said that there is no new connection.
+    said: Cell<Option<Instant>>,
+    pub(super) steps: Steps,
     progress: Progress,
     health: Arc<Health>,
 }
@@ -83,11 +100,17 @@ impl RedisCache {
             protect: config.protect.clone(),
             leases: config.leases,
             timeout: config.timeout,
+            age_max: config.connection_age_max,
+            metering: config.metering,
             idle: Place::default(),
             marking: Place::default(),
+            only: Place::default(),
             generation: Cell::default(),
-            identity: RefCell::default(),
-            changes: Cell::default(),
+            known: RefCell::default(),
+            sweeping: Cell::default(),
+            by_script: Cell::default(),
+            said: Cell::default(),
+            steps: Steps::default(),
             progress: Progress::default(),
             health: Arc::default(),
         })
@@ -103,18 +126,24 @@ impl RedisCache {
         Arc::clone(&self.health)
     }
 
-    /// A connection of its own, logged in, for a command that asks the cache about itself.
+    /// A connection of its own, logged in, to whatever answers, for a command that asks the cache about itself.
     pub async fn connection(&self) -> Result<MultiplexedConnection> {
-        Ok(self.connect().await?.into_connection())
+        Ok(self.log_in().await?.into_connection())
     }
 
-    pub(super) async fn connect(&self) -> Result<Link> {
-        let link = self.open().await.map_err(|error| error.at(&self.address.server))?;
-        let before = self.identity.replace(Some(link.identity.clone()));
-        if before.is_some_and(|before| before.is_none() || before != link.identity) {
-            self.changes.set(self.changes.get() + 1);
-        }
-        Ok(link)
+    /// What the cache says of itself, and what this user may do there.
+    pub async fn examine(&self, name: &str, families: &[Vec<u8>]) -> Result<Examined> {
+        let mut link = self.log_in().await?;
+        let mut memory = Cmd::new();
+        memory.arg("INFO").arg("memory");
+        let memory = link.ask(memory).await?;
+        let tried = probe::each(&mut link, &mark_key(name), families, self.leases).await?;
+        let user = self.address.user.clone().unwrap_or_else(|| "default".to_owned());
+        Ok(Examined { info: link.info.clone(), memory: Info::read(&[memory]), tried, user })
+    }
+
+    async fn log_in(&self) -> Result<Link> {
+        self.open().await.map_err(|error| error.at(&self.address.server))
     }
 
     /// A connection, logged in.
@@ -133,6 +162,80 @@ impl RedisCache {
         }
     }
 
+    /// A connection of its own, to a primary. What it learns of the server holds for all the others: they are not used
+    /// again when it is another one than before.
+    async fn connect(&self) -> Result<Link> {
+        let mut link = self.log_in().await?;
+        if link.info.is_replica() {
+            return Err(reply::replica().at(&self.address.server));
+        }
+        let met = self.known.borrow_mut().meet(link.identity.as_ref());
+        if met == Met::Another {
+            self.broken();
+        }
+        link.generation = self.generation.get();
+        Ok(link)
+    }
+
+    /// A connection for deletes, the mark or a sweep: a new one, or the only one.
+    pub(super) async fn link(&self) -> Result<Link> {
+        if let Some(only) = self.only_link() {
+            return Ok(only);
+        }
+        let link = self.connect().await?;
+        if link.identity.is_some() {
+            return Ok(link);
+        }
+        // Another call may have been faster.
+        Ok(self.only_link().unwrap_or_else(|| self.made_only(link)))
+    }
+
+    fn only_link(&self) -> Option<Link> {
+        self.only.borrow().last().map(Link::shared)
+    }
+
+    fn made_only(&self, link: Link) -> Link {
+        self.known.borrow_mut().connected_to_nameless();
+        self.only.borrow_mut().push(link.shared());
+        link
+    }
+
+    /// The connection that the mark was read on while it is young, then a new one to the same server. `None` where
+    /// nobody can tell that it is the same: the mark is to be read there first. So a server that lives on under an
+    /// address that leads to another one is left in time.
+    async fn young(&self, mut link: Link) -> Option<Link> {
+        let is_only = link.identity.is_none();
+        if link.born.elapsed() < self.age_max || (is_only && self.sweeping.get()) {
+            return Some(link);
+        }
+        let mut fresh = match self.connect().await {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                self.complain_about_renewal(&error);
+                link.born = Instant::now();
+                return Some(link);
+            }
+        };
+        if fresh.identity.is_some() && fresh.generation == link.generation {
+            return Some(fresh);
+        }
+        if fresh.identity.is_none() {
+            self.broken();
+            fresh.generation = self.generation.get();
+            fresh = self.made_only(fresh);
+        }
+        self.marking.borrow_mut().push(fresh);
+        None
+    }
+
+    fn complain_about_renewal(&self, error: &Error) {
+        if self.said.get().is_none_or(|said| said.elapsed() >= REMIND) {
+            self.said.set(Some(Instant::now()));
+            let hint = error.hint.as_deref().unwrap_or("The one that is there is used as long as it works.");
+            warn!(hint, "the cache takes no new connection, though the present one works: {}", error.chain());
+        }
+    }
+
     /// Runs `step` on a connection of `place` or a new one, which is there again after success.
     ///
     /// A server closes connections that were idle for its `timeout`. The first call after that finds out, and nothing
@@ -145,7 +248,7 @@ impl RedisCache {
                 result => return self.ended(place, link, result),
             }
         }
-        let mut link = self.connect().await.inspect_err(|_| self.broken())?;
+        let mut link = self.link().await.inspect_err(|_| self.broken())?;
         let result = step(&mut link).await;
         self.ended(place, link, result)
     }
@@ -160,11 +263,25 @@ impl RedisCache {
         result
     }
 
-    /// One connection broke: behind the address may be another server from now on, so none of the others is used again.
+    /// One connection broke, or led to another server: none of the others is used again.
     fn broken(&self) {
         self.generation.set(self.generation.get() + 1);
-        self.idle.borrow_mut().clear();
-        self.marking.borrow_mut().clear();
+        for place in [&self.idle, &self.marking, &self.only] {
+            place.borrow_mut().clear();
+        }
+    }
+
+    /// The sweep on a connection of its own, which ends with it, or over the only one.
+    async fn sweep_on_link(&self, plan: &sweep::Plan<'_>) -> Result<Swept> {
+        let mut link = self.link().await?;
+        let is_only = link.identity.is_none();
+        self.sweeping.set(is_only);
+        let swept = sweep::run(self, &mut link, plan, &self.progress).await;
+        self.sweeping.set(false);
+        if is_only && swept.is_err() && !link.was_answered() {
+            self.broken();
+        }
+        swept
     }
 
     /// Deletes keys so long that the server may refuse to read them, each alone: whatever they do to their connection,
@@ -205,6 +322,31 @@ fn mark_key(name: &str) -> String {
     format!("crieur:mark:{name}")
 }
 
+/// Compares and sets in one step, whatever marks may be there.
+fn script_swap(name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], identity: Option<&Identity>) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg("EVAL").arg(SWAP).arg(1).arg(mark_key(name)).arg(mark);
+    command.arg(if expected.contains(&None) { "or nothing" } else { "" });
+    let [run, history] = identity.map_or(["", ""], Identity::fields);
+    command.arg(run).arg(history);
+    for text in expected.iter().flatten() {
+        command.arg(text);
+    }
+    command
+}
+
+/// The same as one command, where only one mark can be there: a script is billed together with each command inside.
+fn plain_swap(name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Option<Cmd> {
+    let [expected] = expected else { return None };
+    let mut command = Cmd::new();
+    command.arg("SET").arg(mark_key(name)).arg(mark);
+    match expected {
+        None => command.arg("NX"),
+        Some(text) => command.arg("IFEQ").arg(text),
+    };
+    Some(command)
+}
+
 impl Cache for RedisCache {
     async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
         if keys.iter().all(|set| set.is_empty()) {
@@ -224,21 +366,31 @@ impl Cache for RedisCache {
             return Ok(Swept::default());
         }
         let plan = sweep::Plan::new(patterns, &self.protect, self.leases);
-        self.noted(sweep::run(self, &plan, &self.progress).await)
+        self.noted(self.sweep_on_link(&plan).await)
     }
 
-    async fn mark(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
+        let tried = async |link: &mut Link| {
+            let tried = probe::each(link, &mark_key(name), families, self.leases).await?;
+            tried.into_iter().try_for_each(probe::Tried::into_result)
+        };
+        self.noted(self.on_link(&self.marking, tried).await)
+    }
+
+    async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Turns)> {
         let read = async |link: &mut Link| {
+            // Before the question: what turns out meanwhile is looked at again.
+            let turns = self.turns();
             let mut command = Cmd::new();
             command.arg("GET").arg(mark_key(name));
             match link.ask(command).await? {
-                Value::Nil => Ok(None),
-                Value::BulkString(mark) => Ok(Some(mark)),
+                Value::Nil => Ok((None, turns)),
+                Value::BulkString(mark) => Ok((Some(mark), turns)),
                 // Not a text: somebody else wrote under our name. Kept, it could never be compared nor replaced.
                 Value::ServerError(error) if error.code() == "WRONGTYPE" => {
                     let mut command = Cmd::new();
                     command.arg("UNLINK").arg(mark_key(name));
-                    count("UNLINK", &link.ask(command).await?).map(|_| None)
+                    count("UNLINK", &link.ask(command).await?).map(|_| (None, turns))
                 }
                 Value::ServerError(error) => Err(reply::refused("GET", &error)),
                 _ => Err(reply::unexpected("GET")), // Value is foreign and non-exhaustive.
@@ -251,18 +403,15 @@ impl Cache for RedisCache {
     /// refusal is no outage: a full cache deletes keys and takes no mark.
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
         let read_on = self.marking.borrow_mut().pop();
-        let Some(mut link) = read_on else { return Ok(Swap::Unproven) };
-        let mut command = Cmd::new();
-        command.arg("EVAL").arg(SWAP).arg(1).arg(mark_key(name)).arg(mark);
-        command.arg(if expected.contains(&None) { "or nothing" } else { "" });
-        let [run, history] = link.identity.as_ref().map_or(["", ""], Identity::fields);
-        command.arg(run).arg(history);
-        for text in expected.iter().flatten() {
-            command.arg(text);
-        }
+        let Some(link) = read_on else { return Ok(Swap::Unproven) };
+        let Some(mut link) = self.young(link).await else { return Ok(Swap::Unproven) };
+        let is_cheap = self.metering == Metering::ByCommand && link.identity.is_none() && !self.by_script.get();
+        let plain = if is_cheap { plain_swap(name, expected, mark) } else { None };
+        let is_plain = plain.is_some();
+        let command = plain.unwrap_or_else(|| script_swap(name, expected, mark, link.identity.as_ref()));
         let swap = match link.again().ask(command).await {
-            Ok(Value::Int(1)) => Ok(Swap::Written),
-            Ok(Value::Int(0)) => Ok(Swap::Other),
+            Ok(Value::Int(1) | Value::Okay) => Ok(Swap::Written),
+            Ok(Value::Int(0) | Value::Nil) => Ok(Swap::Other),
             Ok(Value::Int(-1)) => {
                 self.broken();
                 return Ok(Swap::Unproven);
@@ -270,6 +419,7 @@ impl Cache for RedisCache {
             Ok(Value::ServerError(error)) if error.code() == "OOM" => Ok(Swap::Full),
             // Not on this connection again: a new one may lead to the primary that took over.
             Ok(Value::ServerError(error)) => {
+                self.by_script.set(self.by_script.get() || (is_plain && error.code() == "ERR"));
                 let refused = reply::refused("EVAL", &error).at(&self.address.server);
                 return if refused.is_transient() { Ok(Swap::Refused(refused)) } else { Err(refused) };
             }
@@ -283,7 +433,7 @@ impl Cache for RedisCache {
         self.ended(&self.marking, link, swap)
     }
 
-    fn changes(&self) -> u64 {
-        self.changes.get()
+    fn turns(&self) -> Turns {
+        self.known.borrow().turns()
     }
 }

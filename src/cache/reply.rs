@@ -7,18 +7,48 @@ use ::redis::{RedisError, ServerError, Value};
 
 use crate::error::{Class, Error, Exit};
 
-/// The commands that the cache's user needs.
-pub const COMMANDS: &str = "+unlink +scan +get +set +eval";
-
-const GRANT: &str = "Grant the cache's user what crieur needs: ACL SETUSER <user> ~* +unlink +scan +get +set +eval \
-    (and +select for a database other than 0).";
+const GRANT: &str = "`crieur check` prints the ACL SETUSER line that this user needs: its keys, and \
+    +info +select +unlink +scan +get +set +eval.";
 const LOGIN: &str = "Check user and password in cache.url.";
 const CLUSTER: &str = "This server is a cluster node; this version speaks to one primary that holds all keys.";
+const SENTINEL: &str = "cache.url must name the primary itself; `SENTINEL get-master-addr-by-name` tells where it is.";
+const QUOTA: &str = "The commands of this plan are used up: raise the plan, or wait for the next day or month.";
+const REPLICA: &str = "The cache is a replica, perhaps the old primary after a failover; cache.url must lead to the primary, and a \
+    load balancer in front of it to nothing else.";
 const WAIT: &str = "The cache is busy with itself; the keys go again until it answers.";
+
+/// Who mends what a reply complains of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mends {
+    /// It passes: the same command succeeds later.
+    Itself,
+    /// A person: the address, the user, the server is not one that crieur can work with.
+    Person,
+}
 
 /// The error for an error reply to `command`.
 pub fn refused(command: &str, reply: &ServerError) -> Error {
     classify(command, reply.code(), reply.details().unwrap_or_default())
+}
+
+/// Who mends what this error reply complains of.
+pub fn mends(code: &str, detail: &str) -> Mends {
+    meaning(code, detail).0.1
+}
+
+/// The error for a server that says it is a replica. A writable one is no cache either: what is deleted there comes back.
+pub fn replica() -> Error {
+    Error::transient("the cache says that it is a replica (READONLY)").hint(REPLICA)
+}
+
+/// The error for a server of a kind that holds no keys, or not all of them.
+pub fn unsuitable(mode: &str) -> Option<Error> {
+    let (what, hint) = match mode {
+        "sentinel" => ("a Sentinel, which holds no keys", SENTINEL),
+        "cluster" => ("a node of a cluster", CLUSTER),
+        _ => return None,
+    };
+    Some(Error::definite(Exit::Unavailable, format!("the cache is {what}")).hint(hint))
 }
 
 /// Whether the server closes the connection behind this reply: it cannot read the request (`setProtocolError`,
@@ -60,8 +90,8 @@ pub fn last_words(code: &str, detail: &str) -> Error {
     classify("the connection", code, detail)
 }
 
-fn classify(command: &str, code: &str, detail: &str) -> Error {
-    let (class, hint) = meaning(code, detail);
+pub(super) fn classify(command: &str, code: &str, detail: &str) -> Error {
+    let ((class, _), hint) = meaning(code, detail);
     // A code is a short word of capitals; anything else may be data.
     let plain = !code.is_empty() && code.len() <= 24 && code.bytes().all(|byte| byte.is_ascii_uppercase());
     let code = if plain { code } else { "an error" };
@@ -72,61 +102,77 @@ fn classify(command: &str, code: &str, detail: &str) -> Error {
     }
 }
 
-/// Class and way out of one code. An unknown one is transient: a retry shows in the log, a stop needs a human.
-fn meaning(code: &str, detail: &str) -> (Class, Option<&'static str>) {
+/// It passes by itself.
+const WEATHER: (Class, Mends) = (Class::Transient, Mends::Itself);
+/// A person mends it, and the daemon goes on by itself then.
+const MENDED: (Class, Mends) = (Class::Transient, Mends::Person);
+/// No retry can help.
+const STOPS: (Class, Mends) = (Class::Definite(Exit::Unavailable), Mends::Person);
+
+/// Class, who mends it, and the way out of one code: for the daemon and for `check`. An unknown code is transient: a
+/// retry shows in the log, a stop needs a human.
+fn meaning(code: &str, detail: &str) -> ((Class, Mends), Option<&'static str>) {
     let (class, hint) = match code {
-        "READONLY" => (
-            Class::Transient,
-            "The cache is a replica, perhaps the old primary after a failover; cache.url must lead to the primary.",
-        ),
-        "OOM" => (Class::Transient, "The cache is at maxmemory and evicts nothing; raise it or set a policy."),
-        "MISCONF" => (Class::Transient, "The cache cannot write its snapshot and refuses writes; look at its disk."),
-        "NOREPLICAS" => (Class::Transient, "The cache has fewer replicas than min-replicas-to-write asks for."),
-        "LOADING" | "BUSY" | "TRYAGAIN" | "MASTERDOWN" => (Class::Transient, WAIT),
-        "CLUSTERDOWN" => (Class::Transient, CLUSTER),
-        "NOPERM" => (Class::Transient, GRANT),
+        "READONLY" => (MENDED, REPLICA),
+        "OOM" => (WEATHER, "The cache is at maxmemory and evicts nothing; raise it or set a policy."),
+        "MISCONF" => (MENDED, "The cache cannot write its snapshot and refuses writes; look at its disk."),
+        "NOREPLICAS" => (WEATHER, "The cache has fewer replicas than min-replicas-to-write asks for."),
+        "LOADING" | "BUSY" | "TRYAGAIN" | "MASTERDOWN" => (WEATHER, WAIT),
+        "CLUSTERDOWN" => (MENDED, CLUSTER),
+        "NOPERM" => (MENDED, GRANT),
         // No server of this protocol bans an address for wrong passwords: a pause of minutes would only leave keys stale.
-        "NOAUTH" | "WRONGPASS" => (Class::Transient, LOGIN),
-        "DENIED" => (Class::Transient, "The cache is in protected mode; give it a password or bind it."),
-        "MOVED" | "ASK" | "CROSSSLOT" => (Class::Definite(Exit::Unavailable), CLUSTER),
+        "NOAUTH" | "WRONGPASS" => (MENDED, LOGIN),
+        "DENIED" => (MENDED, "The cache is in protected mode; give it a password or bind it."),
+        "MOVED" | "ASK" | "CROSSSLOT" => (STOPS, CLUSTER),
         "ERR" => return meaning_of_err(detail),
-        _ => return (Class::Transient, None),
+        _ => return (WEATHER, None),
     };
     (class, Some(hint))
 }
 
 /// `ERR` is the code for everything without one; a few texts are stable enough to be known.
-fn meaning_of_err(detail: &str) -> (Class, Option<&'static str>) {
+fn meaning_of_err(detail: &str) -> ((Class, Mends), Option<&'static str>) {
+    const NO_DATABASE: &str = "The cache has no such database; see cache.url.";
+    let config = (Class::Definite(Exit::Config), Mends::Person);
     let known = [
         (
             "unknown command",
-            Class::Definite(Exit::Unavailable),
+            STOPS,
             "The server is too old, or has one of the commands renamed or off that crieur needs: UNLINK, SCAN, GET, SET, EVAL.",
         ),
-        ("max number of clients", Class::Transient, "The cache has no connection left; raise maxclients."),
-        ("DB index is out of range", Class::Definite(Exit::Config), "The cache has no such database; see cache.url."),
-        ("invalid DB index", Class::Definite(Exit::Config), "The cache has no such database; see cache.url."),
-        ("SELECT is not allowed in cluster", Class::Definite(Exit::Unavailable), CLUSTER),
+        ("max number of clients", WEATHER, "The cache has no connection left; raise maxclients."),
+        ("DB index is out of range", config, NO_DATABASE),
+        ("invalid DB index", config, NO_DATABASE),
+        ("SELECT is not allowed in cluster", STOPS, CLUSTER),
         (
             "AUTH <password> called without any password",
-            Class::Transient,
+            MENDED,
             "The cache has no password for its default user; take it out of cache.url or set it there.",
         ),
-        ("invalid password", Class::Transient, LOGIN), // Before Redis 6.
+        ("invalid password", MENDED, LOGIN), // Before Redis 6.
         // What a long command is answered with before the log-in, instead of NOAUTH (networking.c).
-        ("Protocol error: unauthenticated", Class::Transient, LOGIN),
+        ("Protocol error: unauthenticated", MENDED, LOGIN),
+        ("max requests limit exceeded", MENDED, QUOTA),
+        ("max daily request limit exceeded", MENDED, QUOTA),
         // A command inside of a script (`scriptVerifyACL` in script.c).
-        ("The user executing the script", Class::Transient, GRANT),
+        ("ACL failure in script", MENDED, GRANT),
+        ("The user executing the script", MENDED, GRANT),
+        (
+            "Unknown Redis command called from",
+            STOPS,
+            "The server has a command off that crieur needs inside of a script.",
+        ),
     ];
     known
         .into_iter()
         .find(|(text, ..)| detail.starts_with(text))
-        .map_or((Class::Transient, None), |(_, class, hint)| (class, Some(hint)))
+        .map_or((WEATHER, None), |(_, class, hint)| (class, Some(hint)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::acl;
 
     #[test]
     fn every_code_has_its_class_and_a_hint() {
@@ -173,6 +219,27 @@ mod tests {
     #[test]
     fn the_hint_of_noperm_names_every_command() {
         let hint = classify("UNLINK", "NOPERM", "").hint.expect("NOPERM is in the table");
-        assert!(hint.contains(COMMANDS), "{hint}");
+        assert!(hint.contains(acl::COMMANDS), "{hint}");
+    }
+
+    #[test]
+    fn what_stops_the_daemon_is_for_a_person() {
+        for (code, detail, mends) in [
+            ("LOADING", "", Mends::Itself),
+            ("OOM", "", Mends::Itself),
+            ("NEW", "", Mends::Itself),
+            ("READONLY", "", Mends::Person),
+            ("NOPERM", "", Mends::Person),
+            ("CROSSSLOT", "", Mends::Person),
+            ("ERR", "unknown command 'EVAL'", Mends::Person),
+            ("ERR", "DB index is out of range", Mends::Person),
+            ("ERR", "max requests limit exceeded. Limit: 500000", Mends::Person),
+        ] {
+            assert_eq!(super::mends(code, detail), mends, "{code} {detail}");
+            assert!(mends == Mends::Person || classify("X", code, detail).is_transient(), "{code}");
+        }
+        for (mode, stops) in [("standalone", false), ("", false), ("sentinel", true), ("cluster", true)] {
+            assert_eq!(unsuitable(mode).is_some_and(|error| error.exit() == Exit::Unavailable), stops, "{mode}");
+        }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! SCAN returns every key that is there from the beginning of a pass to its end (documentation of SCAN, "Scan
 //! guarantees"), some twice; deleting while scanning does not change that. A pass that broke starts again from the
-//! beginning with the caller's next attempt: a cursor means nothing on another connection. The invariant: a key is
+//! beginning with the caller's next attempt: a cursor means nothing on another connection. The steps of that attempt are
+//! smaller: the server may have closed the connection because a page was too large for it. The invariant: a key is
 //! deleted only when a pattern matches it and no protected pattern does, and its lease goes with it and only with it.
 //!
 //! Leases come first: a reader's store turns a lease into a key in one step. In a single pass the key could appear
 //! where the scan has been, and the lease be gone before the scan comes to it; neither would be seen.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use ::redis::{Cmd, Value};
@@ -21,6 +23,40 @@ use crate::keys::KeySet;
 
 /// Buckets that one SCAN call visits: about a millisecond of the server's one thread.
 const SCAN_COUNT: u32 = 1000;
+
+/// How many buckets the next SCAN visits. A page that does not fit into `client-output-buffer-limit` ends the connection
+/// (`checkClientOutputBufferLimits`, src/networking.c), and would do so at each attempt.
+#[derive(Debug)]
+pub(super) struct Steps {
+    buckets: Cell<u32>,
+    /// Passes since a page did not come.
+    passes: Cell<u32>,
+}
+
+/// So many passes later the steps become larger again: what was in the way may be gone.
+const PASSES: u32 = 16;
+
+impl Default for Steps {
+    fn default() -> Self {
+        Steps { buckets: Cell::new(SCAN_COUNT), passes: Cell::default() }
+    }
+}
+
+impl Steps {
+    /// A page did not come.
+    fn shorten(&self) {
+        self.passes.set(0);
+        self.buckets.set((self.buckets.get() / 4).max(1));
+    }
+
+    /// A pass came to its end.
+    fn passed(&self) {
+        self.passes.set(self.passes.get().wrapping_add(1));
+        if self.passes.get().is_multiple_of(PASSES) {
+            self.buckets.set((self.buckets.get() * 4).min(SCAN_COUNT));
+        }
+    }
+}
 
 /// A longer pattern is shortened to what stands before its first values: the server may refuse to read it.
 const MATCH_BYTES_MAX: usize = 4096;
@@ -116,34 +152,34 @@ fn shared(mut left: Vec<u8>, right: &[u8]) -> Vec<u8> {
     left
 }
 
-/// The passes, on a connection of their own, which ends with them.
-pub(super) async fn run(cache: &RedisCache, plan: &Plan<'_>, progress: &Progress) -> Result<Swept> {
-    let mut link = cache.connect().await?;
+/// The passes.
+pub(super) async fn run(cache: &RedisCache, link: &mut Link, plan: &Plan<'_>, progress: &Progress) -> Result<Swept> {
     progress.scanned.set(0);
     progress.deleted.set(0);
-    progress.total.set(size(&mut link).await?);
+    progress.total.set(size(link).await?);
     let mut swept = Swept::default();
     let exact: Vec<Vec<u8>> = plan.exact.iter().map(|pattern| glob::literal_prefix(pattern)).collect();
     let keys = exact.iter().map(Vec::as_slice).filter(|key| !plan.protects(key));
-    swept.deleted += unlink(cache, &mut link, keys, plan.leases).await?;
+    swept.deleted += unlink(cache, link, keys, plan.leases).await?;
     progress.deleted.set(swept.deleted);
     if plan.globs == 0 {
         return Ok(swept);
     }
     match plan.leases {
         Leases::None => {}
-        Leases::Companion => sweep_leases(cache, &mut link, plan).await?,
+        Leases::Companion => sweep_leases(cache, link, plan).await?,
     }
     let mut cursor = b"0".to_vec();
     loop {
         let keys;
-        (cursor, keys) = scan(&mut link, &cursor, &plan.matching).await?;
+        (cursor, keys) = scan(cache, link, &cursor, &plan.matching).await?;
         swept.scanned += keys.len() as u64;
         let condemned = keys.iter().map(Vec::as_slice).filter(|key| plan.condemns(key));
-        swept.deleted += unlink(cache, &mut link, condemned, plan.leases).await?;
+        swept.deleted += unlink(cache, link, condemned, plan.leases).await?;
         progress.scanned.set(swept.scanned);
         progress.deleted.set(swept.deleted);
         if cursor == b"0" {
+            cache.steps.passed();
             return Ok(swept);
         }
     }
@@ -154,7 +190,7 @@ async fn sweep_leases(cache: &RedisCache, link: &mut Link, plan: &Plan<'_>) -> R
     let mut cursor = b"0".to_vec();
     loop {
         let leases;
-        (cursor, leases) = scan(link, &cursor, &plan.matching_leases).await?;
+        (cursor, leases) = scan(cache, link, &cursor, &plan.matching_leases).await?;
         let condemned = leases.iter().filter_map(|lease| plan.condemned_by_lease(lease));
         unlink(cache, link, condemned, plan.leases).await?;
         if cursor == b"0" {
@@ -182,10 +218,10 @@ async fn size(link: &mut Link) -> Result<u64> {
     Ok(count("DBSIZE", &value).unwrap_or(0))
 }
 
-async fn scan(link: &mut Link, cursor: &[u8], matching: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+async fn scan(cache: &RedisCache, link: &mut Link, cursor: &[u8], matching: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
     let mut command = Cmd::new();
-    command.arg("SCAN").arg(cursor).arg("MATCH").arg(matching).arg("COUNT").arg(SCAN_COUNT);
-    match link.ask(command).await? {
+    command.arg("SCAN").arg(cursor).arg("MATCH").arg(matching).arg("COUNT").arg(cache.steps.buckets.get());
+    match link.ask(command).await.inspect_err(|_| cache.steps.shorten())? {
         Value::Array(parts) => scanned(parts).ok_or_else(|| reply::unexpected("SCAN")),
         Value::ServerError(error) => Err(reply::refused("SCAN", &error)),
         _ => Err(reply::unexpected("SCAN")), // Value is foreign and non-exhaustive.
@@ -283,6 +319,19 @@ mod tests {
                 assert_eq!(plan.condemned_by_lease(found.as_bytes()), goes.map(str::as_bytes), "{found}");
             }
         }
+    }
+
+    #[test]
+    fn steps_become_small_behind_failures_and_large_again_behind_passes() {
+        let steps = Steps::default();
+        let seen = |step: fn(&Steps), times| {
+            (0..times).for_each(|_| step(&steps));
+            steps.buckets.get()
+        };
+        assert_eq!(seen(Steps::passed, 100), 1000);
+        assert_eq!((seen(Steps::shorten, 1), seen(Steps::shorten, 1)), (250, 62));
+        assert_eq!((seen(Steps::passed, 15), seen(Steps::passed, 1), seen(Steps::passed, 32)), (62, 248, 1000));
+        assert_eq!(seen(Steps::shorten, 20), 1);
     }
 
     #[test]

@@ -180,7 +180,8 @@ fn check(config: &Config, shown: check::Shown) -> Result<Exit> {
             Dsn::read(replica)?;
         }
         let session = session(config).await?;
-        let cache = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await;
+        let cache = crate::cache::redis::RedisCache::new(&config.cache)?;
+        let cache = cache.examine(&config.postgres.slot, &config.rules.patterns()).await;
         check::run(config, &session.client, cache, (&needs(config), shown), &mut Lasting::stdout()).await
     })
 }

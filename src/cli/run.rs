@@ -113,6 +113,7 @@ fn settings(config: &Config) -> Settings {
         on_gap: config.cache.on_gap,
         replicas: if config.postgres.replicas.is_empty() { Replicas::None } else { Replicas::Some },
         heartbeat: config.cache.heartbeat,
+        metering: config.cache.metering,
         batch_keys_max: config.limits.batch_keys_max,
         memory_bytes_max: config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX),
         stop_timeout: config.limits.stop_timeout,

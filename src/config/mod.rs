@@ -2,6 +2,7 @@
 
 pub mod credentials;
 mod layers;
+mod metered;
 pub mod mistake;
 pub mod reference;
 mod settings;
@@ -23,6 +24,7 @@ use crate::error::Exit;
 use crate::rules::Rules;
 use crate::rules::parse::{Reader, TOP};
 
+pub use metered::Metering;
 pub use mistake::Mistakes;
 pub use reference::reference;
 pub use settings::{Cache, Leases, Limits, Mode, OnGap, Postgres, Secret, TlsFiles};
@@ -249,7 +251,8 @@ impl Settings {
         }
     }
 
-    fn into_config(self, rules: Rules, protect: Vec<Vec<u8>>, warnings: Mistakes) -> Config {
+    fn into_config(mut self, rules: Rules, protect: Vec<Vec<u8>>, warnings: Mistakes) -> Config {
+        let metering = metered::settle(&mut self);
         let echo = match self.get("cache.echo") {
             Some(Checked::Durations(delays)) => delays.clone(),
             other => unfit("cache.echo", other),
@@ -290,7 +293,9 @@ impl Settings {
                 protect,
                 leases,
                 on_gap,
+                metering,
                 heartbeat: self.duration("cache.heartbeat"),
+                connection_age_max: self.duration("cache.connection_age_max"),
                 timeout: self.duration("cache.timeout"),
             },
             limits: Limits {
@@ -339,6 +344,28 @@ mod tests {
     }
 
     const URLS: [(&str, &str); 2] = [("DATABASE_URL", "postgres://u:hunter2@a/d"), ("REDIS_URL", "redis://:hunter2@b")];
+
+    #[test]
+    fn where_commands_are_billed_the_mark_is_seldom_unless_it_is_written_otherwise() {
+        let upstash = [URLS[0], ("REDIS_URL", "rediss://default:t@x.upstash.io:6379")];
+        let own = format!("[cache]\nheartbeat = '5s'\n{RULES}");
+        let told = format!("[cache]\nmetered = 'no'\n{RULES}");
+        let yes = format!("[cache]\nmetered = 'yes'\n{RULES}");
+        for (text, env, metering, seconds) in [
+            (RULES, URLS, Metering::None, (2, 15)),
+            (RULES, upstash, Metering::ByCommand, (60, 300)),
+            (own.as_str(), upstash, Metering::ByCommand, (5, 300)),
+            (told.as_str(), upstash, Metering::None, (2, 15)),
+            (yes.as_str(), URLS, Metering::ByCommand, (60, 300)),
+        ] {
+            let config = load(text, &env).expect("valid");
+            let cache = &config.cache;
+            assert_eq!(cache.metering, metering, "{text}");
+            assert_eq!((cache.heartbeat.as_secs(), cache.connection_age_max.as_secs()), seconds, "{text}");
+            let shown = config.effective().find(|(name, ..)| *name == "cache.heartbeat").expect("each key is shown").1;
+            assert_eq!(reference::duration(&shown), Some(cache.heartbeat), "{text}");
+        }
+    }
 
     #[test]
     fn the_later_layer_wins() {

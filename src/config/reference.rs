@@ -162,9 +162,21 @@ const KEYS: &[Key] = &[
     ),
     key(
         "cache.heartbeat",
-        Kind::Duration(MILLISECOND, Duration::from_secs(30)),
+        Kind::Duration(MILLISECOND, Duration::from_secs(600)),
         Some("2s"),
-        "the mark is looked at and written at least so often: how long a cache that went back in time stays unnoticed",
+        "the mark is looked at and written at least so often: how long a cache that went back in time stays unnoticed; 1m where commands are billed",
+    ),
+    key(
+        "cache.connection_age_max",
+        Kind::Duration(MILLISECOND, HOUR),
+        Some("15s"),
+        "the address is connected anew so often: how long an old primary is used whose address leads to another one; 5m where commands are billed",
+    ),
+    key(
+        "cache.metered",
+        Kind::Choice(&["auto", "yes", "no"]),
+        Some("auto"),
+        "whether each command is billed (auto: by the host, Upstash): no early delete, the mark at most once a second, longer defaults",
     ),
     key(
         "cache.timeout",

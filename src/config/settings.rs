@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::Metering;
+
 /// A text that must not be shown: URLs with passwords. `Debug` prints `[redacted]`.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret {
@@ -115,8 +117,12 @@ pub struct Cache {
     pub leases: Leases,
     /// `on_gap`, default `sweep`.
     pub on_gap: OnGap,
-    /// `heartbeat`, default 2 s: the mark is looked at and written at least so often.
+    /// `metered`, default by the host in the URL: whether each command is billed.
+    pub metering: Metering,
+    /// `heartbeat`, default 2 s (1 min where commands are billed): the mark is looked at and written at least so often.
     pub heartbeat: Duration,
+    /// `connection_age_max`, default 15 s (5 min where commands are billed): how old the mark's connection becomes.
+    pub connection_age_max: Duration,
     /// `timeout`, default 5 s: without an answer for this long the connection is dropped and the keys go again.
     pub timeout: Duration,
 }

@@ -12,8 +12,8 @@ use crate::echo::{Delivery, Stage};
 use crate::error::{Class, Result};
 use crate::gate::Snapshot;
 use crate::pipeline::deliver::pause;
-use crate::pipeline::gap::Held;
 use crate::pipeline::gating::Gating;
+use crate::proof::Held;
 use crate::source::Source;
 
 /// A stream that ran this long was not refused for what it is: the next failure is a new one.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{News, Pipeline, Replicas};
 use crate::cache::{Cache, Swept};
+use crate::config::Metering;
 use crate::control::Control;
 use crate::echo::{Delivery, Stage};
 use crate::failpoints::{Step, reached};
@@ -33,7 +34,7 @@ where
 {
     /// The keys of a fresh batch, once: ahead of the gate, and then again behind it.
     pub(super) fn early_delivery(&mut self) -> Option<Delivery> {
-        if self.patience() > Duration::ZERO {
+        if self.patience() > Duration::ZERO || self.settings.metering == Metering::ByCommand {
             return None;
         }
         let keys = self.gating.early(self.intake.batch.keys())?;
@@ -133,6 +134,8 @@ where
         for delivery in deliveries {
             if again { self.queue_sweep(delivery) } else { self.delivered(delivery) }
         }
+        // Its connection may have met another server.
+        self.look_for_another_cache();
         self.tell();
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A cache that holds a mark has had every delete up to it, and perhaps none after it. So behind every new connection
 //! the mark is read: what was deleted since that mark is deleted again from the ring, and where the ring does not reach
-//! back so far, every family of the rules is swept. Nothing is confirmed before that is done.
+//! back so far, every family of the rules is swept. Nothing is confirmed before that is done. What a mark means is the
+//! table in `proof.rs`; here it is done.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -22,57 +23,13 @@ use crate::gate::Snapshot;
 use crate::keys::FamilyId;
 use crate::mark::{Gap, SlotOrigin, gap, gap_at_first, nonce, rules};
 use crate::pipeline::deliver::{REMIND, insist};
+use crate::pipeline::repairs::When;
+use crate::proof::{Connection, Fit, Held, Meaning, Slot, Turns, meaning};
 use crate::rules::Invalidations;
 use crate::source::Source;
 
 /// How often the transactions that a sweep waits for are looked at.
 const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Marks whose answers were lost and that are still taken for ours; each attempt sends all of them.
-const LOST_MAX: usize = 16;
-
-/// What is known of the cache's mark.
-#[derive(Debug)]
-pub(super) enum Held {
-    /// Not looked at yet.
-    Nothing,
-    /// It is one of these: the last that was written, and those whose answer was lost.
-    Trusted(Vec<Vec<u8>>),
-    /// What is there proves nothing; a sweep is on its way, and the next mark goes over it.
-    Gap {
-        /// What is there.
-        was: Option<Vec<u8>>,
-        /// A mark whose answer was lost.
-        maybe: Option<Vec<u8>>,
-    },
-}
-
-impl Held {
-    /// What the next mark may replace.
-    pub(super) fn expected(&self) -> Vec<Option<Vec<u8>>> {
-        match self {
-            Held::Nothing => vec![None],
-            Held::Trusted(known) if known.is_empty() => vec![None],
-            Held::Trusted(known) => known.iter().cloned().map(Some).collect(),
-            Held::Gap { was, maybe } => std::iter::once(was.clone()).chain(maybe.clone().map(Some)).collect(),
-        }
-    }
-
-    /// The mark may be there: the answer was lost. The oldest are forgotten: should one of them be there after all, it
-    /// is another's, and what was deleted since is deleted again.
-    pub(super) fn lost(&mut self, mark: Vec<u8>) {
-        match self {
-            Held::Nothing => {}
-            Held::Trusted(known) => {
-                if known.len() >= LOST_MAX {
-                    known.remove(0);
-                }
-                known.push(mark);
-            }
-            Held::Gap { maybe, .. } => *maybe = Some(mark),
-        }
-    }
-}
 
 /// Says each minute that old transactions are still waited for; answers when that was last said.
 fn remind(said: Instant) -> Instant {
@@ -92,50 +49,58 @@ where
     C: Cache + 'static,
     D: Control + 'static,
 {
-    /// Asks for the mark. Until it is compared no flight begins, so that it says what the flights before it reached.
+    /// Asks for the mark. Until it is compared no flight begins, so that it says what the flights before it reached. Ahead
+    /// of the first look everything that is needed is tried: nothing is deleted where the mark can never be written.
     pub(super) fn read_mark(&mut self) {
-        self.changes = self.cache.changes();
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
-        self.reading_mark =
-            Some(Box::pin(async move { insist("read the mark", async || cache.mark(&slot).await).await }));
+        let untried = matches!(self.held, Held::Nothing).then(|| self.rules.patterns());
+        self.reading_mark = Some(Box::pin(async move {
+            if let Some(families) = untried {
+                insist("try the cache", async || cache.try_out(&slot, &families).await).await?;
+            }
+            insist("read the mark", async || cache.mark(&slot).await).await
+        }));
     }
 
     /// Behind a new connection the cache may be another than it was.
     pub(super) fn look_for_another_cache(&mut self) {
-        if self.cache.changes() != self.changes && self.reading_mark.is_none() {
+        if self.cache.turns() != self.turns && self.reading_mark.is_none() {
             self.read_mark();
         }
     }
 
+    /// What the slot of this stream says, the first time that it is compared.
+    fn slot_compared(&mut self) -> Slot {
+        let altered = std::mem::take(&mut self.altered);
+        let Some(start) = self.compared.as_ref().filter(|_| std::mem::take(&mut self.connected_anew)) else {
+            return Slot::Compared;
+        };
+        let is_behind = |ack| self.source.lsn(ack) < start.confirmed;
+        let moved = altered || start.slot == SlotOrigin::Created || self.marked.is_none_or(is_behind);
+        if moved { Slot::MovedOn } else { Slot::Continued }
+    }
+
     /// The mark was read: whatever it does not cover is deleted again.
-    pub(super) fn compare(&mut self, found: Option<Vec<u8>>) {
+    pub(super) fn compare(&mut self, (found, turns): (Option<Vec<u8>>, Turns)) {
         reached(Step::MarkRead);
         let Some(start) = &self.compared else { return };
-        let anew = std::mem::take(&mut self.connected_anew);
-        let changed = std::mem::replace(&mut self.changes_compared, self.changes) != self.changes;
-        let judge = if anew { gap_at_first } else { gap };
+        let judge = if self.connected_anew { gap_at_first } else { gap };
         let gap = judge(found.as_deref(), start, self.rules.digest());
-        // A slot that moved on without us lost changes that no memory of ours has.
-        let moved = |ack| self.source.lsn(ack) < start.confirmed;
-        let altered = std::mem::take(&mut self.altered);
-        let moved = altered || start.slot == SlotOrigin::Created || self.marked.is_none_or(moved);
-        match (&self.held, gap) {
+        let connection = turns.since(std::mem::replace(&mut self.turns, turns));
+        let fit = self.held.fit(found.as_deref());
+        let slot = self.slot_compared();
+        match meaning(fit, connection, slot, gap) {
             _ if without(Guard::Mark) => self.held = Held::Trusted(found.into_iter().collect()),
-            (_, Some(gap)) if anew && (moved || !matches!(gap, Gap::Behind { .. })) => self.gap(&gap, found),
-            (Held::Nothing, None) => self.trust_first(found),
-            (Held::Nothing, Some(gap)) => self.gap(&gap, found),
-            (Held::Trusted(known), gap) if !found.as_ref().is_some_and(|found| known.contains(found)) => {
-                self.go_on_from(found, gap);
+            Meaning::Holds => {}
+            Meaning::Covered => self.trust_first(found),
+            Meaning::Arrived => self.held = Held::Trusted(found.into_iter().collect()),
+            Meaning::Replay => self.go_on_from(found, connection),
+            Meaning::Sweep(gap) => {
+                self.sweep_again |= self.sweep.is_some() && connection == Connection::Another;
+                let is_foreign = matches!(gap, Gap::OtherServer | Gap::OtherDatabase);
+                let intruder = is_foreign && slot == Slot::Compared && fit != Fit::First;
+                self.gap(&gap, found, intruder);
             }
-            (Held::Trusted(_), gap) if changed => self.go_on_from(found, gap),
-            (Held::Trusted(_), _) => {}
-            // The sweep of this gap is on its way, in this very cache.
-            (Held::Gap { was, .. }, _) if *was == found && !changed => {}
-            // Written behind the sweep, and only the answer was lost.
-            (Held::Gap { maybe: Some(mark), .. }, _) if Some(mark) == found.as_ref() && !changed => {
-                self.held = Held::Trusted(found.into_iter().collect());
-            }
-            (Held::Gap { .. }, gap) => self.gap(&gap.unwrap_or(Gap::WentBack), found),
         }
         if !self.ready {
             self.ready = true;
@@ -152,27 +117,29 @@ where
         self.held = Held::Trusted(found.into_iter().collect());
     }
 
-    /// The cache is another than before: what was deleted since its mark is deleted again, or everything is swept.
-    fn go_on_from(&mut self, found: Option<Vec<u8>>, gap: Option<Gap>) {
+    /// The cache is another than before, or may be: what was deleted since its mark is deleted again, or everything.
+    fn go_on_from(&mut self, found: Option<Vec<u8>>, connection: Connection) {
         self.sweep_again = self.sweep.is_some();
-        match gap {
-            None | Some(Gap::Missing | Gap::Behind { .. } | Gap::WentBack) => {}
-            // Not of this run, so not of ours: its position means nothing here, even if it looks like one of ours.
-            Some(gap) => {
-                if matches!(gap, Gap::OtherServer | Gap::OtherDatabase) {
-                    let hint = "If a crieur of another database uses this cache, give it another postgres.slot.";
-                    warn!(hint, "somebody wrote a mark of another server or database under the name of this slot");
+        let Some(nonce) = found.as_deref().and_then(nonce) else { return self.gap(&Gap::WentBack, found, false) };
+        match (self.ring.lacking(&nonce), connection) {
+            (None, _) => return self.gap(&Gap::WentBack, found, false),
+            (Some(0), _) => {}
+            (Some(_), Connection::Another | Connection::Same) => {
+                let what = "the cache went back, or its address leads to another server";
+                if self.repairs.when("replay", what) != When::Now {
+                    return self.gap(&Gap::WentBack, found, false);
                 }
-                return self.gap(&gap, found);
+            }
+            // No evidence, so nothing is owed; it is cheap, and helps where the service lost its last writes.
+            (Some(_), Connection::Nameless) => {
+                if self.repairs.when("nameless", "each command to the cache takes a new connection") != When::Now {
+                    return;
+                }
             }
         }
-        match found.as_deref().and_then(nonce).and_then(|nonce| self.ring.take_since(&nonce)) {
-            Some(lacking) => {
-                self.held = Held::Trusted(found.into_iter().collect());
-                self.replay(lacking);
-            }
-            None => self.gap(&Gap::WentBack, found),
-        }
+        let lacking = self.ring.take_since(&nonce).unwrap_or_default();
+        self.held = Held::Trusted(found.into_iter().collect());
+        self.replay(lacking);
     }
 
     /// Deletes again what the cache may lack since its mark.
@@ -190,33 +157,41 @@ where
         self.window.part_done(span);
     }
 
-    /// The cache may hold stale keys, nobody knows which. `found` stands where the mark should be.
-    pub(super) fn gap(&mut self, gap: &Gap, found: Option<Vec<u8>>) {
+    /// The cache may hold stale keys, nobody knows which. `found` stands where the mark should be; an intruder may have
+    /// written it.
+    fn gap(&mut self, gap: &Gap, found: Option<Vec<u8>>, intruder: bool) {
         // Under the rules that the mark tells every delete before it was made; nothing was deleted under others yet.
         let told =
             found.as_deref().filter(|_| *gap == Gap::OtherRules && matches!(self.held, Held::Nothing)).map(rules);
         self.held = Held::Gap { was: found, maybe: None };
         (self.news)(News::Gap(gap.kind()));
-        match self.settings.on_gap {
-            OnGap::Sweep => match told {
-                Some(told) => {
-                    let new = self.rules.not_in(&told);
-                    info!(families = new.len(), "{gap}: sweeping the keys of rules that are new");
-                    self.sweep_families(gap, new);
-                }
-                None => {
-                    info!("{gap}: sweeping every key that the rules own");
-                    self.sweep_families(gap, self.rules.families().map(|(family, _)| family).collect());
-                }
-            },
-            OnGap::Warn => {
+        let when = self.repairs.when(gap.kind(), &gap.to_string());
+        if intruder && when == When::Now {
+            let hint = "If a crieur of another database uses this cache, give it another postgres.slot.";
+            warn!(hint, "somebody wrote a mark of another server or database under the name of this slot");
+        }
+        let is_said = when == When::Now;
+        match (self.settings.on_gap, told) {
+            (OnGap::Warn, _) if is_said => {
                 warn!("{gap}: it may hold stale keys until they expire (cache.on_gap is \"warn\")");
+            }
+            (OnGap::Warn, _) => {}
+            (OnGap::Sweep, Some(told)) => {
+                let new = self.rules.not_in(&told);
+                info!(families = new.len(), "{gap}: sweeping the keys of rules that are new");
+                self.sweep_families(gap, new, when.pause());
+            }
+            (OnGap::Sweep, None) => {
+                if is_said {
+                    info!("{gap}: sweeping every key that the rules own");
+                }
+                self.sweep_families(gap, self.rules.families().map(|(family, _)| family).collect(), when.pause());
             }
         }
     }
 
     /// Nothing is confirmed until the sweep, and its echoes, are done.
-    fn sweep_families(&mut self, gap: &Gap, families: BTreeSet<FamilyId>) {
+    fn sweep_families(&mut self, gap: &Gap, families: BTreeSet<FamilyId>, pause: Duration) {
         self.unsure.extend(families);
         self.unswept.push(self.window.open_barrier(self.answered.take()));
         // What was open when a slot was made, or a table published, may be committed in WAL that the stream does not
@@ -232,7 +207,7 @@ where
             | Gap::OtherPublication => true,
         };
         self.elders = None;
-        self.look_for_elders(Duration::ZERO);
+        self.look_for_elders(pause);
     }
 
     fn look_for_elders(&mut self, after: Duration) {

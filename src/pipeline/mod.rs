@@ -17,6 +17,7 @@ mod memory;
 mod position;
 mod refusals;
 mod reload;
+mod repairs;
 pub mod tables;
 mod told;
 pub mod watch;
@@ -51,22 +52,19 @@ use crate::keys::FamilyId;
 use crate::mark::Start;
 use crate::pipeline::answers::Answers;
 use crate::pipeline::deliver::{Landed, at_most, insist, sweep};
-use crate::pipeline::gap::Held;
 use crate::pipeline::gating::Gating;
 use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::lagging::Lagging;
 use crate::pipeline::memory::bytes_of;
 use crate::pipeline::position::{Writing, Written};
 use crate::pipeline::refusals::Refusals;
+use crate::pipeline::repairs::Repairs;
 use crate::pipeline::told::Told;
 use crate::pipeline::watching::Watching;
+use crate::proof::{Held, Turns};
 use crate::ring::Ring;
 use crate::rules::Rules;
 use crate::source::{BACKLOG, Source};
-
-/// How often the mark and, behind it, the confirmed position move at most. A status costs the server a slot update;
-/// PostgreSQL recycles WAL at checkpoints, so a twentieth of a second loses nothing.
-const CONFIRM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The catalog's answer.
 enum Resolved {
@@ -152,7 +150,7 @@ pub struct Pipeline<S: Source, C, D> {
     altered: bool,
     /// Where the present connection started; `None` while it is not compared with the mark.
     compared: Option<Start>,
-    reading_mark: Kept<Option<Vec<u8>>>,
+    reading_mark: Kept<(Option<Vec<u8>>, Turns)>,
     /// Everything up to here was answered, and no mark says so yet.
     answered: Option<S::Ack>,
     writing: Option<Writing<S::Ack>>,
@@ -164,9 +162,9 @@ pub struct Pipeline<S: Source, C, D> {
     connected_anew: bool,
     confirm_due: Option<Instant>,
     beat_due: Option<Instant>,
-    /// Changes of the cache at the last look at its mark, and at the look before.
-    changes: u64,
-    changes_compared: u64,
+    /// Where the connections to the cache led when its mark was compared last.
+    turns: Turns,
+    repairs: Repairs,
     /// What was deleted lately.
     ring: Ring,
     /// What waits for the read replicas, and what they are asked about now.
@@ -255,8 +253,8 @@ where
             connected_anew: false,
             confirm_due: None,
             beat_due: None,
-            changes: 0,
-            changes_compared: 0,
+            turns: Turns::default(),
+            repairs: Repairs::default(),
             lagging: Lagging::default(),
             asked: Lagging::default(),
             round: None,
@@ -497,7 +495,8 @@ where
     fn tell(&mut self) {
         let memory_bytes = self.bytes_used() as u64;
         let echoes_waiting = self.echoes.keys() as u64;
-        let totals = Totals { memory_bytes, echoes_waiting, ..self.totals };
+        let (repairs_delayed, cache_turns) = (self.repairs.delayed, self.cache.turns().another);
+        let totals = Totals { memory_bytes, echoes_waiting, repairs_delayed, cache_turns, ..self.totals };
         (self.news)(News::Totals(totals, self.source.lateness()));
     }
 

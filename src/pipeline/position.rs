@@ -10,21 +10,34 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{CONFIRM_INTERVAL, Pipeline};
+use super::Pipeline;
 use crate::ack::SpanId;
 use crate::cache::{Cache, Swap};
-use crate::config::OnGap;
+use crate::config::{Metering, OnGap};
 use crate::control::Control;
 use crate::error::Error;
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::lsn::Lsn;
 use crate::mark::Mark;
 use crate::pipeline::deliver::REMIND;
-use crate::pipeline::gap::Held;
+use crate::pipeline::repairs::When;
+use crate::proof::Held;
 use crate::source::Source;
+
+/// How often the mark and, behind it, the confirmed position move at most. A status costs the server a slot update;
+/// PostgreSQL recycles WAL at checkpoints, so a twentieth of a second loses nothing, and a second little.
+fn confirm_interval(metering: Metering) -> Duration {
+    match metering {
+        Metering::None => Duration::from_millis(50),
+        Metering::ByCommand => Duration::from_secs(1),
+    }
+}
 
 /// The pause behind a mark that the cache refused, which it may do for hours: each try takes a new connection.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
+/// Marks that are not written, because the server behind the connection is another or not proved.
+const UNPROVEN: &str = "unproven";
 
 /// What became of writing a mark.
 pub(super) enum Written {
@@ -118,7 +131,7 @@ where
                 Err(error) => Err(error.while_doing("write the mark")),
             }
         }));
-        self.confirm_due = Some(now + CONFIRM_INTERVAL);
+        self.confirm_due = Some(now + confirm_interval(self.settings.metering));
         self.beat_due = Some(now + self.settings.heartbeat);
     }
 
@@ -133,6 +146,7 @@ where
             Written::Tried(Swap::Written) => {
                 reached(Step::MarkWritten);
                 self.ring.marked(&writing.mark.nonce, writing.first);
+                self.repairs.healed(UNPROVEN);
                 self.held = Held::Trusted(vec![writing.text]);
                 self.acknowledge(writing.ack);
                 self.tell();
@@ -158,7 +172,7 @@ where
             }
             // A server closes idle connections; the next beat must not find the same again.
             Written::Tried(Swap::Lost) => {
-                self.held.lost(writing.text);
+                self.may_be_there(&writing);
                 self.answered = self.answered.max(writing.ack);
                 self.beat_due = None;
                 self.read_mark();
@@ -170,15 +184,26 @@ where
             }
             Written::Tried(Swap::Other | Swap::Unproven) => {
                 self.answered = self.answered.max(writing.ack);
+                let what = "the mark cannot be written where it was read";
+                let when = self.repairs.when(UNPROVEN, what);
+                if when != When::Now {
+                    self.confirm_due = Some(Instant::now() + when.pause());
+                }
                 self.read_mark();
             }
             Written::Unknown(error) => {
                 self.complain_about_mark("failed to write the mark", Some(error));
                 self.answered = self.answered.max(writing.ack);
-                self.held.lost(writing.text);
+                self.may_be_there(&writing);
                 self.read_mark();
             }
         }
+    }
+
+    /// The answer was lost. Should the mark be there, it covers what it says: the cache wrote it behind those deletes.
+    fn may_be_there(&mut self, writing: &Writing<S::Ack>) {
+        self.ring.marked(&writing.mark.nonce, writing.first);
+        self.held.lost(writing.text.clone());
     }
 
     fn acknowledge(&mut self, ack: Option<S::Ack>) {

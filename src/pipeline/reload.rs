@@ -63,13 +63,14 @@ where
 
     /// A loop that begins, on the same connections.
     pub(super) fn renewed(self, Reload { rules, control }: Reload<D>) -> Self {
-        let Pipeline { source, cache, settings, news, totals, reloads, watch, .. } = self;
+        let Pipeline { source, cache, settings, news, totals, reloads, watch, repairs, .. } = self;
         let echoes = self.echoes.carried(&self.rules, &rules);
         let mut renewed = Pipeline::assembled(source, cache, Rc::new(control), rules, settings, news);
         renewed.echoes = echoes;
         renewed.totals = totals;
         renewed.reloads = reloads;
         renewed.watch = watch;
+        renewed.repairs = repairs;
         renewed
     }
 }

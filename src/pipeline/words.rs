@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cache::Swept;
-use crate::config::OnGap;
+use crate::config::{Metering, OnGap};
 use crate::lsn::Lsn;
 
 /// Whether readers also read from standbys.
@@ -32,6 +32,8 @@ pub struct Settings {
     pub replicas: Replicas,
     /// How often the mark is written when nothing moves.
     pub heartbeat: Duration,
+    /// Whether each command costs money.
+    pub metering: Metering,
     /// Keys in one pipeline.
     pub batch_keys_max: usize,
     /// Bound of all key sets together, in bytes.
@@ -59,6 +61,10 @@ pub struct Totals {
     pub not_allowed: u64,
     /// Families collapsed into their pattern by a memory bound.
     pub collapsed: u64,
+    /// Repairs of the cache that waited, because the same had just been repaired.
+    pub repairs_delayed: u64,
+    /// Connections that led to another cache server than the one before.
+    pub cache_turns: u64,
     /// Keys and patterns that wait for their echo.
     pub echoes_waiting: u64,
     /// Bytes of all key sets.

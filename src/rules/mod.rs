@@ -175,6 +175,11 @@ impl Rules {
         (0..).map(FamilyId).zip(self.templates.iter().map(|template| template.family.as_slice()))
     }
 
+    /// The same, without their numbers.
+    pub fn patterns(&self) -> Vec<Vec<u8>> {
+        self.families().map(|(_, pattern)| pattern.to_vec()).collect()
+    }
+
     /// Whether a rule names the table.
     pub fn concerns(&self, schema: &str, table: &str) -> bool {
         self.table(schema, table).is_some()

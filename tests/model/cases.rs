@@ -18,6 +18,7 @@ const BASE: Config = Config {
     replica: false,
     early: false,
     ring: false,
+    nameless: false,
     without: &[],
     faults: &[],
     expected: Safe,
@@ -129,6 +130,26 @@ pub fn caches() -> Vec<Config> {
         Config { name: "failover unseen and a lost reply", ring: true, faults: &[FailoverUnseen, ReplyLost], ..unseen },
         Config { name: "failover unseen twice", ring: true, faults: &[FailoverUnseen, FailoverUnseen], ..unseen },
         Config { name: "emptied, then failover unseen", faults: &[CacheEmptied, FailoverUnseen], ..unseen },
+    ]
+}
+
+/// A cache that does not say which server it is: a new connection proves nothing, and what came after the mark is deleted
+/// again all the same.
+///
+/// What such a cache loses without breaking a connection nobody sees before the next mark, which finds its own
+/// predecessor: the README says so.
+pub fn nameless() -> Vec<Config> {
+    let cut = Config { nameless: true, ring: true, faults: &[Failover], ..LEASE };
+    let unseen = Config { faults: &[FailoverUnseen], expected: Fails, ..cut };
+    vec![
+        Config { name: "nameless, nobody looks", without: &[Identity], expected: Fails, ..cut },
+        Config { name: "nameless, lease in the key", writers: &[Commits, Commits], ..cut },
+        Config { name: "nameless, companion lease", protocol: Companion, ..cut },
+        Config { name: "nameless, plain", protocol: Plain, ..cut },
+        Config { name: "nameless and a lost reply", faults: &[Failover, ReplyLost], ..cut },
+        Config { name: "nameless and kill -9", faults: &[Failover, DaemonCrash], ..cut },
+        Config { name: "nameless, emptied", faults: &[CacheEmptied], ..cut },
+        Config { name: "nameless, failover unseen: a limit", ..unseen },
     ]
 }
 

@@ -1,5 +1,5 @@
 //! The daemon as `src/pipeline` has it, step by step. Real code in here: `ack::Window` keeps the order of positions,
-//! `gate::Snapshot` says what may leave, `mark::gap` judges the mark.
+//! `gate::Snapshot` says what may leave, `mark::gap` and `proof::meaning` judge the mark.
 //!
 //! What only the daemon can see belongs to the step before it: a reply and what is done about it cannot be told apart
 //! from outside. What others see is a step of its own: each command to the cache, each status.
@@ -10,6 +10,7 @@ use crieur::ack::{SpanId, Window};
 use crieur::gate::Snapshot;
 use crieur::lsn::{Lsn, Xid};
 use crieur::mark;
+use crieur::proof::{Connection, Fit, Meaning, Slot, meaning};
 
 use super::held::{Held, Ring};
 use super::world::{Mark, Set, State, Swapping, Tx, bit};
@@ -102,8 +103,8 @@ pub struct Daemon {
     acknowledged: Option<u64>,
     /// The connections to the cache are broken, and nobody has used one since.
     broken: bool,
-    /// A new connection led to another cache since the mark was compared.
-    changed: bool,
+    /// Where a new connection led since the mark was compared.
+    changed: Connection,
     /// Which cache the connections lead to, as it said itself when they were made.
     server: u8,
     ring: Ring,
@@ -224,7 +225,7 @@ impl Daemon {
         self.writing = Some(Writing { ack, swapping, first: self.window.first_open() });
     }
 
-    /// `compare` in `gap.rs`, in the order of its arms.
+    /// `compare` in `gap.rs`, by the same table.
     fn compare(&mut self, found: Option<Mark>, state: &State, config: &Config) {
         let Some(start) = self.start else { return };
         let (anew, changed) = (std::mem::take(&mut self.anew), std::mem::take(&mut self.changed));
@@ -232,23 +233,29 @@ impl Daemon {
         let gap = gap(found, judged);
         let moved = start.created || self.marked.is_none_or(|marked| lsn(marked) < start.confirmed);
         let alike = |mark: &Mark| found == Some(*mark);
-        match (self.held.clone(), gap) {
+        let fit = match &self.held {
+            Held::Nothing => Fit::First,
+            Held::Trusted(known) if known.iter().any(alike) => Fit::Ours,
+            Held::Trusted(_) => Fit::NotOurs,
+            Held::Gap { was, .. } if *was == found => Fit::Unmoved,
+            Held::Gap { maybe: Some(mark), .. } if alike(mark) => Fit::Arrived,
+            Held::Gap { .. } => Fit::Moved,
+        };
+        let slot = match (anew, moved) {
+            (false, _) => Slot::Compared,
+            (true, false) => Slot::Continued,
+            (true, true) => Slot::MovedOn,
+        };
+        match meaning(fit, changed, slot, gap) {
             _ if config.lacks(Guard::Mark) => self.held = Held::Trusted(found.into_iter().collect()),
-            (_, Some(gap)) if anew && (moved || !matches!(gap, mark::Gap::Behind { .. })) => {
-                self.gap(&gap, found, state, config);
-            }
-            (Held::Nothing, None) => {
+            Meaning::Holds => {}
+            Meaning::Covered => {
                 found.into_iter().for_each(|found| self.ring.marked(found, self.window.first_open()));
                 self.held = Held::Trusted(found.into_iter().collect());
             }
-            (Held::Nothing, Some(gap)) => self.gap(&gap, found, state, config),
-            (Held::Trusted(known), _) if changed || !known.iter().any(alike) => self.go_on_from(found, state, config),
-            (Held::Trusted(_), _) => {}
-            (Held::Gap { was, .. }, _) if was == found && !changed => {}
-            (Held::Gap { maybe: Some(mark), .. }, _) if alike(&mark) && !changed => {
-                self.held = Held::Trusted(vec![mark]);
-            }
-            (Held::Gap { .. }, gap) => self.gap(&gap.unwrap_or(mark::Gap::WentBack), found, state, config),
+            Meaning::Arrived => self.held = Held::Trusted(found.into_iter().collect()),
+            Meaning::Replay => self.go_on_from(found, state, config),
+            Meaning::Sweep(gap) => self.gap(&gap, found, state, config),
         }
     }
 
@@ -306,6 +313,7 @@ impl Daemon {
         let Some(writing) = self.writing.take() else { return };
         self.answered = self.answered.max(writing.ack.filter(|ack| is_current(*ack, self.run)));
         if perhaps {
+            self.ring.marked(writing.swapping.mark, writing.first);
             self.held.lost(writing.swapping.mark);
         }
         self.reading = true;
@@ -329,8 +337,11 @@ impl Daemon {
     fn used(&mut self, server: u8, config: &Config) {
         if std::mem::take(&mut self.broken) {
             self.server = server;
-            let known = config.lacks(Guard::Identity);
-            (self.reading, self.changed) = (self.reading || !known, self.changed || !known);
+            if config.lacks(Guard::Identity) {
+                return;
+            }
+            let led = if config.nameless { Connection::Nameless } else { Connection::Another };
+            (self.reading, self.changed) = (true, self.changed.max(led));
         }
     }
 }

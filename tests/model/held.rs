@@ -1,4 +1,4 @@
-//! What the daemon knows of the mark, and its memory of recent deletes: `Held` in `src/pipeline/gap.rs`, `src/ring.rs`.
+//! What the daemon knows of the mark, and its memory of recent deletes: `Held` in `src/proof.rs`, `src/ring.rs`.
 
 use crieur::ack::SpanId;
 

@@ -117,6 +117,8 @@ pub struct Config {
     pub early: bool,
     /// What the ring covers needs no sweep.
     pub ring: bool,
+    /// The cache does not say which server it is.
+    pub nameless: bool,
     pub without: &'static [Guard],
     pub faults: &'static [Fault],
     pub expected: Expected,
@@ -125,6 +127,11 @@ pub struct Config {
 impl Config {
     pub fn lacks(&self, guard: Guard) -> bool {
         self.without.contains(&guard)
+    }
+
+    /// The mark's script asks the server who it is.
+    pub fn asks_who(&self) -> bool {
+        !self.nameless && !self.lacks(Guard::ServerInMark)
     }
 
     /// Readers with leases need no echo.
@@ -306,6 +313,11 @@ fn every_guard_is_needed() {
 #[test]
 fn no_cache_that_went_back_keeps_a_stale_value() {
     check(&cases::caches());
+}
+
+#[test]
+fn a_cache_without_a_name_keeps_a_stale_value_only_where_no_connection_breaks() {
+    check(&cases::nameless());
 }
 
 #[test]

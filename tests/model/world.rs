@@ -85,7 +85,7 @@ impl Cache {
 
     /// The script (`SWAP` in `src/cache/redis.rs`): one step, whoever sent it.
     pub fn swap(&mut self, swapping: &Swapping, config: &Config) -> Swap {
-        if swapping.server != self.server && !config.lacks(Guard::ServerInMark) {
+        if swapping.server != self.server && config.asks_who() {
             return Swap::Unproven;
         }
         if !swapping.expected.contains(&self.mark) {

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crieur::config::{Config, OnGap};
+use crieur::config::{Config, Metering, OnGap};
 use crieur::pipeline::{Pipeline, Replicas, Settings};
 use crieur::rules::Rules;
 use crieur::source::Source;
@@ -69,6 +69,9 @@ fn world_of(plan: Plan, mut dice: Dice) -> World {
         Kind::Chaos => (dice.one_in(4), dice.one_in(2)),
         kind => (kind == Kind::Replicas, kind == Kind::Plain),
     };
+    // A sweep that no mark followed yet is of the server that had it, and only a name tells it from a copy.
+    let settles = matches!(plan.kind, Kind::GoesBack | Kind::Killed | Kind::Stopped | Kind::Plain | Kind::Lookups);
+    let nameless = settles && dice.one_in(3);
     let budget = if plan.kind == Kind::Budget { 30 + dice.roll(200) } else { 0 };
     World {
         plan,
@@ -92,6 +95,7 @@ fn world_of(plan: Plan, mut dice: Dice) -> World {
         cache: Copy::default(),
         copy: None,
         server: 0,
+        nameless,
         late: false,
         control_lost: false,
         unanswered: false,
@@ -121,6 +125,7 @@ fn settings(world: &Shared) -> Settings {
         on_gap: OnGap::Sweep,
         replicas: if world.replica { Replicas::Some } else { Replicas::None },
         heartbeat: Duration::from_millis(200),
+        metering: Metering::None,
         batch_keys_max: 1 + world.dice.roll(keys_max) as usize,
         memory_bytes_max: 1 << 20,
         stop_timeout: Duration::from_millis(50 + world.dice.roll(2_000)),

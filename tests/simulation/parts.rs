@@ -10,6 +10,7 @@ use crieur::control::{Answer, Control, Question, Sighting};
 use crieur::error::{Error, Result};
 use crieur::gate::Snapshot;
 use crieur::keys::KeySet;
+use crieur::proof::Turns;
 use tokio::time::{Instant, sleep};
 
 use super::outbox::tables::xid8;
@@ -21,18 +22,24 @@ pub struct SimCache {
     world: Shared,
     known: Cell<Option<u64>>,
     marking: Cell<Option<u64>>,
-    changes: Cell<u64>,
+    turns: Cell<Turns>,
 }
 
 impl SimCache {
     pub fn new(world: Shared) -> Self {
-        SimCache { world, known: Cell::new(None), marking: Cell::new(None), changes: Cell::new(0) }
+        SimCache { world, known: Cell::new(None), marking: Cell::new(None), turns: Cell::default() }
     }
 
     fn connect(&self) -> u64 {
         let server = self.world.borrow().server;
         if self.known.replace(Some(server)).is_some_and(|known| known != server) {
-            self.changes.set(self.changes.get() + 1);
+            let Turns { another, nameless } = self.turns.get();
+            let turns = match self.world.borrow().nameless {
+                true => Turns { another, nameless: nameless + 1 },
+                false => Turns { another: another + 1, nameless },
+            };
+            self.turns.set(turns);
+            self.marking.set(None);
         }
         server
     }
@@ -95,11 +102,18 @@ impl Cache for SimCache {
         Ok(Swept::default())
     }
 
-    async fn mark(&self, _name: &str) -> Result<Option<Vec<u8>>> {
+    async fn try_out(&self, _name: &str, _families: &[Vec<u8>]) -> Result<()> {
+        self.connect();
+        self.wait(3).await;
+        if self.world.borrow_mut().fault(15) { self.broken("simulated loss of an attempt") } else { Ok(()) }
+    }
+
+    async fn mark(&self, _name: &str) -> Result<(Option<Vec<u8>>, Turns)> {
         let server = match self.marking.get() {
             Some(server) if server == self.world.borrow().server => server,
             _ => self.connect(),
         };
+        let turns = self.turns();
         self.wait(3).await;
         if self.world.borrow_mut().fault(15) || self.world.borrow().server != server {
             return self.broken("simulated loss of the mark");
@@ -107,7 +121,7 @@ impl Cache for SimCache {
         self.marking.set(Some(server));
         let mark = self.world.borrow().cache.mark.clone();
         self.wait(3).await;
-        Ok(mark)
+        Ok((mark, turns))
     }
 
     async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
@@ -139,8 +153,8 @@ impl Cache for SimCache {
         Ok(Swap::Written)
     }
 
-    fn changes(&self) -> u64 {
-        self.changes.get()
+    fn turns(&self) -> Turns {
+        self.turns.get()
     }
 }
 

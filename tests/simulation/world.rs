@@ -116,6 +116,8 @@ pub struct World {
     pub copy: Option<Copy>,
     /// Which server is behind the cache's address.
     pub server: u64,
+    /// It does not say which server that is.
+    pub nameless: bool,
     /// An answer of the cache takes long to arrive.
     pub late: bool,
     pub control_lost: bool,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use tokio_postgres::Client;
 
+use crate::cache::probe::Examined;
 use crate::catalog::Catalog;
 use crate::cli::trial;
 use crate::config::{Config, Mode};
@@ -182,11 +183,11 @@ fn unwritten(error: std::io::Error) -> Error {
 
 /// Reads the catalog, the lookups and the cache, prints what was found, and says how to exit.
 ///
-/// The cache's connection comes as the outcome of connecting: a cache that is away is a finding, not the end.
+/// What was found out about the cache comes as an outcome: a cache that is away is a finding, not the end.
 pub async fn run(
     config: &Config,
     postgres: &Client,
-    cache: Result<impl ::redis::aio::ConnectionLike>,
+    cache: Result<Examined>,
     (needs, shown): (&[TableNeeds], Shown),
     out: &mut dyn Write,
 ) -> Result<Exit> {
@@ -206,10 +207,7 @@ pub async fn run(
     }
     findings.extend(lookups::findings(postgres, config).await?);
     match cache {
-        Ok(mut connection) => {
-            let families = config.rules.families().map(|(_, pattern)| pattern.to_vec()).collect::<Vec<_>>();
-            findings.extend(cache::findings(&mut connection, names.slot, &families, config.cache.leases).await);
-        }
+        Ok(examined) => findings.extend(cache::findings(&examined, &config.rules.patterns(), config.cache.leases)),
         Err(error) => findings.push(Finding::wrong("cache", error.chain()).mend_all(error.hint)),
     }
     print(out, &findings, shown)

@@ -181,7 +181,8 @@ impl State {
     fn lose_reply(&self, config: &Config, executed: bool) -> Option<State> {
         self.fault(Fault::ReplyLost)?.with(|state, daemon| {
             let writing = daemon.writing.clone()?;
-            if executed {
+            // A broken connection does not lead to the new server.
+            if executed && !daemon.broken {
                 state.cache.swap(&writing.swapping, config);
             }
             daemon.mark_is_unknown(true);
@@ -254,7 +255,7 @@ impl State {
         self.with(|state, daemon| {
             let free = daemon.start.is_some() && !daemon.reading && daemon.writing.is_none();
             let trusted = matches!(daemon.held, Held::Trusted(_)) && !daemon.window.is_barred();
-            let another = daemon.server != state.cache.server && !config.lacks(Guard::ServerInMark);
+            let another = daemon.server != state.cache.server && config.asks_who();
             let surprised = daemon.broken || another || !daemon.held.expected().contains(&state.cache.mark);
             (free && trusted && surprised && !config.lacks(Guard::Mark)).then_some(())?;
             daemon.broken |= another;

@@ -1,0 +1,122 @@
+//! How close together repairs for one cause may come. Pure.
+//!
+//! A cache that fails over, and back, is repaired at once each time. One whose every repair makes the next one necessary
+//! (an address that leads to another server at each connection, two daemons that write one mark) would be swept dozens of
+//! times a second, for ever: behind the first few the pauses grow. Nothing is skipped: what waits is done when it is due.
+
+use std::collections::BTreeMap;
+use std::ops::Add;
+use std::time::Duration;
+
+/// Repairs that go at once, however close together.
+const FREE: u32 = 3;
+/// The first pause; each next one is twice as long.
+const FIRST: Duration = Duration::from_secs(1);
+/// The longest pause. A cause that was not seen for twice as long, or for twice its own pause, is a new one.
+const MAX: Duration = Duration::from_secs(60);
+
+/// When a repair may begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn<I> {
+    /// At once.
+    Now,
+    /// Then: it is the one with this number in a row.
+    Later(I, u32),
+    /// Together with the one that waits already, which begins then.
+    Joined(I),
+}
+
+#[derive(Debug)]
+struct Repairs<I> {
+    count: u32,
+    /// When the last one began, or begins.
+    at: I,
+}
+
+/// The repairs of late, by cause. `I` is the caller's clock.
+#[derive(Debug)]
+pub struct Pace<I> {
+    causes: BTreeMap<&'static str, Repairs<I>>,
+}
+
+impl<I> Default for Pace<I> {
+    fn default() -> Self {
+        Pace { causes: BTreeMap::new() }
+    }
+}
+
+/// Between the repair with this number and the one before.
+fn pause(count: u32) -> Duration {
+    match count.checked_sub(FREE + 1) {
+        None => Duration::ZERO,
+        Some(more) => FIRST.saturating_mul(1 << more.min(16)).min(MAX),
+    }
+}
+
+impl<I: Copy + Ord + Add<Duration, Output = I>> Pace<I> {
+    /// A repair for this cause is wanted now.
+    pub fn turn(&mut self, cause: &'static str, now: I) -> Turn<I> {
+        let last = self.causes.entry(cause).or_insert(Repairs { count: 0, at: now });
+        if now < last.at {
+            return Turn::Joined(last.at);
+        }
+        let quiet = (2 * pause(last.count)).max(MAX);
+        if last.count == 0 || last.at + quiet <= now {
+            *last = Repairs { count: 1, at: now };
+            return Turn::Now;
+        }
+        last.count += 1;
+        let due = last.at + pause(last.count);
+        last.at = due.max(now);
+        if due <= now { Turn::Now } else { Turn::Later(due, last.count) }
+    }
+
+    /// What was wanted came to be: the cause is gone.
+    pub fn healed(&mut self, cause: &'static str) {
+        self.causes.remove(cause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    #[test]
+    fn a_cause_that_comes_again_at_once_is_repaired_ever_more_seldom() {
+        let mut pace = Pace::default();
+        let mut now = S(100);
+        let mut begun = Vec::new();
+        // Each repair brings the next.
+        while begun.len() < 12 {
+            match pace.turn("x", now) {
+                Turn::Now => begun.push(now.as_secs()),
+                Turn::Later(due, _) => {
+                    assert_eq!(pace.turn("x", now), Turn::Joined(due), "what comes meanwhile goes with it");
+                    now = due;
+                    begun.push(now.as_secs());
+                }
+                Turn::Joined(due) => panic!("nothing waits until {due:?}"),
+            }
+        }
+        assert_eq!(begun, [100, 100, 100, 101, 103, 107, 115, 131, 163, 223, 283, 343]);
+        assert_eq!(pace.turn("y", now), Turn::Now, "another cause");
+        assert_eq!(pace.turn("x", now + S(121)), Turn::Now, "it was away for long");
+        assert_eq!(pace.turn("x", now + S(121)), Turn::Now);
+    }
+
+    #[test]
+    fn failovers_that_are_minutes_apart_never_wait() {
+        let mut pace = Pace::default();
+        for minute in 0..20 {
+            assert_eq!(pace.turn("x", S(60 * minute)), Turn::Now);
+        }
+        for _ in 0..2 {
+            assert_eq!(pace.turn("x", S(1140)), Turn::Now);
+        }
+        assert!(matches!(pace.turn("x", S(1140)), Turn::Later(_, 4)));
+        pace.healed("x");
+        assert_eq!(pace.turn("x", S(1140)), Turn::Now);
+    }
+}

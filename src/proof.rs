@@ -1,0 +1,271 @@
+//! What a mark that was read in the cache means. Pure: one table, held × found × connection × slot.
+//!
+//! *Held* is what this process knows of the mark, *found* is what the cache said, *connection* is what is known of the
+//! server that said it, *slot* is where the stream starts that the mark is compared with. A connection proves nothing
+//! by itself: where servers say who they are, another one is suspicious whatever its mark says; where they do not, only
+//! the mark counts.
+
+use crate::mark::Gap;
+
+/// Marks whose answers were lost and that are still taken for ours; each attempt sends all of them.
+const LOST_MAX: usize = 16;
+
+/// What is known of the cache's mark.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Held {
+    /// Not looked at yet.
+    Nothing,
+    /// It is one of these: the last that was written, and those whose answer was lost.
+    Trusted(Vec<Vec<u8>>),
+    /// What is there proves nothing; a sweep is on its way, and the next mark goes over it.
+    Gap {
+        /// What is there.
+        was: Option<Vec<u8>>,
+        /// A mark whose answer was lost.
+        maybe: Option<Vec<u8>>,
+    },
+}
+
+impl Held {
+    /// What the next mark may replace.
+    pub fn expected(&self) -> Vec<Option<Vec<u8>>> {
+        match self {
+            Held::Nothing => vec![None],
+            Held::Trusted(known) if known.is_empty() => vec![None],
+            Held::Trusted(known) => known.iter().cloned().map(Some).collect(),
+            Held::Gap { was, maybe } => std::iter::once(was.clone()).chain(maybe.clone().map(Some)).collect(),
+        }
+    }
+
+    /// The mark may be there: the answer was lost. The oldest are forgotten: should one of them be there after all, it
+    /// is another's, and what was deleted since is deleted again.
+    pub fn lost(&mut self, mark: Vec<u8>) {
+        match self {
+            Held::Nothing => {}
+            Held::Trusted(known) => {
+                if known.len() >= LOST_MAX {
+                    known.remove(0);
+                }
+                known.push(mark);
+            }
+            Held::Gap { maybe, .. } => *maybe = Some(mark),
+        }
+    }
+
+    /// How what was found fits.
+    pub fn fit(&self, found: Option<&[u8]>) -> Fit {
+        match self {
+            Held::Nothing => Fit::First,
+            Held::Trusted(known) if found.is_some_and(|found| known.iter().any(|mark| mark == found)) => Fit::Ours,
+            Held::Trusted(_) => Fit::NotOurs,
+            Held::Gap { was, .. } if was.as_deref() == found => Fit::Unmoved,
+            Held::Gap { maybe: Some(mark), .. } if found == Some(mark) => Fit::Arrived,
+            Held::Gap { .. } => Fit::Moved,
+        }
+    }
+}
+
+/// How a mark that was found fits what is held: the first two dimensions of the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fit {
+    /// Nothing was held: the first look of this process.
+    First,
+    /// It is a mark that this process wrote last, or trusted.
+    Ours,
+    /// A mark of ours should be there, and none, an older or another one is.
+    NotOurs,
+    /// A sweep is on its way, and what proved nothing is still there.
+    Unmoved,
+    /// A sweep is done, and the mark behind it was written; only the answer was lost.
+    Arrived,
+    /// A sweep is on its way, and something else is there now.
+    Moved,
+}
+
+/// What is known of the server that the mark was read on, compared with the look before.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Connection {
+    #[default]
+    /// The same connection, or a new one to the same process with the same history.
+    Same,
+    /// A new connection to a server that does not say who it is: no evidence.
+    Nameless,
+    /// Some connection since then led to another server.
+    Another,
+}
+
+/// How often connections led elsewhere, as the cache counts it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Turns {
+    /// New connections that led to another server than the one before.
+    pub another: u64,
+    /// New connections to a server that does not say who it is.
+    pub nameless: u64,
+}
+
+impl Turns {
+    /// What happened since `before`.
+    pub fn since(self, before: Turns) -> Connection {
+        if self.another != before.another {
+            Connection::Another
+        } else if self.nameless != before.nameless {
+            Connection::Nameless
+        } else {
+            Connection::Same
+        }
+    }
+}
+
+/// The stream that the mark is compared with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Slot {
+    /// It was compared before.
+    Compared,
+    /// A new one, which starts where a mark of this process says, or before it.
+    Continued,
+    /// A new one, and no memory of this process has what it lacks: the slot moved on without us or was made anew, the
+    /// publication was altered, or this is the first stream.
+    MovedOn,
+}
+
+/// What follows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Meaning {
+    /// Nothing: what is held stays true.
+    Holds,
+    /// The mark of the process before covers everything ahead of this stream.
+    Covered,
+    /// The mark behind a sweep is there.
+    Arrived,
+    /// What was deleted since the mark that was found goes again, from the ring; a sweep where that does not reach.
+    Replay,
+    /// The cache may hold stale keys, nobody knows which.
+    Sweep(Gap),
+}
+
+/// The table. `gap` is what [`gap`](crate::mark::gap) says of the mark that was found.
+pub fn meaning(fit: Fit, connection: Connection, slot: Slot, gap: Option<Gap>) -> Meaning {
+    let is_behind = matches!(gap, Some(Gap::Behind { .. }));
+    match (slot, fit, connection, gap) {
+        // A stream that the mark does not cover, and neither does the ring.
+        (Slot::MovedOn, _, _, Some(gap)) => Meaning::Sweep(gap),
+        (Slot::Continued, _, _, Some(gap)) if !is_behind => Meaning::Sweep(gap),
+        (_, Fit::First, _, None) => Meaning::Covered,
+        (_, Fit::First, _, Some(gap)) => Meaning::Sweep(gap),
+        (_, Fit::Ours, Connection::Same, _) => Meaning::Holds,
+        // Even our own mark: a replica that was promoted may have it, and lack what was deleted since.
+        (_, Fit::Ours, Connection::Nameless | Connection::Another, gap) | (_, Fit::NotOurs, _, gap) => since(gap),
+        // The sweep goes on in this very cache, as far as anybody can tell. Were a connection to a nameless server taken
+        // for another cache, one that closes idle connections would be swept for ever.
+        (_, Fit::Unmoved, Connection::Same | Connection::Nameless, _) => Meaning::Holds,
+        (_, Fit::Arrived, Connection::Same | Connection::Nameless, _) => Meaning::Arrived,
+        (_, Fit::Unmoved | Fit::Arrived, Connection::Another, gap) | (_, Fit::Moved, _, gap) => {
+            Meaning::Sweep(gap.unwrap_or(Gap::WentBack))
+        }
+    }
+}
+
+/// The cache went back, or is another: a mark of this run may be one that the ring knows, any other means nothing here,
+/// even if its position looks like one of ours.
+fn since(gap: Option<Gap>) -> Meaning {
+    match gap {
+        None | Some(Gap::Missing | Gap::Behind { .. } | Gap::WentBack) => Meaning::Replay,
+        Some(
+            gap @ (Gap::Unreadable
+            | Gap::OtherServer
+            | Gap::OtherDatabase
+            | Gap::OtherRules
+            | Gap::Restarted
+            | Gap::OtherPublication
+            | Gap::NewSlot),
+        ) => Meaning::Sweep(gap),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lsn::Lsn;
+
+    const BEHIND: Gap = Gap::Behind { mark: Lsn(1), confirmed: Lsn(2) };
+
+    #[test]
+    fn what_was_found_fits_what_is_held_in_one_way() {
+        let text = |text: &str| text.as_bytes().to_vec();
+        let trusted = Held::Trusted(vec![text("a"), text("b")]);
+        let swept = Held::Gap { was: Some(text("a")), maybe: Some(text("b")) };
+        let empty = Held::Gap { was: None, maybe: None };
+        for (held, found, fit) in [
+            (&Held::Nothing, None, Fit::First),
+            (&Held::Nothing, Some("a"), Fit::First),
+            (&trusted, Some("a"), Fit::Ours),
+            (&trusted, Some("b"), Fit::Ours),
+            (&trusted, Some("c"), Fit::NotOurs),
+            (&trusted, None, Fit::NotOurs),
+            (&swept, Some("a"), Fit::Unmoved),
+            (&swept, Some("b"), Fit::Arrived),
+            (&swept, Some("c"), Fit::Moved),
+            (&swept, None, Fit::Moved),
+            (&empty, None, Fit::Unmoved),
+            (&empty, Some("a"), Fit::Moved),
+        ] {
+            assert_eq!(held.fit(found.map(str::as_bytes)), fit, "{held:?} {found:?}");
+        }
+    }
+
+    /// Each fit, with what the mark says of the slot (nothing, behind it, of another run), under each connection.
+    #[test]
+    fn a_stream_that_was_compared_before_leaves_the_word_to_the_mark_and_the_connection() {
+        use Meaning::{Arrived, Covered, Holds, Replay, Sweep};
+        let (went_back, restarted) = (Sweep(Gap::WentBack), Sweep(Gap::Restarted));
+        let gaps = [None, Some(BEHIND), Some(Gap::Restarted)];
+        let first = [Covered, Sweep(BEHIND), restarted.clone()];
+        let since = [Replay, Replay, restarted.clone()];
+        let sweep = [went_back, Sweep(BEHIND), restarted];
+        let table = [
+            (Fit::First, [first.clone(), first.clone(), first]),
+            (Fit::Ours, [[Holds, Holds, Holds], since.clone(), since.clone()]),
+            (Fit::NotOurs, [since.clone(), since.clone(), since]),
+            (Fit::Unmoved, [[Holds, Holds, Holds], [Holds, Holds, Holds], sweep.clone()]),
+            (Fit::Arrived, [[Arrived, Arrived, Arrived], [Arrived, Arrived, Arrived], sweep.clone()]),
+            (Fit::Moved, [sweep.clone(), sweep.clone(), sweep]),
+        ];
+        for (fit, rows) in table {
+            for (connection, row) in [Connection::Same, Connection::Nameless, Connection::Another].into_iter().zip(rows)
+            {
+                for (gap, wanted) in gaps.iter().cloned().zip(row) {
+                    let seen = meaning(fit, connection, Slot::Compared, gap.clone());
+                    assert_eq!(seen, wanted, "{fit:?} {connection:?} {gap:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_stream_is_swept_for_whatever_neither_the_mark_nor_the_ring_covers() {
+        let fits = [Fit::First, Fit::Ours, Fit::NotOurs, Fit::Unmoved, Fit::Arrived, Fit::Moved];
+        for fit in fits {
+            for connection in [Connection::Same, Connection::Nameless, Connection::Another] {
+                for gap in [Gap::Missing, Gap::NewSlot, Gap::OtherServer, BEHIND] {
+                    let swept = Meaning::Sweep(gap.clone());
+                    assert_eq!(meaning(fit, connection, Slot::MovedOn, Some(gap.clone())), swept, "{fit:?}");
+                    let known = meaning(fit, connection, Slot::Compared, Some(gap.clone()));
+                    let continued = if gap == BEHIND { known } else { swept };
+                    assert_eq!(meaning(fit, connection, Slot::Continued, Some(gap)), continued, "{fit:?}");
+                }
+                let known = meaning(fit, connection, Slot::Compared, None);
+                for slot in [Slot::Continued, Slot::MovedOn] {
+                    assert_eq!(meaning(fit, connection, slot, None), known, "a mark that covers the stream: {fit:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn another_server_counts_more_than_a_nameless_one() {
+        let turns = |another, nameless| Turns { another, nameless };
+        assert_eq!(turns(1, 1).since(turns(1, 1)), Connection::Same);
+        assert_eq!(turns(1, 2).since(turns(1, 1)), Connection::Nameless);
+        assert_eq!(turns(2, 2).since(turns(1, 1)), Connection::Another);
+    }
+}
