@@ -102,6 +102,7 @@ impl Metrics {
             Role::Standby => Some("standing by: another daemon has the slot"),
             Role::Streaming if cache.away => Some("the cache does not answer"),
             Role::Streaming if !self.ready => Some("the cache has not answered yet"),
+            Role::Streaming if self.totals.repairs_slow => Some("the cache is another one again and again"),
             Role::Streaming => None,
         }
     }
@@ -197,6 +198,7 @@ mod tests {
     fn the_page_says_who_may_be_asked_and_why_not() {
         let start = Instant::now();
         let mut metrics = Metrics::new(start);
+        let slow = |repairs_slow| News::Totals(Totals { repairs_slow, ..Totals::default() }, Duration::ZERO);
         let (here, away) = (CacheState::default(), CacheState { away: true, outages: 1 });
         let steps = [
             (News::Interrupted, here, Some("the stream is interrupted")),
@@ -204,6 +206,8 @@ mod tests {
             (News::Streaming, here, Some("the cache has not answered yet")),
             (News::Ready, here, None),
             (News::Ready, away, Some("the cache does not answer")),
+            (slow(true), here, Some("the cache is another one again and again")),
+            (slow(false), here, None),
             (News::Interrupted, here, Some("the stream is interrupted")),
             (News::Streaming, here, None),
         ];

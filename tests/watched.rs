@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crieur::cache::{Cache, Deleted, Swap, Swept};
 use crieur::change::{Event, Oid};
-use crieur::config::{Config, OnGap};
+use crieur::config::{Config, Metering, OnGap};
 use crieur::control::{Answer, Control, Question, Sighting};
 use crieur::error::Result;
 use crieur::gate::Snapshot;
@@ -14,6 +14,7 @@ use crieur::keys::KeySet;
 use crieur::lsn::Lsn;
 use crieur::mark::{SlotOrigin, Start};
 use crieur::pipeline::{Pipeline, Reload, Replicas, Settings};
+use crieur::proof::Turns;
 use crieur::rules::Rules;
 use crieur::source::Source;
 use tokio::sync::mpsc;
@@ -106,8 +107,12 @@ impl Cache for Empty {
         Ok(Swept::default())
     }
 
-    async fn mark(&self, _name: &str) -> Result<Option<Vec<u8>>> {
-        Ok(self.0.mark.borrow().clone())
+    async fn try_out(&self, _name: &str, _families: &[Vec<u8>]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn mark(&self, _name: &str) -> Result<(Option<Vec<u8>>, Turns)> {
+        Ok((self.0.mark.borrow().clone(), Turns::default()))
     }
 
     async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
@@ -118,8 +123,8 @@ impl Cache for Empty {
         Ok(Swap::Written)
     }
 
-    fn changes(&self) -> u64 {
-        0
+    fn turns(&self) -> Turns {
+        Turns::default()
     }
 }
 
@@ -162,6 +167,7 @@ fn settings() -> Settings {
         on_gap: OnGap::Sweep,
         replicas: Replicas::None,
         heartbeat: Duration::from_secs(10),
+        metering: Metering::None,
         batch_keys_max: 100,
         memory_bytes_max: 1 << 20,
         stop_timeout: Duration::from_secs(1),

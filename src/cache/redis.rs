@@ -232,7 +232,7 @@ impl RedisCache {
         if self.said.get().is_none_or(|said| said.elapsed() >= REMIND) {
             self.said.set(Some(Instant::now()));
             let hint = error.hint.as_deref().unwrap_or("The one that is there is used as long as it works.");
-            warn!(hint, "the cache takes no new connection, though the present one works: {}", error.chain());
+            warn!(hint, "failed to connect to the cache anew, though the present connection works: {}", error.chain());
         }
     }
 
@@ -419,7 +419,11 @@ impl Cache for RedisCache {
             Ok(Value::ServerError(error)) if error.code() == "OOM" => Ok(Swap::Full),
             // Not on this connection again: a new one may lead to the primary that took over.
             Ok(Value::ServerError(error)) => {
-                self.by_script.set(self.by_script.get() || (is_plain && error.code() == "ERR"));
+                // A server that does not know IFEQ: the script does the same, once the mark was read again.
+                if is_plain && error.code() == "ERR" {
+                    self.by_script.set(true);
+                    return Ok(Swap::Unproven);
+                }
                 let refused = reply::refused("EVAL", &error).at(&self.address.server);
                 return if refused.is_transient() { Ok(Swap::Refused(refused)) } else { Err(refused) };
             }

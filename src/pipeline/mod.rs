@@ -496,7 +496,8 @@ where
         let memory_bytes = self.bytes_used() as u64;
         let echoes_waiting = self.echoes.keys() as u64;
         let (repairs_delayed, cache_turns) = (self.repairs.delayed, self.cache.turns().another);
-        let totals = Totals { memory_bytes, echoes_waiting, repairs_delayed, cache_turns, ..self.totals };
+        let repairs_slow = self.repairs.is_slow;
+        let totals = Totals { memory_bytes, echoes_waiting, repairs_delayed, repairs_slow, cache_turns, ..self.totals };
         (self.news)(News::Totals(totals, self.source.lateness()));
     }
 

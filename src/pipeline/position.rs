@@ -20,7 +20,7 @@ use crate::failpoints::{Guard, Step, reached, without};
 use crate::lsn::Lsn;
 use crate::mark::Mark;
 use crate::pipeline::deliver::REMIND;
-use crate::pipeline::repairs::When;
+use crate::pipeline::repairs::{UNPROVEN, When};
 use crate::proof::Held;
 use crate::source::Source;
 
@@ -35,9 +35,6 @@ fn confirm_interval(metering: Metering) -> Duration {
 
 /// The pause behind a mark that the cache refused, which it may do for hours: each try takes a new connection.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-
-/// Marks that are not written, because the server behind the connection is another or not proved.
-const UNPROVEN: &str = "unproven";
 
 /// What became of writing a mark.
 pub(super) enum Written {
@@ -146,7 +143,7 @@ where
             Written::Tried(Swap::Written) => {
                 reached(Step::MarkWritten);
                 self.ring.marked(&writing.mark.nonce, writing.first);
-                self.repairs.healed(UNPROVEN);
+                self.repairs.proved();
                 self.held = Held::Trusted(vec![writing.text]);
                 self.acknowledge(writing.ack);
                 self.tell();

@@ -14,6 +14,9 @@ use crate::pipeline::deliver::REMIND;
 const HINT: &str = "cache.url must lead to one primary at each connection (not to a load balancer over several servers), and no other \
      daemon may use this postgres.slot on the same cache; `crieur check` tries the cache's answers.";
 
+/// Marks that are not written, because the server behind the connection is another or not proved.
+pub(super) const UNPROVEN: &str = "unproven";
+
 /// When a repair goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum When {
@@ -42,6 +45,8 @@ pub(super) struct Repairs {
     said: Option<Instant>,
     /// How many waited.
     pub(super) delayed: u64,
+    /// One waited, and no mark was written since.
+    pub(super) is_slow: bool,
 }
 
 impl Repairs {
@@ -53,6 +58,7 @@ impl Repairs {
             Turn::Joined(due) => When::With(due - now),
             Turn::Later(due, times) => {
                 self.delayed += 1;
+                self.is_slow = true;
                 let pause = due - now;
                 if self.said.is_none_or(|said| now.duration_since(said) >= REMIND) {
                     self.said = Some(now);
@@ -64,8 +70,9 @@ impl Repairs {
         }
     }
 
-    /// What was tried came to be.
-    pub(super) fn healed(&mut self, cause: &'static str) {
-        self.pace.healed(cause);
+    /// A mark was written: the cache is proved.
+    pub(super) fn proved(&mut self) {
+        self.is_slow = false;
+        self.pace.healed(UNPROVEN);
     }
 }

@@ -63,6 +63,8 @@ pub struct Totals {
     pub collapsed: u64,
     /// Repairs of the cache that waited, because the same had just been repaired.
     pub repairs_delayed: u64,
+    /// Whether one waited and nothing was proved since.
+    pub repairs_slow: bool,
     /// Connections that led to another cache server than the one before.
     pub cache_turns: u64,
     /// Keys and patterns that wait for their echo.

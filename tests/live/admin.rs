@@ -10,7 +10,7 @@ use super::harness::redis::Data;
 use super::harness::wait::{PATIENCE, settled};
 use super::scene::Scene;
 
-fn address() -> SocketAddr {
+pub fn address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], process::free_port()))
 }
 
@@ -38,7 +38,7 @@ fn metric(address: SocketAddr, name: &str) -> f64 {
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in:\n{page}"))
 }
 
-async fn ready(address: SocketAddr, expected: &str) {
+pub async fn ready(address: SocketAddr, expected: &str) {
     settled(&format!("/readyz says {expected:?}"), PATIENCE, async || match get(address, "/readyz") {
         answer if answer.contains(expected) => Ok(()),
         answer => Err(answer),

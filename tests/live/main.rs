@@ -6,6 +6,7 @@ mod auth;
 mod bulk;
 mod cache;
 mod cache_faults;
+mod cache_identity;
 mod cache_replaced;
 mod changes;
 mod check_lookups;

@@ -38,6 +38,8 @@ struct Faults {
     closed: bool,
     /// Where new connections go.
     server: u16,
+    /// Or to one of these, in turn.
+    in_turn: Vec<u16>,
 }
 
 impl Faults {
@@ -98,6 +100,11 @@ impl Proxy {
     /// New connections go to another server; old ones stay where they are.
     pub fn move_to(&self, server: u16) {
         self.shared.lock().server = server;
+    }
+
+    /// New connections go to these servers in turn, as behind a balancer; to the one of before where there are none.
+    pub fn take_turns(&self, servers: &[u16]) {
+        self.shared.lock().in_turn = servers.to_vec();
     }
 
     /// Ends every connection; new ones lead to another server there, as after a failover.
@@ -170,7 +177,11 @@ fn accept(shared: &Arc<Shared>, client: TcpStream) {
     if faults.refuse {
         return;
     }
-    let Ok(server) = TcpStream::connect(("127.0.0.1", faults.server)) else { return };
+    let port = match faults.in_turn.len() {
+        0 => faults.server,
+        servers => faults.in_turn[faults.accepted % servers],
+    };
+    let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { return };
     let twin = |socket: &TcpStream| socket.try_clone().expect("file descriptors are there");
     faults.accepted += 1;
     faults.open.push((twin(&client), twin(&server)));

@@ -146,11 +146,14 @@ fn launch(binary: &Path, dir: &Path, port: u16) -> Option<(Process, u16)> {
     let log = fs::File::create(dir.join("log")).expect("the directory is writable");
     let mut command = Command::new(binary);
     command.arg(dir.join("conf")).args(["--port", &port.to_string()]);
+    let is_sentinel = fs::read_to_string(dir.join("conf")).is_ok_and(|conf| conf.contains("sentinel monitor"));
+    command.args(is_sentinel.then_some("--sentinel"));
+    let ready_line = if is_sentinel { "Sentinel ID is" } else { "Ready to accept connections" };
     command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
     let mut child = Process::start(&mut command, dir);
     let ready = wait::poll(Duration::from_secs(30), || {
         let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
-        if log.contains("Ready to accept connections") { Some(true) } else { child.ended().map(|_| false) }
+        if log.contains(ready_line) { Some(true) } else { child.ended().map(|_| false) }
     });
     (ready == Some(true)).then_some((child, port))
 }
