@@ -62,6 +62,22 @@ pub struct Progress {
 /// Where a connection waits that answered everything so far.
 type Place = RefCell<Vec<Link>>;
 
+/// A sweep over the only connection, until it ends or is given up.
+struct Sweeping<'a>(&'a Cell<bool>);
+
+impl<'a> Sweeping<'a> {
+    fn over(sweeping: &'a Cell<bool>, is_only: bool) -> Self {
+        sweeping.set(is_only);
+        Sweeping(sweeping)
+    }
+}
+
+impl Drop for Sweeping<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 /// A Redis or Valkey server.
 pub struct RedisCache {
     address: Address,
@@ -275,9 +291,9 @@ impl RedisCache {
     async fn sweep_on_link(&self, plan: &sweep::Plan<'_>) -> Result<Swept> {
         let mut link = self.link().await?;
         let is_only = link.identity.is_none();
-        self.sweeping.set(is_only);
+        let sweeping = Sweeping::over(&self.sweeping, is_only);
         let swept = sweep::run(self, &mut link, plan, &self.progress).await;
-        self.sweeping.set(false);
+        drop(sweeping);
         if is_only && swept.is_err() && !link.was_answered() {
             self.broken();
         }
