@@ -533,14 +533,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WHERE k.relkind IN ('r', 'p')
 $function$;
 
--- Which of the four triggers of a target a table has, and all of them fire whatever session_replication_role says.
+-- Which of the four triggers of a target a table has, by the first names that they may have, and all of them fire whatever
+-- session_replication_role says.
 CREATE OR REPLACE FUNCTION crieur.attached(relation oid, target integer) RETURNS text[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    SELECT coalesce(pg_catalog.array_agg(t.tgname::text), '{}')
+    SELECT coalesce(pg_catalog.array_agg(DISTINCT CASE
+        WHEN t.tgtype & 4 <> 0 THEN 'crieur_insert'
+        WHEN t.tgtype & 8 <> 0 THEN 'crieur_delete'
+        WHEN t.tgtype & 16 <> 0 THEN 'crieur_update'
+        ELSE 'crieur_truncate'
+    END), '{}')
     FROM pg_catalog.pg_trigger AS t
     JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
     WHERE t.tgrelid = attached.relation AND t.tgenabled = 'A'
-        AND t.tgname IN ('crieur_insert', 'crieur_update', 'crieur_delete', 'crieur_truncate')
         AND f.pronamespace = 'crieur'::pg_catalog.regnamespace AND f.proname = 'capture_' || attached.target
 $function$;
 
@@ -578,12 +583,21 @@ DECLARE
     attached CONSTANT text[] := crieur.attached(relation, target);
     event text;
     name text;
+    own text;
 BEGIN
     FOREACH event IN ARRAY '{INSERT,UPDATE,DELETE,TRUNCATE}'::text[] LOOP
         name := 'crieur_' || pg_catalog.lower(event);
         CONTINUE WHEN name = ANY (attached);
+        FOR own IN
+            SELECT t.tgname FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
+            WHERE t.tgrelid = relation AND t.tgname IN (name, name || '_' || target)
+                AND f.pronamespace = 'crieur'::pg_catalog.regnamespace AND f.proname = 'capture_' || target
+        LOOP
+            EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', own, relation);
+        END LOOP;
+        -- A table that inherits from another one carries the triggers of both.
         IF EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = relation AND t.tgname = name) THEN
-            EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', name, relation);
+            name := name || '_' || target;
         END IF;
         EXECUTE pg_catalog.format('CREATE TRIGGER %I AFTER %s ON %s%s FOR EACH STATEMENT EXECUTE FUNCTION crieur.%I()',
             name, event, relation, CASE event

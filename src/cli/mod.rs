@@ -6,6 +6,7 @@ pub mod diff;
 pub mod dry;
 pub mod explain;
 pub mod log;
+mod obstacles;
 pub(crate) mod outbox;
 mod output;
 pub mod progress;

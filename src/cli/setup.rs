@@ -19,6 +19,7 @@ use crate::catalog::{Carrier, Catalog, Publication, Table};
 use crate::cli::check::server::{self, Names};
 use crate::cli::check::tables::{PUBLISH, unpublished};
 use crate::cli::check::{self, Finding, Verdict};
+use crate::cli::obstacles::obstacles;
 use crate::cli::trial::{self, tried};
 use crate::config::Config;
 use crate::error::{Error, Exit, Result};
@@ -103,13 +104,13 @@ impl Statement {
 }
 
 /// The tables that the server can stream, each with what the rules need of it.
-fn ready<'c>(catalog: &'c Catalog, needs: &[TableNeeds]) -> Vec<&'c Table> {
+pub(super) fn ready<'c>(catalog: &'c Catalog, needs: &[TableNeeds]) -> Vec<&'c Table> {
     let found = needs.iter().filter_map(|need| catalog.table(need));
     found.filter(|table| table.is_replicable() && !table.is_partition).collect()
 }
 
 /// What each relation that carries rows needs; one that carries rows of two tables of the rules has one answer.
-fn choices<'c>(
+pub(super) fn choices<'c>(
     catalog: &'c Catalog,
     needs: &[TableNeeds],
     publication: &str,
@@ -145,83 +146,6 @@ pub fn plan(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slotting:
     out
 }
 
-/// The catalog as the plan leaves it: what is wrong in it then, the plan does not mend.
-fn planned(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slotting: Slotting) -> Catalog {
-    let mut after = catalog.clone();
-    let chosen = choices(catalog, needs, names.publication);
-    for carrier in after.tables.iter_mut().flat_map(|table| &mut table.carriers) {
-        if let Some((_, choice)) = chosen.get(&carrier.quoted()) {
-            identity::apply(carrier, choice);
-        }
-        carrier.published |= chosen.contains_key(&carrier.quoted());
-        carrier.publications.retain(|sender| sender.name != names.publication);
-    }
-    let fresh = Publication::of(&catalog.role.name);
-    let found = after.publication.unwrap_or(fresh);
-    let is_sent = publishes_generated(catalog, &ready(catalog, needs)) || found.generated == "s";
-    let generated = if is_sent { "s" } else { "n" }.to_owned();
-    let all = Publication { insert: true, update: true, delete: true, truncate: true, via_root: false, ..found };
-    after.publication = Some(Publication { generated, ..all });
-    for table in &mut after.tables {
-        table.root_published |= table.kind == "p" && table.is_replicable();
-    }
-    // A slot that is lost is made anew by the daemon. One that is there needs nobody who may make it.
-    if let Some(slot) = &mut after.slot {
-        (slot.wal_status, slot.invalidation) = (None, None);
-    }
-    after.role.replication |= slotting == Slotting::Left || after.slot.is_some();
-    after
-}
-
-/// What stands in the way of the plan: nothing is begun while there is something.
-fn obstacles(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slotting: Slotting) -> Vec<Finding> {
-    let after = planned(catalog, needs, names, slotting);
-    let mut out = wrong(check::of_catalog(&after, needs, names));
-    if let Some(finding) = out.iter_mut().find(|finding| finding.subject == "role") {
-        finding.mend.push(
-            "or run crieur setup --without-slot: crieur makes its slot at its start, if its own role may".to_owned(),
-        );
-    }
-    out.extend(foreign(catalog, needs, names));
-    out
-}
-
-/// What belongs to another role, whose statements would be refused.
-fn foreign(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>) -> Vec<Finding> {
-    let me = &catalog.role.name;
-    let hand_over = |finding: Finding, owner: &str| {
-        let role = quote::identifier(owner);
-        finding.mend(format!("run crieur setup as {role}, or have {role} run the output of crieur setup --print"))
-    };
-    let mut out = Vec::new();
-    let chosen = choices(catalog, needs, names.publication);
-    let changes = |choice: &Choice| !matches!(choice, Choice::Keep | Choice::Impossible(_));
-    for (carrier, choice) in chosen.values() {
-        if !carrier.owned && (changes(choice) || !carrier.published) {
-            let subject = format!("table {}.{}", carrier.schema, carrier.table);
-            let seen =
-                format!("belongs to \"{}\": only that role may publish it and change it, not \"{me}\"", carrier.owner);
-            out.push(hand_over(Finding::wrong(subject, seen), &carrier.owner));
-        }
-    }
-    let touches = !publishing(catalog, &ready(catalog, needs), names.publication).is_empty();
-    match &catalog.publication {
-        Some(found) if touches && !found.owned => {
-            let seen = format!("\"{}\" belongs to \"{}\": \"{me}\" may not alter it", names.publication, found.owner);
-            out.push(hand_over(Finding::wrong("publication", seen), &found.owner));
-        }
-        None if touches && !catalog.role.may_create => {
-            let (role, database) = (quote::identifier(me), quote::identifier(&catalog.server.database));
-            let seen = format!("\"{me}\" may not make one: that takes CREATE on the database");
-            let grant = format!("GRANT CREATE ON DATABASE {database} TO {role};");
-            let hand_over = "or have a role that may run the output of crieur setup --print";
-            out.push(Finding::wrong("publication", seen).mend(grant).mend(hand_over));
-        }
-        Some(_) | None => {}
-    }
-    out
-}
-
 fn identities(carrier: &Carrier, choice: &Choice) -> Vec<Statement> {
     let why = match choice {
         Choice::Keep | Choice::Impossible(_) => return Vec::new(),
@@ -242,7 +166,7 @@ fn identities(carrier: &Carrier, choice: &Choice) -> Vec<Statement> {
 }
 
 /// The statements that bring the publication to these tables.
-fn publishing(catalog: &Catalog, tables: &[&Table], name: &str) -> Vec<Statement> {
+pub(super) fn publishing(catalog: &Catalog, tables: &[&Table], name: &str) -> Vec<Statement> {
     let mut out = match &catalog.publication {
         None => create_publication(catalog, tables, name).into_iter().collect(),
         Some(publication) => alter_publication(catalog, publication, tables, name),
@@ -276,7 +200,7 @@ async fn trial(postgres: &Client, catalog: &Catalog, needs: &[TableNeeds], names
 }
 
 /// Since PostgreSQL 18 a FULL identity with stored generated columns needs them published, or updates are refused.
-fn publishes_generated(catalog: &Catalog, tables: &[&Table]) -> bool {
+pub(super) fn publishes_generated(catalog: &Catalog, tables: &[&Table]) -> bool {
     let mut columns = tables.iter().flat_map(|table| &table.carriers).flat_map(|carrier| &carrier.columns);
     catalog.server.version >= VERSION_GENERATED && columns.any(|column| column.generated == "s")
 }
@@ -387,11 +311,16 @@ pub async fn apply(
         let slot = quote::identifier(names.slot);
         writeln!(out, "slot {slot}\n    left to crieur: it makes the slot at its start").map_err(unwritten)?;
     }
-    looked_at(postgres, needs, names, out).await
+    looked_at(postgres, needs, (names, slotting), out).await
 }
 
 /// What no statement of ours mends, a lost slot, or what came in the meantime.
-async fn looked_at(postgres: &Client, needs: &[TableNeeds], names: Names<'_>, out: &mut dyn Write) -> Result<Exit> {
+async fn looked_at(
+    postgres: &Client,
+    needs: &[TableNeeds],
+    (names, slotting): (Names<'_>, Slotting),
+    out: &mut dyn Write,
+) -> Result<Exit> {
     let mut left = Vec::new();
     for pause in SECOND_LOOKS {
         tokio::time::sleep(pause).await;
@@ -399,9 +328,10 @@ async fn looked_at(postgres: &Client, needs: &[TableNeeds], names: Names<'_>, ou
         let found = check::of_catalog(&catalog, needs, names);
         let costs = found.iter().filter(|finding| finding.verdict == Verdict::Note && !finding.mend.is_empty());
         let costs: Vec<Finding> = costs.filter(|finding| finding.subject.starts_with("table ")).cloned().collect();
-        // The role of the daemon may be another.
-        let is_left = |finding: &Finding| finding.subject != "role";
-        left = wrong(found).into_iter().filter(is_left).collect();
+        // The role of the daemon may be another, and make the slot.
+        let makes_it = slotting == Slotting::Left && catalog.slot.is_none();
+        left = wrong(found);
+        left.retain(|finding| finding.subject != "role" && !(finding.subject == "slot" && makes_it));
         left.extend(trial::standing(postgres, &catalog, &left).await?);
         if left.is_empty() {
             costs.iter().try_for_each(|finding| writeln!(out, "{finding}")).map_err(unwritten)?;
@@ -481,7 +411,7 @@ fn print(out: &mut dyn Write, obstacles: &[Finding], plan: &[Statement]) -> Resu
     Ok(if obstacles.is_empty() { Exit::Ok } else { Exit::Failed })
 }
 
-fn wrong(findings: Vec<Finding>) -> Vec<Finding> {
+pub(super) fn wrong(findings: Vec<Finding>) -> Vec<Finding> {
     findings.into_iter().filter(|finding| finding.verdict == Verdict::Wrong).collect()
 }
 

@@ -180,10 +180,15 @@ async fn a_generated_column_that_is_not_published_widens_and_a_published_one_is_
     let rules = "[[rules]]\ntable = \"shop\"\nkeys = [\"twice:{twice}\"]\n";
     for version in [Version::System, Version::V18] {
         let (scene, mut daemon) = start(version, rules).await;
-        check(&scene, &daemon, &[("INSERT INTO shop VALUES (1, 'a', 5)", &["twice:1", "twice:10"])]).await;
+        // Its identity is FULL: the newer server would refuse its updates, and crieur lets the column be sent at once.
+        let before: &[&str] = if version == Version::V18 { &["twice:10"] } else { &["twice:1", "twice:10"] };
         if version == Version::V18 {
-            daemon.allow("publication");
-            scene.run("ALTER PUBLICATION crieur SET (publish_generated_columns = stored)").await;
+            daemon.allow("That is mended: ALTER PUBLICATION \"crieur\" SET (publish_generated_columns = stored);");
+            daemon.wait_for_log("That is mended");
+            scene.confirmed(&daemon).await;
+        }
+        check(&scene, &daemon, &[("INSERT INTO shop VALUES (1, 'a', 5)", before)]).await;
+        if version == Version::V18 {
             check(&scene, &daemon, &[("ALTER TABLE shop ADD x int; DELETE FROM shop", &["twice:1", "twice:10"])]).await;
             check(&scene, &daemon, &[("INSERT INTO shop VALUES (1, 'a', 5)", &["twice:10"])]).await;
             check(&scene, &daemon, &[("UPDATE shop SET price = 0.5", &["twice:10", "twice:1"])]).await;

@@ -25,7 +25,7 @@ pub struct Names<'a> {
 /// Findings on the slot, and on what else the server has for us; a slot is of use when there is a publication.
 pub fn findings(catalog: &Catalog, names: Names<'_>) -> Vec<Finding> {
     let mut out = vec![match &catalog.slot {
-        None => Finding::note("slot", format!("\"{}\" does not exist: crieur makes it at its start", names.slot))
+        None => Finding::wrong("slot", format!("\"{}\" does not exist", names.slot))
             .mend(create_slot(names.slot, &catalog.server)),
         Some(found) => slot(found, names.slot, &catalog.server),
     }];
@@ -244,7 +244,7 @@ mod tests {
         );
         check(|c| c.role.replication = false, Wrong, "may not replicate", &["ALTER ROLE \"crieur\" REPLICATION;"]);
         check(|c| c.server.senders_used = 10, Wrong, "10 of 10", &["ALTER SYSTEM SET max_wal_senders = 15;", RESTART]);
-        check(|c| c.slot = None, Note, "does not exist: crieur makes it", &[CREATE]);
+        check(|c| c.slot = None, Wrong, "does not exist", &[CREATE]);
         check(|c| spoil_slot(c).plugin = Some("wal2json".into()), Wrong, "wal2json", &[OTHER]);
         check(|c| spoil_slot(c).database = Some("other".into()), Wrong, "other", &[OTHER]);
         check(|c| spoil_slot(c).temporary = true, Wrong, "temporary", &[OTHER]);
