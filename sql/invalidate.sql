@@ -42,6 +42,7 @@ DECLARE
     content text := notice::text;
     -- A message is bytes: the stream does not convert it. SQL_ASCII cannot be converted, and is taken as it is.
     encoding name := CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END;
+    message bytea;
     outbox CONSTANT oid := to_regclass('crieur.outbox');
     owner name;
     setting record;
@@ -49,8 +50,15 @@ BEGIN
     IF octet_length(content) > 1048576 THEN
         content := '{"kind": "invalidate_all"}';
     END IF;
+    BEGIN
+        message := convert_to(content, encoding);
+    EXCEPTION WHEN untranslatable_character OR character_not_in_repertoire THEN
+        -- A key in UTF-8 cannot hold it, so nobody knows which key was meant. The writer is not refused for that.
+        content := '{"kind": "invalidate_all"}';
+        message := convert_to(content, encoding);
+    END;
     -- It takes the transaction's number, as crieur.overflow() needs it.
-    PERFORM pg_logical_emit_message(true, 'crieur', convert_to(content, encoding));
+    PERFORM pg_logical_emit_message(true, 'crieur', message);
     IF outbox IS NULL THEN
         RETURN;
     END IF;

@@ -28,7 +28,7 @@ use crate::mark::Start;
 use crate::quote;
 use crate::replicas::Replicas;
 use crate::rules::{Lookup, Rules, sql};
-use crate::session::{Session, same_server};
+use crate::session::{Session, nameless, same_server};
 use crate::source::connect::answered;
 use crate::source::dsn::Dsn;
 use crate::source::outbox::{BEGIN_WRITE, Facts, query, transact};
@@ -385,9 +385,15 @@ impl Control for PooledControl {
 
     async fn tables_of(&self, oid: Oid) -> Result<Option<Named>> {
         self.attempt(1, async |live| {
-            let rows = query(&live.session.client, ROOT, &[(&oid.0, Type::OID)]).await?;
-            let names = rows.first().map(|row| Ok(vec![(row.try_get(0)?, row.try_get(1)?)])).transpose();
-            names.map_err(|error: tokio_postgres::Error| session_error(&error))
+            let rows = match query(&live.session.client, ROOT, &[(&oid.0, Type::OID)]).await {
+                Err(error) if matches!(error.sqlstate.as_deref(), Some("22P05" | "22021")) => {
+                    return Ok(Some(vec![nameless()]));
+                }
+                rows => rows?,
+            };
+            // SQL_ASCII gives the name's bytes as they are: they are text by their type, if not by their form.
+            let names = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?));
+            Ok(rows.first().map(|row| vec![names(row).unwrap_or_else(|_: tokio_postgres::Error| nameless())]))
         })
         .await
     }

@@ -368,6 +368,16 @@ pub(crate) async fn identity(client: &Client) -> Result<Option<Identity>> {
     }))
 }
 
+/// What a server answers where a text has no form in UTF-8, or is none of its own encoding.
+pub(crate) fn is_of_encoding(code: &SqlState) -> bool {
+    *code == SqlState::UNTRANSLATABLE_CHARACTER || *code == SqlState::CHARACTER_NOT_IN_REPERTOIRE
+}
+
+/// A table whose name has no form in UTF-8: rules are UTF-8 and cannot name it.
+pub(crate) fn nameless() -> (String, String) {
+    ("\0".to_owned(), "\0".to_owned())
+}
+
 /// Functions, triggers and defaults of schema crieur run as whoever reads and writes there.
 async fn refuse_strangers(client: &Client) -> Result<()> {
     let sql = format!("{NO_PATH}{}", include_str!("../sql/outbox/owner.sql"));
@@ -433,10 +443,14 @@ impl Control for ControlSession {
         const SQL: &str = include_str!("../sql/tables_of.sql");
         self.attempt(1, async |live| {
             let sql = format!("{NO_PATH}{}", quote::fill(SQL, &[("oid", &oid.0.to_string())]));
-            let rows = live.session.client.simple_query(&sql).await.map_err(|error| session_error(&error))?;
-            let text = |row: &SimpleQueryRow, column| row.get(column).map(str::to_owned);
+            let rows = match live.session.client.simple_query(&sql).await {
+                Err(error) if error.code().is_some_and(is_of_encoding) => return Ok(Some(vec![nameless()])),
+                rows => rows.map_err(|error| session_error(&error))?,
+            };
+            // SQL_ASCII gives the name's bytes as they are.
+            let text = |row: &SimpleQueryRow, column| row.try_get(column).ok().flatten().map(str::to_owned);
             let named = rows.iter().filter_map(|message| match message {
-                SimpleQueryMessage::Row(row) => text(row, 0).zip(text(row, 1)),
+                SimpleQueryMessage::Row(row) => Some(text(row, 0).zip(text(row, 1)).unwrap_or_else(nameless)),
                 _ => None,
             });
             let named: Vec<(String, String)> = named.collect();
@@ -463,7 +477,9 @@ impl Control for ControlSession {
                 rows => rows.map_err(|error| session_error(&error))?,
             };
             let unexpected = || Error::definite(Exit::Protocol, "the answer about the tables cannot be read");
-            let text = first_row(&rows).and_then(|row| row.get(0)).ok_or_else(unexpected)?;
+            // Names that are not UTF-8, in a database that has whatever bytes were written.
+            let Some(text) = first_row(&rows).map(|row| row.try_get(0)) else { return Err(unexpected()) };
+            let Some(text) = text.ok().flatten() else { return Ok(None) };
             CatalogView::parse(text).ok_or_else(unexpected).map(Some)
         })
         .await

@@ -163,9 +163,11 @@ fn received(message: &Message<'_>) -> Sent {
                 ReplicaIdentity::Index => b'i',
             };
             let columns = columns.clone().map(|c| (c.in_identity, c.name, c.type_oid.0)).collect();
-            Sent::Relation(oid.0, (*schema).to_owned(), (*name).to_owned(), identity, columns)
+            Sent::Relation(oid.0, schema.clone().into_owned(), name.clone().into_owned(), identity, columns)
         }
-        Message::Type { oid, schema, name, .. } => Sent::Type(oid.0, (*schema).to_owned(), (*name).to_owned()),
+        Message::Type { oid, schema, name, .. } => {
+            Sent::Type(oid.0, schema.clone().into_owned(), name.clone().into_owned())
+        }
         Message::Change { change, .. } => match change.row {
             Row::Insert { new } => Sent::Insert(change.relation.0, cells(new)),
             Row::Update { old, new } => Sent::Update(change.relation.0, old_cells(old), cells(new)),

@@ -8,12 +8,14 @@
 //!
 //! Whatever cannot be understood is a definite error: nothing past it is confirmed, so WAL waits in the slot.
 
+pub mod encodings;
 pub mod frame;
 pub mod outbox;
 pub mod pgoutput;
 mod reader;
 pub mod relations;
 pub mod stream;
+pub mod transcode;
 
 use std::fmt;
 

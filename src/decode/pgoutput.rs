@@ -3,6 +3,8 @@
 //! Layouts: PostgreSQL's "Logical Replication Message Formats" and `src/backend/replication/logical/proto.c`. The
 //! decoder keeps no state: whether messages carry a transaction number is the caller's to know, see [`Block`].
 
+use std::borrow::Cow;
+
 use super::DecodeError;
 use super::reader::Reader;
 use crate::change::{Change, Column, Oid, Old, ReplicaIdentity, Row, Tuple};
@@ -80,9 +82,9 @@ pub enum Message<'a> {
         /// The table's identifier in changes.
         oid: Oid,
         /// Its schema.
-        schema: &'a str,
+        schema: Cow<'a, str>,
         /// Its name.
-        name: &'a str,
+        name: Cow<'a, str>,
         /// How old rows are identified.
         identity: ReplicaIdentity,
         /// The published columns.
@@ -95,9 +97,9 @@ pub enum Message<'a> {
         /// The type.
         oid: Oid,
         /// Its schema.
-        schema: &'a str,
+        schema: Cow<'a, str>,
         /// Its name.
-        name: &'a str,
+        name: Cow<'a, str>,
     },
     /// `I`, `U`, `D`: one row.
     Change {
@@ -207,8 +209,8 @@ fn xid(reader: &mut Reader<'_>, block: Block) -> Result<Option<Xid>, DecodeError
 }
 
 /// A namespace is sent empty for `pg_catalog` (`logicalrep_write_namespace`).
-fn schema<'a>(reader: &mut Reader<'a>) -> Result<&'a str, DecodeError> {
-    reader.name().map(|name| if name.is_empty() { "pg_catalog" } else { name })
+fn schema<'a>(reader: &mut Reader<'a>) -> Result<Cow<'a, str>, DecodeError> {
+    reader.name().map(|name| if name.is_empty() { Cow::Borrowed("pg_catalog") } else { name })
 }
 
 #[inline]
@@ -348,7 +350,7 @@ impl Iterator for Columns<'_> {
     fn next(&mut self) -> Option<Column> {
         let (&flags, rest) = self.body.split_first()?;
         let nul = rest.iter().position(|&byte| byte == 0)?;
-        let name = std::str::from_utf8(&rest[..nul]).ok()?.to_owned();
+        let name = super::reader::name(&rest[..nul]).into_owned();
         let (kind, rest) = rest[nul + 1..].split_first_chunk::<4>()?;
         self.body = rest.get(4..)?;
         Some(Column { name, type_oid: Oid(u32::from_be_bytes(*kind)), in_identity: flags & IN_IDENTITY != 0 })

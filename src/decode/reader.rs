@@ -3,9 +3,20 @@
 //! Nothing is ever read past the end, and nothing is allocated: a length that the message claims is only believed
 //! once that many bytes are there.
 
+use std::borrow::Cow;
+
 use super::DecodeError;
 use crate::change::{Oid, Tuple};
 use crate::lsn::{Lsn, Xid};
+
+/// The name of an object. One that is not UTF-8, which only a server with another encoding has, is none that rules can
+/// say: a NUL byte, which no name has, keeps what can be shown of it from naming another object.
+pub(super) fn name(text: &[u8]) -> Cow<'_, str> {
+    match String::from_utf8_lossy(text) {
+        Cow::Owned(lossy) => Cow::Owned(lossy + "\0"),
+        name => name,
+    }
+}
 
 /// What is left of a message.
 pub(super) struct Reader<'a> {
@@ -138,10 +149,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A string up to its NUL byte that must be UTF-8: rules name it, and a lossy reading could name another object.
-    pub(super) fn name(&mut self) -> Result<&'a str, DecodeError> {
-        let text = self.string()?;
-        std::str::from_utf8(text).map_err(|_| self.error_before(text.len() + 1, "a name is not UTF-8"))
+    /// A name, see [`name`].
+    pub(super) fn name(&mut self) -> Result<Cow<'a, str>, DecodeError> {
+        self.string().map(name)
     }
 
     /// TupleData, walked once so that reading its columns later cannot fail.

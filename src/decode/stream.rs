@@ -70,7 +70,7 @@ impl Assembler {
                 self.change(change).map(Some)
             }
             Message::Relation { oid, schema, name, identity, columns, .. } => {
-                self.relations.learn(oid, (schema, name), identity, columns);
+                self.relations.learn(oid, (&schema, &name), identity, columns);
                 Ok(Some(Step::Relation(oid)))
             }
             Message::Truncate { relations, .. } => self.truncate(relations),
@@ -78,7 +78,7 @@ impl Assembler {
                 self.message(transactional, content).map(Some)
             }
             Message::Type { oid, schema, name, .. } => {
-                self.relations.learn_type(oid, schema, name);
+                self.relations.learn_type(oid, &schema, &name);
                 Ok(None)
             }
             Message::Origin { .. } | Message::Logical { .. } => Ok(None),

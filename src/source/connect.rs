@@ -145,7 +145,9 @@ fn lenient(error: Error, past: Past) -> Error {
 /// An error of the running stream. Some say that the slot's WAL cannot be decoded: before version 18 a publication that
 /// did not exist then (42704), or a segment that is gone (58P01).
 pub(super) fn stream_error(error: Error, past: &mut Past) -> Error {
-    if matches!(error.sqlstate.as_deref(), Some("42704" | "58P01")) {
+    // A text of an encoding that only the server can convert has a byte without a form in UTF-8 (22P05), or is none of its
+    // own encoding (22021): every try would end there.
+    if matches!(error.sqlstate.as_deref(), Some("42704" | "58P01" | "22P05" | "22021")) {
         *past = Past::Undecodable;
     }
     lenient(error, *past)

@@ -2,14 +2,19 @@
 //!
 //! It speaks messages, not changes, and keeps no position. It has one owner and one writer; reading is cancel-safe.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::config::ChannelBinding;
+use tracing::warn;
 
+use crate::change::Oid;
+use crate::decode::encodings::Encoding;
+use crate::decode::transcode::Transcoder;
 use crate::error::{Error, Exit, Result};
 use crate::source::dsn::{Dsn, Target};
 use crate::source::frames::Frames;
@@ -26,12 +31,23 @@ pub struct Wire {
     link: Link,
     frames: Frames,
     out: BytesMut,
+    server_encoding: String,
+    /// The stream comes in the server's encoding.
+    transcoder: Option<Box<Transcoder>>,
+    /// When it was last said of a table that a value of it has no form in UTF-8.
+    said: HashMap<Oid, Instant>,
 }
 
 /// A database with the encoding SQL_ASCII holds whatever bytes the application wrote. A client that wants UTF-8 has them
 /// checked, not converted (`pg_server_to_any` in src/backend/utils/mb/mbutils.c): one row that is no
 /// UTF-8 would end the stream at every try.
 pub(crate) const UNCONVERTED: &str = "SET client_encoding = 'SQL_ASCII'";
+
+/// For statements of ours.
+const CONVERTED: &str = "SET client_encoding = 'UTF8'";
+
+/// How often it is said that a table has values without a form in UTF-8.
+const REMIND: Duration = Duration::from_secs(60);
 
 /// Names in statements of ours are the server's own, whatever role or database put into the path; the stream's values
 /// are written under theirs ([`ROLES_PATH`]).
@@ -66,7 +82,9 @@ impl Wire {
     }
 
     async fn log_in(link: Link, dsn: &Dsn) -> Result<Self> {
-        let mut wire = Wire { link, frames: Frames::default(), out: BytesMut::new() };
+        let (frames, server_encoding) = (Frames::default(), String::new());
+        let (transcoder, said) = (None, HashMap::new());
+        let mut wire = Wire { link, frames, out: BytesMut::new(), server_encoding, transcoder, said };
         let user = dsn.user()?;
         let options = format!("{OUTPUT} {}", dsn.config.get_options().unwrap_or_default());
         let parameters = [
@@ -79,22 +97,28 @@ impl Wire {
         ];
         wire.send(|out| frontend::startup_message(parameters, out)).await?;
         wire.authenticate(dsn, &user).await?;
-        let mut bytes_of_any_kind = false;
         loop {
             match wire.next().await? {
                 (b'Z', _) => break,
-                (b'S', body) => bytes_of_any_kind |= body == b"server_encoding\0SQL_ASCII\0",
+                (b'S', body) => wire.parameter(&body),
                 (b'K' | b'N', _) => {}
                 (b'E', body) => return Err(error_response(&body)),
                 (tag, _) => return Err(unexpected(tag, "after log-in")),
             }
         }
-        if bytes_of_any_kind {
+        if wire.server_encoding == "SQL_ASCII" {
             wire.simple_query(UNCONVERTED).await?;
         }
         wire.simple_query(NO_PATH).await?;
         wire.check_target(dsn.target).await?;
         Ok(wire)
+    }
+
+    /// ParameterStatus: name and value, each with a NUL byte behind it.
+    fn parameter(&mut self, body: &[u8]) {
+        if let Some(value) = body.strip_prefix(b"server_encoding\0") {
+            self.server_encoding = String::from_utf8_lossy(value.strip_suffix(b"\0").unwrap_or(value)).into_owned();
+        }
     }
 
     async fn check_target(&mut self, target: Target) -> Result<()> {
@@ -221,15 +245,55 @@ impl Wire {
         }
     }
 
-    /// Runs a command that turns the session into a stream in both directions.
+    /// Runs a command that turns the session into a stream in both directions. Behind a refusal the session can be used.
     pub async fn start_copy_both(&mut self, sql: &str) -> Result<()> {
-        self.send(|out| frontend::query(sql, out)).await?;
+        let command = self.convert_here(sql).await?;
+        let started = self.copy_both(&command).await;
+        if started.is_err() && self.transcoder.take().is_some() {
+            self.simple_query(CONVERTED).await?;
+        }
+        started
+    }
+
+    /// Where this can convert the stream as the server would, the server need not: it gives up at the first byte that has no
+    /// form in UTF-8, at every try. The command, as it must be sent.
+    async fn convert_here(&mut self, sql: &str) -> Result<Vec<u8>> {
+        let encoding = Encoding::named(&self.server_encoding);
+        let Some((encoding, command)) = encoding.and_then(|encoding| Some((encoding, encoding.bytes(sql)?))) else {
+            return Ok(sql.as_bytes().to_vec());
+        };
+        let (bytes, text) = encoding.sample();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = encoding.name;
+        let ask = format!("SELECT pg_catalog.convert_from(pg_catalog.decode('{hex}', 'hex'), '{name}')");
+        if self.simple_query(&ask).await?.first().and_then(|row| row.first()?.as_ref()) != Some(&text) {
+            warn!("the server converts {name} in another way than crieur: it converts the stream itself");
+            return Ok(sql.as_bytes().to_vec());
+        }
+        self.simple_query(&format!("SET client_encoding = '{name}'")).await?;
+        self.transcoder = Some(Box::new(Transcoder::new(encoding)));
+        Ok(command)
+    }
+
+    async fn copy_both(&mut self, command: &[u8]) -> Result<()> {
+        self.send(|out| {
+            out.put_u8(b'Q');
+            let length = i32::try_from(command.len() + 5).map_err(std::io::Error::other)?;
+            out.put_i32(length);
+            out.extend_from_slice(command);
+            out.put_u8(0);
+            Ok(())
+        })
+        .await?;
+        let mut refused = None;
         loop {
             match self.next().await? {
                 (b'W', _) => return Ok(()),
-                (b'E', body) => return Err(error_response(&body)),
+                (b'E', body) => refused = Some(error_response(&body)),
+                // What comes behind it is the next answer's.
+                (b'Z', _) => return Err(refused.unwrap_or_else(|| unexpected(b'Z', "instead of a stream"))),
                 (b'N' | b'S', _) => {}
-                (tag, _) => return Err(unexpected(tag, "instead of a stream")),
+                (tag, _) => return Err(refused.unwrap_or_else(|| unexpected(tag, "instead of a stream"))),
             }
         }
     }
@@ -259,10 +323,21 @@ impl Wire {
         self.frames.has_message()
     }
 
-    /// The next whole message in the buffer: tag and body, borrowed.
+    /// The next whole message in the buffer: tag and body, borrowed. Texts of a stream are UTF-8, as far as they have a form
+    /// in it.
     #[inline]
     pub fn message(&mut self) -> Result<Option<(u8, &[u8])>> {
-        self.frames.next()
+        let message = self.frames.next()?;
+        match (message, &mut self.transcoder) {
+            (Some((b'd', body)), Some(transcoder)) => {
+                transcoder.payload(body);
+                if let Some((oid, table)) = transcoder.odd() {
+                    say_odd(&mut self.said, oid, table);
+                }
+                Ok(Some((b'd', transcoder.last(body))))
+            }
+            (message, _) => Ok(message),
+        }
     }
 
     /// Sends one CopyData message. Not cancel-safe: whoever gives up drops the session.
@@ -293,6 +368,15 @@ impl Wire {
     /// See [`Socket::set_receive_low_water`](crate::source::socket::Socket::set_receive_low_water).
     pub fn set_receive_low_water(&self, bytes: i32) {
         self.link.socket().set_receive_low_water(bytes);
+    }
+}
+
+/// Once a minute for each table.
+fn say_odd(said: &mut HashMap<Oid, Instant>, oid: Oid, table: &str) {
+    if said.get(&oid).is_none_or(|said| said.elapsed() >= REMIND) {
+        said.insert(oid, Instant::now());
+        let hint = "No reader can read that value in UTF-8, so no key is made of it. Mend the row.";
+        warn!(hint, "table \"{}\" has a value with a byte that has no form in UTF-8", table.escape_debug());
     }
 }
 

@@ -20,6 +20,7 @@ mod day;
 mod ddl;
 mod decoder;
 mod delivery;
+mod encodings;
 mod failover;
 mod far;
 mod faults;

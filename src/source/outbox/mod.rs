@@ -41,6 +41,7 @@ use crate::source::dsn::Dsn;
 use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
 use crate::source::outbox::lease::Lasting;
 use crate::source::outbox::overflow::NAMED;
+use crate::source::outbox::page::UNREADABLE;
 use crate::source::outbox::worker::{Batch, Orders, Worker};
 
 pub(crate) use begin::Facts;
@@ -281,7 +282,10 @@ impl Running {
             && self.said.get(&id).is_none_or(|said| said.elapsed() >= REMIND)
         {
             self.said.insert(id, Instant::now());
-            let hint = "Run `crieur setup`, or crieur.watch, to capture the table as it is now.";
+            let hint = match why {
+                UNREADABLE => "No reader can read that value in UTF-8. Mend the row.",
+                _ => "Run `crieur setup`, or crieur.watch, to capture the table as it is now.",
+            };
             warn!(hint, "table \"{}.{}\" is swept: its change was not captured: {why}", shape.schema, shape.name);
         }
         write(&mut self.encoder, &row, position, &self.shapes, &mut self.messages);

@@ -171,24 +171,77 @@ fn time(row: &Row, column: usize) -> Read<i64> {
     Ok(i64::from_be_bytes(bytes.try_into()?))
 }
 
+/// Rows in a page at most.
+const ROWS_MAX: usize = 1_000;
+
+/// Why a row is read as one that only names its table.
+pub(super) const UNREADABLE: &str = "a value of it has no form in UTF-8";
+
+/// How much of the outbox is asked for at once. One value without a form in UTF-8 fails the whole page, at every try: so the
+/// pages become smaller until the row is alone, and what it changed is unknown then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Extent {
+    Rows(usize),
+    /// One row, without what cannot be read in it.
+    Unread,
+}
+
+impl Extent {
+    fn smaller(self) -> Option<Self> {
+        match self {
+            Extent::Rows(1) => Some(Extent::Unread),
+            Extent::Rows(rows) => Some(Extent::Rows((rows / 10).max(1))),
+            Extent::Unread => None,
+        }
+    }
+
+    fn larger(self) -> Self {
+        match self {
+            Extent::Rows(rows) => Extent::Rows((rows * 2).min(ROWS_MAX)),
+            Extent::Unread => Extent::Rows(1),
+        }
+    }
+
+    fn statement(self) -> String {
+        let limited = |rows: usize| POLL.replace(&ROWS_MAX.to_string(), &rows.to_string());
+        match self {
+            Extent::Rows(rows) => limited(rows),
+            Extent::Unread => limited(1).replacen(
+                "p.op::text, p.shape, p.old, p.new, p.note,",
+                &format!(
+                    "CASE p.op WHEN 'M' THEN 'M' ELSE 'S' END, p.shape, NULL::text[], NULL::text[], \
+                     CASE p.op WHEN 'M' THEN '{{\"kind\": \"invalidate_all\"}}' ELSE '{UNREADABLE}' END,"
+                ),
+                1,
+            ),
+        }
+    }
+}
+
+/// Whether a text in the answer has no form in UTF-8, or is none of its own encoding.
+fn is_of_encoding(error: &Error) -> bool {
+    matches!(error.sqlstate.as_deref(), Some("22P05" | "22021"))
+}
+
 /// Looks for new rows.
 #[derive(Debug)]
 pub(super) struct Poll {
     base: Base,
     bookmark: Option<Bookmark>,
+    extent: Extent,
 }
 
 impl Poll {
     /// Begins with everything that is there.
     pub(super) fn new() -> Self {
-        Poll { base: Base::everything(), bookmark: None }
+        Poll { base: Base::everything(), bookmark: None, extent: Extent::Rows(ROWS_MAX) }
     }
 
     /// Begins behind everything that is visible now.
     pub(super) async fn from_now(client: &Client) -> Result<Self> {
         let rows = query(client, "SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?;
         let text: &str = rows.first().map_or(Ok(""), |row| row.try_get(0)).map_err(|error| session_error(&error))?;
-        Ok(Poll { base: Base::parse(text).ok_or_else(no_snapshot)?, bookmark: None })
+        Ok(Poll { base: Base::parse(text).ok_or_else(no_snapshot)?, ..Poll::new() })
     }
 
     /// The next page; empty when nothing new is visible.
@@ -204,7 +257,13 @@ impl Poll {
             (&id, Type::INT8),
             (&first, Type::TEXT),
         ];
-        let mut rows = query(client, POLL, &params).await?;
+        let mut rows = loop {
+            match (query(client, &self.extent.statement(), &params).await, self.extent.smaller()) {
+                (Err(error), Some(smaller)) if is_of_encoding(&error) => self.extent = smaller,
+                (rows, _) => break rows?,
+            }
+        };
+        self.extent = self.extent.larger();
         let head = rows.first().ok_or_else(no_snapshot)?;
         let snapshot: String = head.try_get(0).map_err(|error| session_error(&error))?;
         let at = time(head, 1).map_err(unexpected)?;
@@ -252,6 +311,22 @@ mod tests {
         let expected = [(7, 33, 1_032, 1_000), (8, 1, 1, 1), (9, 2, 900, 2)];
         assert!(runs(&rows).map(|run| (run.xid, run.first, run.last, run.rows)).eq(expected));
         assert_eq!(runs(&[]).count(), 0);
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_read_becomes_smaller_until_its_row_is_alone() {
+        let mut extents = vec![Extent::Rows(ROWS_MAX)];
+        while let Some(smaller) = extents[extents.len() - 1].smaller() {
+            extents.push(smaller);
+        }
+        assert_eq!(
+            extents,
+            [1_000, 100, 10, 1].map(Extent::Rows).into_iter().chain([Extent::Unread]).collect::<Vec<_>>()
+        );
+        assert_eq!((0..20).fold(Extent::Unread, |extent, _| extent.larger()), Extent::Rows(ROWS_MAX));
+        assert_eq!(Extent::Rows(ROWS_MAX).statement(), POLL);
+        let alone = Extent::Unread.statement();
+        assert!(alone.contains("LIMIT 1\n") && !alone.contains("1000") && !alone.contains("p.old"), "{alone}");
     }
 
     #[test]
