@@ -229,6 +229,9 @@ impl Rewriting<'_, '_> {
 mod tests {
     use super::*;
 
+    /// Of one message.
+    type Parts<'a> = &'a [&'a [u8]];
+
     fn transcoder() -> Transcoder {
         Transcoder::new(Encoding::named("WIN1252").expect("it is one of them"))
     }
@@ -250,7 +253,7 @@ mod tests {
         let (raw, utf8) = (image(b"caf\xE9"), image("café".as_bytes()));
         let column = |name: &[u8]| [&[0, 1, 1][..], name, &[0, 0, 0, 0, 25, 0xE9, 0xE9, 0xE9, 0xE9]].concat();
         let start: &[&[u8]] = &[b"S", xid, &[1]];
-        let cases: [(&[&[u8]], &[&[u8]]); 10] = [
+        let cases: [(Parts<'_>, Parts<'_>); 10] = [
             (&[b"I", oid, b"N", &raw], &[b"I", oid, b"N", &utf8]),
             (&[b"U", oid, b"O", &raw, b"N", &raw], &[b"U", oid, b"O", &utf8, b"N", &utf8]),
             (&[b"D", oid, b"K", &raw], &[b"D", oid, b"K", &utf8]),
