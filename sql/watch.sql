@@ -151,6 +151,13 @@ SELECT pg_catalog.jsonb_build_object(
     ),
     'standby_names', pg_catalog.current_setting('synchronous_standby_names'),
     'application_name', pg_catalog.current_setting('application_name'),
+    'flushed', pg_catalog.pg_current_wal_flush_lsn(),
+    'standby_slots', coalesce(pg_catalog.current_setting('synchronized_standby_slots', true), ''),
+    -- to_jsonb reads a column that older servers do not have as NULL.
+    'failover', coalesce((
+        SELECT (pg_catalog.to_jsonb(s) ->> 'failover')::boolean FROM pg_catalog.pg_replication_slots AS s
+        WHERE s.slot_name = :'slot'
+    ), false),
     'wal', (
         SELECT pg_catalog.jsonb_build_object(
             'status', s.wal_status,

@@ -5,6 +5,7 @@
 //! out: received >= answered >= confirmed, and confirmed never goes back.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Names a span of the window.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -18,6 +19,8 @@ struct Span<A> {
     out: u32,
     /// Of these, echoes: they hold a position back by choice, up to a budget of WAL.
     echoes: u32,
+    /// When its oldest change committed, by our clock; `None` where nobody said.
+    since: Option<Instant>,
 }
 
 /// Spans in commit order.
@@ -29,11 +32,13 @@ pub struct Window<A> {
     confirmed: Option<A>,
     /// Nothing is confirmed before this span, not even what stands before it.
     barrier: Option<SpanId>,
+    /// Spans before this one have no part out but echoes.
+    answered: u64,
 }
 
 impl<A> Default for Window<A> {
     fn default() -> Self {
-        Window { spans: VecDeque::new(), first: 0, confirmed: None, barrier: None }
+        Window { spans: VecDeque::new(), first: 0, confirmed: None, barrier: None, answered: 0 }
     }
 }
 
@@ -57,7 +62,7 @@ impl<A: Copy + Ord> Window<A> {
 
     /// Opens a span behind all others, with one part out.
     pub fn open(&mut self, ack: Option<A>) -> SpanId {
-        self.spans.push_back(Span { ack, out: 1, echoes: 0 });
+        self.spans.push_back(Span { ack, out: 1, echoes: 0, since: None });
         SpanId(self.first + self.spans.len() as u64 - 1)
     }
 
@@ -91,6 +96,25 @@ impl<A: Copy + Ord> Window<A> {
     /// One more part of the span is out.
     pub fn add_part(&mut self, id: SpanId) {
         self.span(id).out += 1;
+        self.answered = self.answered.min(id.0);
+    }
+
+    /// The span has a change that committed then, by our clock.
+    pub fn date(&mut self, id: SpanId, born: Instant) {
+        let span = self.span(id);
+        span.since = span.since.map_or(Some(born), |since| Some(since.min(born)));
+    }
+
+    /// When the oldest change committed whose deletes are not answered; echoes do not count.
+    pub fn oldest(&mut self) -> Option<Instant> {
+        self.answered = self.answered.max(self.first);
+        while let Some(span) = self.spans.get((self.answered - self.first) as usize) {
+            if span.out > 0 {
+                return span.since;
+            }
+            self.answered += 1;
+        }
+        None
     }
 
     /// One part of the span was answered.
@@ -118,7 +142,7 @@ impl<A: Copy + Ord> Window<A> {
         match self.spans.back_mut() {
             Some(span) if many || (span.out == 0 && span.echoes == 0) => span.ack = span.ack.max(Some(ack)),
             // A span that waits for answers or echoes: the position queues behind it.
-            _ => self.spans.push_back(Span { ack: Some(ack), out: 0, echoes: 0 }),
+            _ => self.spans.push_back(Span { ack: Some(ack), out: 0, echoes: 0, since: None }),
         }
     }
 
@@ -159,6 +183,30 @@ impl<A: Copy + Ord> Window<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_oldest_change_is_that_of_the_first_span_with_a_part_out_echoes_aside() {
+        let start = Instant::now();
+        let at = |seconds| start + std::time::Duration::from_secs(seconds);
+        let mut window = Window::default();
+        assert_eq!(window.oldest(), None);
+        let spans: Vec<SpanId> = (1..=3).map(|number| window.open(Some(number))).collect();
+        spans.iter().zip(1..).for_each(|(span, second)| window.date(*span, at(second)));
+        window.date(spans[0], at(9));
+        assert_eq!(window.oldest(), Some(at(1)));
+        window.add_echo(spans[0]);
+        window.part_done(spans[0]);
+        assert_eq!(window.oldest(), Some(at(2)), "its echo waits");
+        window.part_done(spans[2]);
+        assert_eq!(window.oldest(), Some(at(2)));
+        window.part_done(spans[1]);
+        assert_eq!(window.oldest(), None);
+        window.add_part(spans[0]);
+        assert_eq!(window.oldest(), Some(at(1)), "it goes again");
+        window.part_done(spans[0]);
+        window.echo_done(spans[0]);
+        assert_eq!((window.confirm(|_| true), window.oldest()), (Some(3), None));
+    }
 
     #[test]
     fn behind_many_spans_others_join_the_last_and_are_confirmed_with_all_its_parts() {

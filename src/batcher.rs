@@ -6,6 +6,7 @@
 //! keeps its keys here and holds nobody else back.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use crate::ack::{SpanId, Window};
 use crate::change::Row;
@@ -22,6 +23,14 @@ struct Transaction<A> {
     ack: Option<A>,
     /// Its span of the window, once a split let others go ahead.
     span: Option<SpanId>,
+    /// When it committed, by our clock; `None` until that is said.
+    born: Option<Instant>,
+}
+
+impl<A> Transaction<A> {
+    fn new(xid: Xid, ack: Option<A>) -> Self {
+        Transaction { xid, ack, span: None, born: None }
+    }
 }
 
 /// What leaves: keys of visible transactions, and the spans that wait for them.
@@ -89,7 +98,7 @@ impl<A: Copy + Ord> Batch<A> {
         let touched = std::mem::take(&mut self.touched);
         self.current = None;
         if touched {
-            self.transactions.push(Transaction { xid, ack: Some(ack), span: None });
+            self.transactions.push(Transaction::new(xid, Some(ack)));
         } else {
             self.idle(ack, window);
         }
@@ -103,7 +112,7 @@ impl<A: Copy + Ord> Batch<A> {
         let ordinal = self.ordinal();
         load.each_set(|set| set.renumber(|_, _| (ordinal, ordinal)));
         self.load.merge(load);
-        self.transactions.push(Transaction { xid, ack: Some(ack), span: None });
+        self.transactions.push(Transaction::new(xid, Some(ack)));
     }
 
     /// Nothing of interest lies before `ack`: it is confirmed together with what stands before it.
@@ -119,6 +128,18 @@ impl<A: Copy + Ord> Batch<A> {
     pub fn interrupted(&mut self) {
         self.close_piece();
         self.current = None;
+    }
+
+    /// What was taken since this was last called committed then, by our clock.
+    pub fn date(&mut self, born: Instant) {
+        for transaction in self.transactions.iter_mut().rev().take_while(|transaction| transaction.born.is_none()) {
+            transaction.born = Some(born);
+        }
+    }
+
+    /// When the oldest transaction of the batch committed.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.transactions.iter().find_map(|transaction| transaction.born)
     }
 
     /// Whether there is something to send once it is visible.
@@ -149,7 +170,7 @@ impl<A: Copy + Ord> Batch<A> {
     /// Closes a piece of the transaction that is still arriving, so that what it named so far can leave.
     pub fn close_piece(&mut self) {
         if let (Some(xid), true) = (self.current, std::mem::take(&mut self.touched)) {
-            self.transactions.push(Transaction { xid, ack: None, span: None });
+            self.transactions.push(Transaction::new(xid, None));
         }
     }
 
@@ -203,6 +224,9 @@ impl<A: Copy + Ord> Batch<A> {
                 None if fates.contains(&true) => window.open(ack),
                 None => window.open_or_join(ack),
             };
+            if let Some(born) = run[0].born {
+                window.date(id, born);
+            }
             if fates.contains(&false) {
                 if fates.contains(&true) {
                     window.add_part(id);

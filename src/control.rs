@@ -185,6 +185,12 @@ pub struct Sighting {
     pub standby_names: String,
     /// Our name in that list.
     pub application_name: String,
+    /// Up to where the server's WAL is flushed, as PostgreSQL writes it; empty where that is not known.
+    pub flushed: String,
+    /// `synchronized_standby_slots`; empty before version 17.
+    pub standby_slots: String,
+    /// Whether the slot waits for those.
+    pub failover: bool,
     /// The slot's WAL; `None` while there is no such slot.
     pub wal: Option<SlotWal>,
 }

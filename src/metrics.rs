@@ -47,12 +47,16 @@ pub struct Metrics {
     role: Role,
     /// The cache answered once.
     ready: bool,
+    /// The server sends nothing, and its WAL goes on.
+    held_back: bool,
     totals: Totals,
     lateness: Duration,
     gaps: BTreeMap<&'static str, u64>,
     told: Instant,
-    /// Of the last confirmation; of the start before the first.
+    /// Of the last confirmation, or of the last time that nothing was left to confirm; of the start before the first.
     confirmed: Instant,
+    /// Since when the stream does not run, or is held back: what is committed since then is not known.
+    blind_since: Option<Instant>,
 }
 
 impl Metrics {
@@ -61,11 +65,13 @@ impl Metrics {
         Metrics {
             role: Role::Starting,
             ready: false,
+            held_back: false,
             totals: Totals::default(),
             lateness: Duration::ZERO,
             gaps: BTreeMap::new(),
             told: now,
             confirmed: now,
+            blind_since: Some(now),
         }
     }
 
@@ -79,12 +85,29 @@ impl Metrics {
             News::Ready => self.ready = true,
             News::Gap(kind) => *self.gaps.entry(kind).or_default() += 1,
             News::Totals(totals, lateness) => {
-                if totals.confirmations != self.totals.confirmations {
+                if totals.confirmations != self.totals.confirmations || totals.settled {
                     self.confirmed = now;
                 }
                 (self.totals, self.lateness) = (totals, lateness);
             }
+            News::HeldBack(held_back) => self.held_back = held_back,
             News::SweepBegan | News::SweepEnded(_) => {}
+        }
+        self.blind_since = if self.sees() { None } else { self.blind_since.or(Some(now)) };
+    }
+
+    /// How long ago the oldest change committed that is not deleted yet, as far as this daemon is to delete it.
+    fn oldest(&self, now: Instant) -> Duration {
+        let ages = self.totals.oldest.into_iter().chain(self.blind_since);
+        ages.min().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Whether changes that commit now are seen.
+    fn sees(&self) -> bool {
+        match self.role {
+            Role::Starting | Role::Interrupted => false,
+            Role::Streaming => !self.held_back,
+            Role::Standby => true, // Another one deletes them.
         }
     }
 
@@ -100,6 +123,7 @@ impl Metrics {
             Role::Starting => Some("the stream does not run yet"),
             Role::Interrupted => Some("the stream is interrupted"),
             Role::Standby => Some("standing by: another daemon has the slot"),
+            Role::Streaming if self.held_back => Some("the server holds the stream back"),
             Role::Streaming if cache.away => Some("the cache does not answer"),
             Role::Streaming if !self.ready => Some("the cache has not answered yet"),
             Role::Streaming if self.totals.repairs_slow => Some("the cache is another one again and again"),
@@ -121,10 +145,15 @@ impl Metrics {
         );
         page.seconds(
             "since_confirmed_seconds",
-            "Time since a position was confirmed.",
+            "Time since everything that came was confirmed, or a position was.",
             now.duration_since(self.confirmed),
         );
         page.seconds("lateness_seconds", "Server time of sending less time of commit.", self.lateness);
+        page.seconds(
+            "oldest_undeleted_seconds",
+            "Age of the oldest change that is not deleted yet, 0 when there is none.",
+            self.oldest(now),
+        );
         page.counter("keys_sent_total", "Keys sent to the cache, echoes included.", totals.keys);
         page.counter("keys_existed_total", "Keys sent that existed.", totals.existed);
         page.counter("keys_widened_total", "Keys widened to a pattern: a value was unknown.", totals.widened);
@@ -205,6 +234,8 @@ mod tests {
             (News::StandingBy(7), here, Some("standing by: another daemon has the slot")),
             (News::Streaming, here, Some("the cache has not answered yet")),
             (News::Ready, here, None),
+            (News::HeldBack(true), here, Some("the server holds the stream back")),
+            (News::HeldBack(false), here, None),
             (News::Ready, away, Some("the cache does not answer")),
             (slow(true), here, Some("the cache is another one again and again")),
             (slow(false), here, None),
@@ -218,6 +249,44 @@ mod tests {
             let ready = format!("\ncrieur_ready {}\n", u8::from(reason.is_none()));
             assert!(metrics.text(cache, start).contains(&ready), "{news:?}");
         }
+    }
+
+    #[test]
+    fn the_oldest_change_ages_and_nothing_does_on_a_quiet_night() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut metrics = Metrics::new(start);
+        let ages = |metrics: &Metrics, now| {
+            let text = metrics.text(CacheState::default(), now);
+            let value = |name: &str| {
+                let line = text.lines().find(|line| line.starts_with(name)).expect("it is on the page");
+                line.split(' ').nth(1).and_then(|value| value.parse::<f64>().ok()).expect("a number") as u64
+            };
+            (value("crieur_oldest_undeleted_seconds "), value("crieur_since_confirmed_seconds "))
+        };
+        let totals = |oldest, settled| News::Totals(Totals { oldest, settled, ..Totals::default() }, Duration::ZERO);
+        assert_eq!(ages(&metrics, at(5)).0, 5, "there is no stream yet");
+        metrics.news(News::Streaming, at(5));
+        for second in (10..40_000).step_by(10) {
+            metrics.news(totals(None, true), at(second));
+            assert_eq!(ages(&metrics, at(second + 9)), (0, 9));
+        }
+        // A change that committed three seconds before it was told, and that nobody answers for.
+        metrics.news(totals(Some(at(39_997)), false), at(40_000));
+        metrics.news(totals(Some(at(39_997)), false), at(40_010));
+        assert_eq!(ages(&metrics, at(40_020)), (23, 30));
+        // The stream breaks: what commits meanwhile is not known.
+        metrics.news(totals(None, true), at(40_030));
+        metrics.news(News::Interrupted, at(40_040));
+        metrics.news(News::Interrupted, at(40_050));
+        assert_eq!(ages(&metrics, at(40_060)).0, 20);
+        metrics.news(News::Streaming, at(40_060));
+        metrics.news(News::HeldBack(true), at(40_070));
+        assert_eq!(ages(&metrics, at(40_080)).0, 10);
+        metrics.news(News::HeldBack(false), at(40_080));
+        assert_eq!(ages(&metrics, at(40_090)).0, 0);
+        metrics.news(News::StandingBy(7), at(40_090));
+        assert_eq!(ages(&metrics, at(50_000)).0, 0);
     }
 
     #[test]

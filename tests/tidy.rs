@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "src/metrics.rs",
     "src/notice.rs",
     "src/pipeline/intake.rs",
+    "src/pipeline/stall.rs",
     "src/pipeline/tables.rs",
     "src/pipeline/watch.rs",
     "src/rules",

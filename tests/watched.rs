@@ -13,7 +13,7 @@ use crieur::gate::Snapshot;
 use crieur::keys::KeySet;
 use crieur::lsn::Lsn;
 use crieur::mark::{SlotOrigin, Start};
-use crieur::pipeline::{Pipeline, Reload, Replicas, Settings};
+use crieur::pipeline::{News, Pipeline, Reload, Replicas, Settings};
 use crieur::proof::Turns;
 use crieur::rules::Rules;
 use crieur::source::Source;
@@ -177,6 +177,31 @@ fn settings() -> Settings {
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     LocalSet::new().block_on(&runtime.expect("a runtime"), test);
+}
+
+/// Nothing comes for eight hours: an alarm on the age of the oldest change, or of the last confirmation, stays silent.
+#[test]
+fn a_quiet_night_makes_nothing_old() {
+    run(async {
+        let healthy = Sighting { system: "7".into(), timeline: 1, publication: "p".into(), ..Sighting::default() };
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let hears = Rc::clone(&told);
+        let news = Box::new(move |news| {
+            if let News::Totals(totals, _) = news {
+                hears.borrow_mut().push((Instant::now(), totals));
+            }
+        });
+        let pipeline =
+            Pipeline::new(Quiet::default(), Empty::default(), Looks(healthy), rules("t:{id}"), settings(), news);
+        pipeline.run(sleep(Duration::from_secs(8 * 3600))).await.expect("nothing stops it");
+        let told = told.borrow();
+        // The sweep of the first start is over when the first mark is written.
+        let first = told.iter().position(|(_, totals)| totals.settled).expect("it settles");
+        assert!(told[first..].iter().all(|(_, totals)| totals.settled && totals.oldest.is_none()), "{told:?}");
+        let pauses = told[first..].windows(2).map(|pair| pair[1].0 - pair[0].0);
+        assert!(pauses.max().is_some_and(|longest| longest <= Duration::from_secs(11)), "a heartbeat is told");
+        assert!(told.len() > 2_000);
+    });
 }
 
 /// A table whose changes do not come is swept every ten seconds, also behind a reload: however long the daemon was up.

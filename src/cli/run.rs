@@ -147,7 +147,7 @@ where
             }
             News::SweepEnded(swept) => info!(scanned = swept.scanned, deleted = swept.deleted, "sweep finished"),
             News::Totals(totals, late) => status.tell(&totals, late),
-            News::SweepBegan | News::Streaming | News::Interrupted | News::Gap(_) => {}
+            News::SweepBegan | News::Streaming | News::Interrupted | News::HeldBack(_) | News::Gap(_) => {}
         }
         watch.news(news);
         progress.news(news);

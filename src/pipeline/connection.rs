@@ -47,6 +47,10 @@ where
                 self.answers.borrow_mut().clear();
                 self.gating.forget();
                 self.watching = None;
+                if self.watch.is_held_back() {
+                    (self.news)(News::HeldBack(false));
+                }
+                self.watch.begins_anew();
                 self.watch_due = Some(Instant::now());
             }
             (self.news)(News::Streaming);

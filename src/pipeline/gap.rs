@@ -193,7 +193,10 @@ where
     /// Nothing is confirmed until the sweep, and its echoes, are done.
     fn sweep_families(&mut self, gap: &Gap, families: BTreeSet<FamilyId>, pause: Duration) {
         self.unsure.extend(families);
-        self.unswept.push(self.window.open_barrier(self.answered.take()));
+        let span = self.window.open_barrier(self.answered.take());
+        // Nobody knows since when it lacks something.
+        self.window.date(span, Instant::now().into_std());
+        self.unswept.push(span);
         // What was open when a slot was made, or a table published, may be committed in WAL that the stream does not
         // have, and becomes visible after a sweep that does not wait for it.
         self.await_elders = match gap {

@@ -18,6 +18,7 @@ mod position;
 mod refusals;
 mod reload;
 mod repairs;
+pub mod stall;
 pub mod tables;
 mod told;
 pub mod watch;
@@ -364,7 +365,7 @@ where
             Held::Trusted(_) => !self.window.is_barred(),
             Held::Gap { .. } => self.window.is_empty() && self.unswept.is_empty(),
         };
-        free && proven && self.compared.is_some()
+        free && proven && self.compared.is_some() && !self.watch.is_held_back()
     }
 
     /// Takes every event that is in the source's buffer, as long as there is room.
@@ -378,6 +379,7 @@ where
             }
             let Some(event) = self.source.take()? else { break };
             reached(Step::Taken);
+            self.watch.hears(&event);
             match self.intake.event(event, &self.rules, &mut self.window) {
                 Need::Nothing => {}
                 Need::Tables(relation) => self.resolve(relation),
@@ -385,6 +387,7 @@ where
                 Need::Refusal(count) => self.refused(count),
             }
         }
+        self.intake.batch.date(self.committed_at());
         if self.intake.take_altered() {
             self.control.altered();
         }
@@ -491,13 +494,35 @@ where
         self.confirm(now);
     }
 
+    /// When what was taken last committed, by our clock: both ends of lateness are the server's.
+    fn committed_at(&self) -> std::time::Instant {
+        let now = Instant::now();
+        now.checked_sub(self.source.lateness()).unwrap_or(now).into_std()
+    }
+
+    /// Whether everything that came is answered and confirmed.
+    fn is_settled(&self) -> bool {
+        let nothing_on_its_way = self.window.is_empty() && !self.intake.batch.has_work();
+        nothing_on_its_way && self.answered.is_none() && self.writing.as_ref().is_none_or(Writing::moves_nothing)
+    }
+
     /// Says what was done so far.
     fn tell(&mut self) {
+        let oldest = [self.window.oldest(), self.intake.batch.oldest()].into_iter().flatten().min();
+        let settled = self.compared.is_some() && self.is_settled();
         let memory_bytes = self.bytes_used() as u64;
         let echoes_waiting = self.echoes.keys() as u64;
         let (repairs_delayed, cache_turns) = (self.repairs.delayed, self.cache.turns().another);
-        let repairs_slow = self.repairs.is_slow;
-        let totals = Totals { memory_bytes, echoes_waiting, repairs_delayed, repairs_slow, cache_turns, ..self.totals };
+        let totals = Totals {
+            memory_bytes,
+            echoes_waiting,
+            repairs_delayed,
+            repairs_slow: self.repairs.is_slow,
+            cache_turns,
+            oldest,
+            settled,
+            ..self.totals
+        };
         (self.news)(News::Totals(totals, self.source.lateness()));
     }
 

@@ -63,6 +63,7 @@ enum Cause {
     Rooted,
     Refused(String, String),
     Missing(String, String, Option<String>),
+    HeldBack,
 }
 
 impl Cause {
@@ -98,7 +99,7 @@ impl Watch {
         }
         found.extend(sighting.refused.iter().filter(|refused| !refused.is_mended).map(of_refused));
         found.extend(sighting.missing.iter().map(of_missing));
-        self.said.retain(|cause, _| found.iter().any(|(current, _)| current == cause));
+        self.said.retain(|cause, _| *cause == Cause::HeldBack || found.iter().any(|(current, _)| current == cause));
         let due = |(cause, notice): (Cause, Notice)| {
             let again = |said: &Duration| cause.is_repeated() && now.saturating_sub(*said) >= REMIND;
             let due = self.said.get(&cause).is_none_or(again);
@@ -125,6 +126,33 @@ impl Watch {
         let before = std::mem::replace(&mut self.rooted, now);
         let others = self.rooted.iter().filter(|(table, digest)| before.get(*table) != Some(*digest));
         others.map(|(table, _)| table.clone()).collect()
+    }
+
+    /// The server's WAL goes on and nothing of it has come for so long.
+    pub fn held_back(&mut self, now: Duration, since: Duration, sighting: &Sighting) -> Option<Notice> {
+        if self.said.get(&Cause::HeldBack).is_some_and(|said| now.saturating_sub(*said) < REMIND) {
+            return None;
+        }
+        self.said.insert(Cause::HeldBack, now);
+        let standbys = Some(&sighting.standby_slots).filter(|slots| sighting.failover && !slots.is_empty());
+        let (cause, hint) = match standbys {
+            Some(slots) => (
+                format!("synchronized_standby_slots = '{slots}' makes it wait for a standby"),
+                "Start the standby whose slot is named there, or take its slot out of synchronized_standby_slots and \
+                 reload the server's configuration."
+                    .to_owned(),
+            ),
+            None => (
+                "its walsender waits or cannot read the WAL".to_owned(),
+                "On the server, see wait_event of the walsender in pg_stat_activity, and the server's log.".to_owned(),
+            ),
+        };
+        let text = format!(
+            "the server holds the stream back: it has sent nothing for {} while its WAL went on, so changes are not \
+             deleted from the cache; {cause}",
+            minutes(since)
+        );
+        Some(Notice { severity: Severity::Warning, text, hint })
     }
 
     fn of_publication(&self, sighting: &Sighting) -> Vec<(Cause, Notice)> {
@@ -347,6 +375,22 @@ mod tests {
         );
         assert_eq!(watch.judge(seconds(62), &healthy()), Judgement::default());
         assert_eq!(watch.judge(seconds(64), &missing).sweep, [table], "it is missing again");
+    }
+
+    #[test]
+    fn a_stream_that_is_held_back_is_told_each_minute_with_its_cause() {
+        let mut watch = Watch::new("p");
+        let standby = Sighting { failover: true, standby_slots: "standby1".into(), ..healthy() };
+        let told = |watch: &mut Watch, at: u64, sighting: &Sighting| {
+            watch.judge(seconds(at), sighting);
+            watch.held_back(seconds(at), seconds(at), sighting).map(|notice| notice.text)
+        };
+        let first = told(&mut watch, 10, &standby).expect("it is due");
+        assert!(first.ends_with("synchronized_standby_slots = 'standby1' makes it wait for a standby"), "{first}");
+        assert_eq!((told(&mut watch, 12, &standby), told(&mut watch, 68, &standby)), (None, None));
+        let other = Sighting { failover: false, ..standby };
+        let second = told(&mut watch, 70, &other).expect("a minute is over");
+        assert!(second.contains("has sent nothing for 70 seconds") && !second.contains("synchronized"), "{second}");
     }
 
     #[test]

@@ -6,15 +6,17 @@
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::Pipeline;
 use super::connection::STANDBY_INTERVAL;
+use super::{News, Pipeline};
 use crate::cache::Cache;
-use crate::change::Row;
+use crate::change::{Event, Row};
 use crate::config::OnGap;
 use crate::control::{Control, Sighting};
 use crate::echo::{Delivery, Stage};
 use crate::error::Result;
+use crate::lsn::Lsn;
 use crate::pipeline::deliver::REMIND;
+use crate::pipeline::stall::{Ends, Stall, Turn};
 use crate::pipeline::watch::{Judgement, Notice, Severity, Watch};
 use crate::rules::Invalidations;
 use crate::source::Source;
@@ -28,12 +30,38 @@ pub(super) const WATCH_INTERVAL: std::time::Duration = std::time::Duration::from
 pub(super) struct Watching {
     began: Instant,
     watch: Watch,
+    stall: Stall,
+    /// A change came since the last look.
+    heard: bool,
 }
 
 impl Watching {
     /// `publication` is the name, for hints.
     pub(super) fn new(publication: &str) -> Self {
-        Watching { began: Instant::now(), watch: Watch::new(publication) }
+        let (watch, stall) = (Watch::new(publication), Stall::default());
+        Watching { began: Instant::now(), watch, stall, heard: false }
+    }
+
+    /// A keepalive tells how far the server is; anything else is a part of the stream.
+    #[inline]
+    pub(super) fn hears<A>(&mut self, event: &Event<'_, A>) {
+        self.heard |= !matches!(event, Event::Skipped | Event::Idle(_));
+    }
+
+    /// The server's WAL goes on and nothing of it comes: how far the cache is behind is not known.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.stall.is_held()
+    }
+
+    /// A new connection: what the old one lacked comes on it.
+    pub(super) fn begins_anew(&mut self) {
+        self.stall = Stall::default();
+    }
+
+    fn compare(&mut self, now: Instant, sighting: &Sighting, received: Lsn, listens: bool) -> Turn {
+        let waits = listens && !std::mem::take(&mut self.heard);
+        let ends = Ends { flushed: sighting.flushed.parse().ok(), received, waits };
+        self.stall.look(now.duration_since(self.began), ends)
     }
 
     fn judge(&mut self, now: Instant, sighting: &Sighting) -> Judgement {
@@ -82,9 +110,31 @@ where
         self.blind_since = None;
         let judgement = self.watch.judge(now, &sighting);
         judgement.notices.iter().for_each(tell);
+        self.compare_ends(&sighting, now);
         self.connect_anew_when_changed(&sighting, now);
         self.sweep_tables(&judgement.sweep);
         Ok(())
+    }
+
+    /// What was received beside where the server's WAL stands.
+    fn compare_ends(&mut self, sighting: &Sighting, now: Instant) {
+        let listens = self.compared.is_some() && self.has_room() && self.source_again.is_none();
+        let was_held = self.watch.is_held_back();
+        match self.watch.compare(now, sighting, self.source.received(), listens) {
+            Turn::Flows => {}
+            Turn::Waits => self.source.ask(),
+            Turn::Held(since) => {
+                self.source.ask();
+                if let Some(notice) = self.watch.watch.held_back(now.duration_since(self.watch.began), since, sighting)
+                {
+                    tell(&notice);
+                }
+            }
+            Turn::Ended => info!("the server no longer holds the stream back"),
+        }
+        if self.watch.is_held_back() != was_held {
+            (self.news)(News::HeldBack(!was_held));
+        }
     }
 
     /// The stream's start no longer describes what it streams: the next connection finds the gap by the mark.

@@ -1,6 +1,6 @@
 //! What the loop is told at its start, and what it tells whoever watches it. Plain values.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cache::Swept;
 use crate::config::{Metering, OnGap};
@@ -75,6 +75,10 @@ pub struct Totals {
     pub confirmed: Lsn,
     /// How often a position was confirmed.
     pub confirmations: u64,
+    /// When the oldest change committed that is not deleted yet, by our clock; `None` while there is none.
+    pub oldest: Option<Instant>,
+    /// Everything that came is confirmed.
+    pub settled: bool,
 }
 
 /// What the loop tells whoever watches it: the terminal, systemd.
@@ -90,6 +94,8 @@ pub enum News {
     Gap(&'static str),
     /// The session with this process id (0: not known) has the slot; this daemon takes over when it ends.
     StandingBy(u32),
+    /// The server's WAL goes on and nothing of it comes, or comes again.
+    HeldBack(bool),
     /// A sweep began.
     SweepBegan,
     /// A sweep ended.

@@ -57,6 +57,9 @@ pub trait Source {
     /// Sends a status if one is due or was asked for. Not called while `ready` is being polled: one writer.
     async fn status(&mut self) -> Result<()>;
 
+    /// Asks the server, with the next status, to say how far it has sent.
+    fn ask(&mut self) {}
+
     /// How late the stream is: server time of sending less server time of commit. Zero when unknown.
     fn lateness(&self) -> Duration;
 

@@ -72,6 +72,8 @@ struct Stream {
     start: Start,
     /// Microseconds since 2000, the server's clock: when the last frame was sent.
     sent_at: i64,
+    /// The last frame was a keepalive between transactions.
+    caught_up: bool,
     /// How late it was when that was last known.
     late: Duration,
     status_interval: Duration,
@@ -83,6 +85,8 @@ struct Stream {
     asked: bool,
     /// The server wants a status now.
     wanted: bool,
+    /// We want to hear from the server now.
+    asking: bool,
     /// The confirmed position of the last status.
     reported: Lsn,
 }
@@ -188,7 +192,8 @@ impl Replication {
     async fn send_status(&mut self) -> Result<()> {
         let State::Running(stream) = &mut self.state else { return Ok(()) };
         let half = self.options.liveness_timeout / 2;
-        let ask = !stream.asked && stream.quiet_since.is_some_and(|since| since.elapsed() >= half);
+        let silent = !stream.asked && stream.quiet_since.is_some_and(|since| since.elapsed() >= half);
+        let ask = std::mem::take(&mut stream.asking) || silent;
         let status = StandbyStatus {
             written: self.received,
             flushed: self.confirmed,
@@ -217,7 +222,7 @@ impl Source for Replication {
 
     fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
         let State::Running(stream) = &mut self.state else { return Ok(None) };
-        let Stream { wire, assembler, sent_at, wanted, .. } = &mut **stream;
+        let Stream { wire, assembler, sent_at, wanted, caught_up, .. } = &mut **stream;
         let era = self.era;
         let ack = |lsn| Ack { era, lsn };
         if let Some(step) = assembler.queued()? {
@@ -242,7 +247,7 @@ impl Source for Replication {
         }
         match Frame::parse(body)? {
             Frame::XLogData { start, sent_at: at, payload, .. } => {
-                *sent_at = at;
+                (*sent_at, *caught_up) = (at, false);
                 self.received = self.received.max(start);
                 let step = assembler.step(payload)?;
                 Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, ack))))
@@ -250,6 +255,8 @@ impl Source for Replication {
             Frame::Keepalive { end, reply, .. } => {
                 *wanted |= reply == Reply::Requested;
                 self.received = self.received.max(end);
+                // Everything before it was sent: nothing is late, whatever the last transaction was.
+                *caught_up = assembler.is_between();
                 // Inside of a transaction `end` lies past changes that are not here yet.
                 Ok(Some(if assembler.is_between() { Event::Idle(ack(end)) } else { Event::Skipped }))
             }
@@ -264,7 +271,7 @@ impl Source for Replication {
 
     fn status_due(&self) -> Option<Instant> {
         let State::Running(stream) = &self.state else { return None };
-        if stream.wanted {
+        if stream.wanted || stream.asking {
             return Some(stream.status_sent);
         }
         let mut due = stream.status_sent + stream.status_interval;
@@ -280,6 +287,12 @@ impl Source for Replication {
     async fn status(&mut self) -> Result<()> {
         let sent = self.send_status().await.map_err(|error| error.at(&self.options.dsn.servers()));
         self.drop_on_error(sent)
+    }
+
+    fn ask(&mut self) {
+        if let State::Running(stream) = &mut self.state {
+            stream.asking = true;
+        }
     }
 
     fn lateness(&self) -> Duration {
@@ -342,12 +355,14 @@ impl Stream {
             reported: start.confirmed,
             start,
             sent_at: 0,
+            caught_up: false,
             late: Duration::ZERO,
             status_interval,
             status_sent: Instant::now(),
             quiet_since: None,
             asked: false,
             wanted: false,
+            asking: false,
         }
     }
 
@@ -355,6 +370,9 @@ impl Stream {
     fn lateness(&self) -> Option<Duration> {
         if self.assembler.is_streaming() {
             return None;
+        }
+        if self.caught_up {
+            return Some(Duration::ZERO);
         }
         let late = self.assembler.commit_time().map_or(0, |commit| self.sent_at.saturating_sub(commit));
         Some(Duration::from_micros(late.try_into().unwrap_or(0)))

@@ -27,6 +27,7 @@ mod faults;
 mod golden;
 mod harness;
 mod heartbeat;
+mod held_back;
 mod hidden;
 mod hitrate;
 mod identities;
