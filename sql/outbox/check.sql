@@ -13,7 +13,8 @@ SELECT pg_catalog.jsonb_build_object(
     'owners', (
         SELECT coalesce(pg_catalog.jsonb_object_agg(p.slot, p.owner), '{}')
         FROM crieur.progress AS p
-        WHERE p.owner_until > pg_catalog.clock_timestamp()
+        -- A recorder has none.
+        WHERE p.owner IS NOT NULL AND p.owner_until > pg_catalog.clock_timestamp()
             AND p.owner_until < pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 20)
     ),
     'may_work', pg_catalog.has_table_privilege('crieur.outbox', 'DELETE')

@@ -1,11 +1,11 @@
 -- Removes rows whose keys are deleted, moves the position and renews the lease, as long as it is ours. One row: whether
--- it is, and whether the rows stay because somebody records them (its row in crieur.progress says until when: ten
--- seconds on; one that says far more is of a clock that was set back, and of somebody who may be dead).
+-- it is, and whether the rows stay because somebody records them (its row in crieur.progress has no owner and says until
+-- when: ten seconds on; one that says far more is of a clock that was set back, and of somebody who may be dead).
 -- Rows are named by runs: transaction, first and last id.
 -- By hand: psql -XAt -v slot=crieur -v owner=me -v confirmed=0 -v seconds=1.5 -v xids={} -v firsts={} -v lasts={} -f sql/outbox/remove.sql
 WITH recording AS (
     SELECT FROM crieur.progress AS p
-    WHERE p.slot LIKE 'record\_%' AND p.slot <> :'slot' AND p.owner_until > pg_catalog.clock_timestamp()
+    WHERE p.owner IS NULL AND p.slot <> :'slot' AND p.owner_until > pg_catalog.clock_timestamp()
         AND p.owner_until < pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => 20)
 ),
 mine AS (

@@ -78,7 +78,7 @@ async fn follow(
     let Config { postgres, rules, .. } = config;
     let session = Session::through_pooler(&dsn, postgres.connect_timeout).await?;
     let control = PooledControl::new(dsn, postgres.connect_timeout, postgres.lookup_timeout, rules, Vec::new());
-    let mut follower = Follower::begin(session).await?;
+    let mut follower = Follower::begin(session, postgres.liveness_timeout).await?;
     let mut printer = Printer { config, control, transactions: Transactions::new(bytes_max), count: 0, out };
     let mut assembler = Assembler::default();
     info!("{SAID}");

@@ -26,7 +26,7 @@ use crate::lsn::{Lsn, Xid};
 use crate::pipeline::intake::Need;
 use crate::pooled::PooledControl;
 use crate::session::{ControlSession, Session};
-use crate::source::connect::{protocol_version, start_stream};
+use crate::source::connect::{answered, protocol_version, start_stream};
 use crate::source::dsn::Dsn;
 use crate::source::facts::Facts;
 use crate::source::outbox::{self, Follower};
@@ -130,27 +130,38 @@ pub async fn record(
     if config.postgres.mode == Mode::Outbox {
         return follow(config, dsn, out, stop, news).await;
     }
-    let mut wire = Wire::connect(&dsn, config.postgres.connect_timeout).await?;
-    let (header, facts, begin) = open(&mut wire, &config.postgres.publication).await?;
     let Config { postgres, rules, .. } = config;
+    let mut wire = Wire::connect(&dsn, postgres.connect_timeout).await?;
+    let mut stop = pin!(stop);
+    let opened = tokio::select! {
+        // Making a slot waits for transactions that are open, for as long as they are.
+        () = &mut stop => return Err(Error::transient("stopped before the recording began")),
+        opened = open(&mut wire, &postgres.publication, postgres.liveness_timeout) => opened,
+    };
+    let (header, facts, begin) = opened?;
+    let mut silence = Silence::new(postgres.liveness_timeout);
     let control = ControlSession::new(dsn.clone(), postgres.connect_timeout, postgres.lookup_timeout, rules.lookups());
     let mut recorder = Recorder::new(config, control, RecordingWriter::new(out, &header)?, begin);
     news(News::Ready(begin));
-    let mut stop = pin!(stop);
     let mut status_due = Instant::now();
     loop {
-        let wake = recorder.wake(status_due);
+        let wake = recorder.wake(status_due).min(silence.due());
         tokio::select! {
             () = &mut stop => break,
             () = sleep_until(wake) => {}
-            filled = wire.fill() => drop(filled?),
+            filled = wire.fill() => {
+                filled?;
+                silence = Silence::new(postgres.liveness_timeout);
+            }
         }
         recorder.take_in(&mut wire).await?;
         if recorder.waiting.is_empty() {
             news(News::Settled(recorder.received));
         }
-        if recorder.status_wanted || Instant::now() >= status_due {
-            wire.send_copy_data(&recorder.status(Reply::NotRequested)).await?;
+        let reply = silence.ask(Instant::now())?;
+        if recorder.status_wanted || reply == Reply::Requested || Instant::now() >= status_due {
+            let status = recorder.status(reply);
+            answered(postgres.liveness_timeout, wire.send_copy_data(&status)).await?;
             status_due = Instant::now() + facts.status_interval;
         }
     }
@@ -181,7 +192,7 @@ async fn follow(
         system_identifier: facts.system,
     };
     let control = PooledControl::new(dsn, postgres.connect_timeout, postgres.lookup_timeout, &config.rules, Vec::new());
-    let mut follower = Follower::begin(session).await?;
+    let mut follower = Follower::begin(session, postgres.liveness_timeout).await?;
     let mut recorder = Recorder::new(config, control, RecordingWriter::new(out, &header)?, follower.position());
     news(News::Ready(follower.position()));
     let mut stop = pin!(stop);
@@ -212,8 +223,8 @@ async fn end_of_wal(config: &Config, dsn: &Dsn) -> Result<Lsn> {
     text.parse().map_err(|cause| Error::definite(Exit::Protocol, "read the end of WAL").because(cause))
 }
 
-/// Makes the temporary slot and starts the stream.
-async fn open(wire: &mut Wire, publication: &str) -> Result<(Header, Facts, Lsn)> {
+/// Makes the temporary slot and starts the stream. Each answer but that about the slot comes within `limit`.
+async fn open(wire: &mut Wire, publication: &str, limit: Duration) -> Result<(Header, Facts, Lsn)> {
     let slot = format!("crieur_record_{}", std::process::id());
     // NOEXPORT_SNAPSHOT: the session runs statements after this one.
     let sql = format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT");
@@ -221,9 +232,10 @@ async fn open(wire: &mut Wire, publication: &str) -> Result<(Header, Facts, Lsn)
     let begin = made.first().and_then(|row| row.get(1)?.as_deref()?.parse().ok());
     let begin =
         begin.ok_or_else(|| Error::definite(Exit::Protocol, "the server does not say where the slot begins"))?;
-    let version = wire.simple_query("SELECT pg_catalog.current_setting('server_version')").await?;
-    let facts = Facts::read(wire, publication).await?;
-    start_stream(wire, &slot, publication, facts.version).await?;
+    let version = "SELECT pg_catalog.current_setting('server_version')";
+    let version = answered(limit, wire.simple_query(version)).await?;
+    let facts = answered(limit, Facts::read(wire, publication)).await?;
+    answered(limit, start_stream(wire, &slot, publication, facts.version)).await?;
     let header = Header {
         server_version: version.into_iter().flatten().flatten().next().unwrap_or_default(),
         protocol_version: protocol_version(facts.version),
@@ -232,6 +244,38 @@ async fn open(wire: &mut Wire, publication: &str) -> Result<(Header, Facts, Lsn)
         system_identifier: facts.system.clone(),
     };
     Ok((header, facts, begin))
+}
+
+/// Since when nothing was received, as in the daemon's own stream: half of the limit on, a reply is asked for once, and
+/// behind all of it the link is dead.
+struct Silence {
+    since: Instant,
+    limit: Duration,
+    asked: bool,
+}
+
+impl Silence {
+    fn new(limit: Duration) -> Self {
+        Silence { since: Instant::now(), limit, asked: false }
+    }
+
+    /// When there is something to do about it.
+    fn due(&self) -> Instant {
+        self.since + if self.asked { self.limit } else { self.limit / 2 }
+    }
+
+    /// Whether a reply is to be asked for now.
+    fn ask(&mut self, now: Instant) -> Result<Reply> {
+        if now >= self.since + self.limit {
+            let limit = self.limit;
+            return Err(Error::transient(format!("nothing received for {limit:?}: the link is dead")));
+        }
+        if self.asked || now < self.due() {
+            return Ok(Reply::NotRequested);
+        }
+        self.asked = true;
+        Ok(Reply::Requested)
+    }
 }
 
 /// Everything but the connection.

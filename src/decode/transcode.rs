@@ -1,8 +1,8 @@
 //! Messages of pgoutput from a database whose encoding is not UTF-8, made UTF-8 here.
 //!
 //! The server could convert them, and would end the stream at the first byte that has no form in UTF-8, again at every try.
-//! So it sends what the database holds, and this makes of it, byte for byte, what the server would have made. A byte without a
-//! form in UTF-8 stays as it is: no reader can read its value in UTF-8, so none has a key of it; the other values of its
+//! So it sends what the database holds, and this makes of it, byte for byte, what the server would have made. A byte without
+//! a form in UTF-8 stays as it is: no reader can read its value in UTF-8, so none has a key of it; the other values of its
 //! row, and other rows, have theirs.
 
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
 //! A stream that is held back: the server's WAL goes on, and nothing of it comes. Pure.
 //!
-//! A walsender that waits (for a standby that `synchronized_standby_slots` names, `WalSndWaitForWal` in walsender.c) answers
-//! as one that has nothing to send. What it has sent, beside where the server's WAL stood, tells them apart: one that has nothing
-//! to send says soon that it has sent everything.
+//! A walsender that waits (for a standby that `synchronized_standby_slots` names, `WalSndWaitForWal` in walsender.c)
+//! answers as one that has nothing to send. What it has sent, beside where the server's WAL stood, tells them apart: one
+//! that has nothing to send says soon that it has sent everything.
 
 use std::time::Duration;
 

@@ -82,7 +82,7 @@ impl Place {
     }
 }
 
-/// What crieur converts itself it converts as every server does, and takes for unconvertible what the server does not convert.
+/// What crieur converts itself it converts as every server does, and what no server converts it does not.
 #[tokio::test]
 async fn each_encoding_of_one_byte_is_the_servers() {
     for version in Version::ALL {

@@ -399,3 +399,29 @@ async fn a_recording_beside_a_daemon_that_removes_at_once_misses_no_row() {
     scene.confirmed(&daemon).await;
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// A slot may have any name; only who has no lease and asks for rows to stay is a recorder.
+#[tokio::test]
+async fn a_slot_that_is_named_like_a_recording_keeps_no_row() {
+    let scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    let check = || daemon::run("check", &scene.config(), &[]);
+    let other = "INSERT INTO crieur.progress (slot, owner, owner_until) \
+                 VALUES ('record_main', '1@host/1', clock_timestamp() + interval '19 s')";
+    scene.run(other).await;
+    scene.run("INSERT INTO visits VALUES (1)").await;
+    settled("the row is removed while that lease lasts", Duration::from_secs(10), async || {
+        match scene.ask("SELECT count(*)::text FROM crieur.outbox").await {
+            none if none == "0" => Ok(()),
+            some => Err((some, daemon.log())),
+        }
+    })
+    .await;
+    let out = check();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(said.contains("1@host/1 reads it for slot \"record_main\""), "{said}");
+    scene.run("UPDATE crieur.progress SET owner = NULL WHERE slot = 'record_main'").await;
+    let out = check();
+    assert!(out.status.success(), "a recorder is nothing to complain of: {}", String::from_utf8_lossy(&out.stdout));
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -1,6 +1,6 @@
 //! Makes the recordings of `tests/golden`: each workload on each server, through the real recorder.
 //!
-//! It runs only when asked (`make record`): its result is a file in the repository, not a verdict. A line `-- wait`
+//! And what ends a recording. The former runs only when asked (`make record`): its result is a file in the repository, not a verdict. A line `-- wait`
 //! in a workload waits until everything before it has reached the recorder; `-- record` is where the recording begins.
 
 use std::io::{BufRead, BufReader};
@@ -17,6 +17,7 @@ use super::harness::postgres::{self, Postgres, Version};
 use super::harness::process::{Signal, send};
 use super::harness::redis::{Redis, Server};
 use super::harness::wait;
+use super::scene::{Mode, Scene};
 
 /// PREPARE TRANSACTION is off by default.
 const CONF: &str = "max_prepared_transactions = 5";
@@ -183,4 +184,38 @@ async fn a_recording_holds_what_committed_before_the_signal_and_leaves_nothing_b
         "nothing stands in the way of the next attempt: {}",
         text(&failed)
     );
+}
+
+/// A server that keeps the line open and says nothing any more ends a recording, as it ends the daemon's stream.
+#[tokio::test]
+async fn a_server_that_says_nothing_any_more_ends_a_recording() {
+    for mode in Mode::ALL {
+        let scene = Scene::of(mode, Default::default(), &[]).await;
+        let dir = tempfile::tempdir().expect("the temporary directory is writable");
+        let (file, out) = (dir.path().join("crieur.toml"), dir.path().join("out.rec"));
+        let config = scene.config().replace("[postgres]\n", "[postgres]\nliveness_timeout = \"1s\"\n");
+        std::fs::write(&file, config).expect("the directory is ours");
+        let mut record = Command::new(env!("CARGO_BIN_EXE_crieur"));
+        record.args(["record", "--config"]).arg(&file).arg("--out").arg(&out);
+        record.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut recorder = record.spawn().expect("cargo built the program");
+        let mut lines = BufReader::new(recorder.stdout.take().expect("it is piped")).lines();
+        assert!(lines.next().is_some_and(|line| line.is_ok_and(|line| line.starts_with("recording from"))));
+        // Quiet is no reason to end.
+        let old = "SELECT bool_or(clock_timestamp() - backend_start > '2.5 s')::text FROM pg_stat_activity \
+                   WHERE application_name = 'crieur'";
+        wait::eventually("it is quiet for long", wait::PATIENCE, async || scene.ask(old).await != "false").await;
+        assert!(recorder.try_wait().expect("it is our child").is_none(), "{mode:?}");
+        let backend = "SELECT pid FROM pg_stat_activity WHERE application_name = 'crieur'";
+        let backends = scene.sql.query(backend, &[]).await.expect("it answers");
+        let backends: Vec<u32> = backends.iter().map(|row| row.get::<_, i32>(0) as u32).collect();
+        assert!(!backends.is_empty());
+        backends.iter().for_each(|pid| send(*pid, Signal::Stop));
+        let out = tokio::task::spawn_blocking(|| recorder.wait_with_output()).await.expect("it does not panic");
+        backends.iter().for_each(|pid| send(*pid, Signal::Cont));
+        let out = out.expect("it is our child");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(69), "{mode:?}: {said}");
+        assert!(said.contains("the link is dead") || said.contains("gave no answer within 1s"), "{mode:?}: {said}");
+    }
 }

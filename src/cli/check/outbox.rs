@@ -118,7 +118,7 @@ fn of(state: &State, slot: &str, needs: &[&TableNeeds]) -> Vec<Finding> {
         true => Finding::note("notify", "on: commits that write watched tables queue at one lock of the server"),
         false => Finding::ready("notify", "off: the daemon looks every 20 ms to 1 s"),
     });
-    for (other, owner) in state.owners.iter().filter(|(other, _)| *other != slot && !other.starts_with("record_")) {
+    for (other, owner) in state.owners.iter().filter(|(other, _)| *other != slot) {
         let seen = format!("{owner} reads it for slot \"{other}\": rows that it removes never come here");
         out.push(Finding::wrong("outbox", seen).mend("stop that daemon, or give both the same postgres.slot"));
     }

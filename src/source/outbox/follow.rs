@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::quote;
 use crate::session::Session;
-use crate::source::outbox::lease::{BEGIN_WRITE, transact};
+use crate::source::connect::answered;
+use crate::source::outbox::lease::{self, BEGIN_WRITE, transact};
 use crate::source::outbox::page::{Poll, shapes};
 
 /// How often its row is renewed; it lasts ten seconds.
@@ -19,6 +20,8 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// A reader beside the daemon.
 pub(crate) struct Follower {
     session: Session,
+    /// For each answer.
+    limit: Duration,
     /// Its row's name.
     name: String,
     renew_due: Instant,
@@ -29,13 +32,19 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// Begins behind everything that is visible now.
-    pub(crate) async fn begin(session: Session) -> Result<Self> {
-        let name = format!("record_{}", std::process::id());
+    /// Begins behind everything that is visible now. A server that does not answer within `limit` is gone.
+    pub(crate) async fn begin(session: Session, limit: Duration) -> Result<Self> {
+        answered(limit, Follower::log_in(session, limit)).await
+    }
+
+    async fn log_in(session: Session, limit: Duration) -> Result<Self> {
+        // No slot has a name with an "@", and no other recorder has this one.
+        let name = format!("record_{}", lease::owner());
         renew(&session, &name).await?;
         let poll = Poll::from_now(&session.client).await?;
         Ok(Follower {
             session,
+            limit,
             name,
             renew_due: Instant::now() + RENEW_INTERVAL,
             poll,
@@ -49,15 +58,15 @@ impl Follower {
     /// nothing.
     pub(crate) async fn frames(&mut self) -> Result<Vec<Vec<u8>>> {
         if self.renew_due <= Instant::now() {
-            renew(&self.session, &self.name).await?;
+            answered(self.limit, renew(&self.session, &self.name)).await?;
             self.renew_due = Instant::now() + RENEW_INTERVAL;
         }
         let mut out = Vec::new();
         loop {
-            let page = self.poll.page(&self.session.client).await?;
+            let page = answered(self.limit, self.poll.page(&self.session.client)).await?;
             let unknown: Vec<i32> = page.shapes().filter(|id| !self.shapes.contains_key(id)).collect();
             if !unknown.is_empty() {
-                self.shapes.extend(shapes(&self.session.client, &unknown).await?);
+                self.shapes.extend(answered(self.limit, shapes(&self.session.client, &unknown)).await?);
             }
             let mut messages = Messages::default();
             for index in 0..page.len() {
@@ -87,7 +96,7 @@ impl Follower {
     /// Lets the daemon remove rows again.
     pub(crate) async fn end(self) -> Result<()> {
         let sql = format!("DELETE FROM crieur.progress WHERE slot = {}", quote::literal(&self.name));
-        transact(&self.session.client, BEGIN_WRITE, &sql).await.map(drop)
+        answered(self.limit, transact(&self.session.client, BEGIN_WRITE, &sql)).await.map(drop)
     }
 }
 
