@@ -1,7 +1,9 @@
-//! Makes the recordings of `tests/golden`: each workload on each server, through the real recorder.
+//! Makes the recordings of `tests/golden`: each workload on each server, through the real recorder; and what ends a
+//! recording.
 //!
-//! And what ends a recording. The former runs only when asked (`make record`): its result is a file in the repository, not a verdict. A line `-- wait`
-//! in a workload waits until everything before it has reached the recorder; `-- record` is where the recording begins.
+//! The former runs only when asked (`make record`): its result is a file in the repository, not a verdict. A line
+//! `-- wait` in a workload waits until everything before it has reached the recorder; `-- record` is where the recording
+//! begins.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
