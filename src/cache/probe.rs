@@ -248,18 +248,18 @@ mod tests {
         };
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let definite = Some((false, Mends::Person));
-        let transient = Some((true, Mends::Person));
+        let (transient, rights) = (Some((true, Mends::Person)), Some((true, Mends::Rights)));
         for (command, value, refused) in [
             ("SET", error("ERR syntax error"), None),
             ("SET", error("ERR unknown command 'SET'"), definite),
             ("SET", error("READONLY replica"), transient),
             ("EVAL", text("ERR syntax error"), None),
-            ("EVAL", text("NOPERM ACL failure in script: set"), transient),
+            ("EVAL", text("NOPERM ACL failure in script: set"), rights),
             ("EVAL", error("ERR unknown command 'EVAL'"), definite),
             ("GET", error("WRONGTYPE a list"), None),
             ("GET", error("LOADING dataset"), Some((true, Mends::Itself))),
             ("UNLINK", error("CROSSSLOT keys"), definite),
-            ("UNLINK", error("NOPERM no permissions"), transient),
+            ("UNLINK", error("NOPERM no permissions"), rights),
             ("UNLINK", Value::Int(0), None),
             ("SCAN", Value::Int(0), transient),
         ] {

@@ -22,8 +22,10 @@ const WAIT: &str = "The cache is busy with itself; the keys go again until it an
 pub enum Mends {
     /// It passes: the same command succeeds later.
     Itself,
-    /// A person: the address, the user, the server is not one that crieur can work with.
+    /// A person: the address, the log-in, the server is not one that crieur can work with.
     Person,
+    /// A person: the user lacks a right.
+    Rights,
 }
 
 /// The error for an error reply to `command`.
@@ -106,6 +108,8 @@ pub(super) fn classify(command: &str, code: &str, detail: &str) -> Error {
 const WEATHER: (Class, Mends) = (Class::Transient, Mends::Itself);
 /// A person mends it, and the daemon goes on by itself then.
 const MENDED: (Class, Mends) = (Class::Transient, Mends::Person);
+/// A right is missing, which may be granted while the daemon runs.
+const GRANTED: (Class, Mends) = (Class::Transient, Mends::Rights);
 /// No retry can help.
 const STOPS: (Class, Mends) = (Class::Definite(Exit::Unavailable), Mends::Person);
 
@@ -119,7 +123,7 @@ fn meaning(code: &str, detail: &str) -> ((Class, Mends), Option<&'static str>) {
         "NOREPLICAS" => (WEATHER, "The cache has fewer replicas than min-replicas-to-write asks for."),
         "LOADING" | "BUSY" | "TRYAGAIN" | "MASTERDOWN" => (WEATHER, WAIT),
         "CLUSTERDOWN" => (MENDED, CLUSTER),
-        "NOPERM" => (MENDED, GRANT),
+        "NOPERM" => (GRANTED, GRANT),
         // No server of this protocol bans an address for wrong passwords: a pause of minutes would only leave keys stale.
         "NOAUTH" | "WRONGPASS" => (MENDED, LOGIN),
         "DENIED" => (MENDED, "The cache is in protected mode; give it a password or bind it."),
@@ -155,8 +159,8 @@ fn meaning_of_err(detail: &str) -> ((Class, Mends), Option<&'static str>) {
         ("max requests limit exceeded", MENDED, QUOTA),
         ("max daily request limit exceeded", MENDED, QUOTA),
         // A command inside of a script (`scriptVerifyACL` in script.c).
-        ("ACL failure in script", MENDED, GRANT),
-        ("The user executing the script", MENDED, GRANT),
+        ("ACL failure in script", GRANTED, GRANT),
+        ("The user executing the script", GRANTED, GRANT),
         (
             "Unknown Redis command called from",
             STOPS,
@@ -229,14 +233,16 @@ mod tests {
             ("OOM", "", Mends::Itself),
             ("NEW", "", Mends::Itself),
             ("READONLY", "", Mends::Person),
-            ("NOPERM", "", Mends::Person),
+            ("NOPERM", "", Mends::Rights),
+            ("ERR", "ACL failure in script: User ann has no permissions to run the 'set' command", Mends::Rights),
+            ("ERR", "The user executing the script can't run this command or subcommand", Mends::Rights),
             ("CROSSSLOT", "", Mends::Person),
             ("ERR", "unknown command 'EVAL'", Mends::Person),
             ("ERR", "DB index is out of range", Mends::Person),
             ("ERR", "max requests limit exceeded. Limit: 500000", Mends::Person),
         ] {
             assert_eq!(super::mends(code, detail), mends, "{code} {detail}");
-            assert!(mends == Mends::Person || classify("X", code, detail).is_transient(), "{code}");
+            assert!(mends != Mends::Itself || classify("X", code, detail).is_transient(), "{code}");
         }
         for (mode, stops) in [("standalone", false), ("", false), ("sentinel", true), ("cluster", true)] {
             assert_eq!(unsuitable(mode).is_some_and(|error| error.exit() == Exit::Unavailable), stops, "{mode}");

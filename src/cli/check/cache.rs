@@ -29,7 +29,11 @@ fn answer(tried: &Tried, grant: &str) -> Finding {
         Some((error, Mends::Itself)) => {
             Finding::note(subject, format!("{}; crieur tries again until it passes", error.message))
         }
-        Some((error, Mends::Person)) if error.message.ends_with("NOPERM") => {
+        Some((_, Mends::Rights)) if command == "EVAL" => {
+            Finding::wrong(subject, "EVAL, or a command inside of its script, is not permitted to this user")
+                .mend(grant)
+        }
+        Some((_, Mends::Rights)) => {
             Finding::wrong(subject, format!("{command} is not permitted to this user")).mend(grant)
         }
         Some((error, Mends::Person)) => Finding::wrong(subject, error.message.clone()).mend_all(error.hint.clone()),
@@ -122,7 +126,7 @@ mod tests {
         let loading = Error::transient("the cache answered SCAN with LOADING").hint("wait");
         for (refusal, verdict, mend) in [
             (None, Verdict::Ready, None),
-            (Some((noperm, Mends::Person)), Verdict::Wrong, Some("ACL SETUSER ann")),
+            (Some((noperm, Mends::Rights)), Verdict::Wrong, Some("ACL SETUSER ann")),
             (Some((off, Mends::Person)), Verdict::Wrong, Some("renamed")),
             (Some((loading, Mends::Itself)), Verdict::Note, None),
         ] {

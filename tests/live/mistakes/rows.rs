@@ -111,7 +111,7 @@ fn in_the_file() -> Vec<Row> {
         cache("delays that do not ascend", "url = \"{cache}\"\necho = [\"2s\", \"1s\"]"),
         cache("a duration without a unit", "url = \"{cache}\"\nheartbeat = \"5\""),
         cache("a duration as a number", "url = \"{cache}\"\ntimeout = 5"),
-        cache("a heartbeat of a minute", "url = \"{cache}\"\nheartbeat = \"1m\""),
+        cache("a heartbeat of an hour", "url = \"{cache}\"\nheartbeat = \"1h\""),
         cache("everything may be named", "url = \"{cache}\"\ninvalidate = [\"*\"]"),
         cache("a word that is no choice", "url = \"{cache}\"\non_gap = \"ignore\""),
         Row { more: "[admin]\nlisten = \"localhost:9186\"", ..row("a name to listen on", &["check"]) },
