@@ -147,6 +147,11 @@ impl<A: Copy + Ord> Batch<A> {
         !self.transactions.is_empty()
     }
 
+    /// Whether a lookup waits for its answer.
+    pub fn asks(&self) -> bool {
+        !self.load.lookups.is_empty()
+    }
+
     /// Keys, patterns and lookups collected so far.
     pub fn len(&self) -> usize {
         self.load.len()

@@ -3,6 +3,8 @@
 //! It takes the gate's snapshots, answers lookups behind the gate, and knows which partition belongs to which table.
 //! This file is the trait that the loop knows and its words; `session.rs` is the real one.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use crate::change::Oid;
@@ -51,6 +53,15 @@ impl Answer {
 /// Tables by schema and name.
 pub type Named = Vec<(String, String)>;
 
+/// How everything is defined that kept answers of lookups were read from.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Definitions {
+    /// Another one where a table, a view or a function is another now.
+    pub digest: String,
+    /// Lookups whose answers may not be kept: the stream does not bring the changes of all that they read.
+    pub unkept: BTreeSet<LookupId>,
+}
+
 /// An ordinary session, from the loop's point of view.
 #[allow(async_fn_in_trait)] // One thread: no future of ours needs to be Send.
 pub trait Control {
@@ -60,6 +71,11 @@ pub trait Control {
     /// What a batch of changes waits for: a snapshot that contains their transactions, unless the source has them from one.
     async fn gate(&self) -> Result<Snapshot> {
         self.snapshot().await
+    }
+
+    /// The same for changes whose lookups may have known answers, with the definitions as they were behind the snapshot.
+    async fn gate_and_definitions(&self) -> Result<(Snapshot, Definitions)> {
+        Ok((self.gate().await?, Definitions::default()))
     }
 
     /// A snapshot that lists every transaction in progress. That of [`snapshot`](Control::snapshot) ends at the youngest

@@ -54,6 +54,7 @@ pub mod ring;
 pub mod cache;
 pub mod catalog;
 pub mod control;
+mod definitions;
 pub mod identity;
 mod lookups;
 mod mending;

@@ -28,7 +28,7 @@ use crate::source::sqlstate::{is_connection, session_error, statement_text};
 /// Answers of one lookup to one batch may take so much memory; questions whose answers go past it widen.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-type Refusable<T> = std::result::Result<T, Refused>;
+pub(crate) type Refusable<T> = std::result::Result<T, Refused>;
 
 /// A parameter as PostgreSQL text, whatever its type.
 #[derive(Clone, Copy, Debug)]

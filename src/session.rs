@@ -22,7 +22,8 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQuer
 use tracing::warn;
 
 use crate::change::Oid;
-use crate::control::{Answer, CatalogView, Control, LookupId, Named, Question, Sighting};
+use crate::control::{Answer, CatalogView, Control, Definitions, LookupId, Named, Question, Sighting};
+use crate::definitions::{Kept, Look, Looks};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lookups::{Answered, Lookups};
@@ -200,6 +201,7 @@ struct Live {
     /// As in [`Start::system`](crate::mark::Start::system), and the timeline; `None` where the role may not ask.
     identity: Option<(String, u32)>,
     lookups: Lookups,
+    looks: Looks,
 }
 
 /// The loop's ordinary session: connects when first needed, anew after an error.
@@ -216,6 +218,8 @@ pub struct ControlSession {
     watch: Option<[String; 3]>,
     /// What the server may refuse writes for.
     mending: Option<Mending>,
+    /// Lookups whose answers are kept.
+    kept: Option<Kept>,
     /// A statement failed because its connection had ended, or the server takes no new ones.
     failed: Notify,
 }
@@ -234,6 +238,7 @@ impl ControlSession {
             expected: RefCell::new(None),
             watch: None,
             mending: None,
+            kept: None,
         }
     }
 
@@ -253,6 +258,7 @@ impl ControlSession {
         let tables = serde_json::to_string(&tables).expect("a list of texts is plain data");
         let variables = [("slot", slot), ("publication", publication), ("tables", tables.as_str())];
         let fill = |sql| format!("{NO_PATH}{}", quote::fill(sql, &variables));
+        self.kept = Kept::of(rules, publication);
         self.watch = Some([RUN, include_str!("../sql/watch.sql"), include_str!("../sql/catalog.sql")].map(fill));
         self.mending = Some(Mending::new(self.dsn.clone(), self.connect_timeout, publication, needs));
         self
@@ -278,7 +284,7 @@ impl ControlSession {
             Ok((identity, snapshot.map_err(|error| session_error(&error))?))
         });
         let (identity, snapshot) = asked.await.map_err(|error| error.at(&self.dsn.servers()))?;
-        let live = Rc::new(Live { session, snapshot, identity, lookups: Lookups::default() });
+        let live = Rc::new(Live { session, snapshot, identity, lookups: Lookups::default(), looks: Looks::default() });
         *self.live.borrow_mut() = Some(Rc::clone(&live));
         Ok(live)
     }
@@ -391,12 +397,48 @@ fn first_row(rows: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
     rows.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None })
 }
 
+fn unexpected() -> Error {
+    Error::definite(Exit::Protocol, "the answer about slot and publication cannot be read")
+}
+
+/// What `watch.sql` saw.
+async fn sighting(client: &Client, watch: &str) -> Result<Sighting> {
+    let rows = client.simple_query(watch).await.map_err(|error| session_error(&error))?;
+    let text = first_row(&rows).and_then(|row| row.get(0)).ok_or_else(unexpected)?;
+    serde_json::from_str(text).map_err(|cause| unexpected().because(cause))
+}
+
+async fn snapshot(live: &Live) -> Result<Snapshot> {
+    let row = live.session.client.query_one(&live.snapshot, &[]).await;
+    let text: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
+    Snapshot::parse(&text).map_err(|cause| Error::definite(Exit::Protocol, "read a snapshot").because(cause))
+}
+
 impl Control for ControlSession {
     async fn snapshot(&self) -> Result<Snapshot> {
-        self.attempt(1, async |live| {
-            let row = live.session.client.query_one(&live.snapshot, &[]).await;
-            let text: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
-            Snapshot::parse(&text).map_err(|cause| Error::definite(Exit::Protocol, "read a snapshot").because(cause))
+        self.attempt(1, async |live| snapshot(&live).await).await
+    }
+
+    async fn gate_and_definitions(&self) -> Result<(Snapshot, Definitions)> {
+        let Some(kept) = &self.kept else { return Ok((self.snapshot().await?, Definitions::default())) };
+        self.attempt(kept.statements(), async |live| {
+            let client = &live.session.client;
+            live.looks.prepare(client, kept).await?;
+            // Polled in this order, so that the definitions are those behind the snapshot.
+            let (snapshot, look) = tokio::try_join!(biased; snapshot(&live), live.looks.look(client))?;
+            let definitions = match look {
+                Look::Same(definitions) => definitions,
+                Look::Changed(digest) => {
+                    // A name may mean another table now, of which nothing tells a statement that is prepared.
+                    live.lookups.forget();
+                    let seen = match &self.watch {
+                        Some([_, watch, _]) => Some(sighting(client, watch).await?),
+                        None => None,
+                    };
+                    live.looks.settle(client, kept, digest, seen.as_ref()).await?
+                }
+            };
+            Ok((snapshot, definitions))
         })
         .await
     }
@@ -502,11 +544,8 @@ impl Control for ControlSession {
         let (system, timeline) = live.identity.clone().unwrap_or_default();
         let step = async |live: Rc<Live>| {
             let client = &live.session.client;
-            let answers = tokio::try_join!(client.simple_query(run), client.simple_query(watch));
-            let (run, watch) = answers.map_err(|error| session_error(&error))?;
-            let unexpected = || Error::definite(Exit::Protocol, "the answer about slot and publication cannot be read");
-            let text = first_row(&watch).and_then(|row| row.get(0)).ok_or_else(unexpected)?;
-            let seen: Sighting = serde_json::from_str(text).map_err(|cause| unexpected().because(cause))?;
+            let run = async { client.simple_query(run).await.map_err(|error| session_error(&error)) };
+            let (run, seen) = tokio::try_join!(run, sighting(client, watch))?;
             let publication = first_row(&run).and_then(|row| row.get(1)).ok_or_else(unexpected)?.to_owned();
             refuse_as_standby(&seen.standby_names, &seen.application_name)?;
             Ok(Some(Sighting { system, timeline, publication, ..seen }))

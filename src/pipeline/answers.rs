@@ -5,10 +5,13 @@
 //! when it arrives: a question that is asked in between may still be answered without it, and that answer goes then.
 //! One that is on its way at that moment is used for its own batch, and not kept. Whatever is behind the change in
 //! commit order leaves the batch with it or later, and asks anew.
+//!
+//! The stream does not tell how tables, views and functions are defined. So known answers are used only behind a gate
+//! that looked at the definitions ([`Answers::defined`]); where these are others than before, all answers go.
 
 use std::collections::HashMap;
 
-use crate::control::{Answer, AnswerRow, LookupId, Question};
+use crate::control::{Answer, AnswerRow, Definitions, LookupId, Question};
 use crate::keys::KeySet;
 use crate::rules::Rules;
 
@@ -36,6 +39,10 @@ pub struct Answers {
     now: Moment,
     /// When all of them were dropped.
     cleared: Moment,
+    /// What all of them were read from.
+    definitions: Option<Definitions>,
+    /// The definitions were looked at behind the transactions that leave now.
+    sure: bool,
 }
 
 impl Answers {
@@ -44,8 +51,30 @@ impl Answers {
         Answers { bytes_max, ..Answers::default() }
     }
 
+    /// Whether any may be kept at all.
+    pub fn keeps(&self) -> bool {
+        self.bytes_max > 0
+    }
+
+    /// The gate is asked anew: without a look at the definitions nothing is known of what leaves behind it.
+    pub fn unsure(&mut self) {
+        self.sure = false;
+    }
+
+    /// The definitions behind the transactions that leave next.
+    pub fn defined(&mut self, definitions: Definitions) {
+        if self.definitions.as_ref() != Some(&definitions) {
+            self.clear();
+            self.definitions = Some(definitions);
+        }
+        self.sure = true;
+    }
+
     /// What is known of a question.
     pub fn known(&self, question: &Question) -> Option<&Answer> {
+        if !self.sure {
+            return None;
+        }
         self.lookups.get(&question.lookup)?.answers.get(&question.args)
     }
 
@@ -58,7 +87,9 @@ impl Answers {
     pub fn keep(&mut self, rules: &Rules, asked: Moment, questions: &[Question], answers: &[Answer]) {
         for (question, answer) in questions.iter().zip(answers) {
             let emptied = self.lookups.get(&question.lookup).map(|known| known.emptied);
+            let brought = |definitions: &Definitions| !definitions.unkept.contains(&question.lookup);
             if let Answer::Rows(rows) = answer
+                && self.definitions.as_ref().is_some_and(brought)
                 && Some(asked) >= emptied.max(Some(self.cleared))
                 && rules.keeps(question.lookup)
             {
@@ -93,6 +124,7 @@ impl Answers {
     pub fn clear(&mut self) {
         self.now.0 += 1;
         self.cleared = self.now;
+        self.sure = false;
         self.lookups.clear();
     }
 
@@ -117,6 +149,13 @@ mod tests {
     use super::*;
     use crate::keys::FamilyId;
     use crate::rules::parse::rules_of;
+
+    /// Answers behind a gate that looked.
+    fn answers_of(bytes_max: usize) -> Answers {
+        let mut answers = Answers::new(bytes_max);
+        answers.defined(Definitions::default());
+        answers
+    }
 
     const RULES: &str = "[[rules]]\ntable = 't'\nkeys = ['a:{a.x}', 'b:{b.x}', 'c:{c.x}']\n\
         lookup.a = { sql = 'select x from u where $1', args = ['i'], tables = ['u'] }\n\
@@ -143,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_change_drops_the_answers_of_its_lookups_and_those_that_were_on_their_way() {
-        let mut answers = Answers::new(1 << 20);
+        let mut answers = answers_of(1 << 20);
         let asked = answers.now();
         keep(&mut answers, asked, 0, "1");
         keep(&mut answers, asked, 1, "1");
@@ -160,13 +199,43 @@ mod tests {
         keep(&mut answers, asked, 0, "1");
         assert!(answers.known(&question(0, "1")).is_some());
         answers.clear();
+        answers.defined(Definitions::default());
         keep(&mut answers, asked, 1, "1");
         assert_eq!((answers.known(&question(1, "1")), answers.bytes_used()), (None, 0));
     }
 
     #[test]
-    fn what_is_refused_or_names_no_table_is_not_kept() {
+    fn answers_stand_for_the_definitions_that_they_were_read_from() {
         let mut answers = Answers::new(1 << 20);
+        let defined = |digest: &str, unkept: &[u32]| Definitions {
+            digest: digest.to_owned(),
+            unkept: unkept.iter().copied().map(LookupId).collect(),
+        };
+        let asked = answers.now();
+        keep(&mut answers, asked, 0, "1");
+        assert_eq!(answers.bytes_used(), 0, "nobody knows what it was read from");
+        answers.defined(defined("a", &[1]));
+        let asked = answers.now();
+        keep(&mut answers, asked, 0, "1");
+        keep(&mut answers, asked, 1, "1");
+        assert!(answers.known(&question(0, "1")).is_some());
+        assert_eq!(answers.known(&question(1, "1")), None, "the stream does not bring all that it reads");
+        answers.unsure();
+        assert_eq!(answers.known(&question(0, "1")), None, "nobody looked behind this gate");
+        answers.defined(defined("a", &[1]));
+        assert!(answers.known(&question(0, "1")).is_some());
+        let asked = answers.now();
+        answers.defined(defined("b", &[]));
+        keep(&mut answers, asked, 0, "1");
+        assert_eq!(answers.known(&question(0, "1")), None, "asked before the look");
+        let asked = answers.now();
+        keep(&mut answers, asked, 1, "1");
+        assert!(answers.known(&question(1, "1")).is_some());
+    }
+
+    #[test]
+    fn what_is_refused_or_names_no_table_is_not_kept() {
+        let mut answers = answers_of(1 << 20);
         let asked = answers.now();
         keep(&mut answers, asked, 2, "1");
         answers.keep(&rules_of(RULES), asked, &[question(0, "1")], &[Answer::Refused("no".into())]);
@@ -175,7 +244,7 @@ mod tests {
 
     #[test]
     fn they_take_no_more_than_their_bound() {
-        let mut answers = Answers::new(2_000);
+        let mut answers = answers_of(2_000);
         let asked = answers.now();
         for number in 0..1_000 {
             let arg = number.to_string();
@@ -185,7 +254,7 @@ mod tests {
         }
         keep(&mut answers, asked, 0, &"x".repeat(2_000));
         assert!(answers.bytes_used() <= 2_000, "one that is larger than all may be");
-        let mut none = Answers::new(0);
+        let mut none = answers_of(0);
         let asked = none.now();
         keep(&mut none, asked, 0, "1");
         assert_eq!(none.known(&question(0, "1")), None);

@@ -44,7 +44,7 @@ use crate::ack::{SpanId, Window};
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Swept};
 use crate::change::Relation;
-use crate::control::{CatalogView, Control, Named, Sighting};
+use crate::control::{CatalogView, Control, LookupId, Named, Sighting};
 use crate::echo::{Delivery, Echoes};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
@@ -106,8 +106,9 @@ pub fn patience(lateness: Duration) -> Duration {
 
 /// Answers of lookups, none yet. Where transactions come in another order than they were committed, one may come ahead
 /// of a change that it saw, and only asking is fresh enough: none are kept.
-fn answers_of(source: &impl Source, settings: &Settings) -> Rc<RefCell<Answers>> {
-    let bytes_max = if source.is_in_commit_order() { settings.memory_bytes_max / 64 } else { 0 };
+fn answers_of(source: &impl Source, rules: &Rules, settings: &Settings) -> Rc<RefCell<Answers>> {
+    let keeps = (0..).map(LookupId).zip(rules.lookups()).any(|(id, _)| rules.keeps(id));
+    let bytes_max = if keeps && source.is_in_commit_order() { settings.memory_bytes_max / 64 } else { 0 };
     Rc::new(RefCell::new(Answers::new(bytes_max)))
 }
 
@@ -219,7 +220,7 @@ where
 
     fn assembled(source: S, cache: Rc<C>, control: Rc<D>, rules: Rules, settings: Settings, news: Tell) -> Self {
         Pipeline {
-            answers: answers_of(&source, &settings),
+            answers: answers_of(&source, &rules, &settings),
             source,
             cache,
             control,
@@ -466,12 +467,22 @@ where
     fn start_what_can_start(&mut self) {
         let now = Instant::now();
         if self.gate_due().is_some_and(|due| due <= now) {
-            let control = Rc::clone(&self.control);
+            let (control, answers) = (Rc::clone(&self.control), Rc::clone(&self.answers));
+            let looks = self.intake.batch.asks() && answers.borrow().keeps();
+            answers.borrow_mut().unsure();
             let asking = Box::pin(async move {
                 if without(Guard::Gate) {
                     return Ok(Snapshot::Everything);
                 }
-                insist("take a snapshot", async || control.gate().await).await
+                let gate = async || match looks {
+                    true => {
+                        let (snapshot, definitions) = control.gate_and_definitions().await?;
+                        answers.borrow_mut().defined(definitions);
+                        Ok(snapshot)
+                    }
+                    false => control.gate().await,
+                };
+                insist("take a snapshot", gate).await
             });
             self.gating.ask(now, asking);
         }

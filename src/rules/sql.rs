@@ -3,6 +3,7 @@
 //! Not a parser: it knows strings, names and comments well enough to tell a parameter from text that looks like one
 //! (`src/backend/parser/scan.l`).
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::quote;
@@ -13,28 +14,79 @@ type Parameter = (Range<usize>, usize);
 
 /// The parameters of a statement, in the order of writing.
 fn all(sql: &str) -> Vec<Parameter> {
-    let bytes = sql.as_bytes();
     let mut found = Vec::new();
+    scan(sql, |token| {
+        if let Token::Parameter(at, number) = token {
+            found.push((at, number));
+        }
+    });
+    found
+}
+
+/// Every name that stands in a statement, key words among them; quoted ones as they are, others in lower case.
+pub fn words(sql: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    scan(sql, |token| match token {
+        Token::Parameter(..) => {}
+        Token::Word(word) => _ = found.insert(word.to_lowercase()),
+        Token::Quoted(name) => _ = found.insert(name.replace("\"\"", "\"")),
+    });
+    found
+}
+
+/// What is not text and not a comment.
+enum Token<'s> {
+    Parameter(Range<usize>, usize),
+    Word(&'s str),
+    /// Without its quotes; one inside is doubled.
+    Quoted(&'s str),
+}
+
+fn scan<'s>(sql: &'s str, mut each: impl FnMut(Token<'s>)) {
+    let bytes = sql.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
         let rest = &bytes[at..];
         at += match rest[0] {
             b'\'' => string(rest, at.checked_sub(1).is_some_and(|before| is_escape(bytes, before))),
-            b'"' => 1 + until(&rest[1..], b"\""),
+            b'"' => {
+                let length = quoted_name(rest);
+                let inside = &sql[at + 1..at + length];
+                each(Token::Quoted(inside.strip_suffix('"').unwrap_or(inside)));
+                length
+            }
             b'-' if rest.starts_with(b"--") => until(rest, b"\n"),
             b'/' if rest.starts_with(b"/*") => comment(rest),
             b'$' => match rest[1..].iter().take_while(|byte| byte.is_ascii_digit()).count() {
                 0 => dollar_quoted(rest),
                 digits => {
-                    found.extend(sql[at + 1..=at + digits].parse().ok().map(|number| (at..at + 1 + digits, number)));
+                    if let Ok(number) = sql[at + 1..=at + digits].parse() {
+                        each(Token::Parameter(at..at + 1 + digits, number));
+                    }
                     1 + digits
                 }
             },
-            byte if is_name(byte) => rest.iter().take_while(|byte| is_name(**byte) || **byte == b'$').count(),
+            byte if is_name(byte) => {
+                let length = rest.iter().take_while(|byte| is_name(**byte) || **byte == b'$').count();
+                each(Token::Word(&sql[at..at + length]));
+                length
+            }
             _ => 1,
         };
     }
-    found
+}
+
+/// A name in double quotes; one inside is doubled.
+fn quoted_name(rest: &[u8]) -> usize {
+    let mut at = 1;
+    while at < rest.len() {
+        at += until(&rest[at..], b"\"");
+        match rest.get(at) {
+            Some(b'"') => at += 1,
+            Some(_) | None => break,
+        }
+    }
+    at
 }
 
 fn is_name(byte: u8) -> bool {
@@ -93,7 +145,7 @@ pub fn parameters(sql: &str) -> usize {
     all(sql).iter().map(|(_, number)| *number).max().unwrap_or(0)
 }
 
-fn subselect(sql: &str) -> &str {
+pub(crate) fn subselect(sql: &str) -> &str {
     sql.trim_end().trim_end_matches(';')
 }
 
@@ -226,6 +278,14 @@ mod tests {
     }
 
     #[test]
+    fn words_are_names_and_no_texts() {
+        let found = |sql: &str| words(sql).into_iter().collect::<Vec<_>>().join(" ");
+        let sql = "SELECT o FROM App.\"T\"\"x\" WHERE a = 'from' AND \"b\" = $1 -- c\n";
+        assert_eq!(found(sql), "T\"x a and app b from o select where");
+        assert_eq!((found("é$1"), found("\"a"), found("\"\"")), ("é$1".to_owned(), "a".to_owned(), String::new()));
+    }
+
+    #[test]
     fn the_statement_for_many_takes_arrays() {
         let sql = "SELECT '$1', o FROM t WHERE a = $1 AND b = $2 OR c = $1; ";
         let types = [("pg_catalog", "uuid"), ("app", "Kind")];
@@ -250,7 +310,7 @@ mod tests {
         #[test]
         fn no_statement_panics(sql in "[$'\"\\\\/*Ee0-9a-b\n-]{0,24}|.{0,12}") {
             let types = [("a", "b")];
-            let _ = (parameters(&sql), for_many(&sql, &[], &types));
+            let _ = (parameters(&sql), words(&sql), for_many(&sql, &[], &types));
         }
     }
 }

@@ -282,7 +282,7 @@ async fn one_lookup_feeds(mode: Mode) {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-async fn gone(scene: &Scene, daemon: &Daemon, keys: &BTreeSet<String>, sql: &str) -> BTreeSet<String> {
+pub async fn gone(scene: &Scene, daemon: &Daemon, keys: &BTreeSet<String>, sql: &str) -> BTreeSet<String> {
     let mut connection = scene.keys();
     for key in keys {
         let _: () = redis::cmd("SET").arg(key).arg("v").query(&mut connection).expect("it is writable");

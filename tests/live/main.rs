@@ -46,6 +46,7 @@ mod process;
 mod publication;
 mod readers;
 mod record;
+mod redefined;
 mod reload;
 mod replicas;
 mod restart;

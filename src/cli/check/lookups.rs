@@ -5,16 +5,16 @@
 
 use std::collections::BTreeSet;
 
+use tokio_postgres::Client;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::cli::check::Finding;
 use crate::config::{Config, Mode};
 use crate::control::LookupId;
+use crate::definitions::{Read, reads};
 use crate::error::{Error, Exit, Result};
 use crate::quote;
 use crate::rules::{Lookup, Rules, sql};
-use crate::session::NO_PATH;
 
 /// NULL of any type.
 #[derive(Debug)]
@@ -36,9 +36,6 @@ impl ToSql for Null {
     to_sql_checked!();
 }
 
-/// The tables that a statement reads, or why the server does not say.
-type Read = std::result::Result<BTreeSet<(String, String)>, tokio_postgres::Error>;
-
 /// One finding for each lookup.
 pub async fn findings(client: &Client, config: &Config) -> Result<Vec<Finding>> {
     let (rules, limit) = (&config.rules, config.postgres.lookup_timeout.as_millis().max(1));
@@ -53,87 +50,33 @@ pub async fn findings(client: &Client, config: &Config) -> Result<Vec<Finding>> 
         let begin = format!("BEGIN READ ONLY; SET LOCAL row_security = off; SET LOCAL statement_timeout = {limit}");
         client.batch_execute(&begin).await.map_err(ended)?;
         let seen = tried(client, lookup).await;
-        let read = match seen {
-            Ok(_) if rules.keeps(id) && config.postgres.mode == Mode::Replication => Some(read(client, lookup).await?),
-            Ok(_) | Err(_) => None,
-        };
         client.batch_execute("ROLLBACK").await.map_err(ended)?;
-        out.push(match (seen, read) {
-            (Ok(prepared), Some(Ok(read))) => {
-                unnamed(rules, id, lookup, &read).unwrap_or_else(|| finding(lookup, &prepared))
-            }
-            (Ok(prepared), None) => finding(lookup, &prepared),
-            (Err(refusal), _) => refused(lookup, &refusal, &role),
-            (_, Some(Err(error))) => refused(lookup, &Refusal::AsWritten(error), &role),
+        let keeps = rules.keeps(id) && config.postgres.mode == Mode::Replication;
+        out.push(match seen {
+            Ok(prepared) if keeps => match reads(client, lookup).await? {
+                Ok(read) => unnamed(rules, id, lookup, &read).unwrap_or_else(|| finding(lookup, &prepared)),
+                Err(refused) => {
+                    let seen = format!("its plan cannot be read: {}", refused.text);
+                    Finding::wrong(format!("lookup {}", lookup.name), seen).mend("correct its SQL in the rules file")
+                }
+            },
+            Ok(prepared) => finding(lookup, &prepared),
+            Err(refusal) => refused(lookup, &refusal, &role),
         });
     }
     Ok(out)
 }
 
-/// Schema and name of the tables in a plan that holds for any parameters; of partitions, their topmost table. What a
-/// function reads is not in it.
-async fn read(client: &Client, lookup: &Lookup) -> Result<Read> {
-    let plan = match planned(client, lookup).await {
-        Ok(plan) => plan,
-        Err(error) => return Ok(Err(error)),
-    };
-    let mut read = BTreeSet::new();
-    for text in plan {
-        let plan = serde_json::from_str(&text);
-        let unread = |cause| Error::definite(Exit::Protocol, "read the plan of a lookup").because(cause);
-        relations(&plan.map_err(unread)?, &mut read);
-    }
-    // The transaction is about to end.
-    client.batch_execute(NO_PATH).await.map_err(ended)?;
-    Ok(roots(client, &read).await)
-}
-
-async fn planned(client: &Client, lookup: &Lookup) -> std::result::Result<Vec<String>, tokio_postgres::Error> {
-    // Partitions that the NULLs rule out would be missing, with all of them their table.
-    const SETTINGS: &str = "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_partition_pruning = off";
-    client.batch_execute(SETTINGS).await?;
-    client.batch_execute(&format!("PREPARE crieur_lookup AS\n{}", lookup.sql)).await?;
-    let nulls = vec!["NULL"; lookup.args].join(", ");
-    let arguments = if nulls.is_empty() { nulls } else { format!("({nulls})") };
-    let plan = client.simple_query(&format!("EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE crieur_lookup{arguments}")).await?;
-    client.batch_execute("DEALLOCATE crieur_lookup").await?;
-    let text = |message: &SimpleQueryMessage| match message {
-        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-        _ => None,
-    };
-    Ok(plan.iter().filter_map(text).collect())
-}
-
-/// The topmost table above each, or itself.
-async fn roots(client: &Client, tables: &BTreeSet<(String, String)>) -> Read {
-    const SQL: &str = "SELECT n.nspname, c.relname FROM pg_catalog.pg_class AS c \
-        JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-        WHERE c.oid = coalesce(pg_catalog.pg_partition_root($1::text::regclass)::oid, $1::text::regclass)";
-    let mut roots = BTreeSet::new();
-    for (schema, name) in tables {
-        let row = client.query_one(SQL, &[&quote::qualified(schema, name)]).await?;
-        roots.insert((row.try_get(0)?, row.try_get(1)?));
-    }
-    Ok(roots)
-}
-
-/// The relations that the nodes of a plan scan.
-fn relations(plan: &serde_json::Value, found: &mut BTreeSet<(String, String)>) {
-    match plan {
-        serde_json::Value::Array(items) => items.iter().for_each(|item| relations(item, found)),
-        serde_json::Value::Object(node) => {
-            let text = |key| node.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
-            found.extend(text("Schema").zip(text("Relation Name")));
-            node.values().for_each(|value| relations(value, found));
-        }
-        _ => {}
-    }
-}
-
-/// A table that the SQL reads and `tables` does not name.
-fn unnamed(rules: &Rules, id: LookupId, lookup: &Lookup, read: &BTreeSet<(String, String)>) -> Option<Finding> {
+/// A table that the SQL reads and `tables` does not name, or something whose changes never come.
+fn unnamed(rules: &Rules, id: LookupId, lookup: &Lookup, read: &Read) -> Option<Finding> {
     let named: BTreeSet<(&str, &str)> = rules.sources_named(id).collect();
-    let missing = read.iter().find(|(schema, name)| !named.contains(&(schema.as_str(), name.as_str())))?;
+    if let Some((schema, name)) = read.others.first() {
+        let seen =
+            format!("its SQL reads \"{schema}.{name}\", whose rows are not in the stream: no answer can be kept");
+        let mend = "remove tables from the lookup, or let it read the tables beneath";
+        return Some(Finding::wrong(format!("lookup {}", lookup.name), seen).mend(mend));
+    }
+    let missing = read.tables.iter().find(|(schema, name)| !named.contains(&(schema.as_str(), name.as_str())))?;
     let table = format!("{}.{}", missing.0, missing.1);
     let seen =
         format!("its SQL reads table \"{table}\", which its tables do not name: a change there leaves old answers");
@@ -270,13 +213,8 @@ mod tests {
 
     #[test]
     fn every_table_of_a_plan_must_be_named() {
-        let plan = serde_json::json!([{ "Plan": { "Node Type": "Nested Loop", "Plans": [
-            { "Node Type": "Index Scan", "Relation Name": "leases", "Schema": "public", "Alias": "l" },
-            { "Node Type": "Hash", "Plans": [{ "Relation Name": "properties", "Schema": "public" }] },
-        ] } }]);
-        let mut read = BTreeSet::new();
-        relations(&plan, &mut read);
-        assert_eq!(read.len(), 2);
+        let tables = ["leases", "properties"].map(|name| ("public".to_owned(), name.to_owned()));
+        let read = Read { tables: tables.into(), others: BTreeSet::new() };
         for (tables, mend) in [
             ("'leases', 'properties', 'more'", None),
             ("'leases'", Some(vec!["add \"public.properties\" to its tables".to_owned()])),
