@@ -15,6 +15,12 @@ use crate::session::NO_PATH;
 pub(crate) const TRIGGERS_SQL: &str = include_str!("../sql/triggers.sql");
 pub(crate) const FUNCTIONS_SQL: &str = include_str!("../sql/invalidate.sql");
 
+/// Tables that somebody may have meant. Bounded: some databases have a table for each customer.
+const OTHERS: &str = "SELECT pg_catalog.to_json(n.nspname || '.' || c.relname)::text FROM pg_catalog.pg_class AS c \
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND c.oid >= 16384 \
+    AND n.nspname <> 'crieur' ORDER BY c.oid LIMIT 5000";
+
 /// `sql/server.sql`
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct Server {
@@ -237,6 +243,8 @@ pub struct Catalog {
     pub slot: Option<Slot>,
     /// The tables of the rules that exist.
     pub tables: Vec<Table>,
+    /// Where some do not exist: tables that do, as `schema.table`.
+    pub others: Vec<String>,
 }
 
 impl Publication {
@@ -310,12 +318,18 @@ impl Catalog {
             .map_err(|error| Error::definite(Exit::Software, "name the tables as JSON").because(error))?;
         let scripts = [("triggers", TRIGGERS_SQL), ("functions", FUNCTIONS_SQL)];
         let variables = [("publication", publication), ("slot", slot), ("tables", tables.as_str())];
+        let found: Vec<Table> = rows(client, include_str!("../sql/tables.sql"), &variables).await?;
+        let others = match found.len() < needs.len() {
+            true => rows(client, OTHERS, &[]).await?,
+            false => Vec::new(),
+        };
         Ok(Catalog {
             server: one(rows(client, include_str!("../sql/server.sql"), &scripts).await?)?,
             role: one(rows(client, include_str!("../sql/role.sql"), &variables).await?)?,
             publication: rows(client, include_str!("../sql/publication.sql"), &variables).await?.pop(),
             slot: rows(client, include_str!("../sql/slot.sql"), &variables).await?.pop(),
-            tables: rows(client, include_str!("../sql/tables.sql"), &variables).await?,
+            tables: found,
+            others,
         })
     }
 

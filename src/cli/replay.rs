@@ -171,7 +171,16 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
     };
     match std::str::from_utf8(bytes) {
         Ok(text) if plain(text) => text.to_owned(),
-        Ok(_) | Err(_) => format!("\"{}\"", bytes.escape_ascii()),
+        Ok(text) => format!("\"{}\"", text.chars().map(escaped).collect::<String>()),
+        Err(_) => format!("\"{}\"", bytes.escape_ascii()),
+    }
+}
+
+/// Letters of any language stay readable; what nobody would see is shown byte by byte.
+fn escaped(c: char) -> String {
+    match c.is_ascii() || c.is_control() || c.is_whitespace() {
+        true => c.encode_utf8(&mut [0; 4]).as_bytes().escape_ascii().to_string(),
+        false => c.to_string(),
     }
 }
 

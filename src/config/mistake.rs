@@ -210,17 +210,22 @@ fn blotted(line: &str) -> String {
 /// `did you mean "slot"? ` when one of `allowed` is near, in whatever case, else nothing; then what is allowed.
 pub fn suggestion<'a>(written: &str, allowed: impl IntoIterator<Item = &'a str>) -> String {
     let allowed: Vec<&str> = allowed.into_iter().collect();
+    let list = if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };
+    match nearest(written, allowed.iter().copied()) {
+        Some(name) => format!("did you mean \"{name}\"? allowed here: {list}"),
+        None => format!("allowed here: {list}"),
+    }
+}
+
+/// The name that was most likely meant, if one is near.
+pub fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = written.to_lowercase();
-    let near = allowed
-        .iter()
+    let near = names
+        .into_iter()
         .map(|name| (distance(&lower, &name.to_lowercase()), name))
         .filter(|(distance, name)| *distance * 3 <= name.chars().count().max(3))
         .min();
-    let list = if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };
-    match near {
-        Some((_, name)) => format!("did you mean \"{name}\"? allowed here: {list}"),
-        None => format!("allowed here: {list}"),
-    }
+    near.map(|(_, name)| name)
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that turn `from` into `into`.

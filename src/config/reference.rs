@@ -279,7 +279,7 @@ impl Kind {
             }
             Kind::Ascending => ascending(value)
                 .map(Checked::Durations)
-                .ok_or(unfit("must be durations above zero, ascending, at most 1h: [\"250ms\", \"2s\"]")),
+                .ok_or(unfit("must be a list of durations above zero, ascending, at most 1h: [\"250ms\", \"2s\"]")),
             Kind::Bytes(least) => {
                 let bytes =
                     number(value).or_else(|| text(value).and_then(|text| bytes(&text))).filter(|bytes| *bytes >= least);

@@ -65,7 +65,7 @@ fn suits(parts: &[Part], key: &[u8]) -> bool {
 fn value_ends(key: &[u8], place: usize) -> impl Iterator<Item = usize> {
     let behind = place + timestamp(&key[place..]);
     let last = key[behind..].iter().position(|byte| *byte == b':').map_or(key.len(), |colon| behind + colon);
-    (place..=last).filter(move |end| version(&key[place..*end]).is_none())
+    (place..=last).filter(move |end| !versions(&key[place..*end]).any(|_| true))
 }
 
 /// The length of a timestamp that a text begins with, 0 without one: `2024-01-02T03:04:05.1+00:00`, or a blank for the T.
@@ -85,20 +85,34 @@ fn timestamp(text: &[u8]) -> usize {
     seconds + zones.iter().find(|zone| has_shape(&text[seconds..], zone)).map_or(0, |zone| zone.len())
 }
 
-/// Where a version begins at the end of a text: `_v4`, `-v12`, `.v2`.
-fn version(text: &[u8]) -> Option<usize> {
-    let digits = text.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
-    let mark = text.len().checked_sub(digits + 2).filter(|_| digits > 0)?;
-    let versioned = matches!(text[mark], b'_' | b'-' | b'.') && matches!(text[mark + 1], b'v' | b'V');
-    versioned.then_some(mark)
+/// The versions in a text: `_v4`, `-v12`, `.v2` before its end or before another mark, as in `popular_v4_8`.
+fn versions(text: &[u8]) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let is_mark = |byte: &u8| matches!(byte, b'_' | b'-' | b'.');
+    (0..text.len()).filter_map(move |at| {
+        let begins = is_mark(&text[at]) && matches!(text.get(at + 1), Some(b'v' | b'V'));
+        let digits = text[at + 1..].iter().skip(1).take_while(|byte| byte.is_ascii_digit()).count();
+        let end = at + 2 + digits;
+        let ends = text.get(end).is_none_or(|byte| is_mark(byte) || *byte == b':');
+        (begins && digits > 0 && ends).then_some(at..end)
+    })
 }
 
-/// The key without versions: at the end of each segment, and segments that are nothing else.
+/// The key without versions: those within segments, and segments that are nothing else.
 pub fn unversioned(key: &[u8]) -> Vec<u8> {
     let alone =
         |segment: &&[u8]| !(segment.len() > 1 && segment[0] == b'v' && segment[1..].iter().all(u8::is_ascii_digit));
     let segments = key.split(|byte| *byte == b':').filter(alone);
-    segments.map(|segment| &segment[..version(segment).unwrap_or(segment.len())]).collect::<Vec<_>>().join(&b':')
+    let plain = segments.map(|segment| {
+        let mut plain = Vec::with_capacity(segment.len());
+        let mut from = 0;
+        for version in versions(segment) {
+            plain.extend_from_slice(&segment[from..version.start]);
+            from = version.end;
+        }
+        plain.extend_from_slice(&segment[from..]);
+        plain
+    });
+    plain.collect::<Vec<_>>().join(&b':')
 }
 
 #[cfg(test)]
@@ -115,6 +129,7 @@ mod tests {
             ("d:7", vec![(1, Suits::Well)]),
             ("d:", vec![(1, Suits::Well)]),
             ("d:7_v4", vec![(1, Suits::Doubtfully)]),
+            ("d:7_v4_8", vec![(1, Suits::Doubtfully)]),
             ("d:7_value", vec![(1, Suits::Well)]),
             ("d:7:meta", vec![(1, Suits::Doubtfully)]),
             ("d:2024-03-01T23:30:00.5+00:00", vec![(1, Suits::Well)]),
@@ -146,6 +161,9 @@ mod tests {
             ("v2:home:x", "home:x"),
             ("a-v1:b.V22:c", "a:b:c"),
             ("move:4:v", "move:4:v"),
+            ("popular_locations_v4_8", "popular_locations_8"),
+            ("a_v1_v2-x:b", "a-x:b"),
+            ("a_v4b", "a_v4b"),
             ("a_v:b4", "a_v:b4"),
         ] {
             assert_eq!(unversioned(key.as_bytes()), plain.as_bytes(), "{key}");

@@ -9,6 +9,7 @@ use crate::cache::glob;
 use crate::change::Value;
 use crate::config::mistake::{Place, suggestion};
 use crate::control::LookupId;
+use crate::rules::foreign::{self, Sign};
 use crate::rules::reading::Reading;
 use crate::rules::render::{self, Piece as RenderPiece, Pieces};
 use crate::rules::rule::{Named, RuleReader};
@@ -52,12 +53,31 @@ impl RuleReader<'_, '_> {
                 self.reader.mistakes.warning(place, format!("key \"{text}\" stands here twice"), "remove one");
             }
             match template::pieces(text) {
-                Ok(pieces) => self.template(text, at, namespace, pieces, lookups, &companions),
+                Ok(pieces) => {
+                    self.warn_of_foreign(text, at);
+                    self.template(text, at, namespace, pieces, lookups, &companions);
+                }
                 Err(error) => {
                     let at = self.inside(at, text, &error.at);
                     self.error(at, error.message, error.note);
                 }
             }
+        }
+    }
+
+    /// A placeholder as the application may write it: `${id}`.
+    fn warn_of_foreign(&mut self, text: &str, at: &Range<usize>) {
+        for found in foreign::find(text).into_iter().filter(|found| found.sign == Sign::AtSight) {
+            let place = Place::File(Rc::clone(self.file), at.clone());
+            let message =
+                format!("\"{}\" in key \"{text}\" is not how a column's value is written here", found.written);
+            let note = match found.meant {
+                Some(meant) => format!("write \"{meant}\", unless the cache's keys hold that text"),
+                None => {
+                    "write the column in braces, for example {id}, unless the cache's keys hold that text".to_owned()
+                }
+            };
+            self.reader.mistakes.warning(place, message, note);
         }
     }
 

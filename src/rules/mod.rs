@@ -11,6 +11,7 @@ pub mod cover;
 pub mod custom;
 pub mod digest;
 pub mod filter;
+pub mod foreign;
 mod images;
 mod json;
 mod keyspec;

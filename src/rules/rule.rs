@@ -13,10 +13,14 @@ use crate::rules::name::table_name;
 use crate::rules::parse::{KEYS, Reader, Toml};
 use crate::rules::sql;
 use crate::rules::syntax::{self, Path};
+use crate::rules::template;
 use crate::rules::{Lookup, On, Part, Rule, TableId};
 
 /// What a lookup may say.
 const LOOKUP_KEYS: &[&str] = &["sql", "args", "tables"];
+
+/// How a query begins that only reads.
+const READING: [&str; 4] = ["SELECT", "WITH", "VALUES", "TABLE"];
 
 /// A lookup of the rule that is being read.
 pub(super) struct Named {
@@ -128,7 +132,10 @@ impl RuleReader<'_, '_> {
 
     fn path(&mut self, text: &str, at: Range<usize>) -> Option<Path> {
         let path = Path::read(text);
-        if path.is_none() {
+        if path.is_none() && template::call(text).is_some() {
+            let message = format!("\"{text}\" calls a function, and there are none here");
+            self.error(at, message, "name the column alone; a lookup computes anything else");
+        } else if path.is_none() {
             self.error(
                 at,
                 format!("\"{text}\" is not the name of a column"),
@@ -252,6 +259,9 @@ impl RuleReader<'_, '_> {
         let wanted = sql::parameters(&text);
         if text.trim().is_empty() {
             self.error(sql.span(), "sql is empty", "write a SELECT");
+        } else if let Some(verb) = sql::verb(&text).filter(|verb| !READING.contains(&verb.as_str())) {
+            let message = format!("sql begins with {verb}, and a lookup only reads");
+            self.error(sql.span(), message, "write a query that begins with SELECT, WITH, VALUES or TABLE");
         } else if wanted != args.len() {
             let message = format!("sql takes {wanted} parameters and args names {} columns", args.len());
             self.error(sql.span(), message, "$1 is the first of args, $2 the second, …");

@@ -34,6 +34,17 @@ pub fn words(sql: &str) -> BTreeSet<String> {
     found
 }
 
+/// The first word of a statement, in capitals.
+pub fn verb(sql: &str) -> Option<String> {
+    let mut first = None;
+    scan(sql, |token| {
+        if let (None, Token::Word(word)) = (&first, token) {
+            first = Some(word.to_uppercase());
+        }
+    });
+    first
+}
+
 /// What is not text and not a comment.
 enum Token<'s> {
     Parameter(Range<usize>, usize),

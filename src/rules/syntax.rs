@@ -255,6 +255,12 @@ impl Parser<'_> {
             };
         }
         let path = self.path()?;
+        if self.token == Token::Symbol("(") {
+            let message = format!("{}() is a function, and there are none here", path.column);
+            const NOTE: &str =
+                "ilike compares without regard to case: city ilike 'dakar'; a lookup computes anything else";
+            return refuse(at.start..self.at.end, message, NOTE);
+        }
         if let Some(comparison) = self.comparison()? {
             self.refuse_null()?;
             let right = match self.constant()? {

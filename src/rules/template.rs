@@ -122,6 +122,16 @@ fn placeholder(inside: &str, at: Range<usize>) -> Result<Piece, TemplateError> {
     if name.contains("->") {
         return refuse(at, "-> is not understood", "write {location.city} for location->>'city'");
     }
+    if let Some((function, argument)) = call(name) {
+        let note = match Filter::NAMES.iter().any(|(filter, _)| *filter == function) {
+            true => format!("write {{{argument}|{function}}}"),
+            false => {
+                "filters are pg, lower, upper, urlencode, md5, sha256, year, month; a lookup computes anything else"
+                    .to_owned()
+            }
+        };
+        return refuse(at, format!("{{{inside}}} calls a function, and there are none here"), &note);
+    }
     let Some(path) = Path::read(name) else {
         return refuse(at, format!("placeholder {{{inside}}} is not the name of a column"), FORMS);
     };
@@ -142,6 +152,13 @@ fn placeholder(inside: &str, at: Range<usize>) -> Result<Piece, TemplateError> {
         }
     }
     Ok(Piece::Value(path.column, reading, at))
+}
+
+/// A function and its argument, where a text looks like a call.
+pub fn call(text: &str) -> Option<(String, &str)> {
+    let (function, argument) = text.trim().strip_suffix(')')?.split_once('(')?;
+    let is_name = !function.is_empty() && function.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+    is_name.then(|| (function.to_lowercase(), argument.trim()))
 }
 
 /// Splits off `or 'text'`.

@@ -319,6 +319,7 @@ pub mod example {
                 root_published: true,
                 carriers: vec![carrier("t")],
             }],
+            others: Vec::new(),
         }
     }
 

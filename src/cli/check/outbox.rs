@@ -85,7 +85,7 @@ pub(crate) fn misnamed(catalog: &Catalog, needs: &[TableNeeds]) -> Vec<Finding> 
 }
 
 fn of_names(catalog: &Catalog, need: &TableNeeds) -> Vec<Finding> {
-    let Some(table) = catalog.table(need) else { return vec![tables::missing(need)] };
+    let Some(table) = catalog.table(need) else { return vec![tables::missing(catalog, need)] };
     // Partitions have the columns of their table.
     let carrier = table.carriers.first();
     carrier.map_or_else(Vec::new, |carrier| {
@@ -223,10 +223,11 @@ mod tests {
         let as_it_is = |_: &mut Catalog| ();
         let virtually = |catalog: &mut Catalog| catalog.tables[0].carriers[0].columns[0].generated = "v".into();
         let correct = "correct the name in the rules file";
+        let city = "correct the name in the rules file: did you mean \"city\"?";
         for (found, expected) in [
             (said(as_it_is, &["id"], "city"), None),
-            (said(as_it_is, &["ctiy"], "city"), Some(("has no column \"ctiy\" (rule 1)", correct))),
-            (said(as_it_is, &["id"], "ctiy"), Some(("has no column \"ctiy\", which rules ignore", correct))),
+            (said(as_it_is, &["ctiy"], "city"), Some(("has no column \"ctiy\" (rule 1)", city))),
+            (said(as_it_is, &["id"], "ctiy"), Some(("has no column \"ctiy\", which rules ignore", city))),
             (said(|catalog| catalog.tables.clear(), &["id"], "city"), Some(("does not exist", correct))),
             (said(virtually, &["id"], "city"), Some(("\"id\" is generated", "compute it in a lookup"))),
         ] {

@@ -12,6 +12,7 @@ use crate::cli::check::Finding;
 use crate::error::{Error, Exit, Result};
 use crate::quote;
 use crate::rules::Rules;
+use crate::rules::foreign::{Foreign, Sign};
 use crate::rules::lint::{Lint, Listed, Reads, Use};
 use crate::session::NO_PATH;
 
@@ -32,6 +33,7 @@ pub fn findings(rules: &Rules, catalog: &Catalog) -> Vec<Finding> {
     out.extend(
         constants.iter().filter(|listed| column(catalog, &listed.table, &listed.text).is_some()).map(of_constant),
     );
+    out.extend(rules.foreign().iter().filter_map(|foreign| of_foreign(foreign, catalog)));
     if out.is_empty() {
         let types = if unknown == 0 { "every type fits" } else { "types are not known where columns are missing" };
         out.push(Finding::ready("rules", format!("no condition that never holds, no key that another makes, {types}")));
@@ -57,6 +59,27 @@ fn of_lint(lint: &Lint) -> Finding {
             Finding::note(format!("rule {place}"), seen).mend("remove one of them")
         }
     }
+}
+
+/// A placeholder of another language. Where it names a column that the table has, that is what was meant.
+fn of_foreign(foreign: &Foreign, catalog: &Catalog) -> Option<Finding> {
+    let Foreign { table, key, place, found } = foreign;
+    let is_column = found.column.as_ref().is_some_and(|name| column(catalog, table, name).is_some());
+    let subject = format!("rule {place}");
+    let seen = format!("\"{}\" in key \"{key}\" is not how a column's value is written", found.written);
+    let finding = match (found.sign, is_column) {
+        (Sign::AtSight, _) | (Sign::Surely, true) => Finding::wrong(subject, seen),
+        (Sign::Perhaps, true) => {
+            let column = found.column.as_deref().unwrap_or_default();
+            let seen = format!("\"{}\" in key \"{key}\" is text, and a column \"{column}\" exists", found.written);
+            Finding::note(subject, seen)
+        }
+        (Sign::Surely | Sign::Perhaps, false) => return None,
+    };
+    Some(finding.mend(match &found.meant {
+        Some(meant) => format!("write \"{meant}\", if the column's value is meant"),
+        None => "write the column in braces, for example {id}".to_owned(),
+    }))
 }
 
 /// A list whose author may have meant columns.
@@ -223,6 +246,16 @@ mod tests {
             ("keys = ['a']\nwhen = \"rank = 1 and rank = 2\"", Verdict::Wrong, "no row can meet its condition"),
             ("keys = ['a:{owner,x}']", Verdict::Note, "\"owner\" in the list of key \"a:{owner,x}\" is that text"),
             ("keys = ['a:{4,8}:{owner}']", Verdict::Ready, ""),
+            ("keys = ['a:${id}']", Verdict::Wrong, "\"${id}\" in key \"a:${id}\" is not how"),
+            ("keys = ['a:$id']", Verdict::Wrong, "\"$id\" in key"),
+            ("keys = ['a:{{id}}']", Verdict::Wrong, "\"{{id}}\" in key"),
+            ("keys = ['a:<id>']", Verdict::Wrong, "\"<id>\" in key"),
+            ("keys = ['a::id']", Verdict::Wrong, "\":id\" in key"),
+            ("keys = ['a:%s']", Verdict::Wrong, "\"%s\" in key"),
+            ("keys = ['a:#{id}']", Verdict::Note, "is text, and a column \"id\" exists"),
+            ("keys = ['a:id']", Verdict::Note, "is text, and a column \"id\" exists"),
+            ("keys = ['a:<nobody>:{{nobody}}:#nobody']", Verdict::Ready, ""),
+            ("keys = ['a:id:{id}']", Verdict::Ready, ""),
             ("keys = ['a:{id}', 'a:*']", Verdict::Note, "key \"a:{id}\" adds nothing: \"a:*\""),
         ] {
             let found = found(rule);

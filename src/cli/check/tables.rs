@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::catalog::{Carrier, Catalog, Table};
 use crate::cli::check::Finding;
+use crate::config::mistake::nearest;
 use crate::identity::refusal::{Identity, with_ours};
 use crate::identity::{self, Choice, Ground, Indexes, PRIMARY_KEY, wanted, wanted_by_all};
 use crate::quote;
@@ -63,7 +64,7 @@ pub fn publication(catalog: &Catalog, name: &str, needs: &[TableNeeds]) -> Vec<F
 pub fn table(catalog: &Catalog, needs: &[TableNeeds], need: &TableNeeds, publication: &str) -> Vec<Finding> {
     let subject = format!("table {}.{}", need.schema, need.table);
     let Some(table) = catalog.table(need) else {
-        return vec![missing(need)];
+        return vec![missing(catalog, need)];
     };
     if !table.is_replicable() {
         let seen = format!("{}: its changes are not in the stream ({})", kind(table), need.rule);
@@ -109,10 +110,25 @@ pub fn unpublished(table: &Table) -> BTreeSet<String> {
 }
 
 /// A table that the catalog does not have.
-pub fn missing(need: &TableNeeds) -> Finding {
-    let subject = format!("table {}.{}", need.schema, need.table);
+pub fn missing(catalog: &Catalog, need: &TableNeeds) -> Finding {
+    let name = format!("{}.{}", need.schema, need.table);
     let seen = format!("does not exist, or the role may not see it ({})", need.rule);
-    Finding::wrong(subject, seen).mend("correct the name in the rules file")
+    // The same name in another schema is nearer than any other.
+    let elsewhere =
+        catalog.others.iter().find(|other| other.split_once('.').is_some_and(|(_, table)| table == need.table));
+    let meant = elsewhere.map(String::as_str).or_else(|| nearest(&name, catalog.others.iter().map(String::as_str)));
+    Finding::wrong(format!("table {name}"), seen).mend(match meant {
+        Some(meant) => format!("correct the name in the rules file: did you mean \"{meant}\"?"),
+        None => "correct the name in the rules file".to_owned(),
+    })
+}
+
+/// What to do about a column that is not there.
+fn meant(carrier: &Carrier, name: &str) -> String {
+    match nearest(name, carrier.columns.iter().map(|column| column.name.as_str())) {
+        Some(meant) => format!("correct the name in the rules file: did you mean \"{meant}\"?"),
+        None => "correct the name in the rules file".to_owned(),
+    }
 }
 
 fn kind(table: &Table) -> &'static str {
@@ -189,7 +205,7 @@ pub fn columns(carrier: &Carrier, need: &TableNeeds, stored: Stored, subject: &s
         match carrier.column(name) {
             None => out.push(
                 Finding::wrong(subject, format!("has no column \"{name}\" ({})", column.rule))
-                    .mend("correct the name in the rules file"),
+                    .mend(meant(carrier, name)),
             ),
             Some(found) if left_out(&found.generated) => out.push(
                 Finding::wrong(
@@ -203,7 +219,7 @@ pub fn columns(carrier: &Carrier, need: &TableNeeds, stored: Stored, subject: &s
     }
     for name in need.ignored.iter().flatten().filter(|name| carrier.column(name).is_none()) {
         let seen = format!("has no column \"{name}\", which rules ignore");
-        out.push(Finding::wrong(subject, seen).mend("correct the name in the rules file"));
+        out.push(Finding::wrong(subject, seen).mend(meant(carrier, name)));
     }
     out
 }

@@ -20,10 +20,13 @@ pub struct Seen {
     pub note: String,
 }
 
+/// The segments of a family, and its note.
+type Shape = (Vec<String>, String);
+
 /// Keys by family; a note tells apart what looks alike.
 #[derive(Debug, Default)]
 pub struct Families {
-    seen: HashMap<(Vec<String>, String), Seen>,
+    seen: HashMap<Shape, Seen>,
 }
 
 impl Families {
@@ -53,6 +56,7 @@ impl Families {
     /// The families by name, the largest first.
     pub fn finish(mut self) -> Vec<(String, Seen)> {
         self.merge(WORDS_MAX);
+        self.fold();
         let mut families: Vec<(String, Seen)> =
             self.seen.into_iter().map(|((shape, _), seen)| (shape.join(":"), seen)).collect();
         families.sort_by(|a, b| b.1.count.cmp(&a.1.count).then_with(|| a.0.cmp(&b.0)));
@@ -86,6 +90,35 @@ impl Families {
         }
     }
 
+    /// Families that differ in one word are one line, with the words in braces as a rule would have them.
+    fn fold(&mut self) {
+        let longest = self.seen.keys().map(|(shape, _)| shape.len()).max().unwrap_or(0);
+        for place in (1..longest).rev() {
+            let mut alike: BTreeMap<Shape, Vec<(String, u64)>> = BTreeMap::new();
+            for ((shape, note), seen) in &self.seen {
+                if let Some(word) = shape.get(place).filter(|word| is_word(word)) {
+                    let mut around = shape.clone();
+                    around[place].clear();
+                    alike.entry((around, note.clone())).or_default().push((word.clone(), seen.count));
+                }
+            }
+            for ((around, note), mut words) in alike.into_iter().filter(|(_, words)| words.len() > 1) {
+                words.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+                let at = |word: &str| {
+                    let mut shape = around.clone();
+                    shape[place] = word.to_owned();
+                    (shape, note.clone())
+                };
+                let all = words.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>().join(",");
+                for (word, _) in &words {
+                    if let Some(seen) = self.seen.remove(&at(word)) {
+                        self.put(at(&format!("{{{all}}}")), seen);
+                    }
+                }
+            }
+        }
+    }
+
     /// Nothing tells the families apart any more: their first segment and their length must do.
     fn forget_shapes(&mut self) {
         for ((mut shape, note), seen) in std::mem::take(&mut self.seen) {
@@ -104,8 +137,13 @@ impl Families {
     }
 }
 
+/// Whether a segment is a word, and names no kind.
+fn is_word(segment: &str) -> bool {
+    !segment.is_empty() && !segment.contains(['{', '*'])
+}
+
 /// A segment with what varies named by its kind. A version stays: `_v4` is a name.
-fn general(segment: &[u8]) -> String {
+pub fn general(segment: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(segment) else { return "{bytes}".to_owned() };
     let is_uuid = |text: &str| {
         text.len() == 36
@@ -176,7 +214,7 @@ mod tests {
         let cities = ('a'..='z').map(|city| format!("search:city{city}:list"));
         let kinds = ["x:a:1", "x:b:2", "x:b:3"].map(str::to_owned);
         let found = named(cities.chain(kinds));
-        let expected = [("search:*:list", 26), ("x:b:{number}", 2), ("x:a:{number}", 1)];
+        let expected = [("search:*:list", 26), ("x:{b,a}:{number}", 3)];
         assert_eq!(found, expected.map(|(name, count)| (name.to_owned(), count)));
     }
 

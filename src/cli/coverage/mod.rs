@@ -4,6 +4,7 @@
 //! it shows are keys, so its output is as confidential as the cache.
 
 mod families;
+mod kinds;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -21,6 +22,7 @@ use crate::keys::FamilyId;
 use crate::rules::Rules;
 use crate::rules::cover::{Suits, unversioned};
 use families::Families;
+use kinds::Kinds;
 
 /// Buckets that one SCAN call visits: well below a millisecond of the server's one thread.
 const SCAN_COUNT: u32 = 500;
@@ -59,13 +61,30 @@ struct Survey<'r> {
     matched: BTreeSet<FamilyId>,
     doubtful: Families,
     uncovered: Families,
+    /// Which kinds of identifiers the keys of each family hold.
+    kinds: Kinds,
+    /// The glob that every key matches.
+    glob: Vec<u8>,
 }
 
 impl<'r> Survey<'r> {
-    fn new(rules: &'r Rules, leases: Leases) -> Self {
+    fn new(rules: &'r Rules, leases: Leases, glob: &str) -> Self {
         let (matched, doubtful, uncovered) = (BTreeSet::new(), Families::default(), Families::default());
+        let (kinds, glob) = (Kinds::default(), glob.as_bytes().to_vec());
         let unversioned = rules.families().map(|(family, pattern)| (family, unversioned(pattern))).collect();
-        Survey { rules, unversioned, leases, keys: 0, protected: 0, covered: 0, matched, doubtful, uncovered }
+        Survey {
+            rules,
+            unversioned,
+            leases,
+            keys: 0,
+            protected: 0,
+            covered: 0,
+            matched,
+            doubtful,
+            uncovered,
+            kinds,
+            glob,
+        }
     }
 
     fn add(&mut self, key: &[u8]) {
@@ -81,10 +100,14 @@ impl<'r> Survey<'r> {
         }
         let covering: Vec<(FamilyId, Suits)> = self.rules.covering(key).collect();
         let best = covering.iter().max_by_key(|(_, suits)| *suits);
-        let of_it = covering.iter().filter(|(_, suits)| best.is_some_and(|(_, best)| suits == best));
-        self.matched.extend(of_it.map(|(family, _)| *family));
+        // A key that is only doubtfully one of a template's proves no reader of the template.
+        let well = covering.iter().filter(|(_, suits)| *suits == Suits::Well);
+        self.matched.extend(well.map(|(family, _)| *family));
         match best {
-            Some((_, Suits::Well)) => self.covered += 1,
+            Some((family, Suits::Well)) => {
+                self.covered += 1;
+                self.kinds.add(*family, key);
+            }
             Some((family, Suits::Doubtfully)) => {
                 let note = format!("only if a value of {} held a \":\" or a version", self.origin(*family));
                 self.doubtful.add(key, note);
@@ -112,7 +135,9 @@ impl<'r> Survey<'r> {
     /// were seen, the others by their patterns.
     fn never(&self) -> BTreeSet<String> {
         let seen: BTreeSet<String> = self.matched.iter().map(|family| self.origin(*family)).collect();
+        let looked_for = |pattern: &[u8]| kinds::lies_within(pattern, &self.glob);
         let unseen = self.rules.families().filter(|(family, _)| !self.matched.contains(family));
+        let unseen = unseen.filter(|(_, pattern)| looked_for(pattern));
         let said = |(family, pattern): (FamilyId, &[u8])| match self.origin(family) {
             origin if seen.contains(&origin) => format!("{} of {origin}", quoted(pattern)),
             origin => origin,
@@ -128,7 +153,7 @@ pub async fn run(
     connection: &mut impl ConnectionLike,
     out: &mut dyn Write,
 ) -> Result<Exit> {
-    let mut survey = Survey::new(&config.rules, config.cache.leases);
+    let mut survey = Survey::new(&config.rules, config.cache.leases, &arguments.glob);
     let whole = scan(connection, arguments, &mut |key| survey.add(key)).await?;
     report(survey, whole, out).map_err(|error| Error::definite(Exit::CantCreate, "write the report").because(error))
 }
@@ -167,6 +192,7 @@ async fn scan(
 /// The report. Something that no rule can delete is worth an exit code; a template without keys need not be wrong.
 fn report(survey: Survey<'_>, whole: bool, out: &mut dyn Write) -> std::io::Result<Exit> {
     let never = survey.never();
+    let mixed: Vec<_> = survey.kinds.odd().map(|(family, odd)| (survey.origin(family), odd)).collect();
     let Survey { keys, protected, covered, doubtful, uncovered, .. } = survey;
     let (doubtful, uncovered) = (doubtful.finish(), uncovered.finish());
     for (kind, families) in [("NO RULE", &uncovered), ("DOUBT  ", &doubtful)] {
@@ -181,6 +207,11 @@ fn report(survey: Survey<'_>, whole: bool, out: &mut dyn Write) -> std::io::Resu
             writeln!(out, "{kind} … and {} more families", families.len() - LINES_MAX)?;
         }
     }
+    for (origin, kinds::Odd { shape, count, example, usual }) in mixed.iter().take(LINES_MAX) {
+        let keys = if *count == 1 { "key" } else { "keys" };
+        writeln!(out, "DOUBT   {shape}: {count} {keys}, for example {}", quoted(example))?;
+        writeln!(out, "        most keys of {origin} are {usual}: is it another thing's identifier?")?;
+    }
     for template in never.iter().take(LINES_MAX) {
         writeln!(out, "NEVER   {template}: no key was seen")?;
     }
@@ -188,13 +219,14 @@ fn report(survey: Survey<'_>, whole: bool, out: &mut dyn Write) -> std::io::Resu
         writeln!(out, "NEVER   … and {} more", never.len() - LINES_MAX)?;
     }
     let count = |families: &[(String, families::Seen)]| families.iter().map(|(_, seen)| seen.count).sum::<u64>();
-    let (no_rule, doubt) = (count(&uncovered), count(&doubtful));
+    let odd: u64 = mixed.iter().map(|(_, odd)| odd.count).sum();
+    let (no_rule, doubt, covered) = (count(&uncovered), count(&doubtful) + odd, covered - odd);
     let all = if whole { "" } else { ", which are not all" };
     writeln!(
         out,
         "{keys} keys{all}: {covered} covered, {no_rule} without a rule, {doubt} in doubt, {protected} protected"
     )?;
-    Ok(if uncovered.is_empty() && doubtful.is_empty() { Exit::Ok } else { Exit::Failed })
+    Ok(if uncovered.is_empty() && doubtful.is_empty() && mixed.is_empty() { Exit::Ok } else { Exit::Failed })
 }
 
 #[cfg(test)]
@@ -207,7 +239,7 @@ mod tests {
         let rules = rules_of(
             "[[rules]]\ntable = 't'\nnamespace = 'p'\nkeys = ['home', 'detail:{id}', 'city:{city}', 'gone:{4,8}']\n",
         );
-        let mut survey = Survey::new(&rules, Leases::Companion);
+        let mut survey = Survey::new(&rules, Leases::Companion, "*");
         let keys: &[&[u8]] = &[
             b"p:home_v4",
             b"p:detail:1",
@@ -237,8 +269,12 @@ NEVER   "home" at rules.toml:1: no key was seen
 
     /// The report on a cache with these keys, but for its last line.
     fn reported(rules: &str, keys: &[&str]) -> String {
+        reported_within("*", rules, keys)
+    }
+
+    fn reported_within(glob: &str, rules: &str, keys: &[&str]) -> String {
         let rules = rules_of(&format!("[[rules]]\ntable = 't'\n{rules}\n"));
-        let mut survey = Survey::new(&rules, Leases::None);
+        let mut survey = Survey::new(&rules, Leases::None, glob);
         keys.iter().for_each(|key| survey.add(key.as_bytes()));
         let mut out = Vec::new();
         report(survey, true, &mut out).expect("written");
@@ -283,6 +319,41 @@ NEVER   "home" at rules.toml:1: no key was seen
     }
 
     #[test]
+    fn a_template_that_only_doubtful_keys_could_meet_was_never_seen() {
+        let found = reported("keys = ['d:{id}', 'e']", &["d:7:meta", "e"]);
+        assert!(found.starts_with("DOUBT   d:{number}:meta: 1 key"), "{found}");
+        assert!(found.ends_with("NEVER   \"d:{id}\" at rules.toml:1: no key was seen"), "{found}");
+    }
+
+    #[test]
+    fn templates_outside_of_the_glob_are_not_missed() {
+        let rules = "keys = ['a:{id}', 'b:{id}', '*:all', 'a:b:c']";
+        let never = |key: &str| format!("NEVER   \"{key}\" at rules.toml:1: no key was seen");
+        assert_eq!(reported_within("a:*", rules, &["a:7"]), never("a:b:c"));
+        assert_eq!(reported_within("a:*", rules, &[]), [never("a:b:c"), never("a:{id}")].join("\n"));
+        assert_eq!(reported_within("x", rules, &[]), "");
+    }
+
+    #[test]
+    fn identifiers_of_another_kind_than_most_are_in_doubt() {
+        let uuid = |number: u32| format!("d:6f9619ff-8b86-d011-b42d-{number:012}");
+        let keys: Vec<String> = (0..9).map(uuid).chain(["d:42".to_owned()]).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let expected = "DOUBT   d:{number}: 1 key, for example \"d:42\"\n        \
+            most keys of \"d:{id}\" at rules.toml:1 are d:{uuid}: is it another thing's identifier?";
+        assert_eq!(reported("keys = ['d:{id}']", &keys), expected);
+        assert_eq!(reported("keys = ['d:{city}']", &["d:Mbour", "d:7", "d:a-b"]), "", "words are of any kind");
+    }
+
+    #[test]
+    fn versions_within_a_name_and_like_families_make_one_line_each() {
+        let moved = reported("keys = ['popular_v3_8', 'x:{id}']", &["popular_v4_8", "x:1"]);
+        assert!(moved.contains("but for the version \"popular_v3_8\" at rules.toml:1 deletes it"), "{moved}");
+        let folded = reported("keys = ['x:{id}']", &["x:1", "user:1:cart", "user:2:cart", "user:1:home"]);
+        assert_eq!(folded, "NO RULE user:{number}:{cart,home}: 3 keys, for example \"user:1:cart\"");
+    }
+
+    #[test]
     fn a_timestamp_is_no_doubt() {
         assert_eq!(reported("keys = ['at:{t}']", &["at:2024-03-01T23:30:00.5+00:00"]), "");
     }
@@ -290,7 +361,7 @@ NEVER   "home" at rules.toml:1: no key was seen
     #[test]
     fn a_cache_that_the_rules_cover_ends_well() {
         let rules = rules_of("[[rules]]\ntable = 't'\nkeys = ['d:{id}']\n");
-        let mut survey = Survey::new(&rules, Leases::None);
+        let mut survey = Survey::new(&rules, Leases::None, "*");
         survey.add(b"d:1");
         let mut out = Vec::new();
         assert_eq!(report(survey, true, &mut out).expect("written"), Exit::Ok);
