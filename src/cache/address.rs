@@ -11,6 +11,7 @@ use ::redis::{ConnectionAddr, IntoConnectionInfo};
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
+use super::query::plain;
 use super::socket::{self, Heard, Socket, Stream};
 use crate::config::url::{CACHE_FORMS, of_cache};
 use crate::config::{Secret, TlsFiles};
@@ -67,7 +68,8 @@ impl Address {
             return Err(bad_url(&wrong.what).hint(wrong.hint));
         }
         let malformed = |_| bad_url("is not a URL of a cache").hint(CACHE_FORMS);
-        let info = url.expose().into_connection_info().map_err(malformed)?;
+        let plain = plain(url.expose()).map_err(|(what, hint)| bad_url(&what).hint(hint))?;
+        let info = plain.into_connection_info().map_err(malformed)?;
         let settings = info.redis_settings();
         let (user, password) = (settings.username().map(str::to_owned), settings.password().map(str::to_owned));
         // A user without a password must not silently become `default`; `nopass` users accept the empty one.
@@ -260,7 +262,7 @@ mod tests {
             "redis://:hunter2@localhost:99999",
             "redis://:hunter2@0.0.0.0",
             "redis://:hunter2%ff@localhost",
-            "redis://localhost?protocol=hunter2",
+            "redis://localhost?db=hunter2",
             "rediss://:hunter2@localhost#insecure",
             "rediss://:hunter2@localhost#hunter2",
         ];

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod lease;
 mod link;
 pub mod probe;
+mod query;
 pub mod redis;
 pub mod reply;
 mod socket;

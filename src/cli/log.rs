@@ -4,11 +4,15 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::filter::LevelFilter;
 
-/// Starts logging. `CRIEUR_LOG` sets the level: `error`, `warn`, `info` (default), `debug`, `trace`.
+use crate::config::environment::{LOG, level};
+
+/// Starts logging. `CRIEUR_LOG` sets the level: `off`, `error`, `warn`, `info` (default), `debug`, `trace`.
 ///
 /// Under systemd the journal adds the time, so the lines carry none.
 pub fn start() {
-    let level = std::env::var("CRIEUR_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(LevelFilter::INFO);
+    // What is no level has stopped the start.
+    let level = std::env::var(LOG).ok().and_then(|text| level(&text)).and_then(|level| level.parse().ok());
+    let level = level.unwrap_or(LevelFilter::INFO);
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)

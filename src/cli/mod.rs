@@ -19,14 +19,13 @@ pub mod trial;
 
 pub use crate::{catalog, identity};
 
-use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
 use crate::cli::output::{Lasting, cannot_write, is_enough, say};
-use crate::config::{Config, Mode, credentials};
+use crate::config::{Config, Mode, credentials, environment};
 use crate::error::{Error, Exit, Result};
 use crate::rules::needs::TableNeeds;
 use crate::session::Session;
@@ -130,15 +129,26 @@ fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
     }
 }
 
-/// The environment, and below it what systemd hands over as credentials. A variable that is not Unicode is none of ours.
+/// The environment, and below it what systemd hands over as credentials. A variable of ours must be readable text: what is
+/// passed over could be `cache.protect`.
 pub(crate) fn environment() -> Result<Vec<(String, String)>> {
-    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-    let mut environment: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
+    let mut environment = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => environment.push((name, value)),
+            (name, _) => {
+                let name = name.unwrap_or_else(|name| name.to_string_lossy().into_owned());
+                if environment::concerns_us(&name) {
+                    return Err(Error::definite(Exit::Config, format!("environment variable {name} is not UTF-8"))
+                        .hint("Write it in UTF-8; percent-encode other bytes of an address."));
+                }
+            }
+        }
+    }
     if let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") {
-        let found = credentials::from_directory(Path::new(&directory));
-        let found = found.map_err(|cause| Error::definite(Exit::NoInput, "read the credentials").because(cause))?;
-        for (name, value) in found {
-            if !environment.iter().any(|(other, _)| other == name) {
+        for (name, value) in credentials::from_directory(Path::new(&directory))? {
+            // A blank variable says nothing, so it hides nothing.
+            if !environment.iter().any(|(other, value)| other == name && !value.trim().is_empty()) {
                 environment.push((name.to_owned(), value));
             }
         }

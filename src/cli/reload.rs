@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::cli::environment;
 use crate::cli::output::say;
-use crate::config::{Config, Effective, Mistakes};
+use crate::config::{Config, Effective, Mistakes, Secret};
 use crate::pipeline::Reload;
 use crate::rules::Rules;
 use crate::rules::custom::SETTING;
@@ -21,6 +21,7 @@ pub(super) struct RulesFile {
     path: PathBuf,
     protect: Vec<Vec<u8>>,
     settings: Vec<Effective>,
+    addresses: Addresses,
     digest: String,
 }
 
@@ -31,6 +32,7 @@ impl RulesFile {
             path: path.to_owned(),
             protect: config.cache.protect.clone(),
             settings: config.effective().collect(),
+            addresses: addresses(config),
             digest: config.rules.digest().to_owned(),
         }
     }
@@ -56,7 +58,8 @@ impl RulesFile {
 
     fn others(&mut self, config: Config) -> Option<Rules> {
         show(&config.warnings);
-        let waits = changed(&self.settings, &config.effective().collect::<Vec<_>>());
+        let mut waits = changed(&self.settings, &config.effective().collect::<Vec<_>>());
+        waits.extend(moved(&self.addresses, &addresses(&config)));
         if !waits.is_empty() {
             warn!(
                 hint = "Restart crieur.",
@@ -74,7 +77,29 @@ impl RulesFile {
     }
 }
 
-/// Names of settings that differ and that only a start reads. URLs are redacted and so look alike.
+/// Addresses with their secrets, by the names of their settings. Never shown.
+type Addresses = [(&'static str, Vec<String>); 3];
+
+/// Their names. Where a list was empty it is not redacted, so its text changes as well.
+const ADDRESSES: [&str; 3] = ["postgres.url", "postgres.replicas", "cache.url"];
+
+fn addresses(config: &Config) -> Addresses {
+    let texts = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect();
+    let one = std::slice::from_ref::<Secret>;
+    let [postgres, replicas, cache] = ADDRESSES;
+    [
+        (postgres, texts(one(&config.postgres.url))),
+        (replicas, texts(&config.postgres.replicas)),
+        (cache, texts(one(&config.cache.url))),
+    ]
+}
+
+/// Names of those that differ: a password that was changed, a host that moved.
+fn moved(before: &Addresses, now: &Addresses) -> impl Iterator<Item = &'static str> {
+    before.iter().zip(now).filter(|(before, now)| before != now).map(|((name, _), _)| *name)
+}
+
+/// Names of settings that differ and that only a start reads. Addresses are redacted and look alike: see [`moved`].
 fn changed(before: &[Effective], now: &[Effective]) -> Vec<&'static str> {
     let value = |list: &[Effective], name: &str| {
         list.iter().find(|(key, _, _)| *key == name).map(|(_, value, _)| value.clone())
@@ -82,7 +107,7 @@ fn changed(before: &[Effective], now: &[Effective]) -> Vec<&'static str> {
     let mut names: Vec<&str> = before.iter().chain(now).map(|(name, _, _)| *name).collect();
     names.sort_unstable();
     names.dedup();
-    names.retain(|name| *name != SETTING && value(before, name) != value(now, name));
+    names.retain(|name| *name != SETTING && !ADDRESSES.contains(name) && value(before, name) != value(now, name));
     names
 }
 
@@ -125,5 +150,18 @@ mod tests {
         let now = [setting("cache.timeout", "5s"), setting("cache.protect", "b"), setting(SETTING, "c:*")];
         assert_eq!(changed(&before, &now), ["cache.protect"]);
         assert_eq!(changed(&before, &before[1..]), ["cache.timeout"]);
+    }
+
+    #[test]
+    fn an_address_that_differs_is_named() {
+        let of = |url: &str, replicas: &[&str]| {
+            let replicas = replicas.iter().map(|replica| (*replica).to_owned()).collect();
+            [("postgres.url", vec![url.to_owned()]), ("postgres.replicas", replicas), ("cache.url", vec!["c".into()])]
+        };
+        let names = |before, now| moved(&before, &now).collect::<Vec<_>>();
+        assert_eq!(names(of("a", &["r"]), of("a", &["r"])), [""; 0]);
+        assert_eq!(names(of("a", &["r"]), of("b", &["r"])), ["postgres.url"]);
+        assert_eq!(names(of("a", &[]), of("a", &["r"])), ["postgres.replicas"]);
+        assert_eq!(names(of("a", &["r", "s"]), of("a", &["s", "r"])), ["postgres.replicas"]);
     }
 }

@@ -4,6 +4,8 @@
 
 use std::path::Path;
 
+use crate::error::{Error, Exit, Result};
+
 /// Credential file name, and the environment variable whose value it holds.
 pub const CREDENTIALS: [(&str, &str); 2] = [("database_url", "DATABASE_URL"), ("redis_url", "REDIS_URL")];
 
@@ -11,17 +13,23 @@ pub const CREDENTIALS: [(&str, &str); 2] = [("database_url", "DATABASE_URL"), ("
 fn value(text: &str) -> Option<String> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
-    (!text.is_empty()).then(|| text.to_owned())
+    (!text.trim().is_empty()).then(|| text.to_owned())
 }
 
 /// Names and values for which `directory` (`$CREDENTIALS_DIRECTORY`) holds a file; a missing file is no error.
-pub fn from_directory(directory: &Path) -> std::io::Result<Vec<(&'static str, String)>> {
+pub fn from_directory(directory: &Path) -> Result<Vec<(&'static str, String)>> {
     let mut found = Vec::new();
     for (file, name) in CREDENTIALS {
-        match std::fs::read_to_string(directory.join(file)) {
+        let path = directory.join(file);
+        match std::fs::read_to_string(&path) {
             Ok(text) => found.extend(value(&text).map(|value| (name, value))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                let message = format!("cannot read the credential \"{}\"", path.display());
+                return Err(Error::definite(Exit::NoInput, message).because(error).hint(format!(
+                    "It must hold the value of {name} as UTF-8, readable for the user whom crieur runs as."
+                )));
+            }
         }
     }
     Ok(found)
@@ -42,7 +50,18 @@ mod tests {
     #[test]
     fn an_empty_file_sets_nothing() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        std::fs::write(directory.path().join("redis_url"), "\r\n").expect("written");
-        assert_eq!(from_directory(directory.path()).expect("readable"), []);
+        for blank in ["\r\n", " \t\n", ""] {
+            std::fs::write(directory.path().join("redis_url"), blank).expect("written");
+            assert_eq!(from_directory(directory.path()).expect("readable"), []);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("redis_url"), b"redis://:hunter2\xe9@h").expect("written");
+        let error = from_directory(directory.path()).expect_err("it is not UTF-8");
+        assert_eq!(error.exit(), Exit::NoInput);
+        assert!(error.chain().contains("redis_url\": ") && !error.chain().contains("hunter2"), "{}", error.chain());
     }
 }

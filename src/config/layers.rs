@@ -3,7 +3,6 @@
 //! An explicit line of the file wins over DATABASE_URL, which an application's environment may hold for its own, pooled
 //! connection; `CRIEUR__POSTGRES__URL` can only be meant for this daemon and wins over the file.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -38,7 +37,7 @@ impl Layer {
         Layer(reference().iter().filter_map(value).collect())
     }
 
-    fn set(&mut self, key: &Key, kind: impl Into<ValueKind>, place: Place, mistakes: &mut Mistakes) {
+    pub(super) fn set(&mut self, key: &Key, kind: impl Into<ValueKind>, place: Place, mistakes: &mut Mistakes) {
         let value = Value::new(Some(&place.to_string()), kind);
         match key.kind.check(&value) {
             Ok(_) => {
@@ -53,31 +52,6 @@ impl Layer {
 fn note(key: &Key) -> String {
     let default = key.default.map_or_else(String::new, |default| format!("; default: {default}"));
     format!("{}{default}", key.doc)
-}
-
-/// The two layers of the environment: below the file, above the file.
-pub fn environment(variables: impl Iterator<Item = (String, String)>, mistakes: &mut Mistakes) -> (Layer, Layer) {
-    let (mut below, mut above) = (Layer::default(), Layer::default());
-    let sorted: BTreeMap<String, String> = variables.collect();
-    for (name, value) in &sorted {
-        let place = Place::Variable(name.clone());
-        if let Some(key) = reference().iter().find(|key| key.also == Some(name)) {
-            // An application may export the name empty to say "none".
-            if !value.is_empty() {
-                below.set(key, value.as_str(), place, mistakes);
-            }
-        } else if name.starts_with("CRIEUR__") {
-            match reference().iter().find(|key| key.variable() == *name) {
-                Some(key) => above.set(key, value.as_str(), place, mistakes),
-                None => {
-                    let known: Vec<String> = reference().iter().map(Key::variable).collect();
-                    let message = format!("unknown environment variable {name}");
-                    mistakes.error(place, message, suggestion(name, known.iter().map(String::as_str)));
-                }
-            }
-        }
-    }
-    (below, above)
 }
 
 /// The sections that keys belong to, in order, and what else stands at the top of the file.

@@ -132,6 +132,11 @@ impl Mistakes {
         self.found.first().map_or("", |mistake| &mistake.message)
     }
 
+    /// The note beside it.
+    pub(crate) fn first_note(&self) -> &str {
+        self.found.first().map_or("", |mistake| &mistake.note)
+    }
+
     /// Whether nothing stops the start.
     pub fn is_harmless(&self) -> bool {
         self.found.iter().all(|mistake| mistake.severity == Severity::Warning)
@@ -229,7 +234,7 @@ pub fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> O
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that turn `from` into `into`.
-fn distance(from: &str, into: &str) -> usize {
+pub(super) fn distance(from: &str, into: &str) -> usize {
     let (from, into): (Vec<char>, Vec<char>) = (from.chars().collect(), into.chars().collect());
     let mut rows = vec![(0..=into.len()).collect::<Vec<usize>>()];
     for (i, a) in from.iter().enumerate() {

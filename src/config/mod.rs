@@ -1,6 +1,7 @@
 //! What the operator wrote, parsed and proved: after this nothing about it can be wrong.
 
 pub mod credentials;
+pub(crate) mod environment;
 mod layers;
 mod metered;
 pub mod mistake;
@@ -9,6 +10,7 @@ mod settings;
 pub mod url;
 pub(crate) mod written;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -74,10 +76,12 @@ impl Config {
     ) -> Result<Config, Mistakes> {
         let mut mistakes = Mistakes::default();
         let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
-        let (below, above) = layers::environment(env, &mut mistakes);
+        let env = env.collect();
+        let (below, above) = environment::layers(&env, &mut mistakes);
         let from_file = layers::file(&file, &table, &mut mistakes);
         let settings = Settings::merge([Layer::defaults(), below, from_file, above]);
         settings.require_urls(&mut mistakes);
+        settings.look_elsewhere(&env, &mut mistakes);
         let written = || settings.texts("cache.protect").into_iter().map(String::into_bytes).collect();
         let protect = protect.map_or_else(written, <[_]>::to_vec);
         let mut rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
@@ -124,7 +128,13 @@ fn read_rules(
                 Ok(read) => other = Some(read),
                 Err(mistaken) if mistaken.exit() == Exit::Config => mistakes.append(mistaken),
                 Err(unreadable) => {
-                    mistakes.error(place, unreadable.first_message(), "the path is relative to this file")
+                    let path = directory.join(name);
+                    let is_missing = path.try_exists().is_ok_and(|exists| !exists);
+                    let note = match is_missing && Path::new(name).is_relative() {
+                        true => "the path is relative to this file",
+                        false => unreadable.first_note(),
+                    };
+                    mistakes.error(place, unreadable.first_message(), note);
                 }
             },
             None => mistakes.error(place, "rules_file must be the name of a file", "it holds [[rules]]"),
@@ -190,6 +200,19 @@ impl Settings {
                 let (section, name) = key.split();
                 let note = format!("write {name} = \"…\" under [{section}], or set {}, or {also}", key.variable());
                 mistakes.error(Place::Nowhere, format!("{} is missing", key.name), note);
+            }
+        }
+    }
+
+    /// What the environment holds besides, and somebody may think that crieur reads.
+    fn look_elsewhere(&self, env: &BTreeMap<String, String>, mistakes: &mut Mistakes) {
+        for (key, value) in self.0.iter().filter(|(key, _)| key.also.is_some()) {
+            match value {
+                None => environment::elsewhere(env, key, mistakes),
+                Some((Checked::Text(address), _, _)) if key.name == "postgres.url" => {
+                    environment::unread(env, address, mistakes);
+                }
+                Some(_) => {}
             }
         }
     }

@@ -159,6 +159,9 @@ impl Own {
     fn take(&mut self, key: &str, value: &str) -> Result<bool> {
         match key {
             "sslmode" => self.sslmode = Some(ssl_mode(value)?),
+            // As libpq reads JDBC's word (`conninfo_uri_parse_params` in fe-connect.c): true and nothing else.
+            "ssl" if value == "true" => self.sslmode = Some(SslMode::Require),
+            "ssl" => return Err(invalid("ssl", "true, or write sslmode=disable")),
             "sslrootcert" => self.sslrootcert = Some(value.to_owned()).filter(|path| !path.is_empty()),
             "sslcert" => self.sslcert = Some(PathBuf::from(value)),
             "sslkey" => self.sslkey = Some(PathBuf::from(value)),

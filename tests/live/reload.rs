@@ -241,3 +241,33 @@ async fn reloaded_often(scene: Scene) {
     assert_eq!(left, 0, "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[tokio::test]
+async fn a_changed_address_waits_for_a_restart_and_is_named_without_its_secret() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("take effect at the next start only");
+    let config = scene.config();
+    let moved =
+        config.replace("postgres://postgres@", "postgres://other:hunter2@").replace("redis://", "redis://:hunter2@");
+    for (index, (config, names)) in [
+        (&moved, Some("take effect at the next start only: postgres.url, cache.url")),
+        (&config.replace("[cache]\n", "[cache]\ntimeout = \"3s\"\n"), Some("next start only: cache.timeout")),
+        (&config, None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = daemon.log().len();
+        write(&daemon, config);
+        hang_up(&daemon);
+        daemon.wait_for_logs("they are those in force", index + 1);
+        let said = daemon.log().split_off(before);
+        match names {
+            Some(names) => assert!(said.contains(names), "{said}"),
+            None => assert!(!said.contains("next start"), "{said}"),
+        }
+    }
+    assert!(!daemon.log().contains("hunter2"));
+    assert_eq!(daemon.stop(), Some(0));
+}
