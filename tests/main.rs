@@ -1,5 +1,6 @@
 //! Tests that need nothing but the toolchain.
 
+mod commands;
 mod corpus;
 mod golden;
 mod guarantee;

@@ -171,17 +171,21 @@ fn truth(name: &str, value: &str) -> Result<bool, Refused> {
     }
 }
 
-/// Without its percent-encoding; `None` where that is wrong.
+/// Without its percent-encoding; a `%` that begins none stays, as with other programs. `None` where it is not UTF-8.
 fn decoded(text: &str) -> Option<String> {
-    let (mut out, mut bytes) = (Vec::with_capacity(text.len()), text.bytes());
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                (digit()? * 16 + digit()?) as u8
+    let digits = |text: &[u8]| u8::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok();
+    let (mut out, bytes, mut at) = (Vec::with_capacity(text.len()), text.as_bytes(), 0);
+    while let Some(byte) = bytes.get(at) {
+        match bytes.get(at + 1..at + 3).filter(|_| *byte == b'%').and_then(digits) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
             }
-            byte => byte,
-        });
+            None => {
+                out.push(*byte);
+                at += 1;
+            }
+        }
     }
     String::from_utf8(out).ok()
 }
@@ -197,6 +201,10 @@ fn encoded(text: &str) -> String {
 fn malformed() -> Refused {
     let hint = "Percent-encode # as %23, ? as %3F, & as %26, @ as %40 and % as %25 in user and password.";
     ("has a part behind ? or # that is no parameter".to_owned(), hint.to_owned())
+}
+
+fn not_text() -> Refused {
+    ("has a user or password that is not UTF-8".to_owned(), "Percent-encode them as UTF-8: é is %C3%A9.".to_owned())
 }
 
 /// The same URL in the words that the redis crate knows: database in the path, TLS in the scheme, nothing else.
@@ -226,10 +234,10 @@ pub fn plain(url: &str) -> Result<String, Refused> {
     if let Some(login) = login {
         let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
         if !user.is_empty() {
-            once(&mut parts.user, decoded(user).unwrap_or(user.to_owned()), "user")?;
+            once(&mut parts.user, decoded(user).ok_or_else(not_text)?, "user")?;
         }
         if let Some(password) = password {
-            once(&mut parts.password, decoded(password).unwrap_or(password.to_owned()), "password")?;
+            once(&mut parts.password, decoded(password).ok_or_else(not_text)?, "password")?;
         }
     }
     match scheme.as_str() {
@@ -297,6 +305,7 @@ mod tests {
             ("valkeys://h", "rediss://h/0"),
             ("redis://h?ssl=false", "redis://h/0"),
             ("redis://ann:p%40ss%2B@[::1]:7000?db=2", "redis://ann:p%40ss%2B@[::1]:7000/2"),
+            ("redis://:100%@h", "redis://:100%25@h/0"),
             ("redis://ann@h", "redis://ann@h/0"),
             ("redis://:@h", "redis://:@h/0"),
             ("redis://:pw@h?password=pw", "redis://:pw@h/0"),
@@ -326,7 +335,7 @@ mod tests {
             ("redis://h#hunter2", "has a part behind ? or # that is no parameter"),
             ("redis://h?hunter2", "has a part behind ? or # that is no parameter"),
             ("redis://:x?hunter2=y@h", "has a part behind ? or # that is no parameter"),
-            ("redis://h?db=%zz", "has a part behind ? or # that is no parameter"),
+            ("redis://h?db=%zz", "names a database that is no number"),
             ("redis://h?hunter=2", "has the parameter \"hunter\", which crieur does not know"),
             (
                 "redis://h?keyPrefix=hunter2",
@@ -335,6 +344,7 @@ mod tests {
             ("rediss://h?ssl_ca_certs=/hunter2", "has the parameter \"ssl_ca_certs\""),
             ("redis://a:hunter2@h?user=b", "says the user twice, and not the same"),
             ("redis://:hunter2@h?password=x", "says the password twice, and not the same"),
+            ("redis://:hunter2%ff@h", "has a user or password that is not UTF-8"),
             ("redis://%2Ftmp%2Fr.sock", "has a % in its host"),
             ("unix://run/r.sock", "names a host before the path of a socket"),
             ("unix:///r.sock?tls=true", "asks for TLS on a socket of this machine"),

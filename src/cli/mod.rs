@@ -7,6 +7,7 @@ pub mod dry;
 pub mod explain;
 pub mod log;
 mod obstacles;
+mod other;
 pub(crate) mod outbox;
 mod output;
 pub mod progress;
@@ -25,15 +26,16 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::cli::output::{Lasting, cannot_write, is_enough, say};
-use crate::config::{Config, Mode, credentials, environment};
+use crate::config::{Config, Mistakes, Mode, credentials, environment};
 use crate::error::{Error, Exit, Result};
 use crate::rules::needs::TableNeeds;
 use crate::session::Session;
 use crate::source::dsn::Dsn;
+use crate::source::recording::Recording;
 
 /// Keeps a Redis-protocol cache coherent with PostgreSQL: a committed row deletes its cache keys.
 #[derive(Debug, Parser)]
-#[command(name = "crieur", version, disable_help_subcommand = true)]
+#[command(name = "crieur", version)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -67,19 +69,19 @@ pub struct ExplainArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Stream changes and delete their keys, until stopped.
+    /// Run the daemon: follow committed changes and delete their keys, until it is stopped.
     Run(run::RunArgs),
-    /// Say what is missing on both servers, and what mends it.
+    /// Look at both servers and at the rules: say what is wrong and what mends it. Changes nothing.
     Check(check::CheckArgs),
-    /// Say which keys a change of one row invalidates, and by which rule; needs no server.
+    /// Say which keys a change of one row deletes, and by which rule. Needs no server.
     Explain(ExplainArgs),
-    /// Say which keys of the live cache no rule can delete, and which rules no key was made for; reads only.
+    /// List cached keys that no rule deletes, and rules without a cached key. Deletes nothing.
     Coverage(coverage::CoverageArgs),
-    /// Create publication, slot and replica identity; safe to run twice.
+    /// Create in the database what crieur needs: publication, replica identities and slot, or triggers. Safe to run again.
     Setup(setup::SetupArgs),
-    /// Write the frames of the live stream, and what is needed to replay them, to a file.
+    /// Write the changes that are committed from now on to a file, which `crieur replay` reads.
     Record(record::RecordArgs),
-    /// Print what a recording's transactions delete.
+    /// Say which keys the transactions of a recording delete; with --execute, delete them.
     Replay(replay::ReplayArgs),
 }
 
@@ -88,7 +90,10 @@ pub fn main() -> Exit {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let _ = error.print(); // A closed terminal is no reason for another exit code.
+            match other::unknown(&error) {
+                Some(text) => say(text),
+                None => drop(error.print()), // A closed terminal is no reason for another exit code.
+            }
             return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
         }
     };
@@ -100,24 +105,40 @@ pub fn main() -> Exit {
         Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config, arguments.shown()))),
         Command::Explain(ExplainArgs { diff: Some(files), recording: Some(recording), .. }) => diff(&files, &recording),
         Command::Explain(mut arguments) => {
-            with_config(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
+            with_rules(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
         }
         Command::Coverage(arguments) => with_config(&arguments.config, |config| report(coverage(&config, &arguments))),
         Command::Setup(arguments) => {
             with_config(&arguments.config, |config| report(setup(&config, (arguments.mode(), arguments.slotting()))))
         }
         Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
-        Command::Replay(arguments) => with_config(&arguments.config, |config| report(replay(&config, &arguments))),
+        Command::Replay(arguments) if arguments.execute => {
+            with_config(&arguments.config, |config| report(replay(&config, &arguments)))
+        }
+        Command::Replay(arguments) => with_rules(&arguments.config, |config| report(replay(&config, &arguments))),
     }
 }
 
 /// Loads the configuration, or shows every mistake in it.
 fn with_config(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
+    with(file, |file, environment| Config::load(file, environment.into_iter()), command)
+}
+
+/// The same for a command that connects to nothing: its configuration needs no addresses.
+fn with_rules(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
+    with(file, |file, environment| Config::load_unconnected(file, environment.into_iter()), command)
+}
+
+fn with(
+    file: &Path,
+    load: impl FnOnce(&Path, Vec<(String, String)>) -> std::result::Result<Config, Mistakes>,
+    command: impl FnOnce(Config) -> Exit,
+) -> Exit {
     let environment = match environment() {
         Ok(environment) => environment,
         Err(error) => return report(Err(error)),
     };
-    match Config::load(file, environment.into_iter()) {
+    match load(file, environment) {
         Ok(config) => {
             say(&config.warnings);
             command(config)
@@ -211,7 +232,7 @@ fn diff(files: &[PathBuf], recording: &Path) -> Exit {
     let [old, new] = files else { return Exit::Usage };
     match diff::rules(old, new) {
         Ok((old, new)) => report(
-            crate::source::recording::Recording::open(recording)
+            recorded(recording)
                 .and_then(|recording| block_on(diff::run(&old, &new, &recording, &mut std::io::stdout()))),
         ),
         Err(mistakes) => {
@@ -248,11 +269,23 @@ fn record(config: &Config, arguments: &record::RecordArgs) -> Result<Exit> {
 }
 
 fn replay(config: &Config, arguments: &replay::ReplayArgs) -> Result<Exit> {
-    let recording = crate::source::recording::Recording::open(&arguments.recording)?;
+    let recording = recorded(&arguments.recording)?;
     block_on(async {
         let cache = arguments.execute.then(|| crate::cache::redis::RedisCache::new(&config.cache)).transpose()?;
         replay::run(config, &recording, cache.as_ref(), &mut std::io::stdout()).await
     })
+}
+
+/// A recording, as far as it goes.
+fn recorded(path: &Path) -> Result<Recording> {
+    let (recording, cut) = Recording::open_cut(path)?;
+    if let Some(at) = cut {
+        let name = path.display();
+        say(format_args!(
+            "warning: recording \"{name}\" ends inside of the entry at byte {at}: what is before it is read\n"
+        ));
+    }
+    Ok(recording)
 }
 
 /// Runs what a command does on one thread, because the work is one ordered stream.

@@ -101,7 +101,12 @@ pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) 
         // Nothing is in it, and it would stand in the way of the next attempt; the error matters more than its remains.
         let _ = std::fs::remove_file(&arguments.out);
     }
-    let recorded = recorded?;
+    let recorded = recorded.map_err(|error| match error.exit() {
+        Exit::CantCreate => error
+            .while_doing(&format!("write \"{}\"", arguments.out.display()))
+            .hint("`crieur replay` reads what was written before. Make room there, or name another file with --out."),
+        _ => error,
+    })?;
     let Recorded { frames, lookups, unanswered } = recorded;
     said.and_then(|()| writeln!(say, "{frames} frames, {lookups} lookups answered, {unanswered} not"))
         .map_err(cannot_write)?;

@@ -37,6 +37,14 @@ impl Layer {
         Layer(reference().iter().filter_map(value).collect())
     }
 
+    /// With addresses that nobody connects to.
+    pub fn with_no_addresses(mut self) -> Self {
+        for key in reference().iter().filter(|key| key.also.is_some()) {
+            self.0.insert(key.name.to_owned(), Value::new(Some(&"nowhere".to_owned()), "none"));
+        }
+        self
+    }
+
     pub(super) fn set(&mut self, key: &Key, kind: impl Into<ValueKind>, place: Place, mistakes: &mut Mistakes) {
         let value = Value::new(Some(&place.to_string()), kind);
         match key.kind.check(&value) {

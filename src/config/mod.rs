@@ -6,6 +6,7 @@ mod layers;
 mod metered;
 pub mod mistake;
 pub mod reference;
+mod rules_file;
 mod settings;
 pub mod url;
 pub(crate) mod written;
@@ -17,18 +18,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use config::Source as _;
-use toml::de::DeTable;
 
 use crate::config::layers::Layer;
 use crate::config::mistake::{Place, SourceFile};
 use crate::config::reference::Checked;
-use crate::error::Exit;
 use crate::rules::Rules;
-use crate::rules::parse::{Reader, TOP};
 
 pub use metered::Metering;
 pub use mistake::Mistakes;
 pub use reference::reference;
+pub use rules_file::rules_of_file;
 pub use settings::{Cache, Leases, Limits, Mode, OnGap, Postgres, Secret, TlsFiles};
 
 /// Everything that a command needs.
@@ -52,10 +51,26 @@ pub struct Config {
 /// One key, its value as it would be written (secrets redacted), and where it comes from.
 pub type Effective = (&'static str, String, String);
 
+/// How a configuration is read.
+#[derive(Clone, Copy)]
+enum Reading<'a> {
+    /// For a daemon, or a command that connects.
+    Whole,
+    /// For a command that connects to nothing.
+    Unconnected,
+    /// Again, for a daemon whose cache protects these patterns.
+    Anew(&'a [Vec<u8>]),
+}
+
 impl Config {
     /// Reads the file and the environment; every mistake in both is reported, not only the first.
     pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, Mistakes> {
-        Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, None)
+        Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, Reading::Whole)
+    }
+
+    /// The same for a command that connects to nothing: the addresses may be missing, and then mean nothing.
+    pub fn load_unconnected(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, Mistakes> {
+        Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, Reading::Unconnected)
     }
 
     /// The same while a daemon runs whose cache protects these patterns: its rules go on with them.
@@ -64,7 +79,7 @@ impl Config {
         env: impl Iterator<Item = (String, String)>,
         protect: &[Vec<u8>],
     ) -> Result<Config, Mistakes> {
-        Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, Some(protect))
+        Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, Reading::Anew(protect))
     }
 
     /// The same, from a text that is already read; `directory` is where `rules_file` is looked for.
@@ -72,19 +87,26 @@ impl Config {
         file: Rc<SourceFile>,
         directory: &Path,
         env: impl Iterator<Item = (String, String)>,
-        protect: Option<&[Vec<u8>]>,
+        reading: Reading<'_>,
     ) -> Result<Config, Mistakes> {
         let mut mistakes = Mistakes::default();
         let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
         let env = env.collect();
         let (below, above) = environment::layers(&env, &mut mistakes);
         let from_file = layers::file(&file, &table, &mut mistakes);
-        let settings = Settings::merge([Layer::defaults(), below, from_file, above]);
+        let defaults = match reading {
+            Reading::Unconnected => Layer::defaults().with_no_addresses(),
+            Reading::Whole | Reading::Anew(_) => Layer::defaults(),
+        };
+        let settings = Settings::merge([defaults, below, from_file, above]);
         settings.require_urls(&mut mistakes);
         settings.look_elsewhere(&env, &mut mistakes);
         let written = || settings.texts("cache.protect").into_iter().map(String::into_bytes).collect();
-        let protect = protect.map_or_else(written, <[_]>::to_vec);
-        let mut rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
+        let protect = match reading {
+            Reading::Anew(protect) => protect.to_vec(),
+            Reading::Whole | Reading::Unconnected => written(),
+        };
+        let mut rules = rules_file::read_rules(&file, &table, directory, &protect, &mut mistakes)?;
         rules.allow(&settings.texts("cache.invalidate"));
         if !mistakes.is_harmless() {
             return Err(mistakes);
@@ -96,81 +118,6 @@ impl Config {
     pub fn effective(&self) -> impl Iterator<Item = Effective> {
         self.effective.clone().into_iter()
     }
-}
-
-/// The rules of a configuration, or of a file that holds nothing but rules: no server is named, no environment read.
-pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
-    let file = layers::read(path)?;
-    let mut mistakes = Mistakes::default();
-    let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
-    let from_file = layers::file(&file, &table, &mut mistakes);
-    let settings = Settings::merge([Layer::defaults(), Layer::default(), from_file, Layer::default()]);
-    let protect: Vec<Vec<u8>> = settings.texts("cache.protect").into_iter().map(String::into_bytes).collect();
-    let directory = path.parent().unwrap_or(Path::new(""));
-    let mut rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
-    rules.allow(&settings.texts("cache.invalidate"));
-    if mistakes.is_harmless() { Ok(rules) } else { Err(mistakes) }
-}
-
-/// The rules of the file and of its `rules_file`.
-fn read_rules(
-    file: &Rc<SourceFile>,
-    table: &DeTable<'_>,
-    directory: &Path,
-    protect: &[Vec<u8>],
-    mistakes: &mut Mistakes,
-) -> Result<Rules, Mistakes> {
-    let mut other = None;
-    if let Some(value) = table.get("rules_file") {
-        let place = Place::File(Rc::clone(file), value.span());
-        match value.get_ref().as_str().filter(|name| !name.is_empty()) {
-            Some(name) => match layers::read(&directory.join(name)) {
-                Ok(read) => other = Some(read),
-                Err(mistaken) if mistaken.exit() == Exit::Config => mistakes.append(mistaken),
-                Err(unreadable) => {
-                    let path = directory.join(name);
-                    let is_missing = path.try_exists().is_ok_and(|exists| !exists);
-                    let note = match is_missing && Path::new(name).is_relative() {
-                        true => "the path is relative to this file",
-                        false => unreadable.first_note(),
-                    };
-                    mistakes.error(place, unreadable.first_message(), note);
-                }
-            },
-            None => mistakes.error(place, "rules_file must be the name of a file", "it holds [[rules]]"),
-        }
-    }
-    let other_table = other.as_ref().and_then(|other| layers::parse(other, mistakes));
-    if other.is_some() && other_table.is_none() {
-        return Err(std::mem::take(mistakes)); // Rules may name what it says.
-    }
-    if let (Some(other), Some(table)) = (&other, &other_table) {
-        for key in table.keys().filter(|key| !TOP.contains(&key.get_ref().as_ref())) {
-            let place = Place::File(Rc::clone(other), key.span());
-            let message = format!("unknown key \"{}\" in a rules file", key.get_ref());
-            mistakes.error(place, message, mistake::suggestion(key.get_ref(), TOP));
-        }
-    }
-    let included = other.as_ref().zip(other_table.as_ref());
-    let files = || std::iter::once((file, table)).chain(included);
-    let mut reader = Reader::new(protect, mistakes);
-    for (file, table) in files() {
-        reader.shared(file, table);
-    }
-    for (file, table) in files() {
-        if let Some(rules) = table.get("rules") {
-            reader.read(file, rules);
-        }
-    }
-    let rules = reader.finish();
-    if rules.families().next().is_none() && mistakes.is_harmless() {
-        let (file, note) = match &other {
-            Some(other) => (other, "add [[rules]] here"),
-            None => (file, "add [[rules]] here, or rules_file = \"…\""),
-        };
-        mistakes.error(Place::Whole(file.name.clone()), "there are no rules", note);
-    }
-    Ok(rules)
 }
 
 /// The merged layers, each value checked.
@@ -357,13 +304,14 @@ fn written(key: &reference::Key, value: &config::Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Exit;
 
     const RULES: &str = "[[rules]]\ntable = 't'\nkeys = ['k']\n";
 
     fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
         let file = Rc::new(SourceFile { name: "crieur.toml".to_owned(), text: text.to_owned() });
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::read(file, Path::new(""), env, None).map_err(|mistakes| mistakes.to_string())
+        Config::read(file, Path::new(""), env, Reading::Whole).map_err(|mistakes| mistakes.to_string())
     }
 
     const URLS: [(&str, &str); 2] = [("DATABASE_URL", "postgres://u:hunter2@a/d"), ("REDIS_URL", "redis://:hunter2@b")];
@@ -559,6 +507,9 @@ mod tests {
         assert!(config.rules.concerns("public", "t") && config.rules.concerns("public", "u"));
         std::fs::write(&path, "rules_file = 'absent.toml'\n").expect("written");
         assert_eq!(Config::load(&path, env()).expect_err("absent").exit(), crate::error::Exit::Config);
+        std::fs::write(&path, RULES).expect("written");
+        assert!(Config::load(&path, std::iter::empty()).is_err(), "the addresses are missing");
+        Config::load_unconnected(&path, std::iter::empty()).expect("nobody connects");
         let missing = Config::load(&directory.path().join("none.toml"), env()).expect_err("missing");
         assert_eq!(missing.exit(), crate::error::Exit::NoInput);
     }

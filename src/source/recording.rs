@@ -147,14 +147,31 @@ pub struct Recording {
 impl Recording {
     /// Reads and checks a file.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::of_file(path, Self::read)
+    }
+
+    /// The same, but a file may end inside of an entry, as when the disk was full: then what stands before that entry, and
+    /// the byte at which it begins.
+    pub fn open_cut(path: &Path) -> Result<(Self, Option<usize>)> {
+        Self::of_file(path, Self::read_cut)
+    }
+
+    fn of_file<T>(path: &Path, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
         let bytes = std::fs::read(path).map_err(|cause| {
             Error::definite(Exit::NoInput, format!("recording \"{}\" cannot be read", path.display())).because(cause)
         })?;
-        Self::read(&bytes).map_err(|error| error.while_doing(&format!("read \"{}\"", path.display())))
+        read(&bytes).map_err(|error| error.while_doing(&format!("read \"{}\"", path.display())))
     }
 
     /// Checks a file's bytes.
     pub fn read(bytes: &[u8]) -> Result<Self> {
+        match Self::read_cut(bytes)? {
+            (recording, None) => Ok(recording),
+            (_, Some(at)) => Err(damaged(at, "the file ends inside of an entry")),
+        }
+    }
+
+    fn read_cut(bytes: &[u8]) -> Result<(Self, Option<usize>)> {
         let Some(start) = bytes.strip_prefix(MAGIC) else {
             return Err(damaged(0, "this is no recording of format version 1"));
         };
@@ -165,24 +182,22 @@ impl Recording {
         let mut at = MAGIC.len() + line + 1;
         let mut entries = Vec::new();
         while at < bytes.len() {
-            let (entry, length) = entry(&bytes[at..], at)?;
+            let Some((entry, length)) = entry(&bytes[at..], at)? else {
+                return Ok((Recording { header, entries }, Some(at)));
+            };
             entries.push(entry);
             at += length;
         }
-        Ok(Recording { header, entries })
+        Ok((Recording { header, entries }, None))
     }
 }
 
-/// The entry at the start of `bytes` (`at` bytes into the file) and how long it is.
-fn entry(bytes: &[u8], at: usize) -> Result<(Entry, usize)> {
-    let Some((head, rest)) = bytes.split_first_chunk::<ENTRY_HEAD_BYTES>() else {
-        return Err(damaged(at, "the file ends inside of an entry's head"));
-    };
+/// The entry at the start of `bytes` (`at` bytes into the file) and how long it is; `None` when the file ends inside of it.
+fn entry(bytes: &[u8], at: usize) -> Result<Option<(Entry, usize)>> {
+    let Some((head, rest)) = bytes.split_first_chunk::<ENTRY_HEAD_BYTES>() else { return Ok(None) };
     let [kind, a, b, c, d, sum @ ..] = *head;
     let length = [a, b, c, d];
-    let Some(body) = rest.get(..u32::from_be_bytes(length) as usize) else {
-        return Err(damaged(at, "the file ends inside of an entry"));
-    };
+    let Some(body) = rest.get(..u32::from_be_bytes(length) as usize) else { return Ok(None) };
     if checksum(&[&[kind], &length, body]) != u32::from_be_bytes(sum) {
         return Err(damaged(at, "an entry's checksum does not fit"));
     }
@@ -193,12 +208,12 @@ fn entry(bytes: &[u8], at: usize) -> Result<(Entry, usize)> {
         b'l' => Entry::Lookup(serde_json::from_slice(body).map_err(not_understood)?),
         _ => return Err(damaged(at, "unknown kind of entry")),
     };
-    Ok((entry, ENTRY_HEAD_BYTES + body.len()))
+    Ok(Some((entry, ENTRY_HEAD_BYTES + body.len())))
 }
 
 fn damaged(at: usize, what: &str) -> Error {
     Error::definite(Exit::Data, format!("recording, byte {at}: {what}"))
-        .hint("The file is damaged, cut off, or no recording: make it anew with `crieur record`.")
+        .hint("The file is damaged, or it is no recording: make it anew with `crieur record`.")
 }
 
 /// CRC-32 (IEEE 802.3) of the parts as if they were one.
@@ -439,6 +454,21 @@ mod tests {
         for bytes in [&b""[..], b"PGDMP", MAGIC, b"crieur recording 2 {}\n", b"crieur recording 1 {}\n"] {
             assert_eq!(Recording::read(bytes).unwrap_err().exit(), Exit::Data);
         }
+    }
+
+    #[test]
+    fn a_file_that_was_cut_holds_what_stands_before_the_cut() {
+        let (recording, bytes) = sample();
+        let first = bytes.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+        for end in first..=bytes.len() {
+            let (read, cut) = Recording::read_cut(&bytes[..end]).unwrap();
+            assert_eq!(read.entries, recording.entries[..read.entries.len()], "{end}");
+            // Nothing that is whole is left out.
+            let rest = cut.unwrap_or(end);
+            assert!(cut.is_some() == (rest < end) && entry(&bytes[rest..end], rest).unwrap().is_none(), "{end}");
+            assert_eq!(Recording::read(&bytes[..end]).is_ok(), cut.is_none(), "{end}");
+        }
+        assert!(Recording::read_cut(&bytes[..first - 1]).is_err(), "without its header it is nothing");
     }
 
     #[test]

@@ -88,3 +88,43 @@ async fn a_command_whose_reader_has_gone_does_its_work_and_keeps_its_exit_code()
     let output = crieur.stdout(full).stderr(Stdio::piped()).output().expect("cargo built the program");
     assert_eq!(output.status.code(), Some(73), "a full disk is told: {output:?}");
 }
+
+#[tokio::test]
+async fn a_recording_that_fills_the_disk_names_its_path_and_is_replayed_up_to_its_last_whole_entry() {
+    let scene = Scene::start().await;
+    let dir = tempfile::tempdir().expect("the temporary directory is writable");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(path("crieur.toml"), scene.config()).expect("the directory is ours");
+    // A limit of 64 KiB for files stands for the disk; the signal that goes with it is ignored.
+    let line = "trap '' XFSZ; ulimit -f 64; exec \"$0\" record --config \"$1\" --out \"$2\"";
+    let mut command = Command::new("bash");
+    command.args(["-c", line, env!("CARGO_BIN_EXE_crieur"), &path("crieur.toml"), &path("rec")]).env_clear();
+    let file = |name: &str| fs::File::create(path(name)).expect("the directory is ours");
+    command.stdin(Stdio::null()).stdout(file("out")).stderr(file("log"));
+    let mut recorder = Process::start(&mut command, dir.path());
+    let said = |name: &str| fs::read_to_string(path(name)).unwrap_or_default();
+    settled("it records", PATIENCE, async || match said("out") {
+        out if out.contains("recording from") => Ok(()),
+        out => Err((out, said("log"))),
+    })
+    .await;
+    for _ in 0..20 {
+        scene
+            .run("DELETE FROM visit_bookings; INSERT INTO visit_bookings SELECT id, id FROM generate_series(1, 100) id")
+            .await;
+    }
+    let code = recorder.wait(PATIENCE).and_then(|status| status.code());
+    assert_eq!(code, Some(73), "{}", said("log"));
+    assert!(
+        said("log").contains(&path("rec")) && said("log").contains("hint: `crieur replay` reads"),
+        "{}",
+        said("log")
+    );
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_crieur"));
+    let output = replay.args(["replay", "--config", &path("crieur.toml"), &path("rec")]).env_clear().output();
+    let output = output.expect("cargo built the program");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("ends inside of the entry"), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("key available_slots:100"), "{}", text(&output.stdout));
+}

@@ -1,0 +1,88 @@
+//! The rules: those of the configuration file, and those of the file that its `rules_file` names.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use toml::de::DeTable;
+
+use crate::config::Settings;
+use crate::config::layers::{self, Layer};
+use crate::config::mistake::{self, Mistakes, Place, SourceFile};
+use crate::error::Exit;
+use crate::rules::Rules;
+use crate::rules::parse::{Reader, TOP};
+
+/// The rules of a configuration, or of a file that holds nothing but rules: no server is named, no environment read.
+pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
+    let file = layers::read(path)?;
+    let mut mistakes = Mistakes::default();
+    let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
+    let from_file = layers::file(&file, &table, &mut mistakes);
+    let settings = Settings::merge([Layer::defaults(), Layer::default(), from_file, Layer::default()]);
+    let protect: Vec<Vec<u8>> = settings.texts("cache.protect").into_iter().map(String::into_bytes).collect();
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let mut rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
+    rules.allow(&settings.texts("cache.invalidate"));
+    if mistakes.is_harmless() { Ok(rules) } else { Err(mistakes) }
+}
+
+/// The rules of the file and of its `rules_file`.
+pub(super) fn read_rules(
+    file: &Rc<SourceFile>,
+    table: &DeTable<'_>,
+    directory: &Path,
+    protect: &[Vec<u8>],
+    mistakes: &mut Mistakes,
+) -> Result<Rules, Mistakes> {
+    let mut other = None;
+    if let Some(value) = table.get("rules_file") {
+        let place = Place::File(Rc::clone(file), value.span());
+        match value.get_ref().as_str().filter(|name| !name.is_empty()) {
+            Some(name) => match layers::read(&directory.join(name)) {
+                Ok(read) => other = Some(read),
+                Err(mistaken) if mistaken.exit() == Exit::Config => mistakes.append(mistaken),
+                Err(unreadable) => {
+                    let path = directory.join(name);
+                    let is_missing = path.try_exists().is_ok_and(|exists| !exists);
+                    let note = match is_missing && Path::new(name).is_relative() {
+                        true => "the path is relative to this file",
+                        false => unreadable.first_note(),
+                    };
+                    mistakes.error(place, unreadable.first_message(), note);
+                }
+            },
+            None => mistakes.error(place, "rules_file must be the name of a file", "it holds [[rules]]"),
+        }
+    }
+    let other_table = other.as_ref().and_then(|other| layers::parse(other, mistakes));
+    if other.is_some() && other_table.is_none() {
+        return Err(std::mem::take(mistakes)); // Rules may name what it says.
+    }
+    if let (Some(other), Some(table)) = (&other, &other_table) {
+        for key in table.keys().filter(|key| !TOP.contains(&key.get_ref().as_ref())) {
+            let place = Place::File(Rc::clone(other), key.span());
+            let message = format!("unknown key \"{}\" in a rules file", key.get_ref());
+            mistakes.error(place, message, mistake::suggestion(key.get_ref(), TOP));
+        }
+    }
+    let included = other.as_ref().zip(other_table.as_ref());
+    let files = || std::iter::once((file, table)).chain(included);
+    let mut reader = Reader::new(protect, mistakes);
+    for (file, table) in files() {
+        reader.shared(file, table);
+    }
+    for (file, table) in files() {
+        if let Some(rules) = table.get("rules") {
+            reader.read(file, rules);
+        }
+    }
+    let rules = reader.finish();
+    if rules.families().next().is_none() && mistakes.is_harmless() {
+        let (file, note) = match &other {
+            Some(other) => (other, "add [[rules]] here"),
+            None => (file, "add [[rules]] here, or rules_file = \"…\""),
+        };
+        mistakes.error(Place::Whole(file.name.clone()), "there are no rules", note);
+    }
+    Ok(rules)
+}
