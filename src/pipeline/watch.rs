@@ -263,7 +263,10 @@ fn mended(refused: &Refused) -> Notice {
         "the server refused updates and deletes of table \"{schema}.{table}\": {}. That is mended: {}",
         refused.because, refused.mend
     );
-    let hint = "Run `crieur check`: it says whether another replica identity costs less.".to_owned();
+    let hint =
+        "Writes failed until now: let the migration that makes a partition give it a replica identity, and keep \
+                indexes named crieur_identity_*."
+            .to_owned();
     Notice { severity: Severity::Warning, text, hint }
 }
 
