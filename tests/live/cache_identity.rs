@@ -254,7 +254,7 @@ async fn the_line_that_check_prints_is_enough_for_the_daemon() {
             ("-get", "read the mark"),
             ("-eval", "write the mark"),
             ("-scan", "sweep"),
-            ("-unlink", "delete keys of family visits"),
+            ("-unlink", "delete keys of family "),
         ] {
             let () = scene.cache.ask(&reset);
             let () = scene.cache.ask(&["ACL", "SETUSER", "ann", lacks]);
