@@ -61,14 +61,15 @@ look (oid, look) AS (
             WHERE m.relation = c.oid
         ), '[]'),
         'splits', c.relkind = 'p' OR c.relhassubclass,
-        'parts', (
+        -- Never false where there are some.
+        'parts', CASE WHEN c.relhassubclass THEN (
             WITH RECURSIVE below (oid) AS (
                 SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = c.oid
                 UNION
                 SELECT i.inhrelid FROM below AS b JOIN pg_catalog.pg_inherits AS i ON i.inhparent = b.oid
             )
             SELECT coalesce(pg_catalog.jsonb_agg(b.oid::pg_catalog.int8 ORDER BY b.oid), '[]') FROM below AS b
-        )
+        ) ELSE '[]' END
     )
     FROM looked AS l
     JOIN pg_catalog.pg_class AS c ON c.oid = l.oid

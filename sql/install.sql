@@ -485,7 +485,8 @@ $text$, one, many, shape.id, setting.bytes_max, notify, crieur.query_none('T'), 
 END
 $function$;
 
--- A table as the triggers would capture it now. Columns that it no longer has are left out.
+-- A table as the triggers would capture it now. Columns that it no longer has are left out, and so are virtual ones: of
+-- these a transition table holds NULL.
 CREATE OR REPLACE FUNCTION crieur.described(relation oid, columns text[]) RETURNS crieur.shape
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT ROW(
@@ -500,7 +501,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-        AND (described.columns IS NULL OR a.attname = ANY (described.columns))
+        AND a.attgenerated <> 'v' AND (described.columns IS NULL OR a.attname = ANY (described.columns))
     WHERE c.oid = described.relation
     GROUP BY c.oid, n.nspname
 $function$;

@@ -27,6 +27,7 @@ pub mod keys;
 pub mod lsn;
 pub mod notice;
 pub mod quote;
+pub mod seen;
 
 // Both servers: TLS, and what answers at an address.
 pub mod stranger;

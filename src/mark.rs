@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
 use crate::rules::digest::holds;
+use crate::seen;
 
 /// What the mark says, as JSON.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -104,6 +105,8 @@ pub enum Gap {
     Restarted,
     /// The publication was altered: changes may never have come.
     OtherPublication,
+    /// Watched tables, or the triggers on them, are others than they were, and nothing else is.
+    OtherTables,
     /// The slot is a new one: what was written before it never came.
     NewSlot,
 }
@@ -121,6 +124,7 @@ impl Gap {
             Gap::OtherRules => "other_rules",
             Gap::Restarted => "restarted",
             Gap::OtherPublication => "other_publication",
+            Gap::OtherTables => "other_tables",
             Gap::NewSlot => "new_slot",
         }
     }
@@ -141,6 +145,7 @@ impl std::fmt::Display for Gap {
             Gap::Restarted => f.write_str("the server started again since the mark was written"),
             Gap::NewSlot => f.write_str("the replication slot is a new one"),
             Gap::OtherPublication => f.write_str("the publication changed since the mark was written"),
+            Gap::OtherTables => f.write_str("watched tables changed since the mark was written"),
         }
     }
 }
@@ -158,11 +163,18 @@ fn database(system: &str) -> Option<&str> {
 /// The same as [`gap`] before this stream wrote a mark. One past what was given out before the stream began is of a database
 /// that went back: a copy that was made before that mark, under the number of its original.
 pub fn gap_at_first(mark: Option<&[u8]>, start: &Start, rules: &str) -> Option<Gap> {
-    gap(mark, start, rules).or_else(|| {
-        let SlotOrigin::Counted(from) = start.slot else { return None };
-        let lsn = mark.and_then(|text| serde_json::from_slice::<Mark>(text).ok()?.lsn.parse::<Lsn>().ok())?;
-        (lsn > from).then_some(Gap::OtherDatabase)
-    })
+    let gap = gap(mark, start, rules);
+    let SlotOrigin::Counted(from) = start.slot else { return gap };
+    let lsn = mark.and_then(|text| serde_json::from_slice::<Mark>(text).ok()?.lsn.parse::<Lsn>().ok());
+    match gap {
+        None | Some(Gap::OtherTables) if lsn > Some(from) => Some(Gap::OtherDatabase),
+        gap => gap,
+    }
+}
+
+/// What a mark's text says of the publication; nothing where it cannot be read.
+pub fn publication(text: &[u8]) -> String {
+    serde_json::from_slice::<Mark>(text).map(|mark| mark.publication).unwrap_or_default()
 }
 
 /// Whether a cache with this mark may have missed invalidations before `start`.
@@ -183,9 +195,11 @@ pub fn gap(mark: Option<&[u8]>, start: &Start, rules: &str) -> Option<Gap> {
     } else if lsn == start.confirmed && start.slot == SlotOrigin::Created {
         // A mark past it was written by this very stream: its sweep is done.
         Some(Gap::NewSlot)
-    } else if mark.publication != start.publication {
+    } else if !seen::is_same(&mark.publication, &start.publication) {
         // Before the run: its sweep waits for what was open, which that of a restart does not.
-        Some(Gap::OtherPublication)
+        let only = mark.run == start.run && holds(&mark.rules, rules);
+        let told = seen::changed(&mark.publication, &start.publication).is_some();
+        Some(if only && told { Gap::OtherTables } else { Gap::OtherPublication })
     } else if mark.run != start.run {
         Some(Gap::Restarted)
     } else if !holds(&mark.rules, rules) {
@@ -264,6 +278,27 @@ mod tests {
         let elsewhere = |start: &Start| gap(Some(&text("7", "0/20")), start, "r");
         assert_eq!(elsewhere(&Start { run: "r2".into(), ..start.clone() }), Some(Gap::Restarted));
         assert_eq!(elsewhere(&Start { publication: "p2".into(), ..start.clone() }), Some(Gap::OtherPublication));
+        // Where the mark speaks of tables, only those are others, as long as nothing else is.
+        let tables = |look: &str| {
+            let tables = serde_json::json!([{
+                "schema": "s", "name": "t", "look": look, "files": "f", "versions": "v", "labels": []
+            }]);
+            seen::spelled(&tables.to_string())
+        };
+        let marked = |publication: String, start: &Start| {
+            let mut mark: Mark = serde_json::from_slice(&text("7", "0/31")).expect("a mark");
+            mark.publication = publication;
+            let text = serde_json::to_vec(&mark).expect("plain data");
+            (gap(Some(&text), start, "r"), gap_at_first(Some(&text), start, "r"))
+        };
+        let altered = Start { publication: tables("b"), ..start.clone() };
+        let only = Some(Gap::OtherTables);
+        assert_eq!(marked(tables("b"), &altered), (None, None));
+        assert_eq!(marked(tables("a"), &altered), (only.clone(), only.clone()));
+        assert_eq!(marked("digest".into(), &altered).0, Some(Gap::OtherPublication));
+        assert_eq!(marked(tables("a"), &Start { run: "r2".into(), ..altered.clone() }).0, Some(Gap::OtherPublication));
+        let copy = Start { slot: SlotOrigin::Counted(Lsn(0x30)), ..altered };
+        assert_eq!(marked(tables("a"), &copy), (only, Some(Gap::OtherDatabase)), "written past its beginning");
         let new = Start { slot: SlotOrigin::Created, ..start.clone() };
         assert_eq!(elsewhere(&new), Some(Gap::NewSlot));
         assert_eq!(elsewhere(&Start { confirmed: Lsn(0x1F), ..new }), None);

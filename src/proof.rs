@@ -146,6 +146,9 @@ pub enum Meaning {
 /// The table. `gap` is what [`gap`](crate::mark::gap) says of the mark that was found.
 pub fn meaning(fit: Fit, connection: Connection, slot: Slot, gap: Option<Gap>) -> Meaning {
     let is_behind = matches!(gap, Some(Gap::Behind { .. }));
+    // Of which tables a mark speaks counts only where the mark itself is in no doubt.
+    let is_ours = matches!(fit, Fit::First | Fit::Ours) && slot != Slot::Compared && connection != Connection::Another;
+    let gap = if gap == Some(Gap::OtherTables) && !is_ours { Some(Gap::OtherPublication) } else { gap };
     match (slot, fit, connection, gap) {
         // A stream that the mark does not cover, and neither does the ring.
         (Slot::MovedOn, _, _, Some(gap)) => Meaning::Sweep(gap),
@@ -177,6 +180,7 @@ fn since(gap: Option<Gap>) -> Meaning {
             | Gap::OtherRules
             | Gap::Restarted
             | Gap::OtherPublication
+            | Gap::OtherTables
             | Gap::NewSlot),
         ) => Meaning::Sweep(gap),
     }
@@ -236,6 +240,20 @@ mod tests {
                 for (gap, wanted) in gaps.iter().cloned().zip(row) {
                     let seen = meaning(fit, connection, Slot::Compared, gap.clone());
                     assert_eq!(seen, wanted, "{fit:?} {connection:?} {gap:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn single_tables_are_swept_only_for_a_mark_in_no_doubt() {
+        for fit in [Fit::First, Fit::Ours, Fit::NotOurs, Fit::Unmoved, Fit::Arrived, Fit::Moved] {
+            for connection in [Connection::Same, Connection::Nameless, Connection::Another] {
+                for slot in [Slot::Continued, Slot::MovedOn] {
+                    let sure = matches!(fit, Fit::First | Fit::Ours) && connection != Connection::Another;
+                    let gap = if sure { Gap::OtherTables } else { Gap::OtherPublication };
+                    let seen = meaning(fit, connection, slot, Some(Gap::OtherTables));
+                    assert_eq!(seen, Meaning::Sweep(gap), "{fit:?} {connection:?} {slot:?}");
                 }
             }
         }

@@ -505,9 +505,10 @@ impl Control for ControlSession {
     async fn catalog(&self) -> Result<Option<CatalogView>> {
         let Some([_, _, catalog]) = &self.watch else { return Ok(None) };
         self.attempt(1, async |live| {
-            let rows = match live.session.client.simple_query(catalog).await {
+            // Compiling the statement would take longer than it does.
+            let rows = match live.session.client.simple_query(&format!("SET LOCAL jit TO off; {catalog}")).await {
                 Err(error) if error.code().is_some_and(|code| !is_connection(code.code())) => {
-                    let hint = "Let the role read the system catalogs, and raise postgres.statement_timeout.";
+                    let hint = "Let the role read the system catalogs, and raise postgres.lookup_timeout.";
                     let error = session_error(&error);
                     warn!(
                         hint,

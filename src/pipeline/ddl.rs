@@ -396,5 +396,6 @@ mod tests {
         let catalog = words(include_str!("../../sql/catalog.sql"));
         assert!(catalog.contains("'shape'") && catalog.contains("'parts'"), "{catalog}");
         assert_eq!(words(include_str!("../../sql/triggers.sql")), catalog);
+        assert_eq!(words(include_str!("../../sql/outbox/facts.sql")), catalog);
     }
 }

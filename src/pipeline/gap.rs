@@ -21,11 +21,12 @@ use crate::echo::{Delivery, Stage};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::keys::FamilyId;
-use crate::mark::{Gap, SlotOrigin, gap, gap_at_first, nonce, rules};
+use crate::mark::{Gap, SlotOrigin, gap, gap_at_first, nonce, publication, rules};
 use crate::pipeline::deliver::{REMIND, insist};
 use crate::pipeline::repairs::When;
 use crate::proof::{Connection, Fit, Held, Meaning, Slot, Turns, meaning};
-use crate::rules::Invalidations;
+use crate::rules::{Invalidations, TableId};
+use crate::seen;
 use crate::source::Source;
 
 /// How often the transactions that a sweep waits for are looked at.
@@ -163,14 +164,26 @@ where
         // Under the rules that the mark tells every delete before it was made; nothing was deleted under others yet.
         let told =
             found.as_deref().filter(|_| *gap == Gap::OtherRules && matches!(self.held, Held::Nothing)).map(rules);
+        let tables = self.changed_tables(gap, found.as_deref());
         self.held = Held::Gap { was: found, maybe: None };
         (self.news)(News::Gap(gap.kind()));
+        // What DDL changed is known to be stale: it goes, whatever becomes of keys that only may be.
+        if let (Gap::OtherTables, Some(families)) = (gap, &tables) {
+            info!(families = families.len(), "{gap}: sweeping their keys");
+            return self.sweep_families(gap, families.clone(), Duration::ZERO);
+        }
         let when = self.repairs.when(gap.kind(), &gap.to_string());
         if intruder && when == When::Now {
             let hint = "If a crieur of another database uses this cache, give it another postgres.slot.";
             warn!(hint, "somebody wrote a mark of another server or database under the name of this slot");
         }
         let is_said = when == When::Now;
+        if self.settings.on_gap == OnGap::Warn
+            && let Some(families) = tables.filter(|families| !families.is_empty())
+        {
+            info!(families = families.len(), "tables were altered: sweeping their keys");
+            self.sweep_families(gap, families, when.pause());
+        }
         match (self.settings.on_gap, told) {
             (OnGap::Warn, _) if is_said => {
                 warn!("{gap}: it may hold stale keys until they expire (cache.on_gap is \"warn\")");
@@ -190,6 +203,20 @@ where
         }
     }
 
+    /// The families of the tables that are others than the mark says, where it speaks of tables.
+    fn changed_tables(&self, gap: &Gap, found: Option<&[u8]>) -> Option<BTreeSet<FamilyId>> {
+        let start = self.compared.as_ref()?;
+        if !matches!(gap, Gap::OtherTables | Gap::OtherPublication) {
+            return None;
+        }
+        let keys = seen::changed(&publication(found?), &start.publication)?;
+        let changed = |table: &TableId| {
+            let (schema, name) = self.rules.name_of(*table);
+            keys.contains(&seen::key(schema, name))
+        };
+        Some(self.rules.families_of_all(self.rules.table_ids().filter(changed)))
+    }
+
     /// Nothing is confirmed until the sweep, and its echoes, are done.
     fn sweep_families(&mut self, gap: &Gap, families: BTreeSet<FamilyId>, pause: Duration) {
         self.unsure.extend(families);
@@ -207,6 +234,7 @@ where
             | Gap::OtherDatabase
             | Gap::NewSlot
             | Gap::Behind { .. }
+            | Gap::OtherTables
             | Gap::OtherPublication => true,
         };
         self.elders = None;

@@ -19,6 +19,7 @@ use crate::pipeline::deliver::REMIND;
 use crate::pipeline::stall::{Ends, Stall, Turn};
 use crate::pipeline::watch::{Judgement, Notice, Severity, Watch};
 use crate::rules::Invalidations;
+use crate::seen;
 use crate::source::Source;
 
 /// How often the server is looked at.
@@ -112,7 +113,11 @@ where
         judgement.notices.iter().for_each(tell);
         self.compare_ends(&sighting, now);
         self.connect_anew_when_changed(&sighting, now);
-        self.sweep_tables(&judgement.sweep);
+        // Tables that triggers no longer tell of were altered: their keys go whatever becomes of a gap's.
+        let stays =
+            |table: &(String, String)| self.settings.on_gap == OnGap::Warn && !sighting.uncovered.contains(table);
+        let tables: Vec<_> = judgement.sweep.into_iter().filter(|table| !stays(table)).collect();
+        self.sweep_tables(&tables);
         Ok(())
     }
 
@@ -143,7 +148,7 @@ where
         let known = !sighting.system.is_empty();
         if known && (&sighting.system, sighting.timeline) != (&start.system, start.timeline) {
             warn!("ordinary sessions reach another server than the stream: it connects anew");
-        } else if sighting.publication != start.publication {
+        } else if !seen::is_same(&start.publication, &sighting.publication) {
             info!("the publication changed: the stream connects anew");
         } else {
             return;
@@ -154,7 +159,7 @@ where
 
     /// Sweeps the keys of tables whose changes do not come.
     fn sweep_tables(&mut self, tables: &[(String, String)]) {
-        if tables.is_empty() || self.settings.on_gap == OnGap::Warn {
+        if tables.is_empty() {
             return;
         }
         let mut load = Invalidations::default();

@@ -63,7 +63,7 @@ pub fn holds(digest: &str, other: &str) -> bool {
 }
 
 /// FNV-1a, 64 bits.
-fn hash(text: &str) -> String {
+pub(crate) fn hash(text: &str) -> String {
     let hash = text
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));

@@ -31,7 +31,9 @@ pub mod syntax;
 pub mod template;
 mod verdict;
 
-use crate::change::Relation;
+use std::collections::BTreeSet;
+
+use crate::change::{Relation, Row};
 use crate::control::{Answer, LookupId, Question};
 use crate::keys::{FamilyId, KeySet};
 use crate::rules::condition::Condition;
@@ -223,6 +225,13 @@ impl Rules {
     /// keys are made of answers that depend on it.
     pub fn families_of(&self, table: TableId) -> Plan {
         Plan::compile(self, &Rules::nothing(), Scope::Families(&[table]))
+    }
+
+    /// The families of some tables.
+    pub fn families_of_all(&self, tables: impl Iterator<Item = TableId>) -> BTreeSet<FamilyId> {
+        let mut load = Invalidations::default();
+        tables.for_each(|table| self.families_of(table).apply(&Row::Truncate, 0, &mut load));
+        load.patterns.iter().map(|pattern| pattern.family).collect()
     }
 
     /// A relation without a column, for plans of which only TRUNCATE is used.

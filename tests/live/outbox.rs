@@ -230,9 +230,9 @@ async fn triggers_that_are_missing_are_told_and_swept_and_those_that_do_not_fit_
         "ALTER TABLE visit_bookings ALTER property_id TYPE bigint",
         "CREATE TABLE visits_more PARTITION OF visits FOR VALUES FROM (200) TO (300)",
     ] {
-        let before = daemon.log().matches("the publication changed since the mark was written").count();
+        let before = daemon.log().matches("changed since the mark was written").count();
         scene.run(sql).await;
-        daemon.wait_for_logs("the publication changed since the mark was written", before + 1);
+        daemon.wait_for_logs("changed since the mark was written", before + 1);
         // What was mended before may be what was told: the triggers themselves changed with it.
         settled(&format!("{sql} is mended"), PATIENCE, async || {
             let stale = scene.ask("SELECT count(*)::text FROM crieur.watched WHERE stale").await;

@@ -12,6 +12,7 @@ use tracing::info;
 use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{SlotOrigin, Start};
+use crate::seen;
 use crate::session::{self, Session};
 use crate::source::connect::answered;
 use crate::source::outbox::Options;
@@ -86,7 +87,8 @@ impl Facts {
         };
         let identity = identity.map(|of| (of.system, of.timeline));
         let (system, timeline) = server(identity, &text(4)?, &text(2)?);
-        Ok(Facts { system, timeline, run: text(0)?, watched: text(1)?, notifies: text(3)? == "t" })
+        let watched = seen::spelled(&text(1)?);
+        Ok(Facts { system, timeline, run: text(0)?, watched, notifies: text(3)? == "t" })
     }
 }
 
