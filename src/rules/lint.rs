@@ -142,6 +142,17 @@ impl Rules {
         out
     }
 
+    /// The arguments of a lookup, in order, for each table whose rows ask it.
+    pub fn asked_with(&self, lookup: crate::control::LookupId) -> impl Iterator<Item = Vec<((String, String), Path)>> {
+        let askers = self.templates.iter().filter(move |template| template.lookup == Some(lookup));
+        let tables: BTreeSet<_> = askers.flat_map(|template| &self.rules[template.rule].tables).collect();
+        tables.into_iter().map(move |table| {
+            let (schema, name) = self.name_of(*table);
+            let paths = self.arguments.get(lookup.0 as usize).into_iter().flatten();
+            paths.map(|path| ((schema.to_owned(), name.to_owned()), path.clone())).collect()
+        })
+    }
+
     fn of_each_table(&self, rule: &Rule, path: &Path, how: &Use) -> Vec<Reads> {
         let read = |table: &crate::rules::TableId| {
             let (schema, name) = self.name_of(*table);

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use tokio_postgres::Client;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use crate::cli::check::Finding;
+use crate::catalog::Catalog;
+use crate::cli::check::{Finding, arguments};
 use crate::config::{Config, Mode};
 use crate::control::LookupId;
 use crate::definitions::{Read, reads};
@@ -37,7 +38,7 @@ impl ToSql for Null {
 }
 
 /// One finding for each lookup.
-pub async fn findings(client: &Client, config: &Config) -> Result<Vec<Finding>> {
+pub async fn findings(client: &Client, config: &Config, catalog: &Catalog) -> Result<Vec<Finding>> {
     let (rules, limit) = (&config.rules, config.postgres.lookup_timeout.as_millis().max(1));
     if rules.lookups().is_empty() {
         return Ok(Vec::new());
@@ -52,6 +53,11 @@ pub async fn findings(client: &Client, config: &Config) -> Result<Vec<Finding>> 
         let seen = tried(client, lookup).await;
         client.batch_execute("ROLLBACK").await.map_err(ended)?;
         let keeps = rules.keeps(id) && config.postgres.mode == Mode::Replication;
+        let unfit = seen.as_ref().ok().and_then(|seen| arguments::unfit(rules, catalog, id, lookup, &seen.parameters));
+        if let Some(unfit) = unfit {
+            out.push(unfit);
+            continue;
+        }
         out.push(match seen {
             Ok(prepared) if keeps => match reads(client, lookup).await? {
                 Ok(read) => unnamed(rules, id, lookup, &read).unwrap_or_else(|| finding(lookup, &prepared)),
@@ -91,6 +97,8 @@ fn ended(error: tokio_postgres::Error) -> Error {
 struct Prepared {
     columns: Vec<String>,
     args: usize,
+    /// The types of the parameters, by name.
+    parameters: Vec<String>,
 }
 
 impl Prepared {
@@ -111,7 +119,8 @@ enum Refusal {
 async fn tried(client: &Client, lookup: &Lookup) -> std::result::Result<Prepared, Refusal> {
     let written = client.prepare(&lookup.sql).await.map_err(Refusal::AsWritten)?;
     let columns = written.columns().iter().map(|column| column.name().to_owned()).collect();
-    let prepared = Prepared { columns, args: written.params().len() };
+    let parameters = written.params().iter().map(|kind| kind.name().to_owned()).collect();
+    let prepared = Prepared { columns, args: written.params().len(), parameters };
     if prepared.args == lookup.args && prepared.missing(lookup).is_none() {
         let oid = |name: &str| written.columns().iter().find(|column| column.name() == name).map(|c| c.type_().oid());
         let typed = lookup.columns.iter().map(|column| (column.name.as_str(), oid(&column.name).unwrap_or_default()));
@@ -241,7 +250,7 @@ mod tests {
             (&["owner_id"], 2, Verdict::Wrong, "takes 2 parameters, args gives 1"),
         ] {
             let columns = columns.iter().map(|column| column.to_string()).collect();
-            let found = finding(&lookup, &Prepared { columns, args });
+            let found = finding(&lookup, &Prepared { columns, args, parameters: Vec::new() });
             assert_eq!(found.verdict, verdict);
             assert!(found.seen.contains(words), "{found:?}");
         }

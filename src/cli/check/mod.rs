@@ -16,6 +16,7 @@ use crate::config::{Config, Mode};
 use crate::error::{Error, Exit, Result};
 use crate::rules::needs::TableNeeds;
 
+mod arguments;
 pub mod cache;
 pub mod lookups;
 pub(crate) mod outbox;
@@ -206,7 +207,7 @@ pub async fn run(
     if config.postgres.mode == Mode::Replication {
         findings.extend(server::pooler(config.postgres.url.expose()));
     }
-    findings.extend(lookups::findings(postgres, config).await?);
+    findings.extend(lookups::findings(postgres, config, &catalog).await?);
     match cache {
         Ok(examined) => findings.extend(cache::findings(&examined, &config.rules.patterns(), config.cache.leases)),
         Err(error) => findings.push(Finding::wrong("cache", error.chain()).mend_all(error.hint)),
