@@ -66,7 +66,10 @@ impl Watch {
                     body: self.metrics().text(cache, now),
                 },
                 "/healthz" => verdict(self.metrics().dead(now), "alive"),
-                "/readyz" => verdict(self.metrics().unready(cache), "ready"),
+                "/readyz" => match self.metrics().standing(cache) {
+                    Ok(what) => verdict(None, what),
+                    Err(reason) => verdict(Some(reason), ""),
+                },
                 _ => Answer::text("404 Not Found", "there is /metrics, /healthz and /readyz\n"),
             },
         }

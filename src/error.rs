@@ -117,6 +117,16 @@ impl Error {
         !matches!(self.class, Class::Definite(_))
     }
 
+    /// The same error, met by a step that has worked before: what a server refuses now, or a file that is not there now,
+    /// may be right again by itself, and a daemon that stopped for it would leave the cache stale.
+    #[must_use]
+    pub fn having_worked(self) -> Self {
+        match self.class {
+            Class::Definite(Exit::Unavailable | Exit::NoPermission | Exit::NoInput) => self.class(Class::Transient),
+            Class::Definite(_) | Class::Transient | Class::TransientSlow => self,
+        }
+    }
+
     /// The exit code that this error stops the daemon with.
     pub fn exit(&self) -> Exit {
         match self.class {

@@ -91,7 +91,7 @@ impl Metrics {
                 (self.totals, self.lateness) = (totals, lateness);
             }
             News::HeldBack(held_back) => self.held_back = held_back,
-            News::SweepBegan | News::SweepEnded(_) => {}
+            News::SweepBegan | News::SweepEnded(_) | News::Noticed => {}
         }
         self.blind_since = if self.sees() { None } else { self.blind_since.or(Some(now)) };
     }
@@ -131,13 +131,27 @@ impl Metrics {
         }
     }
 
+    /// Whether the process does what it should, and what that is: it deletes keys, or stands by. A rolling update starts
+    /// the next daemon, waits until it is ready, and only then ends the one that has the slot.
+    pub fn standing(&self, cache: CacheState) -> std::result::Result<&'static str, &'static str> {
+        match (self.role, self.unready(cache)) {
+            (Role::Standby, Some(reason)) => Ok(reason),
+            (_, Some(reason)) => Err(reason),
+            (_, None) => Ok("ready"),
+        }
+    }
+
     /// In Prometheus' text format, version 0.0.4.
     pub fn text(&self, cache: CacheState, now: Instant) -> String {
         let mut page = Page(String::with_capacity(4096));
         let totals = &self.totals;
         page.build();
         page.role(self.role);
-        page.gauge("ready", "1 while keys are deleted at once.", u64::from(self.unready(cache).is_none()));
+        page.gauge(
+            "ready",
+            "1 while this daemon deletes keys at once, 0 while it stands by.",
+            u64::from(self.unready(cache).is_none()),
+        );
         page.gauge(
             "confirmed_lsn_bytes",
             "Position confirmed last, as a byte position in the WAL.",
@@ -246,6 +260,8 @@ mod tests {
         for (news, cache, reason) in steps {
             metrics.news(news, start);
             assert_eq!(metrics.unready(cache), reason, "{news:?} {cache:?}");
+            let stands_by = matches!(news, News::StandingBy(_));
+            assert_eq!(metrics.standing(cache).is_ok(), reason.is_none() || stands_by, "{news:?} {cache:?}");
             let ready = format!("\ncrieur_ready {}\n", u8::from(reason.is_none()));
             assert!(metrics.text(cache, start).contains(&ready), "{news:?}");
         }

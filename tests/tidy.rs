@@ -143,6 +143,22 @@ fn nothing_is_printed_by_a_macro_that_panics() {
     complain(complaints.map(|(path, _)| format!("{}: write with cli/output.rs", path.display())).collect());
 }
 
+/// A line at ERROR says that somebody must act, so it must be able to say what.
+#[test]
+fn every_error_in_the_log_has_room_for_a_hint() {
+    let mut complaints = Vec::new();
+    for (path, text) in files("src", "rs") {
+        let code = code(&text);
+        let lines = code.split(" error!(").skip(1).filter_map(|rest| rest.split(';').next());
+        complaints
+            .extend(lines.filter(|line| !line.contains("hint")).map(|line| format!("{}: {line}", path.display())));
+        if code.contains("hint=\"none\"") {
+            complaints.push(format!("{}: no hint is better than none", path.display()));
+        }
+    }
+    complain(complaints);
+}
+
 #[test]
 fn no_word_of_unfinished_work_stays() {
     let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!("), concat!("dbg", "!("), "unwrap()"];

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub struct Health {
     away: AtomicBool,
     outages: AtomicU64,
+    deleted: AtomicBool,
 }
 
 impl Health {
@@ -20,6 +21,16 @@ impl Health {
     /// Whether the last attempt failed.
     pub fn is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)
+    }
+
+    /// Keys were deleted.
+    pub fn note_deleted(&self) {
+        self.deleted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether keys were ever deleted: a cache that did is one that can.
+    pub fn has_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Relaxed)
     }
 
     /// Times that it went away.

@@ -327,10 +327,16 @@ impl RedisCache {
         Ok(done)
     }
 
+    /// A cache that deleted keys is one that can: what it refuses now may pass, as in a failover to another kind of server.
+    fn judged(&self, error: Error) -> Error {
+        let error = if self.health.has_deleted() { error.having_worked() } else { error };
+        error.at(&self.address.server)
+    }
+
     /// Notes whether the cache answered, for whoever watches.
     fn noted<T>(&self, result: Result<T>) -> Result<T> {
         self.health.note(result.is_ok());
-        result.map_err(|error| error.at(&self.address.server))
+        result.map_err(|error| self.judged(error))
     }
 }
 
@@ -371,6 +377,9 @@ impl Cache for RedisCache {
         let all = || keys.iter().flat_map(|set| set.iter().map(|key| key.bytes));
         let deleted = async {
             let (done, long) = self.on_link(&self.idle, async |link| link.unlink(all(), self.leases).await).await?;
+            if done.sent > 0 {
+                self.health.note_deleted();
+            }
             let alone = self.unlink_long(&long).await?;
             Ok(Deleted { sent: done.sent + alone.sent, existed: done.existed + alone.existed })
         };
@@ -440,7 +449,7 @@ impl Cache for RedisCache {
                     self.by_script.set(true);
                     return Ok(Swap::Unproven);
                 }
-                let refused = reply::refused("EVAL", &error).at(&self.address.server);
+                let refused = self.judged(reply::refused("EVAL", &error));
                 return if refused.is_transient() { Ok(Swap::Refused(refused)) } else { Err(refused) };
             }
             Ok(_) => Err(reply::unexpected("EVAL")), // Value is foreign and non-exhaustive.

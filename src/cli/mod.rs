@@ -16,6 +16,7 @@ mod reload;
 pub mod replay;
 pub mod run;
 pub mod setup;
+mod status;
 pub mod trial;
 
 pub use crate::{catalog, identity};

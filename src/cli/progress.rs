@@ -35,7 +35,7 @@ impl Progress {
             News::Totals(totals, late) if late >= LATE => self.draw(&backlog(&totals, late)),
             News::SweepBegan => self.draw("sweeping"),
             News::Totals(..) | News::SweepEnded(_) | News::Ready | News::StandingBy(_) => self.clear(),
-            News::Streaming | News::Interrupted | News::HeldBack(_) | News::Gap(_) => {}
+            News::Streaming | News::Interrupted | News::HeldBack(_) | News::Gap(_) | News::Noticed => {}
         }
     }
 

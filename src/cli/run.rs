@@ -1,7 +1,6 @@
 //! `crieur run`: the daemon.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -12,12 +11,13 @@ use crate::admin::{self, Watch};
 use crate::cache::redis::RedisCache;
 use crate::cli::progress::Progress;
 use crate::cli::reload::{self, RulesFile};
+use crate::cli::status::Status;
 use crate::cli::{block_on, dry, log};
 use crate::config::{Config, Mode, Postgres};
 use crate::control::Control;
 use crate::error::{Error, Exit, Result};
 use crate::failpoints::{Guard, without};
-use crate::pipeline::{News, Pipeline, Replicas, Settings, Totals};
+use crate::pipeline::{Pipeline, Replicas, Settings, Totals};
 use crate::pooled::PooledControl;
 use crate::rules::Rules;
 use crate::session::ControlSession;
@@ -25,9 +25,6 @@ use crate::source::Source;
 use crate::source::dsn::Dsn;
 use crate::source::outbox::{self, Outbox};
 use crate::source::replication::{self, Life, Replication};
-
-/// How often systemd hears how it goes.
-const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The daemon, or a dry run of it.
 #[derive(Debug, clap::Args)]
@@ -61,7 +58,7 @@ pub fn run(config: Config, file: &Path) -> Exit {
             Exit::Ok
         }
         Err(error) => {
-            let hint = error.hint.as_deref().unwrap_or("none");
+            let hint = error.hint.as_deref();
             error!(hint, exit = error.exit() as u8, "stopped: {}", error.chain());
             error.exit()
         }
@@ -136,19 +133,10 @@ where
     }
     let rules_file = RulesFile::new(file, &config);
     let stop = stop_signal()?;
-    let (mut progress, mut status) = (Progress::default(), Status::default());
+    let (mut progress, status) = (Progress::default(), Status::new(cache.health()));
+    let teller = status.clone();
     let news = Box::new(move |news| {
-        match news {
-            News::Ready => notify(&[NotifyState::Ready, NotifyState::Status("streaming")]),
-            News::StandingBy(pid) => {
-                // Up, though another one works: a unit of Type=notify must not wait for it.
-                let line = format!("standing by: the slot is active for PID {pid}");
-                notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
-            }
-            News::SweepEnded(swept) => info!(scanned = swept.scanned, deleted = swept.deleted, "sweep finished"),
-            News::Totals(totals, late) => status.tell(&totals, late),
-            News::SweepBegan | News::Streaming | News::Interrupted | News::HeldBack(_) | News::Gap(_) => {}
-        }
+        status.news(news);
         watch.news(news);
         progress.news(news);
     });
@@ -159,26 +147,7 @@ where
     tokio::select! {
         ended = pipeline.run(stop) => ended,
         () = reload::at_each(hangup, rules_file, control, sender) => unreachable!("it waits for signals for ever"),
-    }
-}
-
-/// The line of `systemctl status`, renewed now and then.
-#[derive(Default)]
-struct Status {
-    told: Option<Instant>,
-}
-
-impl Status {
-    fn tell(&mut self, totals: &Totals, late: Duration) {
-        if self.told.is_none_or(|told| told.elapsed() >= STATUS_INTERVAL) {
-            self.told = Some(Instant::now());
-            let behind = late.as_secs();
-            let Totals { keys, existed, widened, sweeps, .. } = totals;
-            let line = format!(
-                "{keys} keys sent, {existed} existed, {widened} widened, {sweeps} sweeps; last change {behind} s late"
-            );
-            notify(&[NotifyState::Status(&line)]);
-        }
+        never = teller.now_and_then() => match never {},
     }
 }
 
@@ -210,7 +179,7 @@ fn listen(kind: SignalKind) -> Result<Signal> {
 }
 
 /// Tells systemd, where there is one (`NOTIFY_SOCKET`).
-fn notify(states: &[NotifyState<'_>]) {
+pub(super) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!("failed to notify systemd: {error}");
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{News, Pipeline};
 use crate::cache::Cache;
@@ -13,6 +13,7 @@ use crate::error::{Class, Result};
 use crate::gate::Snapshot;
 use crate::pipeline::deliver::pause;
 use crate::pipeline::gating::Gating;
+use crate::pipeline::outage::{Outage, Say, span};
 use crate::proof::Held;
 use crate::source::Source;
 
@@ -34,6 +35,9 @@ where
         if self.source.start() != self.compared.as_ref() {
             self.leave_other_server();
             self.streaming_since = Some(Instant::now());
+            if let Some(lasted) = self.outage.lasted(Instant::now()) {
+                info!(after = span(lasted), "the stream goes on from the confirmed position");
+            }
             self.standing_by = None;
             self.compared = self.source.start().cloned();
             let publication = self.compared.as_ref().map(|start| start.publication.clone());
@@ -80,13 +84,14 @@ where
     /// A definite error stops the daemon; any other ends the connection, and the source connects anew after a pause.
     pub(super) fn source_result(&mut self, result: Result<()>) -> Result<()> {
         let Err(error) = result else { return Ok(()) };
+        let error = if self.server.is_some() { error.having_worked() } else { error };
         if let Class::Definite(_) = error.class {
             return Err(error);
         }
         let now = Instant::now();
         if self.streaming_since.take().is_some_and(|since| now.duration_since(since) >= STEADY) {
             self.source_backoff.reset();
-            self.source_said.clear();
+            self.outage = Outage::default();
         }
         self.disconnect();
         if let Some(pid) = self.source.standing_by() {
@@ -96,9 +101,11 @@ where
         }
         (self.news)(News::Interrupted);
         let wait = pause(&mut self.source_backoff, &error);
-        if self.source_said.is_due(&error.chain(), now) {
-            let hint = error.hint.as_deref().unwrap_or("the stream goes on from the confirmed position");
-            warn!(hint, again_in = ?wait, "replication interrupted: {}", error.chain());
+        let (hint, again_in, chain) = (error.hint.as_deref(), span(wait), error.chain());
+        match self.outage.failed(&chain, now) {
+            Say::First => warn!(hint, again_in, "replication interrupted: {chain}"),
+            Say::Still(lasted) => error!(hint, again_in, "replication interrupted for {}: {chain}", span(lasted)),
+            Say::Nothing => {}
         }
         self.source_again = Some(now + wait);
         Ok(())

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Deleted, Swept};
@@ -19,8 +19,7 @@ use crate::error::{Class, Error, Result};
 use crate::failpoints::{Step, reached};
 use crate::keys::KeySet;
 use crate::pipeline::answers::Answers;
-pub(crate) use crate::pipeline::told::REMIND;
-use crate::pipeline::told::Told;
+use crate::pipeline::outage::{Outage, Say, span};
 use crate::rules::Rules;
 
 /// Questions in one round trip. What was answered is kept while a later part is tried again.
@@ -29,24 +28,22 @@ const QUESTIONS_MAX: usize = 1_000;
 /// Tries `step` until it succeeds or fails for good.
 pub async fn insist<T>(what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let mut backoff = Backoff::default();
-    let (mut since, mut told) = (None::<Instant>, Told::default());
+    let (mut outage, mut server) = (Outage::default(), None);
     loop {
         let error = match step().await {
             Ok(value) => {
-                if let Some(since) = since {
-                    info!(seconds = since.elapsed().as_secs(), "{what} works again");
+                if let Some(lasted) = outage.over(Instant::now()) {
+                    info!(server, after = span(lasted), "{what} works again");
                 }
                 return Ok(value);
             }
             Err(error) if error.is_transient() => error,
             Err(error) => return Err(error.while_doing(what)),
         };
-        let now = Instant::now();
-        since.get_or_insert(now);
-        if told.is_due(&error.chain(), now) {
-            complain(what, &error);
-        }
-        sleep(pause(&mut backoff, &error)).await;
+        complain(what, &error, outage.failed(&error.chain(), Instant::now()));
+        let wait = pause(&mut backoff, &error);
+        server = error.at.or(server);
+        sleep(wait).await;
     }
 }
 
@@ -64,9 +61,14 @@ fn random() -> f64 {
     (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
 }
 
-fn complain(what: &str, error: &Error) {
-    let hint = error.hint.as_deref().unwrap_or("the same step is tried again until it succeeds");
-    warn!(hint, "failed to {what}: {}", error.chain());
+/// A step that failed is a warning while it may mend itself, and an error when it has not.
+pub(super) fn complain(what: &str, error: &Error, say: Say) {
+    let (hint, chain) = (error.hint.as_deref(), error.chain());
+    match say {
+        Say::First => warn!(hint, "failed to {what}: {chain}; crieur tries again"),
+        Say::Still(lasted) => error!(hint, "failed to {what} for {} now: {chain}", span(lasted)),
+        Say::Nothing => {}
+    }
 }
 
 /// Deliveries whose keys were deleted, and what that did.
@@ -103,7 +105,7 @@ impl Asking {
     /// Asks some of the others.
     async fn ask<D: Control>(&self, control: &D, questions: &[Question]) -> Result<Vec<Answer>> {
         let moment = self.answers.borrow().now();
-        let answers = insist("look up", async || control.ask(questions).await).await?;
+        let answers = insist("look up", async || control.ask(questions).await.map_err(Error::having_worked)).await?;
         self.answers.borrow_mut().keep(&self.rules, moment, questions, &answers);
         for (question, answer) in questions.iter().zip(&answers) {
             if let Answer::Late(why) = answer {
@@ -205,6 +207,6 @@ pub async fn sweep<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<
 pub async fn at_most<T>(limit: Duration, what: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
     match timeout(limit, step).await {
         Ok(result) => result,
-        Err(_) => Err(Error::transient(format!("{what} took longer than {limit:?}"))),
+        Err(_) => Err(Error::transient(format!("{what} took longer than {}", span(limit)))),
     }
 }

@@ -5,10 +5,12 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::{debug, info};
 
 use super::{News, Pipeline, Replicas};
 use crate::cache::{Cache, Swept};
@@ -19,6 +21,7 @@ use crate::failpoints::{Step, reached};
 use crate::gate::Snapshot;
 use crate::pipeline::deliver::{Asking, Landed, fly};
 use crate::pipeline::memory::bytes_of;
+use crate::proof::Held;
 use crate::rules::Invalidations;
 use crate::source::Source;
 
@@ -129,6 +132,7 @@ where
         self.sweep_bytes = 0;
         self.totals.sweeps += 1;
         self.totals.swept += swept.deleted;
+        self.say_swept(&deliveries, swept);
         (self.news)(News::SweepEnded(swept));
         let again = std::mem::take(&mut self.sweep_again);
         for delivery in deliveries {
@@ -137,6 +141,27 @@ where
         // Its connection may have met another server.
         self.look_for_another_cache();
         self.tell();
+    }
+
+    /// A sweep of whole tables is news; patterns that a rule or a transaction names, and echoes, are its daily work.
+    fn say_swept(&self, deliveries: &[Delivery], swept: Swept) {
+        let Swept { scanned, deleted } = swept;
+        let fresh = deliveries.iter().filter(|delivery| delivery.stage == Stage::Fresh);
+        let tables: BTreeSet<String> =
+            fresh.clone().flat_map(|delivery| self.rules.swept_tables(&delivery.load.patterns)).collect();
+        let gap = matches!(self.held, Held::Gap { .. });
+        if tables.is_empty() && !gap {
+            return debug!(scanned, deleted, "sweep finished: patterns");
+        }
+        let widened = fresh.clone().any(|delivery| delivery.load.widened > 0);
+        let cause = match fresh.clone().all(|delivery| delivery.spans.is_empty()) {
+            _ if gap => "the cache may have missed changes",
+            _ if widened => "a value was not in the stream",
+            true => "changes do not all come",
+            false => "TRUNCATE, DDL, or a partition that nobody knows",
+        };
+        let tables = tables.into_iter().collect::<Vec<_>>().join(", ");
+        info!(tables, cause, scanned, deleted, "sweep finished");
     }
 
     /// Everything of a delivery was answered: its spans have one part less out, and its echo is queued.

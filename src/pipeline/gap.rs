@@ -18,11 +18,13 @@ use crate::cache::Cache;
 use crate::config::OnGap;
 use crate::control::Control;
 use crate::echo::{Delivery, Stage};
+use crate::error::Error;
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::keys::FamilyId;
 use crate::mark::{Gap, SlotOrigin, gap, gap_at_first, nonce, publication, rules};
-use crate::pipeline::deliver::{REMIND, insist};
+use crate::pipeline::deliver::insist;
+use crate::pipeline::outage::REMIND;
 use crate::pipeline::repairs::When;
 use crate::proof::{Connection, Fit, Held, Meaning, Slot, Turns, meaning};
 use crate::rules::{Invalidations, TableId};
@@ -246,7 +248,10 @@ where
         let first = self.await_elders && self.elders.is_none();
         self.looking = Some(Box::pin(async move {
             sleep(after).await;
-            let look = async || if first { control.elders().await } else { control.snapshot().await };
+            let look = async || {
+                let seen = if first { control.elders().await } else { control.snapshot().await };
+                seen.map_err(Error::having_worked)
+            };
             insist("take a snapshot before a sweep", look).await
         }));
     }

@@ -14,6 +14,7 @@ mod gating;
 pub mod intake;
 mod lagging;
 mod memory;
+pub(crate) mod outage;
 mod position;
 mod refusals;
 mod reload;
@@ -57,10 +58,10 @@ use crate::pipeline::gating::Gating;
 use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::lagging::Lagging;
 use crate::pipeline::memory::bytes_of;
+use crate::pipeline::outage::Outage;
 use crate::pipeline::position::{Writing, Written};
 use crate::pipeline::refusals::Refusals;
 use crate::pipeline::repairs::Repairs;
-use crate::pipeline::told::Told;
 use crate::pipeline::watching::Watching;
 use crate::proof::{Held, Turns};
 use crate::ring::Ring;
@@ -195,11 +196,11 @@ pub struct Pipeline<S: Source, C, D> {
     watch: Watching,
     watch_due: Option<Instant>,
     watching: Kept<Result<Option<Sighting>>>,
-    /// Since when the server cannot be watched, or when that was last logged.
-    blind_since: Option<Instant>,
+    /// Of the look at the server.
+    blind: Outage,
     refusals: Refusals,
-    /// What was said of the present outage of the source.
-    source_said: Told,
+    /// Of the source.
+    outage: Outage,
     stop_by: Option<Instant>,
     /// Other rules to go on with.
     reloads: Option<Receiver<Reload<D>>>,
@@ -274,9 +275,9 @@ where
             standing_by: None,
             watch_due: None,
             watching: None,
-            blind_since: None,
+            blind: Outage::default(),
             refusals: Refusals::default(),
-            source_said: Told::default(),
+            outage: Outage::default(),
             stop_by: None,
             reloads: None,
             reload: None,
@@ -402,7 +403,8 @@ where
     fn read_catalog(&mut self) {
         let control = Rc::clone(&self.control);
         self.resolving = Some(Box::pin(async move {
-            insist("read the catalog", async || control.catalog().await).await.map(Resolved::Catalog)
+            let ask = async || control.catalog().await.map_err(Error::having_worked);
+            insist("read the catalog", ask).await.map(Resolved::Catalog)
         }));
     }
 
@@ -410,8 +412,8 @@ where
     fn resolve(&mut self, relation: Relation) {
         let control = Rc::clone(&self.control);
         self.resolving = Some(Box::pin(async move {
-            let tables = insist("find the tables of a relation", async || control.tables_of(relation.oid).await);
-            let tables = tables.await?;
+            let ask = async || control.tables_of(relation.oid).await.map_err(Error::having_worked);
+            let tables = insist("find the tables of a relation", ask).await?;
             Ok(Resolved::Tables(relation, tables))
         }));
     }
@@ -482,7 +484,7 @@ where
                     }
                     false => control.gate().await,
                 };
-                insist("take a snapshot", gate).await
+                insist("take a snapshot", async || gate().await.map_err(Error::having_worked)).await
             });
             self.gating.ask(now, asking);
         }

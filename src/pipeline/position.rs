@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::Pipeline;
 use crate::ack::SpanId;
@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::lsn::Lsn;
 use crate::mark::Mark;
-use crate::pipeline::deliver::REMIND;
+use crate::pipeline::outage::REMIND;
 use crate::pipeline::repairs::{UNPROVEN, When};
 use crate::proof::Held;
 use crate::source::Source;
@@ -229,11 +229,14 @@ where
         let now = Instant::now();
         let cause = error.as_ref().map(|error| format!(": {}", error.chain())).unwrap_or_default();
         let line = format!("{what}{cause}");
-        if self.mark_said.as_ref().is_none_or(|(said, at)| *said != line || now.duration_since(*at) >= REMIND) {
-            let hint = error.as_ref().and_then(|error| error.hint.as_deref());
-            let hint = hint.unwrap_or("positions are confirmed behind the mark; see maxmemory and the cache's log");
-            warn!(hint, "{line}");
-            self.mark_said = Some((line, now));
+        let hint = error.as_ref().and_then(|error| error.hint.as_deref());
+        let hint = hint.unwrap_or("positions are confirmed behind the mark; see maxmemory and the cache's log");
+        match &self.mark_said {
+            Some((said, at)) if *said == line && now.duration_since(*at) < REMIND => return,
+            // What lasts does not mend itself.
+            Some((said, _)) if *said == line => error!(hint, "{line}"),
+            Some(_) | None => warn!(hint, "{line}"),
         }
+        self.mark_said = Some((line, now));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::Pipeline;
 use crate::cache::Cache;
@@ -44,7 +44,7 @@ where
         if self.refusals.said.is_none_or(|said| now.duration_since(said) >= INTERVAL) {
             let count = std::mem::take(&mut self.refusals.count);
             self.refusals.said = Some(now);
-            warn!(
+            error!(
                 hint = "Allow them in cache.invalidate, for example [\"properties:search:*\"], or correct the call.",
                 count, "crieur.invalidate named keys that cache.invalidate does not allow: they stay"
             );

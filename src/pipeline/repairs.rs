@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::pace::{Pace, Turn};
-use crate::pipeline::deliver::REMIND;
+use crate::pipeline::outage::REMIND;
 
 /// The way out, which is the same for every cause: something outside makes the cache another again and again.
 const HINT: &str = "cache.url must lead to one primary at each connection (not to a load balancer over several servers), and no other \

@@ -157,17 +157,18 @@ impl Watch {
 
     fn of_publication(&self, sighting: &Sighting) -> Vec<(Cause, Notice)> {
         let name = &self.publication;
-        let warning = |text: String, hint: String| Notice { severity: Severity::Warning, text, hint };
+        // Sweeps take the place of what does not come, and nothing but a hand at the server ends that.
+        let wrong = |text: String, hint: String| Notice { severity: Severity::Error, text, hint };
         if sighting.publication.is_empty() {
             let text = format!("publication \"{name}\" does not exist: no change comes, and sweeps take their place");
-            return vec![(Cause::NoPublication, warning(text, "Run `crieur setup`.".to_owned()))];
+            return vec![(Cause::NoPublication, wrong(text, "Run `crieur setup`.".to_owned()))];
         }
         if !sighting.withheld.is_empty() {
             let kinds = sighting.withheld.join(", ");
             let text = format!("publication \"{name}\" leaves out {kinds}: sweeps take their place");
             let name = quote::identifier(name);
             let hint = format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');");
-            return vec![(Cause::Withheld, warning(text, hint))];
+            return vec![(Cause::Withheld, wrong(text, hint))];
         }
         let rooted = sighting.rooted.first().map(|_| {
             let text = format!(
@@ -176,21 +177,21 @@ impl Watch {
             );
             let hint =
                 format!("ALTER PUBLICATION {} SET (publish_via_partition_root = false);", quote::identifier(name));
-            (Cause::Rooted, warning(text, hint))
+            (Cause::Rooted, wrong(text, hint))
         });
         let table = |(schema, table): &(String, String)| {
             let text = format!("table \"{schema}.{table}\" is not in publication \"{name}\": sweeps take its place");
             let qualified = quote::qualified(schema, table);
             let hint = format!("ALTER PUBLICATION {} ADD TABLE {qualified};", quote::identifier(name));
             let hint = hint + " If it is there with a row filter, DROP it first.";
-            (Cause::Table(schema.clone(), table.clone()), warning(text, hint))
+            (Cause::Table(schema.clone(), table.clone()), wrong(text, hint))
         };
         let uncovered = sighting.uncovered.iter().map(|(schema, table)| {
             let text = format!(
                 "triggers do not tell all that the rules read of table \"{schema}.{table}\": sweeps take its place"
             );
             let hint = "Run `crieur setup`: it watches the table with its columns and partitions as they are now.";
-            (Cause::Table(schema.clone(), table.clone()), warning(text, hint.to_owned()))
+            (Cause::Table(schema.clone(), table.clone()), wrong(text, hint.to_owned()))
         });
         sighting.unpublished.iter().map(table).chain(uncovered).chain(rooted).collect()
     }

@@ -13,9 +13,10 @@ use crate::change::{Event, Row};
 use crate::config::OnGap;
 use crate::control::{Control, Sighting};
 use crate::echo::{Delivery, Stage};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::pipeline::deliver::REMIND;
+use crate::pipeline::deliver::complain;
+use crate::pipeline::outage::{Outage, Say};
 use crate::pipeline::stall::{Ends, Stall, Turn};
 use crate::pipeline::watch::{Judgement, Notice, Severity, Watch};
 use crate::rules::Invalidations;
@@ -91,26 +92,27 @@ where
     /// The server was seen, or not: what keeps it from being seen is logged by the stream and the gate.
     pub(super) fn sighted(&mut self, seen: Result<Option<Sighting>>) -> Result<()> {
         let now = Instant::now();
-        let sighting = match seen {
+        let sighting = match seen.map_err(Error::having_worked) {
             Ok(Some(sighting)) => sighting,
             Ok(None) => return Ok(()),
             Err(error) if error.is_transient() => {
                 debug!("failed to watch the server: {}", error.chain());
                 self.watch_due = Some(now + WATCH_INTERVAL);
-                let blind = *self.blind_since.get_or_insert(now);
-                if now.duration_since(blind) >= REMIND {
-                    self.blind_since = Some(now);
-                    let hint = error.hint.as_deref().unwrap_or("the slot's WAL and the publication are not watched");
-                    warn!(hint, "failed to watch the server: {}", error.chain());
+                // What does not last is said by the stream and the gate.
+                if let say @ Say::Still(_) = self.blind.failed("", now) {
+                    complain("watch the server (the slot's WAL, the publication)", &error, say);
                 }
                 return Ok(());
             }
             Err(error) => return Err(error.while_doing("watch the server")),
         };
         self.watch_due = Some(now + WATCH_INTERVAL);
-        self.blind_since = None;
+        self.blind = Outage::default();
         let judgement = self.watch.judge(now, &sighting);
-        judgement.notices.iter().for_each(tell);
+        if !judgement.notices.is_empty() {
+            (self.news)(News::Noticed);
+            judgement.notices.iter().for_each(tell);
+        }
         self.compare_ends(&sighting, now);
         self.connect_anew_when_changed(&sighting, now);
         // Tables that triggers no longer tell of were altered: their keys go whatever becomes of a gap's.

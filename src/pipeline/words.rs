@@ -96,6 +96,8 @@ pub enum News {
     StandingBy(u32),
     /// The server's WAL goes on and nothing of it comes, or comes again.
     HeldBack(bool),
+    /// The log names something on the server that somebody must mend.
+    Noticed,
     /// A sweep began.
     SweepBegan,
     /// A sweep ended.

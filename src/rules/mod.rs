@@ -183,6 +183,18 @@ impl Rules {
         self.families().map(|(_, pattern)| pattern.to_vec()).collect()
     }
 
+    /// The tables whose keys these patterns take as a whole; none for a pattern that a rule itself writes.
+    pub fn swept_tables(&self, patterns: &KeySet) -> BTreeSet<String> {
+        let whole = |key: &crate::keys::Key<'_>| {
+            let template = self.templates.get(key.family.0 as usize)?;
+            let holds_values = template.parts.iter().any(|part| !matches!(part, Part::Literal(_) | Part::Star));
+            (holds_values && template.family == key.bytes).then_some(template)
+        };
+        let rules = patterns.iter().filter_map(|key| whole(&key)).filter_map(|template| self.rules.get(template.rule));
+        let tables = rules.flat_map(|rule| &rule.tables).filter_map(|table| self.tables.get(table.0));
+        tables.map(|table| format!("{}.{}", table.schema, table.name)).collect()
+    }
+
     /// Whether a rule names the table.
     pub fn concerns(&self, schema: &str, table: &str) -> bool {
         self.table(schema, table).is_some()

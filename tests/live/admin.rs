@@ -129,6 +129,10 @@ async fn the_pages_say_which_daemon_works_and_which_stands_by() {
     .await;
     assert_eq!(role(first), [1.0, 0.0]);
     assert!(get(second, "/healthz").contains("200 OK"), "{}", waiting.log());
+    // A rolling update ends the first one only when the second is ready; that it works is another question.
+    let readyz = get(second, "/readyz");
+    assert!(readyz.contains("200 OK") && readyz.contains("standing by: another daemon has the slot"), "{readyz}");
+    assert_eq!(metric(second, "ready"), 0.0);
     working.kill();
     settled("it took over", PATIENCE, async || match role(second) {
         [1.0, 0.0] => Ok(()),

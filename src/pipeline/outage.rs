@@ -1,0 +1,108 @@
+//! Outages: since when a step fails, when that is worth a line, and how long it lasted. Pure: time comes as an argument.
+//!
+//! The levels of the log follow from it. The first failure is a warning: the step is tried again, and mostly that is all.
+//! One that lasts is an error: somebody must look.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub(crate) use crate::pipeline::told::REMIND;
+use crate::pipeline::told::Told;
+
+/// One outage, or none.
+#[derive(Debug, Default)]
+pub(crate) struct Outage {
+    since: Option<Instant>,
+    told: Told,
+}
+
+/// What a failure is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Say {
+    /// It began, or has another cause.
+    First,
+    /// It lasts since so long.
+    Still(Duration),
+    /// This was said a moment ago.
+    Nothing,
+}
+
+impl Outage {
+    /// The step failed for this cause.
+    pub(crate) fn failed(&mut self, cause: &str, now: Instant) -> Say {
+        let lasted = now.duration_since(*self.since.get_or_insert(now));
+        match self.told.is_due(cause, now) {
+            false => Say::Nothing,
+            true if lasted < REMIND => Say::First,
+            true => Say::Still(lasted),
+        }
+    }
+
+    /// How long it has lasted, if there is one.
+    pub(crate) fn lasted(&self, now: Instant) -> Option<Duration> {
+        self.since.map(|since| now.duration_since(since))
+    }
+
+    /// The step succeeded: how long the outage was, if there was one.
+    pub(crate) fn over(&mut self, now: Instant) -> Option<Duration> {
+        let lasted = self.lasted(now);
+        self.told.clear();
+        self.since = None;
+        lasted
+    }
+}
+
+/// A duration for people: `66 ms`, `25 s`, `3 min`, `2 h`.
+pub(crate) fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 if duration.subsec_millis() > 0 => format!("{} ms", duration.as_millis()),
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_said_when_it_begins_then_each_minute_and_ends_once() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut outage = Outage::default();
+        assert_eq!(outage.over(start), None);
+        let still = |seconds| Say::Still(Duration::from_secs(seconds));
+        for (seconds, cause, say) in [
+            (5, "refused", Say::First),
+            (6, "refused", Say::Nothing),
+            (7, "expired", Say::First),
+            (64, "refused", Say::Nothing),
+            (65, "refused", still(60)),
+            (70, "refused", Say::Nothing),
+            (130, "refused", still(125)),
+        ] {
+            assert_eq!(outage.failed(cause, at(seconds)), say, "{seconds}");
+        }
+        assert_eq!(outage.over(at(131)), Some(Duration::from_secs(126)));
+        assert_eq!((outage.over(at(132)), outage.failed("refused", at(133))), (None, Say::First));
+    }
+
+    #[test]
+    fn a_span_is_told_in_its_largest_unit() {
+        for (milliseconds, expected) in [
+            (0, "0 s"),
+            (66, "66 ms"),
+            (999, "999 ms"),
+            (1_500, "1 s"),
+            (119_999, "119 s"),
+            (120_000, "2 min"),
+            (7_199_000, "119 min"),
+            (9_000_000, "2 h"),
+        ] {
+            assert_eq!(span(Duration::from_millis(milliseconds)), expected);
+        }
+    }
+}
