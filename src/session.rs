@@ -38,7 +38,7 @@ use crate::source::dsn::{Dsn, Target};
 use crate::source::facts::{RUN, in_recovery, refuse_as_standby};
 use crate::source::link::{Link, each_host};
 use crate::source::socket::ReceiveWindow;
-use crate::source::sqlstate::{CANNOT_CONNECT_NOW, is_connection, session_error};
+use crate::source::sqlstate::{CANNOT_CONNECT_NOW, is_connection, session_error, wrong_target};
 use crate::source::wire::{OUTPUT, UNCONVERTED};
 
 /// A link that is negotiated already, as tokio-postgres wants to receive one.
@@ -190,7 +190,7 @@ impl Session {
         if found == wanted {
             return Ok(session);
         }
-        Err(Error::transient("the server is not of the kind that target_session_attrs asks for"))
+        Err(wrong_target(dsn.target))
     }
 }
 

@@ -142,6 +142,11 @@ impl RedisCache {
         Arc::clone(&self.health)
     }
 
+    /// For messages: where it is, and where that was written.
+    pub fn server(&self) -> &str {
+        &self.address.server
+    }
+
     /// A connection of its own, logged in, to whatever answers, for a command that asks the cache about itself.
     pub async fn connection(&self) -> Result<MultiplexedConnection> {
         Ok(self.log_in().await?.into_connection())

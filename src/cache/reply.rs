@@ -85,6 +85,7 @@ pub fn broken(error: RedisError) -> Error {
         };
     }
     Error::transient("the cache sent bytes that are no reply")
+        .hint("Another server than a cache answers there, or something between changes bytes: correct cache.url.")
 }
 
 /// The error behind which the server ended the connection.

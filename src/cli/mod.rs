@@ -245,8 +245,12 @@ fn diff(files: &[PathBuf], recording: &Path) -> Exit {
 
 fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {
     block_on(async {
-        let mut connection = crate::cache::redis::RedisCache::new(&config.cache)?.connection().await?;
-        coverage::run(config, arguments, &mut connection, &mut Lasting::stdout()).await
+        let cache = crate::cache::redis::RedisCache::new(&config.cache)?;
+        let mut connection = cache.connection().await?;
+        let out = &mut Lasting::stdout();
+        let surveyed = coverage::run(config, arguments, &mut connection, out).await;
+        // What cannot be written is no fault of the cache.
+        surveyed.map_err(|error| if error.exit() == Exit::CantCreate { error } else { error.at(cache.server()) })
     })
 }
 

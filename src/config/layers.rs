@@ -102,7 +102,13 @@ pub fn file(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mistakes)
             match reference().iter().find(|key| key.split() == (section, name.get_ref().as_ref())) {
                 Some(key) => match kind_of(key, value) {
                     Some(kind) => layer.set(key, kind, place(value.span()), mistakes),
-                    None => mistakes.error(place(value.span()), format!("{} has the wrong type", key.name), key.doc),
+                    None => {
+                        let what = match key.kind.check(&Value::new(None, ValueKind::Nil)) {
+                            Err(Unfit(what)) => what,
+                            Ok(_) => "has the wrong type".to_owned(),
+                        };
+                        mistakes.error(place(value.span()), format!("{} {what}", key.name), note(key));
+                    }
                 },
                 None => {
                     let allowed = reference().iter().map(|key| key.split()).filter(|(of, _)| *of == section);

@@ -295,6 +295,10 @@ fn unfit(name: &str, found: Option<&Checked>) -> ! {
 fn written(key: &reference::Key, value: &config::Value) -> String {
     match (&key.kind, &value.kind) {
         (reference::Kind::Urls, config::ValueKind::String(list)) if list.is_empty() => String::new(),
+        (reference::Kind::Url, config::ValueKind::String(text)) => url::shown(text),
+        (reference::Kind::Urls, config::ValueKind::Array(items)) => {
+            items.iter().map(|item| url::shown(&item.to_string())).collect::<Vec<_>>().join(",")
+        }
         (reference::Kind::Url | reference::Kind::Urls, _) => "[redacted]".to_owned(),
         (_, config::ValueKind::Array(items)) => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         (_, _) => value.to_string(),
@@ -381,7 +385,8 @@ mod tests {
         let shown: Vec<String> =
             config.effective().map(|(key, value, origin)| format!("{key}={value} ({origin})")).collect();
         for line in [
-            "postgres.url=[redacted] (DATABASE_URL)",
+            "postgres.url=postgres://[redacted]@a/d (DATABASE_URL)",
+            "cache.url=redis://[redacted]@b (REDIS_URL)",
             "postgres.slot=mine (crieur.toml:2)",
             "cache.echo=250ms,2s,30s (default)",
         ] {

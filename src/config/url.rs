@@ -163,6 +163,24 @@ pub fn of_database(text: &str) -> Option<Wrong> {
     without_brackets(hosts.split(['/', '?']).next().unwrap_or_default(), &scheme)
 }
 
+/// The address without what may be secret: scheme, hosts and path. Nothing of a text of which it is not certain where the
+/// password ends.
+pub fn shown(text: &str) -> String {
+    const HIDDEN: &str = "[redacted]";
+    let is_sound = match split(text) {
+        Some((scheme, _)) if scheme.starts_with("postgres") => of_database(text).is_none(),
+        Some(_) => of_cache(text).is_none(),
+        None => false,
+    };
+    let Some((scheme, rest)) = text.split_once("://").filter(|_| is_sound) else { return HIDDEN.to_owned() };
+    let open = rest.split(['?', '#']).next().unwrap_or_default();
+    match (text.matches('@').count(), open.split_once('@')) {
+        (0, _) => format!("{scheme}://{open}"),
+        (1, Some((_, hosts))) => format!("{scheme}://{HIDDEN}@{hosts}"),
+        _ => HIDDEN.to_owned(),
+    }
+}
+
 /// A web address where a database is wanted: most likely Supabase's, whose database has a host of its own.
 fn web_address(rest: &str) -> Wrong {
     let host = authority(rest).0;
@@ -211,6 +229,24 @@ mod tests {
             ("redis://h/zero", Some("names a database that is no number")),
         ] {
             assert_eq!(of_cache(text).map(|found| found.what).as_deref(), what, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_shown_without_what_may_be_secret() {
+        for (text, expected) in [
+            ("redis://h:1/0", "redis://h:1/0"),
+            ("rediss://default:hunter2@h/0?x=hunter2", "rediss://[redacted]@h/0"),
+            ("unix:///run/c.sock?pass=hunter2", "unix:///run/c.sock"),
+            ("postgres://u:hunter2@a:1,b:2/d?sslmode=require", "postgres://[redacted]@a:1,b:2/d"),
+            ("postgres://u:hunter2?@h/d", "[redacted]"),
+            ("postgres://u:x@hunter2@h/d", "[redacted]"),
+            ("redis://:hunter2#@h", "[redacted]"),
+            ("host=h password=hunter2", "[redacted]"),
+            ("host=h password=redis://hunter2", "[redacted]"),
+            ("https://hunter2", "[redacted]"),
+        ] {
+            assert_eq!(shown(text), expected, "{text}");
         }
     }
 

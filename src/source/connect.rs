@@ -73,7 +73,8 @@ pub(super) async fn start(options: Rc<Options>, waiting: Option<Box<Wire>>, past
         return if busy { Ok(Outcome::Busy(wire, 0)) } else { Err(lenient(error, past)) };
     }
     let Facts { version, system, timeline, run, publication, status_interval } = facts;
-    info!(slot = options.slot, lsn = %confirmed, timeline, server = version, "replication started");
+    let at = options.dsn.servers();
+    info!(at, slot = options.slot, lsn = %confirmed, timeline, server = version, "replication started");
     let start = Start { system, timeline, confirmed, run, publication, slot: origin };
     Ok(Outcome::Running(Box::new(Begun { wire: *wire, start, status_interval })))
 }

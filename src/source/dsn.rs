@@ -221,7 +221,8 @@ fn ssl_mode(value: &str) -> Result<SslMode> {
         _ => {
             // The value itself is not shown, what it may have been meant to be is.
             let near = suggestion(value, SSL_MODES);
-            return Err(Error::definite(Exit::Config, "invalid connection parameter \"sslmode\"").hint(near));
+            let error = Error::definite(Exit::Config, "connection parameter \"sslmode\" has a value that does not fit");
+            return Err(error.hint(near));
         }
     })
 }
@@ -238,13 +239,26 @@ fn target(value: &str) -> Result<Target> {
     })
 }
 
+/// What a parameter that `tokio_postgres` reads must be.
+fn allowed(parameter: &str) -> &'static str {
+    match parameter {
+        "port" => "a number from 1 to 65535, or one for each host with commas between them",
+        "connect_timeout" | "keepalives_idle" | "keepalives_interval" => "a number of seconds",
+        "keepalives_retries" => "a number",
+        "keepalives" => "0 or 1",
+        "channel_binding" => "disable, prefer or require",
+        "hostaddr" => "an address of IPv4 or IPv6, or one for each host with commas between them",
+        _ => "a text that PostgreSQL's manual allows (\"Parameter Key Words\" of libpq)",
+    }
+}
+
 fn invalid(parameter: &str, allowed: &str) -> Error {
-    Error::definite(Exit::Config, format!("invalid connection parameter \"{parameter}\""))
-        .hint(format!("\"{parameter}\" must be {allowed}."))
+    Error::definite(Exit::Config, format!("connection parameter \"{parameter}\" has a value that does not fit"))
+        .hint(format!("It must be {allowed}."))
 }
 
 fn malformed() -> Error {
-    Error::definite(Exit::Config, "malformed connection string").hint(format!(
+    Error::definite(Exit::Config, "the address cannot be read as a connection string").hint(format!(
         "{DATABASE_FORMS} In a URL percent-encode special characters of the password (@ is %40, / is %2F); in \
                        a key/value string quote values with spaces in single quotes."
     ))
@@ -267,7 +281,7 @@ impl Dsn {
         let config: tokio_postgres::Config = rest.parse().map_err(|error: tokio_postgres::Error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             match PASSED.iter().find(|name| cause == format!("invalid value for option `{name}`")) {
-                Some(name) => invalid(name, "as PostgreSQL's manual says"),
+                Some(name) => invalid(name, allowed(name)),
                 None => malformed(),
             }
         })?;
@@ -472,11 +486,14 @@ mod tests {
             ("host=h sslrootcert=system", "h:5432 - VerifyFull Any System"),
             ("host=h keepalives_count=3 pgbouncer=true", "h:5432 - Prefer Any System"),
             ("", "/var/run/postgresql/.s.PGSQL.5432 - Prefer Any System"),
-            ("host=h sslmode=weird", "error: invalid connection parameter \"sslmode\""),
-            ("host=h port=secret", "error: invalid connection parameter \"port\""),
-            ("host=h sslcert=/c", "error: invalid connection parameter \"sslkey\""),
+            ("host=h sslmode=weird", "error: connection parameter \"sslmode\" has a value that does not fit"),
+            ("host=h port=secret", "error: connection parameter \"port\" has a value that does not fit"),
+            ("host=h sslcert=/c", "error: connection parameter \"sslkey\" has a value that does not fit"),
             ("host=h colour=red", "error: unknown connection parameter \"colour\""),
-            ("host=h sslmode=require sslrootcert=system", "error: invalid connection parameter \"sslmode\""),
+            (
+                "host=h sslmode=require sslrootcert=system",
+                "error: connection parameter \"sslmode\" has a value that does not fit",
+            ),
         ] {
             assert_eq!(shown(text), expected, "{text}");
         }

@@ -192,7 +192,10 @@ async fn open(dsn: &Dsn, host: &Host, attempt: Attempt, window: ReceiveWindow) -
         Place::Tcp { name, .. } => name.clone(),
         Place::Unix(_) => "localhost".to_owned(),
     };
-    let bad_name = |cause| Error::definite(Exit::Config, format!("host \"{name}\" cannot be verified")).because(cause);
+    let bad_name = |cause| {
+        let error = Error::definite(Exit::Config, format!("host \"{name}\" is no name that a certificate can hold"));
+        error.hint("Name the server by its name in the domain name system, or by its address.").because(cause)
+    };
     let server = ServerName::try_from(name.clone()).map_err(bad_name)?;
     let connector = tokio_rustls::TlsConnector::from(dsn.tls.trust.config().await?);
     let failed = |cause| tls::failed(cause, &name, &dsn.tls.trust);

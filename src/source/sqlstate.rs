@@ -4,6 +4,7 @@
 //! in the log, a stop needs a human. Codes: PostgreSQL's `src/backend/utils/errcodes.txt`.
 
 use crate::error::{Class, Error, Exit};
+use crate::source::dsn::Target;
 
 const PASSWORD: &str = "Correct role and password in the connection string; the daemon waits minutes before it tries again, \
                         because repeated failures get an address banned.";
@@ -135,6 +136,20 @@ pub fn error_fields(body: &[u8]) -> (String, String) {
         }
     }
     (code, message)
+}
+
+/// The server is a standby and a primary is wanted, or the contrary.
+pub fn wrong_target(wanted: Target) -> Error {
+    let (is, hint) = match wanted {
+        Target::Standby => {
+            ("a primary", "target_session_attrs asks for a standby: name one, or take the parameter out.")
+        }
+        Target::Primary | Target::Any => (
+            "a standby",
+            "The primary is wanted: name every host in the connection string, and the one that is the primary is found.",
+        ),
+    };
+    Error::transient(format!("the server is {is}")).hint(hint)
 }
 
 /// The server asks for a password, and none was given.

@@ -20,7 +20,7 @@ use crate::source::dsn::{Dsn, Target};
 use crate::source::frames::Frames;
 use crate::source::link::{Link, each_host};
 use crate::source::socket::ReceiveWindow;
-use crate::source::sqlstate::{error_fields, no_password, server_error};
+use crate::source::sqlstate::{error_fields, no_password, server_error, wrong_target};
 
 /// A row of a simple query, as text.
 pub type TextRow = Vec<Option<String>>;
@@ -132,7 +132,7 @@ impl Wire {
         if found == Some(wanted) {
             return Ok(());
         }
-        Err(Error::transient("the server is not of the kind that target_session_attrs asks for"))
+        Err(wrong_target(target))
     }
 
     /// Answers what the server asks for until it is satisfied.
@@ -235,7 +235,7 @@ impl Wire {
         self.send(|out| frontend::query(sql, out)).await?;
         let (mut rows, mut refused) = (Vec::new(), None);
         loop {
-            match self.next().await? {
+            match self.next_or(&mut refused).await? {
                 (b'Z', _) => return refused.map_or(Ok(rows), Err),
                 (b'D', body) => rows.push(text_row(&body).ok_or_else(|| unexpected(b'D', "that cannot be read"))?),
                 (b'E', body) => refused = Some(error_response(&body)),
@@ -287,7 +287,7 @@ impl Wire {
         .await?;
         let mut refused = None;
         loop {
-            match self.next().await? {
+            match self.next_or(&mut refused).await? {
                 (b'W', _) => return Ok(()),
                 (b'E', body) => refused = Some(error_response(&body)),
                 // What comes behind it is the next answer's.
@@ -296,6 +296,12 @@ impl Wire {
                 (tag, _) => return Err(refused.unwrap_or_else(|| unexpected(tag, "instead of a stream"))),
             }
         }
+    }
+
+    /// The next message; where none comes any more behind an error that the server said, that error.
+    async fn next_or(&mut self, said: &mut Option<Error>) -> Result<(u8, Vec<u8>)> {
+        let next = self.next().await;
+        next.map_err(|error| said.take().unwrap_or(error))
     }
 
     /// Reads what is there into the buffer, at least one byte; says how many. Cancel-safe.

@@ -1,4 +1,4 @@
-//! Ordinary sessions that reach a server which then says nothing more.
+//! Sessions: with a server that says nothing more, and with one that refused a stream.
 
 use std::time::Duration;
 
@@ -7,11 +7,13 @@ use crieur::control::Control;
 use crieur::pooled::PooledControl;
 use crieur::session::ControlSession;
 use crieur::source::dsn::Dsn;
+use crieur::source::wire::Wire;
 use tokio::time::timeout;
 
 use super::harness::postgres::{Options, Postgres};
 use super::harness::proxy::Proxy;
 use super::harness::wait::PATIENCE;
+use super::scene::Scene;
 
 /// Asks, while answers stand still behind the log-in, and again when they do not.
 async fn goes_on(proxy: &Proxy, control: &impl Control) {
@@ -41,4 +43,20 @@ async fn a_server_that_falls_silent_behind_the_log_in_is_given_up() {
     let config = Config::load(&file, urls.map(|(name, value)| (name.to_owned(), value)).into_iter());
     let rules = config.expect("a valid configuration").rules;
     goes_on(&proxy, &PooledControl::new(dsn(), connect, statement, &rules, Vec::new())).await;
+}
+
+/// The slot is another's at the moment of START_REPLICATION: the session goes on, and its next answer is its own.
+#[tokio::test]
+async fn a_session_that_lost_the_race_for_the_slot_reads_its_own_answers() {
+    let scene = Scene::start().await;
+    let dsn = Dsn::parse(&scene.postgres.url()).expect("a valid URL");
+    let limit = Duration::from_secs(10);
+    let mut first = Wire::connect(&dsn, limit).await.expect("it accepts sessions");
+    let mut second = Wire::connect(&dsn, limit).await.expect("it accepts sessions");
+    let start = "START_REPLICATION SLOT \"crieur\" LOGICAL 0/0 (proto_version '1', publication_names 'crieur')";
+    first.start_copy_both(start).await.expect("the slot is free");
+    let refused = second.start_copy_both(start).await.expect_err("the slot is taken");
+    assert_eq!(refused.sqlstate.as_deref(), Some("55006"));
+    let rows = second.simple_query("SELECT 'mine'").await.expect("the session goes on");
+    assert_eq!(rows, [[Some("mine".to_owned())]]);
 }

@@ -171,7 +171,7 @@ async fn scan(
         command.arg("SCAN").arg(&cursor).arg("MATCH").arg(&arguments.glob).arg("COUNT").arg(SCAN_COUNT);
         let asked = Instant::now();
         let answer = connection.req_packed_command(&command).await.and_then(Value::extract_error);
-        let answer = answer.map_err(|error| reply::broken(error).while_doing("scan the cache"))?;
+        let answer = answer.map_err(|error| reply::broken(error).while_doing("scan"))?;
         let took = asked.elapsed();
         let page: (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(answer).map_err(|_| reply::unexpected("SCAN"))?;
         cursor = page.0;

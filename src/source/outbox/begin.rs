@@ -121,7 +121,8 @@ pub(super) async fn begin(
         Ok(begun) => begun,
         Err(pid) => return Ok(Outcome::Busy(Box::new(session), pid)),
     };
-    info!(slot = options.slot, position = %confirmed, era, notify = facts.notifies, "outbox started");
+    let at = options.dsn.servers();
+    info!(at, slot = options.slot, position = %confirmed, era, notify = facts.notifies, "outbox started");
     let first = first_of(era);
     let start = Start {
         system: facts.system,

@@ -243,6 +243,7 @@ fn at_the_cache() -> Vec<Row> {
         cache("cache: a user without SCAN", "url = \"redis://no-scan:right@127.0.0.1:{cache:port}\""),
         daemon(cache("daemon: nobody listens at the cache", "url = \"redis://:hunter2@127.0.0.1:{dead:port}\"")),
         daemon(cache("daemon: maxclients", "url = \"redis://127.0.0.1:{full:port}\"")),
+        daemon(cache("daemon: a replica", "url = \"redis://127.0.0.1:{replica:port}\"")),
         daemon(cache("daemon: no password", "url = \"redis://127.0.0.1:{locked:port}\"")),
         Row {
             cache: "url = \"redis://127.0.0.1:{locked:port}\"",

@@ -206,7 +206,8 @@ impl Stage {
             Some(_) => Some(()),
             None => complains().map(drop),
         });
-        let went_on = process.ended().is_none();
+        let stops = complains().is_some_and(|said| said.starts_with("ERROR stopped"));
+        let went_on = !stops && process.ended().is_none();
         if went_on {
             process.signal(Signal::Term);
         }
