@@ -275,3 +275,27 @@ async fn a_watched_column_that_becomes_virtual_is_told_and_swept() {
         assert_eq!(daemon.stop(), Some(0));
     }
 }
+
+/// As versions before made them: for fewer commands, and silent in sessions that replicate or restore.
+#[tokio::test]
+async fn event_triggers_of_an_older_version_are_told_and_replaced() {
+    let scene = Scene::start().await;
+    let state = "SELECT string_agg(concat_ws(' ', evtname, evtevent, evtenabled, evttags), ', ' ORDER BY evtname)
+                 FROM pg_event_trigger";
+    let ready = scene.ask(state).await;
+    scene
+        .run(
+            "DROP EVENT TRIGGER crieur_rewrite;
+             DROP EVENT TRIGGER crieur_ddl;
+             CREATE EVENT TRIGGER crieur_ddl ON ddl_command_end WHEN tag IN ('ALTER TABLE', 'ALTER TYPE')
+                 EXECUTE FUNCTION crieur.announce_ddl();
+             ALTER EVENT TRIGGER crieur_drop ENABLE",
+        )
+        .await;
+    let told = |command| String::from_utf8_lossy(&daemon::run(command, &scene.config(), &[]).stdout).into_owned();
+    assert!(told("check").contains("event triggers: of another version"), "{}", told("check"));
+    told("setup");
+    assert_eq!(scene.ask(state).await, ready);
+    assert!(told("check").contains("event triggers: DDL is announced"), "{}", told("check"));
+    assert_eq!(told("setup"), "nothing to do\n");
+}
