@@ -110,11 +110,11 @@ fn of_type(reads: &Reads, column: &Column) -> Option<Finding> {
     }
     match &reads.how {
         Use::Plainly => None,
-        Use::Dated
-            if is_text || matches!(kind, "date" | "timestamp with time zone" | "timestamp without time zone") =>
-        {
-            None
+        Use::Dated if is_text => {
+            let seen = format!("column \"{name}\" is {kind}: what is no date in it widens its keys to a sweep");
+            Some(Finding::note(subject, seen).mend("make it a date or timestamp, or write dates as 2024-03-01 in it"))
         }
+        Use::Dated if matches!(kind, "date" | "timestamp with time zone" | "timestamp without time zone") => None,
         Use::Dated => {
             let seen =
                 format!("\"{name}\" is {kind}, which has no year and month: each change widens its keys to a sweep");
@@ -236,7 +236,7 @@ mod tests {
             ("keys = ['a:{rank.x}']", Verdict::Wrong, "\"rank\" is integer, which has no fields"),
             ("keys = ['a:{owner.x}']", Verdict::Note, "what is no JSON in it widens"),
             ("keys = ['a:{rank|year}']", Verdict::Wrong, "has no year and month"),
-            ("keys = ['a:{owner|month}']", Verdict::Ready, ""),
+            ("keys = ['a:{owner|month}']", Verdict::Note, "is text: what is no date in it widens"),
             ("keys = ['a']\nwhen = \"note = 'sold'\"", Verdict::Wrong, "never 'sold', which is no label of status"),
             ("keys = ['a']\nwhen = \"note in ('free', 'let')\"", Verdict::Ready, ""),
             ("keys = ['a']\nwhen = \"rank = 'one'\"", Verdict::Wrong, "is integer and cannot be 'one'"),
