@@ -160,7 +160,7 @@ pub fn print(out: &mut dyn Write, findings: &[Finding], shown: Shown) -> Result<
     Ok(if wrong == 0 { Exit::Ok } else { Exit::Failed })
 }
 
-/// Things of one kind of which the same is to be said share a line, unless it is wrong: tables, partitions, families of
+/// Things of one kind of which the same is to be said, with the same way out, share a line: tables, partitions, families of
 /// keys.
 fn folded(findings: &[Finding]) -> Vec<Finding> {
     let mut out: Vec<(Option<&str>, Finding)> = Vec::new();
@@ -169,7 +169,7 @@ fn folded(findings: &[Finding]) -> Vec<Finding> {
         let kind = split.map(|(kind, _)| kind);
         let same = |(other, line): &&mut (Option<&str>, Finding)| {
             let said = (line.verdict, &line.seen, &line.mend) == (finding.verdict, &finding.seen, &finding.mend);
-            said && kind.is_some() && *other == kind && line.verdict != Verdict::Wrong
+            said && kind.is_some() && *other == kind
         };
         match (split, out.iter_mut().find(same)) {
             (Some((_, name)), Some((_, line))) => line.subject.push_str(&format!(", {name}")),
