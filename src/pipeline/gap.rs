@@ -174,7 +174,11 @@ where
             info!(families = families.len(), "{gap}: sweeping their keys");
             return self.sweep_families(gap, families.clone(), Duration::ZERO);
         }
-        let when = self.repairs.when(gap.kind(), &gap.to_string());
+        let when = match told {
+            // Rules that a person changed are no repair that repeats.
+            Some(_) => When::Now,
+            None => self.repairs.when(gap.kind(), &gap.to_string()),
+        };
         if intruder && when == When::Now {
             let hint = "If a crieur of another database uses this cache, give it another postgres.slot.";
             warn!(hint, "somebody wrote a mark of another server or database under the name of this slot");

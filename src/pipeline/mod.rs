@@ -570,7 +570,10 @@ where
     }
 
     async fn last_words(&mut self) {
-        let closed = at_most(Duration::from_secs(2), "the last status", self.source.close()).await;
+        let closed = match self.reload {
+            Some(_) => at_most(Duration::from_secs(2), "the last status", self.source.pause()).await,
+            None => at_most(Duration::from_secs(2), "the last status", self.source.close()).await,
+        };
         if let Err(error) = closed {
             warn!("failed to say the last status: {}", error.chain());
         }

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::error::{Class, Error, Exit, Result};
@@ -17,6 +17,10 @@ use crate::source::facts::{self, Facts};
 use crate::source::replication::{Life, Options};
 use crate::source::slot::{self, Condition};
 use crate::source::wire::{ROLES_PATH, Wire};
+
+/// A slot is free for a moment whenever its daemon begins anew, with other rules for one. Whoever stands by may have the
+/// old rules, so it leaves the slot to that daemon for so long.
+const GRACE: Duration = Duration::from_millis(700);
 
 /// A stream that was started, from which nothing was read yet.
 #[derive(Debug)]
@@ -49,14 +53,19 @@ pub(super) enum Past {
 /// Connects, or goes on with a session that waited for the slot, and starts the stream.
 pub(super) async fn start(options: Rc<Options>, waiting: Option<Box<Wire>>, past: Past) -> Result<Outcome> {
     let limit = options.liveness_timeout;
+    let stood_by = waiting.is_some();
     let mut wire = match waiting {
         Some(wire) => wire,
         None => Box::new(Wire::connect(&options.dsn, options.connect_timeout).await?),
     };
-    let condition = match answered(limit, slot::look(&mut wire, &options.slot)).await? {
-        Condition::Busy(pid) => return Ok(Outcome::Busy(wire, pid)),
-        condition => condition,
-    };
+    let mut condition = answered(limit, slot::look(&mut wire, &options.slot)).await?;
+    if stood_by && !matches!(condition, Condition::Busy(_)) {
+        sleep(GRACE).await;
+        condition = answered(limit, slot::look(&mut wire, &options.slot)).await?;
+    }
+    if let Condition::Busy(pid) = condition {
+        return Ok(Outcome::Busy(wire, pid));
+    }
     let facts = answered(limit, async {
         facts::refuse_standby(&mut wire).await?;
         Facts::read(&mut wire, &options.publication).await
@@ -68,9 +77,11 @@ pub(super) async fn start(options: Rc<Options>, waiting: Option<Box<Wire>>, past
     let (confirmed, origin) = usable_slot(&mut wire, &options, &facts, condition, past).await?;
     let started = answered(limit, start_stream(&mut wire, &options.slot, &options.publication, facts.version)).await;
     if let Err(error) = started {
+        if error.sqlstate.as_deref() != Some("55006") {
+            return Err(lenient(error, past));
+        }
         // Somebody was faster: the next look says who.
-        let busy = error.sqlstate.as_deref() == Some("55006");
-        return if busy { Ok(Outcome::Busy(wire, 0)) } else { Err(lenient(error, past)) };
+        return Ok(Outcome::Busy(wire, 0));
     }
     let Facts { version, system, timeline, run, publication, status_interval } = facts;
     let at = options.dsn.servers();
@@ -98,6 +109,9 @@ async fn usable_slot(
         Condition::Dead(reason) => (reason, true),
         Condition::Busy(pid) => return Err(busy(name, pid)),
     };
+    if !dead {
+        answered(options.liveness_timeout, slot::refuse_without_room(wire)).await?;
+    }
     let hint = "What was changed until it exists is unknown: every key that the rules own is swept then.";
     warn!(hint, "replication slot \"{name}\" {what}: it is created anew");
     let made = async {

@@ -91,4 +91,9 @@ pub trait Source {
 
     /// Sends a last status, then CopyDone.
     async fn close(&mut self) -> Result<()>;
+
+    /// The same before this daemon streams anew. Nobody who stands by should take over meanwhile: it may have other rules.
+    async fn pause(&mut self) -> Result<()> {
+        self.close().await
+    }
 }

@@ -88,6 +88,24 @@ fn condition(row: &TextRow, slot: &str) -> Result<Condition> {
     }
 }
 
+/// A slot cannot be made where all are in use, and it is no use to say that it is made.
+pub(crate) async fn refuse_without_room(wire: &mut Wire) -> Result<()> {
+    let sql = "SELECT pg_catalog.current_setting('max_replication_slots'), count(*) \
+               FROM pg_catalog.pg_replication_slots";
+    let row = wire.simple_query(sql).await?.into_iter().next().unwrap_or_default();
+    let number = |column: usize| row.get(column).and_then(Option::as_deref).and_then(|text| text.parse::<u64>().ok());
+    let (Some(most), Some(used)) = (number(0), number(1)) else { return Ok(()) };
+    if used < most {
+        return Ok(());
+    }
+    let mut error = Error::transient(format!("all {most} replication slots of the server are in use")).hint(
+        "Drop one that nobody reads (SELECT slot_name, active FROM pg_replication_slots), or raise max_replication_slots \
+         and restart the server. crieur makes its slot as soon as there is room.",
+    );
+    error.sqlstate = Some("53400".to_owned());
+    Err(error.while_doing("create the replication slot"))
+}
+
 /// Drops a slot that is of no use any more.
 pub(crate) async fn drop_dead(wire: &mut Wire, slot: &str) -> Result<()> {
     let dropped = wire.simple_query(&format!("DROP_REPLICATION_SLOT \"{slot}\"")).await;

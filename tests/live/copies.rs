@@ -174,3 +174,26 @@ async fn an_upgrade_sweeps_once() {
         place.swept_once().await;
     }
 }
+
+/// Each takes the other's mark for a cache that is another one. They say what is wrong, and their sweeps become seldom.
+#[tokio::test]
+async fn two_databases_that_share_a_cache_and_a_slots_name_say_so_at_a_slow_pace() {
+    for mode in Mode::ALL {
+        let (one, other) = (Place::of(mode).await, Place::of(mode).await);
+        let shared = other.config().replace(&other.cache.url(), &one.cache.url());
+        let mut daemons = [Daemon::start(&one.config(), &[]), Daemon::start(&shared, &[])];
+        const SLOW: &str = "again and again: the next repair waits";
+        daemons.iter_mut().for_each(|daemon| daemon.allow(SLOW));
+        settled("it is said, and one waits", PATIENCE, async || {
+            let logs = daemons.each_ref().map(Daemon::log);
+            let way_out = "no other daemon may use this postgres.slot on the same cache";
+            if logs.iter().any(|log| log.contains(SLOW) && log.contains(way_out)) { Ok(()) } else { Err(logs) }
+        })
+        .await;
+        for mut daemon in daemons {
+            let sweeps = daemon.log().matches(SWEEPING).count();
+            assert!(sweeps <= 8, "{mode:?}: {sweeps} sweeps: {}", daemon.log());
+            assert_eq!(daemon.stop(), Some(0));
+        }
+    }
+}

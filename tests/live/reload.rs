@@ -271,3 +271,39 @@ async fn a_changed_address_waits_for_a_restart_and_is_named_without_its_secret()
     assert!(!daemon.log().contains("hunter2"));
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// The daemon that reloads keeps the slot, or the outbox: one that stands by has the old rules until it is told, too.
+#[tokio::test]
+async fn nobody_with_the_old_rules_takes_over_while_the_active_one_reloads() {
+    for mode in Mode::ALL {
+        let scene = Scene::of(mode, postgres::Options::default(), &[]).await;
+        let mut first = scene.daemon().await;
+        let mut others: Vec<Daemon> = (0..3).map(|_| Daemon::start(&scene.config(), &[])).collect();
+        others.iter_mut().for_each(|other| other.wait_for_log("standing by"));
+        let rules = [scene.config(), scene.config().replace("available_slots:{property_id}", "available_slots:{id}")];
+        for reload in 1..=3 {
+            write(&first, &rules[reload % 2]);
+            hang_up(&first);
+            first.wait_for_logs(BEGINS, reload);
+            first.wait_for_logs(mode.started(), reload + 1);
+        }
+        for other in &others {
+            assert!(!other.log().contains(mode.started()), "{mode:?}: {}", other.log());
+        }
+        scene.run("UPDATE leases SET property_id = property_id").await;
+        scene.confirmed(&first).await;
+        assert_eq!(scene.change(&first, "INSERT INTO visit_bookings VALUES (1, 2)").await, set(&["available_slots:1"]));
+        // When it ends, one of them goes on.
+        assert_eq!(first.stop(), Some(0));
+        settled("another one works", PATIENCE, async || {
+            match others.iter().filter(|other| other.log().contains(mode.started())).count() {
+                1 => Ok(()),
+                count => Err(count),
+            }
+        })
+        .await;
+        for mut other in others {
+            assert_eq!(other.stop(), Some(0));
+        }
+    }
+}

@@ -191,3 +191,22 @@ async fn a_slot_that_is_about_to_be_lost_is_told_and_nothing_is_when_the_cache_c
     assert_eq!(daemon.log().matches(STARTED).count(), 1, "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// Said once, with what it is about: nothing is made anew where there is no room.
+#[tokio::test]
+async fn a_server_without_a_free_slot_is_waited_for_and_told_once() {
+    let scene = of(Version::System, &["max_replication_slots = 1"]).await;
+    scene.run(DROP).await;
+    scene.run("SELECT pg_create_physical_replication_slot('other')").await;
+    let mut daemon = Daemon::start(&scene.config(), &[]);
+    daemon.allow("all 1 replication slots of the server are in use");
+    daemon.wait_for_log("all 1 replication slots of the server are in use");
+    assert!(daemon.log().contains("raise max_replication_slots"), "{}", daemon.log());
+    scene.run("SELECT pg_drop_replication_slot('other')").await;
+    daemon.allow(ANEW);
+    daemon.wait_for_log(STARTED);
+    assert_eq!(daemon.log().matches(ANEW).count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.log().matches("are in use").count(), 1, "{}", daemon.log());
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+}

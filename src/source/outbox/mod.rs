@@ -403,8 +403,18 @@ impl Source for Outbox {
 
     /// Removes what is confirmed and gives the lease back, so that whoever stands by works at once.
     async fn close(&mut self) -> Result<()> {
+        self.end(Orders { confirmed: self.confirmed.0, close: true, keep: false }).await
+    }
+
+    async fn pause(&mut self) -> Result<()> {
+        self.end(Orders { confirmed: self.confirmed.0, close: true, keep: true }).await
+    }
+}
+
+impl Outbox {
+    async fn end(&mut self, last: Orders) -> Result<()> {
         let State::Running(mut running) = std::mem::replace(&mut self.state, State::Away) else { return Ok(()) };
-        running.orders.send_modify(|orders| *orders = Orders { confirmed: self.confirmed.0, close: true });
+        running.orders.send_modify(|orders| *orders = last);
         loop {
             match running.batches.recv().await {
                 None => return Ok(()),

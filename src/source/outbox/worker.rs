@@ -29,6 +29,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The pause behind a look when a notification came.
 const PAUSE_NOTIFIED: Duration = Duration::from_millis(1);
 
+/// The lease that a daemon keeps while it begins anew lasts twice as long.
+const PAUSE_KEPT: Duration = Duration::from_millis(2_500);
+
 /// Rows in one removal; a page has fewer.
 const REMOVED_MAX: usize = 5_000;
 
@@ -40,8 +43,10 @@ const REMOVE_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) struct Orders {
     /// Everything up to this position is answered.
     pub(super) confirmed: u64,
-    /// The end: remove what is confirmed, give the lease back.
+    /// The end: remove what is confirmed.
     pub(super) close: bool,
+    /// This daemon goes on at once: the lease stays its own.
+    pub(super) keep: bool,
 }
 
 /// How often it is looked whether the outbox was full, and then whether its writers have ended.
@@ -149,7 +154,7 @@ impl Worker {
         loop {
             let orders = *self.orders.borrow_and_update();
             if orders.close {
-                return self.close(orders.confirmed).await;
+                return self.close(orders).await;
             }
             let due = self.taken.front().is_some_and(|(position, _)| *position <= orders.confirmed);
             tokio::select! {
@@ -321,8 +326,13 @@ impl Worker {
         Ok(())
     }
 
-    async fn close(&mut self, confirmed: u64) -> Result<()> {
-        self.remove(confirmed).await?;
+    async fn close(&mut self, orders: Orders) -> Result<()> {
+        if orders.keep {
+            // Until the next session has it.
+            self.renewed = self.renewed.checked_sub(PAUSE_KEPT).unwrap_or(self.renewed);
+            return self.remove(orders.confirmed).await;
+        }
+        self.remove(orders.confirmed).await?;
         answered(self.options.answer_timeout, lease::release(&self.session.client, &self.options.slot, &self.owner))
             .await
     }
