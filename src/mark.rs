@@ -213,50 +213,36 @@ pub fn gap(mark: Option<&[u8]>, start: &Start, rules: &str) -> Option<Gap> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_a_mark_at_or_past_the_slot_proves_the_cache() {
-        let start = Start {
+    fn start() -> Start {
+        Start {
             system: "7".into(),
             timeline: 1,
             confirmed: Lsn(0x20),
             run: "r1".into(),
             publication: "p1".into(),
             slot: SlotOrigin::Found,
+        }
+    }
+
+    /// A mark in the cache.
+    fn text(system: &str, lsn: &str) -> Vec<u8> {
+        let mark = Mark {
+            system: system.into(),
+            timeline: 1,
+            slot: "crieur".into(),
+            lsn: lsn.into(),
+            at: 0,
+            nonce: String::new(),
+            rules: "r".into(),
+            run: "r1".into(),
+            publication: "p1".into(),
         };
-        let text = |system: &str, lsn: &str| {
-            let mark = Mark {
-                system: system.into(),
-                timeline: 1,
-                slot: "crieur".into(),
-                lsn: lsn.into(),
-                at: 0,
-                nonce: String::new(),
-                rules: "r".into(),
-                run: "r1".into(),
-                publication: "p1".into(),
-            };
-            serde_json::to_vec(&mark).expect("plain data")
-        };
-        let mark = |system: &str, timeline, lsn: &str, rules: &str| {
-            let mark = Mark {
-                run: "r1".into(),
-                publication: "p1".into(),
-                system: system.into(),
-                timeline,
-                slot: "crieur".into(),
-                lsn: lsn.into(),
-                at: 0,
-                nonce: String::new(),
-                rules: rules.into(),
-            };
-            gap(Some(&serde_json::to_vec(&mark).expect("plain data")), &start, "r")
-        };
-        assert_eq!(mark("7", 1, "0/20", "r"), None);
-        assert_eq!(mark("7", 1, "0/21", "r"), None);
-        assert_eq!(mark("7", 1, "0/1F", "r"), Some(Gap::Behind { mark: Lsn(0x1F), confirmed: Lsn(0x20) }));
-        assert_eq!(mark("8", 1, "0/20", "r"), Some(Gap::OtherServer));
-        assert_eq!(mark("7", 2, "0/20", "r"), Some(Gap::OtherServer));
-        assert_eq!(mark("7", 1, "0/20", "q"), Some(Gap::OtherRules));
+        serde_json::to_vec(&mark).expect("plain data")
+    }
+
+    #[test]
+    fn a_mark_names_the_server_and_the_database() {
+        let start = start();
         for (marked, started, expected) in [
             ("7/5", "7/5", None),
             ("7/5", "8/5", Some(Gap::OtherServer)),
@@ -274,10 +260,11 @@ mod tests {
             assert_eq!(gap_at_first(Some(&text("7", lsn)), &counted, "r"), expected, "{lsn}");
             assert_eq!(gap(Some(&text("7", lsn)), &counted, "r"), None, "this stream may have written it: {lsn}");
         }
-        assert_eq!(mark("7", 1, "late", "r"), Some(Gap::Unreadable));
-        let elsewhere = |start: &Start| gap(Some(&text("7", "0/20")), start, "r");
-        assert_eq!(elsewhere(&Start { run: "r2".into(), ..start.clone() }), Some(Gap::Restarted));
-        assert_eq!(elsewhere(&Start { publication: "p2".into(), ..start.clone() }), Some(Gap::OtherPublication));
+    }
+
+    #[test]
+    fn a_mark_that_speaks_of_tables_tells_which_are_others() {
+        let start = start();
         // Where the mark speaks of tables, only those are others, as long as nothing else is.
         let tables = |look: &str| {
             let tables = serde_json::json!([{
@@ -299,6 +286,35 @@ mod tests {
         assert_eq!(marked(tables("a"), &Start { run: "r2".into(), ..altered.clone() }).0, Some(Gap::OtherPublication));
         let copy = Start { slot: SlotOrigin::Counted(Lsn(0x30)), ..altered };
         assert_eq!(marked(tables("a"), &copy), (only, Some(Gap::OtherDatabase)), "written past its beginning");
+    }
+
+    #[test]
+    fn only_a_mark_at_or_past_the_slot_proves_the_cache() {
+        let start = start();
+        let mark = |system: &str, timeline, lsn: &str, rules: &str| {
+            let mark = Mark {
+                run: "r1".into(),
+                publication: "p1".into(),
+                system: system.into(),
+                timeline,
+                slot: "crieur".into(),
+                lsn: lsn.into(),
+                at: 0,
+                nonce: String::new(),
+                rules: rules.into(),
+            };
+            gap(Some(&serde_json::to_vec(&mark).expect("plain data")), &start, "r")
+        };
+        assert_eq!(mark("7", 1, "0/20", "r"), None);
+        assert_eq!(mark("7", 1, "0/21", "r"), None);
+        assert_eq!(mark("7", 1, "0/1F", "r"), Some(Gap::Behind { mark: Lsn(0x1F), confirmed: Lsn(0x20) }));
+        assert_eq!(mark("8", 1, "0/20", "r"), Some(Gap::OtherServer));
+        assert_eq!(mark("7", 2, "0/20", "r"), Some(Gap::OtherServer));
+        assert_eq!(mark("7", 1, "0/20", "q"), Some(Gap::OtherRules));
+        assert_eq!(mark("7", 1, "late", "r"), Some(Gap::Unreadable));
+        let elsewhere = |start: &Start| gap(Some(&text("7", "0/20")), start, "r");
+        assert_eq!(elsewhere(&Start { run: "r2".into(), ..start.clone() }), Some(Gap::Restarted));
+        assert_eq!(elsewhere(&Start { publication: "p2".into(), ..start.clone() }), Some(Gap::OtherPublication));
         let new = Start { slot: SlotOrigin::Created, ..start.clone() };
         assert_eq!(elsewhere(&new), Some(Gap::NewSlot));
         assert_eq!(elsewhere(&Start { confirmed: Lsn(0x1F), ..new }), None);
