@@ -245,7 +245,9 @@ fn ended(command: &mut Command) -> (String, String) {
     let (mut lines, mut is_shown) = (Vec::new(), true);
     for line in text.lines() {
         // A finding that is right, and what is printed below it.
-        is_shown = if line.starts_with(' ') { is_shown } else { !line.starts_with("ok ") };
+        // And that another row's daemon is at work.
+        let is_right = line.starts_with("ok ") || line.contains("in use by the WAL sender");
+        is_shown = if line.starts_with(' ') { is_shown } else { !is_right };
         if is_shown && !line.contains(" ok, ") {
             lines.push(line.trim_end().to_owned());
         }
