@@ -43,7 +43,7 @@ DECLARE
 BEGIN
     IF pg_catalog.to_regprocedure('crieur.version()') IS NOT NULL THEN
         EXECUTE 'SELECT crieur.version()' INTO installed;
-        IF installed > 2 THEN
+        IF installed > 3 THEN
             RAISE EXCEPTION 'version % of crieur is installed, which is later than this script', installed;
         END IF;
     END IF;
@@ -53,7 +53,7 @@ $do$;
 -- Of this script. Types are looked for among the caller's temporary ones, whose checks are code, unless the path of a
 -- function names pg_temp, and last.
 CREATE OR REPLACE FUNCTION crieur.version() RETURNS integer
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$ SELECT 2 $function$;
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$ SELECT 3 $function$;
 
 -- Settings and version: one row.
 CREATE TABLE IF NOT EXISTS crieur.setting (
@@ -115,6 +115,24 @@ CREATE TABLE IF NOT EXISTS crieur.outbox (
     autovacuum_analyze_threshold = 2147483647
 );
 
+-- Not compressed: what a page of rows takes in the daemon's memory is then known without reading them. Of a table that
+-- somebody writes just now it is left for the next time.
+DO $do$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = 'crieur.outbox'::pg_catalog.regclass AND a.attname IN ('old', 'new') AND a.attstorage <> 'e'
+    ) THEN
+        PERFORM pg_catalog.set_config('crieur.lock_timeout', pg_catalog.current_setting('lock_timeout'), true),
+            pg_catalog.set_config('lock_timeout', '200ms', true);
+        ALTER TABLE crieur.outbox ALTER old SET STORAGE EXTERNAL, ALTER new SET STORAGE EXTERNAL;
+        PERFORM pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('crieur.lock_timeout'), true);
+    END IF;
+EXCEPTION WHEN lock_not_available THEN
+    NULL;
+END
+$do$;
+
 -- The outbox was full: these tables are to be swept; shape 0 stands for every key that a transaction may name. While it
 -- is, and a row of its table is here, not closing, and of this round, a statement writes nothing at all.
 CREATE TABLE IF NOT EXISTS crieur.collapse (
@@ -130,9 +148,12 @@ CREATE TABLE IF NOT EXISTS crieur.collapse (
 -- row that has been closed and swept since.
 CREATE SEQUENCE IF NOT EXISTS crieur.closings;
 
--- Called while the outbox is full: then each statement looks at its size, and otherwise one of 256 does. No more than a
--- hint, since a sequence knows no rollback.
+-- Called while the outbox is full (1) or refuses rows (2): then each statement looks, and otherwise one of 256 does. No
+-- more than a hint, since a sequence knows no rollback.
 CREATE SEQUENCE IF NOT EXISTS crieur.overflowing;
+
+-- When a change could be noted nowhere: the daemon sweeps when this moves. Microseconds since 1970.
+CREATE SEQUENCE IF NOT EXISTS crieur.missed;
 
 -- The daemon's position, and which daemon is at work.
 CREATE TABLE IF NOT EXISTS crieur.progress (
@@ -143,6 +164,74 @@ CREATE TABLE IF NOT EXISTS crieur.progress (
     -- Counts the daemons that took over: positions of one mean nothing to the next.
     era bigint NOT NULL DEFAULT 0
 );
+
+-- The names of the types that a value of these is made of: elements, members, what domains are made of. One that is not
+-- of the server is 'another'.
+CREATE OR REPLACE FUNCTION crieur.parts(types oid[]) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    WITH RECURSIVE part (oid) AS (
+        SELECT t.oid FROM pg_catalog.unnest(types) AS t (oid)
+        UNION
+        SELECT inner_type.oid
+        FROM part AS p
+        JOIN pg_catalog.pg_type AS t ON t.oid = p.oid
+        CROSS JOIN LATERAL (
+            SELECT t.typelem
+            UNION ALL SELECT t.typbasetype
+            UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a
+                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+            UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range AS r
+                WHERE t.oid IN (r.rngtypid, (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::pg_catalog.oid)
+        ) AS inner_type (oid)
+        WHERE inner_type.oid <> 0
+    )
+    SELECT CASE WHEN t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace THEN t.typname ELSE 'another' END
+    FROM part AS p JOIN pg_catalog.pg_type AS t ON t.oid = p.oid
+    WHERE t.typtype = 'b' AND (t.typcategory <> 'A' OR t.typelem = 0)
+$function$;
+
+-- Whether how these are written depends on settings that an application has of its own: its path, its currency. They
+-- cannot be pinned to a value that is the same everywhere, as the others are.
+CREATE OR REPLACE FUNCTION crieur.depends_on_readers(types oid[]) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT EXISTS (
+        SELECT FROM crieur.parts(types) AS p (name)
+        WHERE p.name IN (
+            'money', 'regclass', 'regtype', 'regproc', 'regprocedure', 'regoper', 'regoperator', 'regconfig',
+            'regdictionary', 'regcollation', 'regnamespace', 'regrole'
+        )
+    )
+$function$;
+
+-- A setting as a new session of the owner of schema crieur has it in this database: what ALTER ROLE and ALTER DATABASE
+-- say, or else what the server says to this session.
+CREATE OR REPLACE FUNCTION crieur.reader_setting(name text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT coalesce((
+        SELECT pg_catalog.substr(c.line, pg_catalog.length(name) + 2)
+        FROM pg_catalog.pg_db_role_setting AS s
+        CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) AS c (line)
+        WHERE pg_catalog.starts_with(pg_catalog.lower(c.line), name || '=')
+            AND s.setdatabase IN (0, (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database()))
+            AND s.setrole IN (
+                0, (SELECT n.nspowner FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'crieur')
+            )
+        ORDER BY s.setrole = 0, s.setdatabase = 0
+        LIMIT 1
+    ), (SELECT s.reset_val FROM pg_catalog.pg_settings AS s WHERE s.name = reader_setting.name))
+$function$;
+
+-- A value as readers see it. The settings end with the function, and nothing in it is looked for by the path. Temporary
+-- objects of the writer hide none of the names.
+CREATE OR REPLACE FUNCTION crieur.as_readers(value anyelement, path text, money text, quoted text) RETURNS text
+LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp SET lc_monetary = 'C' SET quote_all_identifiers = off
+AS $function$
+BEGIN
+    PERFORM pg_catalog.set_config('lc_monetary', money, true), pg_catalog.set_config('quote_all_identifiers', quoted, true),
+        pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', nullif(path, ''), 'pg_temp'), true);
+    RETURN pg_catalog.format('%s', value);
+END
+$function$;
 
 -- An expression that is the value as the server itself writes it, never the cast to text: that one says "true" for a
 -- boolean where the server says "t", and drops the blanks of char(n).
@@ -160,6 +249,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT CASE
         WHEN b.oid IN ('pg_catalog.text'::pg_catalog.regtype, 'pg_catalog.varchar'::pg_catalog.regtype)
             THEN pg_catalog.format('(%s COLLATE "C")::pg_catalog.text', expression)
+        WHEN crieur.depends_on_readers(ARRAY[type])
+            THEN pg_catalog.format('crieur.as_readers(%s, %L, %L, %L)', expression, crieur.reader_setting('search_path'),
+                crieur.reader_setting('lc_monetary'), crieur.reader_setting('quote_all_identifiers'))
         ELSE pg_catalog.format('pg_catalog.textin(%I.%I(%s%s))', n.nspname, f.proname, expression, b.cast_to)
     END
     FROM base AS b
@@ -168,40 +260,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WHERE b.basetype = 0
 $function$;
 
--- The SET clauses without which values of these types would be written otherwise for one writer than for another.
+-- The SET clauses without which values of these types would be written otherwise for one writer than for another. None
+-- of them can fail, as a currency that the machine does not know would.
 CREATE OR REPLACE FUNCTION crieur.output_settings(types oid[]) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    WITH RECURSIVE part (oid) AS (
-        SELECT t.oid FROM pg_catalog.unnest(types) AS t (oid)
-        UNION
-        SELECT inner_type.oid
-        FROM part AS p
-        JOIN pg_catalog.pg_type AS t ON t.oid = p.oid
-        CROSS JOIN LATERAL (
-            SELECT t.typelem
-            UNION ALL SELECT t.typbasetype
-            UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a
-                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
-            UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range AS r
-                WHERE t.oid IN (r.rngtypid, (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::pg_catalog.oid)
-        ) AS inner_type (oid)
-        WHERE inner_type.oid <> 0
-    ),
-    named (name) AS (
-        SELECT CASE WHEN t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace THEN t.typname ELSE 'another' END
-        FROM part AS p JOIN pg_catalog.pg_type AS t ON t.oid = p.oid
-        WHERE t.typtype = 'b' AND (t.typcategory <> 'A' OR t.typelem = 0)
-    ),
     -- Of a type that no one here knows, anything may count.
-    needed (setting) AS (
+    WITH needed (setting) AS (
         SELECT DISTINCT s.setting
-        FROM named AS n
+        FROM crieur.parts(types) AS n (name)
         CROSS JOIN LATERAL pg_catalog.unnest(CASE
             WHEN n.name IN (
                 'bool', 'char', 'name', 'int2', 'int4', 'int8', 'numeric', 'oid', 'xid', 'xid8', 'cid', 'tid', 'text',
                 'bpchar', 'varchar', 'json', 'jsonb', 'jsonpath', 'xml', 'uuid', 'bit', 'varbit', 'inet', 'cidr',
                 'macaddr', 'macaddr8', 'money', 'pg_lsn', 'tsvector', 'tsquery', 'int2vector', 'oidvector'
-            ) THEN '{}'::pg_catalog.text[]
+            ) OR n.name LIKE 'reg%' THEN '{}'::pg_catalog.text[]
             WHEN n.name IN ('date', 'timestamp', 'time', 'timetz') THEN '{DateStyle = ''ISO''}'
             WHEN n.name = 'timestamptz' THEN '{DateStyle = ''ISO'',TimeZone = ''UTC''}'
             WHEN n.name = 'interval' THEN '{IntervalStyle = ''postgres''}'
@@ -215,16 +287,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT coalesce(pg_catalog.string_agg(' SET ' || n.setting, '' ORDER BY n.setting), '') FROM needed AS n
 $function$;
 
+-- The columns of a row whose change counts, where others are ignored.
+CREATE OR REPLACE FUNCTION crieur.kept(target crieur.target, alias text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT pg_catalog.string_agg(pg_catalog.format('%s.%I', alias, a.attname), ', ' ORDER BY a.attnum)
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL (target.ignore)
+$function$;
+
 -- A transition table with its columns as c1, c2 and so on: whatever a user calls them, none is taken for a name of ours.
 CREATE OR REPLACE FUNCTION crieur.side(target crieur.target, shape crieur.shape, name text, place text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.format('SELECT %sROW(r.*)::pg_catalog.record AS whole', place)
-        || CASE WHEN target.ignore = '{}' THEN '' ELSE pg_catalog.format(', ROW(%s)::pg_catalog.record AS kept', (
-            SELECT pg_catalog.string_agg(pg_catalog.format('r.%I', a.attname), ', ' ORDER BY a.attnum)
-            FROM pg_catalog.pg_attribute AS a
-            WHERE a.attrelid = target.relation AND a.attnum > 0 AND NOT a.attisdropped
-                AND a.attname <> ALL (target.ignore)
-        )) END
+        || CASE WHEN target.ignore = '{}' THEN ''
+            ELSE pg_catalog.format(', ROW(%s)::pg_catalog.record AS kept', crieur.kept(target, 'r')) END
         || coalesce((
             SELECT pg_catalog.string_agg(pg_catalog.format(', r.%I AS c%s', c.name, c.place), '' ORDER BY c.place)
             FROM pg_catalog.unnest(shape.columns) WITH ORDINALITY AS c (name, place)
@@ -238,6 +314,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.format('ARRAY[%s]::pg_catalog.text[] COLLATE "C"', coalesce(pg_catalog.string_agg(
         crieur.written(pg_catalog.format('%s.c%s', alias, t.place), t.type), ', ' ORDER BY t.place), 'NULL'))
     FROM pg_catalog.unnest(shape.types) WITH ORDINALITY AS t (type, place)
+$function$;
+
+-- The same of a row with its columns by their own names.
+CREATE OR REPLACE FUNCTION crieur.image_of(shape crieur.shape, alias text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT pg_catalog.format('ARRAY[%s]::pg_catalog.text[] COLLATE "C"', coalesce(pg_catalog.string_agg(
+        crieur.written(pg_catalog.format('%s.%I', alias, t.name), t.type), ', ' ORDER BY t.place), 'NULL'))
+    FROM ROWS FROM (pg_catalog.unnest(shape.columns), pg_catalog.unnest(shape.types)) WITH ORDINALITY AS t (name, type, place)
 $function$;
 
 -- Whether a table has no columns but those of now. Nobody said of a later one that it may be ignored.
@@ -257,11 +341,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         ' AND (o.kept OPERATOR(pg_catalog.*<>) n.kept OR NOT %s)', crieur.known(target, relation)) END
 $function$;
 
+-- Whether a row may be written to the outbox without a look at it.
+CREATE OR REPLACE FUNCTION crieur.query_asked() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT 'pg_catalog.pg_sequence_last_value(''crieur.overflowing'') IS NULL'
+        || ' AND pg_catalog.pg_lsn_hash(pg_catalog.pg_current_wal_insert_lsn()) & 255 <> 0'
+$function$;
+
 -- The images of a statement on one row; of an update that changed nothing, no old one. INTO STRICT refuses more rows:
 -- nothing here counts them. LIMIT is for the planner: a plan made for a bulk statement would be compiled (jit) each time
 -- that the session uses it again. Without the image that is "asked", the statement is to look at the outbox first: always
--- while that is full, or else one time in 256, as the WAL has it: random() would take from the sequence of a writer who
--- called setseed(), and gen_random_uuid() costs twice as much.
+-- while that is full or refuses rows, or else one time in 256, as the WAL has it: random() would take
+-- from the sequence of a writer who called setseed(), and gen_random_uuid() costs twice as much.
 -- The fewer expressions there are, the better: setting them up, in each transaction anew, is most of what this costs.
 CREATE OR REPLACE FUNCTION crieur.query_one(op text, target crieur.target, shape crieur.shape) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
@@ -280,9 +371,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
         pg_catalog.concat_ws(' CROSS JOIN ',
             CASE WHEN op <> 'INSERT' THEN pg_catalog.format('(%s) AS o', crieur.side(target, shape, 'old', '')) END,
             CASE WHEN op <> 'DELETE' THEN pg_catalog.format('(%s) AS n', crieur.side(target, shape, 'new', '')) END))
-    FROM (SELECT 'CASE WHEN pg_catalog.pg_sequence_last_value(''crieur.overflowing'') IS NULL'
-        || ' AND pg_catalog.pg_lsn_hash(pg_catalog.pg_current_wal_insert_lsn()) & 255 <> 0'
-        || ' THEN ARRAY[%s] END') AS asked (image)
+    FROM (SELECT 'CASE WHEN ' || crieur.query_asked() || ' THEN ARRAY[%s] END') AS asked (image)
 $function$;
 
 -- The distinct images of the first rows, as many as "top" says. An update's rows are numbered: both tables get theirs
@@ -336,24 +425,38 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 $function$;
 
 -- The outbox is full: one row that says so for this table, unless there is one. The caller has a transaction id before
--- it looks at the round, so whoever ends the round afterwards finds it among the running transactions.
+-- it looks at the round, so whoever ends the round afterwards finds it among the running transactions. Serializable
+-- transactions that had read here would conflict with each other: they do not look while the table is small.
 CREATE OR REPLACE FUNCTION crieur.overflow(shape integer) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $function$
     INSERT INTO crieur.collapse (shape, round)
     SELECT overflow.shape, s.last_value
     FROM crieur.closings AS s
-    WHERE NOT EXISTS (
-        SELECT FROM crieur.collapse AS c WHERE c.shape = overflow.shape AND c.round = s.last_value AND NOT c.closing
-    )
+    WHERE CASE
+        WHEN pg_catalog.current_setting('transaction_isolation') = 'serializable'
+            AND pg_catalog.pg_relation_size('crieur.collapse') < 8388608 THEN true
+        ELSE NOT EXISTS (
+            SELECT FROM crieur.collapse AS c WHERE c.shape = overflow.shape AND c.round = s.last_value AND NOT c.closing
+        )
+    END
 $function$;
 
--- Whether the outbox is full. Then a row of crieur.collapse says what a statement on this table would have said.
+-- Whether the outbox is full. Then a row of crieur.collapse says what a statement on this table would have said. Fails
+-- where the outbox would refuse a row: it is not there, has another shape, its owner may not write, somebody holds it.
 CREATE OR REPLACE FUNCTION crieur.full(shape integer, bytes_max bigint) RETURNS boolean
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $function$
 DECLARE
-    yes CONSTANT boolean := pg_catalog.pg_total_relation_size('crieur.outbox') > bytes_max;
+    flag bigint;
+    yes boolean;
 BEGIN
-    IF yes <> (pg_catalog.pg_sequence_last_value('crieur.overflowing') IS NOT NULL) THEN
+    -- No row, and so no transaction id in the block of the caller that catches errors.
+    INSERT INTO crieur.outbox (op, shape, old, new, note) SELECT 'S', 0, NULL, NULL, NULL WHERE false;
+    flag := pg_catalog.pg_sequence_last_value('crieur.overflowing');
+    IF flag = 2 THEN
+        RAISE EXCEPTION 'crieur.outbox refuses rows';
+    END IF;
+    yes := pg_catalog.pg_total_relation_size('crieur.outbox') > bytes_max;
+    IF yes <> (flag IS NOT NULL) THEN
         PERFORM pg_catalog.setval('crieur.overflowing', 1, yes);
     END IF;
     IF yes THEN
@@ -363,21 +466,152 @@ BEGIN
 END
 $function$;
 
--- Writes the trigger function of a watched table anew, for its shape and the settings of now. One row, or none, takes
--- the first way, which is short. What that cannot tell takes the second one.
+-- A change that cannot be written to the outbox: its table is to be swept, and where that cannot be said either,
+-- everything. setval() leaves the writer's lastval() alone.
+CREATE OR REPLACE FUNCTION crieur.cannot(shape integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $function$
+BEGIN
+    PERFORM crieur.overflow(shape);
+EXCEPTION WHEN OTHERS THEN
+    PERFORM pg_catalog.setval('crieur.missed',
+        (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint);
+END
+$function$;
+
+-- For the daemon: why the outbox refuses a row; NULL when it takes one. While it does, statements do not try.
+CREATE OR REPLACE FUNCTION crieur.refuses() RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $function$
+DECLARE
+    why text;
+BEGIN
+    BEGIN
+        INSERT INTO crieur.outbox (op, shape, old, new, note) VALUES ('M', NULL, NULL, NULL, '');
+        RAISE EXCEPTION 'it takes rows' USING ERRCODE = 'CRI00';
+    EXCEPTION
+        WHEN SQLSTATE 'CRI00' THEN
+            NULL;
+        WHEN OTHERS THEN
+            why := sqlerrm;
+    END;
+    IF why IS NOT NULL AND pg_catalog.pg_sequence_last_value('crieur.overflowing') IS DISTINCT FROM 2 THEN
+        PERFORM pg_catalog.setval('crieur.overflowing', 2);
+    ELSIF why IS NULL AND pg_catalog.pg_sequence_last_value('crieur.overflowing') = 2 THEN
+        -- The next statement looks.
+        PERFORM pg_catalog.setval('crieur.overflowing', 1);
+    END IF;
+    RETURN why;
+END
+$function$;
+
+-- The body of the trigger function of single rows: of tables whose statements may name one that has no trigger of ours,
+-- or whose transition tables the server refuses. OLD and NEW are the images.
+CREATE OR REPLACE FUNCTION crieur.query_row(
+    target crieur.target, shape crieur.shape, row_bytes_max bigint, look text, notify text
+) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT pg_catalog.format($text$
+DECLARE
+    seen_old text[];
+    seen_new text[];
+    changed boolean := true;
+    surely boolean;
+    said text;
+BEGIN
+    BEGIN
+        IF tg_op <> 'INSERT' THEN
+            seen_old := ARRAY[%1$s];
+        END IF;
+        IF tg_op <> 'DELETE' THEN
+            seen_new := ARRAY[%2$s];
+        END IF;
+        IF tg_op = 'UPDATE' THEN
+            changed := %3$s;
+        END IF;
+        surely := pg_catalog.pg_column_size(seen_old) <= %4$s IS NOT FALSE
+            AND pg_catalog.pg_column_size(seen_new) <= %4$s IS NOT FALSE AND %5$s;
+        IF changed AND surely THEN
+            LOCK TABLE crieur.outbox IN ROW EXCLUSIVE MODE NOWAIT;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        seen_old := NULL;
+        seen_new := NULL;
+        changed := true;
+        surely := false;
+        said := CASE WHEN sqlstate LIKE '42%%' THEN sqlerrm ELSE sqlstate END;
+    END;
+    IF NOT changed THEN
+        RETURN NULL;
+    END IF;
+    IF NOT surely THEN%6$s
+        IF said IS NULL AND coalesce(pg_catalog.pg_column_size(seen_old), 0)
+            + coalesce(pg_catalog.pg_column_size(seen_new), 0) > %7$s
+        THEN
+            seen_old := NULL;
+            seen_new := NULL;
+        END IF;
+    END IF;
+    INSERT INTO crieur.outbox (op, shape, old, new, note) VALUES (
+        CASE WHEN coalesce(seen_old, seen_new) IS NULL THEN 'S' ELSE pg_catalog.left(tg_op, 1) END::"char", %8$s,
+        seen_old, seen_new, said
+    );
+    %9$s
+    RETURN NULL;
+END
+$text$, crieur.image_of(shape, 'old'), crieur.image_of(shape, 'new'),
+        CASE WHEN target.ignore = '{}' THEN 'old OPERATOR(pg_catalog.*<>) new' ELSE pg_catalog.format(
+            'ROW(%s)::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW(%s)::pg_catalog.record OR NOT %s',
+            crieur.kept(target, 'old'), crieur.kept(target, 'new'), crieur.known(target, 'tg_relid')) END,
+        least(row_bytes_max, 65536) / 2, crieur.query_asked(), look, row_bytes_max, shape.id, notify)
+$function$;
+
+-- What a trigger function does when one row was not written at once: it looks whether the outbox takes rows, and has
+-- room. A writer must not fail because it does not.
+CREATE OR REPLACE FUNCTION crieur.query_look(shape integer, bytes_max bigint, notify text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT pg_catalog.format($text$
+    BEGIN
+        IF crieur.full(%1$s, %2$s) THEN
+            %3$s
+            RETURN NULL;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        BEGIN
+            PERFORM crieur.cannot(%1$s);
+            %3$s
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'crieur cannot note that %% changed (%%): cached values of it may be stale',
+                tg_relid::pg_catalog.regclass, sqlstate;
+        END;
+        RETURN NULL;
+    END;$text$, shape, bytes_max, notify)
+$function$;
+
+-- Makes a trigger function.
+CREATE OR REPLACE FUNCTION crieur.make(name text, types oid[], body text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION crieur.%I() RETURNS trigger LANGUAGE plpgsql'
+        || ' SECURITY DEFINER SET search_path = pg_catalog, pg_temp%s AS %L', name, crieur.output_settings(types), body);
+    EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION crieur.%I() FROM PUBLIC', name);
+END
+$function$;
+
+-- Writes the trigger functions of a watched table anew, for its shape and the settings of now: that of statements, and
+-- that of single rows. Of a statement one row, or none, takes the first way, which is short. What that cannot tell
+-- takes the second one.
 CREATE OR REPLACE FUNCTION crieur.generate(target crieur.target) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     setting CONSTANT crieur.setting := (SELECT s FROM crieur.setting AS s);
     shape CONSTANT crieur.shape := (SELECT s FROM crieur.shape AS s WHERE s.id = target.shape);
-    function CONSTANT text := 'capture_' || target.id;
     notify CONSTANT text := CASE WHEN setting.notify THEN 'PERFORM pg_catalog.pg_notify(''crieur'', '''');' ELSE '' END;
+    look CONSTANT text := crieur.query_look(shape.id, setting.bytes_max, notify);
     one text;
     many text;
 BEGIN
     SELECT pg_catalog.string_agg(pg_catalog.format($text$%1$s tg_op = '%2$s' THEN
         BEGIN
             %3$s INTO STRICT seen;
+            LOCK TABLE crieur.outbox IN ROW EXCLUSIVE MODE NOWAIT;
         EXCEPTION
             WHEN no_data_found THEN
                 -- An old row alone was to move to a partition, and a trigger kept it from there.
@@ -433,9 +667,7 @@ BEGIN
     ), '')
     INTO one, many
     FROM pg_catalog.unnest('{UPDATE,INSERT,DELETE}'::text[]) AS op;
-    EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION crieur.%I() RETURNS trigger LANGUAGE plpgsql'
-        || ' SECURITY DEFINER SET search_path = pg_catalog, pg_temp%s AS %L', function, crieur.output_settings(shape.types),
-        pg_catalog.format($text$
+    PERFORM crieur.make('capture_' || target.id, shape.types, pg_catalog.format($text$
 #variable_conflict use_column
 DECLARE
     seen record;
@@ -444,13 +676,10 @@ DECLARE
     jit text;
     said text;
 BEGIN
-    -- What became of the table since must not break its writer: where it cannot be read, all of it has changed.
-    -- Nothing is written in a block that catches errors, so none takes a transaction id.
-    %1$sEND IF;
-    IF crieur.full(%3$s, %4$s) THEN
-        %5$s
-        RETURN NULL;
-    END IF;
+    -- What became of the table since must not break its writer: where it cannot be read, all of it has changed. Nor must
+    -- what became of the outbox: the lock shows that it is there, that its owner may write, and that nobody holds it.
+    -- No row is written in a block that catches errors, so none takes a transaction id.
+    %1$sEND IF;%4$s
     BEGIN
         -- Plans are kept for statements on fewer rows, which compiling (jit) would cost far more than they take.
         jit := pg_catalog.current_setting('jit');
@@ -478,9 +707,8 @@ BEGIN
     %5$s
     RETURN NULL;
 END
-$text$, one, many, shape.id, setting.bytes_max, notify, crieur.query_none('T'), crieur.query_none('S'),
-        setting.row_bytes_max));
-    EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION crieur.%I() FROM PUBLIC', function);
+$text$, one, many, shape.id, look, notify, crieur.query_none('T'), crieur.query_none('S'), setting.row_bytes_max));
+    PERFORM crieur.make('row_' || target.id, shape.types, crieur.query_row(target, shape, setting.row_bytes_max, look, notify));
     UPDATE crieur.target AS t SET made_of = crieur.made_of(t) WHERE t.id = target.id;
 END
 $function$;
@@ -511,17 +739,23 @@ CREATE OR REPLACE FUNCTION crieur.made_of(target crieur.target) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.concat_ws('/', crieur.version(), s.notify, s.rows_max, s.row_bytes_max, s.bytes_max,
         CASE WHEN target.ignore <> '{}' THEN crieur.described(target.relation, NULL)::text END, (
+            SELECT pg_catalog.concat_ws('/', crieur.reader_setting('search_path'), crieur.reader_setting('lc_monetary'),
+                crieur.reader_setting('quote_all_identifiers'))
+            FROM crieur.shape AS p
+            WHERE p.id = target.shape AND crieur.depends_on_readers(p.types)
+        ), (
             SELECT pg_catalog.md5(pg_catalog.string_agg(f.prosrc, '' ORDER BY f.proname COLLATE "C"))
             FROM pg_catalog.pg_proc AS f
             WHERE f.pronamespace = 'crieur'::pg_catalog.regnamespace AND f.proname IN (
-                'written', 'output_settings', 'side', 'image', 'known', 'changed', 'query_one', 'query_images',
-                'query_many', 'query_none', 'generate'
+                'parts', 'depends_on_readers', 'written', 'output_settings', 'kept', 'side', 'image', 'image_of', 'known',
+                'changed', 'query_asked', 'query_one', 'query_images', 'query_many', 'query_none', 'query_row', 'query_look',
+                'make', 'generate'
             )
         ))
     FROM crieur.setting AS s
 $function$;
 
--- A table and what else holds its rows: partitions, and tables that inherit from it.
+-- A table and what else holds its rows: partitions, and tables that inherit from it. Foreign ones may be among them.
 CREATE OR REPLACE FUNCTION crieur.carriers(relation oid) RETURNS SETOF regclass
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     WITH RECURSIVE carrier (oid) AS (
@@ -531,23 +765,66 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
     )
     SELECT k.oid::pg_catalog.regclass
     FROM carrier AS c JOIN pg_catalog.pg_class AS k ON k.oid = c.oid
-    WHERE k.relkind IN ('r', 'p')
+    WHERE k.relkind IN ('r', 'p', 'f')
 $function$;
 
--- Which of the four triggers of a target a table has, by the first names that they may have, and all of them fire whatever
--- session_replication_role says.
-CREATE OR REPLACE FUNCTION crieur.attached(relation oid, target integer) RETURNS text[]
+-- The triggers that a target needs on the tables that hold its rows. A table may hold those of several targets: a child
+-- of two parents, a child that is watched itself. So there, names tell whose they are. Triggers of statements do,
+-- with two exceptions that take triggers of rows. A statement fires the triggers of the table that it names only: where
+-- that may be a parent outside, updates and deletes would be missed. And the server refuses transition tables as soon
+-- as a row of a foreign table is among them: the writer would fail.
+CREATE OR REPLACE FUNCTION crieur.needed(relation oid, target integer)
+RETURNS TABLE (carrier oid, name text, event text, level text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
-    SELECT coalesce(pg_catalog.array_agg(DISTINCT CASE
-        WHEN t.tgtype & 4 <> 0 THEN 'crieur_insert'
-        WHEN t.tgtype & 8 <> 0 THEN 'crieur_delete'
-        WHEN t.tgtype & 16 <> 0 THEN 'crieur_update'
-        ELSE 'crieur_truncate'
-    END), '{}')
-    FROM pg_catalog.pg_trigger AS t
-    JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
-    WHERE t.tgrelid = attached.relation AND t.tgenabled = 'A'
-        AND f.pronamespace = 'crieur'::pg_catalog.regnamespace AND f.proname = 'capture_' || attached.target
+    WITH RECURSIVE holder AS (
+        SELECT c.oid, c.relkind, c.relispartition
+        FROM crieur.carriers(needed.relation) AS k (relation) JOIN pg_catalog.pg_class AS c ON c.oid = k.relation
+    ),
+    above (oid, parent) AS (
+        SELECT h.oid, i.inhparent FROM holder AS h JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = h.oid
+        UNION
+        SELECT a.oid, i.inhparent FROM above AS a JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = a.parent
+    ),
+    asked AS (
+        SELECT h.oid, h.relkind, h.relispartition, e.event,
+            CASE WHEN e.event <> 'TRUNCATE' AND (
+                EXISTS (SELECT FROM holder AS f WHERE f.relkind = 'f')
+                OR e.event <> 'INSERT' AND EXISTS (
+                    SELECT FROM above AS a WHERE a.oid = h.oid AND a.parent NOT IN (SELECT o.oid FROM holder AS o)
+                )
+            ) THEN 'ROW' ELSE 'STATEMENT' END AS level
+        FROM holder AS h CROSS JOIN pg_catalog.unnest('{INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) AS e (event)
+    )
+    SELECT a.oid, 'crieur_' || pg_catalog.lower(a.event)
+            || CASE WHEN a.oid = needed.relation OR a.relispartition THEN '' ELSE '_' || needed.target END,
+        a.event, a.level
+    FROM asked AS a
+    WHERE NOT (a.level = 'ROW' AND a.relkind = 'p')
+        -- Triggers tell that a foreign table is truncated since version 16.
+        AND NOT (a.event = 'TRUNCATE' AND a.relkind = 'f' AND pg_catalog.current_setting('server_version_num')::integer < 160000)
+$function$;
+
+-- The triggers of a target that are there and fire whatever session_replication_role says, as crieur.needed() names them.
+CREATE OR REPLACE FUNCTION crieur.placed(target integer)
+RETURNS TABLE (carrier oid, name text, event text, level text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    SELECT t.tgrelid, t.tgname::text,
+        CASE t.tgtype & 60 WHEN 4 THEN 'INSERT' WHEN 8 THEN 'DELETE' WHEN 16 THEN 'UPDATE' WHEN 32 THEN 'TRUNCATE' END,
+        CASE WHEN t.tgenabled <> 'A' THEN 'disabled' WHEN t.tgtype & 1 = 1 THEN 'ROW' ELSE 'STATEMENT' END
+    FROM pg_catalog.pg_proc AS f
+    JOIN pg_catalog.pg_trigger AS t ON t.tgfoid = f.oid
+    WHERE f.pronamespace = 'crieur'::pg_catalog.regnamespace AND NOT t.tgisinternal
+        AND f.proname IN ('capture_' || placed.target, 'row_' || placed.target)
+$function$;
+
+-- The tables on which a target's triggers are not those that it needs.
+CREATE OR REPLACE FUNCTION crieur.unfit(relation oid, target integer) RETURNS SETOF regclass
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+    WITH needed AS (SELECT n.* FROM crieur.needed(unfit.relation, unfit.target) AS n),
+    placed AS (SELECT p.* FROM crieur.placed(unfit.target) AS p)
+    SELECT d.carrier::pg_catalog.regclass
+    FROM ((TABLE needed EXCEPT TABLE placed) UNION (TABLE placed EXCEPT TABLE needed)) AS d
+    GROUP BY d.carrier
 $function$;
 
 -- The watched tables, and whether the triggers on them are what they should be; crieur.refresh() brings them there.
@@ -570,44 +847,41 @@ JOIN pg_catalog.pg_class AS c ON c.oid = t.relation
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL crieur.described(t.relation, t.columns) AS d
 CROSS JOIN LATERAL (
-    SELECT ARRAY(
-        SELECT k.relation FROM crieur.carriers(t.relation) AS k (relation)
-        WHERE pg_catalog.cardinality(crieur.attached(k.relation, t.id)) < 4
-    ) AS uncovered
+    SELECT ARRAY(SELECT f.relation FROM crieur.unfit(t.relation, t.id) AS f (relation)) AS uncovered
 ) AS u;
 
--- Puts the triggers on one table that lacks some. ALWAYS: a restore or a replication tool that works with
+-- Of version 2.
+DROP FUNCTION IF EXISTS crieur.attached(oid, integer);
+
+-- Brings the triggers of a target to what it needs. ALWAYS: a restore or a replication tool that works with
 -- session_replication_role = replica changes values like anybody else.
 CREATE OR REPLACE FUNCTION crieur.attach(relation regclass, target integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-    attached CONSTANT text[] := crieur.attached(relation, target);
-    event text;
-    name text;
-    own text;
+    one record;
 BEGIN
-    FOREACH event IN ARRAY '{INSERT,UPDATE,DELETE,TRUNCATE}'::text[] LOOP
-        name := 'crieur_' || pg_catalog.lower(event);
-        CONTINUE WHEN name = ANY (attached);
-        FOR own IN
-            SELECT t.tgname FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
-            WHERE t.tgrelid = relation AND t.tgname IN (name, name || '_' || target)
-                AND f.pronamespace = 'crieur'::pg_catalog.regnamespace AND f.proname = 'capture_' || target
-        LOOP
-            EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', own, relation);
-        END LOOP;
-        -- A table that inherits from another one carries the triggers of both.
-        IF EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = relation AND t.tgname = name) THEN
-            name := name || '_' || target;
+    FOR one IN
+        SELECT p.carrier::pg_catalog.regclass AS carrier, p.name FROM crieur.placed(target) AS p
+        WHERE (p.carrier, p.name, p.event, p.level) NOT IN (SELECT n.* FROM crieur.needed(relation, target) AS n)
+    LOOP
+        EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', one.name, one.carrier);
+    END LOOP;
+    FOR one IN
+        SELECT n.carrier::pg_catalog.regclass AS carrier, n.name, n.event, n.level
+        FROM crieur.needed(relation, target) AS n
+        WHERE (n.carrier, n.name, n.event, n.level) NOT IN (SELECT p.* FROM crieur.placed(target) AS p)
+    LOOP
+        IF EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = one.carrier AND t.tgname = one.name) THEN
+            EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', one.name, one.carrier);
         END IF;
-        EXECUTE pg_catalog.format('CREATE TRIGGER %I AFTER %s ON %s%s FOR EACH STATEMENT EXECUTE FUNCTION crieur.%I()',
-            name, event, relation, CASE event
+        EXECUTE pg_catalog.format('CREATE TRIGGER %I AFTER %s ON %s%s FOR EACH %s EXECUTE FUNCTION crieur.%I()',
+            one.name, one.event, one.carrier, CASE WHEN one.level = 'STATEMENT' THEN CASE one.event
                 WHEN 'INSERT' THEN ' REFERENCING NEW TABLE AS new_rows'
                 WHEN 'UPDATE' THEN ' REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
                 WHEN 'DELETE' THEN ' REFERENCING OLD TABLE AS old_rows'
                 ELSE ''
-            END, 'capture_' || target);
-        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation, name);
+            END ELSE '' END, one.level, CASE one.level WHEN 'ROW' THEN 'row_' ELSE 'capture_' END || target);
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', one.carrier, one.name);
     END LOOP;
 END
 $function$;
@@ -627,12 +901,6 @@ BEGIN
         RAISE EXCEPTION '% is a partition', "table"
             USING HINT = pg_catalog.format('Watch %s: partitions come with it.', pg_catalog.pg_partition_root("table"));
     END IF;
-    IF EXISTS (
-        SELECT FROM pg_catalog.pg_partition_tree("table") AS p JOIN pg_catalog.pg_class AS c ON c.oid = p.relid
-        WHERE c.relkind = 'f'
-    ) THEN
-        RAISE EXCEPTION '% has foreign partitions', "table" USING HINT = 'Writers of those would fail.';
-    END IF;
     SELECT pg_catalog.string_agg(pg_catalog.quote_ident(w.name), ', ') INTO unknown
     FROM pg_catalog.unnest(columns) AS w (name)
     WHERE NOT EXISTS (
@@ -642,6 +910,13 @@ BEGIN
     );
     IF unknown IS NOT NULL THEN
         RAISE EXCEPTION '% stores no column %', "table", unknown;
+    END IF;
+    IF EXISTS (
+        SELECT FROM crieur.carriers("table") AS k (relation) JOIN pg_catalog.pg_class AS c ON c.oid = k.relation
+        WHERE c.relkind = 'f'
+    ) THEN
+        RAISE WARNING 'rows of % are in foreign tables', "table"
+            USING DETAIL = 'What is changed there, and not through this server, will not be seen.';
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_subscription_rel AS s WHERE s.srrelid = "table") THEN
         RAISE WARNING '% is replicated from elsewhere', "table"
@@ -675,7 +950,7 @@ BEGIN
     ON CONFLICT (relation) DO UPDATE SET columns = excluded.columns, ignore = excluded.ignore, shape = excluded.shape
     RETURNING t.* INTO target;
     PERFORM crieur.generate(target);
-    PERFORM crieur.attach(c.relation, target.id) FROM crieur.carriers("table") AS c (relation);
+    PERFORM crieur.attach("table", target.id);
 END
 $function$;
 
@@ -687,16 +962,18 @@ DECLARE
 BEGIN
     DELETE FROM crieur.target AS t WHERE t.relation = "table" RETURNING t.id INTO removed;
     IF removed IS NOT NULL THEN
-        EXECUTE pg_catalog.format('DROP FUNCTION IF EXISTS crieur.%I() CASCADE', 'capture_' || removed);
+        EXECUTE pg_catalog.format('DROP FUNCTION IF EXISTS crieur.%I(), crieur.%I() CASCADE', 'capture_' || removed,
+            'row_' || removed);
     END IF;
 END
 $function$;
 
 -- Brings the triggers to what the tables are now: new partitions, other types, other names, another version of this
--- script. With the rights of whoever installed it, so that the daemon may call it; waits for no lock for long. A table
--- that cannot be helped is a warning, and stays as it was.
+-- script. With the rights of whoever installed it, so that the daemon may call it. Writers queue behind a lock that waits,
+-- and behind those that it has: so it waits for none for long, and the first table that cannot be helped, which is a
+-- warning and stays as it was, is the last of this round. The order is another in each.
 CREATE OR REPLACE FUNCTION crieur.refresh() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
 DECLARE
     target crieur.target;
 BEGIN
@@ -708,6 +985,7 @@ BEGIN
     END LOOP;
     FOR target IN
         SELECT t.* FROM crieur.target AS t JOIN crieur.watched AS w ON w.relation = t.relation WHERE w.stale
+        ORDER BY pg_catalog.gen_random_uuid()
     LOOP
         BEGIN
             PERFORM crieur.watch(target.relation, target.columns, ARRAY(
@@ -716,6 +994,7 @@ BEGIN
             ));
         EXCEPTION WHEN OTHERS THEN
             RAISE WARNING '% stays as it was: %', target.relation, sqlerrm;
+            EXIT;
         END;
     END LOOP;
 END
@@ -782,8 +1061,10 @@ BEGIN
         'USAGE ON SCHEMA crieur', 'SELECT ON crieur.setting, crieur.shape, crieur.target, crieur.watched',
         'SELECT, DELETE ON crieur.outbox, crieur.collapse', 'SELECT, INSERT, UPDATE, DELETE ON crieur.progress',
         'EXECUTE ON FUNCTION crieur.version(), crieur.described(oid, text[]), crieur.made_of(crieur.target), '
-            || 'crieur.carriers(oid), crieur.attached(oid, integer), crieur.refresh(), crieur.close_collapsed(), '
-            || 'crieur.shrink()'
+            || 'crieur.carriers(oid), crieur.needed(oid, integer), crieur.placed(integer), crieur.unfit(oid, integer), '
+            || 'crieur.parts(oid[]), crieur.depends_on_readers(oid[]), crieur.reader_setting(text), '
+            || 'crieur.refuses(), crieur.refresh(), crieur.close_collapsed(), crieur.shrink()',
+        'SELECT ON SEQUENCE crieur.missed'
     ] LOOP
         EXECUTE pg_catalog.format('GRANT %s TO %I', granted, role);
     END LOOP;
@@ -792,12 +1073,21 @@ $function$;
 
 -- Whoever may use the schema, for sql/invalidate.sql say, may call none of these.
 REVOKE ALL ON FUNCTION
-    crieur.version, crieur.written, crieur.output_settings, crieur.side, crieur.image, crieur.known,
-    crieur.changed, crieur.query_one, crieur.query_images, crieur.query_many, crieur.query_none, crieur.overflow,
-    crieur.full, crieur.generate, crieur.described,
-    crieur.made_of, crieur.carriers, crieur.attached, crieur.attach, crieur.refuse, crieur.watch, crieur.unwatch,
-    crieur.refresh, crieur.notify, crieur.limits, crieur.close_collapsed, crieur.shrink, crieur.grant_worker
+    crieur.version, crieur.parts, crieur.depends_on_readers, crieur.reader_setting, crieur.as_readers, crieur.written,
+    crieur.output_settings, crieur.kept, crieur.side, crieur.image, crieur.image_of, crieur.known, crieur.changed,
+    crieur.query_asked, crieur.query_one, crieur.query_images, crieur.query_many, crieur.query_none, crieur.query_row,
+    crieur.query_look, crieur.make, crieur.overflow, crieur.full, crieur.cannot, crieur.refuses, crieur.generate,
+    crieur.described, crieur.made_of, crieur.carriers, crieur.needed, crieur.placed, crieur.unfit, crieur.attach,
+    crieur.refuse, crieur.watch, crieur.unwatch, crieur.refresh, crieur.notify, crieur.limits, crieur.close_collapsed,
+    crieur.shrink, crieur.grant_worker
 FROM PUBLIC;
+
+-- Whoever worked with an older version may work with this one.
+SELECT crieur.grant_worker(r.rolname)
+FROM pg_catalog.pg_proc AS f
+CROSS JOIN LATERAL pg_catalog.aclexplode(f.proacl) AS a
+JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
+WHERE f.oid = 'crieur.refresh()'::pg_catalog.regprocedure AND a.grantee <> f.proowner;
 
 -- What an older version left. A table that cannot be brought up to date is a warning, and works as before.
 SELECT crieur.refresh();

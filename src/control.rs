@@ -197,6 +197,12 @@ pub struct Sighting {
     /// Relations that the server refuses updates and deletes of, and those that were mended.
     #[serde(skip)]
     pub refused: Vec<Refused>,
+    /// Why triggers cannot write to the outbox, which concerns the tables in `unheard`.
+    #[serde(skip)]
+    pub refuses: Option<String>,
+    /// Tables of the rules whose changes are not written, by schema and name.
+    #[serde(skip)]
+    pub unheard: Named,
     /// `synchronous_standby_names`.
     pub standby_names: String,
     /// Our name in that list.

@@ -18,6 +18,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
+use crate::backoff::Backoff;
 use crate::change::Oid;
 use crate::control::{Answer, AnswerRow, Control, LookupId, Named, Question, Sighting};
 use crate::error::{Error, Exit, Result};
@@ -56,8 +57,36 @@ pub struct PooledControl {
     live: RefCell<Option<Rc<Live>>>,
     /// The server that the outbox is on.
     expected: RefCell<Option<(String, u32)>>,
+    /// What is watched there, as the source found it.
+    watched: RefCell<String>,
     /// `watch.sql` for the tables of the rules.
     watch: String,
+    /// The tables of the rules, by schema and name.
+    tables: Vec<(String, String)>,
+    mending: RefCell<Mending>,
+}
+
+/// When triggers that do not fit their tables may be made anew. Each try takes locks behind which writers queue, so what
+/// does not help is tried less and less often.
+struct Mending {
+    backoff: Backoff,
+    due: Instant,
+}
+
+impl Mending {
+    fn new() -> Self {
+        let (first, max) = (Duration::from_secs(4), Duration::from_secs(120));
+        Mending { backoff: Backoff::new(first, max), due: Instant::now() }
+    }
+
+    /// The last try left triggers as they were, or not.
+    fn tried(&mut self, still_stale: bool) {
+        if still_stale {
+            self.due = Instant::now() + self.backoff.next(0.5);
+        } else {
+            self.backoff.reset();
+        }
+    }
 }
 
 impl PooledControl {
@@ -77,7 +106,10 @@ impl PooledControl {
             replicas: Replicas::new(replicas, connect_timeout),
             live: RefCell::new(None),
             expected: RefCell::new(None),
+            watched: RefCell::default(),
             watch: quote::fill(WATCH, &[("tables", wanted(rules).as_str())]),
+            tables: rules.tables().into_iter().map(|need| (need.schema, need.table)).collect(),
+            mending: RefCell::new(Mending::new()),
         }
     }
 
@@ -134,7 +166,8 @@ impl PooledControl {
             "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE; SET LOCAL statement_timeout TO {limit}; \
              SET LOCAL DateStyle TO ISO; SET LOCAL IntervalStyle TO postgres; SET LOCAL TimeZone TO 'UTC'; \
              SET LOCAL extra_float_digits TO 1; SET LOCAL bytea_output TO hex; SET LOCAL row_security TO off; \
-             SET LOCAL search_path TO DEFAULT"
+             SET LOCAL search_path TO DEFAULT; SET LOCAL lc_monetary TO DEFAULT; \
+             SET LOCAL quote_all_identifiers TO DEFAULT"
         )
     }
 
@@ -333,17 +366,37 @@ fn wanted(rules: &Rules) -> String {
 /// Tables of the rules whose triggers do not tell everything, by schema and name.
 pub(crate) async fn uncovered(client: &Client, rules: &Rules) -> Result<Vec<(String, String)>> {
     let seen = look(client, &quote::fill(WATCH, &[("tables", wanted(rules).as_str())])).await;
-    seen.map(|(seen, _)| seen.uncovered)
+    seen.map(|seen| seen.sighting.uncovered)
 }
 
-/// What `watch.sql` saw, and whether triggers no longer fit their tables.
-async fn look(client: &Client, sql: &str) -> Result<(Sighting, bool)> {
+/// Whether the server refused a statement because schema crieur, or something in it, is not there or is not ours.
+fn is_missing(code: &str) -> bool {
+    matches!(code, "3F000" | "42501" | "42703" | "42704" | "42883" | "42P01")
+}
+
+/// What `watch.sql` saw.
+struct Seen {
+    sighting: Sighting,
+    /// Triggers no longer fit their tables.
+    stale: bool,
+    /// `crieur.refuses()` is there, and this role may call it.
+    may_ask: bool,
+}
+
+async fn look(client: &Client, sql: &str) -> Result<Seen> {
     let unexpected = || Error::definite(Exit::Protocol, "the answer about the triggers cannot be read");
     let rows = query(client, sql, &[]).await?;
     let row = rows.first().ok_or_else(unexpected)?;
-    let (text, stale): (&str, bool) =
-        row.try_get(0).and_then(|text| Ok((text, row.try_get(1)?))).map_err(|error| session_error(&error))?;
-    Ok((serde_json::from_str(text).map_err(|cause| unexpected().because(cause))?, stale))
+    let read = || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+    let (text, stale, may_ask): (&str, bool, bool) = read().map_err(|error| session_error(&error))?;
+    let sighting = serde_json::from_str(text).map_err(|cause| unexpected().because(cause))?;
+    Ok(Seen { sighting, stale, may_ask })
+}
+
+/// Why the outbox refuses a row; `None` when it takes one.
+pub(crate) async fn refuses(client: &Client) -> Result<Option<String>> {
+    let said = transact(client, BEGIN_WRITE, "SELECT crieur.refuses()").await?;
+    Ok(said.and_then(|row| row.get(0).map(str::to_owned)))
 }
 
 impl Control for PooledControl {
@@ -406,21 +459,34 @@ impl Control for PooledControl {
 
     fn follow(&self, start: &Start) {
         *self.expected.borrow_mut() = Some((start.system.clone(), start.timeline));
+        *self.watched.borrow_mut() = start.publication.clone();
         *self.live.borrow_mut() = None;
     }
 
     async fn watch(&self) -> Result<Option<Sighting>> {
-        self.attempt(2, async |live| {
+        let seen = self.attempt(3, async |live| {
             let client = &live.session.client;
             let mut seen = look(client, &self.watch).await?;
-            if seen.1 {
+            if seen.stale && self.mending.borrow().due <= Instant::now() {
                 // New partitions, renamed columns: the triggers follow. What cannot be mended is told.
                 transact(client, BEGIN_WRITE, "SELECT crieur.refresh()").await?;
                 seen = look(client, &self.watch).await?;
+                self.mending.borrow_mut().tried(seen.stale);
             }
+            let refuses = if seen.may_ask { refuses(client).await? } else { None };
+            let unheard = if refuses.is_some() { self.tables.clone() } else { Vec::new() };
             let Facts { system, timeline, watched, .. } = Facts::read(client).await?;
-            Ok(Some(Sighting { system, timeline, publication: watched, ..seen.0 }))
-        })
-        .await
+            Ok(Sighting { system, timeline, publication: watched, refuses, unheard, ..seen.sighting })
+        });
+        match seen.await {
+            // Of what is gone, or may not be looked at, nobody knows whether it hears of changes.
+            Err(error) if error.sqlstate.as_deref().is_some_and(is_missing) => Ok(Some(Sighting {
+                publication: self.watched.borrow().clone(),
+                refuses: Some(error.chain()),
+                unheard: self.tables.clone(),
+                ..Sighting::default()
+            })),
+            seen => seen.map(Some),
+        }
     }
 }

@@ -109,6 +109,24 @@ watched (target, look, files, versions, labels) AS (
     LEFT JOIN capture AS t ON t.relation = c.oid
     LEFT JOIN version AS v ON v.relation = c.oid
     GROUP BY c.target
+),
+-- What lets the triggers write, and when they last could not: an outbox that was made anew lacks changes of any table.
+heard (digest) AS (
+    SELECT pg_catalog.md5(pg_catalog.string_agg(p.name, ',' ORDER BY p.name))
+    FROM (
+        SELECT concat_ws('/', c.oid, c.relowner, c.relacl, c.relpersistence, c.relforcerowsecurity, c.relchecks, (
+            SELECT pg_catalog.string_agg(concat_ws(' ', a.attname, a.attisdropped), ',' ORDER BY a.attnum)
+            FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0
+        ))
+        FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace = 'crieur'::regnamespace AND c.relname IN ('outbox', 'collapse') AND c.relkind = 'r'
+        UNION ALL
+        SELECT concat_ws('/', n.oid, n.nspowner, n.nspacl) FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'crieur'
+        UNION ALL
+        SELECT concat_ws('/', 'missed', CASE WHEN pg_catalog.has_sequence_privilege(m.oid, 'SELECT')
+            THEN pg_catalog.pg_sequence_last_value(m.oid) END)
+        FROM pg_catalog.to_regclass('crieur.missed') AS m (oid)
+    ) AS p (name)
 )
 SELECT
     concat_ws('/', extract(epoch FROM pg_catalog.pg_postmaster_start_time()), (
@@ -116,7 +134,8 @@ SELECT
     )),
     (
         SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-            'schema', n.nspname, 'name', c.relname, 'look', w.look, 'files', w.files, 'versions', w.versions,
+            'schema', n.nspname, 'name', c.relname, 'look', concat_ws('/', w.look, (SELECT h.digest FROM heard AS h)),
+            'files', w.files, 'versions', w.versions,
             'labels', w.labels
         )), '[]')
         FROM watched AS w

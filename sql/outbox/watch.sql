@@ -1,5 +1,6 @@
 -- Tables of the rules whose triggers do not tell everything: not watched, or not as the table is now, or capturing less
--- than the rules read, or ignoring more than they ignore. One row: a JSON object, and whether crieur.refresh() would help.
+-- than the rules read, or ignoring more than they ignore. One row: a JSON object, whether crieur.refresh() would help, and
+-- whether crieur.refuses() may be asked.
 -- By hand: psql -XAt -v tables='[["public","properties",["id","city"],[]]]' -f sql/outbox/watch.sql
 WITH wanted AS (
     SELECT c.oid, n.nspname, c.relname, t.item -> 2 AS columns, t.item -> 3 AS ignored
@@ -25,4 +26,5 @@ SELECT
                     AND t.columns ? a.attname AND a.attname <> ALL (w.columns)
             )
     ), '[]'))::text,
-    EXISTS (SELECT FROM watched AS w WHERE w.stale)
+    EXISTS (SELECT FROM watched AS w WHERE w.stale),
+    coalesce(pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('crieur.refuses()'), 'EXECUTE'), false)

@@ -59,6 +59,7 @@ enum Cause {
     LostSoon,
     NoPublication,
     Withheld,
+    Refuses,
     Table(String, String),
     Rooted,
     Refused(String, String),
@@ -111,11 +112,12 @@ impl Watch {
         let mut notices: Vec<Notice> = found.into_iter().filter_map(due).collect();
         notices.extend(sighting.refused.iter().filter(|refused| refused.is_mended).map(mended));
         let mut sweep = self.truncated(sighting);
-        if sighting.unpublished.is_empty() && sighting.withheld.is_empty() && sighting.uncovered.is_empty() {
+        let told = [&sighting.unpublished, &sighting.uncovered, &sighting.unheard];
+        if told.iter().all(|tables| tables.is_empty()) && sighting.withheld.is_empty() {
             self.swept = None;
         } else if self.swept.is_none_or(|swept| now.saturating_sub(swept) >= SWEEP_INTERVAL) {
             self.swept = Some(now);
-            sweep.extend(sighting.unpublished.iter().chain(&sighting.uncovered).cloned());
+            sweep.extend(told.into_iter().flatten().cloned());
         }
         Judgement { notices, sweep }
     }
@@ -193,7 +195,13 @@ impl Watch {
             let hint = "Run `crieur setup`: it watches the table with its columns and partitions as they are now.";
             (Cause::Table(schema.clone(), table.clone()), wrong(text, hint.to_owned()))
         });
-        sighting.unpublished.iter().map(table).chain(uncovered).chain(rooted).collect()
+        let refuses = sighting.refuses.iter().map(|why| {
+            let text = format!("crieur.outbox takes no rows ({why}): sweeps of every table take their place");
+            let hint =
+                "Run `crieur setup` as the owner of schema crieur, and `crieur check` afterwards. Writers go on.";
+            (Cause::Refuses, Notice { severity: Severity::Error, text, hint: hint.to_owned() })
+        });
+        refuses.chain(sighting.unpublished.iter().map(table)).chain(uncovered).chain(rooted).collect()
     }
 
     fn of_wal(&mut self, now: Duration, wal: SlotWal) -> Option<(Cause, Notice)> {
@@ -395,6 +403,15 @@ mod tests {
         let other = Sighting { failover: false, ..standby };
         let second = told(&mut watch, 70, &other).expect("a minute is over");
         assert!(second.contains("has sent nothing for 70 seconds") && !second.contains("synchronized"), "{second}");
+    }
+
+    #[test]
+    fn an_outbox_that_takes_no_rows_is_an_error_and_every_table_is_swept() {
+        let tables = vec![("a".to_owned(), "b".to_owned()), ("a".to_owned(), "c".to_owned())];
+        let refused = Sighting { refuses: Some("no".into()), unheard: tables.clone(), ..healthy() };
+        let judgement = Watch::new("p").judge(seconds(0), &refused);
+        assert_eq!((judgement.notices.len(), judgement.sweep), (1, tables));
+        assert_eq!(judgement.notices[0].severity, Severity::Error);
     }
 
     #[test]

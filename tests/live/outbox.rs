@@ -255,7 +255,12 @@ async fn triggers_that_are_missing_are_told_and_swept_and_those_that_do_not_fit_
 async fn an_outbox_that_is_made_anew_under_a_daemon_is_another_one() {
     let scene = Scene::outbox().await;
     let mut daemon = scene.daemon().await;
-    for pattern in ["replication interrupted", "failed to watch the server", "triggers do not tell all"] {
+    for pattern in [
+        "replication interrupted",
+        "failed to watch the server",
+        "triggers do not tell all",
+        "crieur.outbox takes no rows",
+    ] {
         daemon.allow(pattern);
     }
     assert_eq!(scene.change(&daemon, "UPDATE properties SET title = 'b' WHERE id = 1").await, set(ONE));
@@ -346,14 +351,17 @@ async fn a_plain_role_that_was_granted_no_more_than_it_needs_does_the_work() {
     }
     let config = scene.config().replace("postgres://postgres@", "postgres://worker@");
     let out = daemon::run("check", &config, &[]);
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    // What a policy may hide from a lookup is the only thing wrong.
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert_eq!(said.matches("WRONG").count(), said.matches("WRONG lookup owner").count(), "{said}");
     let mut daemon = scene.daemon_with(&config).await;
+    daemon.allow("lookup");
     for (sql, gone) in [
         ("SET ROLE writer; UPDATE properties SET title = 'b' WHERE id = 1; RESET ROLE", ONE),
         (
             "SET ROLE writer; INSERT INTO rental_payments VALUES (1, 71, 1); RESET ROLE",
-            // Row-level security is the lookup's own: it sees nothing of properties, and so no owner.
-            &["payments:lease:71"],
+            // The lookup may not see all of properties: any owner may be meant.
+            &["dashboard:41", "dashboard:42", "payments:lease:71"],
         ),
     ] {
         assert_eq!(scene.change(&daemon, sql).await, set(gone), "{sql}\n{}", daemon.log());

@@ -108,8 +108,8 @@ async fn an_older_version_is_brought_up_to_date_in_place_and_a_later_one_is_left
         run(app, INSTALL).await;
         run(app, "TRUNCATE t").await;
         assert_eq!(outbox.written().await, "t M; t T");
-        run(app, "CREATE OR REPLACE FUNCTION crieur.version() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 3'").await;
-        assert_eq!(refused(app, INSTALL).await, "version 3 of crieur is installed, which is later than this script");
+        run(app, "CREATE OR REPLACE FUNCTION crieur.version() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 4'").await;
+        assert_eq!(refused(app, INSTALL).await, "version 4 of crieur is installed, which is later than this script");
     }
 }
 

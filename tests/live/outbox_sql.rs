@@ -168,6 +168,7 @@ async fn values_are_written_byte_for_byte_as_the_stream_would_send_them() {
     for version in Version::ALL {
         let outbox = Outbox::start(version).await;
         run(&outbox.app, TYPES).await;
+        run(&outbox.app, "CREATE TABLE here (rel regclass); SELECT crieur.watch('here')").await;
         for sql in [
             "CREATE PUBLICATION types FOR TABLE types",
             "SELECT pg_create_logical_replication_slot('types', 'pgoutput')",
@@ -176,10 +177,31 @@ async fn values_are_written_byte_for_byte_as_the_stream_would_send_them() {
         }
         // Another writer's settings must not show.
         let settings = "SET TimeZone = 'America/New_York'; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = iso_8601;
-                        SET extra_float_digits = -5; SET bytea_output = escape";
+                        SET extra_float_digits = -5; SET bytea_output = escape; SET quote_all_identifiers = on;
+                        CREATE TEMP TABLE types (id int); SET search_path = ''";
         run(&outbox.app, settings).await;
         run(&outbox.app, VALUES).await;
         run(&outbox.app, "RESET ALL").await;
+        // A database with a path of its own: the daemon sees it, and the triggers follow.
+        let named = async |expected: &str| {
+            run(
+                &outbox.app,
+                "SET search_path = ''; INSERT INTO public.here VALUES ('public.types'); RESET search_path",
+            )
+            .await;
+            let last = "SELECT new[1][1] FROM crieur.outbox WHERE shape = (SELECT max(id) FROM crieur.shape)
+                        ORDER BY xid DESC LIMIT 1";
+            assert_eq!(ask(&outbox.app, last).await, expected);
+        };
+        named("types").await;
+        run(&outbox.admin, "ALTER DATABASE app SET search_path = pg_catalog").await;
+        assert_eq!(ask(&outbox.app, "SELECT bool_and(stale)::text FROM crieur.watched").await, "true");
+        run(&outbox.app, "SELECT crieur.refresh()").await;
+        named("public.types").await;
+        run(&outbox.admin, "ALTER ROLE app SET search_path = public").await;
+        run(&outbox.app, "SELECT crieur.refresh()").await;
+        named("types").await;
+        run(&outbox.app, "DELETE FROM crieur.outbox WHERE shape = (SELECT max(id) FROM crieur.shape)").await;
         let sql = "SELECT ARRAY(SELECT unnest(o.new)) FROM crieur.outbox AS o WHERE o.op = 'I' ORDER BY o.xid, o.id";
         let images: Vec<Vec<Option<String>>> =
             outbox.app.query(sql, &[]).await.expect("it is ours").iter().map(|row| row.get(0)).collect();
@@ -198,7 +220,7 @@ async fn values_are_written_byte_for_byte_as_the_stream_would_send_them() {
 /// What pgoutput sends of the rows that were inserted, with the settings of our own replication session.
 async fn sent(admin: &Client) -> Vec<Vec<Option<String>>> {
     let settings = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = postgres;
-                    SET extra_float_digits = 1; SET bytea_output = hex; SET search_path = ''";
+                    SET extra_float_digits = 1; SET bytea_output = hex";
     run(admin, settings).await;
     let sql = "SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes('types', NULL, NULL, \
                'proto_version', '1', 'publication_names', 'types')";
@@ -229,22 +251,25 @@ const TYPES: &str = r#"
         g date, h time, i timetz, j timestamp, k timestamptz, l interval, m bytea, n mood, o mood[], p six, q pair, r pair[],
         s list, t feeling, u couple, v json, w jsonb, x xml, y point, z polygon, aa inet, ab cidr, ac macaddr, ad uuid,
         ae bit(3), af int4range, ag tstzrange, ah tstzmultirange, ai oid, aj name, ak "char", al money, am text[],
-        an int[], ao bytea[], ap tsquery, aq tsvector, ar regclass, "at" bits, old int, new text, kind text, place int
+        an int[], ao bytea[], ap tsquery,
+        aq tsvector, ar regclass, as1 regclass, as2 regtype[], as3 regprocedure, as4 money[],
+        "at" bits, old int, new text, kind text, place int
     );
     ALTER TABLE types DROP COLUMN gone;
     SELECT crieur.watch('types')"#;
 
 const VALUES: &str = r#"
-    INSERT INTO types VALUES (
+    INSERT INTO public.types VALUES (
         1, E'a,"b{}\\ \n', true, 'x', 'v ', 1.50, 0.1, 1e100/3, '2024-02-01', '1:2:3.4', '1:2:3+05', '2024-02-01 3:4',
         '2024-07-01 3:4:5.6+02', '1 year 2 mons -3 days 4:05', '\x00ff41', 'it''s "ok"', '{sad,NULL}', 'ab',
-        ROW('2024-01-01Z', true, 'q'), ARRAY[ROW('2024-01-01Z', false, NULL)::pair], '{1,2}', 'sad',
+        ROW('2024-01-01Z', true, 'q'), ARRAY[ROW('2024-01-01Z', false, NULL)::public.pair], '{1,2}', 'sad',
         ROW('2024-01-01Z', true, 'z'), '{"a" : 1}', '{"a" : 1}', '<a>b</a>', '(1.1,2)', '((0,0),(1,0.1))', '10.0.0.1',
         '10.0.0.0/8', '08:00:2b:01:02:03', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', B'101', '[1,5)',
         '[2024-01-01Z,2024-01-02Z)', '{[2024-01-01Z,2024-01-02Z)}', 12, 'name', 'c', 12.5, '{a,"b c",NULL}',
-        '{{1,2},{3,4}}', ARRAY['\x01'::bytea], 'a & b', 'a:1 b:2', 'pg_class', B'110', 3, '', 'NULL', 4
+        '{{1,2},{3,4}}', ARRAY['\x01'::bytea], 'a & b', 'a:1 b:2',
+        'pg_class', 'public.types', '{public.mood,int}', 'int4pl(int,int)', '{1.5}', B'110', 3, '', 'NULL', 4
     );
-    INSERT INTO types (kind) VALUES (NULL)"#;
+    INSERT INTO public.types (kind) VALUES (NULL)"#;
 
 const PARTITIONS: &str = "
     CREATE TABLE visits (id int PRIMARY KEY, city text) PARTITION BY RANGE (id);

@@ -8,6 +8,7 @@ use crate::cli::check::Finding;
 use crate::cli::check::tables::{self, Stored};
 use crate::cli::outbox::watch;
 use crate::error::Result;
+use crate::pooled::refuses;
 use crate::quote;
 use crate::rules::needs::TableNeeds;
 
@@ -49,11 +50,18 @@ struct Exists {
     version_text: String,
     in_recovery: bool,
     installed: bool,
+    /// Whether the outbox can be asked if it takes rows.
+    may_ask: bool,
+    /// As the server shows it.
+    temp_file_limit: String,
 }
 
 const EXISTS: &str = "SELECT jsonb_build_object('version', current_setting('server_version_num')::integer, \
      'version_text', current_setting('server_version'), 'in_recovery', pg_is_in_recovery(), \
-     'installed', to_regprocedure('crieur.version()') IS NOT NULL)::text";
+     'installed', to_regprocedure('crieur.version()') IS NOT NULL AND to_regclass('crieur.outbox') IS NOT NULL \
+        AND to_regclass('crieur.collapse') IS NOT NULL, \
+     'may_ask', coalesce(has_function_privilege(to_regprocedure('crieur.refuses()'), 'EXECUTE'), false), \
+     'temp_file_limit', current_setting('temp_file_limit'))::text";
 
 /// Reads what is there, and judges it.
 pub(crate) async fn findings(
@@ -70,11 +78,18 @@ pub(crate) async fn findings(
         // Triggers on what is not there are no finding of their own.
         let named: Vec<&TableNeeds> = needs.iter().filter(|need| of_names(catalog, need).is_empty()).collect();
         out.extend(states.iter().flat_map(|state| of(state, slot, &named)));
+        if found.iter().any(|found| found.may_ask)
+            && let Some(why) = refuses(client).await?
+        {
+            let seen =
+                format!("crieur.outbox takes no rows ({why}): writers go on, and sweeps take the place of changes");
+            out.push(Finding::wrong("outbox", seen).mend("crieur setup"));
+        }
         if states.is_empty() {
             out.push(Finding::wrong("outbox", "crieur.setting has no row: nobody writes here").mend("crieur setup"));
         }
     } else {
-        out.push(Finding::wrong("outbox", "schema crieur is not installed").mend("crieur setup"));
+        out.push(Finding::wrong("outbox", "schema crieur is not installed, or not whole").mend("crieur setup"));
     }
     Ok(out)
 }
@@ -102,6 +117,13 @@ fn server(found: &Exists) -> Vec<Finding> {
     if found.in_recovery {
         let seen = "this is a standby; the outbox is on its primary";
         out.push(Finding::wrong("server", seen).mend("put the primary's host into postgres.url"));
+    }
+    if found.temp_file_limit != "-1" {
+        let seen = format!(
+            "temp_file_limit is {}: a statement whose changed rows do not fit into it and work_mem fails",
+            found.temp_file_limit
+        );
+        out.push(Finding::note("server", seen));
     }
     out
 }

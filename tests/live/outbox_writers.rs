@@ -1,0 +1,234 @@
+//! No statement of the application fails, or waits for long, because of the triggers: whatever became of the outbox, of
+//! the tables or of the session that writes. And what then cannot be said in full is said as a sweep.
+
+use super::harness::postgres::Version;
+use super::outbox_sql::{Outbox, ask, refused, run, session};
+
+/// What the application does. It would fail if a trigger did.
+const WRITES: &str = "
+    INSERT INTO t VALUES (1, 'a'); INSERT INTO t VALUES (2, 'b'), (3, 'c'); UPDATE t SET city = 'd' WHERE id = 1;
+    UPDATE t SET city = 'e'; DELETE FROM t WHERE id = 1; DELETE FROM t; TRUNCATE t";
+
+/// Where a change of `t` was noted: rows of the outbox, of the collapsed tables, and whether all is to be swept.
+async fn noted(outbox: &Outbox) -> String {
+    let rows = "SELECT (SELECT count(*) FROM crieur.outbox) || ' ' || (SELECT count(*) FROM crieur.collapse) || ' '
+                    || (SELECT is_called FROM crieur.missed)";
+    let noted = ask(&outbox.admin, rows).await;
+    run(
+        &outbox.admin,
+        "DELETE FROM crieur.outbox; DELETE FROM crieur.collapse; SELECT setval('crieur.missed', 1, false)",
+    )
+    .await;
+    noted
+}
+
+/// What is done to the outbox, how it is undone, and where the changes are noted meanwhile.
+const SPOILED: &[(&str, &str, &str)] = &[
+    ("SELECT 1", "SELECT 1", "7 0 false"),
+    ("ALTER TABLE crieur.outbox RENAME TO gone", "ALTER TABLE crieur.gone RENAME TO outbox", "0 1 false"),
+    ("REVOKE ALL ON crieur.outbox FROM app", "GRANT ALL ON crieur.outbox TO app", "0 1 false"),
+    (
+        "REVOKE ALL ON crieur.outbox, crieur.collapse FROM app",
+        "GRANT ALL ON crieur.outbox, crieur.collapse TO app",
+        "0 0 true",
+    ),
+    ("DROP SEQUENCE crieur.overflowing", "CREATE SEQUENCE crieur.overflowing OWNED BY NONE", "0 1 false"),
+    // Nobody can note anything: a warning is all.
+    ("REVOKE USAGE ON SCHEMA crieur FROM app", "GRANT USAGE ON SCHEMA crieur TO app", "0 0 false"),
+];
+
+/// The same where only the daemon's look finds out.
+const REFUSED: &[(&str, &str)] = &[
+    ("REVOKE INSERT ON crieur.outbox FROM app", "GRANT INSERT ON crieur.outbox TO app"),
+    ("ALTER TABLE crieur.outbox RENAME old TO older", "ALTER TABLE crieur.outbox RENAME older TO old"),
+    ("ALTER TABLE crieur.outbox ADD more int NOT NULL", "ALTER TABLE crieur.outbox DROP more"),
+    (
+        "ALTER TABLE crieur.outbox ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        "ALTER TABLE crieur.outbox DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY",
+    ),
+];
+
+#[tokio::test]
+async fn no_writer_fails_whatever_became_of_the_outbox() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        let app = &outbox.app;
+        run(app, "CREATE TABLE t (id int PRIMARY KEY, city text); SELECT crieur.watch('t')").await;
+        // A session that wrote before, and a new one.
+        run(app, WRITES).await;
+        noted(&outbox).await;
+        for (spoil, mend, expected) in SPOILED {
+            run(&outbox.admin, spoil).await;
+            for writer in [app, &session(&outbox.server, "app").await] {
+                run(writer, WRITES).await;
+            }
+            run(&outbox.admin, mend).await;
+            if mend.contains("SEQUENCE") {
+                run(&outbox.admin, "ALTER SEQUENCE crieur.overflowing OWNER TO app").await;
+            }
+            let expected = expected.replace('7', "14");
+            assert_eq!(noted(&outbox).await, expected, "{spoil}");
+        }
+        for (spoil, mend) in REFUSED {
+            run(&outbox.admin, spoil).await;
+            assert_ne!(ask(app, "SELECT crieur.refuses()").await, "", "{spoil}");
+            run(app, WRITES).await;
+            run(&outbox.admin, mend).await;
+            assert_eq!(ask(app, "SELECT crieur.refuses()").await, "", "{mend}");
+            assert_eq!(noted(&outbox).await, "0 1 false", "{spoil}");
+            run(app, WRITES).await;
+            assert_eq!(noted(&outbox).await, "7 0 false", "{mend}");
+        }
+        let kept = "SELECT count(*)::text FROM crieur.outbox";
+        assert_eq!(ask(app, kept).await, "0", "the look itself leaves nothing");
+    }
+}
+
+#[tokio::test]
+async fn no_writer_waits_for_long_for_whoever_holds_the_outbox() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        run(&outbox.app, "CREATE TABLE t (id int PRIMARY KEY, city text); SELECT crieur.watch('t')").await;
+        for (lock, expected) in [
+            ("LOCK TABLE crieur.outbox", "0 1 false"),
+            ("LOCK TABLE crieur.outbox IN SHARE MODE", "0 1 false"),
+            ("LOCK TABLE crieur.outbox, crieur.collapse", "0 0 true"),
+        ] {
+            run(&outbox.admin, &format!("BEGIN; {lock}")).await;
+            let writer = session(&outbox.server, "app").await;
+            // Its own limit is not that of the trigger, which would end a statement that waits for nothing of its own.
+            run(&writer, "SET lock_timeout = '1ms'; SET statement_timeout = '20s'").await;
+            run(&writer, WRITES).await;
+            assert_eq!(ask(&writer, "SHOW lock_timeout").await, "1ms");
+            run(&outbox.admin, "ROLLBACK").await;
+            assert_eq!(noted(&outbox).await, expected, "{lock}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_setting_of_a_writer_makes_a_trigger_fail() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        run(&outbox.app, "CREATE TABLE t (id int PRIMARY KEY, city text); SELECT crieur.watch('t')").await;
+        for setting in [
+            "SET plpgsql.extra_errors = 'all'",
+            "SET plpgsql.variable_conflict = 'error'",
+            "SET row_security = off",
+            "SET default_transaction_isolation = 'serializable'",
+            "SET search_path = pg_temp, public",
+            "SET check_function_bodies = off; SET quote_all_identifiers = on; SET standard_conforming_strings = off",
+            "SET default_tablespace = pg_global; SET enable_seqscan = off; SET jit = off; SET work_mem = '64kB'",
+            "SET client_min_messages = error; SET transform_null_equals = on; SET array_nulls = off",
+        ] {
+            let writer = session(&outbox.server, "app").await;
+            run(&writer, setting).await;
+            run(&writer, WRITES).await;
+            assert_eq!(noted(&outbox).await, "7 0 false", "{setting}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn serializable_writers_of_a_full_outbox_do_not_fail_each_other() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        let app = &outbox.app;
+        run(app, "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)").await;
+        run(app, "SELECT crieur.watch('t'), crieur.watch('u'), crieur.limits(bytes_max => 1)").await;
+        let writers = [session(&outbox.server, "app").await, session(&outbox.server, "app").await];
+        for (writer, table) in writers.iter().zip(["t", "u"]) {
+            run(writer, &format!("BEGIN ISOLATION LEVEL SERIALIZABLE; INSERT INTO {table} VALUES (1)")).await;
+        }
+        for (writer, table) in writers.iter().zip(["t", "u"]) {
+            run(writer, &format!("INSERT INTO {table} VALUES (2)")).await;
+        }
+        for writer in &writers {
+            run(writer, "COMMIT").await;
+        }
+        let tables = "SELECT count(DISTINCT shape)::text FROM crieur.collapse";
+        assert_eq!(ask(app, tables).await, "2");
+    }
+}
+
+/// A foreign server that is this one, and tables with foreign partitions and children.
+const FOREIGN: &str = "
+    CREATE EXTENSION IF NOT EXISTS postgres_fdw;
+    CREATE SERVER self FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{port}', dbname 'app');
+    CREATE USER MAPPING FOR app SERVER self OPTIONS (user 'app', password_required 'false');
+    GRANT USAGE ON FOREIGN SERVER self TO app";
+
+#[tokio::test]
+async fn rows_of_foreign_partitions_and_children_break_no_writer_and_are_told() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        run(&outbox.admin, &FOREIGN.replace("{port}", &outbox.server.port().to_string())).await;
+        let app = &outbox.app;
+        let tables = "CREATE TABLE far (id int, city text); CREATE TABLE far_child (id int, city text);
+            CREATE TABLE t (id int, city text) PARTITION BY LIST (id); CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1, 2);
+            CREATE TABLE p (id int, city text);
+            SELECT crieur.watch('t'), crieur.watch('p', '{id}', '{city}')";
+        run(app, tables).await;
+        let foreign = "
+            CREATE FOREIGN TABLE t9 PARTITION OF t FOR VALUES IN (9) SERVER self OPTIONS (table_name 'far');
+            CREATE FOREIGN TABLE child () INHERITS (p) SERVER self OPTIONS (table_name 'far_child')";
+        run(app, foreign).await;
+        run(app, "SELECT crieur.refresh()").await;
+        assert_eq!(ask(app, "SELECT bool_or(stale)::text FROM crieur.watched").await, "false");
+        outbox
+            .check(&[
+                ("INSERT INTO t VALUES (1, 'a'), (9, 'b')", "t I {{1,a}}; t I {{9,b}}"),
+                ("INSERT INTO t9 VALUES (9, 'c')", "t I {{9,c}}"),
+                ("UPDATE t SET city = 'd' WHERE id < 5", "t U {{1,a}}>{{1,d}}"),
+                ("UPDATE t SET city = city WHERE id < 5", ""),
+                ("UPDATE t1 SET id = 2", "t U {{1,d}}>{{2,d}}"),
+                ("DELETE FROM t WHERE city IN ('b', 'd')", "t D {{2,d}}; t D {{9,b}}"),
+                ("TRUNCATE t1", "t T"),
+                ("INSERT INTO p VALUES (3, 'x'); INSERT INTO child VALUES (4, 'y')", "p I {{3}}; p I {{4}}"),
+                ("UPDATE p SET city = 'z'", ""),
+                ("UPDATE p SET id = id + 10", "p U {{3}}>{{13}}; p U {{4}}>{{14}}"),
+                ("DELETE FROM p", "p D {{13}}; p D {{14}}"),
+            ])
+            .await;
+        // Without them, statements tell again. A table that has some when it is first watched is none that is refused.
+        run(app, "DROP FOREIGN TABLE t9; SELECT crieur.refresh()").await;
+        outbox.check(&[("INSERT INTO t VALUES (1, 'a'), (2, 'b')", "t I {{1,a}} {{2,b}}")]).await;
+        run(app, "SELECT crieur.unwatch('p'), crieur.watch('p')").await;
+        outbox.check(&[("INSERT INTO child VALUES (5, 'y')", "p I {{5,y}}")]).await;
+        assert_eq!(refused(app, "SELECT crieur.watch('child')").await, "public.child is not a table of rows that last");
+    }
+}
+
+#[tokio::test]
+async fn a_child_is_heard_of_for_each_watched_table_that_it_is_of_whichever_a_statement_names() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        let tables = "CREATE TABLE other (id int); CREATE TABLE base (id int, city text);
+            CREATE TABLE derived (more text) INHERITS (base);
+            CREATE TABLE twice (last text) INHERITS (derived, other);
+            SELECT crieur.watch('base', '{id}'), crieur.watch('derived', '{id,more}', '{city}'), crieur.watch('twice', '{last}')";
+        run(&outbox.app, tables).await;
+        assert_eq!(ask(&outbox.app, "SELECT bool_or(stale)::text FROM crieur.watched").await, "false");
+        outbox
+            .check(&[
+                ("INSERT INTO base VALUES (1, 'a')", "base I {{1}}"),
+                ("INSERT INTO derived VALUES (2, 'b', 'm')", "base I {{2}}; derived I {{2,m}}"),
+                ("INSERT INTO twice VALUES (3, 'c', 'n', 'l')", "base I {{3}}; derived I {{3,n}}; twice I {{l}}"),
+                // Of a statement on a parent, each row of a child is told by itself.
+                (
+                    "UPDATE base SET id = id + 10",
+                    "base U {{1}}>{{11}} {{2}}>{{12}} {{3}}>{{13}}; base U {{3}}>{{13}}; derived U {{2,m}}>{{12,m}}; \
+                 derived U {{3,n}}>{{13,n}}; twice U {{l}}>{{l}}",
+                ),
+                ("UPDATE ONLY base SET id = 1", "base U {{11}}>{{1}}"),
+                // The table that nobody watches.
+                ("UPDATE other SET id = 4", "base U {{13}}>{{4}}; derived U {{13,n}}>{{4,n}}; twice U {{l}}>{{l}}"),
+                ("UPDATE base SET city = 'd' WHERE id = 12", "base U {{12}}>{{12}}"),
+                ("DELETE FROM base WHERE id = 12", "base D {{12}}; derived D {{12,m}}"),
+                ("SELECT crieur.unwatch('derived'); DELETE FROM twice", "base D {{4}}; twice D {{l}}"),
+            ])
+            .await;
+        let refreshed = "SELECT crieur.refresh(), (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'crieur%')::text";
+        run(&outbox.app, refreshed).await;
+    }
+}
