@@ -153,7 +153,7 @@ impl Rules {
         })
     }
 
-    fn of_each_table(&self, rule: &Rule, path: &Path, how: &Use) -> Vec<Reads> {
+    pub(super) fn of_each_table(&self, rule: &Rule, path: &Path, how: &Use) -> Vec<Reads> {
         let read = |table: &crate::rules::TableId| {
             let (schema, name) = self.name_of(*table);
             let table = (schema.to_owned(), name.to_owned());

@@ -10,6 +10,7 @@ pub mod condition;
 pub mod cover;
 pub mod custom;
 pub mod digest;
+pub mod equated;
 pub mod filter;
 pub mod foreign;
 mod images;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use super::daemon::{self, STARTED};
-use super::harness::postgres::Options;
+use super::harness::postgres::{Options, Version};
 use super::harness::process::{Process, Signal};
 use super::harness::wait::{PATIENCE, settled};
 use super::scene::{self, KEYS, Mode, RULES, Scene, set};
@@ -53,6 +53,75 @@ async fn check_reads_rules_against_types_labels_and_rows() {
             None => assert!(out.contains("ok    rules: "), "{more}: {out}"),
         }
         assert!(!out.contains("Dakar"), "a row's value: {out}");
+    }
+}
+
+/// A value that a CHECK constraint of the table or of a domain forbids; what is in doubt makes no line.
+#[tokio::test]
+async fn check_holds_conditions_against_the_constraints_of_their_columns() {
+    for version in [Version::System, Version::V18] {
+        let scene = Scene::with(Options { version, ..Options::default() }, &[]).await;
+        scene
+            .run(
+                "CREATE TYPE \"Mood\" AS ENUM ('good', 'bad', 'ugly');
+                 CREATE DOMAIN plan AS varchar(9) CONSTRAINT plans CHECK (VALUE IN ('free', 'paid'));
+                 CREATE DOMAIN tariff AS plan CHECK (VALUE <> 'free');
+                 CREATE FUNCTION fits(text) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT $1 = ''a''';
+                 CREATE COLLATION anycase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+                 ALTER TABLE properties ADD status text CONSTRAINT states CHECK (status IN ('open', 'it''s')),
+                     ADD \"Ab\" varchar(10) CONSTRAINT lower_only CHECK (\"Ab\" ~ '^[a-z]+$'),
+                     ADD floor int CHECK (floor BETWEEN 0 AND 50), ADD ready boolean CONSTRAINT yes CHECK (ready),
+                     ADD code char(4) CHECK (octet_length(code) = 4), ADD plan plan, ADD tariff tariff,
+                     ADD mood \"Mood\" CHECK (mood <> 'ugly'),
+                     ADD price numeric CHECK (scale(price) = 2), ADD own text CHECK (fits(own)),
+                     ADD day text CHECK (day < now()::text), ADD two text, ADD late text,
+                     ADD ci text COLLATE anycase CHECK (ci IN ('open')),
+                     ADD CHECK (two <> 'x' OR floor = 1);
+                 ALTER TABLE properties ADD CHECK (late <> 'x') NOT VALID",
+            )
+            .await;
+        let never = |column: &str, text: &str, name: &str| {
+            format!("{column} is never '{text}': the constraint \"{name}\" forbids it, CHECK (")
+        };
+        let status = |text: &str| never("\"status\"", text, "states");
+        for (when, verdict, expected) in [
+            ("status = 'active'", "WRONG", status("active")),
+            ("status in ('open', 'closed')", "WRONG", status("closed")),
+            ("floor = 1 or not status != 'active'", "WRONG", status("active")),
+            ("status != 'active'", "note ", status("active")),
+            ("status = 'open' or status = 'it''s' or status > 'p'", "", String::new()),
+            ("\\\"Ab\\\" = 'Xy'", "WRONG", never("\"Ab\"", "Xy", "lower_only")),
+            ("\\\"Ab\\\" = 'xy'", "", String::new()),
+            ("floor = 51", "WRONG", never("\"floor\"", "51", "properties_floor_check")),
+            ("floor = 50 or floor = 50.0", "", String::new()),
+            ("ready = false", "WRONG", never("\"ready\"", "false", "yes")),
+            ("plan = 'trial'", "WRONG", never("\"plan\"", "trial", "plans")),
+            ("plan = 'free'", "", String::new()),
+            ("tariff = 'free'", "WRONG", never("\"tariff\"", "free", "tariff_check")),
+            ("tariff = 'trial'", "WRONG", never("\"tariff\"", "trial", "plans")),
+            ("mood = 'ugly'", "WRONG", never("\"mood\"", "ugly", "properties_mood_check")),
+            ("mood = 'bad'", "", String::new()),
+            ("code = 'ab'", "", String::new()),
+            ("price = 1", "", String::new()),
+            ("own = 'b'", "", String::new()),
+            ("day = '9999'", "", String::new()),
+            ("two = 'x' and late = 'x' and ci = 'OPEN'", "", String::new()),
+        ] {
+            let rule = format!("[[rules]]\ntable = \"public.properties\"\nkeys = ['a']\nwhen = \"{when}\"\n");
+            let out = text(&daemon::run("check", &scene.config().replace(RULES, &rule), &[]).stdout);
+            let forbidden: Vec<&str> = out.lines().filter(|line| line.contains("forbids it")).collect();
+            match verdict {
+                "" => {
+                    assert!(forbidden.is_empty(), "{version:?} {when}: {out}");
+                    assert!(out.contains("ok    rules: "), "{version:?} {when}: {out}");
+                }
+                _ => {
+                    assert_eq!(forbidden.len(), 1, "{version:?} {when}: {out}");
+                    assert!(forbidden[0].starts_with(verdict) && forbidden[0].contains(&expected), "{when}: {out}");
+                    assert!(!out.contains("no condition that never holds"), "{when}: {out}");
+                }
+            }
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::rules::needs::TableNeeds;
 
 mod arguments;
 pub mod cache;
+pub mod constraints;
 pub mod lookups;
 pub(crate) mod outbox;
 pub mod rules;
@@ -202,7 +203,10 @@ pub async fn run(
     if config.postgres.mode == Mode::Replication {
         findings.extend(trial::standing(postgres, &catalog, &findings).await?);
     }
-    findings.extend(rules::findings(&config.rules, &catalog));
+    let forbidden = constraints::findings(postgres, &config.rules, config.postgres.lookup_timeout).await?;
+    let of_rules = rules::findings(&config.rules, &catalog);
+    findings.extend(of_rules.into_iter().filter(|found| forbidden.is_empty() || found.verdict != Verdict::Ready));
+    findings.extend(forbidden);
     findings.extend(rules::paths(postgres, &config.rules, &catalog, config.postgres.lookup_timeout).await?);
     if config.postgres.mode == Mode::Replication {
         findings.extend(server::pooler(config.postgres.url.expose()));
