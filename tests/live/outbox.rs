@@ -408,6 +408,40 @@ async fn a_recording_beside_a_daemon_that_removes_at_once_misses_no_row() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// Long enough for the daemon to keep a snapshot instead of each transaction: what was in progress in that snapshot is
+/// not removed by it.
+#[tokio::test]
+async fn what_a_recorder_kept_goes_when_the_recorder_is_gone_and_an_open_transaction_is_not_lost() {
+    let scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    let recorder = "INSERT INTO crieur.progress (slot, owner_until) \
+                    VALUES ('record_1@host/1', clock_timestamp() + interval '19 s')";
+    scene.run(recorder).await;
+    let mut late = scene.postgres.client().await;
+    let open = late.transaction().await.expect("it begins");
+    open.batch_execute("UPDATE properties SET title = 'b' WHERE id = 1").await.expect("valid SQL");
+    // Longer than two renewals of the lease, each of which finds the recorder.
+    let began = std::time::Instant::now();
+    let mut written = 0;
+    while began.elapsed() < Duration::from_secs(2) {
+        written += 2;
+        scene.run("INSERT INTO visits VALUES (1); DELETE FROM visits").await;
+    }
+    let left = async || scene.ask("SELECT count(*)::text FROM crieur.outbox").await;
+    assert_eq!(left().await, written.to_string(), "a recorder keeps all of them");
+    scene.run("DELETE FROM crieur.progress WHERE slot LIKE 'record_%'").await;
+    settled("they are removed", PATIENCE, async || match left().await {
+        none if none == "0" => Ok(()),
+        some => Err((some, daemon.log())),
+    })
+    .await;
+    scene.fill();
+    open.commit().await.expect("it commits");
+    goes(&scene, &daemon, ONE).await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 /// A slot may have any name; only who has no lease and asks for rows to stay is a recorder.
 #[tokio::test]
 async fn a_slot_that_is_named_like_a_recording_keeps_no_row() {

@@ -55,6 +55,7 @@ async fn rows_are_removed_by_their_key_however_many_wait() {
             ("xids", &list),
             ("firsts", &list),
             ("lasts", &list),
+            ("seen", ""),
         ] {
             sql = sql.replace(&format!(":'{name}'"), &format!("'{value}'"));
         }

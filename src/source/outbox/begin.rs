@@ -18,6 +18,7 @@ use crate::source::connect::answered;
 use crate::source::outbox::Options;
 use crate::source::outbox::lease::{self, Acquired, Lasting, Removed};
 use crate::source::outbox::page::BEGIN_READ;
+use crate::source::outbox::taken::Removal;
 
 /// The server's run, what is watched, the outbox's identity, whether writers notify.
 pub(crate) const FACTS: &str = include_str!("../../../sql/outbox/facts.sql");
@@ -109,7 +110,7 @@ pub(super) async fn begin(
         };
         let facts = Facts::read(client).await?;
         // They may be of an outbox that was made anew behind the lease: positions of the one before mean nothing there.
-        if lease::remove(client, (&options.slot, &owner, &lasting), 0, &[]).await? == Removed::Lost {
+        if lease::remove(client, (&options.slot, &owner, &lasting), &Removal::default()).await? == Removed::Lost {
             return Err(Error::transient("the lease of the outbox was lost at once"));
         }
         if facts.notifies {

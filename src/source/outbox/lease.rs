@@ -14,6 +14,7 @@ use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::quote;
 use crate::source::outbox::page::Run;
+use crate::source::outbox::taken::Removal;
 use crate::source::sqlstate::session_error;
 
 const ACQUIRE: &str = include_str!("../../../sql/outbox/acquire.sql");
@@ -119,8 +120,8 @@ pub(super) async fn acquire(client: &Client, slot: &str, owner: &str, lasting: &
 /// What became of a removal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Removed {
-    /// The rows are gone, and the lease goes on.
-    Gone,
+    /// The rows are gone, so many; the lease goes on.
+    Gone(usize),
     /// The lease goes on; the rows stay as long as somebody records them.
     Recorded,
     /// The lease is another's: nothing was removed.
@@ -131,11 +132,11 @@ pub(super) enum Removed {
 pub(super) async fn remove(
     client: &Client,
     (slot, owner, lasting): (&str, &str, &Lasting),
-    confirmed: u64,
-    runs: &[Run],
+    removal: &Removal,
 ) -> Result<Removed> {
+    let runs = &removal.runs;
     let list = |number: fn(&Run) -> String| format!("{{{}}}", runs.iter().map(number).collect::<Vec<_>>().join(","));
-    let (confirmed, seconds) = (confirmed.to_string(), lasting.seconds());
+    let (confirmed, seconds) = (removal.position.to_string(), lasting.seconds());
     let variables = [
         ("slot", slot),
         ("owner", owner),
@@ -144,14 +145,17 @@ pub(super) async fn remove(
         ("xids", &list(|run| run.xid.to_string())),
         ("firsts", &list(|run| run.first.to_string())),
         ("lasts", &list(|run| run.last.to_string())),
+        ("seen", removal.seen.as_deref().unwrap_or_default()),
     ];
     let row = transact(client, BEGIN_WRITE, &quote::fill(REMOVE, &variables)).await?;
     let is = |column: usize| row.as_ref().and_then(|row| row.get(column)) == Some("t");
-    Ok(match (is(0), is(1)) {
-        (false, _) => Removed::Lost,
-        (true, false) => Removed::Gone,
-        (true, true) => Removed::Recorded,
-    })
+    let rows = row.as_ref().and_then(|row| row.get(2)?.parse().ok());
+    match (is(0), is(1), rows) {
+        (false, ..) => Ok(Removed::Lost),
+        (true, true, _) => Ok(Removed::Recorded),
+        (true, false, Some(rows)) => Ok(Removed::Gone(rows)),
+        (true, false, None) => Err(Error::definite(Exit::Protocol, "the server does not say how many rows it removed")),
+    }
 }
 
 /// Gives the lease back, so that whoever stands by need not wait for its end.

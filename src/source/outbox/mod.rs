@@ -15,6 +15,7 @@ mod follow;
 mod lease;
 mod overflow;
 mod page;
+mod taken;
 mod worker;
 
 use std::collections::HashMap;

@@ -244,6 +244,12 @@ impl Poll {
         Ok(Poll { base: Base::parse(text).ok_or_else(no_snapshot)?, ..Poll::new() })
     }
 
+    /// The snapshot of the last complete look, as PostgreSQL writes it: everything visible in it was given.
+    pub(super) fn snapshot(&self) -> String {
+        let Base { xmax, in_progress } = &self.base;
+        format!("{}:{xmax}:{}", in_progress.first().unwrap_or(xmax), in_progress.join(","))
+    }
+
     /// The next page; empty when nothing new is visible.
     pub(super) async fn page(&mut self, client: &Client) -> Result<Page> {
         let Base { xmax, in_progress } = &self.base;
@@ -334,6 +340,10 @@ mod tests {
         let base = Base::parse("10:20:10,14").expect("a snapshot");
         assert_eq!(base.xmax, "20");
         assert_eq!(base.in_progress, ["10", "14"]);
+        for text in ["10:20:10,14", "7:7:"] {
+            let poll = Poll { base: Base::parse(text).expect("a snapshot"), ..Poll::new() };
+            assert_eq!(poll.snapshot(), text);
+        }
         assert!(Base::parse("7:7:").is_some_and(|base| base.in_progress.is_empty()));
         assert!(Base::parse("").is_none() && Base::parse("1:2").is_none());
     }

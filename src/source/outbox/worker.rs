@@ -4,7 +4,6 @@
 //! thing is asked at a time, so that every kind of pooler works. A pause between looks is 20 milliseconds under
 //! load and grows to a second when nothing comes; a notification cuts it short and changes nothing else.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,8 @@ use crate::source::connect::answered;
 use crate::source::outbox::begin::ERA_BYTES;
 use crate::source::outbox::lease::{self, Lasting, RENEW_INTERVAL, Removed};
 use crate::source::outbox::overflow::{self, Closing};
-use crate::source::outbox::page::{self, Page, Poll, RowName, Run, runs};
+use crate::source::outbox::page::{self, Page, Poll, RowName, runs};
+use crate::source::outbox::taken::Taken;
 use crate::source::outbox::{Options, REMIND};
 
 /// The pause between looks under load, and when nothing has come for long.
@@ -31,9 +31,6 @@ const PAUSE_NOTIFIED: Duration = Duration::from_millis(1);
 
 /// The lease that a daemon keeps while it begins anew lasts twice as long.
 const PAUSE_KEPT: Duration = Duration::from_millis(2_500);
-
-/// Rows in one removal; a page has fewer.
-const REMOVED_MAX: usize = 5_000;
 
 /// Removals that only follow each other wait so long: each is a write of the lease's row.
 const REMOVE_INTERVAL: Duration = Duration::from_millis(50);
@@ -67,14 +64,6 @@ pub(super) struct Batch {
     pub(super) sweeps: Option<(u64, Vec<i32>)>,
 }
 
-/// What was handed over and goes when it is confirmed.
-#[derive(Debug)]
-enum Taken {
-    Rows(Run),
-    /// Numbers of collapse rows.
-    Collapsed(Vec<i64>),
-}
-
 /// Everything of the task.
 pub(super) struct Worker {
     session: Session,
@@ -90,8 +79,8 @@ pub(super) struct Worker {
     /// The last position that was given out.
     received: u64,
     poll: Poll,
-    /// Rows that were handed over, by the position of the last: a transaction may have any number of them.
-    taken: VecDeque<(u64, Taken)>,
+    /// What was handed over and is not removed.
+    taken: Taken,
     closing: Option<Closing>,
     /// When it was last said that old transactions are waited for.
     elders_said: Instant,
@@ -128,7 +117,7 @@ impl Worker {
             first,
             received: first,
             poll: Poll::new(),
-            taken: VecDeque::new(),
+            taken: Taken::default(),
             closing: None,
             elders_said: now,
             tend_due: now,
@@ -156,7 +145,7 @@ impl Worker {
             if orders.close {
                 return self.close(orders).await;
             }
-            let due = self.taken.front().is_some_and(|(position, _)| *position <= orders.confirmed);
+            let due = self.taken.is_due(orders.confirmed);
             tokio::select! {
                 biased;
                 () = self.session.ended.notified() => return Err(Error::transient("the session with the outbox ended")),
@@ -226,7 +215,7 @@ impl Worker {
     async fn sweeps(&mut self, xid: u64, tables: Vec<i32>, ids: Vec<i64>) -> Result<Batch> {
         let shapes = self.unknown(tables.clone()).await?;
         self.received += 1;
-        self.taken.push_back((self.received, Taken::Collapsed(ids)));
+        self.taken.collapsed(self.received, ids);
         Ok(Batch { positions: vec![self.received], shapes, sweeps: Some((xid, tables)), ..Batch::default() })
     }
 
@@ -264,10 +253,13 @@ impl Worker {
         let pause = if page.is_last { self.pause.max((self.polled - before) * 4) } else { Duration::ZERO };
         self.poll_due = self.polled + pause;
         let ends = std::mem::replace(&mut self.unfinished, !page.is_last);
+        let positions = self.take(&page)?;
+        if page.is_last {
+            self.taken.look(self.received, &self.poll.snapshot());
+        }
         if page.len() == 0 && !ends {
             return Ok(None);
         }
-        let positions = self.take(&page)?;
         if self.received - self.first >= ERA_BYTES / 2 {
             return Err(Error::transient("the outbox's positions of this era are used up"));
         }
@@ -285,7 +277,7 @@ impl Worker {
         let mut taken = 0;
         for run in runs(&names) {
             taken += run.rows;
-            self.taken.push_back((positions[taken - 1], Taken::Rows(run)));
+            self.taken.rows(positions[taken - 1], run);
         }
         Ok(positions)
     }
@@ -294,36 +286,33 @@ impl Worker {
     async fn remove(&mut self, confirmed: u64) -> Result<()> {
         let now = Instant::now();
         self.lasting.learn(now - self.renewed);
-        let (mut done, mut rows, mut position) = (0, 0, 0);
-        let (mut gone, mut collapsed) = (Vec::new(), Vec::new());
-        for (upto, taken) in self.taken.iter().take_while(|(upto, _)| *upto <= confirmed) {
-            match taken {
-                Taken::Rows(run) if rows + run.rows > REMOVED_MAX => break,
-                Taken::Rows(run) => {
-                    rows += run.rows;
-                    gone.push(*run);
-                }
-                Taken::Collapsed(ids) => collapsed.extend_from_slice(ids),
-            }
-            (done, position) = (done + 1, *upto);
-        }
+        let removal = self.taken.removal(confirmed);
         let lease = (self.options.slot.as_str(), self.owner.as_str(), &*self.lasting);
-        let removed = lease::remove(&self.session.client, lease, position, &gone);
+        let removed = lease::remove(&self.session.client, lease, &removal);
         let pause = match answered(self.options.answer_timeout, removed).await? {
-            Removed::Gone => {
-                if !collapsed.is_empty() {
-                    let forgotten = overflow::forget(&self.session.client, &collapsed);
-                    answered(self.options.answer_timeout, forgotten).await?;
-                }
-                self.taken.drain(..done);
+            Removed::Gone(rows) => {
+                self.forget(&removal.collapsed).await?;
+                self.taken.removed(&removal, rows);
                 REMOVE_INTERVAL
             }
-            Removed::Recorded => RENEW_INTERVAL,
+            Removed::Recorded => {
+                let ids = self.taken.recorded(confirmed);
+                self.forget(&ids).await?;
+                RENEW_INTERVAL
+            }
             Removed::Lost => return Err(Error::transient("another daemon has taken over the outbox")),
         };
         self.renewed = now;
         (self.renew_due, self.remove_due) = (now + RENEW_INTERVAL, now + pause);
         Ok(())
+    }
+
+    /// Tables that were collapsed are swept.
+    async fn forget(&self, ids: &[i64]) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        answered(self.options.answer_timeout, overflow::forget(&self.session.client, ids)).await
     }
 
     async fn close(&mut self, orders: Orders) -> Result<()> {

@@ -451,7 +451,7 @@ impl World {
         let recording = self.tables().recording;
         let mut progress = self.tables().state().clone();
         if progress.owner.as_deref() != Some(owner) {
-            return texts([flag(false), flag(recording)]);
+            return texts([flag(false), flag(recording), "0".to_owned()]);
         }
         let seconds = Duration::from_secs_f64(literal(sql, "secs => ").parse().expect("seconds"));
         progress.confirmed =
@@ -462,17 +462,25 @@ impl World {
         let lists: Vec<&str> = sql.split_once("unnest(").expect("runs").1.split('\'').collect();
         let (firsts, lasts): (Vec<i64>, Vec<i64>) = (numbers(lists[3]), numbers(lists[5]));
         let runs = numbers::<u64>(lists[1]).into_iter().zip(firsts.into_iter().zip(lasts));
-        for (xid, (first, last)) in runs.filter(|_| !recording) {
+        let runs: Vec<(u64, (i64, i64))> = runs.collect();
+        let seen = literal(sql, "pg_snapshot_xmax(nullif(").to_owned();
+        let named = |row: &Row| {
+            let xid = xid8(row.xid);
+            runs.iter().any(|(of, (first, last))| *of == xid && (*first..=*last).contains(&row.id))
+                || (!seen.is_empty() && visible(xid, &seen))
+        };
+        let mut gone = 0;
+        if !recording {
             let tables = self.outbox.as_mut().expect("a simulation of the outbox");
-            let rows = tables.rows.iter_mut().filter(|row| xid8(row.xid) == xid && (first..=last).contains(&row.id));
-            for row in rows.filter(|row| row.gone.is_none()) {
-                row.gone = Some(at);
+            for row in tables.rows.iter_mut().filter(|row| row.gone.is_none() && named(row)) {
+                (row.gone, gone) = (Some(at), gone + 1);
+                let xid = xid8(row.xid);
                 if let Some(keys) = self.owed.get(&row.commit) {
                     self.failure = Some(format!("removed a row of {xid} with {keys:?} undeleted"));
                 }
             }
         }
-        texts([flag(true), flag(recording)])
+        texts([flag(true), flag(recording), gone.to_string()])
     }
 
     fn release(&mut self, owner: &str) -> Reply {
