@@ -96,6 +96,40 @@ async fn a_look_begins_where_the_last_one_ended_however_many_wait_before() {
     }
 }
 
+/// A NULL is a bit in the table and four bytes in the answer.
+#[tokio::test]
+async fn a_page_is_bounded_by_what_it_becomes_in_memory() {
+    let outbox = Outbox::start(Version::System).await;
+    // Nothing but NULLs; long values between NULLs; images of many rows; few columns; values that are kept outside the table.
+    let mixed = "(SELECT array_agg(CASE WHEN n % 16 = 0 THEN repeat('x', 50) END) FROM generate_series(1, 1600) AS n)";
+    for (image, count) in [
+        ("array_fill(NULL::text, ARRAY[1, 1600])", 200..400),
+        (mixed, 100..350),
+        ("array_fill(NULL::text, ARRAY[5000, 20])", 4..8),
+        ("ARRAY[[repeat('x', 1000), NULL, 'y']]", 999..1_001),
+        ("ARRAY[[repeat('x', 100000), NULL, 'y']]", 15..25),
+    ] {
+        run(
+            &outbox.app,
+            &format!(
+                "DELETE FROM crieur.outbox;
+                 INSERT INTO crieur.outbox (xid, id, op, old, new)
+                 SELECT '5', n, 'U', {image}, {image} FROM generate_series(1, 1200) AS n"
+            ),
+        )
+        .await;
+        let sql = format!(
+            "SELECT concat_ws(' ', count(*), sum(octet_length(array_send(old)) + octet_length(array_send(new)))) \
+             FROM ({}) AS p",
+            look(0, "{}", (0, 0))
+        );
+        let said = ask(&outbox.app, &sql).await;
+        let (rows, bytes) = said.split_once(' ').expect("two numbers");
+        let (rows, bytes): (usize, usize) = (rows.parse().expect("a number"), bytes.parse().expect("a number"));
+        assert!(count.contains(&rows) && bytes < 5_000_000, "{image}: {rows} rows, {bytes} bytes");
+    }
+}
+
 #[tokio::test]
 async fn a_look_in_pages_gives_every_row_once_and_in_order() {
     let outbox = Outbox::start(Version::System).await;
