@@ -13,6 +13,7 @@ use crate::change::Row;
 use crate::gate::Snapshot;
 use crate::keys::{FamilyId, Key, KeySet, TxOrdinal};
 use crate::lsn::Xid;
+use crate::rules::cause::{Cause, Causes};
 use crate::rules::{Invalidations, Plan, Rules};
 
 /// One transaction of the batch; its ordinal is its place.
@@ -76,6 +77,14 @@ impl<A: Copy + Ord> Batch<A> {
         if !plan.is_empty() {
             let ordinal = self.ordinal();
             plan.apply(row, ordinal, &mut self.load);
+            self.touched = true;
+        }
+    }
+
+    /// Adds every key of a plan's rules, because of `cause`.
+    pub fn whole(&mut self, plan: &Plan, cause: Cause) {
+        if !plan.is_empty() {
+            plan.whole(cause, self.ordinal(), &mut self.load);
             self.touched = true;
         }
     }
@@ -281,6 +290,7 @@ impl Invalidations {
         self.forgets.merge(other.forgets);
         self.widened += other.widened;
         self.protected += other.protected;
+        self.causes.merge(other.causes);
     }
 
     /// See [`KeySet::split`]. What was counted leaves.
@@ -289,14 +299,21 @@ impl Invalidations {
         leaves: impl Fn(&Key<'_>) -> bool,
         stays: impl Fn(&Key<'_>) -> Option<(TxOrdinal, TxOrdinal)>,
     ) -> Invalidations {
-        Invalidations {
+        let causes = self.causes;
+        let leaving = Invalidations {
             keys: self.keys.split(&leaves, &stays),
             patterns: self.patterns.split(&leaves, &stays),
             lookups: self.lookups.split(&leaves, &stays),
             forgets: self.forgets.split(&leaves, &stays),
             widened: std::mem::take(&mut self.widened),
             protected: std::mem::take(&mut self.protected),
+            causes,
+        };
+        // Which pattern has which cause is not known: both sides keep them all.
+        if self.patterns.is_empty() && self.lookups.is_empty() {
+            self.causes = Causes::default();
         }
+        leaving
     }
 
     fn each_set(&mut self, mut apply: impl FnMut(&mut KeySet)) {
@@ -345,6 +362,7 @@ impl Invalidations {
                 Some((first.min(key.first), last.max(key.last)))
             });
         let Some((first, last)) = range else { return };
+        self.causes.add(Cause::Collapsed);
         for set in [&mut self.keys, &mut self.patterns, &mut self.lookups] {
             set.retain(|key| key.family != family);
         }

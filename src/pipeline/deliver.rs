@@ -21,6 +21,7 @@ use crate::keys::KeySet;
 use crate::pipeline::answers::Answers;
 use crate::pipeline::outage::{Outage, Say, span};
 use crate::rules::Rules;
+use crate::rules::cause::Cause;
 
 /// Questions in one round trip. What was answered is kept while a later part is tried again.
 const QUESTIONS_MAX: usize = 1_000;
@@ -155,6 +156,9 @@ async fn look_up<D: Control>(control: &D, asking: &Asking, delivery: &mut Delive
         if load.keys.bytes_used() > bytes_max {
             load.collapse_largest(rules);
         }
+    }
+    if refused > 0 {
+        load.causes.add(Cause::Refused);
     }
     Ok(refused)
 }

@@ -21,8 +21,8 @@ use crate::failpoints::{Step, reached};
 use crate::gate::Snapshot;
 use crate::pipeline::deliver::{Asking, Landed, fly};
 use crate::pipeline::memory::bytes_of;
-use crate::proof::Held;
 use crate::rules::Invalidations;
+use crate::rules::cause::{Cause, Causes};
 use crate::source::Source;
 
 /// More patterns than this in one sweep collapse into their families: each is compared with every key of the cache.
@@ -144,24 +144,34 @@ where
     }
 
     /// A sweep of whole tables is news; patterns that a rule or a transaction names, and echoes, are its daily work.
+    pub(super) fn say_sweeping(&self, deliveries: &[Delivery]) {
+        if let Some((tables, cause)) = self.purpose(deliveries) {
+            info!(tables, cause, "sweep began");
+        }
+    }
+
     fn say_swept(&self, deliveries: &[Delivery], swept: Swept) {
         let Swept { scanned, deleted } = swept;
-        let fresh = deliveries.iter().filter(|delivery| delivery.stage == Stage::Fresh);
-        let tables: BTreeSet<String> =
-            fresh.clone().flat_map(|delivery| self.rules.swept_tables(&delivery.load.patterns)).collect();
-        let gap = matches!(self.held, Held::Gap { .. });
-        if tables.is_empty() && !gap {
-            return debug!(scanned, deleted, "sweep finished: patterns");
+        match self.purpose(deliveries) {
+            Some((tables, cause)) => info!(tables, cause, scanned, deleted, "sweep finished"),
+            None => debug!(scanned, deleted, "sweep finished: patterns"),
         }
-        let widened = fresh.clone().any(|delivery| delivery.load.widened > 0);
-        let cause = match fresh.clone().all(|delivery| delivery.spans.is_empty()) {
-            _ if gap => "the cache may have missed changes",
-            _ if widened => "a value was not in the stream",
-            true => "changes do not all come",
-            false => "TRUNCATE, DDL, or a partition that nobody knows",
-        };
+    }
+
+    /// Which tables a sweep is about as a whole, and why.
+    fn purpose(&self, deliveries: &[Delivery]) -> Option<(String, String)> {
+        let mut causes = Causes::default();
+        let mut tables = BTreeSet::new();
+        for delivery in deliveries.iter().filter(|delivery| delivery.stage == Stage::Fresh) {
+            let is_gap = delivery.load.causes.has(Cause::Missed);
+            let swept = self.rules.swept_tables(&delivery.load.patterns, is_gap);
+            if is_gap || !swept.is_empty() {
+                causes.merge(delivery.load.causes);
+                tables.extend(swept);
+            }
+        }
         let tables = tables.into_iter().collect::<Vec<_>>().join(", ");
-        info!(tables, cause, scanned, deleted, "sweep finished");
+        (causes != Causes::default()).then(|| (tables, causes.words(self.source.is_by_triggers())))
     }
 
     /// Everything of a delivery was answered: its spans have one part less out, and its echo is queued.

@@ -27,12 +27,20 @@ use crate::pipeline::deliver::insist;
 use crate::pipeline::outage::REMIND;
 use crate::pipeline::repairs::When;
 use crate::proof::{Connection, Fit, Held, Meaning, Slot, Turns, meaning};
+use crate::rules::cause::{Cause, Causes};
 use crate::rules::{Invalidations, TableId};
 use crate::seen;
 use crate::source::Source;
 
 /// How often the transactions that a sweep waits for are looked at.
 const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What the sweep of gaps goes over, and why.
+#[derive(Debug, Default)]
+pub(super) struct Unsure {
+    families: BTreeSet<FamilyId>,
+    causes: Causes,
+}
 
 /// Says each minute that old transactions are still waited for; answers when that was last said.
 fn remind(said: Instant) -> Instant {
@@ -153,7 +161,8 @@ where
         let keys: usize = lacking.iter().map(|load| load.len()).sum();
         info!(keys, "the cache may lack what was deleted since its mark: deleting it again");
         let span = self.window.open_barrier(self.answered.take());
-        for load in lacking {
+        for mut load in lacking {
+            load.causes.add(Cause::Missed);
             self.window.add_part(span);
             self.again.push_back(Delivery { load, spans: vec![span], stage: Stage::Fresh });
         }
@@ -225,7 +234,9 @@ where
 
     /// Nothing is confirmed until the sweep, and its echoes, are done.
     fn sweep_families(&mut self, gap: &Gap, families: BTreeSet<FamilyId>, pause: Duration) {
-        self.unsure.extend(families);
+        self.unsure.families.extend(families);
+        // Tables that are others than the mark says were altered; of any other gap nobody knows what it hides.
+        self.unsure.causes.add(if *gap == Gap::OtherTables { Cause::Ddl } else { Cause::Missed });
         let span = self.window.open_barrier(self.answered.take());
         // Nobody knows since when it lacks something.
         self.window.date(span, Instant::now().into_std());
@@ -290,11 +301,12 @@ where
 
     fn sweep_for(&mut self, spans: Vec<SpanId>) {
         let mut load = Invalidations::default();
-        for family in &self.unsure {
+        load.causes = self.unsure.causes;
+        for family in &self.unsure.families {
             load.patterns.insert(self.rules.family(*family), *family, 0);
         }
         if self.unswept.is_empty() {
-            self.unsure.clear();
+            self.unsure = Unsure::default();
         }
         self.queue_sweep(Delivery { load, spans, stage: Stage::Fresh });
     }

@@ -12,13 +12,14 @@ use foldhash::fast::RandomState;
 use crate::ack::Window;
 use crate::batcher::Batch;
 use crate::cache::glob;
-use crate::change::{Change, Event, Place, Relation, Row};
+use crate::change::{Change, Event, Place, Relation};
 use crate::control::CatalogView;
 use crate::keys::TxOrdinal;
 use crate::lsn::Xid;
 use crate::notice::Notice;
 use crate::pipeline::ddl::{Ddl, Verdict};
 use crate::pipeline::tables::{Meaning, Tables};
+use crate::rules::cause::Cause;
 use crate::rules::custom::{Allowed, Asked};
 use crate::rules::{Invalidations, Rules, TableId};
 
@@ -102,11 +103,11 @@ impl<A: Copy + Ord> Intake<A> {
     fn change(&mut self, change: Change<'_>, rules: &Rules) {
         match self.tables.meaning(change.relation) {
             Some(Meaning::Rules(plan)) => self.batch.change(plan, &change.row),
-            Some(Meaning::Everything) => self.batch.everything(rules),
+            Some(Meaning::Everything) => self.batch.whole(rules.everything(), Cause::Unknown),
             Some(Meaning::Changed(changed)) => {
                 self.altered = true;
                 let changed = Rc::clone(changed);
-                changed.families(rules).for_each(|plan| self.batch.change(&plan, &Row::Truncate));
+                changed.families(rules).for_each(|plan| self.batch.whole(&plan, Cause::Ddl));
                 self.batch.change(&changed.plan, &change.row);
                 self.tables.swept(change.relation, &changed, None);
             }
@@ -118,9 +119,9 @@ impl<A: Copy + Ord> Intake<A> {
         let Some(meaning) = self.tables.meaning(change.relation).cloned() else { return };
         self.open_load(xid, |load| match &meaning {
             Meaning::Rules(plan) => plan.apply(&change.row, 0, load),
-            Meaning::Everything => load.everything(rules, 0),
+            Meaning::Everything => rules.everything().whole(Cause::Unknown, 0, load),
             Meaning::Changed(changed) => {
-                changed.families(rules).for_each(|plan| plan.apply(&Row::Truncate, 0, load));
+                changed.families(rules).for_each(|plan| plan.whole(Cause::Ddl, 0, load));
                 changed.plan.apply(&change.row, 0, load);
             }
         });
@@ -173,7 +174,7 @@ impl<A: Copy + Ord> Intake<A> {
                 return Need::Nothing;
             }
             None => {
-                self.named(place, |tx, load| load.everything(rules, tx));
+                self.named(place, |tx, load| rules.everything().whole(Cause::Unreadable, tx, load));
                 let said = std::mem::replace(&mut self.misunderstood, true);
                 return if said { Need::Nothing } else { Need::Warning };
             }
@@ -184,6 +185,7 @@ impl<A: Copy + Ord> Intake<A> {
         let (texts, kind) = asked;
         let mut refused = 0;
         self.named(place, |tx, load| {
+            load.causes.add(Cause::Asked);
             let allowed = texts.iter().map(|text| rules.custom(kind(text.as_bytes()), tx, load));
             refused = allowed.filter(|allowed| *allowed == Allowed::No).count() as u64;
         });
@@ -199,7 +201,7 @@ impl<A: Copy + Ord> Intake<A> {
         }
         for table in sweeps {
             let families = rules.families_of(table);
-            self.named(place, |tx, load| families.apply(&Row::Truncate, tx, load));
+            self.named(place, |tx, load| families.whole(Cause::Ddl, tx, load));
         }
         settled.into_iter().for_each(|oid| self.tables.settle(oid));
     }
@@ -282,19 +284,7 @@ impl<A: Copy + Ord> Intake<A> {
     }
 }
 
-impl<A: Copy + Ord> Batch<A> {
-    /// Adds every family of the rules under the current transaction.
-    fn everything(&mut self, rules: &Rules) {
-        self.change(rules.everything(), &Row::Truncate);
-    }
-}
-
 impl Invalidations {
-    /// Adds every family of the rules.
-    pub fn everything(&mut self, rules: &Rules, tx: u32) {
-        rules.everything().apply(&Row::Truncate, tx, self);
-    }
-
     /// Makes the exact keys patterns, for a load that goes to the sweep and not through a flight.
     pub fn widen_keys(&mut self) {
         for key in std::mem::take(&mut self.keys).iter() {

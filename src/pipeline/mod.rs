@@ -30,7 +30,7 @@ pub use reload::Reload;
 pub use words::{News, Replicas, Settings, Totals};
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::future::pending;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -50,10 +50,10 @@ use crate::echo::{Delivery, Echoes};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
-use crate::keys::FamilyId;
 use crate::mark::Start;
 use crate::pipeline::answers::Answers;
 use crate::pipeline::deliver::{Landed, at_most, insist, sweep};
+use crate::pipeline::gap::Unsure;
 use crate::pipeline::gating::Gating;
 use crate::pipeline::intake::{Intake, Need};
 use crate::pipeline::lagging::Lagging;
@@ -178,8 +178,8 @@ pub struct Pipeline<S: Source, C, D> {
     again: VecDeque<Delivery>,
     /// Spans of gaps whose sweep has not begun, or waits for the transactions that were open.
     unswept: Vec<SpanId>,
-    /// The families that their sweep goes over.
-    unsure: BTreeSet<FamilyId>,
+    /// What their sweep goes over.
+    unsure: Unsure,
     await_elders: bool,
     /// Those that a sweep waits for, and when that was last said.
     elders: Option<(Snapshot, Instant)>,
@@ -263,7 +263,7 @@ where
             round: None,
             again: VecDeque::new(),
             unswept: Vec::new(),
-            unsure: BTreeSet::new(),
+            unsure: Unsure::default(),
             await_elders: false,
             elders: None,
             looking: None,
@@ -501,6 +501,7 @@ where
         if self.sweep.is_none() && !self.sweeps.is_empty() {
             (self.news)(News::SweepBegan);
             let deliveries = std::mem::take(&mut self.sweeps);
+            self.say_sweeping(&deliveries);
             self.sweep_bytes = bytes_of(&deliveries);
             self.sweep = Some(Box::pin(sweep(Rc::clone(&self.cache), deliveries)));
         }

@@ -9,7 +9,7 @@ use tracing::{debug, error, info, warn};
 use super::connection::STANDBY_INTERVAL;
 use super::{News, Pipeline};
 use crate::cache::Cache;
-use crate::change::{Event, Row};
+use crate::change::Event;
 use crate::config::OnGap;
 use crate::control::{Control, Sighting};
 use crate::echo::{Delivery, Stage};
@@ -20,6 +20,7 @@ use crate::pipeline::outage::{Outage, Say};
 use crate::pipeline::stall::{Ends, Stall, Turn};
 use crate::pipeline::watch::{Judgement, Notice, Severity, Watch};
 use crate::rules::Invalidations;
+use crate::rules::cause::Cause;
 use crate::seen;
 use crate::source::Source;
 
@@ -166,7 +167,7 @@ where
         }
         let mut load = Invalidations::default();
         for table in tables.iter().filter_map(|(schema, table)| self.rules.table(schema, table)) {
-            self.rules.families_of(table).apply(&Row::Truncate, 0, &mut load);
+            self.rules.families_of(table).whole(Cause::Untold, 0, &mut load);
         }
         load.widen_keys();
         self.queue_sweep(Delivery { load, spans: Vec::new(), stage: Stage::Fresh });

@@ -110,6 +110,7 @@ fn is_costly(pattern: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::cause::Cause;
     use crate::rules::parse::rules_of;
     use proptest::prelude::*;
 
@@ -167,7 +168,7 @@ mod tests {
     fn its_patterns_are_families_of_everything_and_of_no_table() {
         let rules = custom();
         let mut out = Invalidations::default();
-        out.everything(&rules, 0);
+        rules.everything().whole(Cause::Asked, 0, &mut out);
         assert_eq!(out.patterns.len(), 4);
         assert!(out.patterns.contains(b"p:s:*") && out.patterns.contains(b"t:*"));
         assert_eq!(rules.tables().len(), 1);

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod cases;
+pub mod cause;
 mod columns;
 pub mod condition;
 pub mod cover;
@@ -34,9 +35,10 @@ mod verdict;
 
 use std::collections::BTreeSet;
 
-use crate::change::{Relation, Row};
+use crate::change::Relation;
 use crate::control::{Answer, LookupId, Question};
 use crate::keys::{FamilyId, KeySet};
+use crate::rules::cause::{Cause, Causes};
 use crate::rules::condition::Condition;
 use crate::rules::needs::{Image, TableNeeds};
 use crate::rules::reading::{Reading, Writing};
@@ -60,6 +62,8 @@ pub struct Invalidations {
     pub widened: u64,
     /// Keys that a rule named and a protected pattern covers: they stay. A counter like `widened`.
     pub protected: u64,
+    /// Why whole templates are among the patterns.
+    pub causes: Causes,
 }
 
 /// A table that rules name.
@@ -184,12 +188,13 @@ impl Rules {
         self.families().map(|(_, pattern)| pattern.to_vec()).collect()
     }
 
-    /// The tables whose keys these patterns take as a whole; none for a pattern that a rule itself writes.
-    pub fn swept_tables(&self, patterns: &KeySet) -> BTreeSet<String> {
+    /// The tables whose keys these patterns take as a whole; none for a pattern that a rule itself writes, unless
+    /// a gap asks for it.
+    pub fn swept_tables(&self, patterns: &KeySet, is_gap: bool) -> BTreeSet<String> {
         let whole = |key: &crate::keys::Key<'_>| {
             let template = self.templates.get(key.family.0 as usize)?;
             let holds_values = template.parts.iter().any(|part| !matches!(part, Part::Literal(_) | Part::Star));
-            (holds_values && template.family == key.bytes).then_some(template)
+            ((is_gap || holds_values) && template.family == key.bytes).then_some(template)
         };
         let rules = patterns.iter().filter_map(|key| whole(&key)).filter_map(|template| self.rules.get(template.rule));
         let tables = rules.flat_map(|rule| &rule.tables).filter_map(|table| self.tables.get(table.0));
@@ -243,7 +248,7 @@ impl Rules {
     /// The families of some tables.
     pub fn families_of_all(&self, tables: impl Iterator<Item = TableId>) -> BTreeSet<FamilyId> {
         let mut load = Invalidations::default();
-        tables.for_each(|table| self.families_of(table).apply(&Row::Truncate, 0, &mut load));
+        tables.for_each(|table| self.families_of(table).whole(Cause::Asked, 0, &mut load));
         load.patterns.iter().map(|pattern| pattern.family).collect()
     }
 

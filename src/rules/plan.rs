@@ -9,6 +9,7 @@ use std::rc::Rc;
 use crate::change::{Old, Relation, ReplicaIdentity, Row, Tuple, Value};
 use crate::control::LookupId;
 use crate::keys::{FamilyId, TxOrdinal};
+use crate::rules::cause::Cause;
 use crate::rules::columns::{Columns, Comparing};
 use crate::rules::condition::Kind;
 use crate::rules::images::{Image, Making, Slot, Source, raw, raw_old};
@@ -199,17 +200,24 @@ impl Plan {
                 let old = Image::new(raw_old(&self.slots, self.identity, old, None), &self.makings);
                 self.alone(&old, |on| on.delete, tx, out);
             }
-            Row::Truncate => {
-                for key in self.rules.iter().flat_map(|rule| &rule.keys) {
-                    match &key.emptied {
-                        Emptied::Key(bytes) => out.keys.insert_constant(bytes, key.family, tx),
-                        Emptied::Family(pattern) => out.patterns.insert(pattern, key.family, tx),
-                    };
-                }
-            }
+            Row::Truncate => return self.whole(Cause::Emptied, tx, out),
         }
         if !self.forgetting.lookups.is_empty() {
             self.forget(row, tx, out);
+        }
+    }
+
+    /// Appends every key of the rules, because of `cause`: what an emptied table invalidates.
+    pub fn whole(&self, cause: Cause, tx: TxOrdinal, out: &mut Invalidations) {
+        for key in self.rules.iter().flat_map(|rule| &rule.keys) {
+            match &key.emptied {
+                Emptied::Key(bytes) => out.keys.insert_constant(bytes, key.family, tx),
+                Emptied::Family(pattern) => out.patterns.insert(pattern, key.family, tx),
+            };
+        }
+        out.causes.add(cause);
+        if !self.forgetting.lookups.is_empty() {
+            self.forget(&Row::Truncate, tx, out);
         }
     }
 

@@ -6,6 +6,7 @@ use crate::cache::glob;
 use crate::change::Value;
 use crate::keys::{FamilyId, TxOrdinal};
 use crate::rules::Invalidations;
+use crate::rules::cause::Cause;
 
 /// A piece of one key, its value filled in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +58,10 @@ fn render_pattern<'a>(
     if pieces.contains(&Piece::Value(Value::Null)) {
         return;
     }
-    out.widened += u64::from(pieces.contains(&Piece::Value(Value::Unknown)));
+    if pieces.contains(&Piece::Value(Value::Unknown)) {
+        out.widened += 1;
+        out.causes.add(Cause::Widened);
+    }
     let pattern = pattern(&pieces);
     out.patterns.insert(&pattern, family, first);
     if last != first {

@@ -57,6 +57,11 @@ pub trait Source {
     /// Sends a status if one is due or was asked for. Not called while `ready` is being polled: one writer.
     async fn status(&mut self) -> Result<()>;
 
+    /// Whether triggers tell of the changes: what they cannot capture arrives as an emptied table.
+    fn is_by_triggers(&self) -> bool {
+        false
+    }
+
     /// Asks the server, with the next status, to say how far it has sent.
     fn ask(&mut self) {}
 

@@ -45,6 +45,7 @@ mod poolers;
 mod position;
 mod process;
 mod publication;
+mod purposes;
 mod readers;
 mod record;
 mod redefined;

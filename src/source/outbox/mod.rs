@@ -304,6 +304,10 @@ fn write(encoder: &mut Encoder, row: &OutboxRow<'_>, position: Lsn, shapes: &Sha
 impl Source for Outbox {
     type Ack = Ack;
 
+    fn is_by_triggers(&self) -> bool {
+        true
+    }
+
     async fn ready(&mut self) -> Result<()> {
         self.receive().await.map_err(|error| error.at(&self.options.dsn.servers()))
     }
