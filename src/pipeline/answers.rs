@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use crate::control::{Answer, AnswerRow, Definitions, LookupId, Question};
 use crate::keys::KeySet;
+use crate::pipeline::complaints::Complaints;
 use crate::rules::Rules;
 
 /// What an entry takes besides its texts: the table's slot, the vectors, and what the allocator adds.
@@ -43,6 +44,8 @@ pub struct Answers {
     definitions: Option<Definitions>,
     /// The definitions were looked at behind the transactions that leave now.
     sure: bool,
+    /// What was said of those that are refused.
+    pub(crate) complaints: Complaints,
 }
 
 impl Answers {

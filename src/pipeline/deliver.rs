@@ -151,7 +151,7 @@ async fn look_up<D: Control>(control: &D, asking: &Asking, delivery: &mut Delive
     for lookups in std::mem::take(&mut load.lookups).pieces() {
         let questions = rules.questions(&lookups);
         let answers = answers(control, asking, &questions).await?;
-        refused += complain_of_refused(rules, &questions, &answers);
+        refused += complain_of_refused(asking, &questions, &answers);
         rules.resolve(&lookups, &questions, &answers, load);
         if load.keys.bytes_used() > bytes_max {
             load.collapse_largest(rules);
@@ -178,23 +178,26 @@ async fn answers<D: Control>(control: &D, asking: &Asking, questions: &[Question
     Ok(answers)
 }
 
-/// Logs what the server refused, once for each lookup; says how many questions that were.
-fn complain_of_refused(rules: &Rules, questions: &[Question], answers: &[Answer]) -> u64 {
-    let mut refused: BTreeMap<LookupId, (u64, &str)> = BTreeMap::new();
+/// Logs what the server refused, once for each lookup and cause and then once a minute; says how many questions that were.
+fn complain_of_refused(asking: &Asking, questions: &[Question], answers: &[Answer]) -> u64 {
+    let mut refused: BTreeMap<(LookupId, &str), u64> = BTreeMap::new();
     for (question, answer) in questions.iter().zip(answers) {
         if let Some(message) = answer.refusal() {
-            refused.entry(question.lookup).or_insert((0, message)).0 += 1;
+            *refused.entry((question.lookup, message)).or_default() += 1;
         }
     }
-    for (id, (count, message)) in &refused {
-        let name = rules.lookups().get(id.0 as usize).map_or("?", |lookup| lookup.name.as_str());
+    let now = Instant::now();
+    for ((id, message), count) in &refused {
+        let said = asking.answers.borrow_mut().complaints.refused(*id, message, *count, now);
+        let Some(count) = said else { continue };
+        let name = asking.rules.lookups().get(id.0 as usize).map_or("?", |lookup| lookup.name.as_str());
         warn!(
             hint = "Run `crieur check`: it tries each lookup as this daemon asks it, and says what mends it.",
             questions = count,
             "lookup refused, its keys widen to their family: {name}: {message}"
         );
     }
-    refused.values().map(|(count, _)| count).sum()
+    refused.values().sum()
 }
 
 /// Sweeps the patterns of all deliveries in one pass.

@@ -5,6 +5,7 @@
 //! and echo before it was answered and the cache's mark was written.
 
 pub mod answers;
+mod complaints;
 mod connection;
 mod ddl;
 pub mod deliver;

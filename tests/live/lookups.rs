@@ -316,6 +316,13 @@ async fn a_lookup_hangs(mode: Mode) {
     let complaints: Vec<&str> = log.lines().filter(|line| line.contains("lookup refused")).collect();
     assert!(complaints.len() <= 3 && complaints[0].contains("owner ("), "{complaints:?}");
     assert!(complaints[0].contains("statement timeout"), "{complaints:?}");
+    // Each batch is refused anew, for the same cause: that was said.
+    for id in [301, 302] {
+        let payment = format!("INSERT INTO rental_payments VALUES ({id}, {id}, 1)");
+        assert_eq!(scene.change(&daemon, &payment).await, set(&["dashboard:41", "dashboard:42"]), "{mode:?}");
+    }
+    let log_after = daemon.log();
+    assert_eq!(log_after.matches("lookup refused").count(), complaints.len(), "{mode:?}: {log_after}");
     locker.batch_execute("COMMIT").await.expect("it holds the lock");
     let gone = scene.change(&daemon, "DELETE FROM rental_payments WHERE id = 71").await;
     assert_eq!(gone, set(&["dashboard:41", "payments:lease:71"]));
