@@ -6,6 +6,19 @@ SELECT jsonb_build_object(
     'database', current_database(),
     'in_recovery', pg_is_in_recovery(),
     'standby_names', current_setting('synchronous_standby_names'),
+    -- The slots that streams of failover slots wait for (version 17 and later), each with what the server has of it.
+    'waited_for', coalesce((
+        SELECT jsonb_agg(jsonb_build_object(
+            'name', w.name,
+            'kind', s.slot_type,
+            'active', coalesce(s.active, false),
+            'lost', s.wal_status = 'lost' OR to_jsonb(s) ->> 'invalidation_reason' IS NOT NULL
+        ) ORDER BY w.place)
+        FROM regexp_split_to_table(current_setting('synchronized_standby_slots', true), ',') WITH ORDINALITY AS l (item, place)
+        CROSS JOIN LATERAL (SELECT btrim(l.item, E' \t\n"') AS name, l.place) AS w
+        LEFT JOIN pg_replication_slots AS s ON s.slot_name = w.name
+        WHERE w.name <> ''
+    ), '[]'),
     'wal_level', current_setting('wal_level'),
     'slots_max', current_setting('max_replication_slots')::integer,
     'slots_used', (SELECT count(*) FROM pg_replication_slots),

@@ -34,6 +34,8 @@ pub struct Server {
     pub in_recovery: bool,
     /// `synchronous_standby_names`
     pub standby_names: String,
+    /// `synchronized_standby_slots`: the stream of a failover slot waits for each of them. Empty before version 17.
+    pub waited_for: Vec<WaitedFor>,
     /// `wal_level`
     pub wal_level: String,
     /// `max_replication_slots`
@@ -54,6 +56,19 @@ pub struct Server {
     pub slot_keep_mb: i64,
     /// `wal_sender_timeout` in ms; 0 is never.
     pub sender_timeout_ms: u64,
+}
+
+/// A slot that `synchronized_standby_slots` names.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct WaitedFor {
+    /// Its name.
+    pub name: String,
+    /// `physical` or `logical`; `None` where there is no such slot.
+    pub kind: Option<String>,
+    /// A standby streams from it.
+    pub active: bool,
+    /// Its WAL was removed; `None` where that is not known.
+    pub lost: Option<bool>,
 }
 
 /// `sql/role.sql`

@@ -60,6 +60,12 @@ async fn a_standby_that_is_waited_for_holds_the_stream_back_and_that_is_said() {
     daemon.wait_for_log(HELD);
     assert!(daemon.log().contains("synchronized_standby_slots = 'standby1'"), "{}", daemon.log());
     assert_eq!(scene.gone(), set(&[]), "{}", daemon.log());
+    let checked = super::daemon::run("check", &config, &[]);
+    let out = String::from_utf8_lossy(&checked.stdout).into_owned();
+    let line =
+        "WRONG synchronized_standby_slots: slot \"standby1\" is used by no standby: the server holds the stream back";
+    assert!(out.contains(line) && checked.status.code() == Some(1), "{out}");
+    assert!(out.contains("mend: ALTER SYSTEM SET synchronized_standby_slots = '';"), "{out}");
     settled("all that shows says so", PATIENCE, async || {
         let (ready, why) = get(port, "/readyz");
         let age = metric(port, "crieur_oldest_undeleted_seconds");

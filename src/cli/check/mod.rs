@@ -273,6 +273,7 @@ pub mod example {
                 database: "app".into(),
                 in_recovery: false,
                 standby_names: String::new(),
+                waited_for: Vec::new(),
                 wal_level: "logical".into(),
                 slots_max: 10,
                 slots_used: 1,

@@ -1,6 +1,6 @@
 //! Server, role and slot: findings from the catalog. Pure.
 
-use crate::cli::catalog::{Catalog, Role, Server, Slot};
+use crate::cli::catalog::{Catalog, Role, Server, Slot, WaitedFor};
 use crate::cli::check::Finding;
 use crate::cli::setup::{FUNCTIONS, TRIGGERS};
 use crate::quote;
@@ -31,6 +31,9 @@ pub fn findings(catalog: &Catalog, names: Names<'_>) -> Vec<Finding> {
     }];
     if let Some(found) = &catalog.slot {
         out.extend(slot_activity(found));
+    }
+    if catalog.slot.as_ref().is_none_or(|slot| slot.failover) {
+        out.extend(waited_for(&catalog.server));
     }
     out.extend(limits(&catalog.server));
     out.push(triggers(&catalog.server));
@@ -154,6 +157,37 @@ fn slot(slot: &Slot, name: &str, server: &Server) -> Finding {
     }
 }
 
+/// A failover slot sends nothing that the slots of `synchronized_standby_slots` have not confirmed, and waits without end
+/// for one that nobody uses (`StandbySlotsHaveCaughtup`, src/backend/replication/slot.c).
+fn waited_for(server: &Server) -> Option<Finding> {
+    let setting = "synchronized_standby_slots";
+    let fault = |slot: &WaitedFor| match (slot.kind.as_deref(), slot.lost, slot.active) {
+        (None, ..) => Some("does not exist"),
+        (Some(kind), ..) if kind != "physical" => Some("is no physical slot"),
+        (Some(_), Some(true), _) => Some("is lost"),
+        (Some(_), _, false) => Some("is used by no standby"),
+        (Some(_), _, true) => None,
+    };
+    let (held, fine): (Vec<&WaitedFor>, Vec<&WaitedFor>) =
+        server.waited_for.iter().partition(|slot| fault(slot).is_some());
+    if held.is_empty() {
+        let names: Vec<&str> = fine.iter().map(|slot| slot.name.as_str()).collect();
+        let seen = format!("a standby streams from each slot: {}", names.join(", "));
+        return (!fine.is_empty()).then(|| Finding::ready(setting, seen));
+    }
+    let each: Vec<String> =
+        held.iter().map(|slot| format!("slot \"{}\" {}", slot.name, fault(slot).unwrap_or_default())).collect();
+    let left = fine.iter().map(|slot| quote::literal(&slot.name)).collect::<Vec<_>>().join(", ");
+    let left = if left.is_empty() { "''".to_owned() } else { left };
+    let seen = format!("{}: the server holds the stream back until a standby streams from it", each.join(", "));
+    Some(
+        Finding::wrong(setting, seen)
+            .mend("start the standby that streams from it, or take its slot out of the setting:")
+            .mend(format!("ALTER SYSTEM SET {setting} = {left};"))
+            .mend("SELECT pg_reload_conf();"),
+    )
+}
+
 fn slot_activity(slot: &Slot) -> Option<Finding> {
     let pid = slot.active_pid?;
     Some(Finding::note("slot", format!("in use by the WAL sender with pid {pid}: a daemon is running on it")))
@@ -255,6 +289,27 @@ mod tests {
         let older = "run crieur setup as a superuser, or have one run its --print";
         check(|c| c.server.triggers = 2, Note, "of another version", &[older]);
         check(|c| (c.server.triggers, c.server.triggers_found) = (0, 0), Note, "missing: DDL", &[older]);
+        let standby = |name: &str, kind: Option<&str>, active, lost| WaitedFor {
+            name: name.into(),
+            kind: kind.map(str::to_owned),
+            active,
+            lost,
+        };
+        let used = standby("b", Some("physical"), true, Some(false));
+        for (held, words) in [
+            (standby("a", None, false, None), "slot \"a\" does not exist"),
+            (standby("a", Some("logical"), true, Some(false)), "slot \"a\" is no physical slot"),
+            (standby("a", Some("physical"), false, Some(true)), "slot \"a\" is lost"),
+            (standby("a", Some("physical"), false, None), "slot \"a\" is used by no standby"),
+        ] {
+            let spoil = |c: &mut Catalog| {
+                spoil_slot(c).failover = true;
+                c.server.waited_for = vec![held, used.clone()];
+            };
+            let out = "start the standby that streams from it, or take its slot out of the setting:";
+            let steps = [out, "ALTER SYSTEM SET synchronized_standby_slots = 'b';", "SELECT pg_reload_conf();"];
+            check(spoil, Wrong, words, &steps);
+        }
         check(|c| c.server.slot_keep_mb = 512, Note, "512 MB", &[]);
         check(|c| c.server.sender_timeout_ms = 0, Note, "client that is gone", &[]);
     }
