@@ -7,7 +7,7 @@ use crate::cache::acl;
 use crate::cache::identity::Info;
 use crate::cache::probe::{Examined, Tried};
 use crate::cache::reply::{self, Mends};
-use crate::cli::check::Finding;
+use crate::cli::check::{Finding, Verdict, folded};
 use crate::config::Leases;
 
 /// Findings on a cache that was examined.
@@ -18,6 +18,24 @@ pub fn findings(examined: &Examined, families: &[Vec<u8>], leases: Leases) -> Ve
     let grant = acl::grant(&examined.user, families, leases);
     out.extend(identity(&examined.info).map(|finding| finding.mend(grant.clone())));
     out.extend(examined.tried.iter().map(|tried| answer(tried, &grant)));
+    mended_together(out)
+}
+
+/// What one step mends is one line: without a right, or on a replica, most of what is tried is refused. What a replica
+/// refuses adds nothing to that it is one.
+fn mended_together(findings: Vec<Finding>) -> Vec<Finding> {
+    let (wrong, mut out): (Vec<Finding>, Vec<Finding>) =
+        folded(&findings).into_iter().partition(|finding| finding.verdict == Verdict::Wrong);
+    let mut lines: Vec<(Finding, bool)> = Vec::new();
+    for finding in wrong {
+        let tried = finding.subject.strip_prefix("cache, ").map(|subject| format!("{subject}: {}", finding.seen));
+        match (tried, lines.iter_mut().find(|(line, _)| !line.mend.is_empty() && line.mend == finding.mend)) {
+            (Some(_), Some((_, false))) => {}
+            (Some(tried), Some((line, true))) => line.seen.push_str(&format!("; {tried}")),
+            (tried, None) | (tried @ None, Some(_)) => lines.push((finding, tried.is_some())),
+        }
+    }
+    out.extend(lines.into_iter().map(|(line, _)| line));
     out
 }
 
@@ -86,7 +104,6 @@ fn eviction(memory: &Info) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::check::Verdict;
     use crate::error::{Error, Exit};
     use redis::Value;
 
