@@ -199,6 +199,14 @@ async fn session(config: &Config) -> Result<Session> {
     }
 }
 
+/// What a statement of a session fails with is the server's. What cannot be written, or was never sent, is no fault of it.
+fn of_session(config: &Config, error: Error) -> Error {
+    match (error.exit(), Dsn::read(&config.postgres.url)) {
+        (Exit::CantCreate | Exit::Software | Exit::Config | Exit::Usage, _) | (_, Err(_)) => error,
+        (_, Ok(dsn)) => error.at(&dsn.servers()),
+    }
+}
+
 /// The tables whose changes must come. Answers of lookups are kept only where they come in commit order.
 fn needs(config: &Config) -> Vec<TableNeeds> {
     match config.postgres.mode {
@@ -215,7 +223,8 @@ fn check(config: &Config, shown: check::Shown) -> Result<Exit> {
         let session = session(config).await?;
         let cache = crate::cache::redis::RedisCache::new(&config.cache)?;
         let cache = cache.examine(&config.postgres.slot, &config.rules.patterns()).await;
-        check::run(config, &session.client, cache, (&needs(config), shown), &mut Lasting::stdout()).await
+        let checked = check::run(config, &session.client, cache, (&needs(config), shown), &mut Lasting::stdout()).await;
+        checked.map_err(|error| of_session(config, error))
     })
 }
 
@@ -262,10 +271,11 @@ fn setup(config: &Config, how: (setup::Mode, setup::Slotting)) -> Result<Exit> {
     }
     block_on(async {
         let session = session(config).await?;
-        if is_outbox {
-            return outbox::setup(&config.rules, &session.client, out).await;
-        }
-        setup::run(config, &session.client, &needs(config), how, out).await
+        let done = match is_outbox {
+            true => outbox::setup(&config.rules, &session.client, out).await,
+            false => setup::run(config, &session.client, &needs(config), how, out).await,
+        };
+        done.map_err(|error| of_session(config, error))
     })
 }
 

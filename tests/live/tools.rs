@@ -125,6 +125,28 @@ async fn check_holds_conditions_against_the_constraints_of_their_columns() {
     }
 }
 
+/// Behind the log-in, too, an error names the server and where its address was written.
+#[tokio::test]
+async fn what_the_server_refuses_of_check_and_setup_names_the_server() {
+    for mode in [Mode::Replication, Mode::Outbox] {
+        let scene = Scene::start().await;
+        scene.run("CREATE ROLE weak LOGIN REPLICATION").await;
+        scene.run("REVOKE SELECT ON pg_catalog.pg_publication, pg_catalog.pg_class FROM PUBLIC").await;
+        let config = scene.config().replace("postgres://postgres@", "postgres://weak@");
+        let config = match mode {
+            Mode::Replication => config,
+            Mode::Outbox => config.replace("[cache]", "mode = \"outbox\"\n[cache]"),
+        };
+        for command in ["check", "setup"] {
+            let out = daemon::run(command, &config, &[]);
+            let said = text(&out.stderr);
+            let begins = format!("error: PostgreSQL at 127.0.0.1:{} (postgres.url in ", scene.postgres.port());
+            assert!(said.starts_with(&begins), "{mode:?} {command}: {said}{}", text(&out.stdout));
+            assert!(said.contains("permission denied for"), "{mode:?} {command}: {said}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn coverage_shows_what_no_rule_deletes_and_what_no_key_was_made_for() {
     let scene = Scene::start().await;
