@@ -81,6 +81,11 @@ pub trait Cache {
     /// (`None`: nothing is). One step for the server: between the look and the write nothing can be lost.
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap>;
 
+    /// Which cache this is, for messages.
+    fn name(&self) -> &str {
+        "the cache"
+    }
+
     /// How often a new connection led elsewhere, or may have. The cache may be another then: empty, older, a promoted
     /// replica.
     fn turns(&self) -> Turns;

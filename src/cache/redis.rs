@@ -253,7 +253,7 @@ impl RedisCache {
         if self.said.get().is_none_or(|said| said.elapsed() >= REMIND) {
             self.said.set(Some(Instant::now()));
             let hint = error.hint.as_deref().unwrap_or("The one that is there is used as long as it works.");
-            warn!(hint, "failed to connect to the cache anew, though the present connection works: {}", error.chain());
+            warn!(hint, "failed to connect anew, though the present connection works: {}", error.chain());
         }
     }
 
@@ -322,7 +322,8 @@ impl RedisCache {
                 warn!(
                     hint =
                         "With proto-max-bulk-len or client-query-buffer-limit below this no client can have stored it.",
-                    "the cache does not read a key of {} bytes: it is left out",
+                    "{} does not read a key of {} bytes: the key is left out",
+                    self.address.server,
                     key.len()
                 );
             }
@@ -375,6 +376,10 @@ fn plain_swap(name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Option<C
 }
 
 impl Cache for RedisCache {
+    fn name(&self) -> &str {
+        &self.address.server
+    }
+
     async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
         if keys.iter().all(|set| set.is_empty()) {
             return Ok(Deleted::default());

@@ -9,7 +9,14 @@ use crate::error::{Class, Error, Exit};
 
 const GRANT: &str = "`crieur check` prints the ACL SETUSER line that this user needs: its keys, and \
     +info +select +unlink +scan +get +set +eval.";
-const LOGIN: &str = "Check user and password in cache.url.";
+const PASSWORD: &str = "The cache asks for a password and none was given: write it into cache.url, redis://:PASSWORD@HOST for the \
+    default user, redis://USER:PASSWORD@HOST for another.";
+const LOGIN: &str = "The password is wrong, or the cache has no such user: correct cache.url. Without a user's name it is the password of \
+    the user \"default\".";
+/// Where Redis 6 has the code of an error that a script met.
+const IN_SCRIPT: &str = "@user_script:";
+/// What a server says that has no connection left (`acceptCommonHandler` in networking.c).
+const MAXCLIENTS: &str = "max number of clients";
 const CLUSTER: &str = "This server is a cluster node; this version speaks to one primary that holds all keys.";
 const SENTINEL: &str = "cache.url must name the primary itself; `SENTINEL get-master-addr-by-name` tells where it is.";
 const QUOTA: &str = "The commands of this plan are used up: raise the plan, or wait for the next day or month.";
@@ -97,8 +104,20 @@ pub(super) fn classify(command: &str, code: &str, detail: &str) -> Error {
     let ((class, _), hint) = meaning(code, detail);
     // A code is a short word of capitals; anything else may be data.
     let plain = !code.is_empty() && code.len() <= 24 && code.bytes().all(|byte| byte.is_ascii_uppercase());
-    let code = if plain { code } else { "an error" };
-    let error = Error::transient(format!("the cache answered {command} with {code}")).class(class);
+    let code = if plain {
+        code
+    } else if code == IN_SCRIPT {
+        "ERR"
+    } else {
+        "an error"
+    };
+    let message = match code {
+        "ERR" if detail.starts_with(MAXCLIENTS) => {
+            format!("the cache refused the connection: too many clients (maxclients): ERR {MAXCLIENTS} reached")
+        }
+        _ => format!("the cache answered {command} with {code}"),
+    };
+    let error = Error::transient(message).class(class);
     match hint {
         Some(hint) => error.hint(hint),
         None => error,
@@ -126,10 +145,13 @@ fn meaning(code: &str, detail: &str) -> ((Class, Mends), Option<&'static str>) {
         "CLUSTERDOWN" => (MENDED, CLUSTER),
         "NOPERM" => (GRANTED, GRANT),
         // No server of this protocol bans an address for wrong passwords: a pause of minutes would only leave keys stale.
-        "NOAUTH" | "WRONGPASS" => (MENDED, LOGIN),
+        "NOAUTH" => (MENDED, PASSWORD),
+        "WRONGPASS" => (MENDED, LOGIN),
         "DENIED" => (MENDED, "The cache is in protected mode; give it a password or bind it."),
         "MOVED" | "ASK" | "CROSSSLOT" => (STOPS, CLUSTER),
         "ERR" => return meaning_of_err(detail),
+        // Redis 6 puts the place in a script before the text, and no code (`luaPushError` in scripting.c).
+        IN_SCRIPT => return meaning_of_err(detail.split_once(": ").map_or(detail, |(_, text)| text)),
         _ => return (WEATHER, None),
     };
     (class, Some(hint))
@@ -145,7 +167,7 @@ fn meaning_of_err(detail: &str) -> ((Class, Mends), Option<&'static str>) {
             STOPS,
             "The server is too old, or has one of the commands renamed or off that crieur needs: UNLINK, SCAN, GET, SET, EVAL.",
         ),
-        ("max number of clients", WEATHER, "The cache has no connection left; raise maxclients."),
+        (MAXCLIENTS, WEATHER, "The cache has no connection left; raise maxclients."),
         ("DB index is out of range", config, NO_DATABASE),
         ("invalid DB index", config, NO_DATABASE),
         ("SELECT is not allowed in cluster", STOPS, CLUSTER),
@@ -156,7 +178,7 @@ fn meaning_of_err(detail: &str) -> ((Class, Mends), Option<&'static str>) {
         ),
         ("invalid password", MENDED, LOGIN), // Before Redis 6.
         // What a long command is answered with before the log-in, instead of NOAUTH (networking.c).
-        ("Protocol error: unauthenticated", MENDED, LOGIN),
+        ("Protocol error: unauthenticated", MENDED, PASSWORD),
         ("max requests limit exceeded", MENDED, QUOTA),
         ("max daily request limit exceeded", MENDED, QUOTA),
         // A command inside of a script (`scriptVerifyACL` in script.c).
@@ -207,7 +229,25 @@ mod tests {
             let error = classify("UNLINK", code, detail);
             assert_eq!(error.class, class, "{code} {detail}");
             assert!(error.hint.is_some(), "{code} {detail}");
-            assert_eq!(error.message, format!("the cache answered UNLINK with {code}"));
+            if !detail.starts_with(MAXCLIENTS) {
+                assert_eq!(error.message, format!("the cache answered UNLINK with {code}"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_connection_a_missing_password_and_a_wrong_one_are_told_apart() {
+        let full = last_words("ERR", "max number of clients reached");
+        let said = "the cache refused the connection: too many clients (maxclients): ERR max number of clients reached";
+        assert_eq!(full.message, said);
+        assert!(full.hint.is_some_and(|hint| hint.contains("raise maxclients")));
+        for (code, detail, hint) in [
+            ("NOAUTH", "Authentication required.", PASSWORD),
+            ("ERR", "Protocol error: unauthenticated bulk length", PASSWORD),
+            ("WRONGPASS", "invalid username-password pair or user is disabled.", LOGIN),
+            ("ERR", "invalid password", LOGIN),
+        ] {
+            assert_eq!(classify("the log-in", code, detail).hint.as_deref(), Some(hint), "{code} {detail}");
         }
     }
 
@@ -237,6 +277,7 @@ mod tests {
             ("NOPERM", "", Mends::Rights),
             ("ERR", "ACL failure in script: User ann has no permissions to run the 'set' command", Mends::Rights),
             ("ERR", "The user executing the script can't run this command or subcommand", Mends::Rights),
+            (IN_SCRIPT, "1: The user executing the script can't run this command or subcommand", Mends::Rights),
             ("CROSSSLOT", "", Mends::Person),
             ("ERR", "unknown command 'EVAL'", Mends::Person),
             ("ERR", "DB index is out of range", Mends::Person),

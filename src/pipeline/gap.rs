@@ -159,7 +159,7 @@ where
             return;
         }
         let keys: usize = lacking.iter().map(|load| load.len()).sum();
-        info!(keys, "the cache may lack what was deleted since its mark: deleting it again");
+        info!(cache = self.cache.name(), keys, "the cache may lack what was deleted since its mark: deleting it again");
         let span = self.window.open_barrier(self.answered.take());
         for mut load in lacking {
             load.causes.add(Cause::Missed);
@@ -178,9 +178,11 @@ where
         let tables = self.changed_tables(gap, found.as_deref());
         self.held = Held::Gap { was: found, maybe: None };
         (self.news)(News::Gap(gap.kind()));
+        let shared = Rc::clone(&self.cache);
+        let cache = shared.name();
         // What DDL changed is known to be stale: it goes, whatever becomes of keys that only may be.
         if let (Gap::OtherTables, Some(families)) = (gap, &tables) {
-            info!(families = families.len(), "{gap}: sweeping their keys");
+            info!(cache, families = families.len(), "{gap}: sweeping their keys");
             return self.sweep_families(gap, families.clone(), Duration::ZERO);
         }
         let when = match told {
@@ -190,28 +192,28 @@ where
         };
         if intruder && when == When::Now {
             let hint = "If a crieur of another database uses this cache, give it another postgres.slot.";
-            warn!(hint, "somebody wrote a mark of another server or database under the name of this slot");
+            warn!(hint, cache, "somebody wrote a mark of another server or database under the name of this slot");
         }
         let is_said = when == When::Now;
         if self.settings.on_gap == OnGap::Warn
             && let Some(families) = tables.filter(|families| !families.is_empty())
         {
-            info!(families = families.len(), "tables were altered: sweeping their keys");
+            info!(cache, families = families.len(), "tables were altered: sweeping their keys");
             self.sweep_families(gap, families, when.pause());
         }
         match (self.settings.on_gap, told) {
             (OnGap::Warn, _) if is_said => {
-                warn!("{gap}: it may hold stale keys until they expire (cache.on_gap is \"warn\")");
+                warn!(cache, "{gap}: the cache may hold stale keys until they expire (cache.on_gap is \"warn\")");
             }
             (OnGap::Warn, _) => {}
             (OnGap::Sweep, Some(told)) => {
                 let new = self.rules.not_in(&told);
-                info!(families = new.len(), "{gap}: sweeping the keys of rules that are new");
+                info!(cache, families = new.len(), "{gap}: sweeping the keys of rules that are new");
                 self.sweep_families(gap, new, when.pause());
             }
             (OnGap::Sweep, None) => {
                 if is_said {
-                    info!("{gap}: sweeping every key that the rules own");
+                    info!(cache, "{gap}: sweeping every key that the rules own");
                 }
                 self.sweep_families(gap, self.rules.families().map(|(family, _)| family).collect(), when.pause());
             }

@@ -229,13 +229,16 @@ where
         let now = Instant::now();
         let cause = error.as_ref().map(|error| format!(": {}", error.chain())).unwrap_or_default();
         let line = format!("{what}{cause}");
-        let hint = error.as_ref().and_then(|error| error.hint.as_deref());
-        let hint = hint.unwrap_or("positions are confirmed behind the mark; see maxmemory and the cache's log");
+        let cache = self.cache.name();
+        let hint = match &error {
+            Some(error) => error.hint.as_deref().unwrap_or("The log of the cache may tell why it refuses the mark."),
+            None => "Raise maxmemory of the cache, or give it a maxmemory-policy that evicts keys.",
+        };
         match &self.mark_said {
             Some((said, at)) if *said == line && now.duration_since(*at) < REMIND => return,
             // What lasts does not mend itself.
-            Some((said, _)) if *said == line => error!(hint, "{line}"),
-            Some(_) | None => warn!(hint, "{line}"),
+            Some((said, _)) if *said == line => error!(hint, cache, "{line}"),
+            Some(_) | None => warn!(hint, cache, "{line}"),
         }
         self.mark_said = Some((line, now));
     }

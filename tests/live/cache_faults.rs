@@ -95,7 +95,7 @@ async fn a_key_that_is_too_long_for_the_cache_is_left_out_and_the_others_go() {
         // From here on no client can read or write it.
         let () = scene.cache.ask(&["SET", &key, "v"]);
         let () = scene.cache.ask(&["CONFIG", "SET", "proto-max-bulk-len", "1048576"]);
-        daemon.allow("the cache does not read a key of 3145744 bytes");
+        daemon.allow("does not read a key of 3145744 bytes");
         let went = scene.change(&daemon, "UPDATE properties SET city = 'Dakar' WHERE id = 1").await;
         assert!(went.contains("properties:detail:1") && went.contains("properties:city:Dakar"), "{server:?}");
         let warned = daemon.log().len();
@@ -168,6 +168,31 @@ async fn a_cache_that_changes_its_password_or_cannot_save_gets_the_keys_when_it_
         assert_eq!(scene.gone(), set(&["available_slots:1"]), "{says_so}: {}", daemon.log());
     }
     assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The mark is written inside of a script, where each version of each server words a missing right in its own way.
+#[tokio::test]
+async fn a_right_that_is_missing_inside_of_a_script_is_said_to_be_one() {
+    for server in Server::ALL {
+        let mut scene = Scene::start().await;
+        scene.cache = Redis::start(server, &[]);
+        let () = scene.cache.ask(&["ACL", "SETUSER", "ann", "on", ">pw", "~*", "+@all"]);
+        let url = format!("redis://ann:pw@127.0.0.1:{}", scene.cache.port());
+        let mut daemon = scene.daemon_with(&config(&scene.postgres.url(), &url)).await;
+        scene.confirmed(&daemon).await;
+        daemon.allow("failed to write the mark");
+        let before = daemon.log().len();
+        let () = scene.cache.ask(&["ACL", "SETUSER", "ann", "-set"]);
+        scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+        says(&daemon, before, "failed to write the mark").await;
+        let log = daemon.log()[before..].to_owned();
+        let line = log.lines().find(|line| line.contains("failed to write the mark")).expect("it was just seen");
+        assert!(line.contains("ACL SETUSER") && !line.contains("maxmemory"), "{server:?}: {line}");
+        assert!(line.contains(&format!("127.0.0.1:{}", scene.cache.port())), "it names the cache: {line}");
+        let () = scene.cache.ask(&["ACL", "SETUSER", "ann", "+set"]);
+        scene.confirmed(&daemon).await;
+        assert_eq!(daemon.stop(), Some(0));
+    }
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ async fn a_cache_that_went_back_a_little_gets_the_last_deletes_again_and_no_swee
         let through = through.replace("[cache]\n", &format!("[cache]\non_gap = \"{on_gap}\"\n"));
         let mut daemon = scene.daemon_with(&through).await;
         daemon.allow("failed to");
-        daemon.allow("it may hold stale keys until they expire");
+        daemon.allow("the cache may hold stale keys until they expire");
         // The second daemon finds the mark of the first, behind the slot.
         scene.run(BOOK).await;
         scene.confirmed(&daemon).await;
