@@ -132,7 +132,7 @@ async fn wrong_passwords_come_minutes_apart() {
         daemon.allow("28P01");
         daemon.wait_for_log("again_in=");
         let log = daemon.log();
-        let wait = log.split("again_in=").nth(1).and_then(|rest| rest.split("s").next()).unwrap_or_default();
+        let wait = log.split("again_in=\"").nth(1).and_then(|rest| rest.split(" s\"").next()).unwrap_or_default();
         assert!(wait.parse::<f64>().is_ok_and(|seconds| seconds >= 60.0), "{log}");
         assert!(!log.contains("secret"), "{log}");
         assert_eq!(daemon.stop(), Some(0), "a stop does not wait for the next attempt");

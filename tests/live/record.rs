@@ -175,7 +175,12 @@ async fn a_recording_holds_what_committed_before_the_signal_and_leaves_nothing_b
     let bytes = std::fs::read(&out).expect("it is there");
     std::fs::write(&out, &bytes[..bytes.len() - 1]).expect("it is ours");
     let cut_off = crieur(&["replay", out_name], &config).output().expect("it was built");
-    assert_eq!(Some(65), cut_off.status.code(), "{}", text(&cut_off));
+    // Whoever wrote it was cut off, by a full disk say: what is whole is read, and where that ends is said.
+    assert!(
+        cut_off.status.success() && text(&cut_off).contains("ends inside of the entry at byte "),
+        "{}",
+        text(&cut_off)
+    );
 
     drop((client, server));
     let away = dir.path().join("away.rec");

@@ -75,7 +75,7 @@ async fn a_database_without_an_encoding_gives_the_bytes_that_it_holds() {
 async fn a_mark_of_another_type_is_a_missing_one() {
     let scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("failed to write the mark: the cache answered EVAL");
+    daemon.allow("the cache answered EVAL with WRONGTYPE");
     scene.confirmed(&daemon).await;
     let () = scene.cache.ask(&[&b"DEL"[..], MARK.as_bytes()]);
     let () = scene.cache.ask(&[&b"LPUSH"[..], MARK.as_bytes(), b"x"]);
