@@ -3,11 +3,16 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
+# One build for all tests: crash points and switched-off guards do nothing unless a test asks for them.
+TEST = $(CARGO) test --features failpoints
+# Tests on real servers wait more than they work.
+THREADS = --test-threads=4
+QUICK = delivery:: leases:: mistakes:: outbox_sql:: position:: reload:: tools::
 BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help demo test torture scenarios check fmt record bench bulk day writers fuzz mutations
+.PHONY: help demo test quick torture scenarios check fmt record bench bulk day writers fuzz mutations
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -19,10 +24,15 @@ demo: ## see it work: throwaway servers, the real rules, every change and what i
 
 test: ## install what is missing, then run every test, those against real servers included
 	@tests/setup.sh
-	$(CARGO) test --no-fail-fast
-	$(CARGO) test --no-fail-fast --features failpoints --test torture -- --nocapture --test-threads=1
+	$(TEST) --no-fail-fast --lib --test main --test live -- $(THREADS)
+	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=1
 	CRIEUR_MODE=outbox FAULTS=DaemonKilled,DaemonOvertaken TORTURE_SECONDS=30 \
-	    $(CARGO) test --features failpoints --test torture -- --nocapture after_faults_at_random
+	    $(TEST) --test torture -- --nocapture after_faults_at_random
+
+quick: ## tests without servers, and those of the main road on real ones: less than three minutes behind the first build
+	@tests/setup.sh
+	SEEDS=100 $(TEST) --no-fail-fast --lib --test main
+	$(TEST) --no-fail-fast --test live -- $(THREADS) $(QUICK)
 
 torture: ## real servers, load, and faults at random for HOURS (1); SEED repeats a run
 	@tests/setup.sh
