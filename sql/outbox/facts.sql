@@ -3,7 +3,11 @@
 -- What is watched is a list of tables, each with what must be the same: its look with its triggers; the labels of its
 -- enum types, to which more may come; and not both of its files, which VACUUM FULL writes anew, too, and the
 -- versions of its columns, which SET STATISTICS makes anew, too: both together are a rewrite by ALTER TABLE.
--- By hand: psql -XAt -f sql/outbox/facts.sql
+-- In a transaction of its own. With thousands of partitions the planner takes the few tables of the rules for granted and
+-- compares each relation with each: the joins are written in the order in which they are cheap.
+-- By hand: psql -XAt1 -f sql/outbox/facts.sql
+SET LOCAL join_collapse_limit TO 1;
+SET LOCAL enable_material TO off;
 WITH RECURSIVE carrier (target, oid) AS (
     SELECT t.id, t.relation::oid FROM crieur.target AS t
     UNION

@@ -8,6 +8,7 @@ use super::outbox_sql::{Outbox, ask, run};
 
 const POLL: &str = include_str!("../../sql/outbox/poll.sql");
 const REMOVE: &str = include_str!("../../sql/outbox/remove.sql");
+const FACTS: &str = include_str!("../../sql/outbox/facts.sql");
 
 const ROWS: usize = 200_000;
 
@@ -94,6 +95,39 @@ async fn a_look_begins_where_the_last_one_ended_however_many_wait_before() {
         let read = blocks(&outbox, &sql).await;
         assert!(read < 100 + rows * 2, "{xmax} {xid} {id}: {read} blocks");
     }
+}
+
+/// Pairs of rows that the joins of a plan compared for nothing.
+fn refused_by(node: &serde_json::Value) -> f64 {
+    let number = |name: &str| node[name].as_f64().unwrap_or_default();
+    let below: f64 = node["Plans"].as_array().into_iter().flatten().map(refused_by).sum();
+    below + number("Rows Removed by Join Filter") * number("Actual Loops")
+}
+
+/// The daemon asks for them every two seconds.
+#[tokio::test]
+async fn what_is_watched_is_described_without_comparing_each_partition_with_each_relation() {
+    let outbox = Outbox::start(Version::System).await;
+    let columns: String = (1..20).map(|n| format!(", c{n} text")).collect();
+    let make = format!(
+        "CREATE TABLE t (id int{columns}) PARTITION BY RANGE (id);
+         DO $$ BEGIN FOR i IN 1..300 LOOP
+             EXECUTE format('CREATE TABLE t_%s PARTITION OF t FOR VALUES FROM (%s) TO (%s)', i, i, i + 1);
+         END LOOP; END $$;
+         SELECT crieur.watch('t')"
+    );
+    run(&outbox.app, &make).await;
+    let (settings, facts) = FACTS.split_once("WITH RECURSIVE").expect("a statement behind its settings");
+    run(&outbox.app, &format!("BEGIN; SET LOCAL jit TO off; {settings}")).await;
+    let facts = format!("EXPLAIN (ANALYZE, FORMAT JSON) WITH RECURSIVE{facts}");
+    let plan = outbox.app.simple_query(&facts).await.expect("valid SQL");
+    let plan = plan.iter().filter_map(|said| match said {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let plan: serde_json::Value = serde_json::from_str(&plan.collect::<String>()).expect("EXPLAIN writes JSON");
+    let refused = refused_by(&plan[0]["Plan"]);
+    assert!(refused < 20_000.0, "{refused} pairs");
 }
 
 /// A NULL is a bit in the table and four bytes in the answer.
