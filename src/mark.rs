@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::lsn::Lsn;
 use crate::rules::digest::holds;
 use crate::seen;
+use crate::source::Words;
 
 /// What the mark says, as JSON.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -126,6 +127,18 @@ impl Gap {
             Gap::OtherPublication => "other_publication",
             Gap::OtherTables => "other_tables",
             Gap::NewSlot => "new_slot",
+        }
+    }
+}
+
+impl Gap {
+    /// In the words of the source.
+    pub fn said(&self, words: Words) -> String {
+        match self {
+            Gap::NewSlot => format!("{} is a new one", words.slot),
+            Gap::OtherPublication => format!("{} changed since the mark was written", words.watched),
+            Gap::Behind { mark, confirmed } => format!("the cache is at {mark}, {} at {confirmed}", words.slot),
+            _ => self.to_string(),
         }
     }
 }

@@ -120,8 +120,8 @@ impl Metrics {
     /// Why keys are not deleted at once by this daemon.
     pub fn unready(&self, cache: CacheState) -> Option<&'static str> {
         match self.role {
-            Role::Starting => Some("the stream does not run yet"),
-            Role::Interrupted => Some("the stream is interrupted"),
+            Role::Starting => Some("nothing is read from PostgreSQL yet"),
+            Role::Interrupted => Some("reading from PostgreSQL is interrupted"),
             Role::Standby => Some("standing by: another daemon has the slot"),
             Role::Streaming if self.held_back => Some("the server holds the stream back"),
             Role::Streaming if cache.away => Some("the cache does not answer"),
@@ -244,7 +244,7 @@ mod tests {
         let slow = |repairs_slow| News::Totals(Totals { repairs_slow, ..Totals::default() }, Duration::ZERO);
         let (here, away) = (CacheState::default(), CacheState { away: true, outages: 1 });
         let steps = [
-            (News::Interrupted, here, Some("the stream is interrupted")),
+            (News::Interrupted, here, Some("reading from PostgreSQL is interrupted")),
             (News::StandingBy(7), here, Some("standing by: another daemon has the slot")),
             (News::Streaming, here, Some("the cache has not answered yet")),
             (News::Ready, here, None),
@@ -253,10 +253,10 @@ mod tests {
             (News::Ready, away, Some("the cache does not answer")),
             (slow(true), here, Some("the cache is another one again and again")),
             (slow(false), here, None),
-            (News::Interrupted, here, Some("the stream is interrupted")),
+            (News::Interrupted, here, Some("reading from PostgreSQL is interrupted")),
             (News::Streaming, here, None),
         ];
-        assert_eq!(metrics.unready(here), Some("the stream does not run yet"));
+        assert_eq!(metrics.unready(here), Some("nothing is read from PostgreSQL yet"));
         for (news, cache, reason) in steps {
             metrics.news(news, start);
             assert_eq!(metrics.unready(cache), reason, "{news:?} {cache:?}");

@@ -98,8 +98,8 @@ impl Standing {
     fn wrong(&self, now: Instant) -> Vec<(&'static str, Instant)> {
         let mut wrong = Vec::new();
         match self.doing {
-            Doing::Starting => wrong.push(("no stream from PostgreSQL yet", self.since)),
-            Doing::Interrupted => wrong.push(("the stream from PostgreSQL is interrupted", self.since)),
+            Doing::Starting => wrong.push(("nothing is read from PostgreSQL yet", self.since)),
+            Doing::Interrupted => wrong.push(("reading from PostgreSQL is interrupted", self.since)),
             Doing::Streaming if !self.ready && self.away_since.is_none() => {
                 wrong.push(("the cache has not answered yet", self.since));
             }
@@ -209,8 +209,8 @@ mod tests {
         let totals = Totals { keys: 7, existed: 3, sweeps: 1, ..Totals::default() };
         let (here, away) = (false, true);
         let steps = [
-            (0, None, here, "no stream from PostgreSQL yet, for 0 s"),
-            (20, Some(News::Interrupted), here, "no stream from PostgreSQL yet, for 20 s"),
+            (0, None, here, "nothing is read from PostgreSQL yet, for 0 s"),
+            (20, Some(News::Interrupted), here, "nothing is read from PostgreSQL yet, for 20 s"),
             (30, Some(News::Streaming), here, "the cache has not answered yet, for 0 s"),
             (31, None, away, "the cache does not answer, for 0 s"),
             (40, Some(News::Ready), here, "streaming"),
@@ -229,7 +229,7 @@ mod tests {
                 180,
                 Some(News::Interrupted),
                 away,
-                "the stream from PostgreSQL is interrupted, for 0 s; the cache does not answer, for 2 min; \
+                "reading from PostgreSQL is interrupted, for 0 s; the cache does not answer, for 2 min; \
                  7 keys sent, 3 existed, 0 widened, 1 sweeps",
             ),
             (

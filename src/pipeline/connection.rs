@@ -36,7 +36,8 @@ where
             self.leave_other_server();
             self.streaming_since = Some(Instant::now());
             if let Some(lasted) = self.outage.lasted(Instant::now()) {
-                info!(after = span(lasted), "the stream goes on from the confirmed position");
+                let source = self.source.words().source;
+                info!(after = span(lasted), "{source} goes on from the confirmed position");
             }
             self.standing_by = None;
             self.compared = self.source.start().cloned();
@@ -102,9 +103,10 @@ where
         (self.news)(News::Interrupted);
         let wait = pause(&mut self.source_backoff, &error);
         let (hint, again_in, chain) = (error.hint.as_deref(), span(wait), error.chain());
+        let interrupted = self.source.words().interrupted;
         match self.outage.failed(&chain, now) {
-            Say::First => warn!(hint, again_in, "replication interrupted: {chain}"),
-            Say::Still(lasted) => error!(hint, again_in, "replication interrupted for {}: {chain}", span(lasted)),
+            Say::First => warn!(hint, again_in, "{interrupted}: {chain}"),
+            Say::Still(lasted) => error!(hint, again_in, "{interrupted} for {}: {chain}", span(lasted)),
             Say::Nothing => {}
         }
         self.source_again = Some(now + wait);

@@ -185,10 +185,11 @@ where
             info!(cache, families = families.len(), "{gap}: sweeping their keys");
             return self.sweep_families(gap, families.clone(), Duration::ZERO);
         }
+        let said = gap.said(self.source.words());
         let when = match told {
             // Rules that a person changed are no repair that repeats.
             Some(_) => When::Now,
-            None => self.repairs.when(gap.kind(), &gap.to_string()),
+            None => self.repairs.when(gap.kind(), &said),
         };
         if intruder && when == When::Now {
             let hint = "If a crieur of another database uses this cache, give it another postgres.slot.";
@@ -203,17 +204,17 @@ where
         }
         match (self.settings.on_gap, told) {
             (OnGap::Warn, _) if is_said => {
-                warn!(cache, "{gap}: the cache may hold stale keys until they expire (cache.on_gap is \"warn\")");
+                warn!(cache, "{said}: the cache may hold stale keys until they expire (cache.on_gap is \"warn\")");
             }
             (OnGap::Warn, _) => {}
             (OnGap::Sweep, Some(told)) => {
                 let new = self.rules.not_in(&told);
-                info!(cache, families = new.len(), "{gap}: sweeping the keys of rules that are new");
+                info!(cache, families = new.len(), "{said}: sweeping the keys of rules that are new");
                 self.sweep_families(gap, new, when.pause());
             }
             (OnGap::Sweep, None) => {
                 if is_said {
-                    info!(cache, "{gap}: sweeping every key that the rules own");
+                    info!(cache, "{said}: sweeping every key that the rules own");
                 }
                 self.sweep_families(gap, self.rules.families().map(|(family, _)| family).collect(), when.pause());
             }
@@ -280,7 +281,8 @@ where
                 let over = !self.await_elders || snapshot.ended_by(&snapshot);
                 let spans = if over { std::mem::take(&mut self.unswept) } else { self.unswept.clone() };
                 if !over {
-                    info!("transactions are open that the stream may not have: sweeping again when they have ended");
+                    let source = self.source.words().source;
+                    info!("transactions are open that {source} may not have: sweeping again when they have ended");
                     spans.iter().for_each(|span| self.window.add_part(*span));
                     self.elders = Some((snapshot, Instant::now()));
                     self.look_for_elders(ELDERS_INTERVAL);

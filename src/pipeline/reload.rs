@@ -55,7 +55,8 @@ where
 
     /// What is in flight is finished first, within the limit of a stop.
     pub(super) fn begin_reload(&mut self, reload: Reload<D>) {
-        info!("other rules: the stream begins anew from the confirmed position");
+        let source = self.source.words().source;
+        info!("other rules: {source} begins anew from the confirmed position");
         self.reload = Some(reload);
         self.stop_by = Some(Instant::now() + self.settings.stop_timeout);
         self.confirm_due = None;

@@ -101,7 +101,7 @@ where
                 self.watch_due = Some(now + WATCH_INTERVAL);
                 // What does not last is said by the stream and the gate.
                 if let say @ Say::Still(_) = self.blind.failed("", now) {
-                    complain("watch the server (the slot's WAL, the publication)", &error, say);
+                    complain(self.source.words().watch, &error, say);
                 }
                 return Ok(());
             }
@@ -148,11 +148,13 @@ where
     /// The stream's start no longer describes what it streams: the next connection finds the gap by the mark.
     fn connect_anew_when_changed(&mut self, sighting: &Sighting, now: Instant) {
         let Some(start) = &self.compared else { return };
+        let words = self.source.words();
+        let (source, watched) = (words.source, words.watched);
         let known = !sighting.system.is_empty();
         if known && (&sighting.system, sighting.timeline) != (&start.system, start.timeline) {
-            warn!("ordinary sessions reach another server than the stream: it connects anew");
+            warn!("ordinary sessions reach another server than {source}: it connects anew");
         } else if !seen::is_same(&start.publication, &sighting.publication) {
-            info!("the publication changed: the stream connects anew");
+            info!("{watched} changed: {source} connects anew");
         } else {
             return;
         }

@@ -30,6 +30,21 @@ use crate::mark::Start;
 /// in larger pieces.
 pub const BACKLOG: Duration = Duration::from_millis(20);
 
+/// How a source speaks of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Words {
+    /// The source itself.
+    pub source: &'static str,
+    /// What keeps its place on the server.
+    pub slot: &'static str,
+    /// What says which tables it tells of.
+    pub watched: &'static str,
+    /// Its connection ended.
+    pub interrupted: &'static str,
+    /// Looking at all of that, behind "failed to".
+    pub watch: &'static str,
+}
+
 /// A stream of committed changes with a position that can be confirmed.
 ///
 /// The loop calls [`ready`](Source::ready), then [`take`](Source::take) until it answers `None` or the open batch is
@@ -84,6 +99,17 @@ pub trait Source {
     /// Whether transactions come in the order in which they were committed: a change that one of them saw comes before it.
     fn is_in_commit_order(&self) -> bool {
         true
+    }
+
+    /// What messages call it, and how its end is told.
+    fn words(&self) -> Words {
+        Words {
+            source: "the stream",
+            slot: "the replication slot",
+            watched: "the publication",
+            interrupted: "replication interrupted",
+            watch: "watch the server (the slot's WAL, the publication)",
+        }
     }
 
     /// The session that has the slot while this source stands by for it; 0 when it is not known.

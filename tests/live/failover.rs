@@ -16,7 +16,7 @@ async fn fail_over(version: Version, conf: &[&str], [prepare, ready]: [&str; 2])
     // The standby comes first: it must be passed over while it is one.
     let hosts = format!("postgres://postgres@127.0.0.1:{second},127.0.0.1:{first}/postgres");
     let mut daemon = scene.daemon_with(&config(&hosts, &scene.cache.url())).await;
-    daemon.allow("replication interrupted");
+    daemon.allow(" interrupted");
     daemon.allow("failed to");
     daemon.allow("it is created anew");
     scene.confirmed(&daemon).await;
@@ -75,7 +75,7 @@ async fn a_stream_that_is_left_on_the_old_primary_follows_the_ordinary_sessions(
     let url = format!("postgres://postgres@127.0.0.1:{}/postgres", address.port());
     let mut daemon = scene.daemon_with(&config(&url, &scene.cache.url())).await;
     daemon.allow("ordinary sessions reach another server than the stream");
-    daemon.allow("replication interrupted");
+    daemon.allow(" interrupted");
     daemon.allow("failed to");
     daemon.allow("it is created anew");
     scene.confirmed(&daemon).await;

@@ -12,6 +12,15 @@ use super::scene::{Mode, Scene, set};
 /// The keys of `UPDATE properties SET title = … WHERE id = 1`.
 const ONE: &[&str] = &["properties:all_properties_public", "properties:city:Dakar", "properties:detail:1"];
 
+/// Nothing in the log speaks of replication: there is none.
+fn speaks_of_no_stream(daemon: &Daemon) {
+    let log = daemon.log();
+    for word in ["the stream", "publication", "replication"] {
+        let told = log.lines().filter(|line| !line.contains(" origin=")).find(|line| line.contains(word));
+        assert_eq!(told, None, "{word}");
+    }
+}
+
 const UNINSTALL: &str = include_str!("../../sql/uninstall.sql");
 
 /// Waits until these keys are gone, and no other; how long that took.
@@ -125,7 +134,7 @@ async fn a_transaction_that_commits_late_is_found_whatever_committed_before() {
 async fn a_server_that_crashes_or_ends_sessions_loses_nothing() {
     let mut scene = Scene::outbox().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("replication interrupted");
+    daemon.allow("reading the outbox interrupted");
     daemon.allow("failed to watch the server");
     daemon.allow("failed to take a snapshot");
     scene.confirmed(&daemon).await;
@@ -142,6 +151,7 @@ async fn a_server_that_crashes_or_ends_sessions_loses_nothing() {
     scene.fill();
     scene.run("UPDATE properties SET title = 'c' WHERE id = 1").await;
     goes(&scene, &daemon, ONE).await;
+    speaks_of_no_stream(&daemon);
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -223,7 +233,7 @@ async fn triggers_that_are_missing_are_told_and_swept_and_those_that_do_not_fit_
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let text = String::from_utf8_lossy(&out.stdout);
     assert!(text.contains("visit_bookings") && !text.contains("properties"), "only what is missing: {text}");
-    daemon.wait_for_log("the publication changed");
+    daemon.wait_for_log("what the triggers capture changed: the outbox connects anew");
     // Each of these is seen within two seconds, mended, and swept for what came meanwhile.
     for sql in [
         "ALTER TABLE visit_bookings DISABLE TRIGGER crieur_update",
@@ -246,6 +256,7 @@ async fn triggers_that_are_missing_are_told_and_swept_and_those_that_do_not_fit_
         gone => Err((gone, daemon.log())),
     })
     .await;
+    speaks_of_no_stream(&daemon);
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -256,7 +267,7 @@ async fn an_outbox_that_is_made_anew_under_a_daemon_is_another_one() {
     let scene = Scene::outbox().await;
     let mut daemon = scene.daemon().await;
     for pattern in [
-        "replication interrupted",
+        "reading the outbox interrupted",
         "failed to watch the server",
         "triggers do not tell all",
         "crieur.outbox takes no rows",
@@ -279,6 +290,7 @@ async fn an_outbox_that_is_made_anew_under_a_daemon_is_another_one() {
         }
     })
     .await;
+    speaks_of_no_stream(&daemon);
     assert_eq!(daemon.stop(), Some(0));
 }
 

@@ -36,7 +36,7 @@ async fn a_slot_that_was_dropped_is_made_anew_and_the_cache_swept() {
     for version in Version::ALL {
         let scene = of(version, &[]).await;
         let mut daemon = scene.daemon().await;
-        daemon.allow("replication interrupted");
+        daemon.allow(" interrupted");
         daemon.allow("\"crieur\" does not exist: it is created anew");
         scene.confirmed(&daemon).await;
         // While it runs.
@@ -95,7 +95,7 @@ async fn a_slot_that_somebody_advanced_means_a_sweep() {
     unseen_change(&scene).await;
     scene.run("SELECT pg_replication_slot_advance('crieur', pg_current_wal_lsn())").await;
     let mut next = Daemon::start(&scene.config(), &[]);
-    next.wait_for_log(", the slot at ");
+    next.wait_for_log(", the replication slot at ");
     swept(&scene, &next).await;
     assert_eq!(next.stop(), Some(0));
 }
@@ -141,7 +141,7 @@ async fn a_slot_that_is_lost_under_a_running_daemon_is_made_anew_and_the_cache_s
     let mut daemon = scene.daemon().await;
     daemon.allow("failed to");
     daemon.allow("replication slot holds back");
-    daemon.allow("replication interrupted");
+    daemon.allow(" interrupted");
     daemon.allow(ANEW);
     scene.confirmed(&daemon).await;
     scene.cache.freeze();

@@ -40,7 +40,7 @@ async fn a_daemon_that_was_suspended_stands_by_when_it_wakes() {
     let conf = vec!["wal_sender_timeout = 1s".to_owned()];
     let scene = Scene::with(postgres::Options { conf, ..Default::default() }, &[]).await;
     let (mut old, mut new) = (scene.daemon().await, Daemon::start(&scene.config(), &[]));
-    old.allow("replication interrupted");
+    old.allow(" interrupted");
     old.allow("failed to");
     new.wait_for_log(STANDING_BY);
     scene.confirmed(&old).await;

@@ -49,7 +49,7 @@ async fn a_stop_ends_in_time_whatever_is_waited_for() {
         }
         let mut daemon = Daemon::start(&through, &[]);
         daemon.allow("failed to");
-        daemon.allow("replication interrupted");
+        daemon.allow(" interrupted");
         daemon.allow("it is created anew");
         match doing {
             StandingBy => daemon.wait_for_log("standing by"),
@@ -74,7 +74,7 @@ async fn a_stop_ends_in_time_whatever_is_waited_for() {
             WaitingForASilentPostgres => postgres.stall(Direction::Answers),
             WaitingForPostgres => {
                 scene.postgres.stop(Shutdown::Fast);
-                daemon.wait_for_log("replication interrupted");
+                daemon.wait_for_log(" interrupted");
             }
         }
         let asked = Instant::now();

@@ -58,7 +58,7 @@ pub enum Fault {
 
 /// What the daemon says while PostgreSQL does not answer.
 pub const POSTGRES_AWAY: &[&str] = &[
-    "replication interrupted",
+    " interrupted",
     "failed to take a snapshot",
     "failed to look up",
     // Its session was ended in mid-statement, or its answer came past the limit: its keys widen.
@@ -203,7 +203,7 @@ impl Fault {
             | Fault::PostgresStalled
             | Fault::SessionsTerminated
             | Fault::BackendKilled => POSTGRES_AWAY.to_vec(),
-            Fault::WalsenderTerminated => vec!["replication interrupted"],
+            Fault::WalsenderTerminated => vec![" interrupted"],
             Fault::PostgresFailedOver | Fault::PostgresRestored | Fault::SlotDropped => {
                 [POSTGRES_AWAY, &["it is created anew", "ordinary sessions reach another server"]].concat()
             }

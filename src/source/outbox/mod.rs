@@ -37,13 +37,13 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::mark::Start;
 use crate::session::Session;
-use crate::source::Source;
 use crate::source::dsn::Dsn;
 use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
 use crate::source::outbox::lease::Lasting;
 use crate::source::outbox::overflow::NAMED;
 use crate::source::outbox::page::UNREADABLE;
 use crate::source::outbox::worker::{Batch, Orders, Worker};
+use crate::source::{Source, Words};
 
 pub(crate) use begin::Facts;
 pub(crate) use follow::Follower;
@@ -391,6 +391,16 @@ impl Source for Outbox {
     /// Within one look at the outbox, transactions come in the order of their numbers.
     fn is_in_commit_order(&self) -> bool {
         false
+    }
+
+    fn words(&self) -> Words {
+        Words {
+            source: "the outbox",
+            slot: "the outbox",
+            watched: "what the triggers capture",
+            interrupted: "reading the outbox interrupted",
+            watch: "watch the server (the triggers, the outbox)",
+        }
     }
 
     fn standing_by(&self) -> Option<u32> {
