@@ -34,7 +34,7 @@ use crate::session::Session;
 use crate::source::dsn::Dsn;
 use crate::source::recording::Recording;
 
-/// Keeps a Redis-protocol cache coherent with PostgreSQL: a committed row deletes its cache keys.
+/// Deletes the keys of a Redis or Valkey cache when the PostgreSQL rows that they were made of change.
 #[derive(Debug, Parser)]
 #[command(name = "crieur", version)]
 pub struct Arguments {
@@ -58,11 +58,11 @@ pub struct ExplainArgs {
     file: ConfigFile,
     #[command(flatten)]
     change: explain::Args,
-    /// Instead of a change: what NEW's rules delete that OLD's do not, and the contrary.
+    /// Compare two configuration files over a recording: keys that only NEW's rules delete, and only OLD's.
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], requires = "recording")]
     #[arg(conflicts_with_all = ["config", "table", "operation", "old", "new", "types"])]
     diff: Option<Vec<PathBuf>>,
-    /// The recording that --diff goes over.
+    /// The recording, made by `crieur record`, whose changes --diff puts to both.
     #[arg(long, value_name = "RECORDING", requires = "diff")]
     recording: Option<PathBuf>,
 }

@@ -48,10 +48,10 @@ pub struct SetupArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Print the SQL instead of running it; psql can run it.
+    /// Print the SQL instead of running it, to read it or to run it with psql.
     #[arg(long)]
     pub print: bool,
-    /// Leave the slot to crieur, which makes it at its start: for an owner of tables who may not replicate.
+    /// Do not create the replication slot; `crieur run` creates it when it starts. For a role that may not replicate.
     #[arg(long)]
     pub without_slot: bool,
 }

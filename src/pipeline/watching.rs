@@ -152,7 +152,7 @@ where
         let (source, watched) = (words.source, words.watched);
         let known = !sighting.system.is_empty();
         if known && (&sighting.system, sighting.timeline) != (&start.system, start.timeline) {
-            warn!("ordinary sessions reach another server than {source}: it connects anew");
+            warn!("ordinary sessions reach another server than {source}: {source} connects anew");
         } else if !seen::is_same(&start.publication, &sighting.publication) {
             info!("{watched} changed: {source} connects anew");
         } else {

@@ -132,7 +132,7 @@ pub(crate) async fn create(wire: &mut Wire, slot: &str, version: u32, life: Life
             rows = &mut creating => break rows.map_err(|error| error.while_doing("create the replication slot"))?,
             _ = remind.tick() => {
                 let hint = "End transactions that are open for long: pg_stat_activity shows them by xact_start.";
-                warn!(hint, seconds = since.elapsed().as_secs(), "the new slot waits for open transactions to end");
+                warn!(hint, seconds = since.elapsed().as_secs(), "replication slot \"{slot}\", which is new, waits for open transactions to end");
             }
         }
     };

@@ -267,7 +267,7 @@ impl Wire {
         let name = encoding.name;
         let ask = format!("SELECT pg_catalog.convert_from(pg_catalog.decode('{hex}', 'hex'), '{name}')");
         if self.simple_query(&ask).await?.first().and_then(|row| row.first()?.as_ref()) != Some(&text) {
-            warn!("the server converts {name} in another way than crieur: it converts the stream itself");
+            warn!("the server converts {name} in another way than crieur: the server converts the stream itself");
             return Ok(sql.as_bytes().to_vec());
         }
         self.simple_query(&format!("SET client_encoding = '{name}'")).await?;

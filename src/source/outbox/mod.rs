@@ -297,7 +297,7 @@ impl Running {
 /// Writes the messages of a row; of one that is not understood, one that sweeps everything.
 fn write(encoder: &mut Encoder, row: &OutboxRow<'_>, position: Lsn, shapes: &Shapes, out: &mut Messages) {
     if let Err(Unreadable(why)) = encoder.row(row, position, shapes, out) {
-        warn!("a row of the outbox is not understood ({why}): every key of the rules is swept");
+        warn!("a row of crieur.outbox is not understood ({why}): every key of the rules is swept");
     }
 }
 
