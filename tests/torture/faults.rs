@@ -63,15 +63,24 @@ pub const POSTGRES_AWAY: &[&str] = &[
     "failed to look up",
     // Its session was ended in mid-statement, or its answer came past the limit: its keys widen.
     "lookup refused",
-    "failed to find a partition's table",
+    "failed to find the tables of a relation",
+    "failed to read the catalog",
     "failed to wait for the replicas",
     "failed to watch the server",
     "failed to say the last status",
 ];
 
 /// What it says while the cache refuses or does not answer.
-pub const CACHE_AWAY: &[&str] =
-    &["failed to delete keys", "failed to sweep", "failed to read the mark", "failed to write the mark"];
+pub const CACHE_AWAY: &[&str] = &[
+    "failed to try the cache",
+    "failed to connect anew",
+    "failed to delete keys",
+    "failed to sweep",
+    "failed to read the mark",
+    "failed to write the mark",
+    // Faults that strike the same cache again and again.
+    "the next repair waits",
+];
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
