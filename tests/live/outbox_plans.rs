@@ -134,8 +134,7 @@ async fn what_is_watched_is_described_without_comparing_each_partition_with_each
 #[tokio::test]
 async fn a_page_is_bounded_by_what_it_becomes_in_memory() {
     let outbox = Outbox::start(Version::System).await;
-    let mixed = "(SELECT array_agg(CASE WHEN n % 16 = 0 THEN repeat('x', 50) END) \
-                 FROM generate_series(1, 1600) AS n)";
+    // NULLs; long values between NULLs; images of many rows; few columns; values that are kept outside the table.
     let mixed = "(SELECT array_agg(CASE WHEN n % 16 = 0 THEN repeat('x', 50) END) FROM generate_series(1, 1600) AS n)";
     for (image, count) in [
         ("array_fill(NULL::text, ARRAY[1, 1600])", 200..400),
