@@ -304,8 +304,7 @@ where
     }
 
     fn sweep_for(&mut self, spans: Vec<SpanId>) {
-        let mut load = Invalidations::default();
-        load.causes = self.unsure.causes;
+        let mut load = Invalidations { causes: self.unsure.causes, ..Invalidations::default() };
         for family in &self.unsure.families {
             load.patterns.insert(self.rules.family(*family), *family, 0);
         }
