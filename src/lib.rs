@@ -10,11 +10,15 @@
 //! Changes are frames of logical replication, or rows that triggers wrote into an outbox (`source/outbox/`), put into
 //! the same messages.
 //!
-//! Three things are watched besides the road. The mark, a small key in the cache, says up to where its deletes reach: a
-//! cache that went back in time gets what it lacks from the ring of recent keys, or a sweep (`pipeline/gap.rs`). The
-//! server is looked at every two seconds: the slot's WAL, the publication (`pipeline/watching.rs`). Read replicas hold the
-//! position until they show what was deleted (`pipeline/lagging.rs`). Answers of lookups are kept until the stream
-//! brings a change of what they were read from (`pipeline/answers.rs`). What cannot be known is widened, never skipped.
+//! Besides the road, the daemon watches. The mark, a small key in the cache, says up to where its deletes reach; what a mark
+//! that was read proves is one table (`proof.rs`), and a cache that went back in time gets what it lacks from the ring of
+//! recent keys, or a sweep (`pipeline/gap.rs`), ever more slowly when one cause comes again (`pipeline/repairs.rs`).
+//! The server is looked at every two seconds: the slot's WAL, the publication, whether the server still takes the
+//! application's writes (`pipeline/watching.rs`, `mending.rs`), and whether it holds the stream back (`pipeline/stall.rs`).
+//! DDL is judged when it commits, by what readers see of the table (`pipeline/ddl.rs`). Read replicas hold the position
+//! until they show what was deleted (`pipeline/lagging.rs`). Answers of lookups are kept until the stream brings a change of
+//! what they were read from, or their definitions change (`pipeline/answers.rs`). What cannot be known is widened, never
+//! skipped.
 //!
 //! The modules stand in the order of that road. Words and pure modules never see tokio, sockets, clocks or logs; a
 //! source never sees a cache; the loop knows only traits. `tests/tidy.rs` keeps these walls.
