@@ -122,6 +122,8 @@ BEGIN
     IF EXISTS (
         SELECT FROM pg_catalog.pg_attribute AS a
         WHERE a.attrelid = 'crieur.outbox'::pg_catalog.regclass AND a.attname IN ('old', 'new') AND a.attstorage <> 'e'
+            -- The writers of tables that are watched already would wait for the end of this transaction.
+            AND NOT EXISTS (SELECT FROM crieur.target)
     ) THEN
         PERFORM pg_catalog.set_config('crieur.lock_timeout', pg_catalog.current_setting('lock_timeout'), true),
             pg_catalog.set_config('lock_timeout', '200ms', true);
@@ -449,12 +451,12 @@ DECLARE
     flag bigint;
     yes boolean;
 BEGIN
-    -- No row, and so no transaction id in the block of the caller that catches errors.
-    INSERT INTO crieur.outbox (op, shape, old, new, note) SELECT 'S', 0, NULL, NULL, NULL WHERE false;
     flag := pg_catalog.pg_sequence_last_value('crieur.overflowing');
     IF flag = 2 THEN
         RAISE EXCEPTION 'crieur.outbox refuses rows';
     END IF;
+    -- No row, and so no transaction id in the block of the caller that catches errors.
+    INSERT INTO crieur.outbox (op, shape, old, new, note) SELECT 'S', 0, NULL, NULL, NULL WHERE false;
     yes := pg_catalog.pg_total_relation_size('crieur.outbox') > bytes_max;
     IF yes <> (flag IS NOT NULL) THEN
         PERFORM pg_catalog.setval('crieur.overflowing', 1, yes);

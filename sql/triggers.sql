@@ -17,12 +17,13 @@ DECLARE
     classes pg_catalog.oid[];
     objects pg_catalog.oid[];
     touched pg_catalog.jsonb;
+    seen_in pg_catalog.jsonb;
     notice pg_catalog.jsonb;
 BEGIN
     IF tg_event = 'table_rewrite' THEN
         -- Every value may be another one, unless only the place of the rows is (AT_REWRITE_* in
         -- src/include/commands/event_trigger.h). A partition stands for the tables above it, too.
-        IF pg_catalog.pg_event_trigger_table_rewrite_reason() & 6 <> 0 THEN
+        IF pg_catalog.pg_event_trigger_table_rewrite_reason() & 7 <> 0 THEN
             WITH RECURSIVE above (oid) AS (
                 SELECT pg_catalog.pg_event_trigger_table_rewrite_oid()
                 UNION
@@ -196,8 +197,10 @@ BEGIN
         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname <> 'pg_catalog'
     )
     SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-        'oid', c.oid::pg_catalog.int8, 'schema', n.nspname, 'name', c.relname, 'look', k.look))
-    INTO touched
+        'oid', c.oid::pg_catalog.int8, 'schema', n.nspname, 'name', c.relname, 'look', k.look)),
+        -- In the same statement: the snapshot that the looks are of.
+        pg_catalog.to_jsonb(pg_catalog.pg_current_snapshot())
+    INTO touched, seen_in
     FROM look AS k
     JOIN pg_catalog.pg_class AS c ON c.oid = k.oid
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace;
@@ -208,7 +211,7 @@ BEGIN
             FROM pg_catalog.jsonb_array_elements(touched) AS t (item);
         END IF;
         notice := pg_catalog.jsonb_build_object(
-            'kind', 'ddl', 'tables', touched, 'snapshot', pg_catalog.pg_current_snapshot());
+            'kind', 'ddl', 'tables', touched, 'snapshot', seen_in);
         PERFORM pg_catalog.pg_logical_emit_message(true, 'crieur', notice::pg_catalog.text);
     END IF;
 EXCEPTION WHEN OTHERS THEN

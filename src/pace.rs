@@ -2,7 +2,8 @@
 //!
 //! A cache that fails over, and back, is repaired at once each time. One whose every repair makes the next one necessary
 //! (an address that leads to another server at each connection, two daemons that write one mark) would be swept dozens of
-//! times a second, for ever: behind the first few the pauses grow. Nothing is skipped: what waits is done when it is due.
+//! times a second, for ever: behind the first few the pauses grow. What waits is done when it is due; only
+//! what is owed to nobody, deletes again behind a new connection to a cache without a name, is left out instead.
 
 use std::collections::BTreeMap;
 use std::ops::Add;

@@ -1,7 +1,7 @@
 -- What must not have changed for the cache to be right without a sweep, where triggers write an outbox. One row: the
 -- server's run (as in run.sql), what is watched, the outbox's own identity, whether writers notify, the database.
 -- What is watched is a list of tables, each with what must be the same: its look with its triggers; the labels of its
--- enum types, to which more may come; and not both of its files, which VACUUM FULL writes anew, too, and the
+-- enum types; and not both of its files, which VACUUM FULL writes anew, too, and the
 -- versions of its columns, which SET STATISTICS makes anew, too: both together are a rewrite by ALTER TABLE.
 -- In a transaction of its own. With thousands of partitions the planner takes the few tables of the rules for granted and
 -- compares each relation with each: the joins are written in the order in which they are cheap.

@@ -38,7 +38,8 @@ const REMIND: Duration = Duration::from_secs(60);
 /// Before version 7 a script's error has its place before its code; the code is what counts.
 const SWAP: &str = "if ARGV[3] ~= '' or ARGV[4] ~= '' then
   local info = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
-  if not (string.find(info, ARGV[3], 1, true) and string.find(info, ARGV[4], 1, true)) then return -1 end
+  local function is(name, value) return value == '' or string.find(info, name .. ':' .. value, 1, true) end
+  if not (is('run_id', ARGV[3]) and is('master_replid', ARGV[4])) then return -1 end
 end
 local found = redis.call('GET', KEYS[1])
 local expected = not found and ARGV[2] ~= ''

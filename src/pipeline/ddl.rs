@@ -95,7 +95,14 @@ impl Ddl {
     pub fn altered(&mut self, tables: Vec<Touched>, snapshot: Option<&str>) {
         let snapshot = snapshot.and_then(|text| Snapshot::parse(text).ok());
         for touched in tables {
-            let surely = touched.look.is_none() || self.current.get(&touched.oid()).is_some_and(|said| said.surely);
+            let said = self.current.get(&touched.oid());
+            let before = said.map_or_else(
+                || self.known.get(&touched.oid()).map(|known| &known.look),
+                |said| said.touched.look.as_ref(),
+            );
+            // Rows of a partition that is elsewhere for a while are not in the stream, even if it is back at the commit.
+            let moved = before.zip(touched.look.as_ref()).is_some_and(|(before, look)| before.parts != look.parts);
+            let surely = moved || touched.look.is_none() || said.is_some_and(|said| said.surely);
             self.current.insert(touched.oid(), Said { touched, surely, snapshot: snapshot.clone() });
         }
     }

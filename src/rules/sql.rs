@@ -28,7 +28,8 @@ pub fn words(sql: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     scan(sql, |token| match token {
         Token::Parameter(..) => {}
-        Token::Word(word) => _ = found.insert(word.to_lowercase()),
+        // The server folds the letters of ASCII, and those of one-byte encodings by its locale.
+        Token::Word(word) => found.extend([word.to_lowercase(), word.to_ascii_lowercase()]),
         Token::Quoted(name) => _ = found.insert(name.replace("\"\"", "\"")),
     });
     found

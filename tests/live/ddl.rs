@@ -148,6 +148,8 @@ fn in_outbox(sql: &str, sweeps: Sweeps) -> Sweeps {
     match sql {
         _ if sql.contains("visits_more") => Visits,
         _ if sql.contains("TRIGGER USER") => Properties,
+        // The mark would not tell of a label that is renamed later.
+        _ if sql.contains("ADD VALUE") => Bookings,
         _ => sweeps,
     }
 }
@@ -188,8 +190,13 @@ async fn a_look_at_watched_tables_tells_which_of_them_ddl_changed() {
         let scene = scene(Mode::Outbox, version).await;
         scene.run("SET jit = off").await;
         let watched = async || {
-            let row = scene.sql.query_one(include_str!("../../sql/outbox/facts.sql"), &[]).await.expect("valid SQL");
-            seen::spelled(row.get(1))
+            let look = format!("BEGIN; {}; COMMIT", include_str!("../../sql/outbox/facts.sql"));
+            let answers = scene.sql.simple_query(&look).await.expect("valid SQL");
+            let row = answers.iter().find_map(|answer| match answer {
+                tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+                _ => None,
+            });
+            seen::spelled(row.and_then(|row| row.get(1)).expect("one row"))
         };
         let mut before = watched().await;
         for (sql, sweeps) in judged(version) {
@@ -231,8 +238,13 @@ async fn an_altered_table_of_an_outbox_is_swept_whatever_on_gap_says_and_no_othe
         goes(&scene, &daemon, &[Visits]).await;
         daemon.wait_for_log("watched tables changed since the mark was written");
         let watched = async || {
-            let row = scene.sql.query_one(include_str!("../../sql/outbox/facts.sql"), &[]).await.expect("valid SQL");
-            seen::spelled(row.get(1))
+            let look = format!("BEGIN; {}; COMMIT", include_str!("../../sql/outbox/facts.sql"));
+            let answers = scene.sql.simple_query(&look).await.expect("valid SQL");
+            let row = answers.iter().find_map(|answer| match answer {
+                tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+                _ => None,
+            });
+            seen::spelled(row.and_then(|row| row.get(1)).expect("one row"))
         };
         settled("the mark tells of the sweep", PATIENCE, async || {
             let text: String = redis::cmd("GET").arg("crieur:mark:crieur").query(&mut scene.keys()).expect("a mark");

@@ -8,7 +8,7 @@ use super::harness::postgres;
 use super::harness::wait::{PATIENCE, settled};
 use super::scene::{Mode, Scene, set};
 
-const BEGINS: &str = "other rules: the stream begins anew from the confirmed position";
+const BEGINS: &str = "begins anew from the confirmed position";
 const SWEPT: &str = "the rules changed since the mark was written: sweeping the keys of rules that are new";
 
 /// Waits until the keys of the rule that changed are gone, and no other.

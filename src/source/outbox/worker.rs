@@ -159,7 +159,7 @@ impl Worker {
                 () = self.session.notified.notified() => {
                     self.poll_due = self.poll_due.min(self.polled + PAUSE_NOTIFIED);
                 }
-                permit = ready(self.tend_due, self.batches.clone()), if self.is_drained() => {
+                permit = ready(self.tend_due, self.batches.clone()), if !self.unfinished => {
                     let Some(permit) = permit else { return Ok(()) };
                     if let Some(batch) = self.tend().await? {
                         permit.send(Ok(batch));
@@ -184,7 +184,7 @@ impl Worker {
     async fn tend(&mut self) -> Result<Option<Batch>> {
         let now = Instant::now();
         let (client, limit) = (&self.session.client, self.options.answer_timeout);
-        if self.taken.is_empty() && self.shrink_due <= now {
+        if self.is_drained() && self.taken.is_empty() && self.shrink_due <= now {
             self.shrink_due = now + SHRINK_INTERVAL;
             answered(limit, overflow::shrink(client)).await?;
         }
