@@ -75,7 +75,7 @@ rooted AS (
     GROUP BY r.nspname, r.relname
 ),
 -- Relations whose updates the server may refuse: no replica identity, or something that asks for another one. Whether
--- it does is judged with all that is known of them (src/identity/refusal.rs).
+-- it does is judged with all that is known of them (src/catalog/refusal.rs).
 suspect AS (
     SELECT r.nspname, r.relname, c.oid, c.xmin, c.relreplident
     FROM carrier AS l

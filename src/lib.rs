@@ -14,7 +14,7 @@
 //! that was read proves is one table (`proof.rs`), and a cache that went back in time gets what it lacks from the ring of
 //! recent keys, or a sweep (`pipeline/gap.rs`), ever more slowly when one cause comes again (`pipeline/repairs.rs`).
 //! The server is looked at every two seconds: the slot's WAL, the publication, whether the server still takes the
-//! application's writes (`pipeline/watching.rs`, `mending.rs`), and whether it holds the stream back (`pipeline/stall.rs`).
+//! application's writes (`pipeline/watching.rs`, `control/mending.rs`), and whether it holds the stream back (`pipeline/stall.rs`).
 //! DDL is judged when it commits, by what readers see of the table (`pipeline/ddl.rs`). Read replicas hold the position
 //! until they show what was deleted (`pipeline/lagging.rs`). Answers of lookups are kept until the stream brings a change of
 //! what they were read from, or their definitions change (`pipeline/answers.rs`). What cannot be known is widened, never
@@ -30,12 +30,14 @@ pub mod failpoints;
 pub mod keys;
 pub mod lsn;
 pub mod notice;
-pub mod quote;
 pub mod seen;
 
 // Both servers: TLS, and what answers at an address.
 pub mod stranger;
 pub mod tls;
+
+// PostgreSQL's client: knows no rule, key or cache.
+pub mod postgres;
 
 // Where changes come from.
 pub mod decode;
@@ -59,13 +61,6 @@ pub mod ring;
 pub mod cache;
 pub mod catalog;
 pub mod control;
-mod definitions;
-pub mod identity;
-mod lookups;
-mod mending;
-pub mod pooled;
-pub mod replicas;
-pub mod session;
 
 // The loop that ties them.
 pub mod pipeline;

@@ -15,13 +15,13 @@ use crate::cli::output::cannot_write;
 use crate::cli::replay::{Settled, Transaction, Transactions};
 use crate::config::{Config, Mode};
 use crate::control::Control;
+use crate::control::pooled::PooledControl;
+use crate::control::session::{ControlSession, Session};
 use crate::decode::{Assembler, Frame};
 use crate::error::{Exit, Result};
 use crate::pipeline::intake::Need;
-use crate::pooled::PooledControl;
-use crate::session::{ControlSession, Session};
+use crate::postgres::dsn::Dsn;
 use crate::source::Source;
-use crate::source::dsn::Dsn;
 use crate::source::outbox::Follower;
 use crate::source::replication::{Life, Options, Replication};
 

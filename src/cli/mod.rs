@@ -19,8 +19,6 @@ pub mod setup;
 mod status;
 pub mod trial;
 
-pub use crate::{catalog, identity};
-
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -28,10 +26,10 @@ use clap::{Parser, Subcommand};
 
 use crate::cli::output::{Lasting, cannot_write, is_enough, say};
 use crate::config::{Config, Mistakes, Mode, credentials, environment};
+use crate::control::session::Session;
 use crate::error::{Error, Exit, Result};
+use crate::postgres::dsn::Dsn;
 use crate::rules::needs::TableNeeds;
-use crate::session::Session;
-use crate::source::dsn::Dsn;
 use crate::source::recording::Recording;
 
 /// Deletes the keys of a Redis or Valkey cache when the PostgreSQL rows that they were made of change.

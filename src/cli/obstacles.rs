@@ -2,12 +2,12 @@
 //!
 //! The plan is carried out on the catalog's value, and the result is checked as `check` checks a server.
 
+use crate::catalog::identity::{self, Choice};
 use crate::catalog::{Catalog, Publication};
 use crate::cli::check::server::Names;
 use crate::cli::check::{self, Finding};
 use crate::cli::setup::{Slotting, choices, publishes_generated, publishing, ready, wrong};
-use crate::identity::{self, Choice};
-use crate::quote;
+use crate::postgres::quote;
 use crate::rules::needs::TableNeeds;
 
 /// The catalog as the plan leaves it: what is wrong in it then, the plan does not mend.

@@ -7,16 +7,16 @@ use std::io::Write;
 
 use tokio_postgres::Client;
 
-use crate::cli::catalog::Catalog;
+use crate::catalog::Catalog;
 use crate::cli::check::{self, outbox::misnamed};
 use crate::cli::setup::FUNCTIONS_SQL;
+use crate::control::pooled::uncovered;
 use crate::error::{Error, Exit, Result};
-use crate::pooled::uncovered;
-use crate::quote;
+use crate::postgres::quote;
+use crate::postgres::sqlstate::session_error;
 use crate::rules::Rules;
 use crate::rules::name::table_name;
 use crate::rules::needs::TableNeeds;
-use crate::source::sqlstate::session_error;
 
 const INSTALL: &str = include_str!("../../sql/install.sql");
 const UNINSTALL: &str = include_str!("../../sql/uninstall.sql");

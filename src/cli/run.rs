@@ -15,14 +15,14 @@ use crate::cli::status::Status;
 use crate::cli::{block_on, dry, log};
 use crate::config::{Config, Mode, Postgres};
 use crate::control::Control;
+use crate::control::pooled::PooledControl;
+use crate::control::session::ControlSession;
 use crate::error::{Error, Exit, Result};
 use crate::failpoints::{Guard, without};
 use crate::pipeline::{Pipeline, Replicas, Settings, Totals};
-use crate::pooled::PooledControl;
+use crate::postgres::dsn::Dsn;
 use crate::rules::Rules;
-use crate::session::ControlSession;
 use crate::source::Source;
-use crate::source::dsn::Dsn;
 use crate::source::outbox::{self, Outbox};
 use crate::source::replication::{self, Life, Replication};
 

@@ -15,6 +15,8 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use crate::catalog::identity::{self, Choice, Ground, Indexes, probes, wanted_by_all};
+use crate::catalog::refusal::{send_generated, with_ours};
 use crate::catalog::{Carrier, Catalog, Publication, Table};
 use crate::cli::check::server::{self, Names};
 use crate::cli::check::tables::{PUBLISH, unpublished};
@@ -23,9 +25,7 @@ use crate::cli::obstacles::obstacles;
 use crate::cli::trial::{self, tried};
 use crate::config::Config;
 use crate::error::{Error, Exit, Result};
-use crate::identity::refusal::{send_generated, with_ours};
-use crate::identity::{self, Choice, Ground, Indexes, probes, wanted_by_all};
-use crate::quote;
+use crate::postgres::quote;
 use crate::rules::needs::TableNeeds;
 
 /// `publish_generated_columns` exists since then.

@@ -3,16 +3,16 @@
 //!
 //! EXPLAIN of an UPDATE plans it and starts it without running it: `CheckValidResultRel` in
 //! src/backend/executor/execMain.c refuses what the UPDATE would be refused for, no trigger fires, no row is read. The
-//! decisions are those of `identity/refusal.rs`; this is the proof, for what a later server may ask besides.
+//! decisions are those of `catalog/refusal.rs`; this is the proof, for what a later server may ask besides.
 
 use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
+use crate::catalog::identity::probes;
 use crate::catalog::{Carrier, Catalog, Table};
 use crate::cli::check::Finding;
 use crate::error::{Error, Exit, Result};
-use crate::identity::probes;
 
 /// Writers queue behind a waiting ALTER TABLE. A trial that does not get its lock in this time has shown nothing.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";

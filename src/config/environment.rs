@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::config::layers::Layer;
 use crate::config::mistake::{Mistakes, Place, distance, suggestion};
 use crate::config::reference::{Key, reference};
-use crate::source::dsn::Dsn;
+use crate::postgres::dsn::Dsn;
 
 /// The level of the log.
 pub const LOG: &str = "CRIEUR_LOG";

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::control::{Refused, Sighting, SlotWal, WalStatus};
-use crate::quote;
+use crate::postgres::quote;
 
 /// How often a cause that stays is told.
 const REMIND: Duration = Duration::from_secs(60);

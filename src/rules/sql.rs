@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::quote;
+use crate::postgres::quote;
 use crate::rules::AnswerColumn;
 
 /// A parameter: where it stands, and its number from 1.

@@ -3,21 +3,9 @@
 //! A source never sees a cache, a rule or a key. It hands over events in stream order and learns only how far
 //! everything was answered.
 
-pub(crate) mod connect;
-pub mod dsn;
-pub(crate) mod facts;
-pub mod frames;
-pub mod link;
-pub mod socket;
-pub mod sqlstate;
-pub mod tls;
-pub mod wire;
-
-pub mod lazy;
 pub mod outbox;
 pub mod recording;
 pub mod replication;
-pub(crate) mod slot;
 
 use std::time::Duration;
 

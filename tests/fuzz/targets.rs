@@ -2,7 +2,7 @@
 
 use crieur::config::Config;
 use crieur::decode::{Assembler, Block, Frame, decode};
-use crieur::source::frames::Frames;
+use crieur::postgres::frames::Frames;
 use crieur::source::recording::Recording;
 
 /// One byte for the length of each message, then the message: a whole stream through the assembler.
@@ -41,7 +41,7 @@ pub fn frames(input: &[u8]) {
         input = rest;
         loop {
             match frames.next() {
-                Ok(Some((b'E', body))) => drop(crieur::source::wire::error_response(body)),
+                Ok(Some((b'E', body))) => drop(crieur::postgres::wire::error_response(body)),
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => return,

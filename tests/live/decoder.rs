@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use crieur::decode::{Assembler, Block, Message, decode};
 use crieur::error::{Error, Exit};
+use crieur::postgres::dsn::Dsn;
 use crieur::source::Source;
-use crieur::source::dsn::Dsn;
 use crieur::source::replication::{self, Replication};
 use tokio_postgres::Client;
 

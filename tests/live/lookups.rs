@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crieur::config::Config;
+use crieur::control::session::ControlSession;
 use crieur::control::{Answer, Control, LookupId, Question};
+use crieur::postgres::dsn::Dsn;
 use crieur::rules::reading::Writing;
 use crieur::rules::{AnswerColumn, Lookup};
-use crieur::session::ControlSession;
-use crieur::source::dsn::Dsn;
 
 use super::daemon::Daemon;
 use super::harness::postgres::{Options, Postgres};

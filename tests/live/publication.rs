@@ -188,7 +188,7 @@ async fn a_partition_that_comes_and_goes_is_no_reason_for_an_alarm() {
     let out = daemon::run("setup", &scene.config(), &[]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let variables = [("slot", "crieur"), ("publication", "crieur"), ("tables", r#"[["public","visits",["id"]]]"#)];
-    let watch = crieur::quote::fill(include_str!("../../sql/watch.sql"), &variables);
+    let watch = crieur::postgres::quote::fill(include_str!("../../sql/watch.sql"), &variables);
     // As in the daemon's session.
     scene.run("SET jit = off").await;
     let ddl = scene.postgres.client().await;

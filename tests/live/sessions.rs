@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crieur::config::Config;
 use crieur::control::Control;
-use crieur::pooled::PooledControl;
-use crieur::session::ControlSession;
-use crieur::source::dsn::Dsn;
-use crieur::source::wire::Wire;
+use crieur::control::pooled::PooledControl;
+use crieur::control::session::ControlSession;
+use crieur::postgres::dsn::Dsn;
+use crieur::postgres::wire::Wire;
 use tokio::time::timeout;
 
 use super::harness::postgres::{Options, Postgres};

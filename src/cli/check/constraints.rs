@@ -10,11 +10,11 @@ use serde::Deserialize;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::cli::check::Finding;
+use crate::control::session::NO_PATH;
 use crate::error::{Error, Exit, Result};
-use crate::quote;
+use crate::postgres::quote;
 use crate::rules::Rules;
 use crate::rules::equated::{Equated, Sense};
-use crate::session::NO_PATH;
 
 const CONSTRAINTS_SQL: &str = include_str!("../../../sql/constraints.sql");
 

@@ -12,9 +12,9 @@ use crate::catalog::Catalog;
 use crate::cli::check::{Finding, arguments};
 use crate::config::{Config, Mode};
 use crate::control::LookupId;
-use crate::definitions::{Read, reads};
+use crate::control::definitions::{Read, reads};
 use crate::error::{Error, Exit, Result};
-use crate::quote;
+use crate::postgres::quote;
 use crate::rules::{Lookup, Rules, sql};
 
 /// NULL of any type.

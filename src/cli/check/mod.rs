@@ -223,7 +223,7 @@ pub async fn run(
 pub mod example {
     //! A server on which everything is ready; each test spoils one thing.
 
-    use crate::cli::catalog::{Carrier, Catalog, Column, Index, Publication, Role, Server, Slot, Table};
+    use crate::catalog::{Carrier, Catalog, Column, Index, Publication, Role, Server, Slot, Table};
     use crate::rules::needs::{ColumnNeed, Image, TableNeeds};
 
     /// A column.

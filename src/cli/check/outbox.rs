@@ -3,13 +3,13 @@
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::cli::catalog::{Catalog, rows};
+use crate::catalog::{Catalog, rows};
 use crate::cli::check::Finding;
 use crate::cli::check::tables::{self, Stored};
 use crate::cli::outbox::watch;
+use crate::control::pooled::refuses;
 use crate::error::Result;
-use crate::pooled::refuses;
-use crate::quote;
+use crate::postgres::quote;
 use crate::rules::needs::TableNeeds;
 
 /// The oldest server that has transaction numbers of 64 bits (`xid8`).

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::cli::catalog::{Catalog, Column};
+use crate::catalog::{Catalog, Column};
 use crate::cli::check::Finding;
+use crate::control::session::NO_PATH;
 use crate::error::{Error, Exit, Result};
-use crate::quote;
+use crate::postgres::quote;
 use crate::rules::Rules;
 use crate::rules::foreign::{Foreign, Sign};
 use crate::rules::lint::{Lint, Listed, Reads, Use};
-use crate::session::NO_PATH;
 
 /// Rows of a table in which a JSON path is looked for.
 const ROWS: u32 = 1000;

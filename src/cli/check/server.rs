@@ -1,11 +1,11 @@
 //! Server, role and slot: findings from the catalog. Pure.
 
-use crate::cli::catalog::{Catalog, Role, Server, Slot, WaitedFor};
+use crate::catalog::{Catalog, Role, Server, Slot, WaitedFor};
 use crate::cli::check::Finding;
 use crate::cli::setup::{FUNCTIONS, TRIGGERS};
-use crate::quote;
-use crate::source::dsn::Dsn;
-use crate::source::facts::counts_as_standby;
+use crate::postgres::dsn::Dsn;
+use crate::postgres::facts::counts_as_standby;
+use crate::postgres::quote;
 
 /// The oldest server that is supported: the version whose protocol carries binary-free logical messages and streaming.
 const VERSION_MIN: u32 = 140_000;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use crate::catalog::identity::{self, Choice, Ground, Indexes, PRIMARY_KEY, wanted, wanted_by_all};
+use crate::catalog::refusal::{Identity, with_ours};
 use crate::catalog::{Carrier, Catalog, Table};
 use crate::cli::check::Finding;
 use crate::config::mistake::nearest;
-use crate::identity::refusal::{Identity, with_ours};
-use crate::identity::{self, Choice, Ground, Indexes, PRIMARY_KEY, wanted, wanted_by_all};
-use crate::quote;
+use crate::postgres::quote;
 use crate::rules::needs::TableNeeds;
 
 /// What the publication must publish.
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(wrong[0].mend, steps, "{words}");
     }
 
-    fn publication_of(catalog: &mut Catalog) -> &mut crate::cli::catalog::Publication {
+    fn publication_of(catalog: &mut Catalog) -> &mut crate::catalog::Publication {
         catalog.publication.as_mut().expect("the example has a publication")
     }
 

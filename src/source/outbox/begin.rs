@@ -9,16 +9,16 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::info;
 
+use crate::control::session::{self, Session};
 use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{SlotOrigin, Start};
 use crate::seen;
-use crate::session::{self, Session};
-use crate::source::connect::answered;
 use crate::source::outbox::Options;
 use crate::source::outbox::lease::{self, Acquired, Lasting, Removed};
 use crate::source::outbox::page::BEGIN_READ;
 use crate::source::outbox::taken::Removal;
+use crate::source::replication::connect::answered;
 
 /// The server's run, what is watched, the outbox's identity, whether writers notify.
 pub(crate) const FACTS: &str = include_str!("../../../sql/outbox/facts.sql");
@@ -114,7 +114,7 @@ pub(super) async fn begin(
             return Err(Error::transient("the lease of the outbox was lost at once"));
         }
         if facts.notifies {
-            client.batch_execute(LISTEN).await.map_err(|error| crate::source::sqlstate::session_error(&error))?;
+            client.batch_execute(LISTEN).await.map_err(|error| crate::postgres::sqlstate::session_error(&error))?;
         }
         Ok(Ok((era, confirmed, facts)))
     });

@@ -12,10 +12,10 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
-use crate::quote;
+use crate::postgres::quote;
+use crate::postgres::sqlstate::session_error;
 use crate::source::outbox::page::Run;
 use crate::source::outbox::taken::Removal;
-use crate::source::sqlstate::session_error;
 
 const ACQUIRE: &str = include_str!("../../../sql/outbox/acquire.sql");
 const REMOVE: &str = include_str!("../../../sql/outbox/remove.sql");

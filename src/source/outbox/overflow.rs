@@ -7,9 +7,9 @@
 use tokio_postgres::Client;
 
 use crate::error::{Error, Exit, Result};
+use crate::postgres::sqlstate::session_error;
 use crate::source::outbox::lease::{BEGIN_SURELY, BEGIN_WRITE, transact};
 use crate::source::outbox::page::query;
-use crate::source::sqlstate::session_error;
 
 /// Instead of a shape: every key that transactions may name (`crieur.announce_keys`).
 pub(super) const NAMED: i32 = 0;

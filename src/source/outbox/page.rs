@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Row};
 use crate::change::Oid;
 use crate::decode::outbox::{OutboxRow, Shape};
 use crate::error::{Error, Exit, Result};
-use crate::source::sqlstate::session_error;
+use crate::postgres::sqlstate::session_error;
 
 const POLL: &str = include_str!("../../../sql/outbox/poll.sql");
 const SHAPES: &str = include_str!("../../../sql/outbox/shapes.sql");

@@ -11,10 +11,10 @@ mod writers;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crieur::control::session::Session;
 use crieur::error::Error;
-use crieur::session::Session;
+use crieur::postgres::dsn::Dsn;
 use crieur::source::Source;
-use crieur::source::dsn::Dsn;
 use crieur::source::outbox::{Connect, Options, Outbox};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::Config;

@@ -16,15 +16,15 @@ use serde::Deserialize;
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 use tracing::warn;
 
+use crate::control::lookups::{Refusable, refusal};
+use crate::control::session::NO_PATH;
 use crate::control::{Definitions, LookupId, Sighting};
 use crate::error::{Error, Exit, Result};
-use crate::lookups::{Refusable, refusal};
-use crate::quote;
+use crate::postgres::quote;
+use crate::postgres::sqlstate::session_error;
 use crate::rules::{Lookup, Rules, sql};
-use crate::session::NO_PATH;
-use crate::source::sqlstate::session_error;
 
-const SQL: &str = include_str!("../sql/definitions.sql");
+const SQL: &str = include_str!("../../sql/definitions.sql");
 
 /// Like `NO_PATH`, for statements that are prepared. The statement is cheap, and its planner does not know that.
 const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL jit TO off; SET LOCAL search_path TO ''";
@@ -167,7 +167,7 @@ pub(crate) async fn reads(client: &Client, lookup: &Lookup) -> Result<Refusable<
     relations(&plan, &mut scanned);
     let names: Vec<String> = scanned.iter().map(|(schema, name)| quote::qualified(schema, name)).collect();
     let names = serde_json::Value::from(names).to_string();
-    let sql = format!("{NO_PATH}{}", quote::fill(include_str!("../sql/roots.sql"), &[("tables", names.as_str())]));
+    let sql = format!("{NO_PATH}{}", quote::fill(include_str!("../../sql/roots.sql"), &[("tables", names.as_str())]));
     let rows = client.simple_query(&sql).await.map_err(|error| session_error(&error))?;
     let mut read = Read::default();
     for root in rows.iter().filter_map(first_text) {

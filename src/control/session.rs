@@ -22,24 +22,24 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQuer
 use tracing::warn;
 
 use crate::change::Oid;
+use crate::control::definitions::{Kept, Look, Looks};
+use crate::control::lookups::{Answered, Lookups};
+use crate::control::mending::Mending;
+use crate::control::replicas::Replicas;
 use crate::control::{Answer, CatalogView, Control, Definitions, LookupId, Named, Question, Sighting};
-use crate::definitions::{Kept, Look, Looks};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
-use crate::lookups::{Answered, Lookups};
 use crate::lsn::Lsn;
 use crate::mark::Start;
-use crate::mending::Mending;
-use crate::quote;
-use crate::replicas::Replicas;
+use crate::postgres::dsn::{Dsn, Target};
+use crate::postgres::facts::{RUN, in_recovery, refuse_as_standby};
+use crate::postgres::link::{Link, each_host};
+use crate::postgres::quote;
+use crate::postgres::socket::ReceiveWindow;
+use crate::postgres::sqlstate::{CANNOT_CONNECT_NOW, is_connection, session_error, wrong_target};
+use crate::postgres::wire::{OUTPUT, UNCONVERTED};
 use crate::rules::{Lookup, Rules};
-use crate::source::connect::answered;
-use crate::source::dsn::{Dsn, Target};
-use crate::source::facts::{RUN, in_recovery, refuse_as_standby};
-use crate::source::link::{Link, each_host};
-use crate::source::socket::ReceiveWindow;
-use crate::source::sqlstate::{CANNOT_CONNECT_NOW, is_connection, session_error, wrong_target};
-use crate::source::wire::{OUTPUT, UNCONVERTED};
+use crate::source::replication::connect::answered;
 
 /// A link that is negotiated already, as tokio-postgres wants to receive one.
 struct Ready(Link);
@@ -259,7 +259,7 @@ impl ControlSession {
         let variables = [("slot", slot), ("publication", publication), ("tables", tables.as_str())];
         let fill = |sql| format!("{NO_PATH}{}", quote::fill(sql, &variables));
         self.kept = Kept::of(rules, publication);
-        self.watch = Some([RUN, include_str!("../sql/watch.sql"), include_str!("../sql/catalog.sql")].map(fill));
+        self.watch = Some([RUN, include_str!("../../sql/watch.sql"), include_str!("../../sql/catalog.sql")].map(fill));
         self.mending = Some(Mending::new(self.dsn.clone(), self.connect_timeout, publication, needs));
         self
     }
@@ -352,7 +352,7 @@ impl Identity {
 /// Asks a primary who it is; `None` where the role may not. A standby sees commits later than its primary and cannot be the
 /// gate, whether or not it may be asked for more.
 pub(crate) async fn identity(client: &Client) -> Result<Option<Identity>> {
-    let rows = match client.simple_query(include_str!("../sql/identity.sql")).await {
+    let rows = match client.simple_query(include_str!("../../sql/identity.sql")).await {
         // The functions are everybody's by default; a server may have taken some of them away.
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             client.simple_query("SELECT pg_catalog.pg_is_in_recovery()").await
@@ -386,7 +386,7 @@ pub(crate) fn nameless() -> (String, String) {
 
 /// Functions, triggers and defaults of schema crieur run as whoever reads and writes there.
 async fn refuse_strangers(client: &Client) -> Result<()> {
-    let sql = format!("{NO_PATH}{}", include_str!("../sql/outbox/owner.sql"));
+    let sql = format!("{NO_PATH}{}", include_str!("../../sql/outbox/owner.sql"));
     let rows = client.simple_query(&sql).await.map_err(|error| session_error(&error))?;
     let Some(owner) = first_row(&rows).and_then(|row| row.get(0)) else { return Ok(()) };
     let seen = format!("schema crieur belongs to \"{owner}\", whose code would run as a superuser");
@@ -482,7 +482,7 @@ impl Control for ControlSession {
     }
 
     async fn tables_of(&self, oid: Oid) -> Result<Option<Named>> {
-        const SQL: &str = include_str!("../sql/tables_of.sql");
+        const SQL: &str = include_str!("../../sql/tables_of.sql");
         self.attempt(1, async |live| {
             let sql = format!("{NO_PATH}{}", quote::fill(SQL, &[("oid", &oid.0.to_string())]));
             let rows = match live.session.client.simple_query(&sql).await {

@@ -7,12 +7,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::catalog::refusal::{Identity, Refusal, refusal};
 use crate::catalog::{Carrier, Catalog, Index, Sender};
-use crate::identity::refusal::{Identity, Refusal, refusal};
-use crate::quote;
+use crate::postgres::quote;
 use crate::rules::needs::TableNeeds;
-
-pub mod refusal;
 
 /// Bytes that the columns of an index of ours may take: a b-tree row holds 2704 (`BTMaxItemSize`), less its headers.
 pub const INDEX_BYTES_MAX: u32 = 2000;
@@ -263,8 +261,8 @@ pub fn wanted_by_all<'a>(catalog: &Catalog, carrier: &'a Carrier, needs: &'a [Ta
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::refusal::with_ours;
     use crate::cli::check::example::{carrier, index};
-    use crate::identity::refusal::with_ours;
 
     fn choose(carrier: &Carrier, columns: &BTreeSet<&str>, version: u32) -> Choice {
         let senders = with_ours(carrier, "crieur");

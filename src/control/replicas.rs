@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
+use crate::control::session::Session;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::session::Session;
-use crate::source::dsn::Dsn;
-use crate::source::sqlstate::session_error;
+use crate::postgres::dsn::Dsn;
+use crate::postgres::sqlstate::session_error;
 
 /// How often a replica that lags is asked again.
 const INTERVAL: Duration = Duration::from_millis(10);

@@ -11,14 +11,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
+use crate::catalog::identity::{self, Ground, Indexes, PRIMARY_KEY, probes, wanted_by_all};
+use crate::catalog::refusal::{Identity, Refusal, with_ours};
 use crate::catalog::{Carrier, Catalog, Table};
+use crate::control::session::Session;
 use crate::control::{Named, Refused};
 use crate::error::{Error, Result};
-use crate::identity::refusal::{Identity, Refusal, with_ours};
-use crate::identity::{self, Ground, Indexes, PRIMARY_KEY, probes, wanted_by_all};
+use crate::postgres::dsn::Dsn;
 use crate::rules::needs::TableNeeds;
-use crate::session::Session;
-use crate::source::dsn::Dsn;
 
 /// How often relations that are refused are tried again, and relations that may be are judged again.
 const AGAIN: Duration = Duration::from_secs(10);

@@ -12,10 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 
 use crate::error::{Error, Result};
-use crate::source::dsn::{Dsn, Host, Place};
+use crate::postgres::dsn::{Dsn, Host, Place};
 
 /// The receive window of the replication session, in bytes; Linux doubles it for its own bookkeeping. Small on purpose:
-/// see [`lazy`](crate::source::lazy).
+/// see [`lazy`](crate::source::replication::lazy).
 const RECEIVE_WINDOW: u32 = 64 * 1024;
 
 /// Unacknowledged data may linger this long before the kernel gives the connection up.

@@ -11,9 +11,9 @@ use tracing::{info, warn};
 use crate::decode::stream::two_phase;
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
-use crate::quote;
+use crate::postgres::quote;
+use crate::postgres::wire::{TextRow, Wire};
 use crate::source::replication::Life;
-use crate::source::wire::{TextRow, Wire};
 
 /// The first version whose logical slots can be synchronized to a standby.
 const VERSION_FAILOVER: u32 = 170_000;

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::error::{Error, Exit, Result};
-use crate::quote;
-use crate::source::wire::{TextRow, Wire};
+use crate::postgres::quote;
+use crate::postgres::wire::{TextRow, Wire};
 
 /// What must not have changed for the cache to be right without a sweep; the control session asks the same.
 pub(crate) const RUN: &str = include_str!("../../sql/run.sql");

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::catalog::{Carrier, Sender};
-use crate::quote;
+use crate::postgres::quote;
 
 /// The first version whose FULL identity has to do with generated columns.
 const VERSION_GENERATED: u32 = 180_000;
@@ -26,7 +26,7 @@ impl<'a> Identity<'a> {
     pub fn of(carrier: &'a Carrier) -> Self {
         match carrier.identity.as_str() {
             "f" => Identity::Full,
-            _ => Identity::Columns(super::carried(carrier)),
+            _ => Identity::Columns(crate::catalog::identity::carried(carrier)),
         }
     }
 }

@@ -12,11 +12,11 @@ use tracing::{debug, info, warn};
 use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{SlotOrigin, Start};
-use crate::quote;
-use crate::source::facts::{self, Facts};
+use crate::postgres::facts::{self, Facts};
+use crate::postgres::quote;
+use crate::postgres::wire::{ROLES_PATH, Wire};
+use crate::source::replication::slot::{self, Condition};
 use crate::source::replication::{Life, Options};
-use crate::source::slot::{self, Condition};
-use crate::source::wire::{ROLES_PATH, Wire};
 
 /// A slot is free for a moment whenever its daemon begins anew, with other rules for one. Whoever stands by may have the
 /// old rules, so it leaves the slot to that daemon for so long.

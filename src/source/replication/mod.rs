@@ -5,6 +5,10 @@
 //! `wal_sender_timeout`, at once when asked, and whether or not anybody takes events: the loop calls
 //! [`Source::status`] also while the cache is away.
 
+pub(crate) mod connect;
+mod lazy;
+pub(crate) mod slot;
+
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -17,11 +21,11 @@ use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{SlotOrigin, Start};
+use crate::postgres::dsn::Dsn;
+use crate::postgres::wire::{Wire, error_response};
 use crate::source::Source;
-use crate::source::connect::{Begun, Outcome, Past, busy, start, stream_error};
-use crate::source::dsn::Dsn;
-use crate::source::lazy::Lazy;
-use crate::source::wire::{Wire, error_response};
+use crate::source::replication::connect::{Begun, Outcome, Past, busy, start, stream_error};
+use crate::source::replication::lazy::Lazy;
 
 /// Seconds from 1970 to 2000, where PostgreSQL's clock starts.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);

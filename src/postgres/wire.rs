@@ -16,11 +16,11 @@ use crate::change::Oid;
 use crate::decode::encodings::Encoding;
 use crate::decode::transcode::Transcoder;
 use crate::error::{Error, Exit, Result};
-use crate::source::dsn::{Dsn, Target};
-use crate::source::frames::Frames;
-use crate::source::link::{Link, each_host};
-use crate::source::socket::ReceiveWindow;
-use crate::source::sqlstate::{error_fields, no_password, server_error, wrong_target};
+use crate::postgres::dsn::{Dsn, Target};
+use crate::postgres::frames::Frames;
+use crate::postgres::link::{Link, each_host};
+use crate::postgres::socket::ReceiveWindow;
+use crate::postgres::sqlstate::{error_fields, no_password, server_error, wrong_target};
 
 /// A row of a simple query, as text.
 pub type TextRow = Vec<Option<String>>;
@@ -371,7 +371,7 @@ impl Wire {
         .await
     }
 
-    /// See [`Socket::set_receive_low_water`](crate::source::socket::Socket::set_receive_low_water).
+    /// See [`Socket::set_receive_low_water`](crate::postgres::socket::Socket::set_receive_low_water).
     pub fn set_receive_low_water(&self, bytes: i32) {
         self.link.socket().set_receive_low_water(bytes);
     }

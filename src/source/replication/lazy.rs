@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::Result;
+use crate::postgres::wire::Wire;
 use crate::source::BACKLOG;
-use crate::source::wire::Wire;
 
 /// The longest wait for a full window: the end of a backlog does not fill it.
 const WAIT_MAX: Duration = Duration::from_millis(5);

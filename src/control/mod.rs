@@ -3,6 +3,13 @@
 //! It takes the gate's snapshots, answers lookups behind the gate, and knows which partition belongs to which table.
 //! This file is the trait that the loop knows and its words; `session.rs` is the real one.
 
+pub(crate) mod definitions;
+mod lookups;
+mod mending;
+pub mod pooled;
+pub mod replicas;
+pub mod session;
+
 use std::collections::BTreeSet;
 
 use serde::Deserialize;

@@ -14,10 +14,10 @@ use tokio_rustls::client::TlsStream;
 
 use crate::config::reference::shown;
 use crate::error::{Class, Error, Exit, Result};
-use crate::source::dsn::{Dsn, Host, Place, SslMode};
-use crate::source::socket::{ReceiveWindow, Socket, UNCONNECTED};
-use crate::source::sqlstate::CANNOT_CONNECT_NOW;
-use crate::source::tls::end_point;
+use crate::postgres::dsn::{Dsn, Host, Place, SslMode};
+use crate::postgres::socket::{ReceiveWindow, Socket, UNCONNECTED};
+use crate::postgres::sqlstate::CANNOT_CONNECT_NOW;
+use crate::postgres::tls::end_point;
 use crate::stranger::{self, Stranger};
 use crate::tls;
 
@@ -289,7 +289,7 @@ impl AsyncWrite for Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::sqlstate::server_error;
+    use crate::postgres::sqlstate::server_error;
 
     /// What is told when the hosts answer with these codes; one without a code is not there.
     async fn told(codes: &[&str]) -> Option<String> {

@@ -20,23 +20,23 @@ use tokio_postgres::types::{ToSql, Type};
 
 use crate::backoff::Backoff;
 use crate::change::Oid;
+use crate::control::lookups::{Collected, Refused, Shape, Text, Types, refusal};
+use crate::control::replicas::Replicas;
+use crate::control::session::{Session, nameless, same_server};
 use crate::control::{Answer, AnswerRow, Control, LookupId, Named, Question, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
-use crate::lookups::{Collected, Refused, Shape, Text, Types, refusal};
 use crate::lsn::Lsn;
 use crate::mark::Start;
-use crate::quote;
-use crate::replicas::Replicas;
+use crate::postgres::dsn::Dsn;
+use crate::postgres::quote;
+use crate::postgres::sqlstate::session_error;
 use crate::rules::{Lookup, Rules, sql};
-use crate::session::{Session, nameless, same_server};
-use crate::source::connect::answered;
-use crate::source::dsn::Dsn;
 use crate::source::outbox::{BEGIN_WRITE, Facts, query, transact};
-use crate::source::sqlstate::session_error;
+use crate::source::replication::connect::answered;
 
-const WATCH: &str = include_str!("../sql/outbox/watch.sql");
-const ROOT: &str = include_str!("../sql/outbox/root.sql");
+const WATCH: &str = include_str!("../../sql/outbox/watch.sql");
+const ROOT: &str = include_str!("../../sql/outbox/root.sql");
 
 /// A session, and the server that it was on when it began.
 struct Live {
@@ -409,7 +409,7 @@ impl Control for PooledControl {
         Snapshot::parse(&text).map_err(|cause| Error::definite(Exit::Protocol, "read a snapshot").because(cause))
     }
 
-    /// See [`ControlSession`](crate::session::ControlSession).
+    /// See [`ControlSession`](crate::control::session::ControlSession).
     async fn elders(&self) -> Result<Snapshot> {
         self.text("SELECT pg_catalog.pg_current_xact_id()::text").await?;
         self.snapshot().await

@@ -3,17 +3,20 @@
 //! Not a decision: those are pure functions over a [`Catalog`]. Each query returns JSON text, so that one statement
 //! serves every supported version and psql shows the same thing that the daemon reads. Reading writes nothing.
 
+pub mod identity;
+pub mod refusal;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::control::session::NO_PATH;
 use crate::error::{Error, Exit, Result};
-use crate::quote;
+use crate::postgres::quote;
 use crate::rules::needs::TableNeeds;
-use crate::session::NO_PATH;
 
-pub(crate) const TRIGGERS_SQL: &str = include_str!("../sql/triggers.sql");
-pub(crate) const FUNCTIONS_SQL: &str = include_str!("../sql/invalidate.sql");
+pub(crate) const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");
+pub(crate) const FUNCTIONS_SQL: &str = include_str!("../../sql/invalidate.sql");
 
 /// Tables that somebody may have meant. Bounded: some databases have a table for each customer.
 const OTHERS: &str = "SELECT pg_catalog.to_json(n.nspname || '.' || c.relname)::text FROM pg_catalog.pg_class AS c \
@@ -333,16 +336,16 @@ impl Catalog {
             .map_err(|error| Error::definite(Exit::Software, "name the tables as JSON").because(error))?;
         let scripts = [("triggers", TRIGGERS_SQL), ("functions", FUNCTIONS_SQL)];
         let variables = [("publication", publication), ("slot", slot), ("tables", tables.as_str())];
-        let found: Vec<Table> = rows(client, include_str!("../sql/tables.sql"), &variables).await?;
+        let found: Vec<Table> = rows(client, include_str!("../../sql/tables.sql"), &variables).await?;
         let others = match found.len() < needs.len() {
             true => rows(client, OTHERS, &[]).await?,
             false => Vec::new(),
         };
         Ok(Catalog {
-            server: one(rows(client, include_str!("../sql/server.sql"), &scripts).await?)?,
-            role: one(rows(client, include_str!("../sql/role.sql"), &variables).await?)?,
-            publication: rows(client, include_str!("../sql/publication.sql"), &variables).await?.pop(),
-            slot: rows(client, include_str!("../sql/slot.sql"), &variables).await?.pop(),
+            server: one(rows(client, include_str!("../../sql/server.sql"), &scripts).await?)?,
+            role: one(rows(client, include_str!("../../sql/role.sql"), &variables).await?)?,
+            publication: rows(client, include_str!("../../sql/publication.sql"), &variables).await?.pop(),
+            slot: rows(client, include_str!("../../sql/slot.sql"), &variables).await?.pop(),
             tables: found,
             others,
         })

@@ -4,7 +4,7 @@
 //! in the log, a stop needs a human. Codes: PostgreSQL's `src/backend/utils/errcodes.txt`.
 
 use crate::error::{Class, Error, Exit};
-use crate::source::dsn::Target;
+use crate::postgres::dsn::Target;
 
 const PASSWORD: &str = "Correct role and password in the connection string; the daemon waits minutes before it tries again, \
                         because repeated failures get an address banned.";
