@@ -117,6 +117,34 @@ fn a_blank_variable_hides_no_credential() {
     assert!(said.contains(&directory.path().join("redis_url").display().to_string()), "{said}");
 }
 
+/// Nobody has set the variable that a credential stands for, so no message may name that variable.
+#[test]
+fn a_bad_value_of_a_credential_is_told_by_its_file() {
+    let (directory, path) = written(RULES);
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    let config = path.display().to_string();
+    let good = ("postgres://u@127.0.0.1:1/d", "redis://127.0.0.1:1");
+    for (postgres, cache, wrong, words) in [
+        ("postgres://u@h/d?sslmode=verify_full", good.1, "database_url", "sslmode"),
+        (good.0, "redis://127.0.0.1:1?hunter=2", "redis_url", "parameter \"hunter\""),
+        (good.0, "http://127.0.0.1:1", "redis_url", "web address"),
+        (good.0, good.1, "redis_url", "connect"),
+        // One is written where the other belongs, and the other is not there.
+        (" ", good.0, "redis_url", "looks like an address for postgres.url"),
+    ] {
+        fs::write(file("database_url"), postgres).expect("written");
+        fs::write(file("redis_url"), cache).expect("written");
+        let given = [("CREDENTIALS_DIRECTORY", directory.path().as_os_str())];
+        let command = if wrong == "database_url" { "check" } else { "coverage" };
+        let (code, _, said) = crieur(&[command, "--config", &config], &given);
+        assert_ne!(code, 0, "{postgres} {cache}: {said}");
+        assert!(said.contains(words) && said.contains(&file(wrong)), "{postgres} {cache}: {said}");
+        let place = said.lines().filter(|line| line.contains("-->") || line.starts_with("error"));
+        let variable = place.filter(|line| line.contains("_URL"));
+        assert_eq!(variable.collect::<Vec<_>>(), [""; 0], "{postgres} {cache}: {said}");
+    }
+}
+
 #[test]
 fn a_rules_file_that_may_not_be_read_is_not_a_relative_path() {
     let (directory, path) = written("rules_file = 'rules'\n");

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::cli::output::{Lasting, cannot_write, is_enough, say};
-use crate::config::{Config, Mistakes, Mode, credentials, environment};
+use crate::config::{Config, Given, Mistakes, Mode, credentials, environment};
 use crate::control::session::Session;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::dsn::Dsn;
@@ -130,7 +130,7 @@ fn with_rules(file: &Path, command: impl FnOnce(Config) -> Exit) -> Exit {
 
 fn with(
     file: &Path,
-    load: impl FnOnce(&Path, Vec<(String, String)>) -> std::result::Result<Config, Mistakes>,
+    load: impl FnOnce(&Path, Vec<Given>) -> std::result::Result<Config, Mistakes>,
     command: impl FnOnce(Config) -> Exit,
 ) -> Exit {
     let environment = match environment() {
@@ -151,11 +151,11 @@ fn with(
 
 /// The environment, and below it what systemd hands over as credentials. A variable of ours must be readable text: what is
 /// passed over could be `cache.protect`.
-pub(crate) fn environment() -> Result<Vec<(String, String)>> {
-    let mut environment = Vec::new();
+pub(crate) fn environment() -> Result<Vec<Given>> {
+    let mut environment: Vec<Given> = Vec::new();
     for (name, value) in std::env::vars_os() {
         match (name.into_string(), value.into_string()) {
-            (Ok(name), Ok(value)) => environment.push((name, value)),
+            (Ok(name), Ok(value)) => environment.push(Given::from((name, value))),
             (name, _) => {
                 let name = name.unwrap_or_else(|name| name.to_string_lossy().into_owned());
                 if environment::concerns_us(&name) {
@@ -166,10 +166,10 @@ pub(crate) fn environment() -> Result<Vec<(String, String)>> {
         }
     }
     if let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") {
-        for (name, value) in credentials::from_directory(Path::new(&directory))? {
+        for credential in credentials::from_directory(Path::new(&directory))? {
             // A blank variable says nothing, so it hides nothing.
-            if !environment.iter().any(|(other, value)| other == name && !value.trim().is_empty()) {
-                environment.push((name.to_owned(), value));
+            if !environment.iter().any(|given| given.name == credential.name && !given.value.trim().is_empty()) {
+                environment.push(credential);
             }
         }
     }

@@ -1,9 +1,12 @@
 //! Secrets that systemd hands over as files (`LoadCredential=`): which files mean which setting. Pure but for the read.
 //!
-//! Not a configuration layer of its own: it yields the same names as the environment, and the environment wins.
+//! Not a configuration layer of its own: it yields the same names as the environment, and the environment wins. Each value
+//! keeps the file that it was read from, since nobody has set the variable.
 
 use std::path::Path;
 
+use crate::config::environment::Given;
+use crate::config::mistake::Place;
 use crate::error::{Error, Exit, Result};
 
 /// Credential file name, and the environment variable whose value it holds.
@@ -16,13 +19,17 @@ fn value(text: &str) -> Option<String> {
     (!text.trim().is_empty()).then(|| text.to_owned())
 }
 
-/// Names and values for which `directory` (`$CREDENTIALS_DIRECTORY`) holds a file; a missing file is no error.
-pub fn from_directory(directory: &Path) -> Result<Vec<(&'static str, String)>> {
+/// What `directory` (`$CREDENTIALS_DIRECTORY`) holds a file for; a missing file is no error.
+pub fn from_directory(directory: &Path) -> Result<Vec<Given>> {
     let mut found = Vec::new();
     for (file, name) in CREDENTIALS {
         let path = directory.join(file);
         match std::fs::read_to_string(&path) {
-            Ok(text) => found.extend(value(&text).map(|value| (name, value))),
+            Ok(text) => found.extend(value(&text).map(|value| Given {
+                name: name.to_owned(),
+                value,
+                place: Place::Whole(path.display().to_string()),
+            })),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
                 let message = format!("cannot read the credential \"{}\"", path.display());
@@ -44,7 +51,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(directory.path().join("database_url"), "postgres://u:p@h/d\n").expect("written");
         let found = from_directory(directory.path()).expect("readable");
-        assert_eq!(found, [("DATABASE_URL", "postgres://u:p@h/d".to_owned())]);
+        let [Given { name, value, place }] = &found[..] else { panic!("one of the two is there: {found:?}") };
+        assert_eq!((name.as_str(), value.as_str()), ("DATABASE_URL", "postgres://u:p@h/d"));
+        assert_eq!(place.to_string(), directory.path().join("database_url").display().to_string());
     }
 
     #[test]
@@ -52,7 +61,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         for blank in ["\r\n", " \t\n", ""] {
             std::fs::write(directory.path().join("redis_url"), blank).expect("written");
-            assert_eq!(from_directory(directory.path()).expect("readable"), []);
+            assert!(from_directory(directory.path()).expect("readable").is_empty());
         }
     }
 

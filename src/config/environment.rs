@@ -27,16 +27,51 @@ pub fn level(text: &str) -> Option<&'static str> {
     LEVELS.iter().enumerate().find(named).map(|(_, level)| *level)
 }
 
+/// A value that the surroundings of the process give, by the name of its variable.
+#[derive(Clone)]
+pub struct Given {
+    /// The variable.
+    pub name: String,
+    /// Its value, which may be a secret.
+    pub value: String,
+    /// Where the value was written: the variable itself, or a credential's file.
+    pub place: Place,
+}
+
+impl From<(String, String)> for Given {
+    /// A variable that is set.
+    fn from((name, value): (String, String)) -> Self {
+        Given { place: Place::Variable(name.clone()), name, value }
+    }
+}
+
+impl std::fmt::Debug for Given {
+    /// Without the value.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.name, self.place)
+    }
+}
+
+/// All that is given.
+#[derive(Debug, Default)]
+pub(super) struct Environment(BTreeMap<String, Given>);
+
+impl<G: Into<Given>> FromIterator<G> for Environment {
+    fn from_iter<I: IntoIterator<Item = G>>(all: I) -> Self {
+        Environment(all.into_iter().map(Into::into).map(|given| (given.name.clone(), given)).collect())
+    }
+}
+
 /// Whether a variable must be readable text: one of ours, or one that an application may have for us.
 pub fn concerns_us(name: &str) -> bool {
     name.to_ascii_uppercase().starts_with("CRIEUR_") || reference().iter().any(|key| key.also == Some(name))
 }
 
 /// The two layers of the environment: below the file, above the file.
-pub fn layers(variables: &BTreeMap<String, String>, mistakes: &mut Mistakes) -> (Layer, Layer) {
+pub(super) fn layers(environment: &Environment, mistakes: &mut Mistakes) -> (Layer, Layer) {
     let (mut below, mut above) = (Layer::default(), Layer::default());
-    for (name, value) in variables {
-        let place = Place::Variable(name.clone());
+    for Given { name, value, place } in environment.0.values() {
+        let place = place.clone();
         if let Some(key) = reference().iter().find(|key| key.also == Some(name)) {
             // An application may export the name empty to say "none".
             if !value.trim().is_empty() {
@@ -80,7 +115,7 @@ fn squeezed(name: &str) -> String {
 }
 
 /// Addresses that stand where crieur does not look; said when `missing` (a key's name) is nowhere else.
-pub fn elsewhere(variables: &BTreeMap<String, String>, missing: &Key, mistakes: &mut Mistakes) {
+pub(super) fn elsewhere(environment: &Environment, missing: &Key, mistakes: &mut Mistakes) {
     let (schemes, others): (&[&str], &[&str]) = match missing.name {
         "cache.url" => {
             (&["redis://", "rediss://", "valkey://", "valkeys://"], &["UPSTASH_REDIS_REST_URL", "KV_REST_API_URL"])
@@ -88,14 +123,16 @@ pub fn elsewhere(variables: &BTreeMap<String, String>, missing: &Key, mistakes: 
         _ => (&["postgres://", "postgresql://"], &["PGHOST", "PGHOSTADDR", "PGSERVICE"]),
     };
     let read = missing.also.unwrap_or_default();
-    for (name, value) in variables.iter().filter(|(name, value)| *name != read && !value.is_empty()) {
-        let place = Place::Variable(name.clone());
+    let others_given = environment.0.values().filter(|given| given.name != read && !given.value.is_empty());
+    for Given { name, value, place } in others_given {
+        let place = place.clone();
         if schemes.iter().any(|scheme| value.starts_with(scheme)) {
-            mistakes.warning(
-                place,
-                format!("{name} looks like an address for {}", missing.name),
-                format!("crieur reads {read}"),
-            );
+            let (name, read) = match &place {
+                Place::Variable(_) => (name.clone(), read.to_owned()),
+                place => (format!("credential \"{place}\""), format!("credential \"{}\"", read.to_ascii_lowercase())),
+            };
+            let message = format!("{name} looks like an address for {}", missing.name);
+            mistakes.warning(place, message, format!("crieur reads {read}"));
         } else if others.contains(&name.as_str()) {
             let note = match missing.name {
                 "cache.url" => "it is of a REST interface; for Upstash write rediss://default:<token>@<endpoint>:6379",
@@ -107,7 +144,7 @@ pub fn elsewhere(variables: &BTreeMap<String, String>, missing: &Key, mistakes: 
 }
 
 /// Variables of libpq that a program with libpq would take to complete the address; crieur takes the address as it is.
-pub fn unread(variables: &BTreeMap<String, String>, address: &str, mistakes: &mut Mistakes) {
+pub(super) fn unread(environment: &Environment, address: &str, mistakes: &mut Mistakes) {
     let Ok(dsn) = Dsn::parse(address) else { return };
     let config = &dsn.config;
     let says = |parameter: &str| address.contains(&format!("{parameter}="));
@@ -128,7 +165,7 @@ pub fn unread(variables: &BTreeMap<String, String>, address: &str, mistakes: &mu
         ("PGSERVICE", "service", true),
     ];
     for (name, parameter, is_lacking) in lacking {
-        if is_lacking && variables.get(name).is_some_and(|value| !value.is_empty()) {
+        if is_lacking && environment.0.get(name).is_some_and(|given| !given.value.is_empty()) {
             let message = format!("{name} is not read, and the address of PostgreSQL says no {parameter}");
             mistakes.warning(Place::Variable(name.to_owned()), message, "write into the address what crieur shall use");
         }
@@ -139,7 +176,7 @@ pub fn unread(variables: &BTreeMap<String, String>, address: &str, mistakes: &mu
 mod tests {
     use super::*;
 
-    fn variables(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+    fn variables(list: &[(&str, &str)]) -> Environment {
         list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 

@@ -11,7 +11,6 @@ mod settings;
 pub mod url;
 pub(crate) mod written;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -19,11 +18,13 @@ use std::time::Duration;
 
 use config::Source as _;
 
+use crate::config::environment::Environment;
 use crate::config::layers::Layer;
 use crate::config::mistake::{Place, SourceFile};
 use crate::config::reference::Checked;
 use crate::rules::Rules;
 
+pub use environment::Given;
 pub use metered::Metering;
 pub use mistake::Mistakes;
 pub use reference::reference;
@@ -64,19 +65,19 @@ enum Reading<'a> {
 
 impl Config {
     /// Reads the file and the environment; every mistake in both is reported, not only the first.
-    pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, Mistakes> {
+    pub fn load(path: &Path, env: impl Iterator<Item = impl Into<Given>>) -> Result<Config, Mistakes> {
         Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, Reading::Whole)
     }
 
     /// The same for a command that connects to nothing: the addresses may be missing, and then mean nothing.
-    pub fn load_unconnected(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, Mistakes> {
+    pub fn load_unconnected(path: &Path, env: impl Iterator<Item = impl Into<Given>>) -> Result<Config, Mistakes> {
         Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, Reading::Unconnected)
     }
 
     /// The same while a daemon runs whose cache protects these patterns: its rules go on with them.
     pub fn load_anew(
         path: &Path,
-        env: impl Iterator<Item = (String, String)>,
+        env: impl Iterator<Item = impl Into<Given>>,
         protect: &[Vec<u8>],
     ) -> Result<Config, Mistakes> {
         Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, Reading::Anew(protect))
@@ -86,12 +87,12 @@ impl Config {
     fn read(
         file: Rc<SourceFile>,
         directory: &Path,
-        env: impl Iterator<Item = (String, String)>,
+        env: impl Iterator<Item = impl Into<Given>>,
         reading: Reading<'_>,
     ) -> Result<Config, Mistakes> {
         let mut mistakes = Mistakes::default();
         let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
-        let env = env.collect();
+        let env: Environment = env.collect();
         let (below, above) = environment::layers(&env, &mut mistakes);
         let from_file = layers::file(&file, &table, &mut mistakes);
         let defaults = match reading {
@@ -152,7 +153,7 @@ impl Settings {
     }
 
     /// What the environment holds besides, and somebody may think that crieur reads.
-    fn look_elsewhere(&self, env: &BTreeMap<String, String>, mistakes: &mut Mistakes) {
+    fn look_elsewhere(&self, env: &Environment, mistakes: &mut Mistakes) {
         for (key, value) in self.0.iter().filter(|(key, _)| key.also.is_some()) {
             match value {
                 None => environment::elsewhere(env, key, mistakes),
@@ -513,8 +514,9 @@ mod tests {
         std::fs::write(&path, "rules_file = 'absent.toml'\n").expect("written");
         assert_eq!(Config::load(&path, env()).expect_err("absent").exit(), crate::error::Exit::Config);
         std::fs::write(&path, RULES).expect("written");
-        assert!(Config::load(&path, std::iter::empty()).is_err(), "the addresses are missing");
-        Config::load_unconnected(&path, std::iter::empty()).expect("nobody connects");
+        let none = std::iter::empty::<Given>;
+        assert!(Config::load(&path, none()).is_err(), "the addresses are missing");
+        Config::load_unconnected(&path, none()).expect("nobody connects");
         let missing = Config::load(&directory.path().join("none.toml"), env()).expect_err("missing");
         assert_eq!(missing.exit(), crate::error::Exit::NoInput);
     }

@@ -254,7 +254,8 @@ async fn a_commit_of_500_000_rows_takes_little_longer_than_its_deletes() {
     let sweeps = |bulk: &Bulk| bulk.daemon.log().matches("sweep finished").count();
     // Those of the first start and of the preparations, echoes included.
     let before = sweeps(&bulk);
-    let sink = Config::load(&bulk.daemon.config_path(), std::iter::empty()).expect("the daemon runs with it");
+    let sink = Config::load(&bulk.daemon.config_path(), std::iter::empty::<(String, String)>())
+        .expect("the daemon runs with it");
     let sink = RedisCache::new(&sink.cache).expect("valid URL");
     let mut keys = KeySet::default();
     for id in 1..=ROWS {
