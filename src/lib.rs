@@ -24,13 +24,17 @@
 //! source never sees a cache; the loop knows only traits. `tests/tidy.rs` keeps these walls.
 
 // Words: plain values.
+pub mod amount;
 pub mod change;
 pub mod error;
 pub mod failpoints;
 pub mod keys;
 pub mod lsn;
+pub mod mistake;
 pub mod notice;
+pub mod secret;
 pub mod seen;
+pub mod url;
 
 // Both servers: TLS, and what answers at an address.
 pub mod stranger;

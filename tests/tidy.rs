@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crieur::config::reference::{Key, Kind, shown};
+use crieur::amount::shown;
+use crieur::config::reference::{Key, Kind};
 
 /// Modules that decide and never touch the outside: no runtime, no clock, no log.
 const PURE: &[&str] = &[

@@ -13,11 +13,12 @@ use tokio_rustls::TlsConnector;
 
 use super::query::plain;
 use super::socket::{self, Heard, Socket, Stream};
-use crate::config::url::{CACHE_FORMS, of_cache};
-use crate::config::{Secret, TlsFiles};
+use crate::config::TlsFiles;
 use crate::error::{Error, Exit, Result};
+use crate::secret::Secret;
 use crate::stranger::{self, Stranger};
 use crate::tls::{self, Level, Names, Roots, Trust};
+use crate::url::{CACHE_FORMS, of_cache};
 
 /// What the files are called.
 const FILES: Names = Names { root: "cache.tls_ca", certificate: "cache.tls_cert", key: "cache.tls_key" };

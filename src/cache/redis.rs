@@ -20,7 +20,7 @@ use super::link::{Link, count};
 use super::probe::{self, Examined};
 use super::sweep::Steps;
 use super::{Cache, Deleted, Swap, Swept, reply, sweep};
-use crate::config::reference::shown;
+use crate::amount::shown;
 use crate::config::{self, Leases, Metering};
 use crate::error::{Error, Result};
 use crate::keys::KeySet;

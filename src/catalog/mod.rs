@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::control::session::NO_PATH;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
+use crate::postgres::session::NO_PATH;
 use crate::rules::needs::TableNeeds;
 
 pub(crate) const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");

@@ -25,10 +25,11 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 use crate::cli::output::{Lasting, cannot_write, is_enough, say};
-use crate::config::{Config, Given, Mistakes, Mode, credentials, environment};
-use crate::control::session::Session;
+use crate::config::{Config, Given, Mode, credentials, environment};
 use crate::error::{Error, Exit, Result};
+use crate::mistake::Mistakes;
 use crate::postgres::dsn::Dsn;
+use crate::postgres::session::Session;
 use crate::rules::needs::TableNeeds;
 use crate::source::recording::Recording;
 

@@ -4,7 +4,7 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::config::mistake::suggestion;
+use crate::mistake::suggestion;
 
 /// Every command, for a list.
 const COMMANDS: [&str; 8] = ["run", "check", "explain", "coverage", "setup", "record", "replay", "help"];

@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::amount::duration;
 use crate::cli::output::cannot_write;
 use crate::cli::replay::Transactions;
 use crate::cli::run::end_signal;
-use crate::config::reference::duration;
 use crate::config::{Config, Mode};
 use crate::control::pooled::PooledControl;
-use crate::control::session::{ControlSession, Session};
+use crate::control::session::ControlSession;
 use crate::control::{Answer, Control, Question};
 use crate::decode::frame::{Reply, StandbyStatus};
 use crate::decode::{Assembler, Frame};
@@ -28,11 +28,13 @@ use crate::lsn::{Lsn, Xid};
 use crate::pipeline::intake::Need;
 use crate::postgres::dsn::Dsn;
 use crate::postgres::facts::Facts;
+use crate::postgres::link::answered;
+use crate::postgres::session::Session;
 use crate::postgres::sqlstate::session_error;
 use crate::postgres::wire::{Wire, error_response};
 use crate::source::outbox::{self, Follower};
 use crate::source::recording::{Header, LookupAnswer, PartitionRoot, RecordingWriter};
-use crate::source::replication::connect::{answered, protocol_version, start_stream};
+use crate::source::replication::connect::{protocol_version, start_stream};
 use crate::source::replication::now;
 
 /// While lookups wait for their transaction to become visible, a snapshot is taken this often.

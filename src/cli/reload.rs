@@ -11,10 +11,12 @@ use tracing::{error, info, warn};
 
 use crate::cli::environment;
 use crate::cli::output::say;
-use crate::config::{Config, Effective, Mistakes, Secret};
+use crate::config::{Config, Effective};
+use crate::mistake::Mistakes;
 use crate::pipeline::Reload;
 use crate::rules::Rules;
 use crate::rules::custom::SETTING;
+use crate::secret::Secret;
 
 /// Where the rules are, and what is in force.
 pub(super) struct RulesFile {

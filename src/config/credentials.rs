@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use crate::config::environment::Given;
-use crate::config::mistake::Place;
 use crate::error::{Error, Exit, Result};
+use crate::mistake::Place;
 
 /// Credential file name, and the environment variable whose value it holds.
 pub const CREDENTIALS: [(&str, &str); 2] = [("database_url", "DATABASE_URL"), ("redis_url", "REDIS_URL")];

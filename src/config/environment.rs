@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use crate::config::layers::Layer;
-use crate::config::mistake::{Mistakes, Place, distance, suggestion};
 use crate::config::reference::{Key, reference};
+use crate::mistake::{Mistakes, Place, distance, suggestion};
 use crate::postgres::dsn::Dsn;
 
 /// The level of the log.

@@ -10,8 +10,8 @@ use config::{ConfigError, Map, Source, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::config::reference::{Key, Kind, Unfit, reference};
+use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::rules::parse::TOP;
 
 type Toml<'i> = Spanned<DeValue<'i>>;

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use super::Settings;
-use super::reference::Kind;
+use crate::config::merged::Merged;
+use crate::config::reference::Kind;
 
 /// Whether each command costs money.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,15 +32,14 @@ fn of_url(url: &str) -> Metering {
 }
 
 /// Whether commands are billed, as it is written or as the address says; puts the other defaults into their places.
-pub(super) fn settle(settings: &mut Settings) -> Metering {
-    let metering = match settings.text("cache.metered").as_str() {
+pub(super) fn settle(merged: &mut Merged) -> Metering {
+    let metering = match merged.text("cache.metered").as_str() {
         "yes" => Metering::ByCommand,
         "no" => Metering::None,
-        _ => of_url(&settings.text("cache.url")),
+        _ => of_url(&merged.text("cache.url")),
     };
     for (name, default) in DEFAULTS.iter().filter(|_| metering == Metering::ByCommand) {
-        let setting =
-            settings.0.iter_mut().find(|(key, _)| key.name == *name).and_then(|(_, setting)| setting.as_mut());
+        let setting = merged.0.iter_mut().find(|(key, _)| key.name == *name).and_then(|(_, setting)| setting.as_mut());
         if let Some((checked, text, origin)) = setting.filter(|(_, _, origin)| origin == "default") {
             let value = config::Value::new(None, *default);
             *checked = Kind::Duration(Duration::ZERO, Duration::MAX).check(&value).expect("a duration");

@@ -3,33 +3,29 @@
 pub mod credentials;
 pub(crate) mod environment;
 mod layers;
+mod merged;
 mod metered;
-pub mod mistake;
 pub mod reference;
 mod rules_file;
 mod settings;
-pub mod url;
 pub(crate) mod written;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
-
-use config::Source as _;
 
 use crate::config::environment::Environment;
 use crate::config::layers::Layer;
-use crate::config::mistake::{Place, SourceFile};
+use crate::config::merged::{Merged, unfit};
 use crate::config::reference::Checked;
+use crate::mistake::{Mistakes, SourceFile};
 use crate::rules::Rules;
 
 pub use environment::Given;
 pub use metered::Metering;
-pub use mistake::Mistakes;
 pub use reference::reference;
 pub use rules_file::rules_of_file;
-pub use settings::{Cache, Leases, Limits, Mode, OnGap, Postgres, Secret, TlsFiles};
+pub use settings::{Cache, Leases, Limits, Mode, OnGap, Postgres, TlsFiles};
 
 /// Everything that a command needs.
 #[derive(Debug)]
@@ -99,137 +95,31 @@ impl Config {
             Reading::Unconnected => Layer::defaults().with_no_addresses(),
             Reading::Whole | Reading::Anew(_) => Layer::defaults(),
         };
-        let settings = Settings::merge([defaults, below, from_file, above]);
-        settings.require_urls(&mut mistakes);
-        settings.look_elsewhere(&env, &mut mistakes);
-        let written = || settings.texts("cache.protect").into_iter().map(String::into_bytes).collect();
+        let merged = Merged::merge([defaults, below, from_file, above]);
+        merged.require_urls(&mut mistakes);
+        merged.look_elsewhere(&env, &mut mistakes);
+        let written = || merged.texts("cache.protect").into_iter().map(String::into_bytes).collect();
         let protect = match reading {
             Reading::Anew(protect) => protect.to_vec(),
             Reading::Whole | Reading::Unconnected => written(),
         };
         let mut rules = rules_file::read_rules(&file, &table, directory, &protect, &mut mistakes)?;
-        rules.allow(&settings.texts("cache.invalidate"));
+        rules.allow(&merged.texts("cache.invalidate"));
         if !mistakes.is_harmless() {
             return Err(mistakes);
         }
-        Ok(settings.into_config(rules, protect, mistakes))
+        Ok(Config::of(merged, rules, protect, mistakes))
     }
 
-    /// Every key with its value and origin, secrets redacted, for the first log line.
-    pub fn effective(&self) -> impl Iterator<Item = Effective> {
-        self.effective.clone().into_iter()
-    }
-}
-
-/// The merged layers, each value checked.
-struct Settings(Vec<(&'static reference::Key, Option<Setting>)>);
-
-/// The checked value, as it would be written, and its origin.
-type Setting = (Checked, String, String);
-
-impl Settings {
-    fn merge(layers: [Layer; 4]) -> Self {
-        let merged = layers.into_iter().fold(config::Config::builder(), |builder, layer| builder.add_source(layer));
-        let merged =
-            merged.build().and_then(|merged| merged.collect()).expect("checked scalars and lists under fixed keys");
-        let find = |key: &'static reference::Key| {
-            let (section, name) = key.split();
-            let section = merged.get(section)?.clone().into_table().ok()?;
-            let value = section.get(name)?;
-            let checked = key.kind.check(value).ok()?;
-            Some((checked, written(key, value), value.origin().unwrap_or("default").to_owned()))
-        };
-        Settings(reference().iter().map(|key| (key, find(key))).collect())
-    }
-
-    fn require_urls(&self, mistakes: &mut Mistakes) {
-        for (key, value) in &self.0 {
-            if let (Some(also), None) = (key.also, value) {
-                let (section, name) = key.split();
-                let note = format!("write {name} = \"…\" under [{section}], or set {}, or {also}", key.variable());
-                mistakes.error(Place::Nowhere, format!("{} is missing", key.name), note);
-            }
-        }
-    }
-
-    /// What the environment holds besides, and somebody may think that crieur reads.
-    fn look_elsewhere(&self, env: &Environment, mistakes: &mut Mistakes) {
-        for (key, value) in self.0.iter().filter(|(key, _)| key.also.is_some()) {
-            match value {
-                None => environment::elsewhere(env, key, mistakes),
-                Some((Checked::Text(address), _, _)) if key.name == "postgres.url" => {
-                    environment::unread(env, address, mistakes);
-                }
-                Some(_) => {}
-            }
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<&Checked> {
-        let (_, value) = self.0.iter().find(|(key, _)| key.name == name)?;
-        value.as_ref().map(|(checked, _, _)| checked)
-    }
-
-    fn text(&self, name: &str) -> String {
-        match self.get(name) {
-            Some(Checked::Text(text)) => text.clone(),
-            other => unfit(name, other),
-        }
-    }
-
-    /// A text that must not be shown.
-    fn secret(&self, name: &str) -> Secret {
-        Secret::written(self.text(name), self.origin(name))
-    }
-
-    /// A list of them; of several each says which one it is.
-    fn secrets(&self, name: &str) -> Vec<Secret> {
-        let (texts, origin) = (self.texts(name), self.origin(name));
-        let of = texts.len();
-        let one = |(index, text)| match of {
-            1 => Secret::written(text, origin.clone()),
-            of => Secret::written(text, format!("{} of the {of} in {origin}", index + 1)),
-        };
-        texts.into_iter().enumerate().map(one).collect()
-    }
-
-    /// The variable that a value comes from, or its key, file and line.
-    fn origin(&self, name: &str) -> String {
-        let found = self.0.iter().find(|(key, _)| key.name == name);
-        let Some((key, Some((_, _, origin)))) = found else { return name.to_owned() };
-        let is_variable = key.also == Some(origin) || key.variable() == *origin;
-        if is_variable { origin.clone() } else { format!("{name} in {origin}") }
-    }
-
-    fn duration(&self, name: &str) -> Duration {
-        match self.get(name) {
-            Some(Checked::Duration(duration)) => *duration,
-            other => unfit(name, other),
-        }
-    }
-
-    fn number(&self, name: &str) -> u64 {
-        match self.get(name) {
-            Some(Checked::Number(number)) => *number,
-            other => unfit(name, other),
-        }
-    }
-
-    fn texts(&self, name: &str) -> Vec<String> {
-        match self.get(name) {
-            Some(Checked::Texts(texts)) => texts.clone(),
-            other => unfit(name, other),
-        }
-    }
-
-    fn into_config(mut self, rules: Rules, protect: Vec<Vec<u8>>, warnings: Mistakes) -> Config {
-        let metering = metered::settle(&mut self);
-        let echo = match self.get("cache.echo") {
+    /// Every value in its place.
+    fn of(mut merged: Merged, rules: Rules, protect: Vec<Vec<u8>>, warnings: Mistakes) -> Config {
+        let metering = metered::settle(&mut merged);
+        let echo = match merged.get("cache.echo") {
             Some(Checked::Durations(delays)) => delays.clone(),
             other => unfit("cache.echo", other),
         };
         let path = |name| {
-            self.get(name).map(|value| match value {
+            merged.get(name).map(|value| match value {
                 Checked::Path(path) => path.clone(),
                 other => unfit(name, Some(other)),
             })
@@ -239,77 +129,65 @@ impl Settings {
             certificate: path("cache.tls_cert"),
             key: path("cache.tls_key"),
         };
-        let leases = if self.text("cache.leases") == "companion" { Leases::Companion } else { Leases::None };
-        let admin = self.get("admin.listen").map(|value| match value {
+        let leases = if merged.text("cache.leases") == "companion" { Leases::Companion } else { Leases::None };
+        let admin = merged.get("admin.listen").map(|value| match value {
             Checked::Socket(address) => *address,
             other => unfit("admin.listen", Some(other)),
         });
-        let on_gap = if self.text("cache.on_gap") == "warn" { OnGap::Warn } else { OnGap::Sweep };
+        let on_gap = if merged.text("cache.on_gap") == "warn" { OnGap::Warn } else { OnGap::Sweep };
         Config {
             postgres: Postgres {
-                url: self.secret("postgres.url"),
-                mode: if self.text("postgres.mode") == "outbox" { Mode::Outbox } else { Mode::Replication },
-                slot: self.text("postgres.slot"),
-                publication: self.text("postgres.publication"),
-                replicas: self.secrets("postgres.replicas"),
-                connect_timeout: self.duration("postgres.connect_timeout"),
-                liveness_timeout: self.duration("postgres.liveness_timeout"),
-                lookup_timeout: self.duration("postgres.lookup_timeout"),
+                url: merged.secret("postgres.url"),
+                mode: if merged.text("postgres.mode") == "outbox" { Mode::Outbox } else { Mode::Replication },
+                slot: merged.text("postgres.slot"),
+                publication: merged.text("postgres.publication"),
+                replicas: merged.secrets("postgres.replicas"),
+                connect_timeout: merged.duration("postgres.connect_timeout"),
+                liveness_timeout: merged.duration("postgres.liveness_timeout"),
+                lookup_timeout: merged.duration("postgres.lookup_timeout"),
             },
             cache: Cache {
-                url: self.secret("cache.url"),
+                url: merged.secret("cache.url"),
                 tls,
                 echo,
-                echo_wal_bytes_max: self.number("cache.echo_wal_bytes_max"),
+                echo_wal_bytes_max: merged.number("cache.echo_wal_bytes_max"),
                 protect,
                 leases,
                 on_gap,
                 metering,
-                heartbeat: self.duration("cache.heartbeat"),
-                connection_age_max: self.duration("cache.connection_age_max"),
-                timeout: self.duration("cache.timeout"),
+                heartbeat: merged.duration("cache.heartbeat"),
+                connection_age_max: merged.duration("cache.connection_age_max"),
+                timeout: merged.duration("cache.timeout"),
             },
             limits: Limits {
-                memory_bytes_max: self.number("limits.memory_bytes_max"),
-                batch_keys_max: self.number("limits.batch_keys_max").try_into().unwrap_or(usize::MAX),
-                stop_timeout: self.duration("limits.stop_timeout"),
+                memory_bytes_max: merged.number("limits.memory_bytes_max"),
+                batch_keys_max: merged.number("limits.batch_keys_max").try_into().unwrap_or(usize::MAX),
+                stop_timeout: merged.duration("limits.stop_timeout"),
             },
             admin,
             rules,
             warnings,
-            effective: self
+            effective: merged
                 .0
                 .into_iter()
                 .filter_map(|(key, value)| value.map(|(_, text, origin)| (key.name, text, origin)))
                 .collect(),
         }
     }
-}
 
-/// The table of keys says what each key holds, and `require_urls` what must be there; only we can break that.
-fn unfit(name: &str, found: Option<&Checked>) -> ! {
-    let found = if found.is_some() { "another kind of value" } else { "nothing" };
-    panic!("the table of keys promises a value for {name}, found {found}")
-}
-
-/// The value as it would be written; a URL is never shown.
-fn written(key: &reference::Key, value: &config::Value) -> String {
-    match (&key.kind, &value.kind) {
-        (reference::Kind::Urls, config::ValueKind::String(list)) if list.is_empty() => String::new(),
-        (reference::Kind::Url, config::ValueKind::String(text)) => url::shown(text),
-        (reference::Kind::Urls, config::ValueKind::Array(items)) => {
-            items.iter().map(|item| url::shown(&item.to_string())).collect::<Vec<_>>().join(",")
-        }
-        (reference::Kind::Url | reference::Kind::Urls, _) => "[redacted]".to_owned(),
-        (_, config::ValueKind::Array(items)) => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-        (_, _) => value.to_string(),
+    /// Every key with its value and origin, secrets redacted, for the first log line.
+    pub fn effective(&self) -> impl Iterator<Item = Effective> {
+        self.effective.clone().into_iter()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::error::Exit;
+    use crate::secret::Secret;
 
     const RULES: &str = "[[rules]]\ntable = 't'\nkeys = ['k']\n";
 
@@ -339,7 +217,7 @@ mod tests {
             assert_eq!(cache.metering, metering, "{text}");
             assert_eq!((cache.heartbeat.as_secs(), cache.connection_age_max.as_secs()), seconds, "{text}");
             let shown = config.effective().find(|(name, ..)| *name == "cache.heartbeat").expect("each key is shown").1;
-            assert_eq!(reference::duration(&shown), Some(cache.heartbeat), "{text}");
+            assert_eq!(crate::amount::duration(&shown), Some(cache.heartbeat), "{text}");
         }
     }
 

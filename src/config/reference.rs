@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use config::{Value, ValueKind};
 
+use crate::amount::{bytes, duration, shown};
+
 /// What a key holds, and its bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -350,53 +352,6 @@ fn is_slot_name(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
-/// A whole number and a unit, as in `250ms`, `2s`, `5m`, `1h`; zero needs none.
-pub fn duration(text: &str) -> Option<Duration> {
-    let (number, unit) = number_and_unit(text)?;
-    let milliseconds = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        "" if number == 0 => 0,
-        _ => return None,
-    };
-    Some(Duration::from_millis(number.checked_mul(milliseconds)?))
-}
-
-fn bytes(text: &str) -> Option<u64> {
-    let (number, unit) = number_and_unit(text)?;
-    let factor: u64 = match unit {
-        "" | "B" => 1,
-        "kB" | "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    number.checked_mul(factor)
-}
-
-fn number_and_unit(text: &str) -> Option<(u64, &str)> {
-    let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    Some((text[..end].parse().ok()?, text[end..].trim()))
-}
-
-/// The duration as it would be written.
-pub fn shown(duration: Duration) -> String {
-    let milliseconds = duration.as_millis();
-    match milliseconds {
-        0 => "0s".to_owned(),
-        whole if whole % 3_600_000 == 0 => format!("{}h", whole / 3_600_000),
-        whole if whole % 60_000 == 0 => format!("{}m", whole / 60_000),
-        whole if whole % 1_000 == 0 => format!("{}s", whole / 1_000),
-        whole => format!("{whole}ms"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,36 +361,6 @@ mod tests {
         for key in KEYS {
             let Some(default) = key.default else { continue };
             assert!(key.kind.check(&Value::new(None, default)).is_ok(), "{}", key.name);
-        }
-    }
-
-    #[test]
-    fn durations_and_sizes_need_a_unit_that_exists() {
-        let durations = [
-            ("250ms", Some(250)),
-            ("2s", Some(2_000)),
-            ("1m", Some(60_000)),
-            ("0", Some(0)),
-            ("5", None),
-            ("1d", None),
-            ("-1s", None),
-            ("", None),
-            ("99999999999999999999s", None),
-            ("18446744073709551615h", None),
-        ];
-        for (text, milliseconds) in durations {
-            assert_eq!(duration(text), milliseconds.map(Duration::from_millis), "{text}");
-        }
-        let sizes = [
-            ("64MiB", Some(64 << 20)),
-            ("64MB", Some(64_000_000)),
-            ("1 GiB", Some(1 << 30)),
-            ("12", Some(12)),
-            ("1TB", None),
-            ("x", None),
-        ];
-        for (text, size) in sizes {
-            assert_eq!(bytes(text), size, "{text}");
         }
     }
 

@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use toml::de::DeTable;
 
-use crate::config::Settings;
 use crate::config::layers::{self, Layer};
-use crate::config::mistake::{self, Mistakes, Place, SourceFile};
+use crate::config::merged::Merged;
 use crate::error::Exit;
+use crate::mistake::{self, Mistakes, Place, SourceFile};
 use crate::rules::Rules;
 use crate::rules::parse::{Reader, TOP};
 
@@ -18,11 +18,11 @@ pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
     let mut mistakes = Mistakes::default();
     let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
     let from_file = layers::file(&file, &table, &mut mistakes);
-    let settings = Settings::merge([Layer::defaults(), Layer::default(), from_file, Layer::default()]);
-    let protect: Vec<Vec<u8>> = settings.texts("cache.protect").into_iter().map(String::into_bytes).collect();
+    let merged = Merged::merge([Layer::defaults(), Layer::default(), from_file, Layer::default()]);
+    let protect: Vec<Vec<u8>> = merged.texts("cache.protect").into_iter().map(String::into_bytes).collect();
     let directory = path.parent().unwrap_or(Path::new(""));
     let mut rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
-    rules.allow(&settings.texts("cache.invalidate"));
+    rules.allow(&merged.texts("cache.invalidate"));
     if mistakes.is_harmless() { Ok(rules) } else { Err(mistakes) }
 }
 

@@ -3,42 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::Metering;
-
-/// A text that must not be shown: URLs with passwords. `Debug` prints `[redacted]`.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret {
-    text: String,
-    origin: String,
-}
-
-impl Secret {
-    /// Wraps a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Secret { text: text.into(), origin: String::new() }
-    }
-
-    /// The same, with where it was written.
-    pub(super) fn written(text: String, origin: String) -> Self {
-        Secret { text, origin }
-    }
-
-    /// Where it was written: `DATABASE_URL`, `cache.url in /etc/crieur/crieur.toml:5`; empty where nobody knows.
-    pub fn origin(&self) -> &str {
-        &self.origin
-    }
-
-    /// The text itself, for the library that needs it; never for a log.
-    pub fn expose(&self) -> &str {
-        &self.text
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
+use crate::config::metered::Metering;
+use crate::secret::Secret;
 
 /// How changes are read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -17,10 +17,10 @@ use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 use tracing::warn;
 
 use crate::control::lookups::{Refusable, refusal};
-use crate::control::session::NO_PATH;
 use crate::control::{Definitions, LookupId, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
+use crate::postgres::session::NO_PATH;
 use crate::postgres::sqlstate::session_error;
 use crate::rules::{Lookup, Rules, sql};
 

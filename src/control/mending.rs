@@ -14,10 +14,10 @@ use tokio_postgres::Client;
 use crate::catalog::identity::{self, Ground, Indexes, PRIMARY_KEY, probes, wanted_by_all};
 use crate::catalog::refusal::{Identity, Refusal, with_ours};
 use crate::catalog::{Carrier, Catalog, Table};
-use crate::control::session::Session;
 use crate::control::{Named, Refused};
 use crate::error::{Error, Result};
 use crate::postgres::dsn::Dsn;
+use crate::postgres::session::Session;
 use crate::rules::needs::TableNeeds;
 
 /// How often relations that are refused are tried again, and relations that may be are judged again.

@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use crate::control::session::Session;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::postgres::dsn::Dsn;
+use crate::postgres::session::Session;
 use crate::postgres::sqlstate::session_error;
 
 /// How often a replica that lags is asked again.

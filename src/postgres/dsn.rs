@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Secret;
-use crate::config::mistake::suggestion;
-use crate::config::url::{DATABASE_FORMS, of_database};
 use crate::error::{Error, Exit, Result};
+use crate::mistake::suggestion;
+use crate::secret::Secret;
 use crate::tls::{Level, Names, Roots, Trust};
+use crate::url::{DATABASE_FORMS, of_database};
 
 /// `sslmode`, weakest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::reference::shown;
+use crate::amount::shown;
 use crate::error::{Class, Error, Exit, Result};
 use crate::postgres::dsn::{Dsn, Host, Place, SslMode};
 use crate::postgres::socket::{ReceiveWindow, Socket, UNCONNECTED};
@@ -283,6 +283,14 @@ impl AsyncWrite for Link {
             Link::Plain { socket, .. } => Pin::new(socket).poll_shutdown(cx),
             Link::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+/// One exchange with a server that must answer in time.
+pub(crate) async fn answered<T>(limit: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(limit, step).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod facts;
 pub mod frames;
 pub mod link;
 pub mod quote;
+pub mod session;
 pub mod socket;
 pub mod sqlstate;
 pub mod tls;

@@ -3,6 +3,8 @@
 //! Codes decide, never message texts, which are translated. Unknown means transient: a retry that cannot succeed shows
 //! in the log, a stop needs a human. Codes: PostgreSQL's `src/backend/utils/errcodes.txt`.
 
+use tokio_postgres::error::SqlState;
+
 use crate::error::{Class, Error, Exit};
 use crate::postgres::dsn::Target;
 
@@ -171,6 +173,11 @@ pub fn session_error(error: &tokio_postgres::Error) -> Error {
             Error::transient(format!("{error}{cause}"))
         }
     }
+}
+
+/// What a server answers where a text has no form in UTF-8, or is none of its own encoding.
+pub(crate) fn is_of_encoding(code: &SqlState) -> bool {
+    *code == SqlState::UNTRANSLATABLE_CHARACTER || *code == SqlState::CHARACTER_NOT_IN_REPERTOIRE
 }
 
 #[cfg(test)]

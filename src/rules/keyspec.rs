@@ -7,8 +7,8 @@ use toml::de::DeTable;
 
 use crate::cache::glob;
 use crate::change::Value;
-use crate::config::mistake::{Place, suggestion};
 use crate::control::LookupId;
+use crate::mistake::{Place, suggestion};
 use crate::rules::foreign::{self, Sign};
 use crate::rules::reading::Reading;
 use crate::rules::render::{self, Piece as RenderPiece, Pieces};

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::mistake::{Mistakes, Place, SourceFile, suggestion};
+use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::rules::condition::Condition;
 use crate::rules::name::table_name;
 use crate::rules::rule::RuleReader;

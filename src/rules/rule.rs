@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use toml::de::DeTable;
 
-use crate::config::mistake::{Place, SourceFile, suggestion};
 use crate::config::written;
 use crate::control::LookupId;
+use crate::mistake::{Place, SourceFile, suggestion};
 use crate::rules::condition::Condition;
 use crate::rules::name::table_name;
 use crate::rules::parse::{KEYS, Reader, Toml};

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::config::mistake::suggestion;
+use crate::mistake::suggestion;
 use crate::rules::condition::{Comparison, Condition, Constant, Right};
 use crate::rules::like::{Case, Like};
 use crate::rules::template::TemplateError;

@@ -10,9 +10,9 @@ use serde::Deserialize;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::cli::check::Finding;
-use crate::control::session::NO_PATH;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
+use crate::postgres::session::NO_PATH;
 use crate::rules::Rules;
 use crate::rules::equated::{Equated, Sense};
 

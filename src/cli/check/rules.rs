@@ -9,9 +9,9 @@ use tokio_postgres::Client;
 
 use crate::catalog::{Catalog, Column};
 use crate::cli::check::Finding;
-use crate::control::session::NO_PATH;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
+use crate::postgres::session::NO_PATH;
 use crate::rules::Rules;
 use crate::rules::foreign::{Foreign, Sign};
 use crate::rules::lint::{Lint, Listed, Reads, Use};

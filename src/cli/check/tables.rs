@@ -6,7 +6,7 @@ use crate::catalog::identity::{self, Choice, Ground, Indexes, PRIMARY_KEY, wante
 use crate::catalog::refusal::{Identity, with_ours};
 use crate::catalog::{Carrier, Catalog, Table};
 use crate::cli::check::Finding;
-use crate::config::mistake::nearest;
+use crate::mistake::nearest;
 use crate::postgres::quote;
 use crate::rules::needs::TableNeeds;
 

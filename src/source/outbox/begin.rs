@@ -9,16 +9,16 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tracing::info;
 
-use crate::control::session::{self, Session};
 use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{SlotOrigin, Start};
+use crate::postgres::link::answered;
+use crate::postgres::session::{self, Session};
 use crate::seen;
 use crate::source::outbox::Options;
 use crate::source::outbox::lease::{self, Acquired, Lasting, Removed};
 use crate::source::outbox::page::BEGIN_READ;
 use crate::source::outbox::taken::Removal;
-use crate::source::replication::connect::answered;
 
 /// The server's run, what is watched, the outbox's identity, whether writers notify.
 pub(crate) const FACTS: &str = include_str!("../../../sql/outbox/facts.sql");

@@ -5,14 +5,14 @@
 
 use tokio::time::{Duration, Instant};
 
-use crate::control::session::Session;
 use crate::decode::outbox::{Encoder, Messages, Shapes};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::postgres::link::answered;
 use crate::postgres::quote;
+use crate::postgres::session::Session;
 use crate::source::outbox::lease::{self, BEGIN_WRITE, transact};
 use crate::source::outbox::page::{Poll, shapes};
-use crate::source::replication::connect::answered;
 
 /// How often its row is renewed; it lasts ten seconds.
 const RENEW_INTERVAL: Duration = Duration::from_secs(2);

@@ -31,13 +31,13 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::change::Event;
-use crate::control::session::Session;
 use crate::decode::Assembler;
 use crate::decode::outbox::{Encoder, Messages, OutboxRow, Shapes, Unreadable};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::mark::Start;
 use crate::postgres::dsn::Dsn;
+use crate::postgres::session::Session;
 use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
 use crate::source::outbox::lease::Lasting;
 use crate::source::outbox::overflow::NAMED;

@@ -11,16 +11,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use crate::control::session::Session;
 use crate::decode::outbox::Shape;
 use crate::error::{Error, Result};
+use crate::postgres::link::answered;
+use crate::postgres::session::Session;
 use crate::source::outbox::begin::ERA_BYTES;
 use crate::source::outbox::lease::{self, Lasting, RENEW_INTERVAL, Removed};
 use crate::source::outbox::overflow::{self, Closing};
 use crate::source::outbox::page::{self, Page, Poll, RowName, runs};
 use crate::source::outbox::taken::Taken;
 use crate::source::outbox::{Options, REMIND};
-use crate::source::replication::connect::answered;
 
 /// The pause between looks under load, and when nothing has come for long.
 const PAUSE_MIN: Duration = Duration::from_millis(20);

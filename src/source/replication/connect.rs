@@ -6,13 +6,14 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{SlotOrigin, Start};
 use crate::postgres::facts::{self, Facts};
+use crate::postgres::link::answered;
 use crate::postgres::quote;
 use crate::postgres::wire::{ROLES_PATH, Wire};
 use crate::source::replication::slot::{self, Condition};
@@ -121,14 +122,6 @@ async fn usable_slot(
         slot::create(wire, name, facts.version, Life::Lasting).await
     };
     Ok((made.await.map_err(|error| lenient(error, past))?, SlotOrigin::Created))
-}
-
-/// One exchange with a server that must answer in time.
-pub(crate) async fn answered<T>(limit: Duration, step: impl Future<Output = Result<T>>) -> Result<T> {
-    match timeout(limit, step).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::transient(format!("the server gave no answer within {limit:?}"))),
-    }
 }
 
 /// The error while another session has the slot.

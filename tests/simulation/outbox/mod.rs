@@ -11,9 +11,9 @@ mod writers;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crieur::control::session::Session;
 use crieur::error::Error;
 use crieur::postgres::dsn::Dsn;
+use crieur::postgres::session::Session;
 use crieur::source::Source;
 use crieur::source::outbox::{Connect, Options, Outbox};
 use tokio::time::{Instant, sleep, sleep_until};
