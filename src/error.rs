@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// Exit codes, after BSD `sysexits.h`; the README lists them.
+/// Exit codes, after BSD `sysexits.h`; docs/operate/exit-codes.md lists them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Exit {

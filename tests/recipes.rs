@@ -1,4 +1,4 @@
-//! The recipes of README.md: each block of rules, and each change behind it, through `crieur explain`.
+//! The recipes of docs/guide/recipes.md: each block of rules, and each change behind it, through `crieur explain`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,10 +9,7 @@ use crieur::rules::Rules;
 
 /// The blocks between ``` of the recipes, with their language.
 fn blocks() -> Vec<(&'static str, &'static str)> {
-    let readme = include_str!("../README.md");
-    let start = readme.find("\n## Recipes\n").expect("README.md has recipes") + 1;
-    let length = readme[start + 3..].find("\n## ").map_or(readme.len() - start, |length| length + 3);
-    let fenced = readme[start..start + length].split("```").skip(1).step_by(2);
+    let fenced = include_str!("../docs/guide/recipes.md").split("```").skip(1).step_by(2);
     fenced.filter_map(|block| block.split_once('\n')).collect()
 }
 

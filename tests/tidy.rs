@@ -189,17 +189,17 @@ fn bounds(key: &Key) -> Vec<String> {
 }
 
 #[test]
-fn both_readmes_say_the_default_and_the_bounds_of_every_configuration_key() {
+fn the_reference_says_the_default_and_the_bounds_of_every_configuration_key() {
     let mut complaints = Vec::new();
-    for (readme, mandatory) in [("README.md", "Mandatory"), ("README.fr.md", "Obligatoire")] {
-        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(readme)).expect("a README");
+    for (page, mandatory) in [("docs/operate/configuration.md", "Mandatory")] {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).expect("a page");
         for key in crieur::config::reference() {
             let entry = text.split(&format!("\n- `{}`", key.name)).nth(1).unwrap_or_default();
             let entry = entry.split("\n- ").next().and_then(|entry| entry.split("\n\n").next()).unwrap_or_default();
             let ends = entry.contains("`Default:`") || entry.contains(mandatory);
             let lacks = bounds(key).into_iter().filter(|bound| !entry.contains(bound));
-            complaints.extend((!ends).then(|| format!("{readme}: {} has no default", key.name)));
-            complaints.extend(lacks.map(|bound| format!("{readme}: {} does not say {bound}", key.name)));
+            complaints.extend((!ends).then(|| format!("{page}: {} has no default", key.name)));
+            complaints.extend(lacks.map(|bound| format!("{page}: {} does not say {bound}", key.name)));
         }
     }
     complain(complaints);

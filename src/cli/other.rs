@@ -33,7 +33,7 @@ const OTHERS: &[(&[&str], &str)] = &[
     ),
     (
         &["uninstall", "remove", "teardown", "clean", "cleanup", "drop"],
-        "README.md, *PostgreSQL*, has the SQL that undoes `crieur setup`",
+        "docs/guide/replication.md has the SQL that undoes `crieur setup`",
     ),
     (
         &["sweep", "flush", "invalidate", "purge", "delete", "clear", "evict"],

@@ -2,7 +2,7 @@
 //!
 //! The rows are those of the shared benchmark's W2: updates of a price, the whole old row beside the new one, 1000 of
 //! them in a transaction. Nothing is read or sent, so that the figure is the rules' own; the whole road is measured by
-//! that benchmark (README, Benchmarks).
+//! that benchmark (docs/contribute/benchmarks.md).
 
 use std::hint::black_box;
 use std::path::Path;

@@ -206,11 +206,11 @@ async fn keys_of_a_database_in_another_encoding_are_the_applications() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// The recipe of README.md, word by word.
+/// The recipe of docs/guide/named-keys.md, word by word.
 #[tokio::test]
 async fn the_recipe_of_keys_that_only_the_application_knows_works() {
-    let readme = include_str!("../../README.md");
-    let recipe = readme.split("```sql\nBEGIN;").nth(1).and_then(|rest| rest.split("```").next()).expect("the recipe");
+    let page = include_str!("../../docs/guide/named-keys.md");
+    let recipe = page.split("```sql\nBEGIN;").nth(1).and_then(|rest| rest.split("```").next()).expect("the recipe");
     let scene = Scene::start().await;
     scene.run("ALTER TABLE properties ADD price numeric").await;
     let mut daemon = scene.daemon_with(&allowing(&scene, "[\"properties:search:*\", \"stats:*\"]")).await;

@@ -1,4 +1,4 @@
-//! The lease protocols of README.md, with its own scripts, on every server and against the real daemon without echoes.
+//! The lease protocols of docs/guide/readers.md, with its own scripts, on every server and against the real daemon without echoes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,12 +23,12 @@ const TAKE: &str = "-- take the lease in the key";
 const TAKE_ANEW: &str = "-- take a lease that is another at each run";
 const GIVE_BACK: &str = "-- give a lease back";
 
-/// The script of README.md that begins with this line.
+/// The script of docs/guide/readers.md that begins with this line.
 fn script(title: &str) -> String {
-    let readme = include_str!("../../README.md");
-    let start = readme.find(title).unwrap_or_else(|| panic!("README.md has no script {title:?}"));
-    let end = readme[start..].find("```").expect("a script ends");
-    readme[start..start + end].to_owned()
+    let page = include_str!("../../docs/guide/readers.md");
+    let start = page.find(title).unwrap_or_else(|| panic!("the page has no script {title:?}"));
+    let end = page[start..].find("```").expect("a script ends");
+    page[start..start + end].to_owned()
 }
 
 fn evaluate<T: redis::FromRedisValue>(cache: &mut Connection, title: &str, keys: &[&str], arguments: &[&str]) -> T {
@@ -146,7 +146,7 @@ fn redis_7_needs_no_script_to_take(server: &Server, cache: &mut Connection) {
     };
     #[cfg(target_arch = "x86_64")]
     if *server == Server::Redis6 {
-        return assert!(take("L1").is_err(), "README.md says that {server:?} does not know it");
+        return assert!(take("L1").is_err(), "the page says that {server:?} does not know it");
     }
     assert_eq!(take("L1").ok(), Some(None), "{server:?}");
     assert_eq!(take("L2").ok(), Some(Some("L1".to_owned())), "{server:?}");
@@ -161,7 +161,7 @@ fn a_take_that_is_executed_again_behind_a_delete_serves_no_store_when_the_script
         for place in PLACES {
             let says = format!("{server:?} {place:?}");
             let key = place.key("k");
-            // The plain take brings the reader's own lease back: README.md says why it may run only once.
+            // The plain take brings the reader's own lease back: the page says why it may run only once.
             assert!(place.take(cache, "k", "1", "60000"), "{says}");
             unlink(cache, &["k", &key]);
             assert!(
@@ -288,7 +288,7 @@ async fn a_sweep_looks_for_leases_before_it_looks_for_keys() {
 
 const PROPERTIES: i32 = 5;
 
-/// Reads as README.md says, with a pause in the worst place; says whether the store succeeded, if there was one.
+/// Reads as docs/guide/readers.md says, with a pause in the worst place; says whether the store succeeded, if there was one.
 async fn read(place: Place, cache: &mut Connection, sql: &tokio_postgres::Client, id: i32, token: u64) -> Option<bool> {
     let key = format!("properties:detail:{id}");
     let pause = Duration::from_millis(token % 4);

@@ -170,13 +170,13 @@ async fn a_cache_that_went_back_gets_what_it_lacks() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// The procedure of README.md, its last step word by word, under an application that names keys all the while.
+/// The procedure of docs/guide/modes.md, its last step word by word, under an application that names keys all the while.
 #[tokio::test]
 async fn a_change_of_mode_sweeps_in_both_directions_and_leaves_what_transactions_call() {
-    let readme = include_str!("../../README.md");
+    let page = include_str!("../../docs/guide/modes.md");
     let step = |name: &str| {
-        let step = readme.split(&format!("-- {name}\n")).nth(1).and_then(|rest| rest.split("```").next());
-        step.expect("a step of the README").lines().map(str::trim).filter(|line| !line.is_empty())
+        let step = page.split(&format!("-- {name}\n")).nth(1).and_then(|rest| rest.split("```").next());
+        step.expect("a step of the page").lines().map(str::trim).filter(|line| !line.is_empty())
     };
     let mut scene = Scene::start().await;
     scene.run("CREATE ROLE caller; GRANT USAGE ON SCHEMA crieur TO caller").await;

@@ -220,11 +220,11 @@ async fn nothing_in_the_search_path_takes_the_place_of_the_server_s_own() {
     }
 }
 
-/// What README.md says undoes everything leaves no identity of ours.
+/// What docs/guide/replication.md says undoes everything leaves no identity of ours.
 #[tokio::test]
-async fn undone_as_the_readme_says_no_replica_identity_is_left() {
-    let readme = include_str!("../../README.md");
-    let undo = readme.split("-- undo\n").nth(1).and_then(|rest| rest.split("```").next()).expect("it says how");
+async fn undone_as_the_guide_says_no_replica_identity_is_left() {
+    let page = include_str!("../../docs/guide/replication.md");
+    let undo = page.split("-- undo\n").nth(1).and_then(|rest| rest.split("```").next()).expect("it says how");
     let scene = Scene::with(postgres::Options::default(), &[]).await;
     scene.run("CREATE TABLE plain (id int PRIMARY KEY, kind int NOT NULL)").await;
     let config = format!("{}\n[[rules]]\ntable = \"plain\"\nkeys = [\"plain:{{kind}}\"]\n", scene.config());

@@ -137,7 +137,7 @@ pub fn caches() -> Vec<Config> {
 /// again all the same.
 ///
 /// What such a cache loses without breaking a connection nobody sees before the next mark, which finds its own
-/// predecessor: the README says so.
+/// predecessor: docs/explain says so.
 pub fn nameless() -> Vec<Config> {
     let cut = Config { nameless: true, ring: true, faults: &[Failover], ..LEASE };
     let unseen = Config { faults: &[FailoverUnseen], expected: Fails, ..cut };

@@ -1,4 +1,4 @@
-//! Cache-aside readers, by the protocols of the README: plain, with the lease in the key, with a lease beside the key.
+//! Cache-aside readers, by the protocols of docs/guide/readers.md: plain, with the lease in the key, with a lease beside the key.
 //!
 //! A plain reader keeps a value for less than the last echo between its SELECT and its SET; one that the machine or a
 //! fault made slower does not store, or takes back what it stored, and says so. Readers with a lease hold theirs for
@@ -20,18 +20,18 @@ use crate::world::LAST_ECHO;
 const PLAIN_HOLD_MS: u64 = 600;
 const LEASE_HOLD_MS: u64 = 2_000;
 
-/// README, "Lease in the key": values begin with V, leases with L.
+/// docs/guide/readers.md, "Lease in the key": values begin with V, leases with L.
 const STORE_IN_KEY: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
     redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
     return 1";
 
-/// README, "Lease beside the key".
+/// docs/guide/readers.md, "Lease beside the key".
 const STORE_BESIDE: &str = "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
     redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
     redis.call('DEL', KEYS[2])
     return 1";
 
-/// README, "give a lease back".
+/// docs/guide/readers.md, "give a lease back".
 const GIVE_BACK: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
     return redis.call('DEL', KEYS[1])";
 

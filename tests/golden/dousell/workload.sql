@@ -1,4 +1,4 @@
--- The invalidation table of the README: properties, and payments with a lookup of their owner.
+-- The invalidation table of Dousell Immo: properties, and payments with a lookup of their owner.
 CREATE TABLE properties (id int PRIMARY KEY, owner_id int NOT NULL, city text, price numeric(12, 2), listed bool);
 CREATE TABLE leases (id int PRIMARY KEY, property_id int NOT NULL REFERENCES properties ON DELETE CASCADE);
 CREATE TABLE rental_payments (id int PRIMARY KEY, lease_id int NOT NULL REFERENCES leases ON DELETE CASCADE, paid text);
