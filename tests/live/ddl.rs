@@ -1,4 +1,5 @@
-//! DDL and what it means, in both modes: the table of docs/explain/ddl.md, line by line. Harmless statements come first in each
+//! DDL and what it means, in both modes: the table of docs/explain/ddl.md, line by line. Harmless statements come first in
+//! each
 //! group, so that what they leave is what the next one is compared with.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! The lease protocols of docs/guide/readers.md, with its own scripts, on every server and against the real daemon without echoes.
+//! The lease protocols of docs/guide/readers.md, with its own scripts, on every server and against the real daemon.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Cache-aside readers, by the protocols of docs/guide/readers.md: plain, with the lease in the key, with a lease beside the key.
+//! Cache-aside readers, by the protocols of docs/guide/readers.md: plain, and with the lease in or beside the key.
 //!
 //! A plain reader keeps a value for less than the last echo between its SELECT and its SET; one that the machine or a
 //! fault made slower does not store, or takes back what it stored, and says so. Readers with a lease hold theirs for
