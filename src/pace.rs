@@ -2,8 +2,8 @@
 //!
 //! A cache that fails over, and back, is repaired at once each time. One whose every repair makes the next one necessary
 //! (an address that leads to another server at each connection, two daemons that write one mark) would be swept dozens of
-//! times a second, for ever: behind the first few the pauses grow. What waits is done when it is due; only
-//! what is owed to nobody, deletes again behind a new connection to a cache without a name, is left out instead.
+//! times a second, for ever: behind the first few the pauses grow. What waits is done when it is due. Between a sweep
+//! and the next one is the time from its end.
 
 use std::collections::BTreeMap;
 use std::ops::Add;
@@ -33,8 +33,10 @@ pub enum Turn<I> {
 #[derive(Debug)]
 struct Repairs<I> {
     count: u32,
-    /// When the last one began, or begins.
+    /// When the last one began, or begins; or ended, if it is a sweep that is over.
     at: I,
+    /// It is a sweep that is not over.
+    lasts: bool,
 }
 
 /// The repairs of late, by cause. `I` is the caller's clock.
@@ -60,18 +62,32 @@ fn pause(count: u32) -> Duration {
 impl<I: Copy + Ord + Add<Duration, Output = I>> Pace<I> {
     /// A repair for this cause is wanted now.
     pub fn turn(&mut self, cause: &'static str, now: I) -> Turn<I> {
-        let last = self.causes.entry(cause).or_insert(Repairs { count: 0, at: now });
+        let last = self.causes.entry(cause).or_insert(Repairs { count: 0, at: now, lasts: false });
         if now < last.at {
             return Turn::Joined(last.at);
         }
-        if last.count == 0 || last.at + QUIET <= now {
-            *last = Repairs { count: 1, at: now };
+        if last.count == 0 || (!last.lasts && last.at + QUIET <= now) {
+            *last = Repairs { count: 1, at: now, lasts: false };
             return Turn::Now;
         }
         last.count += 1;
-        let due = last.at + pause(last.count);
+        let due = if last.lasts { now } else { last.at } + pause(last.count);
         last.at = due.max(now);
         if due <= now { Turn::Now } else { Turn::Later(due, last.count) }
+    }
+
+    /// The repair for this cause is a sweep: it lasts until all are [`over`](Pace::over).
+    pub fn lasts(&mut self, cause: &'static str) {
+        if let Some(last) = self.causes.get_mut(cause) {
+            last.lasts = true;
+        }
+    }
+
+    /// No sweep is under way any more, but for those that wait.
+    pub fn over(&mut self, now: I) {
+        for last in self.causes.values_mut().filter(|last| last.lasts && last.at <= now) {
+            *last = Repairs { at: now, lasts: false, ..*last };
+        }
     }
 
     /// What was wanted came to be: the cause is gone.
@@ -107,6 +123,26 @@ mod tests {
         assert_eq!(pace.turn("y", now), Turn::Now, "another cause");
         assert_eq!(pace.turn("x", now + S(10)), Turn::Now, "nothing came of it for a while");
         assert_eq!(pace.turn("x", now + S(10)), Turn::Now);
+    }
+
+    #[test]
+    fn a_sweep_counts_from_its_end_however_long_it_takes() {
+        let mut pace = Pace::default();
+        let mut now = S(100);
+        let mut begun = Vec::new();
+        for _ in 0..7 {
+            if let Turn::Later(due, _) = pace.turn("x", now) {
+                pace.over(now);
+                now = due;
+            }
+            pace.lasts("x");
+            begun.push(now.as_secs());
+            now += S(30);
+            pace.over(now);
+        }
+        assert_eq!(begun, [100, 130, 160, 191, 223, 257, 295]);
+        pace.lasts("x");
+        assert!(matches!(pace.turn("x", now + S(500)), Turn::Later(_, 8)), "the sweep goes on");
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::failpoints::{Step, reached};
 use crate::gate::Snapshot;
 use crate::pipeline::deliver::{Asking, Landed, fly};
 use crate::pipeline::memory::bytes_of;
+use crate::pipeline::owed::Repair;
+use crate::pipeline::repairs::{SWEPT_BY_TWO, When};
 use crate::rules::Invalidations;
 use crate::rules::cause::{Cause, Causes};
 use crate::source::Source;
@@ -135,12 +137,29 @@ where
         self.say_swept(&deliveries, swept);
         (self.news)(News::SweepEnded(swept));
         let again = std::mem::take(&mut self.sweep_again);
-        for delivery in deliveries {
-            if again { self.queue_sweep(delivery) } else { self.delivered(delivery) }
+        match again {
+            true => self.sweep_later(deliveries),
+            false => {
+                self.repairs.swept_by_one();
+                deliveries.into_iter().for_each(|delivery| self.delivered(delivery));
+            }
+        }
+        if !self.sweeps.iter().any(|queued| queued.load.causes.has(Cause::Missed)) {
+            self.repairs.swept();
         }
         // Its connection may have met another server.
         self.look_for_another_cache();
         self.tell();
+    }
+
+    /// The cache became another while these were swept.
+    fn sweep_later(&mut self, deliveries: Vec<Delivery>) {
+        let when = self.repairs.when(SWEPT_BY_TWO, "the cache became another server while it was swept");
+        if when == When::Now {
+            deliveries.into_iter().for_each(|delivery| self.queue_sweep(delivery));
+        } else {
+            self.repairs.owed.push(Instant::now() + when.pause(), Repair::Again(deliveries));
+        }
     }
 
     /// A sweep of whole tables is news; patterns that a rule or a transaction names, and echoes, are its daily work.

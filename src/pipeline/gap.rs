@@ -25,7 +25,8 @@ use crate::keys::FamilyId;
 use crate::mark::{Gap, SlotOrigin, gap, gap_at_first, nonce, publication, rules};
 use crate::pipeline::deliver::insist;
 use crate::pipeline::outage::REMIND;
-use crate::pipeline::repairs::When;
+use crate::pipeline::owed::{GapSweep, Repair};
+use crate::pipeline::repairs::{NAMELESS, When};
 use crate::proof::{Connection, Fit, Held, Meaning, Slot, Turns, meaning};
 use crate::rules::cause::{Cause, Causes};
 use crate::rules::{Invalidations, TableId};
@@ -105,7 +106,7 @@ where
             Meaning::Holds => {}
             Meaning::Covered => self.trust_first(found),
             Meaning::Arrived => self.held = Held::Trusted(found.into_iter().collect()),
-            Meaning::Replay => self.go_on_from(found, connection),
+            Meaning::Replay => self.go_on_from(found, fit, connection),
             Meaning::Sweep(gap) => {
                 self.sweep_again |= self.sweep.is_some() && connection == Connection::Another;
                 let is_foreign = matches!(gap, Gap::OtherServer | Gap::OtherDatabase);
@@ -129,28 +130,59 @@ where
     }
 
     /// The cache is another than before, or may be: what was deleted since its mark is deleted again, or everything.
-    fn go_on_from(&mut self, found: Option<Vec<u8>>, connection: Connection) {
+    fn go_on_from(&mut self, found: Option<Vec<u8>>, fit: Fit, connection: Connection) {
         self.sweep_again = self.sweep.is_some();
         let Some(nonce) = found.as_deref().and_then(nonce) else { return self.gap(&Gap::WentBack, found, false) };
-        match (self.ring.lacking(&nonce), connection) {
-            (None, _) => return self.gap(&Gap::WentBack, found, false),
-            (Some(0), _) => {}
-            (Some(_), Connection::Another | Connection::Same) => {
+        match (self.ring.lacking(&nonce), connection, fit) {
+            (None, _, _) => return self.gap(&Gap::WentBack, found, false),
+            (Some(0), _, _) => {}
+            // Our last mark is there, and perhaps nothing that was deleted since.
+            (Some(_), Connection::Nameless, Fit::Ours) => {
+                let when = self.repairs.when(NAMELESS, "each command to the cache takes a new connection");
+                if when != When::Now {
+                    self.held = Held::Trusted(found.into_iter().collect());
+                    return self.replay_later(nonce, when.pause());
+                }
+            }
+            (Some(_), _, _) => {
                 let what = "the cache went back, or its address leads to another server";
                 if self.repairs.when("replay", what) != When::Now {
                     return self.gap(&Gap::WentBack, found, false);
-                }
-            }
-            // No evidence, so nothing is owed; it is cheap, and helps where the service lost its last writes.
-            (Some(_), Connection::Nameless) => {
-                if self.repairs.when("nameless", "each command to the cache takes a new connection") != When::Now {
-                    return;
                 }
             }
         }
         let lacking = self.ring.take_since(&nonce).unwrap_or_default();
         self.held = Held::Trusted(found.into_iter().collect());
         self.replay(lacking);
+    }
+
+    /// One replay waits at most: what is deleted until then is in the ring as well.
+    fn replay_later(&mut self, nonce: String, pause: Duration) {
+        if let Some(since) = self.repairs.owed.replay() {
+            *since = nonce;
+            return;
+        }
+        let now = Instant::now();
+        let span = self.window.open_barrier(self.answered.take());
+        self.window.date(span, now.into_std());
+        self.repairs.owed.push(now + pause, Repair::Replay { nonce, span });
+    }
+
+    /// What waited for its turn has it.
+    pub(super) fn repair_what_is_owed(&mut self) {
+        for repair in self.repairs.owed.take_due(Instant::now()) {
+            match repair {
+                Repair::Sweep(sweep) => self.begin_sweep(sweep),
+                Repair::Again(deliveries) => deliveries.into_iter().for_each(|delivery| self.queue_sweep(delivery)),
+                Repair::Replay { nonce, span } => {
+                    match self.ring.take_since(&nonce) {
+                        Some(lacking) => self.replay(lacking),
+                        None => self.gap(&Gap::WentBack, self.held.expected().pop().flatten(), false),
+                    }
+                    self.window.part_done(span);
+                }
+            }
+        }
     }
 
     /// Deletes again what the cache may lack since its mark.
@@ -237,17 +269,17 @@ where
 
     /// Nothing is confirmed until the sweep, and its echoes, are done.
     fn sweep_families(&mut self, gap: &Gap, families: BTreeSet<FamilyId>, pause: Duration) {
-        self.unsure.families.extend(families);
-        // Tables that are others than the mark says were altered; of any other gap nobody knows what it hides.
-        self.unsure.causes.add(if *gap == Gap::OtherTables { Cause::Ddl } else { Cause::Missed });
+        let now = Instant::now();
         let span = self.window.open_barrier(self.answered.take());
         // Nobody knows since when it lacks something.
-        self.window.date(span, Instant::now().into_std());
-        self.unswept.push(span);
+        self.window.date(span, now.into_std());
+        // Tables that are others than the mark says were altered; of any other gap nobody knows what it hides.
+        let mut causes = Causes::default();
+        causes.add(if *gap == Gap::OtherTables { Cause::Ddl } else { Cause::Missed });
         // What was open when a slot was made, or a table published, may be committed in WAL that the stream does not
         // have, and becomes visible after a sweep that does not wait for it.
-        self.await_elders = match gap {
-            Gap::WentBack | Gap::Restarted | Gap::OtherRules => self.await_elders,
+        let awaits_elders = match gap {
+            Gap::WentBack | Gap::Restarted | Gap::OtherRules => false,
             Gap::Missing
             | Gap::Unreadable
             | Gap::OtherServer
@@ -257,8 +289,22 @@ where
             | Gap::OtherTables
             | Gap::OtherPublication => true,
         };
+        self.repairs.sweeps(gap.kind());
+        let sweep = GapSweep { families, causes, spans: vec![span], awaits_elders };
+        if pause.is_zero() {
+            self.begin_sweep(sweep);
+        } else {
+            self.repairs.owed.push(now + pause, Repair::Sweep(sweep));
+        }
+    }
+
+    fn begin_sweep(&mut self, sweep: GapSweep) {
+        self.unsure.families.extend(sweep.families);
+        self.unsure.causes.merge(sweep.causes);
+        self.unswept.extend(sweep.spans);
+        self.await_elders |= sweep.awaits_elders;
         self.elders = None;
-        self.look_for_elders(pause);
+        self.look_for_elders(Duration::ZERO);
     }
 
     fn look_for_elders(&mut self, after: Duration) {

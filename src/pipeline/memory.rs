@@ -31,7 +31,8 @@ where
 
     /// What is on its way and cannot collapse.
     fn bytes_leaving(&self) -> usize {
-        self.flight_bytes + self.sweep_bytes + bytes_of(&self.sweeps) + bytes_of(&self.again)
+        let owed = self.repairs.owed.bytes_used();
+        self.flight_bytes + self.sweep_bytes + bytes_of(&self.sweeps) + bytes_of(&self.again) + owed
     }
 
     /// Whether so much is on its way that no more events may be taken.

@@ -16,6 +16,7 @@ pub mod intake;
 mod lagging;
 mod memory;
 pub(crate) mod outage;
+mod owed;
 mod position;
 mod refusals;
 mod reload;
@@ -335,6 +336,7 @@ where
                 // 4. Times: each only ends the wait, the work is in `start_what_can_start`.
                 () = at(gate_due) => {}
                 () = at(echo_due) => {}
+                () = at(self.repairs.owed.due()) => self.repair_what_is_owed(),
                 () = at(self.watch_due), if self.stop_by.is_none() => self.begin_watch(),
                 () = at(self.confirm_due) => self.confirm_due = None,
                 () = at(self.beat_due), if self.may_beat() => self.beat_due = None,

@@ -71,7 +71,7 @@ where
         renewed.totals = totals;
         renewed.reloads = reloads;
         renewed.watch = watch;
-        renewed.repairs = repairs;
+        renewed.repairs = repairs.carried();
         renewed
     }
 }

@@ -1,6 +1,6 @@
 //! Repairs of the cache that come again and again for one cause: ever more seldom, and said.
 //!
-//! The pauses are `pace.rs`'s business. What waits holds the position, so that nothing is proved meanwhile.
+//! The pauses are `pace.rs`'s business. What waits is in `owed.rs`, and holds the position: nothing is proved meanwhile.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::pace::{Pace, Turn};
 use crate::pipeline::outage::REMIND;
+use crate::pipeline::owed::Owed;
 
 /// The way out, which is the same for every cause: something outside makes the cache another again and again.
 const HINT: &str = "cache.url must lead to one primary at each connection (not to a load balancer over several servers), and no other \
@@ -16,6 +17,12 @@ const HINT: &str = "cache.url must lead to one primary at each connection (not t
 
 /// Marks that are not written, because the server behind the connection is another or not proved.
 pub(super) const UNPROVEN: &str = "unproven";
+
+/// Deletes again behind a new connection to a cache that does not say who it is.
+pub(super) const NAMELESS: &str = "nameless";
+
+/// Sweeps during which the cache became another.
+pub(super) const SWEPT_BY_TWO: &str = "swept by two";
 
 /// When a repair goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +54,8 @@ pub(super) struct Repairs {
     pub(super) delayed: u64,
     /// One waited, and no mark was written since.
     pub(super) is_slow: bool,
+    /// Those that wait.
+    pub(super) owed: Owed,
 }
 
 impl Repairs {
@@ -70,9 +79,31 @@ impl Repairs {
         }
     }
 
-    /// A mark was written: the cache is proved.
+    /// A mark was written: the cache is proved, but for what waits. Its connection lived from one mark to the next, so
+    /// what was deleted again does not bring the next repair.
     pub(super) fn proved(&mut self) {
-        self.is_slow = false;
+        self.is_slow = !self.owed.is_empty();
         self.pace.healed(UNPROVEN);
+        self.pace.healed(NAMELESS);
+    }
+
+    /// The repair for this cause is a sweep, which takes its time.
+    pub(super) fn sweeps(&mut self, cause: &'static str) {
+        self.pace.lasts(cause);
+    }
+
+    /// Every sweep that was begun is over.
+    pub(super) fn swept(&mut self) {
+        self.pace.over(Instant::now());
+    }
+
+    /// A sweep was answered by one server.
+    pub(super) fn swept_by_one(&mut self) {
+        self.pace.healed(SWEPT_BY_TWO);
+    }
+
+    /// For a loop that begins anew: what waited held a position that comes again, and is compared again.
+    pub(super) fn carried(self) -> Self {
+        Repairs { owed: Owed::default(), ..self }
     }
 }

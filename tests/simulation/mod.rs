@@ -71,7 +71,7 @@ fn world_of(plan: Plan, mut dice: Dice) -> World {
     };
     // A sweep that no mark followed yet is of the server that had it, and only a name tells it from a copy.
     let settles = matches!(plan.kind, Kind::GoesBack | Kind::Killed | Kind::Stopped | Kind::Plain | Kind::Lookups);
-    let nameless = settles && dice.one_in(3);
+    let nameless = (settles && dice.one_in(3)) || plan.kind == Kind::Flaky;
     let budget = if plan.kind == Kind::Budget { 30 + dice.roll(200) } else { 0 };
     World {
         plan,

@@ -32,7 +32,8 @@ impl SimCache {
 
     fn connect(&self) -> u64 {
         let server = self.world.borrow().server;
-        if self.known.replace(Some(server)).is_some_and(|known| known != server) {
+        let breaks = self.world.borrow_mut().breaks();
+        if self.known.replace(Some(server)).is_some_and(|known| known != server || breaks) {
             let Turns { another, nameless } = self.turns.get();
             let turns = match self.world.borrow().nameless {
                 true => Turns { another, nameless: nameless + 1 },

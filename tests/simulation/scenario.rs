@@ -57,10 +57,12 @@ pub enum Kind {
     Recorded,
     /// Echoes that never come hold the position back, but not more than they may.
     Budget,
+    /// The line to a cache that does not say who it is breaks all the time, and then another server answers.
+    Flaky,
 }
 
 /// Those of a stream; the outbox has its own list.
-pub const KINDS: [Kind; 20] = [
+pub const KINDS: [Kind; 21] = [
     Kind::Chaos,
     Kind::GoesBack,
     Kind::GoesBackTwice,
@@ -81,6 +83,7 @@ pub const KINDS: [Kind; 20] = [
     Kind::Failover,
     Kind::AlteredAway,
     Kind::Budget,
+    Kind::Flaky,
 ];
 
 /// How a life of the daemon ends.
@@ -164,7 +167,7 @@ pub async fn happen(world: Shared) {
             let most_ms = 10 + world.borrow_mut().dice.roll(200);
             super::world::chaos(world, most_ms).await;
         }
-        Kind::GoesBack => go_back(&world, plan.at - age, age).await,
+        Kind::GoesBack | Kind::Flaky => go_back(&world, plan.at - age, age).await,
         Kind::GoesBackTwice => {
             go_back(&world, plan.at - age, age).await;
             let (wait, age) = pauses(&world, 30, 30);

@@ -136,6 +136,11 @@ impl World {
         self.plan.troubles.contains(&Instant::now()) && self.dice.one_in(one_in)
     }
 
+    /// Whether a connection to the cache is a new one each few commands.
+    pub fn breaks(&mut self) -> bool {
+        self.plan.kind == Kind::Flaky && Instant::now() < self.plan.faults_end && self.dice.one_in(3)
+    }
+
     pub fn pause(&mut self, most_ms: u64) -> Duration {
         Duration::from_micros(self.dice.roll(most_ms * 1_000))
     }
