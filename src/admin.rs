@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::cache::health::Health;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{CacheState, Metrics};
+use crate::observe::{Id, log};
 use crate::pipeline::News;
 
 /// Connections at once; the others wait in the listener's queue.
@@ -130,7 +131,7 @@ pub async fn serve(address: SocketAddr, watch: Watch) -> Result<()> {
             .because(cause)
             .hint("Another process listens there, or it is no address of this machine: change admin.listen.")
     })?;
-    tracing::info!(address = %listener.local_addr().unwrap_or(address), "metrics are served");
+    log!(Id::MetricsServed, address = %listener.local_addr().unwrap_or(address), "metrics are served");
     tokio::spawn(accept(listener, watch));
     Ok(())
 }

@@ -74,3 +74,4 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod metrics;
+pub mod observe;

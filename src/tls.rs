@@ -16,9 +16,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tracing::{info, warn};
 
 use crate::error::{Error, Exit, Result};
+use crate::observe::{Id, log};
 
 /// The one provider.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -124,12 +124,12 @@ impl Trust {
             before.files = files;
             match self.load() {
                 Ok(config) => {
-                    info!("the files of {} have changed: they were read again", self.names.root);
+                    log!(Id::TlsReread, "the files of {} have changed: they were read again", self.names.root);
                     before.config = Arc::new(config);
                 }
                 Err(error) => {
                     let hint = "What was read before stays in force until the file is mended; it is read at the next connection.";
-                    warn!(hint, "changed file of TLS: {}", error.chain());
+                    log!(Id::TlsUnreadable, hint, "changed file of TLS: {}", error.chain());
                 }
             }
         }

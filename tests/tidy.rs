@@ -1,10 +1,13 @@
 //! The architecture and the style that can be checked: walls between layers, sizes, words that have no place.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crieur::amount::shown;
 use crieur::config::reference::{Key, Kind};
+use crieur::observe::Level;
+use crieur::observe::ids::LIST;
 
 /// Modules that decide and never touch the outside: no runtime, no clock, no log.
 const PURE: &[&str] = &[
@@ -28,6 +31,7 @@ const PURE: &[&str] = &[
     "src/ring.rs",
     "src/metrics.rs",
     "src/notice.rs",
+    "src/observe/ids.rs",
     "src/pipeline/intake.rs",
     "src/pipeline/stall.rs",
     "src/pipeline/tables.rs",
@@ -145,20 +149,69 @@ fn nothing_is_printed_by_a_macro_that_panics() {
     complain(complaints.map(|(path, _)| format!("{}: write with cli/output.rs", path.display())).collect());
 }
 
+/// Where the text calls this macro: what follows its bracket.
+fn calls<'t>(code: &'t str, of: &str) -> Vec<&'t str> {
+    let name = format!("{of}!(");
+    let is_other = |before: &str| before.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    code.match_indices(&name)
+        .filter(|(at, _)| !is_other(&code[..*at]))
+        .map(|(at, _)| code[at + name.len()..].trim_start())
+        .collect()
+}
+
+/// The level and the id come from one list, so that both can be relied on; only what nobody looks for is written freely.
+#[test]
+fn every_line_of_the_log_above_debug_carries_an_id() {
+    let mut complaints = Vec::new();
+    for (path, text) in files("src", "rs").into_iter().filter(|(path, _)| *path != Path::new("src/observe/mod.rs")) {
+        let code = code(&text);
+        for of in ["error", "warn", "info", "event"] {
+            let found = calls(&code, of).into_iter().map(|rest| rest.lines().next().unwrap_or_default());
+            complaints.extend(found.map(|line| format!("{}: write log!(Id::…) for {of}!({line}", path.display())));
+        }
+    }
+    complain(complaints);
+}
+
+#[test]
+fn every_id_of_the_list_is_used() {
+    let texts = files("src", "rs").into_iter().filter(|(path, _)| *path != Path::new("src/observe/ids.rs"));
+    let all: String = texts.map(|(_, text)| code(&text)).collect();
+    let used: BTreeSet<&str> =
+        all.split("Id::").skip(1).filter_map(|rest| rest.split(|c: char| !c.is_alphanumeric()).next()).collect();
+    let unused = LIST.iter().filter(|entry| !used.contains(format!("{:?}", entry.id).as_str()));
+    complain(unused.map(|entry| format!("{} is said nowhere", entry.name)).collect());
+}
+
 /// A line at ERROR says that somebody must act, so it must be able to say what.
 #[test]
 fn every_error_in_the_log_has_room_for_a_hint() {
+    let loud = |id: &str| {
+        let entry = LIST.iter().find(|entry| format!("{:?}", entry.id) == id);
+        // Where a variable stands for the id, it may be any.
+        entry.is_none_or(|entry| matches!(entry.level, Level::Error | Level::Lasting))
+    };
     let mut complaints = Vec::new();
-    for (path, text) in files("src", "rs") {
+    for (path, text) in files("src", "rs").into_iter().filter(|(path, _)| *path != Path::new("src/observe/mod.rs")) {
         let code = code(&text);
-        let lines = code.split(" error!(").skip(1).filter_map(|rest| rest.split(';').next());
-        complaints
-            .extend(lines.filter(|line| !line.contains("hint")).map(|line| format!("{}: {line}", path.display())));
+        for call in calls(&code, "log") {
+            let (id, said) = call.split_once(',').unwrap_or((call, ""));
+            let is_told = said.split(';').next().unwrap_or_default().contains("hint");
+            let quiet = ["id(gap)", "part.works()"].contains(&id) || !loud(id.trim_start_matches("Id::"));
+            complaints.extend((!quiet && !is_told).then(|| format!("{}: {id} has no hint", path.display())));
+        }
         if code.contains("hint=\"none\"") {
             complaints.push(format!("{}: no hint is better than none", path.display()));
         }
     }
     complain(complaints);
+}
+
+#[test]
+fn the_calls_of_a_macro_are_those_of_its_whole_name() {
+    let code = "log!(Id::A, hint); tracing::warn!(\n  x); compile_error!(y); catalog!(z)";
+    assert_eq!(calls(code, "log"), ["Id::A, hint); tracing::warn!(\n  x); compile_error!(y); catalog!(z)"]);
+    assert_eq!((calls(code, "warn").len(), calls(code, "error").len()), (1, 0));
 }
 
 #[test]

@@ -11,7 +11,6 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, Value};
 use tokio::time::{Instant, timeout};
-use tracing::warn;
 
 use super::address::Address;
 use super::health::Health;
@@ -24,6 +23,7 @@ use crate::amount::shown;
 use crate::config::{self, Leases, Metering};
 use crate::error::{Error, Result};
 use crate::keys::KeySet;
+use crate::observe::{Id, log};
 use crate::proof::Turns;
 
 /// Connections that a long key may break before it is left out.
@@ -254,7 +254,12 @@ impl RedisCache {
         if self.said.get().is_none_or(|said| said.elapsed() >= REMIND) {
             self.said.set(Some(Instant::now()));
             let hint = error.hint.as_deref().unwrap_or("The one that is there is used as long as it works.");
-            warn!(hint, "failed to connect anew, though the present connection works: {}", error.chain());
+            log!(
+                Id::RenewalFailing,
+                hint,
+                "failed to connect anew, though the present connection works: {}",
+                error.chain()
+            );
         }
     }
 
@@ -320,7 +325,8 @@ impl RedisCache {
                 }
             }
             if unlinked.is_none() {
-                warn!(
+                log!(
+                    Id::KeyTooLong,
                     hint =
                         "With proto-max-bulk-len or client-query-buffer-limit below this no client can have stored it.",
                     "{} does not read a key of {} bytes: the key is left out",

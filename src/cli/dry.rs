@@ -8,7 +8,6 @@ use std::io::Write;
 use std::time::Duration;
 
 use tokio::time::{sleep, sleep_until};
-use tracing::info;
 
 use crate::change::Event;
 use crate::cli::output::cannot_write;
@@ -19,6 +18,7 @@ use crate::control::pooled::PooledControl;
 use crate::control::session::ControlSession;
 use crate::decode::{Assembler, Frame};
 use crate::error::{Exit, Result};
+use crate::observe::{Id, log};
 use crate::pipeline::intake::Need;
 use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
@@ -48,7 +48,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl
         liveness_timeout: postgres.liveness_timeout,
     });
     let mut printer = Printer { config, control, transactions: Transactions::new(bytes_max), count: 0, out };
-    info!("{SAID}");
+    log!(Id::Dry, "{SAID}");
     tokio::pin!(stop);
     loop {
         let due = source.status_due();
@@ -82,7 +82,7 @@ async fn follow(
     let mut follower = Follower::begin(session, postgres.liveness_timeout).await?;
     let mut printer = Printer { config, control, transactions: Transactions::new(bytes_max), count: 0, out };
     let mut assembler = Assembler::default();
-    info!("{SAID}");
+    log!(Id::Dry, "{SAID}");
     tokio::pin!(stop);
     loop {
         tokio::select! {

@@ -12,6 +12,7 @@ pub(crate) mod outbox;
 mod output;
 pub mod progress;
 pub mod record;
+pub mod reference;
 mod reload;
 pub mod replay;
 pub mod run;
@@ -83,6 +84,12 @@ pub enum Command {
     Record(record::RecordArgs),
     /// Say which keys the transactions of a recording delete; with --execute, delete them.
     Replay(replay::ReplayArgs),
+    /// Print a list that the documentation is made from.
+    #[command(hide = true)]
+    Reference {
+        /// Which one.
+        list: reference::List,
+    },
 }
 
 /// Runs the command of `argv`.
@@ -112,6 +119,7 @@ pub fn main() -> Exit {
             with_config(&arguments.config, |config| report(setup(&config, (arguments.mode(), arguments.slotting()))))
         }
         Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
+        Command::Reference { list } => report(print(&reference::text(list))),
         Command::Replay(arguments) if arguments.execute => {
             with_config(&arguments.config, |config| report(replay(&config, &arguments)))
         }
@@ -233,6 +241,10 @@ fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
     if config.postgres.mode == Mode::Outbox {
         text.push_str(&outbox::captured(&config.rules, &arguments.table));
     }
+    print(&text)
+}
+
+fn print(text: &str) -> Result<Exit> {
     Lasting::stdout().write_all(text.as_bytes()).map_err(cannot_write)?;
     Ok(Exit::Ok)
 }

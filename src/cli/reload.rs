@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::Sender;
-use tracing::{error, info, warn};
 
 use crate::cli::environment;
 use crate::cli::output::say;
 use crate::config::{Config, Effective};
 use crate::mistake::Mistakes;
+use crate::observe::{Id, log};
 use crate::pipeline::Reload;
 use crate::rules::Rules;
 use crate::rules::custom::SETTING;
@@ -63,7 +63,8 @@ impl RulesFile {
         let mut waits = changed(&self.settings, &config.effective().collect::<Vec<_>>());
         waits.extend(moved(&self.addresses, &addresses(&config)));
         if !waits.is_empty() {
-            warn!(
+            log!(
+                Id::ReloadWaits,
                 hint = "Restart crieur.",
                 "changed settings take effect at the next start only: {}",
                 waits.join(", ")
@@ -71,7 +72,7 @@ impl RulesFile {
         }
         let digest = config.rules.digest().to_owned();
         if digest == self.digest {
-            info!("the rules were read again: they are those in force");
+            log!(Id::ReloadSame, "the rules were read again: they are those in force");
             return None;
         }
         self.digest = digest;
@@ -119,7 +120,7 @@ fn show(mistakes: &Mistakes) {
 }
 
 fn refuse(why: &str) {
-    error!(hint = "Correct the file and send SIGHUP again.", "the rules in force stay: {why}");
+    log!(Id::ReloadRefused, hint = "Correct the file and send SIGHUP again.", "the rules in force stay: {why}");
 }
 
 /// Hands the rules over at each SIGHUP, with what `control` makes for them. It never ends.

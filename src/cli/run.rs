@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
 
 use crate::admin::{self, Watch};
 use crate::cache::redis::RedisCache;
@@ -19,6 +18,7 @@ use crate::control::pooled::PooledControl;
 use crate::control::session::ControlSession;
 use crate::error::{Error, Exit, Result};
 use crate::failpoints::{Guard, without};
+use crate::observe::{Id, log};
 use crate::pipeline::{Pipeline, Replicas, Settings, Totals};
 use crate::postgres::dsn::Dsn;
 use crate::rules::Rules;
@@ -46,20 +46,20 @@ pub fn dry(config: &Config) -> Result<Exit> {
 /// Runs until SIGTERM or SIGINT, or until an error is definite; SIGHUP reads the rules in `file` again.
 pub fn run(config: Config, file: &Path) -> Exit {
     log::start();
-    info!(version = env!("CARGO_PKG_VERSION"), "crieur starts");
+    log!(Id::Starts, version = env!("CARGO_PKG_VERSION"), "crieur starts");
     for (key, value, origin) in config.effective() {
-        info!(%origin, "{key} = {value}");
+        log!(Id::Setting, %origin, "{key} = {value}");
     }
     let result = block_on(stream(config, file));
     notify(&[NotifyState::Stopping]);
     match result {
         Ok(totals) => {
-            info!(keys = totals.keys, existed = totals.existed, sweeps = totals.sweeps, "stopped");
+            log!(Id::Stopped, keys = totals.keys, existed = totals.existed, sweeps = totals.sweeps, "stopped");
             Exit::Ok
         }
         Err(error) => {
             let hint = error.hint.as_deref();
-            error!(hint, exit = error.exit() as u8, "stopped: {}", error.chain());
+            log!(Id::Failed, hint, exit = error.exit() as u8, "stopped: {}", error.chain());
             error.exit()
         }
     }
@@ -74,7 +74,7 @@ async fn stream(config: Config, file: &Path) -> Result<Totals> {
     match config.postgres.mode {
         Mode::Replication => {
             if let Some(hint) = dsn.pooler_hint() {
-                warn!("{hint}");
+                log!(Id::Pooler, "{hint}");
             }
             let source = Replication::new(replication::Options {
                 dsn: dsn.clone(),
@@ -181,6 +181,6 @@ fn listen(kind: SignalKind) -> Result<Signal> {
 /// Tells systemd, where there is one (`NOTIFY_SOCKET`).
 pub(super) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        warn!("failed to notify systemd: {error}");
+        log!(Id::SystemdUnreached, "failed to notify systemd: {error}");
     }
 }

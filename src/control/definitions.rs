@@ -14,11 +14,11 @@ use std::collections::BTreeSet;
 use futures_util::future::join3;
 use serde::Deserialize;
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
-use tracing::warn;
 
 use crate::control::lookups::{Refusable, refusal};
 use crate::control::{Definitions, LookupId, Sighting};
 use crate::error::{Error, Exit, Result};
+use crate::observe::{Id, log};
 use crate::postgres::quote;
 use crate::postgres::session::NO_PATH;
 use crate::postgres::sqlstate::session_error;
@@ -139,7 +139,8 @@ impl Looks {
 }
 
 fn not_kept(lookup: &Lookup, (schema, table): &(String, String)) {
-    warn!(
+    log!(
+        Id::LookupNotKept,
         hint = "Run `crieur check`: it compares the tables of each lookup with what its SQL reads.",
         "lookup {} reads \"{schema}.{table}\", whose changes are not those of its tables: each batch asks anew",
         lookup.name

@@ -8,10 +8,10 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
-use tracing::warn;
 
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::observe::{Id, log};
 use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
 use crate::postgres::sqlstate::session_error;
@@ -73,7 +73,7 @@ impl Replicas {
                 due += REMIND;
                 let hint = "The position waits for it: see pg_stat_wal_receiver and pg_is_wal_replay_paused() there.";
                 let server = replica.dsn.servers();
-                warn!(hint, "replica {server} has replayed {replayed} and is waited for at {lsn}");
+                log!(Id::ReplicaBehind, hint, "replica {server} has replayed {replayed} and is waited for at {lsn}");
             }
             sleep(INTERVAL).await;
         }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, Statement};
-use tracing::warn;
 
 use crate::change::Oid;
 use crate::control::definitions::{Kept, Look, Looks};
@@ -20,6 +19,7 @@ use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lsn::Lsn;
 use crate::mark::Start;
+use crate::observe::{Id, log};
 use crate::postgres::dsn::Dsn;
 use crate::postgres::facts::{RUN, refuse_as_standby};
 use crate::postgres::link::answered;
@@ -284,7 +284,8 @@ impl Control for ControlSession {
                 Err(error) if error.code().is_some_and(|code| !is_connection(code.code())) => {
                     let hint = "Let the role read the system catalogs, and raise postgres.lookup_timeout.";
                     let error = session_error(&error);
-                    warn!(
+                    log!(
+                        Id::CatalogUnreadable,
                         hint,
                         "DDL of any kind sweeps its table, because the catalog cannot be read: {}",
                         error.chain()

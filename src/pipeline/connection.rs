@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{error, info, warn};
 
 use super::{News, Pipeline};
 use crate::cache::Cache;
@@ -11,6 +10,7 @@ use crate::control::Control;
 use crate::echo::{Delivery, Stage};
 use crate::error::{Class, Result};
 use crate::gate::Snapshot;
+use crate::observe::{Id, log};
 use crate::pipeline::deliver::pause;
 use crate::pipeline::gating::Gating;
 use crate::pipeline::outage::{Outage, Say, span};
@@ -37,7 +37,7 @@ where
             self.streaming_since = Some(Instant::now());
             if let Some(lasted) = self.outage.lasted(Instant::now()) {
                 let source = self.source.words().source;
-                info!(after = span(lasted), "{source} goes on from the confirmed position");
+                log!(Id::StreamResumed, after = span(lasted), "{source} goes on from the confirmed position");
             }
             self.standing_by = None;
             self.compared = self.source.start().cloned();
@@ -105,8 +105,10 @@ where
         let (hint, again_in, chain) = (error.hint.as_deref(), span(wait), error.chain());
         let interrupted = self.source.words().interrupted;
         match self.outage.failed(&chain, now) {
-            Say::First => warn!(hint, again_in, "{interrupted}: {chain}"),
-            Say::Still(lasted) => error!(hint, again_in, "{interrupted} for {}: {chain}", span(lasted)),
+            Say::First => log!(Id::StreamInterrupted, hint, again_in, "{interrupted}: {chain}"),
+            Say::Still(lasted) => {
+                log!(Id::StreamInterrupted.lasting(), hint, again_in, "{interrupted} for {}: {chain}", span(lasted))
+            }
             Say::Nothing => {}
         }
         self.source_again = Some(now + wait);
@@ -129,7 +131,7 @@ where
         if pid != 0 && self.standing_by != Some(pid) {
             self.standing_by = Some(pid);
             self.ready = false;
-            info!(pid, "standing by: another session has the slot");
+            log!(Id::StandingBy, pid, "standing by: another session has the slot");
             (self.news)(News::StandingBy(pid));
         }
     }

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Deleted, Swept};
@@ -18,6 +17,7 @@ use crate::echo::Delivery;
 use crate::error::{Class, Error, Result};
 use crate::failpoints::{Step, reached};
 use crate::keys::KeySet;
+use crate::observe::{Id, log};
 use crate::pipeline::answers::Answers;
 use crate::pipeline::outage::{Outage, Say, span};
 use crate::rules::Rules;
@@ -26,22 +26,51 @@ use crate::rules::cause::Cause;
 /// Questions in one round trip. What was answered is kept while a later part is tried again.
 const QUESTIONS_MAX: usize = 1_000;
 
+/// Who must answer for a step to succeed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The cache.
+    Cache,
+    /// The ordinary session at PostgreSQL.
+    Session,
+    /// The read replicas.
+    Replicas,
+}
+
+impl Part {
+    fn fails(self) -> Id {
+        match self {
+            Part::Cache => Id::CacheFailing,
+            Part::Session => Id::SessionFailing,
+            Part::Replicas => Id::ReplicaFailing,
+        }
+    }
+
+    fn works(self) -> Id {
+        match self {
+            Part::Cache => Id::CacheWorks,
+            Part::Session => Id::SessionWorks,
+            Part::Replicas => Id::ReplicaWorks,
+        }
+    }
+}
+
 /// Tries `step` until it succeeds or fails for good.
-pub async fn insist<T>(what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+pub async fn insist<T>(part: Part, what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let mut backoff = Backoff::default();
     let (mut outage, mut server) = (Outage::default(), None);
     loop {
         let error = match step().await {
             Ok(value) => {
                 if let Some(lasted) = outage.over(Instant::now()) {
-                    info!(server, after = span(lasted), "{what} works again");
+                    log!(part.works(), server, after = span(lasted), "{what} works again");
                 }
                 return Ok(value);
             }
             Err(error) if error.is_transient() => error,
             Err(error) => return Err(error.while_doing(what)),
         };
-        complain(what, &error, outage.failed(&error.chain(), Instant::now()));
+        complain(part.fails(), what, &error, outage.failed(&error.chain(), Instant::now()));
         let wait = pause(&mut backoff, &error);
         server = error.at.or(server);
         sleep(wait).await;
@@ -63,11 +92,11 @@ fn random() -> f64 {
 }
 
 /// A step that failed is a warning while it may mend itself, and an error when it has not.
-pub(super) fn complain(what: &str, error: &Error, say: Say) {
+pub(super) fn complain(id: Id, what: &str, error: &Error, say: Say) {
     let (hint, chain) = (error.hint.as_deref(), error.chain());
     match say {
-        Say::First => warn!(hint, "failed to {what}: {chain}; crieur tries again"),
-        Say::Still(lasted) => error!(hint, "failed to {what} for {} now: {chain}", span(lasted)),
+        Say::First => log!(id, hint, "failed to {what}: {chain}; crieur tries again"),
+        Say::Still(lasted) => log!(id.lasting(), hint, "failed to {what} for {} now: {chain}", span(lasted)),
         Say::Nothing => {}
     }
 }
@@ -106,7 +135,9 @@ impl Asking {
     /// Asks some of the others.
     async fn ask<D: Control>(&self, control: &D, questions: &[Question]) -> Result<Vec<Answer>> {
         let moment = self.answers.borrow().now();
-        let answers = insist("look up", async || control.ask(questions).await.map_err(Error::having_worked)).await?;
+        let answers =
+            insist(Part::Session, "look up", async || control.ask(questions).await.map_err(Error::having_worked))
+                .await?;
         self.answers.borrow_mut().keep(&self.rules, moment, questions, &answers);
         for (question, answer) in questions.iter().zip(&answers) {
             if let Answer::Late(why) = answer {
@@ -138,7 +169,7 @@ pub async fn fly<C: Cache, D: Control>(
     let keys: Vec<&KeySet> = deliveries.iter().map(|delivery| &delivery.load.keys).filter(|k| !k.is_empty()).collect();
     let mut deleted = Deleted::default();
     if !keys.is_empty() {
-        deleted = insist("delete keys", async || cache.delete(&keys).await).await?;
+        deleted = insist(Part::Cache, "delete keys", async || cache.delete(&keys).await).await?;
     }
     Ok(Landed { deleted, deliveries, refused })
 }
@@ -191,7 +222,8 @@ fn complain_of_refused(asking: &Asking, questions: &[Question], answers: &[Answe
         let said = asking.answers.borrow_mut().complaints.refused(*id, message, *count, now);
         let Some(count) = said else { continue };
         let name = asking.rules.lookups().get(id.0 as usize).map_or("?", |lookup| lookup.name.as_str());
-        warn!(
+        log!(
+            Id::LookupRefused,
             hint = "Run `crieur check`: it tries each lookup as this daemon asks it, and says what mends it.",
             questions = count,
             "lookup refused, its keys widen to their family: {name}: {message}"
@@ -206,7 +238,7 @@ pub async fn sweep<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<
     for delivery in &deliveries {
         patterns.merge(delivery.load.patterns.clone());
     }
-    let swept = insist("sweep", async || cache.sweep(&patterns).await).await?;
+    let swept = insist(Part::Cache, "sweep", async || cache.sweep(&patterns).await).await?;
     Ok((deliveries, swept))
 }
 

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, info};
 
 use super::{News, Pipeline, Replicas};
 use crate::cache::{Cache, Swept};
@@ -19,6 +18,7 @@ use crate::control::Control;
 use crate::echo::{Delivery, Stage};
 use crate::failpoints::{Step, reached};
 use crate::gate::Snapshot;
+use crate::observe::{Id, log};
 use crate::pipeline::deliver::{Asking, Landed, fly};
 use crate::pipeline::memory::bytes_of;
 use crate::pipeline::owed::Repair;
@@ -165,15 +165,15 @@ where
     /// A sweep of whole tables is news; patterns that a rule or a transaction names, and echoes, are its daily work.
     pub(super) fn say_sweeping(&self, deliveries: &[Delivery]) {
         if let Some((tables, cause)) = self.purpose(deliveries) {
-            info!(tables, cause, "sweep began");
+            log!(Id::SweepBegan, tables, cause, "sweep began");
         }
     }
 
     fn say_swept(&self, deliveries: &[Delivery], swept: Swept) {
         let Swept { scanned, deleted } = swept;
         match self.purpose(deliveries) {
-            Some((tables, cause)) => info!(tables, cause, scanned, deleted, "sweep finished"),
-            None => debug!(scanned, deleted, "sweep finished: patterns"),
+            Some((tables, cause)) => log!(Id::SweepEnded, tables, cause, scanned, deleted, "sweep finished"),
+            None => tracing::debug!(scanned, deleted, "sweep finished: patterns"),
         }
     }
 

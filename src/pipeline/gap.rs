@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
 
 use super::{News, Pipeline};
 use crate::ack::SpanId;
@@ -23,7 +22,8 @@ use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::keys::FamilyId;
 use crate::mark::{Gap, SlotOrigin, gap, gap_at_first, nonce, publication, rules};
-use crate::pipeline::deliver::insist;
+use crate::observe::{Id, log};
+use crate::pipeline::deliver::{Part, insist};
 use crate::pipeline::outage::REMIND;
 use crate::pipeline::owed::{GapSweep, Repair};
 use crate::pipeline::repairs::{NAMELESS, When};
@@ -43,6 +43,23 @@ pub(super) struct Unsure {
     causes: Causes,
 }
 
+/// The id of the line that says this gap and its sweep.
+fn id(gap: &Gap) -> Id {
+    match gap {
+        Gap::Missing => Id::GapMissing,
+        Gap::Unreadable => Id::GapUnreadable,
+        Gap::OtherServer => Id::GapOtherServer,
+        Gap::OtherDatabase => Id::GapOtherDatabase,
+        Gap::NewSlot => Id::GapNewSlot,
+        Gap::Behind { .. } => Id::GapBehind,
+        Gap::WentBack => Id::GapWentBack,
+        Gap::OtherRules => Id::GapOtherRules,
+        Gap::Restarted => Id::GapRestarted,
+        Gap::OtherTables => Id::GapOtherTables,
+        Gap::OtherPublication => Id::GapOtherPublication,
+    }
+}
+
 /// Says each minute that old transactions are still waited for; answers when that was last said.
 fn remind(said: Instant) -> Instant {
     if said.elapsed() < REMIND {
@@ -50,7 +67,7 @@ fn remind(said: Instant) -> Instant {
     }
     let hint =
         "pg_stat_activity and pg_prepared_xacts name them. Deletes go on; until they end no position is confirmed.";
-    warn!(hint, "transactions from before the gap are still open: its sweep waits for their end");
+    log!(Id::GapWaits, hint, "transactions from before the gap are still open: its sweep waits for their end");
     Instant::now()
 }
 
@@ -68,9 +85,9 @@ where
         let untried = matches!(self.held, Held::Nothing).then(|| self.rules.patterns());
         self.reading_mark = Some(Box::pin(async move {
             if let Some(families) = untried {
-                insist("try the cache", async || cache.try_out(&slot, &families).await).await?;
+                insist(Part::Cache, "try the cache", async || cache.try_out(&slot, &families).await).await?;
             }
-            insist("read the mark", async || cache.mark(&slot).await).await
+            insist(Part::Cache, "read the mark", async || cache.mark(&slot).await).await
         }));
     }
 
@@ -191,7 +208,12 @@ where
             return;
         }
         let keys: usize = lacking.iter().map(|load| load.len()).sum();
-        info!(cache = self.cache.name(), keys, "the cache may lack what was deleted since its mark: deleting it again");
+        log!(
+            Id::GapReplayed,
+            cache = self.cache.name(),
+            keys,
+            "the cache may lack what was deleted since its mark: deleting it again"
+        );
         let span = self.window.open_barrier(self.answered.take());
         for mut load in lacking {
             load.causes.add(Cause::Missed);
@@ -214,7 +236,7 @@ where
         let cache = shared.name();
         // What DDL changed is known to be stale: it goes, whatever becomes of keys that only may be.
         if let (Gap::OtherTables, Some(families)) = (gap, &tables) {
-            info!(cache, families = families.len(), "{gap}: sweeping their keys");
+            log!(id(gap), cache, families = families.len(), "{gap}: sweeping their keys");
             return self.sweep_families(gap, families.clone(), Duration::ZERO);
         }
         let said = gap.said(self.source.words());
@@ -225,28 +247,38 @@ where
         };
         if intruder && when == When::Now {
             let hint = "If a crieur of another database uses this cache, give it another postgres.slot.";
-            warn!(hint, cache, "somebody wrote a mark of another server or database under the name of this slot");
+            log!(
+                Id::GapIntruder,
+                hint,
+                cache,
+                "somebody wrote a mark of another server or database under the name of this slot"
+            );
         }
         let is_said = when == When::Now;
         if self.settings.on_gap == OnGap::Warn
             && let Some(families) = tables.filter(|families| !families.is_empty())
         {
-            info!(cache, families = families.len(), "tables were altered: sweeping their keys");
+            log!(Id::GapOtherTables, cache, families = families.len(), "tables were altered: sweeping their keys");
             self.sweep_families(gap, families, when.pause());
         }
         match (self.settings.on_gap, told) {
             (OnGap::Warn, _) if is_said => {
-                warn!(cache, "{said}: the cache may hold stale keys until they expire (cache.on_gap is \"warn\")");
+                log!(
+                    Id::GapUnswept,
+                    cache,
+                    gap = gap.kind(),
+                    "{said}: the cache may hold stale keys until they expire (cache.on_gap is \"warn\")"
+                );
             }
             (OnGap::Warn, _) => {}
             (OnGap::Sweep, Some(told)) => {
                 let new = self.rules.not_in(&told);
-                info!(cache, families = new.len(), "{said}: sweeping the keys of rules that are new");
+                log!(id(gap), cache, families = new.len(), "{said}: sweeping the keys of rules that are new");
                 self.sweep_families(gap, new, when.pause());
             }
             (OnGap::Sweep, None) => {
                 if is_said {
-                    info!(cache, "{said}: sweeping every key that the rules own");
+                    log!(id(gap), cache, "{said}: sweeping every key that the rules own");
                 }
                 self.sweep_families(gap, self.rules.families().map(|(family, _)| family).collect(), when.pause());
             }
@@ -316,7 +348,7 @@ where
                 let seen = if first { control.elders().await } else { control.snapshot().await };
                 seen.map_err(Error::having_worked)
             };
-            insist("take a snapshot before a sweep", look).await
+            insist(Part::Session, "take a snapshot before a sweep", look).await
         }));
     }
 
@@ -328,7 +360,10 @@ where
                 let spans = if over { std::mem::take(&mut self.unswept) } else { self.unswept.clone() };
                 if !over {
                     let source = self.source.words().source;
-                    info!("transactions are open that {source} may not have: sweeping again when they have ended");
+                    log!(
+                        Id::GapElders,
+                        "transactions are open that {source} may not have: sweeping again when they have ended"
+                    );
                     spans.iter().for_each(|span| self.window.add_part(*span));
                     self.elders = Some((snapshot, Instant::now()));
                     self.look_for_elders(ELDERS_INTERVAL);

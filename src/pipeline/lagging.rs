@@ -11,7 +11,7 @@ use crate::ack::SpanId;
 use crate::cache::Cache;
 use crate::control::Control;
 use crate::echo::{Delivery, Stage};
-use crate::pipeline::deliver::insist;
+use crate::pipeline::deliver::{Part, insist};
 use crate::rules::Invalidations;
 use crate::source::Source;
 
@@ -50,10 +50,9 @@ where
         }
         self.asked = std::mem::take(&mut self.lagging);
         let control = Rc::clone(&self.control);
-        self.round =
-            Some(Box::pin(
-                async move { insist("wait for the replicas", async || control.replicas_replayed().await).await },
-            ));
+        self.round = Some(Box::pin(async move {
+            insist(Part::Replicas, "wait for the replicas", async || control.replicas_replayed().await).await
+        }));
     }
 
     /// Positions of the server before mean nothing on this one: the round begins anew, together with the next.

@@ -41,7 +41,6 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
 
 use crate::ack::{SpanId, Window};
 use crate::backoff::Backoff;
@@ -53,8 +52,9 @@ use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::mark::Start;
+use crate::observe::{Id, log};
 use crate::pipeline::answers::Answers;
-use crate::pipeline::deliver::{Landed, at_most, insist, sweep};
+use crate::pipeline::deliver::{Landed, Part, at_most, insist, sweep};
 use crate::pipeline::gap::Unsure;
 use crate::pipeline::gating::Gating;
 use crate::pipeline::intake::{Intake, Need};
@@ -407,7 +407,7 @@ where
         let control = Rc::clone(&self.control);
         self.resolving = Some(Box::pin(async move {
             let ask = async || control.catalog().await.map_err(Error::having_worked);
-            insist("read the catalog", ask).await.map(Resolved::Catalog)
+            insist(Part::Session, "read the catalog", ask).await.map(Resolved::Catalog)
         }));
     }
 
@@ -416,7 +416,7 @@ where
         let control = Rc::clone(&self.control);
         self.resolving = Some(Box::pin(async move {
             let ask = async || control.tables_of(relation.oid).await.map_err(Error::having_worked);
-            let tables = insist("find the tables of a relation", ask).await?;
+            let tables = insist(Part::Session, "find the tables of a relation", ask).await?;
             Ok(Resolved::Tables(relation, tables))
         }));
     }
@@ -487,7 +487,7 @@ where
                     }
                     false => control.gate().await,
                 };
-                insist("take a snapshot", async || gate().await.map_err(Error::having_worked)).await
+                insist(Part::Session, "take a snapshot", async || gate().await.map_err(Error::having_worked)).await
             });
             self.gating.ask(now, asking);
         }
@@ -554,7 +554,7 @@ where
     }
 
     fn begin_stop(&mut self) {
-        info!("stopping");
+        log!(Id::Stopping, "stopping");
         self.reload = None;
         self.stop_by = Some(Instant::now() + self.settings.stop_timeout);
         self.confirm_due = None;
@@ -579,7 +579,7 @@ where
             None => at_most(Duration::from_secs(2), "the last status", self.source.close()).await,
         };
         if let Err(error) = closed {
-            warn!("failed to say the last status: {}", error.chain());
+            log!(Id::LastStatus, "failed to say the last status: {}", error.chain());
         }
     }
 }

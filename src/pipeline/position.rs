@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{error, warn};
 
 use super::Pipeline;
 use crate::ack::SpanId;
@@ -19,6 +18,7 @@ use crate::error::Error;
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::lsn::Lsn;
 use crate::mark::Mark;
+use crate::observe::{Id, log};
 use crate::pipeline::outage::REMIND;
 use crate::pipeline::repairs::{UNPROVEN, When};
 use crate::proof::Held;
@@ -234,11 +234,12 @@ where
             Some(error) => error.hint.as_deref().unwrap_or("The log of the cache may tell why it refuses the mark."),
             None => "Raise maxmemory of the cache, or give it a maxmemory-policy that evicts keys.",
         };
+        let id = if error.is_some() { Id::MarkFailing } else { Id::MarkFull };
         match &self.mark_said {
             Some((said, at)) if *said == line && now.duration_since(*at) < REMIND => return,
             // What lasts does not mend itself.
-            Some((said, _)) if *said == line => error!(hint, cache, "{line}"),
-            Some(_) | None => warn!(hint, cache, "{line}"),
+            Some((said, _)) if *said == line => log!(id.lasting(), hint, cache, "{line}"),
+            Some(_) | None => log!(id, hint, cache, "{line}"),
         }
         self.mark_said = Some((line, now));
     }

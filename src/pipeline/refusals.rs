@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{error, warn};
 
 use super::Pipeline;
 use crate::cache::Cache;
 use crate::control::Control;
+use crate::observe::{Id, log};
 use crate::source::Source;
 
 /// How often refusals are logged at most: anybody can cause them, at any rate.
@@ -23,7 +23,8 @@ pub(super) struct Refusals {
 
 /// Asked for once.
 pub(super) fn misunderstood() {
-    warn!(
+    log!(
+        Id::MessageNotUnderstood,
         hint = "Only crieur's own triggers and functions should send messages with the prefix \"crieur\".",
         "a logical message was not understood: every key of the rules is swept, as for each such message"
     );
@@ -44,9 +45,11 @@ where
         if self.refusals.said.is_none_or(|said| now.duration_since(said) >= INTERVAL) {
             let count = std::mem::take(&mut self.refusals.count);
             self.refusals.said = Some(now);
-            error!(
+            log!(
+                Id::NotAllowed,
                 hint = "Allow them in cache.invalidate, for example [\"properties:search:*\"], or correct the call.",
-                count, "crieur.invalidate named keys that cache.invalidate does not allow: they stay"
+                count,
+                "crieur.invalidate named keys that cache.invalidate does not allow: they stay"
             );
         }
     }

@@ -10,11 +10,11 @@ use std::rc::Rc;
 
 use tokio::sync::mpsc::Receiver;
 use tokio::time::Instant;
-use tracing::info;
 
 use super::Pipeline;
 use crate::cache::Cache;
 use crate::control::Control;
+use crate::observe::{Id, log};
 use crate::rules::Rules;
 use crate::source::Source;
 
@@ -56,7 +56,7 @@ where
     /// What is in flight is finished first, within the limit of a stop.
     pub(super) fn begin_reload(&mut self, reload: Reload<D>) {
         let source = self.source.words().source;
-        info!("other rules: {source} begins anew from the confirmed position");
+        log!(Id::ReloadTaken, "other rules: {source} begins anew from the confirmed position");
         self.reload = Some(reload);
         self.stop_by = Some(Instant::now() + self.settings.stop_timeout);
         self.confirm_due = None;

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
 
+use crate::observe::{Id, log};
 use crate::pace::{Pace, Turn};
 use crate::pipeline::outage::REMIND;
 use crate::pipeline::owed::Owed;
@@ -72,7 +72,12 @@ impl Repairs {
                 if self.said.is_none_or(|said| now.duration_since(said) >= REMIND) {
                     self.said = Some(now);
                     let seconds = pause.as_secs();
-                    warn!(hint = HINT, times, "{what}, again and again: the next repair waits {seconds} s");
+                    log!(
+                        Id::RepairSlowed,
+                        hint = HINT,
+                        times,
+                        "{what}, again and again: the next repair waits {seconds} s"
+                    );
                 }
                 When::After(pause)
             }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::control::{Refused, Sighting, SlotWal, WalStatus};
+use crate::observe::{Id, Line};
 use crate::postgres::quote;
 
 /// How often a cause that stays is told.
@@ -23,20 +24,11 @@ const RATE_OVER: Duration = Duration::from_secs(60);
 /// A slot that would be lost within this time at the present rate is worth a warning.
 const SOON: Duration = Duration::from_secs(15 * 60);
 
-/// How bad it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Severity {
-    /// Works, and will not for long.
-    Warning,
-    /// May be too late at any moment.
-    Error,
-}
-
 /// One line for the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Notice {
-    /// How bad it is.
-    pub severity: Severity,
+    /// What the line is about, and how loud it is.
+    pub line: Line,
     /// What is wrong: lower case, no full stop.
     pub text: String,
     /// A sentence that says what to do.
@@ -154,23 +146,24 @@ impl Watch {
              deleted from the cache; {cause}",
             minutes(since)
         );
-        Some(Notice { severity: Severity::Warning, text, hint })
+        let line = if since < REMIND { Id::HeldBack.into() } else { Id::HeldBack.lasting() };
+        Some(Notice { line, text, hint })
     }
 
     fn of_publication(&self, sighting: &Sighting) -> Vec<(Cause, Notice)> {
         let name = &self.publication;
         // Sweeps take the place of what does not come, and nothing but a hand at the server ends that.
-        let wrong = |text: String, hint: String| Notice { severity: Severity::Error, text, hint };
+        let wrong = |id: Id, text: String, hint: String| Notice { line: id.into(), text, hint };
         if sighting.publication.is_empty() {
             let text = format!("publication \"{name}\" does not exist: no change comes, and sweeps take their place");
-            return vec![(Cause::NoPublication, wrong(text, "Run `crieur setup`.".to_owned()))];
+            return vec![(Cause::NoPublication, wrong(Id::PublicationMissing, text, "Run `crieur setup`.".to_owned()))];
         }
         if !sighting.withheld.is_empty() {
             let kinds = sighting.withheld.join(", ");
             let text = format!("publication \"{name}\" leaves out {kinds}: sweeps take their place");
             let name = quote::identifier(name);
             let hint = format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');");
-            return vec![(Cause::Withheld, wrong(text, hint))];
+            return vec![(Cause::Withheld, wrong(Id::PublicationWithholds, text, hint))];
         }
         let rooted = sighting.rooted.first().map(|_| {
             let text = format!(
@@ -179,27 +172,27 @@ impl Watch {
             );
             let hint =
                 format!("ALTER PUBLICATION {} SET (publish_via_partition_root = false);", quote::identifier(name));
-            (Cause::Rooted, wrong(text, hint))
+            (Cause::Rooted, wrong(Id::PublicationViaRoot, text, hint))
         });
         let table = |(schema, table): &(String, String)| {
             let text = format!("table \"{schema}.{table}\" is not in publication \"{name}\": sweeps take its place");
             let qualified = quote::qualified(schema, table);
             let hint = format!("ALTER PUBLICATION {} ADD TABLE {qualified};", quote::identifier(name));
             let hint = hint + " If it is there with a row filter, DROP it first.";
-            (Cause::Table(schema.clone(), table.clone()), wrong(text, hint))
+            (Cause::Table(schema.clone(), table.clone()), wrong(Id::TableUnpublished, text, hint))
         };
         let uncovered = sighting.uncovered.iter().map(|(schema, table)| {
             let text = format!(
                 "triggers do not tell all that the rules read of table \"{schema}.{table}\": sweeps take its place"
             );
             let hint = "Run `crieur setup`: it watches the table with its columns and partitions as they are now.";
-            (Cause::Table(schema.clone(), table.clone()), wrong(text, hint.to_owned()))
+            (Cause::Table(schema.clone(), table.clone()), wrong(Id::TableUncovered, text, hint.to_owned()))
         });
         let refuses = sighting.refuses.iter().map(|why| {
             let text = format!("crieur.outbox takes no rows ({why}): sweeps of every table take their place");
             let hint =
                 "Run `crieur setup` as the owner of schema crieur, and `crieur check` afterwards. Writers go on.";
-            (Cause::Refuses, Notice { severity: Severity::Error, text, hint: hint.to_owned() })
+            (Cause::Refuses, wrong(Id::OutboxRefuses, text, hint.to_owned()))
         });
         refuses.chain(sighting.unpublished.iter().map(table)).chain(uncovered).chain(rooted).collect()
     }
@@ -207,15 +200,15 @@ impl Watch {
     fn of_wal(&mut self, now: Duration, wal: SlotWal) -> Option<(Cause, Notice)> {
         let left = self.time_left(now, wal.safe_bytes);
         let held = megabytes(wal.held_bytes);
-        let (cause, severity, state) = match (wal.status, left) {
+        let (cause, id, state) = match (wal.status, left) {
             (WalStatus::Unreserved | WalStatus::Lost, _) => {
-                (Cause::Wal(wal.status), Severity::Error, "the next checkpoint may remove what it needs")
+                (Cause::Wal(wal.status), Id::SlotEndangered, "the next checkpoint may remove what it needs")
             }
             (WalStatus::Extended, _) => {
-                (Cause::Wal(wal.status), Severity::Warning, "it is behind by more than max_wal_size")
+                (Cause::Wal(wal.status), Id::SlotBehind, "it is behind by more than max_wal_size")
             }
             (WalStatus::Reserved, Some(left)) if left < SOON => {
-                (Cause::LostSoon, Severity::Warning, "it falls behind fast")
+                (Cause::LostSoon, Id::SlotLostSoon, "it falls behind fast")
             }
             (WalStatus::Reserved, _) => return None,
         };
@@ -227,7 +220,7 @@ impl Watch {
         let text = format!("replication slot holds back {held} of WAL, {state}; {until}");
         let hint = "Mend what holds the position up (a cache that is away, a transaction that is open for long), or \
                     raise max_slot_wal_keep_size.";
-        Some((cause, Notice { severity, text, hint: hint.to_owned() }))
+        Some((cause, Notice { line: id.into(), text, hint: hint.to_owned() }))
     }
 
     /// How long until the slot is lost if it goes on losing ground as it does now; `None` when it does not.
@@ -261,7 +254,7 @@ impl Watch {
 fn of_refused(refused: &Refused) -> (Cause, Notice) {
     let (schema, table) = &refused.table;
     let text = format!("the server refuses updates and deletes of table \"{schema}.{table}\": {}", refused.because);
-    let notice = Notice { severity: Severity::Error, text, hint: refused.mend.clone() };
+    let notice = Notice { line: Id::WritesRefused.into(), text, hint: refused.mend.clone() };
     (Cause::Refused(schema.clone(), table.clone()), notice)
 }
 
@@ -276,11 +269,12 @@ fn mended(refused: &Refused) -> Notice {
         "Writes failed until now: let the migration that makes a partition give it a replica identity, and keep \
                 indexes named crieur_identity_*."
             .to_owned();
-    Notice { severity: Severity::Warning, text, hint }
+    Notice { line: Id::WritesMended.into(), text, hint }
 }
 
 /// A name that the rules have and the server does not.
 fn of_missing((schema, table, column): &(String, String, Option<String>)) -> (Cause, Notice) {
+    let id = if column.is_none() { Id::TableMissing } else { Id::ColumnMissing };
     let text = match column {
         None => format!("table \"{schema}.{table}\", which rules name, does not exist: no change comes from it"),
         Some(column) => format!(
@@ -290,7 +284,7 @@ fn of_missing((schema, table, column): &(String, String, Option<String>)) -> (Ca
     };
     let hint = "Correct the name in the rules file; `crieur check` says which rule has it.".to_owned();
     let cause = Cause::Missing(schema.clone(), table.clone(), column.clone());
-    (cause, Notice { severity: Severity::Warning, text, hint })
+    (cause, Notice { line: id.into(), text, hint })
 }
 
 fn megabytes(bytes: i64) -> String {
@@ -395,13 +389,15 @@ mod tests {
         let standby = Sighting { failover: true, standby_slots: "standby1".into(), ..healthy() };
         let told = |watch: &mut Watch, at: u64, sighting: &Sighting| {
             watch.judge(seconds(at), sighting);
-            watch.held_back(seconds(at), seconds(at), sighting).map(|notice| notice.text)
+            watch.held_back(seconds(at), seconds(at), sighting).map(|notice| (notice.line, notice.text))
         };
-        let first = told(&mut watch, 10, &standby).expect("it is due");
+        let (line, first) = told(&mut watch, 10, &standby).expect("it is due");
+        assert_eq!(line, Line::from(Id::HeldBack));
         assert!(first.ends_with("synchronized_standby_slots = 'standby1' makes it wait for a standby"), "{first}");
         assert_eq!((told(&mut watch, 12, &standby), told(&mut watch, 68, &standby)), (None, None));
         let other = Sighting { failover: false, ..standby };
-        let second = told(&mut watch, 70, &other).expect("a minute is over");
+        let (line, second) = told(&mut watch, 70, &other).expect("a minute is over");
+        assert_eq!(line, Id::HeldBack.lasting());
         assert!(second.contains("has sent nothing for 70 seconds") && !second.contains("synchronized"), "{second}");
     }
 
@@ -411,7 +407,7 @@ mod tests {
         let refused = Sighting { refuses: Some("no".into()), unheard: tables.clone(), ..healthy() };
         let judgement = Watch::new("p").judge(seconds(0), &refused);
         assert_eq!((judgement.notices.len(), judgement.sweep), (1, tables));
-        assert_eq!(judgement.notices[0].severity, Severity::Error);
+        assert_eq!(judgement.notices[0].line, Line::from(Id::OutboxRefuses));
     }
 
     #[test]
@@ -441,11 +437,12 @@ mod tests {
             let seen = Sighting { refused: vec![refused(false)], missing: vec![missing.clone()], ..healthy() };
             told.extend(watch.judge(seconds(at), &seen).notices.into_iter().map(|notice| (at, notice)));
         }
-        let at: Vec<_> = told.iter().map(|(at, notice)| (*at, notice.severity)).collect();
-        assert_eq!(at, [(0, Severity::Error), (0, Severity::Warning), (60, Severity::Error)], "{told:?}");
+        let at: Vec<_> = told.iter().map(|(at, notice)| (*at, notice.line.id)).collect();
+        assert_eq!(at, [(0, Id::WritesRefused), (0, Id::ColumnMissing), (60, Id::WritesRefused)], "{told:?}");
         assert_eq!(told[0].1.hint, "ALTER TABLE …;");
         let judgement = watch.judge(seconds(64), &Sighting { refused: vec![refused(true)], ..healthy() });
         assert_eq!(judgement.notices.len(), 1);
+        assert_eq!(judgement.notices[0].line, Line::from(Id::WritesMended));
         assert!(judgement.notices[0].text.ends_with("That is mended: ALTER TABLE …;"), "{judgement:?}");
         assert_eq!(watch.judge(seconds(66), &healthy()), Judgement::default());
     }

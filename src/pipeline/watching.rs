@@ -4,7 +4,6 @@
 //! says. The comparison with the mark at that connection finds the gap, as at any other.
 
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
 
 use super::connection::STANDBY_INTERVAL;
 use super::{News, Pipeline};
@@ -15,10 +14,11 @@ use crate::control::{Control, Sighting};
 use crate::echo::{Delivery, Stage};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::observe::{Id, log};
 use crate::pipeline::deliver::complain;
 use crate::pipeline::outage::{Outage, Say};
 use crate::pipeline::stall::{Ends, Stall, Turn};
-use crate::pipeline::watch::{Judgement, Notice, Severity, Watch};
+use crate::pipeline::watch::{Judgement, Notice, Watch};
 use crate::rules::Invalidations;
 use crate::rules::cause::Cause;
 use crate::seen;
@@ -97,11 +97,11 @@ where
             Ok(Some(sighting)) => sighting,
             Ok(None) => return Ok(()),
             Err(error) if error.is_transient() => {
-                debug!("failed to watch the server: {}", error.chain());
+                tracing::debug!("failed to watch the server: {}", error.chain());
                 self.watch_due = Some(now + WATCH_INTERVAL);
                 // What does not last is said by the stream and the gate.
                 if let say @ Say::Still(_) = self.blind.failed("", now) {
-                    complain(self.source.words().watch, &error, say);
+                    complain(Id::SessionFailing, self.source.words().watch, &error, say);
                 }
                 return Ok(());
             }
@@ -138,7 +138,7 @@ where
                     tell(&notice);
                 }
             }
-            Turn::Ended => info!("the server no longer holds the stream back"),
+            Turn::Ended => log!(Id::Flows, "the server no longer holds the stream back"),
         }
         if self.watch.is_held_back() != was_held {
             (self.news)(News::HeldBack(!was_held));
@@ -152,9 +152,9 @@ where
         let (source, watched) = (words.source, words.watched);
         let known = !sighting.system.is_empty();
         if known && (&sighting.system, sighting.timeline) != (&start.system, start.timeline) {
-            warn!("ordinary sessions reach another server than {source}: {source} connects anew");
+            log!(Id::OtherServer, "ordinary sessions reach another server than {source}: {source} connects anew");
         } else if !seen::is_same(&start.publication, &sighting.publication) {
-            info!("{watched} changed: {source} connects anew");
+            log!(Id::PublicationChanged, "{watched} changed: {source} connects anew");
         } else {
             return;
         }
@@ -177,9 +177,5 @@ where
 }
 
 fn tell(notice: &Notice) {
-    let hint = &notice.hint;
-    match notice.severity {
-        Severity::Warning => warn!(hint, "{}", notice.text),
-        Severity::Error => error!(hint, "{}", notice.text),
-    }
+    log!(notice.line, hint = &notice.hint, "{}", notice.text);
 }

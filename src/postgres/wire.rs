@@ -10,12 +10,12 @@ use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::config::ChannelBinding;
-use tracing::warn;
 
 use crate::change::Oid;
 use crate::decode::encodings::Encoding;
 use crate::decode::transcode::Transcoder;
 use crate::error::{Error, Exit, Result};
+use crate::observe::{Id, log};
 use crate::postgres::dsn::{Dsn, Target};
 use crate::postgres::frames::Frames;
 use crate::postgres::link::{Link, each_host};
@@ -267,7 +267,10 @@ impl Wire {
         let name = encoding.name;
         let ask = format!("SELECT pg_catalog.convert_from(pg_catalog.decode('{hex}', 'hex'), '{name}')");
         if self.simple_query(&ask).await?.first().and_then(|row| row.first()?.as_ref()) != Some(&text) {
-            warn!("the server converts {name} in another way than crieur: the server converts the stream itself");
+            log!(
+                Id::Encoding,
+                "the server converts {name} in another way than crieur: the server converts the stream itself"
+            );
             return Ok(sql.as_bytes().to_vec());
         }
         self.simple_query(&format!("SET client_encoding = '{name}'")).await?;
@@ -382,7 +385,12 @@ fn say_odd(said: &mut HashMap<Oid, Instant>, oid: Oid, table: &str) {
     if said.get(&oid).is_none_or(|said| said.elapsed() >= REMIND) {
         said.insert(oid, Instant::now());
         let hint = "No reader can read that value in UTF-8, so no key is made of it. Mend the row.";
-        warn!(hint, "table \"{}\" has a value with a byte that has no form in UTF-8", table.escape_debug());
+        log!(
+            Id::ValueUnreadable,
+            hint,
+            "table \"{}\" has a value with a byte that has no form in UTF-8",
+            table.escape_debug()
+        );
     }
 }
 

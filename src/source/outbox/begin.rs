@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use tokio_postgres::Client;
-use tracing::info;
 
 use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{SlotOrigin, Start};
+use crate::observe::{Id, log};
 use crate::postgres::link::answered;
 use crate::postgres::session::{self, Session};
 use crate::seen;
@@ -123,7 +123,7 @@ pub(super) async fn begin(
         Err(pid) => return Ok(Outcome::Busy(Box::new(session), pid)),
     };
     let at = options.dsn.servers();
-    info!(at, slot = options.slot, position = %confirmed, era, notify = facts.notifies, "outbox started");
+    log!(Id::OutboxStarted, at, slot = options.slot, position = %confirmed, era, notify = facts.notifies, "outbox started");
     let first = first_of(era);
     let start = Start {
         system: facts.system,

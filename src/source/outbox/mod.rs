@@ -28,7 +28,6 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::warn;
 
 use crate::change::Event;
 use crate::decode::Assembler;
@@ -36,6 +35,7 @@ use crate::decode::outbox::{Encoder, Messages, OutboxRow, Shapes, Unreadable};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::mark::Start;
+use crate::observe::{Id, log};
 use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
 use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
@@ -287,7 +287,13 @@ impl Running {
                 UNREADABLE => "No reader can read that value in UTF-8. Mend the row.",
                 _ => "Run `crieur setup`, or crieur.watch, to capture the table as it is now.",
             };
-            warn!(hint, "table \"{}.{}\" is swept: its change was not captured: {why}", shape.schema, shape.name);
+            log!(
+                Id::NotCaptured,
+                hint,
+                "table \"{}.{}\" is swept: its change was not captured: {why}",
+                shape.schema,
+                shape.name
+            );
         }
         write(&mut self.encoder, &row, position, &self.shapes, &mut self.messages);
         Ok(true)
@@ -297,7 +303,7 @@ impl Running {
 /// Writes the messages of a row; of one that is not understood, one that sweeps everything.
 fn write(encoder: &mut Encoder, row: &OutboxRow<'_>, position: Lsn, shapes: &Shapes, out: &mut Messages) {
     if let Err(Unreadable(why)) = encoder.row(row, position, shapes, out) {
-        warn!("a row of crieur.outbox is not understood ({why}): every key of the rules is swept");
+        log!(Id::RowNotUnderstood, "a row of crieur.outbox is not understood ({why}): every key of the rules is swept");
     }
 }
 

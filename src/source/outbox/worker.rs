@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use tracing::warn;
 
 use crate::decode::outbox::Shape;
 use crate::error::{Error, Result};
+use crate::observe::{Id, log};
 use crate::postgres::link::answered;
 use crate::postgres::session::Session;
 use crate::source::outbox::begin::ERA_BYTES;
@@ -224,7 +224,11 @@ impl Worker {
         if now.duration_since(self.elders_said) >= REMIND {
             self.elders_said = now;
             let hint = "pg_stat_activity and pg_prepared_xacts name them; the outbox was full while they ran.";
-            warn!(hint, "old transactions are still open: tables that changed meanwhile are swept again at their end");
+            log!(
+                Id::OutboxWaits,
+                hint,
+                "old transactions are still open: tables that changed meanwhile are swept again at their end"
+            );
         }
     }
 

@@ -7,11 +7,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
 
 use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{SlotOrigin, Start};
+use crate::observe::{Id, log};
 use crate::postgres::facts::{self, Facts};
 use crate::postgres::link::answered;
 use crate::postgres::quote;
@@ -86,7 +86,7 @@ pub(super) async fn start(options: Rc<Options>, waiting: Option<Box<Wire>>, past
     }
     let Facts { version, system, timeline, run, publication, status_interval } = facts;
     let at = options.dsn.servers();
-    info!(at, slot = options.slot, lsn = %confirmed, timeline, server = version, "replication started");
+    log!(Id::StreamStarted, at, slot = options.slot, lsn = %confirmed, timeline, server = version, "replication started");
     let start = Start { system, timeline, confirmed, run, publication, slot: origin };
     Ok(Outcome::Running(Box::new(Begun { wire: *wire, start, status_interval })))
 }
@@ -114,7 +114,7 @@ async fn usable_slot(
         answered(options.liveness_timeout, slot::refuse_without_room(wire)).await?;
     }
     let hint = "What was changed until it exists is unknown: every key that the rules own is swept then.";
-    warn!(hint, "replication slot \"{name}\" {what}: it is created anew");
+    log!(Id::SlotAnew, hint, "replication slot \"{name}\" {what}: it is created anew");
     let made = async {
         if dead {
             answered(options.liveness_timeout, slot::drop_dead(wire, name)).await?;
@@ -171,7 +171,7 @@ pub(crate) async fn start_stream(wire: &mut Wire, slot: &str, publication: &str,
     let protocol = protocol_options(version, publication);
     // 0/0: the server starts at the slot's confirmed position, and so do we.
     let sql = format!("START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 ({protocol})");
-    debug!(protocol, "start replication");
+    tracing::debug!(protocol, "start replication");
     wire.simple_query(STREAM_EARLY).await.map_err(|error| error.while_doing("set how early transactions stream"))?;
     wire.simple_query(ROLES_PATH).await?;
     wire.start_copy_both(&sql).await.map_err(|error| error.while_doing("start replication"))

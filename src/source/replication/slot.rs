@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, interval_at};
-use tracing::{info, warn};
 
 use crate::decode::stream::two_phase;
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
+use crate::observe::{Id, log};
 use crate::postgres::quote;
 use crate::postgres::wire::{TextRow, Wire};
 use crate::source::replication::Life;
@@ -132,14 +132,14 @@ pub(crate) async fn create(wire: &mut Wire, slot: &str, version: u32, life: Life
             rows = &mut creating => break rows.map_err(|error| error.while_doing("create the replication slot"))?,
             _ = remind.tick() => {
                 let hint = "End transactions that are open for long: pg_stat_activity shows them by xact_start.";
-                warn!(hint, seconds = since.elapsed().as_secs(), "replication slot \"{slot}\", which is new, waits for open transactions to end");
+                log!(Id::SlotWaits, hint, seconds = since.elapsed().as_secs(), "replication slot \"{slot}\", which is new, waits for open transactions to end");
             }
         }
     };
     let point = rows.first().and_then(|row| row.get(1)?.as_deref()?.parse().ok());
     let point =
         point.ok_or_else(|| Error::definite(Exit::Protocol, "the server does not say where the slot begins"))?;
-    info!(%slot, lsn = %point, seconds = since.elapsed().as_secs(), "replication slot created");
+    log!(Id::SlotCreated, %slot, lsn = %point, seconds = since.elapsed().as_secs(), "replication slot created");
     Ok(point)
 }
 

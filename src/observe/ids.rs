@@ -1,0 +1,575 @@
+//! The list of what the log can say: for each line that a person may look for, an id that never changes.
+//!
+//! The sentences of the log may become better ones, the ids stay: whoever is paged, searches or tests does it by id. The
+//! level of a line comes from here and not from where the line is written. ERROR: something is or will be wrong until a
+//! person acts. WARN: nobody must act yet, because crieur tries again or deletes more than it would have to. INFO:
+//! something changed. What lasts begins as WARN and is an ERROR when it has lasted for a minute.
+//!
+//! The runbook is made from this list (`crieur reference ids`). Pure.
+
+use std::fmt;
+
+/// How loud a line is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// Something is or will be wrong until a person acts.
+    Error,
+    /// Nobody must act yet.
+    Warn,
+    /// WARN when it begins, and ERROR each minute when it has lasted for one.
+    Lasting,
+    /// Something changed.
+    Info,
+}
+
+impl Level {
+    /// As the log shows it.
+    pub fn shown(self) -> &'static str {
+        match self {
+            Level::Error => "ERROR",
+            Level::Warn => "WARN",
+            Level::Lasting => "WARN, after a minute ERROR",
+            Level::Info => "INFO",
+        }
+    }
+}
+
+/// What the list says of one id.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Which one.
+    pub id: Id,
+    /// Its text: `gap.missing`.
+    pub name: &'static str,
+    /// How loud its line is.
+    pub level: Level,
+    /// What it means, in one sentence.
+    pub means: &'static str,
+    /// Whether a key is stale.
+    pub stale: &'static str,
+    /// What to do or to type.
+    pub act: &'static str,
+    /// When it ends without anybody.
+    pub ends: &'static str,
+}
+
+macro_rules! ids {
+    ($($id:ident $name:literal $level:ident
+        means $means:literal stale $stale:literal act $act:literal ends $ends:literal)*) => {
+        /// What a line of the log is about. Each stands in [`LIST`].
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Id {
+            $(#[doc = $means] $id,)*
+        }
+
+        /// Every id, in the order of the enum.
+        pub const LIST: &[Entry] = &[$(Entry {
+            id: Id::$id,
+            name: $name,
+            level: Level::$level,
+            means: $means,
+            stale: $stale,
+            act: $act,
+            ends: $ends,
+        },)*];
+    };
+}
+
+ids! {
+    // The process.
+    Starts "run.starts" Info
+        means "crieur starts."
+        stale "The mark tells, when it is read."
+        act "Nothing."
+        ends "At once."
+    Setting "run.setting" Info
+        means "One setting in force, and where it was written."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    Stopping "run.stopping" Info
+        means "A stop was asked for, and what is in flight is finished."
+        stale "No."
+        act "Nothing."
+        ends "When everything in flight was answered, at the latest after limits.stop_timeout."
+    Stopped "run.stopped" Info
+        means "crieur has stopped as it was asked to."
+        stale "What changes from now on, until crieur starts again."
+        act "systemctl start crieur"
+        ends "When crieur starts again."
+    Failed "run.failed" Error
+        means "crieur has stopped because of an error that it cannot mend; the exit code says of which kind."
+        stale "What changes from now on, until crieur runs again."
+        act "Do what the hint says, then: systemctl start crieur"
+        ends "The unit starts crieur again, but not after the exit codes 64, 66, 69, 77 and 78."
+    LastStatus "run.last_status" Warn
+        means "The last status was not heard by PostgreSQL, so that the next start repeats some deletes."
+        stale "No."
+        act "Nothing."
+        ends "At the next start."
+    Dry "run.dry" Info
+        means "A dry run follows the changes; nothing is deleted."
+        stale "No."
+        act "Nothing."
+        ends "When the dry run is stopped."
+    SystemdUnreached "run.systemd_unreached" Warn
+        means "systemd did not take a message of crieur, so that its status line or its watchdog is behind."
+        stale "No."
+        act "Look at NOTIFY_SOCKET of the unit (Type=notify)."
+        ends "With the next message that systemd takes."
+    MetricsServed "metrics.served" Info
+        means "The metrics are served at this address."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    // The rules and settings, while the daemon runs.
+    ReloadSame "reload.same" Info
+        means "SIGHUP: the rules were read again and are those in force."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    ReloadTaken "reload.taken" Info
+        means "SIGHUP: other rules were read, and the stream begins anew with them."
+        stale "Keys of rules that are new, until their sweep has ended."
+        act "Nothing."
+        ends "With the sweep of the keys of new rules."
+    ReloadWaits "reload.waits_for_restart" Warn
+        means "SIGHUP: settings changed that only a start reads."
+        stale "No."
+        act "systemctl restart crieur"
+        ends "At the next start."
+    ReloadRefused "reload.refused" Error
+        means "SIGHUP: the configuration is wrong, and the rules in force stay."
+        stale "Keys that only the new rules would delete."
+        act "Correct the file, then: systemctl reload crieur"
+        ends "Never."
+    // PostgreSQL: the stream.
+    StreamStarted "stream.started" Info
+        means "Logical replication runs."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    OutboxStarted "outbox.started" Info
+        means "The outbox is read."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    StreamInterrupted "stream.interrupted" Lasting
+        means "Changes are not read from PostgreSQL; crieur connects again and again."
+        stale "What changes meanwhile, until the stream goes on."
+        act "Do what the hint says; else: crieur check"
+        ends "When PostgreSQL can be reached and lets crieur in."
+    StreamResumed "stream.resumed" Info
+        means "Changes are read again after an interruption, from the confirmed position on."
+        stale "What changed meanwhile, until it is deleted in a moment."
+        act "Nothing."
+        ends "At once."
+    StandingBy "stream.standing_by" Info
+        means "Another session has the slot or the outbox; this daemon takes over when that session ends."
+        stale "No: the other daemon deletes."
+        act "Nothing; if there is no other daemon, see pg_stat_activity for the process id."
+        ends "When the slot is free."
+    HeldBack "stream.held_back" Lasting
+        means "The server's WAL goes on, and the server sends nothing of it."
+        stale "What changes meanwhile."
+        act "Start the standby that synchronized_standby_slots names, or take its slot out of that setting; `crieur check` names it."
+        ends "When the standby has caught up."
+    Flows "stream.flows" Info
+        means "The server no longer holds the stream back."
+        stale "What changed meanwhile, until it is deleted in a moment."
+        act "Nothing."
+        ends "At once."
+    OtherServer "stream.other_server" Warn
+        means "Ordinary sessions reach another server than the stream does, so that the stream connects anew."
+        stale "Perhaps, until the sweep behind the new connection has ended."
+        act "When the line comes again: give all hosts of the cluster in postgres.url, and no balancer that spreads sessions."
+        ends "With the new connection."
+    PublicationChanged "publication.changed" Info
+        means "The published or watched tables are others than before, so that the stream connects anew."
+        stale "Perhaps, until the sweep behind the new connection has ended."
+        act "Nothing."
+        ends "With the new connection."
+    Pooler "address.pooler" Warn
+        means "postgres.url leads to a pooler, and replication does not work through one."
+        stale "No."
+        act "Write the direct host and port into postgres.url."
+        ends "Never."
+    Encoding "stream.encoding" Warn
+        means "The server converts this encoding in another way than crieur does, so that the server converts the stream, more slowly."
+        stale "No."
+        act "Nothing."
+        ends "Never."
+    ValueUnreadable "row.unreadable" Warn
+        means "A row holds a byte that has no form in UTF-8, so that no key is made of that value."
+        stale "No: no reader can read that value in UTF-8."
+        act "Mend the row."
+        ends "When the row is mended; until then once a minute for each table."
+    MessageNotUnderstood "message.not_understood" Warn
+        means "A logical message under the name of crieur is not one of crieur's, and every key of the rules is swept."
+        stale "No."
+        act "Find who calls pg_logical_emit_message with the prefix crieur."
+        ends "With the sweep."
+    NotAllowed "invalidate.not_allowed" Error
+        means "crieur.invalidate named keys that cache.invalidate does not allow, and these keys stay."
+        stale "The keys that were named."
+        act "Allow them in cache.invalidate, or correct the call."
+        ends "Never; said once a minute while such calls come."
+    SessionFailing "session.failing" Lasting
+        means "An ordinary session fails: no snapshot, no lookup and no look at the catalog can be had."
+        stale "What changes meanwhile, until the session works."
+        act "Do what the hint says; else: crieur check"
+        ends "When PostgreSQL answers."
+    SessionWorks "session.works_again" Info
+        means "The ordinary session works again."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    CatalogUnreadable "catalog.unreadable" Warn
+        means "The catalog cannot be read, so that DDL of any kind sweeps its table."
+        stale "No."
+        act "Let the role read the system catalogs, and raise postgres.lookup_timeout."
+        ends "When the catalog can be read."
+    // PostgreSQL: the slot.
+    SlotAnew "slot.anew" Warn
+        means "The replication slot was missing, lost or invalidated, and is created anew under the same name."
+        stale "Perhaps, until every key of the rules is swept, which happens by itself."
+        act "Nothing; if the slot was lost, raise max_slot_wal_keep_size."
+        ends "With the sweep behind the new slot."
+    SlotWaits "slot.waits" Warn
+        means "The new replication slot waits for transactions that are open."
+        stale "Perhaps, until the slot exists and its sweep has ended."
+        act "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start; and end what is open for long."
+        ends "When these transactions end."
+    SlotCreated "slot.created" Info
+        means "The replication slot exists now."
+        stale "Perhaps, until the sweep that follows has ended."
+        act "Nothing."
+        ends "With the sweep that follows."
+    SlotBehind "slot.behind" Warn
+        means "The slot holds back more WAL than max_wal_size."
+        stale "What crieur has not deleted yet."
+        act "Mend what holds crieur up: a cache that is away, a transaction that is open for long."
+        ends "When crieur has caught up."
+    SlotLostSoon "slot.lost_soon" Warn
+        means "At the present rate the slot is lost within 15 minutes."
+        stale "What crieur has not deleted yet."
+        act "Mend what holds crieur up, or raise max_slot_wal_keep_size."
+        ends "When crieur has caught up; a slot that is lost is made anew, and everything is swept."
+    SlotEndangered "slot.endangered" Error
+        means "The next checkpoint may remove WAL that the slot needs."
+        stale "What crieur has not deleted yet."
+        act "Mend what holds crieur up, and raise max_slot_wal_keep_size."
+        ends "When crieur has caught up; a slot that is lost is made anew, and everything is swept."
+    // PostgreSQL: what it tells of.
+    PublicationMissing "publication.missing" Error
+        means "The publication does not exist, so that no change comes; sweeps every 10 seconds take their place."
+        stale "For up to 10 seconds and the length of a sweep."
+        act "crieur setup"
+        ends "Never."
+    PublicationWithholds "publication.withholds" Error
+        means "The publication leaves kinds of changes out; sweeps every 10 seconds take their place."
+        stale "For up to 10 seconds and the length of a sweep."
+        act "The statement in the hint: ALTER PUBLICATION … SET (publish = 'insert, update, delete, truncate');"
+        ends "Never."
+    PublicationViaRoot "publication.via_root" Error
+        means "The publication has publish_via_partition_root, and TRUNCATE of one partition is not told; sweeps take its place."
+        stale "After such a TRUNCATE, until its table is swept a moment later."
+        act "The statement in the hint: ALTER PUBLICATION … SET (publish_via_partition_root = false);"
+        ends "Never."
+    TableUnpublished "table.unpublished" Error
+        means "A table of the rules is not in the publication; sweeps of its keys every 10 seconds take the place of its changes."
+        stale "Keys of that table, for up to 10 seconds and the length of a sweep."
+        act "The statement in the hint: ALTER PUBLICATION … ADD TABLE …;"
+        ends "Never."
+    TableUncovered "table.uncovered" Error
+        means "The triggers do not tell all that the rules read of a table; sweeps of its keys take their place."
+        stale "Keys of that table, for up to 10 seconds and the length of a sweep."
+        act "crieur setup, as the owner of the table"
+        ends "Never."
+    OutboxRefuses "outbox.refuses" Error
+        means "crieur.outbox takes no rows; sweeps of every table take their place."
+        stale "For up to 10 seconds and the length of a sweep."
+        act "crieur setup, as the owner of schema crieur; then crieur check"
+        ends "Never."
+    WritesRefused "writes.refused" Error
+        means "PostgreSQL refuses updates and deletes of a table, because it is published without a replica identity that fits."
+        stale "No: nothing is written."
+        act "The statement in the hint, at once: writes of the application fail."
+        ends "Never."
+    WritesMended "writes.mended" Warn
+        means "PostgreSQL refused updates and deletes of a table, and the daemon has mended that."
+        stale "No."
+        act "Let the migration that makes a partition give it a replica identity, and keep indexes named crieur_identity_*."
+        ends "It has ended."
+    TableMissing "rules.table_missing" Warn
+        means "The rules name a table that does not exist."
+        stale "Keys that its changes would delete, if it is another table's name."
+        act "Correct the name in the rules; `crieur check` says which rule has it."
+        ends "When the table is made; said once."
+    ColumnMissing "rules.column_missing" Warn
+        means "The rules read a column that does not exist, so that keys with it are deleted as whole families."
+        stale "No."
+        act "Correct the name in the rules; `crieur check` says which rule has it."
+        ends "When the column is made; said once."
+    // PostgreSQL: the outbox.
+    OutboxWaits "outbox.waits" Warn
+        means "The outbox was full, and old transactions are still open: tables that changed meanwhile are swept again at their end."
+        stale "Perhaps, until that second sweep has ended."
+        act "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start; and end what is open for long."
+        ends "When these transactions end."
+    NotCaptured "outbox.not_captured" Warn
+        means "A change of a table was not captured with its values, and the table is swept."
+        stale "No, when the sweep has ended."
+        act "crieur setup"
+        ends "With the sweep; said once a minute for each shape of the table."
+    RowNotUnderstood "outbox.not_understood" Warn
+        means "A row of crieur.outbox is not understood, and every key of the rules is swept."
+        stale "No, when the sweep has ended."
+        act "Find who writes into crieur.outbox besides crieur's triggers; an older crieur beside a newer one does."
+        ends "With the sweep."
+    // Lookups and replicas.
+    LookupRefused "lookup.refused" Warn
+        means "PostgreSQL refuses a lookup, and its keys widen to their family."
+        stale "No: more is deleted than would have to be."
+        act "crieur check: it tries each lookup and says what mends it"
+        ends "When PostgreSQL answers the lookup; said once a minute for each cause."
+    LookupNotKept "lookup.not_kept" Warn
+        means "A lookup reads a table whose changes are not those of its tables, so that each batch asks it anew."
+        stale "No."
+        act "crieur check: it compares the tables of each lookup with what its SQL reads"
+        ends "Never; said once."
+    ReplicaBehind "replica.behind" Warn
+        means "A read replica has not replayed what was deleted, and the position waits for it."
+        stale "Readers of that replica may cache the old row, until the replica has replayed it and the keys are deleted again."
+        act "See pg_stat_wal_receiver and pg_is_wal_replay_paused() on the replica."
+        ends "When the replica has caught up."
+    ReplicaFailing "replica.failing" Lasting
+        means "A read replica does not answer, and the position waits for it."
+        stale "Readers of that replica may cache the old row, until the replica has answered and the keys are deleted again."
+        act "Do what the hint says, or take the replica out of postgres.replicas and restart crieur."
+        ends "When the replica answers."
+    ReplicaWorks "replica.works_again" Info
+        means "The read replicas answer again."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    // The cache.
+    CacheFailing "cache.failing" Lasting
+        means "The cache does not answer, or refuses what crieur asks; crieur tries again and confirms nothing."
+        stale "What changes meanwhile, until the cache takes the deletes."
+        act "Start the cache, or do what the hint says; else: crieur check"
+        ends "When the cache takes the command."
+    CacheWorks "cache.works_again" Info
+        means "The cache takes the command again."
+        stale "What waited, until it is deleted in a moment."
+        act "Nothing."
+        ends "At once."
+    RenewalFailing "cache.renewal_failing" Warn
+        means "A new connection to the cache fails though the present one works; the present one goes on."
+        stale "No."
+        act "Look at the cache's maxclients, its password and its TLS files."
+        ends "When a new connection is made."
+    KeyTooLong "cache.key_too_long" Warn
+        means "The cache does not read a key of this length, and the key is left out."
+        stale "No, if proto-max-bulk-len and client-query-buffer-limit are below it: no client can have stored such a key."
+        act "Nothing, or raise proto-max-bulk-len and client-query-buffer-limit."
+        ends "With the key."
+    MarkFailing "mark.failing" Lasting
+        means "The cache does not take the mark, so that nothing is confirmed; deletes go on."
+        stale "No."
+        act "Do what the hint says; the log of the cache may tell why it refuses the mark."
+        ends "When the cache takes the mark."
+    MarkFull "mark.full" Lasting
+        means "The cache is full and evicts nothing, so that the mark cannot be written."
+        stale "No; without a mark the next start sweeps every key of the rules."
+        act "Raise maxmemory of the cache, or give it a maxmemory-policy that evicts keys."
+        ends "When the cache has room."
+    RepairSlowed "repair.slowed" Warn
+        means "The cache becomes another one again and again, and the next repair waits."
+        stale "Perhaps, until the repair that waits has ended."
+        act "cache.url must lead to one primary at each connection, and no other daemon may use this postgres.slot on this cache; then: crieur check"
+        ends "When the cache stays the same."
+    TlsReread "tls.reread" Info
+        means "The files of TLS have changed and were read again."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    TlsUnreadable "tls.unreadable" Warn
+        means "A changed file of TLS cannot be used, and what was read before stays in force."
+        stale "No."
+        act "Mend the file."
+        ends "At the next connection behind that."
+    // Sweeps and gaps.
+    SweepBegan "sweep.began" Info
+        means "A sweep of whole tables began, for this cause."
+        stale "Keys of these tables, until the sweep has ended."
+        act "Nothing."
+        ends "With sweep.ended."
+    SweepEnded "sweep.ended" Info
+        means "The sweep has ended."
+        stale "No."
+        act "Nothing."
+        ends "It has ended."
+    GapMissing "gap.missing" Info
+        means "The cache holds no mark: it is new, was flushed, or evicted the mark; everything that the rules own is swept."
+        stale "Perhaps, until the sweep has ended."
+        act "Nothing; if it comes again, see which policy of eviction the cache has."
+        ends "With the sweep."
+    GapUnreadable "gap.unreadable" Info
+        means "The mark in the cache cannot be read: somebody else wrote under its name; everything that the rules own is swept."
+        stale "Perhaps, until the sweep has ended."
+        act "Find who writes keys under crieur:mark:*."
+        ends "With the sweep."
+    GapOtherServer "gap.other_server" Info
+        means "The mark in the cache is of another server or timeline: a failover or a restored server; everything that the rules own is swept."
+        stale "Perhaps, until the sweep has ended."
+        act "Nothing."
+        ends "With the sweep."
+    GapOtherDatabase "gap.other_database" Info
+        means "The mark in the cache does not name this database; everything that the rules own is swept."
+        stale "Perhaps, until the sweep has ended."
+        act "If two daemons share the cache, give each its own postgres.slot."
+        ends "With the sweep."
+    GapBehind "gap.behind" Info
+        means "The mark in the cache is older than the confirmed position; everything that the rules own is swept."
+        stale "Perhaps, until the sweep has ended."
+        act "Nothing."
+        ends "With the sweep."
+    GapWentBack "gap.went_back" Info
+        means "The cache went back in time: a failover, a restored snapshot, a flush; everything that the rules own is swept."
+        stale "Perhaps, until the sweep has ended."
+        act "Nothing."
+        ends "With the sweep."
+    GapOtherRules "gap.other_rules" Info
+        means "The rules are others than those of the mark; the keys of rules that are new are swept."
+        stale "Keys of new rules, until the sweep has ended."
+        act "Nothing."
+        ends "With the sweep."
+    GapRestarted "gap.restarted" Info
+        means "PostgreSQL started again after a crash since the mark was written; everything that the rules own is swept."
+        stale "Perhaps, until the sweep has ended."
+        act "Nothing."
+        ends "With the sweep."
+    GapOtherPublication "gap.other_publication" Info
+        means "What is published or watched changed since the mark was written; everything that the rules own is swept."
+        stale "Perhaps, until the sweep has ended."
+        act "Nothing."
+        ends "With the sweep."
+    GapOtherTables "gap.other_tables" Info
+        means "Tables were altered since the mark was written; their keys are swept."
+        stale "Keys of these tables, until the sweep has ended."
+        act "Nothing."
+        ends "With the sweep."
+    GapNewSlot "gap.new_slot" Info
+        means "The slot is a new one, and what changed before it is not known; everything that the rules own is swept."
+        stale "Perhaps, until the sweep has ended."
+        act "Nothing."
+        ends "With the sweep."
+    GapReplayed "gap.replayed" Info
+        means "The cache may lack what was deleted since its mark, and these keys are deleted again."
+        stale "These keys, for a moment."
+        act "Nothing."
+        ends "When the keys are deleted."
+    GapUnswept "gap.unswept" Warn
+        means "The cache may hold stale keys and is not swept, because cache.on_gap is \"warn\"."
+        stale "Perhaps, until the keys expire."
+        act "Delete the keys yourself, or set cache.on_gap = \"sweep\" and restart crieur."
+        ends "When the keys expire."
+    GapIntruder "gap.intruder" Warn
+        means "Somebody wrote a mark of another server or database under the name of this slot."
+        stale "Perhaps, until the sweep has ended."
+        act "If a crieur of another database uses this cache, give it another postgres.slot."
+        ends "With the sweep, if nobody writes there again."
+    GapElders "gap.open_transactions" Info
+        means "Transactions are open that the stream may not have, and the sweep is repeated when they have ended."
+        stale "Perhaps, until the second sweep has ended."
+        act "Nothing."
+        ends "When these transactions have ended."
+    GapWaits "gap.waits" Warn
+        means "Transactions from before the gap are still open, and no position is confirmed until they end; deletes go on."
+        stale "Perhaps, until the second sweep has ended."
+        act "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start; SELECT * FROM pg_prepared_xacts; and end what is open for long."
+        ends "When these transactions end."
+}
+
+impl Id {
+    /// What the list says of it.
+    pub fn entry(self) -> &'static Entry {
+        &LIST[self as usize]
+    }
+
+    /// The line of what has lasted for a minute.
+    pub fn lasting(self) -> Line {
+        match self.entry().level {
+            Level::Lasting => Line { id: self, level: Level::Error },
+            Level::Error | Level::Warn | Level::Info => self.into(),
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.entry().name)
+    }
+}
+
+/// An id and how loud its line is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Line {
+    /// What the line is about.
+    pub id: Id,
+    /// How loud it is: never [`Level::Lasting`].
+    pub level: Level,
+}
+
+impl From<Id> for Line {
+    /// A line that is said at first.
+    fn from(id: Id) -> Self {
+        let level = match id.entry().level {
+            Level::Lasting => Level::Warn,
+            level => level,
+        };
+        Line { id, level }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_id_is_in_its_place_has_a_name_of_its_own_and_says_everything_in_sentences() {
+        let names: BTreeSet<&str> = LIST.iter().map(|entry| entry.name).collect();
+        assert_eq!(names.len(), LIST.len());
+        for (index, entry) in LIST.iter().enumerate() {
+            assert_eq!(entry.id as usize, index, "{}", entry.name);
+            let words = entry.name.split('.').collect::<Vec<_>>();
+            let is_word = |word: &&str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            assert!(words.len() == 2 && words.iter().all(is_word), "{}", entry.name);
+            for text in [entry.means, entry.stale, entry.ends] {
+                assert!(
+                    text.ends_with('.') && text.starts_with(|c: char| !c.is_whitespace()),
+                    "{}: {text}",
+                    entry.name
+                );
+            }
+            assert!(!entry.act.is_empty(), "{}", entry.name);
+            // Whoever is woken must have something to do.
+            assert!(entry.level != Level::Error || entry.act != "Nothing.", "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn only_what_lasts_becomes_louder() {
+        for entry in LIST {
+            let (first, later) = (Line::from(entry.id).level, entry.id.lasting().level);
+            let expected = match entry.level {
+                Level::Lasting => (Level::Warn, Level::Error),
+                level => (level, level),
+            };
+            assert_eq!((first, later), expected, "{}", entry.name);
+        }
+    }
+}
