@@ -13,7 +13,7 @@ use crate::change::Row;
 use crate::gate::Snapshot;
 use crate::keys::{FamilyId, Key, KeySet, TxOrdinal};
 use crate::lsn::Xid;
-use crate::rules::cause::{Cause, Causes};
+use crate::rules::plan::cause::{Cause, Causes};
 use crate::rules::{Invalidations, Plan, Rules};
 
 /// One transaction of the batch; its ordinal is its place.

@@ -28,6 +28,7 @@ pub mod amount;
 pub mod change;
 pub mod error;
 pub mod failpoints;
+pub mod glob;
 pub mod keys;
 pub mod lsn;
 pub mod mistake;

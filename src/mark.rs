@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
-use crate::rules::digest::holds;
+use crate::rules::about::digest::holds;
 use crate::seen;
 use crate::source::Words;
 
@@ -27,7 +27,7 @@ pub struct Mark {
     /// Makes every mark another text: two copies of a cache that hold the same mark had the same deletes before it.
     #[serde(default)]
     pub nonce: String,
-    /// Hashes of the rules (`rules/digest.rs`).
+    /// Hashes of the rules (`rules/about/digest.rs`).
     pub rules: String,
     /// The run of the server, as in [`Start::run`].
     #[serde(default)]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use crate::rules::digest::hash;
+use crate::rules::about::digest::hash;
 
 /// How a text of tables begins.
 const TABLES: &str = "tables";

@@ -14,7 +14,7 @@ const PURE: &[&str] = &[
     "src/ack.rs",
     "src/backoff.rs",
     "src/batcher.rs",
-    "src/cache/glob.rs",
+    "src/glob.rs",
     "src/cache/identity.rs",
     "src/change.rs",
     "src/control/mod.rs",

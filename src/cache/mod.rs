@@ -5,7 +5,6 @@
 
 pub mod acl;
 pub mod address;
-pub mod glob;
 pub mod health;
 pub mod identity;
 pub mod lease;

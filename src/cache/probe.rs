@@ -8,11 +8,12 @@
 use ::redis::{Cmd, Pipeline, ServerError, Value};
 
 use super::identity::Info;
+use super::lease;
 use super::link::Link;
 use super::reply::{self, Mends};
-use super::{glob, lease};
 use crate::config::Leases;
 use crate::error::{Error, Result};
+use crate::glob;
 
 /// The commands of the mark's script (`SWAP` in `redis.rs`), each as far as it can be tried: the first that is refused is
 /// the answer. `ARGV[1]` says whether the script will ask who the server is. Before version 7 a script's error has its

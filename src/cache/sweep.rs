@@ -16,9 +16,10 @@ use ::redis::{Cmd, Value};
 
 use super::link::{Link, count};
 use super::redis::{Progress, RedisCache};
-use super::{Swept, glob, lease, reply};
+use super::{Swept, lease, reply};
 use crate::config::Leases;
 use crate::error::Result;
+use crate::glob;
 use crate::keys::KeySet;
 
 /// Buckets that one SCAN call visits: about a millisecond of the server's one thread.

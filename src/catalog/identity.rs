@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use crate::catalog::refusal::{Identity, Refusal, refusal};
 use crate::catalog::{Carrier, Catalog, Index, Sender};
 use crate::postgres::quote;
-use crate::rules::needs::TableNeeds;
+use crate::rules::about::needs::TableNeeds;
 
 /// Bytes that the columns of an index of ours may take: a b-tree row holds 2704 (`BTMaxItemSize`), less its headers.
 pub const INDEX_BYTES_MAX: u32 = 2000;

@@ -13,7 +13,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
 use crate::postgres::session::NO_PATH;
-use crate::rules::needs::TableNeeds;
+use crate::rules::about::needs::TableNeeds;
 
 pub(crate) const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");
 pub(crate) const FUNCTIONS_SQL: &str = include_str!("../../sql/invalidate.sql");

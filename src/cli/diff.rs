@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use crate::cache::glob;
 use crate::change::Event;
 use crate::cli::output::cannot_write;
 use crate::cli::replay::{Settled, Transaction, Transactions, shown};
 use crate::config::rules_of_file;
 use crate::control::Control;
 use crate::error::{Exit, Result};
+use crate::glob;
 use crate::mistake::Mistakes;
 use crate::pipeline::intake::Need;
 use crate::rules::{Invalidations, Rules};
@@ -201,7 +201,7 @@ fn compare(number: u64, was: &Deletes, is: &Deletes, sum: &mut Sum, out: &mut im
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::parse::rules_of;
+    use crate::rules::read::parse::rules_of;
 
     /// The recording of `tests/golden`: Dousell Immo's tables.
     async fn diff(change: impl Fn(&str) -> String) -> String {

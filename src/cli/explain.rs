@@ -15,8 +15,8 @@ use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
 use crate::cli::replay::{quoted, shown};
 use crate::error::{Error, Exit, Result};
 use crate::keys::{FamilyId, KeySet};
-use crate::rules::name::table_name;
 use crate::rules::plan::{Held, Plan};
+use crate::rules::read::name::table_name;
 use crate::rules::{Invalidations, Rules};
 
 /// What happened to the row.
@@ -359,7 +359,7 @@ fn line(text: &mut String, rules: &Rules, kind: &str, key: &str, family: FamilyI
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::parse::rules_of;
+    use crate::rules::read::parse::rules_of;
 
     fn run(operation: Operation, old: Option<&str>, new: Option<&str>) -> String {
         let rules = rules_of(include_str!("../../systemd/dousell.rules.toml"));

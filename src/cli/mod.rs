@@ -31,7 +31,7 @@ use crate::error::{Error, Exit, Result};
 use crate::mistake::Mistakes;
 use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
-use crate::rules::needs::TableNeeds;
+use crate::rules::about::needs::TableNeeds;
 use crate::source::recording::Recording;
 
 /// Deletes the keys of a Redis or Valkey cache when the PostgreSQL rows that they were made of change.

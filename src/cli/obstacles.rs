@@ -8,7 +8,7 @@ use crate::cli::check::server::Names;
 use crate::cli::check::{self, Finding};
 use crate::cli::setup::{Slotting, choices, publishes_generated, publishing, ready, wrong};
 use crate::postgres::quote;
-use crate::rules::needs::TableNeeds;
+use crate::rules::about::needs::TableNeeds;
 
 /// The catalog as the plan leaves it: what is wrong in it then, the plan does not mend.
 fn planned(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slotting: Slotting) -> Catalog {

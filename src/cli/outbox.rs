@@ -15,8 +15,8 @@ use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
 use crate::postgres::sqlstate::session_error;
 use crate::rules::Rules;
-use crate::rules::name::table_name;
-use crate::rules::needs::TableNeeds;
+use crate::rules::about::needs::TableNeeds;
+use crate::rules::read::name::table_name;
 
 const INSTALL: &str = include_str!("../../sql/install.sql");
 const UNINSTALL: &str = include_str!("../../sql/uninstall.sql");
@@ -131,7 +131,7 @@ fn refused(error: &tokio_postgres::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::needs::Image;
+    use crate::rules::about::needs::Image;
 
     #[test]
     fn explain_says_what_the_triggers_capture() {

@@ -15,7 +15,7 @@ use crate::mistake::Mistakes;
 use crate::observe::{Id, log};
 use crate::pipeline::Reload;
 use crate::rules::Rules;
-use crate::rules::custom::SETTING;
+use crate::rules::plan::custom::SETTING;
 use crate::secret::Secret;
 
 /// Where the rules are, and what is in force.

@@ -26,7 +26,7 @@ use crate::cli::trial::{self, tried};
 use crate::config::Config;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
-use crate::rules::needs::TableNeeds;
+use crate::rules::about::needs::TableNeeds;
 
 /// `publish_generated_columns` exists since then.
 const VERSION_GENERATED: u32 = 180_000;

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::config::reference::{Key, Kind, Unfit, reference};
 use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
-use crate::rules::parse::TOP;
+use crate::rules::read::parse::TOP;
 
 type Toml<'i> = Spanned<DeValue<'i>>;
 

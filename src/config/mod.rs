@@ -8,7 +8,6 @@ mod metered;
 pub mod reference;
 mod rules_file;
 mod settings;
-pub(crate) mod written;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -22,7 +22,8 @@ use crate::observe::{Id, log};
 use crate::postgres::quote;
 use crate::postgres::session::NO_PATH;
 use crate::postgres::sqlstate::session_error;
-use crate::rules::{Lookup, Rules, sql};
+use crate::rules::read::sql;
+use crate::rules::{Lookup, Rules};
 
 const SQL: &str = include_str!("../../sql/definitions.sql");
 

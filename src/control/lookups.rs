@@ -22,8 +22,9 @@ use tokio_postgres::{Client, Row, Statement};
 use crate::control::{Answer, AnswerRow, LookupId, Question};
 use crate::error::{Error, Exit, Result};
 use crate::postgres::sqlstate::{is_connection, session_error, statement_text};
-use crate::rules::reading::Form;
-use crate::rules::{Lookup, sql};
+use crate::rules::Lookup;
+use crate::rules::read::sql;
+use crate::rules::value::reading::Form;
 
 /// Answers of one lookup to one batch may take so much memory; questions whose answers go past it widen.
 const ANSWER_BYTES_MAX: usize = 4 << 20;

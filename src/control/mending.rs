@@ -18,7 +18,7 @@ use crate::control::{Named, Refused};
 use crate::error::{Error, Result};
 use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
-use crate::rules::needs::TableNeeds;
+use crate::rules::about::needs::TableNeeds;
 
 /// How often relations that are refused are tried again, and relations that may be are judged again.
 const AGAIN: Duration = Duration::from_secs(10);

@@ -33,7 +33,8 @@ use crate::postgres::link::answered;
 use crate::postgres::quote;
 use crate::postgres::session::Session;
 use crate::postgres::sqlstate::session_error;
-use crate::rules::{Lookup, Rules, sql};
+use crate::rules::read::sql;
+use crate::rules::{Lookup, Rules};
 use crate::source::outbox::{BEGIN_WRITE, Facts, query, transact};
 
 const WATCH: &str = include_str!("../../sql/outbox/watch.sql");

@@ -151,7 +151,7 @@ fn text_bytes(row: &AnswerRow) -> usize {
 mod tests {
     use super::*;
     use crate::keys::FamilyId;
-    use crate::rules::parse::rules_of;
+    use crate::rules::read::parse::rules_of;
 
     /// Answers behind a gate that looked.
     fn answers_of(bytes_max: usize) -> Answers {

@@ -271,7 +271,7 @@ fn is_based_on(snapshot: Option<&Snapshot>, known: &Known, read: &Snapshot) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::parse::rules_of;
+    use crate::rules::read::parse::rules_of;
 
     const RULES: &str = "[[rules]]\ntable = 't'\nkeys = ['t:{id}']\n[[rules]]\ntable = 'parted'\nkeys = ['p:{id}']\n";
 

@@ -21,7 +21,7 @@ use crate::observe::{Id, log};
 use crate::pipeline::answers::Answers;
 use crate::pipeline::outage::{Outage, Say, span};
 use crate::rules::Rules;
-use crate::rules::cause::Cause;
+use crate::rules::plan::cause::Cause;
 
 /// Questions in one round trip. What was answered is kept while a later part is tried again.
 const QUESTIONS_MAX: usize = 1_000;

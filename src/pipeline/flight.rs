@@ -24,7 +24,7 @@ use crate::pipeline::memory::bytes_of;
 use crate::pipeline::owed::Repair;
 use crate::pipeline::repairs::{SWEPT_BY_TWO, When};
 use crate::rules::Invalidations;
-use crate::rules::cause::{Cause, Causes};
+use crate::rules::plan::cause::{Cause, Causes};
 use crate::source::Source;
 
 /// More patterns than this in one sweep collapse into their families: each is compared with every key of the cache.

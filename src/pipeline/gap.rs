@@ -28,7 +28,7 @@ use crate::pipeline::outage::REMIND;
 use crate::pipeline::owed::{GapSweep, Repair};
 use crate::pipeline::repairs::{NAMELESS, When};
 use crate::proof::{Connection, Fit, Held, Meaning, Slot, Turns, meaning};
-use crate::rules::cause::{Cause, Causes};
+use crate::rules::plan::cause::{Cause, Causes};
 use crate::rules::{Invalidations, TableId};
 use crate::seen;
 use crate::source::Source;

@@ -11,16 +11,16 @@ use foldhash::fast::RandomState;
 
 use crate::ack::Window;
 use crate::batcher::Batch;
-use crate::cache::glob;
 use crate::change::{Change, Event, Place, Relation};
 use crate::control::CatalogView;
+use crate::glob;
 use crate::keys::TxOrdinal;
 use crate::lsn::Xid;
 use crate::notice::Notice;
 use crate::pipeline::ddl::{Ddl, Verdict};
 use crate::pipeline::tables::{Meaning, Tables};
-use crate::rules::cause::Cause;
-use crate::rules::custom::{Allowed, Asked};
+use crate::rules::plan::cause::Cause;
+use crate::rules::plan::custom::{Allowed, Asked};
 use crate::rules::{Invalidations, Rules, TableId};
 
 /// What the loop must do before it takes the next event.

@@ -20,7 +20,7 @@ use crate::pipeline::outage::{Outage, Say};
 use crate::pipeline::stall::{Ends, Stall, Turn};
 use crate::pipeline::watch::{Judgement, Notice, Watch};
 use crate::rules::Invalidations;
-use crate::rules::cause::Cause;
+use crate::rules::plan::cause::Cause;
 use crate::seen;
 use crate::source::Source;
 

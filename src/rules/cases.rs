@@ -6,11 +6,11 @@ mod written;
 
 use proptest::prelude::*;
 
-use crate::cache::glob;
 use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
 use crate::control::{Answer, Question};
+use crate::glob;
 use crate::keys::KeySet;
-use crate::rules::parse::{read_text, rules_of};
+use crate::rules::read::parse::{read_text, rules_of};
 use crate::rules::{Invalidations, Rules};
 
 const DOUSELL: &str = include_str!("../../systemd/dousell.rules.toml");

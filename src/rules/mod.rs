@@ -3,49 +3,26 @@
 //! Whatever a change does not tell is widened, never skipped: an unknown value in a key becomes `*` with everything
 //! around it escaped; the family of a template covers each of its keys.
 
+pub mod about;
 #[cfg(test)]
 mod cases;
-pub mod cause;
-mod columns;
-pub mod condition;
-pub mod cover;
-pub mod custom;
-pub mod digest;
-pub mod equated;
-pub mod filter;
-pub mod foreign;
-mod images;
-mod json;
-mod keyspec;
-pub mod like;
-pub mod lint;
-mod lookup;
-pub mod name;
-pub mod needs;
-mod number;
-pub mod parse;
 pub mod plan;
-pub mod reading;
-mod render;
-mod rule;
-pub mod sql;
-pub mod syntax;
-pub mod template;
-mod verdict;
+pub mod read;
+pub mod value;
 
 use std::collections::BTreeSet;
 
 use crate::change::Relation;
 use crate::control::{Answer, LookupId, Question};
 use crate::keys::{FamilyId, KeySet};
-use crate::rules::cause::{Cause, Causes};
-use crate::rules::condition::Condition;
-use crate::rules::needs::{Image, TableNeeds};
-use crate::rules::reading::{Reading, Writing};
-use crate::rules::syntax::Path;
+use crate::rules::about::needs::{Image, TableNeeds};
+use crate::rules::plan::cause::{Cause, Causes};
+use crate::rules::read::syntax::Path;
+use crate::rules::value::condition::Condition;
+use crate::rules::value::reading::{Reading, Writing};
 
 pub use plan::Plan;
-use plan::Scope;
+use plan::{Scope, lookup};
 
 /// What changes ask for, until it is sent: exact keys, patterns (escaped globs) and lookups that wait for the gate.
 #[derive(Clone, Debug, Default)]

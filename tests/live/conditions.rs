@@ -2,8 +2,8 @@
 //! contrary.
 
 use crieur::change::Value;
-use crieur::rules::condition::{Kind, Possible};
-use crieur::rules::syntax::{Path, condition};
+use crieur::rules::read::syntax::{Path, condition};
+use crieur::rules::value::condition::{Kind, Possible};
 
 use super::harness::postgres::{Options, Postgres};
 

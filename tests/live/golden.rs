@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crieur::cache::glob;
 use crieur::cli::record::{News, record};
 use crieur::cli::replay::{self, Settled};
 use crieur::config::Config;
+use crieur::glob;
 use crieur::source::recording::Recording;
 use tokio::sync::watch;
 

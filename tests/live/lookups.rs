@@ -7,7 +7,7 @@ use crieur::config::Config;
 use crieur::control::session::ControlSession;
 use crieur::control::{Answer, Control, LookupId, Question};
 use crieur::postgres::dsn::Dsn;
-use crieur::rules::reading::Writing;
+use crieur::rules::value::reading::Writing;
 use crieur::rules::{AnswerColumn, Lookup};
 
 use super::daemon::Daemon;

@@ -3,12 +3,12 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use crieur::cache::glob;
 use crieur::cache::{Cache, Deleted, Swap, Swept};
 use crieur::change::Oid;
 use crieur::control::{Answer, Control, Question, Sighting};
 use crieur::error::{Error, Result};
 use crieur::gate::Snapshot;
+use crieur::glob;
 use crieur::keys::KeySet;
 use crieur::proof::Turns;
 use tokio::time::{Instant, sleep};

@@ -88,7 +88,7 @@ fn column<'c>(catalog: &'c Catalog, (schema, name): &(String, String), column: &
 mod tests {
     use super::*;
     use crate::cli::check::example;
-    use crate::rules::parse::rules_of;
+    use crate::rules::read::parse::rules_of;
 
     #[test]
     fn an_argument_that_no_value_of_its_column_fits_is_told() {

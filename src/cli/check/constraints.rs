@@ -14,7 +14,7 @@ use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
 use crate::postgres::session::NO_PATH;
 use crate::rules::Rules;
-use crate::rules::equated::{Equated, Sense};
+use crate::rules::about::equated::{Equated, Sense};
 
 const CONSTRAINTS_SQL: &str = include_str!("../../../sql/constraints.sql");
 

@@ -15,7 +15,8 @@ use crate::control::LookupId;
 use crate::control::definitions::{Read, reads};
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
-use crate::rules::{Lookup, Rules, sql};
+use crate::rules::read::sql;
+use crate::rules::{Lookup, Rules};
 
 /// NULL of any type.
 #[derive(Debug)]
@@ -217,8 +218,8 @@ mod tests {
     use super::*;
     use crate::cli::check::Verdict;
     use crate::rules::AnswerColumn;
-    use crate::rules::parse::rules_of;
-    use crate::rules::reading::Writing;
+    use crate::rules::read::parse::rules_of;
+    use crate::rules::value::reading::Writing;
 
     #[test]
     fn every_table_of_a_plan_must_be_named() {

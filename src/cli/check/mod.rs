@@ -14,7 +14,7 @@ use crate::catalog::Catalog;
 use crate::cli::trial;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Exit, Result};
-use crate::rules::needs::TableNeeds;
+use crate::rules::about::needs::TableNeeds;
 
 mod arguments;
 pub mod cache;
@@ -224,7 +224,7 @@ pub mod example {
     //! A server on which everything is ready; each test spoils one thing.
 
     use crate::catalog::{Carrier, Catalog, Column, Index, Publication, Role, Server, Slot, Table};
-    use crate::rules::needs::{ColumnNeed, Image, TableNeeds};
+    use crate::rules::about::needs::{ColumnNeed, Image, TableNeeds};
 
     /// A column.
     pub fn column(name: &str, not_null: bool, bytes_max: Option<u32>) -> Column {

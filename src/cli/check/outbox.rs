@@ -10,7 +10,7 @@ use crate::cli::outbox::watch;
 use crate::control::pooled::refuses;
 use crate::error::Result;
 use crate::postgres::quote;
-use crate::rules::needs::TableNeeds;
+use crate::rules::about::needs::TableNeeds;
 
 /// The oldest server that has transaction numbers of 64 bits (`xid8`).
 const VERSION_MIN: u32 = 130_000;

@@ -13,8 +13,8 @@ use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
 use crate::postgres::session::NO_PATH;
 use crate::rules::Rules;
-use crate::rules::foreign::{Foreign, Sign};
-use crate::rules::lint::{Lint, Listed, Reads, Use};
+use crate::rules::about::lint::{Lint, Listed, Reads, Use};
+use crate::rules::read::foreign::{Foreign, Sign};
 
 /// Rows of a table in which a JSON path is looked for.
 const ROWS: u32 = 1000;
@@ -212,7 +212,7 @@ fn of_rows(reads: &Reads, counted: std::result::Result<(i64, i64), String>) -> O
 mod tests {
     use super::*;
     use crate::cli::check::{Verdict, example};
-    use crate::rules::parse::rules_of;
+    use crate::rules::read::parse::rules_of;
 
     /// The findings of one rule over the example's table, whose columns got these types.
     fn found(rule: &str) -> Vec<(Verdict, String)> {

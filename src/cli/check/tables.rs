@@ -8,7 +8,7 @@ use crate::catalog::{Carrier, Catalog, Table};
 use crate::cli::check::Finding;
 use crate::mistake::nearest;
 use crate::postgres::quote;
-use crate::rules::needs::TableNeeds;
+use crate::rules::about::needs::TableNeeds;
 
 /// What the publication must publish.
 pub const PUBLISH: &str = "insert, update, delete, truncate";

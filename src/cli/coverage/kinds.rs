@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::families::general;
-use crate::cache::glob;
+use crate::glob;
 use crate::keys::FamilyId;
 
 /// Shapes that are told apart for one family; more of them are words.

@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Value};
 
-use crate::cache::{glob, lease, reply};
+use crate::cache::{lease, reply};
 use crate::cli::replay::quoted;
 use crate::config::{Config, Leases};
 use crate::error::{Error, Exit, Result};
+use crate::glob;
 use crate::keys::FamilyId;
 use crate::rules::Rules;
-use crate::rules::cover::{Suits, unversioned};
+use crate::rules::about::cover::{Suits, unversioned};
 use families::Families;
 use kinds::Kinds;
 
@@ -232,7 +233,7 @@ fn report(survey: Survey<'_>, whole: bool, out: &mut dyn Write) -> std::io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::parse::rules_of;
+    use crate::rules::read::parse::rules_of;
 
     #[test]
     fn readers_that_moved_to_other_names_are_shown_with_the_rule_that_did_not() {

@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 
 use super::{Before, Made, NULL, UNKNOWN, apply, odd};
-use crate::cache::glob;
 use crate::change::Value;
+use crate::glob;
 use crate::rules::Invalidations;
-use crate::rules::parse::rules_of;
-use crate::rules::render::{Piece, pattern};
+use crate::rules::plan::render::{Piece, pattern};
+use crate::rules::read::parse::rules_of;
 
 /// Any bytes, mostly those that a pattern makes something of.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::rules::Rules;
-use crate::rules::template::{self, Piece};
+use crate::rules::read::template::{self, Piece};
 
 /// What looks like another language's placeholder.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -8,7 +8,7 @@ use std::cell::OnceCell;
 use smallvec::SmallVec;
 
 use crate::change::{Old, ReplicaIdentity, Tuple, Value};
-use crate::rules::reading::{Form, Made, Reading};
+use crate::rules::value::reading::{Form, Made, Reading};
 
 /// One value that some key needs as it is sent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
-use crate::rules::filter::Filter;
-use crate::rules::reading::{Reading, Writing};
-use crate::rules::syntax::Path;
+use crate::rules::read::syntax::Path;
+use crate::rules::value::filter::Filter;
+use crate::rules::value::reading::{Reading, Writing};
 
 /// One piece of a template.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::cache::glob;
+use crate::glob;
 use crate::keys::FamilyId;
 use crate::rules::{Part, Rules};
 
@@ -118,7 +118,7 @@ pub fn unversioned(key: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::parse::rules_of;
+    use crate::rules::read::parse::rules_of;
 
     #[test]
     fn a_key_suits_the_templates_whose_keys_look_like_it() {

@@ -4,7 +4,7 @@
 //! `cache.invalidate`, a protected key stays, and a glob that would be costly to match becomes its family. The patterns
 //! are families like those of templates, so that gaps, memory bounds and the digest of the mark know them.
 
-use crate::cache::glob;
+use crate::glob;
 use crate::keys::{FamilyId, TxOrdinal};
 use crate::rules::{Invalidations, On, Part, Rule, Rules, Template};
 
@@ -110,8 +110,8 @@ fn is_costly(pattern: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::cause::Cause;
-    use crate::rules::parse::rules_of;
+    use crate::rules::plan::cause::Cause;
+    use crate::rules::read::parse::rules_of;
     use proptest::prelude::*;
 
     const RULES: &str = "[[rules]]\ntable = 't'\nkeys = ['t:{id}']\n";

@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 use crate::change::Value;
 use crate::control::{Answer, AnswerRow, Question};
 use crate::keys::{FamilyId, KeySet, TxOrdinal};
-use crate::rules::reading::{Form, Made};
-use crate::rules::render::{Piece, Pieces, render};
+use crate::rules::plan::render::{Piece, Pieces, render};
+use crate::rules::value::reading::{Form, Made};
 use crate::rules::{Invalidations, Part, Rules, Template};
 
 const NULL: u8 = 0;

@@ -6,9 +6,9 @@
 use std::ops::Range;
 
 use crate::mistake::suggestion;
-use crate::rules::condition::{Comparison, Condition, Constant, Right};
-use crate::rules::like::{Case, Like};
-use crate::rules::template::TemplateError;
+use crate::rules::read::template::TemplateError;
+use crate::rules::value::condition::{Comparison, Condition, Constant, Right};
+use crate::rules::value::like::{Case, Like};
 
 /// A value as conditions and `changed` name it: `column` or `column.field.0`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -311,7 +311,7 @@ impl Parser<'_> {
         let constant = match &self.token {
             Token::Text(text) => Constant::Text(text.clone().into_bytes()),
             Token::Number(number) => {
-                if crate::rules::number::compare(number.as_bytes(), b"0").is_none() {
+                if crate::rules::value::number::compare(number.as_bytes(), b"0").is_none() {
                     return refuse(self.at.clone(), format!("\"{number}\" is no number"), "texts go in single quotes");
                 }
                 Constant::Number(number.clone().into_bytes())

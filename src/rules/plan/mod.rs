@@ -3,21 +3,28 @@
 //! What forty rules have in common is found once for each change: which columns changed, which conditions an image
 //! meets. A rule whose columns did not change costs the comparison of two sets.
 
+pub mod cause;
+mod columns;
+pub mod custom;
+mod images;
+pub(super) mod lookup;
+pub(super) mod render;
+mod verdict;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::change::{Old, Relation, ReplicaIdentity, Row, Tuple, Value};
 use crate::control::LookupId;
 use crate::keys::{FamilyId, TxOrdinal};
-use crate::rules::cause::Cause;
-use crate::rules::columns::{Columns, Comparing};
-use crate::rules::condition::Kind;
-use crate::rules::images::{Image, Making, Slot, Source, raw, raw_old};
-use crate::rules::lookup;
-use crate::rules::reading::{Form, Reading};
-use crate::rules::render::{Piece, render};
-use crate::rules::syntax::Path;
-use crate::rules::verdict::{Conditions, Operand, Side};
+use crate::rules::plan::cause::Cause;
+use crate::rules::plan::columns::{Columns, Comparing};
+use crate::rules::plan::images::{Image, Making, Slot, Source, raw, raw_old};
+use crate::rules::plan::render::{Piece, render};
+use crate::rules::plan::verdict::{Conditions, Operand, Side};
+use crate::rules::read::syntax::Path;
+use crate::rules::value::condition::Kind;
+use crate::rules::value::reading::{Form, Reading};
 use crate::rules::{Invalidations, On, Part, Rule, Rules, TableId, Template};
 
 #[derive(Clone, Debug)]

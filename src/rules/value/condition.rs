@@ -7,8 +7,8 @@
 use std::cmp::Ordering;
 
 use crate::change::Value;
-use crate::rules::like::{self, Like};
-use crate::rules::number;
+use crate::rules::value::like::{self, Like};
+use crate::rules::value::number;
 
 /// A set of SQL truth values: which ones a condition may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +40,7 @@ impl Possible {
 
     /// What `and` of them all may be; those behind one that must be false are not looked at.
     #[inline]
-    pub(super) fn all(each: impl Iterator<Item = Possible>) -> Self {
+    pub(in crate::rules) fn all(each: impl Iterator<Item = Possible>) -> Self {
         let mut possible = Possible::TRUE;
         for each in each {
             possible = possible.and(each);

@@ -7,10 +7,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
-use crate::rules::condition::Condition;
-use crate::rules::name::table_name;
-use crate::rules::rule::RuleReader;
-use crate::rules::syntax::Path;
+use crate::rules::read::name::table_name;
+use crate::rules::read::rule::RuleReader;
+use crate::rules::read::syntax::Path;
+use crate::rules::value::condition::Condition;
 use crate::rules::{Rules, Table, TableId};
 
 /// What a rule may say: key and meaning. The reference in the documentation lists the same.

@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 
 use crate::change::Value;
-use crate::rules::condition::{Comparison, Condition, Constant, Kind, Right};
-use crate::rules::filter::Filter;
-use crate::rules::number;
-use crate::rules::syntax::Path;
-use crate::rules::template::{self, Piece};
+use crate::rules::read::syntax::Path;
+use crate::rules::read::template::{self, Piece};
+use crate::rules::value::condition::{Comparison, Condition, Constant, Kind, Right};
+use crate::rules::value::filter::Filter;
+use crate::rules::value::number;
 use crate::rules::{On, Part, Rule, Rules, Template};
 
 /// Choices of values that are tried on one condition.
@@ -300,7 +300,7 @@ fn constants<'c>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::parse::rules_of;
+    use crate::rules::read::parse::rules_of;
 
     #[test]
     fn conditions_that_no_row_meets_are_found_and_others_are_not() {

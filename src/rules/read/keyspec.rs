@@ -5,15 +5,15 @@ use std::rc::Rc;
 
 use toml::de::DeTable;
 
-use crate::cache::glob;
 use crate::change::Value;
 use crate::control::LookupId;
+use crate::glob;
 use crate::mistake::{Place, suggestion};
-use crate::rules::foreign::{self, Sign};
-use crate::rules::reading::Reading;
-use crate::rules::render::{self, Piece as RenderPiece, Pieces};
-use crate::rules::rule::{Named, RuleReader};
-use crate::rules::template::{self, Piece};
+use crate::rules::plan::render::{self, Piece as RenderPiece, Pieces};
+use crate::rules::read::foreign::{self, Sign};
+use crate::rules::read::rule::{Named, RuleReader};
+use crate::rules::read::template::{self, Piece};
+use crate::rules::value::reading::Reading;
 use crate::rules::{AnswerColumn, Part, Template};
 
 /// Families that one template may be spelled out to.

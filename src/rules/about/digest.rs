@@ -73,7 +73,7 @@ pub(crate) fn hash(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::parse::rules_of;
+    use crate::rules::read::parse::rules_of;
 
     #[test]
     fn it_knows_everything_that_makes_keys_and_no_order() {

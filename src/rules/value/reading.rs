@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 
 use crate::change::Value;
-use crate::rules::filter::{Filter, iso_timestamp};
-use crate::rules::json::{self, Found};
-use crate::rules::number;
+use crate::rules::value::filter::{Filter, iso_timestamp};
+use crate::rules::value::json::{self, Found};
+use crate::rules::value::number;
 
 /// Which text of a value is meant.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

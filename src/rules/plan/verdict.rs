@@ -7,9 +7,9 @@ use std::cell::Cell;
 
 use smallvec::SmallVec;
 
-use crate::rules::columns::Columns;
-use crate::rules::condition::{Condition, Kind, Possible};
-use crate::rules::images::{Image, Source};
+use crate::rules::plan::columns::Columns;
+use crate::rules::plan::images::{Image, Source};
+use crate::rules::value::condition::{Condition, Kind, Possible};
 
 /// One value of a condition.
 #[derive(Clone, Copy, PartialEq, Debug)]

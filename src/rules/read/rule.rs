@@ -5,15 +5,15 @@ use std::rc::Rc;
 
 use toml::de::DeTable;
 
-use crate::config::written;
 use crate::control::LookupId;
 use crate::mistake::{Place, SourceFile, suggestion};
-use crate::rules::condition::Condition;
-use crate::rules::name::table_name;
-use crate::rules::parse::{KEYS, Reader, Toml};
-use crate::rules::sql;
-use crate::rules::syntax::{self, Path};
-use crate::rules::template;
+use crate::rules::read::name::table_name;
+use crate::rules::read::parse::{KEYS, Reader, Toml};
+use crate::rules::read::sql;
+use crate::rules::read::syntax::{self, Path};
+use crate::rules::read::template;
+use crate::rules::read::written;
+use crate::rules::value::condition::Condition;
 use crate::rules::{Lookup, On, Part, Rule, TableId};
 
 /// What a lookup may say.

@@ -2,11 +2,11 @@
 
 use smallvec::SmallVec;
 
-use crate::cache::glob;
 use crate::change::Value;
+use crate::glob;
 use crate::keys::{FamilyId, TxOrdinal};
 use crate::rules::Invalidations;
-use crate::rules::cause::Cause;
+use crate::rules::plan::cause::Cause;
 
 /// A piece of one key, its value filled in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

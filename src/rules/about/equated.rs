@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::rules::Rules;
-use crate::rules::condition::{Comparison, Condition, Constant, Right};
-use crate::rules::lint::{Reads, Use};
-use crate::rules::syntax::Path;
+use crate::rules::about::lint::{Reads, Use};
+use crate::rules::read::syntax::Path;
+use crate::rules::value::condition::{Comparison, Condition, Constant, Right};
 
 /// How a constant is compared with.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -98,7 +98,7 @@ fn turned(sense: Sense) -> Sense {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::parse::rules_of;
+    use crate::rules::read::parse::rules_of;
 
     #[test]
     fn equal_and_unequal_constants_of_columns_are_collected_and_nothing_else() {

@@ -1,0 +1,7 @@
+//! About rules: what they need, what their keys may look like, what cannot be meant, and what the mark says of them.
+
+pub mod cover;
+pub mod digest;
+pub mod equated;
+pub mod lint;
+pub mod needs;

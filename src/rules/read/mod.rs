@@ -1,0 +1,11 @@
+//! Text to rules: what the file says becomes checked values, and every mistake has a place.
+
+pub mod foreign;
+mod keyspec;
+pub mod name;
+pub mod parse;
+mod rule;
+pub mod sql;
+pub mod syntax;
+pub mod template;
+mod written;

@@ -1,0 +1,8 @@
+//! Values to text: how one value is read, compared, and written in a key.
+
+pub mod condition;
+pub mod filter;
+mod json;
+pub mod like;
+pub(super) mod number;
+pub mod reading;
