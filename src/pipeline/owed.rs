@@ -8,7 +8,7 @@ use crate::ack::SpanId;
 use crate::echo::Delivery;
 use crate::keys::FamilyId;
 use crate::pipeline::memory::bytes_of;
-use crate::rules::cause::Causes;
+use crate::rules::plan::cause::Causes;
 
 /// The sweep of a gap.
 #[derive(Debug)]
