@@ -115,8 +115,8 @@ CREATE TABLE IF NOT EXISTS crieur.outbox (
     autovacuum_analyze_threshold = 2147483647
 );
 
--- Not compressed: what a page of rows takes in the daemon's memory is then known without reading them. Of a table that
--- somebody writes just now it is left for the next time.
+-- Not compressed: what a page of rows takes in the daemon's memory is then known without reading them. Where somebody may
+-- be writing just now, crieur.shrink() does it.
 DO $do$
 BEGIN
     IF EXISTS (
@@ -445,13 +445,14 @@ $function$;
 
 -- Whether the outbox is full. Then a row of crieur.collapse says what a statement on this table would have said. Fails
 -- where the outbox would refuse a row: it is not there, has another shape, its owner may not write, somebody holds it.
-CREATE OR REPLACE FUNCTION crieur.full(shape integer, bytes_max bigint) RETURNS boolean
+CREATE OR REPLACE FUNCTION crieur.looked(shape integer, bytes_max bigint) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $function$
 DECLARE
     flag bigint;
     yes boolean;
 BEGIN
     flag := pg_catalog.pg_sequence_last_value('crieur.overflowing');
+    -- Ahead of the statement below, which would wait for whoever holds the outbox, for each row of a statement anew.
     IF flag = 2 THEN
         RAISE EXCEPTION 'crieur.outbox refuses rows';
     END IF;
@@ -469,14 +470,41 @@ END
 $function$;
 
 -- A change that cannot be written to the outbox: its table is to be swept, and where that cannot be said either,
--- everything. setval() leaves the writer's lastval() alone.
+-- everything. While somebody holds the outbox, the next rows do not wait: crieur.refuses() says when that is over. setval()
+-- leaves the writer's lastval() alone.
 CREATE OR REPLACE FUNCTION crieur.cannot(shape integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $function$
 BEGIN
+    BEGIN
+        LOCK TABLE crieur.outbox IN ROW EXCLUSIVE MODE NOWAIT;
+    EXCEPTION
+        WHEN lock_not_available THEN
+            IF pg_catalog.pg_sequence_last_value('crieur.overflowing') IS DISTINCT FROM 2 THEN
+                PERFORM pg_catalog.setval('crieur.overflowing', 2);
+            END IF;
+        WHEN OTHERS THEN
+            NULL; -- What is wrong otherwise makes nobody wait.
+    END;
     PERFORM crieur.overflow(shape);
 EXCEPTION WHEN OTHERS THEN
     PERFORM pg_catalog.setval('crieur.missed',
         (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint);
+END
+$function$;
+
+-- Of version 2: triggers that this version has not reached yet call it, outside of any block that catches errors. Where
+-- it says yes, they write nothing.
+CREATE OR REPLACE FUNCTION crieur.full(shape integer, bytes_max bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN crieur.looked(shape, bytes_max);
+EXCEPTION WHEN OTHERS THEN
+    BEGIN
+        PERFORM crieur.cannot(shape);
+    EXCEPTION WHEN OTHERS THEN
+        RAISE WARNING 'crieur cannot note that a table changed (%): cached values of it may be stale', sqlstate;
+    END;
+    RETURN true;
 END
 $function$;
 
@@ -571,7 +599,7 @@ CREATE OR REPLACE FUNCTION crieur.query_look(shape integer, bytes_max bigint, no
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
     SELECT pg_catalog.format($text$
     BEGIN
-        IF crieur.full(%1$s, %2$s) THEN
+        IF crieur.looked(%1$s, %2$s) THEN
             %3$s
             RETURN NULL;
         END IF;
@@ -876,17 +904,79 @@ BEGIN
         IF EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = one.carrier AND t.tgname = one.name) THEN
             EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', one.name, one.carrier);
         END IF;
-        EXECUTE pg_catalog.format('CREATE TRIGGER %I AFTER %s ON %s%s FOR EACH %s EXECUTE FUNCTION crieur.%I()',
-            one.name, one.event, one.carrier, CASE WHEN one.level = 'STATEMENT' THEN CASE one.event
-                WHEN 'INSERT' THEN ' REFERENCING NEW TABLE AS new_rows'
-                WHEN 'UPDATE' THEN ' REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
-                WHEN 'DELETE' THEN ' REFERENCING OLD TABLE AS old_rows'
-                ELSE ''
-            END ELSE '' END, one.level, CASE one.level WHEN 'ROW' THEN 'row_' ELSE 'capture_' END || target);
-        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', one.carrier, one.name);
+        BEGIN
+            EXECUTE pg_catalog.format('CREATE TRIGGER %I AFTER %s ON %s%s FOR EACH %s EXECUTE FUNCTION crieur.%I()',
+                one.name, one.event, one.carrier, CASE WHEN one.level = 'STATEMENT' THEN CASE one.event
+                    WHEN 'INSERT' THEN ' REFERENCING NEW TABLE AS new_rows'
+                    WHEN 'UPDATE' THEN ' REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
+                    WHEN 'DELETE' THEN ' REFERENCING OLD TABLE AS old_rows'
+                    ELSE ''
+                END ELSE '' END, one.level, CASE one.level WHEN 'ROW' THEN 'row_' ELSE 'capture_' END || target);
+            EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', one.carrier, one.name);
+        EXCEPTION WHEN insufficient_privilege THEN
+            -- A foreign partition of somebody else's: it stays uncovered, which is told. That the other tables keep
+            -- triggers of statements because of it would make its writers fail.
+            IF (SELECT c.relkind FROM pg_catalog.pg_class AS c WHERE c.oid = one.carrier) <> 'f' THEN
+                RAISE;
+            END IF;
+            RAISE WARNING '% has no trigger %: %', one.carrier, one.name, sqlerrm;
+        END;
     END LOOP;
 END
 $function$;
+
+-- The server refuses rows of foreign tables to triggers that see the rows of a statement (ExecARInsertTriggers and its
+-- like in src/backend/commands/trigger.c), before any function of ours runs. So a foreign partition or child that comes to
+-- a watched table changes the triggers in the transaction that it comes with. What cannot be changed at once is a warning,
+-- and crieur.refresh() does it later.
+CREATE OR REPLACE FUNCTION crieur.mend_foreign() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
+DECLARE
+    target crieur.target;
+BEGIN
+    -- What it does to triggers is DDL as well.
+    IF pg_catalog.current_setting('crieur.mending', true) = 'on'
+        OR NOT EXISTS (
+            SELECT FROM pg_catalog.pg_foreign_table AS f JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = f.ftrelid
+        )
+    THEN
+        RETURN;
+    END IF;
+    PERFORM pg_catalog.set_config('crieur.mending', 'on', true);
+    FOR target IN
+        SELECT t.* FROM crieur.target AS t
+        WHERE EXISTS (
+            SELECT FROM crieur.carriers(t.relation) AS k (relation)
+            JOIN pg_catalog.pg_foreign_table AS f ON f.ftrelid = k.relation
+        ) AND EXISTS (
+            SELECT FROM crieur.placed(t.id) AS p WHERE p.level = 'STATEMENT' AND p.event <> 'TRUNCATE'
+        )
+    LOOP
+        BEGIN
+            PERFORM crieur.attach(target.relation, target.id);
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'writes to foreign tables of % fail until crieur.refresh(): %', target.relation, sqlerrm;
+        END;
+    END LOOP;
+    PERFORM pg_catalog.set_config('crieur.mending', '', true);
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'writes to foreign tables may fail until crieur.refresh(): %', sqlerrm;
+END
+$function$;
+
+-- Where this role may. Restores and replication tools make tables, too, with session_replication_role = replica.
+DO $do$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger AS e WHERE e.evtname = 'crieur_foreign') THEN
+        CREATE EVENT TRIGGER crieur_foreign ON ddl_command_end
+            WHEN tag IN ('CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'IMPORT FOREIGN SCHEMA', 'ALTER TABLE')
+            EXECUTE FUNCTION crieur.mend_foreign();
+        ALTER EVENT TRIGGER crieur_foreign ENABLE ALWAYS;
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    NULL; -- The daemon calls crieur.refresh() within seconds.
+END
+$do$;
 
 -- Refuses what triggers with transition tables cannot do, or would do wrong.
 CREATE OR REPLACE FUNCTION crieur.refuse("table" regclass, columns text[]) RETURNS void
@@ -927,10 +1017,10 @@ BEGIN
 END
 $function$;
 
--- Watches a table, or watches it otherwise than before. "columns" are those that keys are made of (none given: all),
--- "ignore" those whose change alone is none. For the owner of the table and of this schema.
-CREATE OR REPLACE FUNCTION crieur.watch("table" regclass, columns text[] DEFAULT NULL, ignore text[] DEFAULT '{}')
-RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+-- Makes the trigger functions of a table that is to be watched, or to be watched otherwise than before. It takes no lock on
+-- the table: triggers that are there run the new functions at once. Gives the number of the target.
+CREATE OR REPLACE FUNCTION crieur.follow("table" regclass, columns text[], ignore text[]) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 #variable_conflict use_variable
 DECLARE
     described crieur.shape;
@@ -952,7 +1042,16 @@ BEGIN
     ON CONFLICT (relation) DO UPDATE SET columns = excluded.columns, ignore = excluded.ignore, shape = excluded.shape
     RETURNING t.* INTO target;
     PERFORM crieur.generate(target);
-    PERFORM crieur.attach("table", target.id);
+    RETURN target.id;
+END
+$function$;
+
+-- Watches a table, or watches it otherwise than before. "columns" are those that keys are made of (none given: all),
+-- "ignore" those whose change alone is none. For the owner of the table and of this schema.
+CREATE OR REPLACE FUNCTION crieur.watch("table" regclass, columns text[] DEFAULT NULL, ignore text[] DEFAULT '{}')
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    PERFORM crieur.attach("table", crieur.follow("table", columns, ignore));
 END
 $function$;
 
@@ -971,9 +1070,11 @@ END
 $function$;
 
 -- Brings the triggers to what the tables are now: new partitions, other types, other names, another version of this
--- script. With the rights of whoever installed it, so that the daemon may call it. Writers queue behind a lock that waits,
--- and behind those that it has: so it waits for none for long, and the first table that cannot be helped, which is a
--- warning and stays as it was, is the last of this round. The order is another in each.
+-- script. With the rights of whoever installed it, so that the daemon may call it. The functions come first, for all
+-- tables: no table is locked for them, so nobody who holds one can keep the functions of an older version at work. Then
+-- the triggers. Writers queue behind a lock that waits, and behind those that it has: so it waits for none for long, and
+-- the first table that cannot be helped is the last of this round. The order is another in each. What cannot be helped is
+-- a warning, and stays as it was.
 CREATE OR REPLACE FUNCTION crieur.refresh() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $function$
 DECLARE
@@ -987,13 +1088,26 @@ BEGIN
     END LOOP;
     FOR target IN
         SELECT t.* FROM crieur.target AS t JOIN crieur.watched AS w ON w.relation = t.relation WHERE w.stale
-        ORDER BY pg_catalog.gen_random_uuid()
     LOOP
         BEGIN
-            PERFORM crieur.watch(target.relation, target.columns, ARRAY(
+            PERFORM crieur.follow(target.relation, target.columns, ARRAY(
                 SELECT i.name FROM pg_catalog.unnest(target.ignore) AS i (name)
                 WHERE i.name = ANY ((crieur.described(target.relation, NULL)).columns)
             ));
+        EXCEPTION
+            WHEN lock_not_available THEN
+                RAISE WARNING '% stays as it was: %', target.relation, sqlerrm;
+                RETURN;
+            WHEN OTHERS THEN
+                RAISE WARNING '% stays as it was: %', target.relation, sqlerrm;
+        END;
+    END LOOP;
+    FOR target IN
+        SELECT t.* FROM crieur.target AS t JOIN crieur.watched AS w ON w.relation = t.relation WHERE w.uncovered <> '{}'
+        ORDER BY pg_catalog.gen_random_uuid()
+    LOOP
+        BEGIN
+            PERFORM crieur.attach(target.relation, target.id);
         EXCEPTION WHEN OTHERS THEN
             RAISE WARNING '% stays as it was: %', target.relation, sqlerrm;
             EXIT;
@@ -1030,12 +1144,21 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function
     UPDATE crieur.collapse AS c SET closing = true RETURNING c.id, c.shape;
 $function$;
 
--- Gives the disk back when the outbox is empty and its file is large, unless somebody writes just now. Says whether.
+-- Gives the disk back when the outbox is empty and its file is large, unless somebody writes just now. Says whether. And an
+-- outbox that an older version made compresses its rows until here.
 CREATE OR REPLACE FUNCTION crieur.shrink() RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $function$
 BEGIN
     IF pg_catalog.current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'crieur.shrink() must see what has just been committed: call it in read committed';
+    END IF;
+    IF EXISTS (
+        SELECT FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = 'crieur.outbox'::pg_catalog.regclass AND a.attname IN ('old', 'new') AND a.attstorage <> 'e'
+    ) THEN
+        ALTER TABLE crieur.outbox ALTER old SET STORAGE EXTERNAL, ALTER new SET STORAGE EXTERNAL;
+        -- The lock is not kept for more.
+        RETURN false;
     END IF;
     IF pg_catalog.pg_total_relation_size('crieur.outbox')
             < (SELECT least(16777216, s.bytes_max) FROM crieur.setting AS s)
@@ -1078,10 +1201,10 @@ REVOKE ALL ON FUNCTION
     crieur.version, crieur.parts, crieur.depends_on_readers, crieur.reader_setting, crieur.as_readers, crieur.written,
     crieur.output_settings, crieur.kept, crieur.side, crieur.image, crieur.image_of, crieur.known, crieur.changed,
     crieur.query_asked, crieur.query_one, crieur.query_images, crieur.query_many, crieur.query_none, crieur.query_row,
-    crieur.query_look, crieur.make, crieur.overflow, crieur.full, crieur.cannot, crieur.refuses, crieur.generate,
-    crieur.described, crieur.made_of, crieur.carriers, crieur.needed, crieur.placed, crieur.unfit, crieur.attach,
-    crieur.refuse, crieur.watch, crieur.unwatch, crieur.refresh, crieur.notify, crieur.limits, crieur.close_collapsed,
-    crieur.shrink, crieur.grant_worker
+    crieur.query_look, crieur.make, crieur.overflow, crieur.looked, crieur.full, crieur.cannot, crieur.refuses,
+    crieur.generate, crieur.described, crieur.made_of, crieur.carriers, crieur.needed, crieur.placed, crieur.unfit,
+    crieur.attach, crieur.mend_foreign, crieur.refuse, crieur.follow, crieur.watch, crieur.unwatch, crieur.refresh,
+    crieur.notify, crieur.limits, crieur.close_collapsed, crieur.shrink, crieur.grant_worker
 FROM PUBLIC;
 
 -- Whoever worked with an older version may work with this one.

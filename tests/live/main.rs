@@ -40,6 +40,7 @@ mod outbox;
 mod outbox_install;
 mod outbox_plans;
 mod outbox_sql;
+mod outbox_upgrade;
 mod outbox_writers;
 mod poolers;
 mod position;

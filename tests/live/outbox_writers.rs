@@ -2,7 +2,7 @@
 //! the tables or of the session that writes. And what then cannot be said in full is said as a sweep.
 
 use super::harness::postgres::Version;
-use super::outbox_sql::{Outbox, ask, refused, run, session};
+use super::outbox_sql::{INSTALL, Outbox, ask, refused, run, session};
 
 /// What the application does. It would fail if a trigger did.
 const WRITES: &str = "
@@ -102,6 +102,31 @@ async fn no_writer_waits_for_long_for_whoever_holds_the_outbox() {
             assert_eq!(ask(&writer, "SHOW lock_timeout").await, "1ms");
             run(&outbox.admin, "ROLLBACK").await;
             assert_eq!(noted(&outbox).await, expected, "{lock}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_statement_on_many_rows_waits_for_a_held_outbox_no_more_than_once() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        // Rows are told one by one: a statement may name the table above.
+        let tables = "CREATE TABLE above (id int, city text); CREATE TABLE t () INHERITS (above);
+            SELECT crieur.watch('t'); INSERT INTO t SELECT i, 'a' FROM generate_series(1, 200) AS i";
+        run(&outbox.app, tables).await;
+        noted(&outbox).await;
+        let writer = session(&outbox.server, "app").await;
+        // Each row would wait for 200 ms.
+        run(&writer, "SET statement_timeout = '10s'").await;
+        for told in ["SELECT 1", "SELECT crieur.refuses()"] {
+            run(&outbox.admin, "BEGIN; LOCK TABLE crieur.outbox").await;
+            run(&writer, told).await;
+            run(&writer, "UPDATE above SET city = city || 'b'").await;
+            run(&outbox.admin, "ROLLBACK").await;
+            assert_eq!(noted(&outbox).await, "0 1 false", "{told}");
+            assert_eq!(ask(&outbox.app, "SELECT crieur.refuses()").await, "");
+            run(&writer, "UPDATE above SET city = city || 'b'").await;
+            assert_eq!(noted(&outbox).await, "200 0 false", "{told}");
         }
     }
 }
@@ -230,5 +255,112 @@ async fn a_child_is_heard_of_for_each_watched_table_that_it_is_of_whichever_a_st
             .await;
         let refreshed = "SELECT crieur.refresh(), (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'crieur%')::text";
         run(&outbox.app, refreshed).await;
+    }
+}
+
+/// DDL by which foreign rows come to `t` and `p`, and an INSERT of one.
+const COME: &[(&str, &str)] = &[
+    ("CREATE FOREIGN TABLE t9 PARTITION OF t FOR VALUES IN (9) SERVER self OPTIONS (table_name 'far')", "t VALUES (9, 'a')"),
+    (
+        "CREATE FOREIGN TABLE t9 (id int, city text) SERVER self OPTIONS (table_name 'far');
+         ALTER TABLE t ATTACH PARTITION t9 FOR VALUES IN (9)",
+        "t VALUES (9, 'a'), (1, 'b')",
+    ),
+    (
+        "IMPORT FOREIGN SCHEMA public LIMIT TO (far) FROM SERVER self INTO apart; ALTER FOREIGN TABLE apart.far RENAME TO t9;
+         ALTER TABLE t ATTACH PARTITION apart.t9 FOR VALUES IN (9)",
+        "t VALUES (9, 'a')",
+    ),
+    (
+        "CREATE TABLE deep PARTITION OF t FOR VALUES IN (8, 9) PARTITION BY LIST (id);
+         CREATE FOREIGN TABLE t9 PARTITION OF deep FOR VALUES IN (9) SERVER self OPTIONS (table_name 'far')",
+        "deep VALUES (9, 'a')",
+    ),
+];
+
+/// Back to tables without foreign rows.
+const GONE: &str = "DROP TABLE IF EXISTS deep; DROP FOREIGN TABLE IF EXISTS t9, apart.t9, child";
+
+const CHILDREN: &[&str] = &[
+    "CREATE FOREIGN TABLE child () INHERITS (p) SERVER self OPTIONS (table_name 'far')",
+    "CREATE FOREIGN TABLE child (id int, city text) SERVER self OPTIONS (table_name 'far'); ALTER FOREIGN TABLE child INHERIT p",
+];
+
+async fn with_foreign_server(version: Version, tables: &str) -> Outbox {
+    let outbox = Outbox::start(version).await;
+    run(&outbox.admin, &FOREIGN.replace("{port}", &outbox.server.port().to_string())).await;
+    run(&outbox.app, tables).await;
+    outbox
+}
+
+const SPLIT: &str = "
+    CREATE SCHEMA apart; CREATE TABLE far (id int, city text); CREATE TABLE p (id int, city text);
+    CREATE TABLE t (id int, city text) PARTITION BY LIST (id); CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1, 2);
+    SELECT crieur.watch('t'), crieur.watch('p')";
+
+#[tokio::test]
+async fn foreign_rows_are_taken_in_the_transaction_that_they_come_with_where_event_triggers_are_allowed() {
+    for version in Version::ALL {
+        let outbox = with_foreign_server(version, SPLIT).await;
+        // The same script, run once by whoever may make event triggers.
+        run(&outbox.admin, "ALTER ROLE app SUPERUSER").await;
+        run(&outbox.app, INSTALL).await;
+        run(&outbox.admin, "ALTER ROLE app NOSUPERUSER").await;
+        for (ddl, insert) in COME {
+            run(&outbox.app, &format!("BEGIN; {ddl}; INSERT INTO {insert}; COMMIT")).await;
+            assert_eq!(ask(&outbox.app, "SELECT bool_or(stale)::text FROM crieur.watched").await, "false", "{ddl}");
+            run(&outbox.app, "UPDATE t SET city = 'c'; DELETE FROM t").await;
+            assert!(outbox.written().await.contains("t D {{9,c}}"), "{ddl}");
+            run(&outbox.app, GONE).await;
+            run(&outbox.app, "SELECT crieur.refresh()").await;
+        }
+        for ddl in CHILDREN {
+            run(&outbox.app, &format!("BEGIN; {ddl}; INSERT INTO child VALUES (9, 'd'); UPDATE p SET id = 8; COMMIT"))
+                .await;
+            assert_eq!(outbox.written().await, "p I {{9,d}}; p U {{9,d}}>{{8,d}}", "{ddl}");
+            run(&outbox.app, "DELETE FROM p").await;
+            run(&outbox.app, GONE).await;
+            run(&outbox.app, "SELECT crieur.refresh(); DELETE FROM crieur.outbox").await;
+        }
+        run(&outbox.app, "DROP SCHEMA crieur CASCADE").await;
+        assert_eq!(ask(&outbox.admin, "SELECT count(*)::text FROM pg_event_trigger").await, "0");
+    }
+}
+
+#[tokio::test]
+async fn ddl_that_brings_foreign_rows_never_fails_because_of_the_triggers() {
+    for version in Version::ALL {
+        let outbox = with_foreign_server(version, SPLIT).await;
+        let refusal = "cannot collect transition tuples from child foreign tables";
+        let refreshed = async || {
+            run(&outbox.app, "SELECT crieur.refresh()").await;
+            run(&outbox.app, "INSERT INTO t VALUES (9, 'a')").await;
+            run(&outbox.app, GONE).await;
+            run(&outbox.app, "SELECT crieur.refresh()").await;
+        };
+        // Without the right to make event triggers, writes fail until somebody refreshes.
+        run(&outbox.app, COME[0].0).await;
+        assert_eq!(refused(&outbox.app, "INSERT INTO t VALUES (9, 'a')").await, refusal);
+        refreshed().await;
+        run(&outbox.admin, "ALTER ROLE app SUPERUSER").await;
+        run(&outbox.app, INSTALL).await;
+        run(&outbox.admin, "ALTER ROLE app NOSUPERUSER").await;
+        // A partition that is not free.
+        let writer = session(&outbox.server, "app").await;
+        run(&writer, "BEGIN; INSERT INTO t1 VALUES (1, 'a')").await;
+        run(&outbox.app, COME[1].0).await;
+        run(&writer, "COMMIT").await;
+        assert_eq!(refused(&outbox.app, "INSERT INTO t VALUES (9, 'a')").await, refusal);
+        refreshed().await;
+        // Somebody else's foreign table: the row triggers of the others let its rows pass, and that it has none is told.
+        run(&outbox.admin, &COME[0].0.replace("t9", "public.t9")).await;
+        run(&outbox.app, "INSERT INTO t VALUES (9, 'a')").await;
+        assert_eq!(ask(&outbox.app, "SELECT uncovered::text FROM crieur.watched WHERE name = 't'").await, "{t9}");
+        run(&outbox.admin, GONE).await;
+        run(&outbox.app, "SELECT crieur.refresh()").await;
+        // Whatever became of the functions.
+        run(&outbox.app, "ALTER FUNCTION crieur.placed RENAME TO misplaced").await;
+        run(&outbox.app, COME[0].0).await;
+        run(&outbox.app, "ALTER TABLE t1 ADD CHECK (id > 0)").await;
     }
 }
