@@ -33,8 +33,10 @@ pub mod keys;
 pub mod lsn;
 pub mod mistake;
 pub mod notice;
+pub mod question;
 pub mod secret;
 pub mod seen;
+pub mod start;
 pub mod url;
 
 // Both servers: TLS, and what answers at an address.

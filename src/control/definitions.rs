@@ -16,12 +16,13 @@ use serde::Deserialize;
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use crate::control::lookups::{Refusable, refusal};
-use crate::control::{Definitions, LookupId, Sighting};
+use crate::control::{Definitions, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::observe::{Id, log};
 use crate::postgres::quote;
 use crate::postgres::session::NO_PATH;
 use crate::postgres::sqlstate::session_error;
+use crate::question::LookupId;
 use crate::rules::read::sql;
 use crate::rules::{Lookup, Rules};
 

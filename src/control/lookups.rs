@@ -19,9 +19,9 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Row, Statement};
 
-use crate::control::{Answer, AnswerRow, LookupId, Question};
 use crate::error::{Error, Exit, Result};
 use crate::postgres::sqlstate::{is_connection, session_error, statement_text};
+use crate::question::{Answer, AnswerRow, LookupId, Question};
 use crate::rules::Lookup;
 use crate::rules::read::sql;
 use crate::rules::value::reading::Form;

@@ -14,11 +14,10 @@ use crate::control::definitions::{Kept, Look, Looks};
 use crate::control::lookups::{Answered, Lookups};
 use crate::control::mending::Mending;
 use crate::control::replicas::Replicas;
-use crate::control::{Answer, CatalogView, Control, Definitions, LookupId, Named, Question, Sighting};
+use crate::control::{CatalogView, Control, Definitions, Named, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lsn::Lsn;
-use crate::mark::Start;
 use crate::observe::{Id, log};
 use crate::postgres::dsn::Dsn;
 use crate::postgres::facts::{RUN, refuse_as_standby};
@@ -26,13 +25,15 @@ use crate::postgres::link::answered;
 use crate::postgres::quote;
 use crate::postgres::session::{NO_PATH, Session, first_row, identity};
 use crate::postgres::sqlstate::{CANNOT_CONNECT_NOW, is_connection, is_of_encoding, session_error};
+use crate::question::{Answer, LookupId, Question};
 use crate::rules::{Lookup, Rules};
+use crate::start::Start;
 
 /// What is prepared on one connection.
 struct Live {
     session: Session,
     snapshot: Statement,
-    /// As in [`Start::system`](crate::mark::Start::system), and the timeline; `None` where the role may not ask.
+    /// As in [`Start::system`](crate::start::Start::system), and the timeline; `None` where the role may not ask.
     identity: Option<(String, u32)>,
     lookups: Lookups,
     looks: Looks,

@@ -11,9 +11,10 @@
 
 use std::collections::HashMap;
 
-use crate::control::{Answer, AnswerRow, Definitions, LookupId, Question};
+use crate::control::Definitions;
 use crate::keys::KeySet;
 use crate::pipeline::complaints::Complaints;
+use crate::question::{Answer, AnswerRow, LookupId, Question};
 use crate::rules::Rules;
 
 /// What an entry takes besides its texts: the table's slot, the vectors, and what the allocator adds.

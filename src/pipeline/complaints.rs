@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use crate::control::LookupId;
 use crate::pipeline::told::REMIND;
+use crate::question::LookupId;
 
 /// Causes that are remembered. They are the server's words and its codes, of which one lookup brings few.
 const CAUSES_MAX: usize = 64;

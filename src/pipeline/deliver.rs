@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Deleted, Swept};
-use crate::control::{Answer, Control, LookupId, Question};
+use crate::control::Control;
 use crate::echo::Delivery;
 use crate::error::{Class, Error, Result};
 use crate::failpoints::{Step, reached};
@@ -20,6 +20,7 @@ use crate::keys::KeySet;
 use crate::observe::{Id, log};
 use crate::pipeline::answers::Answers;
 use crate::pipeline::outage::{Outage, Say, span};
+use crate::question::{Answer, LookupId, Question};
 use crate::rules::Rules;
 use crate::rules::plan::cause::Cause;
 

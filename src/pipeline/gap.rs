@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::keys::FamilyId;
-use crate::mark::{Gap, SlotOrigin, gap, gap_at_first, nonce, publication, rules};
+use crate::mark::{Gap, gap, gap_at_first, nonce, publication, rules};
 use crate::observe::{Id, log};
 use crate::pipeline::deliver::{Part, insist};
 use crate::pipeline::outage::REMIND;
@@ -32,6 +32,7 @@ use crate::rules::plan::cause::{Cause, Causes};
 use crate::rules::{Invalidations, TableId};
 use crate::seen;
 use crate::source::Source;
+use crate::start::SlotOrigin;
 
 /// How often the transactions that a sweep waits for are looked at.
 const ELDERS_INTERVAL: Duration = Duration::from_millis(100);

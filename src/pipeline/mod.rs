@@ -46,12 +46,11 @@ use crate::ack::{SpanId, Window};
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Swept};
 use crate::change::Relation;
-use crate::control::{CatalogView, Control, LookupId, Named, Sighting};
+use crate::control::{CatalogView, Control, Named, Sighting};
 use crate::echo::{Delivery, Echoes};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
-use crate::mark::Start;
 use crate::observe::{Id, log};
 use crate::pipeline::answers::Answers;
 use crate::pipeline::deliver::{Landed, Part, at_most, insist, sweep};
@@ -66,9 +65,11 @@ use crate::pipeline::refusals::Refusals;
 use crate::pipeline::repairs::Repairs;
 use crate::pipeline::watching::Watching;
 use crate::proof::{Held, Turns};
+use crate::question::LookupId;
 use crate::ring::Ring;
 use crate::rules::Rules;
 use crate::source::{BACKLOG, Source};
+use crate::start::Start;
 
 /// The catalog's answer.
 enum Resolved {

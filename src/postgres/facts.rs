@@ -17,13 +17,13 @@ pub(crate) const RUN: &str = include_str!("../../sql/run.sql");
 pub(crate) struct Facts {
     /// `server_version_num`.
     pub(crate) version: u32,
-    /// As in [`Start::system`](crate::mark::Start::system).
+    /// As in [`Start::system`](crate::start::Start::system).
     pub(crate) system: String,
     /// The timeline.
     pub(crate) timeline: u32,
-    /// As in [`Start::run`](crate::mark::Start::run).
+    /// As in [`Start::run`](crate::start::Start::run).
     pub(crate) run: String,
-    /// As in [`Start::publication`](crate::mark::Start::publication); empty when there is no such publication.
+    /// As in [`Start::publication`](crate::start::Start::publication); empty when there is no such publication.
     pub(crate) publication: String,
     /// How often the server wants a status.
     pub(crate) status_interval: Duration,
@@ -56,7 +56,7 @@ impl Facts {
     }
 }
 
-/// As in [`Start::system`](crate::mark::Start::system), from the answers of `IDENTIFY_SYSTEM` and of the catalog.
+/// As in [`Start::system`](crate::start::Start::system), from the answers of `IDENTIFY_SYSTEM` and of the catalog.
 fn system_and_database(system: &TextRow, database: &TextRow) -> Option<String> {
     Some(format!("{}/{}", text(system, 0)?, text(database, 0)?))
 }

@@ -7,9 +7,9 @@ mod written;
 use proptest::prelude::*;
 
 use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
-use crate::control::{Answer, Question};
 use crate::glob;
 use crate::keys::KeySet;
+use crate::question::{Answer, Question};
 use crate::rules::read::parse::{read_text, rules_of};
 use crate::rules::{Invalidations, Rules};
 

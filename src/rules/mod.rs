@@ -13,8 +13,8 @@ pub mod value;
 use std::collections::BTreeSet;
 
 use crate::change::Relation;
-use crate::control::{Answer, LookupId, Question};
 use crate::keys::{FamilyId, KeySet};
+use crate::question::{Answer, LookupId, Question};
 use crate::rules::about::needs::{Image, TableNeeds};
 use crate::rules::plan::cause::{Cause, Causes};
 use crate::rules::read::syntax::Path;
@@ -377,7 +377,7 @@ pub struct Lookup {
     pub name: String,
     /// The SQL with `$1`, `$2`, …
     pub sql: String,
-    /// Columns of the result that templates use; an [`AnswerRow`](crate::control::AnswerRow) holds them in this order.
+    /// Columns of the result that templates use; an [`AnswerRow`](crate::question::AnswerRow) holds them in this order.
     pub columns: Vec<AnswerColumn>,
     /// How many parameters it takes.
     pub args: usize,

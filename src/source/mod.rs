@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::change::Event;
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::mark::Start;
+use crate::start::Start;
 
 /// A stream that is later than this is draining a backlog: it may wait a fraction of its lateness, to read and to delete
 /// in larger pieces.

@@ -18,14 +18,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Event, Oid};
-use crate::control::{Answer, AnswerRow, Control, Named, Question};
+use crate::control::{Control, Named};
 use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lsn::Lsn;
-use crate::mark::Start;
+use crate::question::{Answer, AnswerRow, Question};
 use crate::rules::Lookup;
 use crate::source::Source;
+use crate::start::Start;
 
 const MAGIC: &[u8] = b"crieur recording 1 ";
 /// A header is a few hundred bytes; a longer first line is another kind of file.
@@ -434,7 +435,7 @@ mod tests {
         let entries = ["a", "b"].map(|text| Entry::Lookup(answer(text))).to_vec();
         let lookup = Lookup { name: "rule".into(), sql: "SELECT".into(), columns: vec![], args: 0 };
         let control = RecordedControl::new(&Recording { header: Header::default(), entries }, &[lookup]);
-        let question = [Question { lookup: crate::control::LookupId(0), args: vec![] }];
+        let question = [Question { lookup: crate::question::LookupId(0), args: vec![] }];
         for text in ["a", "b", "b"] {
             assert_eq!(control.ask(&question).await.unwrap(), [Answer::Refused(text.into())]);
         }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crieur::config::Config;
+use crieur::control::Control;
 use crieur::control::session::ControlSession;
-use crieur::control::{Answer, Control, LookupId, Question};
 use crieur::postgres::dsn::Dsn;
+use crieur::question::{Answer, LookupId, Question};
 use crieur::rules::value::reading::Writing;
 use crieur::rules::{AnswerColumn, Lookup};
 

@@ -156,8 +156,8 @@ fn gap(found: Option<Mark>, start: Start) -> Option<mark::Gap> {
         };
         serde_json::to_vec(&mark).expect("a mark is plain data")
     });
-    let start = mark::Start {
-        slot: if start.created { mark::SlotOrigin::Created } else { mark::SlotOrigin::Found },
+    let start = crieur::start::Start {
+        slot: if start.created { crieur::start::SlotOrigin::Created } else { crieur::start::SlotOrigin::Found },
         system: "1".into(),
         timeline: 1,
         confirmed: Lsn(start.confirmed),

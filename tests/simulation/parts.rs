@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use crieur::cache::{Cache, Deleted, Swap, Swept};
 use crieur::change::Oid;
-use crieur::control::{Answer, Control, Question, Sighting};
+use crieur::control::{Control, Sighting};
 use crieur::error::{Error, Result};
 use crieur::gate::Snapshot;
 use crieur::glob;
 use crieur::keys::KeySet;
 use crieur::proof::Turns;
+use crieur::question::{Answer, Question};
 use tokio::time::{Instant, sleep};
 
 use super::outbox::tables::xid8;

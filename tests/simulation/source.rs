@@ -7,8 +7,8 @@ use crieur::change::{Change, Column, Event, Oid, Relation, ReplicaIdentity};
 use crieur::decode::{Block, Message, decode};
 use crieur::error::{Error, Result};
 use crieur::lsn::{Lsn, Xid};
-use crieur::mark::{SlotOrigin, Start};
 use crieur::source::Source;
+use crieur::start::{SlotOrigin, Start};
 use tokio::time::{Instant, sleep};
 
 use super::scenario::Kind;

@@ -3,7 +3,7 @@
 
 use crate::catalog::{Catalog, Column};
 use crate::cli::check::Finding;
-use crate::control::LookupId;
+use crate::question::LookupId;
 use crate::rules::{Lookup, Rules};
 
 /// Types whose texts are alike, as far as that is plain.

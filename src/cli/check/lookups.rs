@@ -11,10 +11,10 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use crate::catalog::Catalog;
 use crate::cli::check::{Finding, arguments};
 use crate::config::{Config, Mode};
-use crate::control::LookupId;
 use crate::control::definitions::{Read, reads};
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
+use crate::question::LookupId;
 use crate::rules::read::sql;
 use crate::rules::{Lookup, Rules};
 

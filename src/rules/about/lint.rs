@@ -143,7 +143,7 @@ impl Rules {
     }
 
     /// The arguments of a lookup, in order, for each table whose rows ask it.
-    pub fn asked_with(&self, lookup: crate::control::LookupId) -> impl Iterator<Item = Vec<((String, String), Path)>> {
+    pub fn asked_with(&self, lookup: crate::question::LookupId) -> impl Iterator<Item = Vec<((String, String), Path)>> {
         let askers = self.templates.iter().filter(move |template| template.lookup == Some(lookup));
         let tables: BTreeSet<_> = askers.flat_map(|template| &self.rules[template.rule].tables).collect();
         tables.into_iter().map(move |table| {

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use smallvec::SmallVec;
 
 use crate::change::Value;
-use crate::control::{Answer, AnswerRow, Question};
 use crate::keys::{FamilyId, KeySet, TxOrdinal};
+use crate::question::{Answer, AnswerRow, Question};
 use crate::rules::plan::render::{Piece, Pieces, render};
 use crate::rules::value::reading::{Form, Made};
 use crate::rules::{Invalidations, Part, Rules, Template};

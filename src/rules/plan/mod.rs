@@ -15,8 +15,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::change::{Old, Relation, ReplicaIdentity, Row, Tuple, Value};
-use crate::control::LookupId;
 use crate::keys::{FamilyId, TxOrdinal};
+use crate::question::LookupId;
 use crate::rules::plan::cause::Cause;
 use crate::rules::plan::columns::{Columns, Comparing};
 use crate::rules::plan::images::{Image, Making, Slot, Source, raw, raw_old};

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use toml::de::DeTable;
 
 use crate::change::Value;
-use crate::control::LookupId;
 use crate::glob;
 use crate::mistake::{Place, suggestion};
+use crate::question::LookupId;
 use crate::rules::plan::render::{self, Piece as RenderPiece, Pieces};
 use crate::rules::read::foreign::{self, Sign};
 use crate::rules::read::rule::{Named, RuleReader};

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use toml::de::DeTable;
 
-use crate::control::LookupId;
 use crate::mistake::{Place, SourceFile, suggestion};
+use crate::question::LookupId;
 use crate::rules::read::name::table_name;
 use crate::rules::read::parse::{KEYS, Reader, Toml};
 use crate::rules::read::sql;

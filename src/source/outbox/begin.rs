@@ -10,7 +10,6 @@ use tokio_postgres::Client;
 
 use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
-use crate::mark::{SlotOrigin, Start};
 use crate::observe::{Id, log};
 use crate::postgres::link::answered;
 use crate::postgres::session::{self, Session};
@@ -19,6 +18,7 @@ use crate::source::outbox::Options;
 use crate::source::outbox::lease::{self, Acquired, Lasting, Removed};
 use crate::source::outbox::page::BEGIN_READ;
 use crate::source::outbox::taken::Removal;
+use crate::start::{SlotOrigin, Start};
 
 /// The server's run, what is watched, the outbox's identity, whether writers notify.
 pub(crate) const FACTS: &str = include_str!("../../../sql/outbox/facts.sql");

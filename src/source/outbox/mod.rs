@@ -34,7 +34,6 @@ use crate::decode::Assembler;
 use crate::decode::outbox::{Encoder, Messages, OutboxRow, Shapes, Unreadable};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::mark::Start;
 use crate::observe::{Id, log};
 use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
@@ -44,6 +43,7 @@ use crate::source::outbox::overflow::NAMED;
 use crate::source::outbox::page::UNREADABLE;
 use crate::source::outbox::worker::{Batch, Orders, Worker};
 use crate::source::{Source, Words};
+use crate::start::Start;
 
 pub(crate) use begin::Facts;
 pub(crate) use follow::Follower;

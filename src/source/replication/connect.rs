@@ -10,7 +10,6 @@ use tokio::time::sleep;
 
 use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
-use crate::mark::{SlotOrigin, Start};
 use crate::observe::{Id, log};
 use crate::postgres::facts::{self, Facts};
 use crate::postgres::link::answered;
@@ -18,6 +17,7 @@ use crate::postgres::quote;
 use crate::postgres::wire::{ROLES_PATH, Wire};
 use crate::source::replication::slot::{self, Condition};
 use crate::source::replication::{Life, Options};
+use crate::start::{SlotOrigin, Start};
 
 /// A slot is free for a moment whenever its daemon begins anew, with other rules for one. Whoever stands by may have the
 /// old rules, so it leaves the slot to that daemon for so long.

@@ -20,12 +20,12 @@ use crate::decode::frame::{Reply, StandbyStatus};
 use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
-use crate::mark::{SlotOrigin, Start};
 use crate::postgres::dsn::Dsn;
 use crate::postgres::wire::{Wire, error_response};
 use crate::source::Source;
 use crate::source::replication::connect::{Begun, Outcome, Past, busy, start, stream_error};
 use crate::source::replication::lazy::Lazy;
+use crate::start::{SlotOrigin, Start};
 
 /// Seconds from 1970 to 2000, where PostgreSQL's clock starts.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
