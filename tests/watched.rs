@@ -7,7 +7,7 @@ use std::time::Duration;
 use crieur::cache::{Cache, Deleted, Swap, Swept};
 use crieur::change::{Event, Oid};
 use crieur::config::{Config, Metering, OnGap};
-use crieur::control::{Control, Sighting};
+use crieur::control::{Catalogue, Gate, Lookups, Sighting};
 use crieur::error::Result;
 use crieur::gate::Snapshot;
 use crieur::keys::KeySet;
@@ -132,15 +132,19 @@ impl Cache for Empty {
 /// Sees what it is told to see.
 struct Looks(Sighting);
 
-impl Control for Looks {
+impl Gate for Looks {
     async fn snapshot(&self) -> Result<Snapshot> {
         Ok(Snapshot::Everything)
     }
+}
 
+impl Lookups for Looks {
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
         Ok(questions.iter().map(|_| Answer::Rows(Vec::new())).collect())
     }
+}
 
+impl Catalogue for Looks {
     async fn tables_of(&self, _oid: Oid) -> Result<Option<Vec<(String, String)>>> {
         Ok(None)
     }

@@ -11,7 +11,7 @@ use crate::change::Event;
 use crate::cli::output::cannot_write;
 use crate::cli::replay::{Settled, Transaction, Transactions, shown};
 use crate::config::rules_of_file;
-use crate::control::Control;
+use crate::control::Catalogue;
 use crate::error::{Exit, Result};
 use crate::glob;
 use crate::mistake::Mistakes;

@@ -14,7 +14,7 @@ use crate::cache::redis::RedisCache;
 use crate::change::Event;
 use crate::cli::output::cannot_write;
 use crate::config::Config;
-use crate::control::Control;
+use crate::control::{Catalogue, Lookups};
 use crate::error::{Exit, Result};
 use crate::gate::Snapshot;
 use crate::keys::KeySet;
@@ -119,7 +119,7 @@ pub struct Settled {
 
 impl Settled {
     /// Asks what the transaction wants to know.
-    pub async fn ask(ordinal: u64, load: Invalidations, rules: &Rules, control: &impl Control) -> Result<Self> {
+    pub async fn ask(ordinal: u64, load: Invalidations, rules: &Rules, control: &impl Lookups) -> Result<Self> {
         let questions = rules.questions(&load.lookups);
         let answers = control.ask(&questions).await?;
         let mut found = Invalidations::default();

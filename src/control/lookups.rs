@@ -1,4 +1,4 @@
-//! Lookups on an ordinary session: prepared once, and one statement for all questions of a batch to the same lookup.
+//! PreparedLookups on an ordinary session: prepared once, and one statement for all questions of a batch to the same lookup.
 //!
 //! Nothing is kept here but statements: which answers are still true is `pipeline/answers.rs`'s business. Statements last
 //! until a table is altered, a row's columns are of other types than they were, or the connection ends.
@@ -85,7 +85,7 @@ struct Prepared {
 
 /// The lookups of one connection.
 #[derive(Debug, Default)]
-pub struct Lookups(RefCell<HashMap<LookupId, Rc<Prepared>>>);
+pub struct PreparedLookups(RefCell<HashMap<LookupId, Rc<Prepared>>>);
 
 /// What the server said to all questions.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ pub struct Answered {
     pub given_up: bool,
 }
 
-impl Lookups {
+impl PreparedLookups {
     /// Prepares all of them anew at their next use.
     pub fn forget(&self) {
         self.0.borrow_mut().clear();

@@ -1,7 +1,7 @@
 //! The control session: an ordinary connection to the server where readers read, for what the stream cannot tell.
 //!
 //! It takes the gate's snapshots, answers lookups behind the gate, and knows which partition belongs to which table.
-//! This file is the trait that the loop knows and its words; `session.rs` is the real one.
+//! This file is the traits that the loop knows and their words; `session.rs` and `pooled.rs` are the real ones.
 
 pub(crate) mod definitions;
 mod lookups;
@@ -33,9 +33,9 @@ pub struct Definitions {
     pub unkept: BTreeSet<LookupId>,
 }
 
-/// An ordinary session, from the loop's point of view.
+/// Which transactions readers can see.
 #[allow(async_fn_in_trait)] // One thread: no future of ours needs to be Send.
-pub trait Control {
+pub trait Gate {
     /// A snapshot taken after this call began. Connects first where there is no connection.
     async fn snapshot(&self) -> Result<Snapshot>;
 
@@ -49,20 +49,41 @@ pub trait Control {
         Ok((self.gate().await?, Definitions::default()))
     }
 
-    /// A snapshot that lists every transaction in progress. That of [`snapshot`](Control::snapshot) ends at the youngest
+    /// A snapshot that lists every transaction in progress. That of [`snapshot`](Gate::snapshot) ends at the youngest
     /// transaction that has ended, and those younger than it are in progress without being listed.
     async fn elders(&self) -> Result<Snapshot> {
         self.snapshot().await
     }
-
-    /// Answers all questions in one round trip, in order.
-    async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>>;
 
     /// Waits until every read replica has replayed what the source has delivered by now.
     async fn replicas_replayed(&self) -> Result<()> {
         Ok(())
     }
 
+    /// Waits until a connection of this session ends by itself. A server that shuts down ends its sessions first and
+    /// then waits for its walsenders, for as long as a client confirms less than they sent (walsender.c, `WalSndDone`).
+    async fn lost(&self) {
+        std::future::pending().await
+    }
+
+    /// The stream starts here: from now on only the same server and timeline may answer. An old session ends: it may be of
+    /// an earlier run.
+    fn follow(&self, _start: &Start) {}
+}
+
+/// Answers to the lookups of the rules.
+#[allow(async_fn_in_trait)] // As above.
+pub trait Lookups {
+    /// Answers all questions in one round trip, in order.
+    async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>>;
+
+    /// A table was altered: what is known of the types in a statement may be old.
+    fn altered(&self) {}
+}
+
+/// How tables are defined, and what may go wrong with them.
+#[allow(async_fn_in_trait)] // As above.
+pub trait Catalogue {
     /// Schemas and names of the tables that the rows of `oid` belong to: the topmost partitioned table above it, or itself,
     /// and then those that it inherits from. `None` when the catalog no longer knows it.
     async fn tables_of(&self, oid: Oid) -> Result<Option<Named>>;
@@ -72,24 +93,16 @@ pub trait Control {
         Ok(None)
     }
 
-    /// Waits until a connection of this session ends by itself. A server that shuts down ends its sessions first and
-    /// then waits for its walsenders, for as long as a client confirms less than they sent (walsender.c, `WalSndDone`).
-    async fn lost(&self) {
-        std::future::pending().await
-    }
-
-    /// A table was altered: what is known of the types in a statement may be old.
-    fn altered(&self) {}
-
-    /// The stream starts here: from now on only the same server and timeline may answer. An old session ends: it may be of
-    /// an earlier run.
-    fn follow(&self, _start: &Start) {}
-
     /// What may go wrong while the stream runs; `None` where there is nothing to watch.
     async fn watch(&self) -> Result<Option<Sighting>> {
         Ok(None)
     }
 }
+
+/// An ordinary session, from the loop's point of view: all three.
+pub trait Control: Gate + Lookups + Catalogue {}
+
+impl<T: Gate + Lookups + Catalogue> Control for T {}
 
 /// The tables of the rules and all that carries their rows, as readers saw them in one snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]

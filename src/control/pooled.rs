@@ -23,7 +23,7 @@ use crate::change::Oid;
 use crate::control::lookups::{Collected, Refused, Shape, Text, Types, refusal};
 use crate::control::replicas::Replicas;
 use crate::control::session::{nameless, same_server};
-use crate::control::{Control, Named, Sighting};
+use crate::control::{Catalogue, Gate, Lookups, Named, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lsn::Lsn;
@@ -402,7 +402,7 @@ pub(crate) async fn refuses(client: &Client) -> Result<Option<String>> {
     Ok(said.and_then(|row| row.get(0).map(str::to_owned)))
 }
 
-impl Control for PooledControl {
+impl Gate for PooledControl {
     async fn gate(&self) -> Result<Snapshot> {
         Ok(Snapshot::Everything)
     }
@@ -418,6 +418,23 @@ impl Control for PooledControl {
         self.snapshot().await
     }
 
+    /// With `synchronous_commit = off` rows are seen here before their WAL is flushed, so what counts is what was
+    /// inserted. It is flushed within `wal_writer_delay`: each renewal of the lease is such a commit as well.
+    async fn replicas_replayed(&self) -> Result<()> {
+        let text = self.text("SELECT pg_catalog.pg_current_wal_insert_lsn()::text").await?;
+        let inserted = text.parse::<Lsn>();
+        let inserted = inserted.map_err(|cause| Error::definite(Exit::Protocol, "read a position").because(cause))?;
+        self.replicas.reach(inserted).await
+    }
+
+    fn follow(&self, start: &Start) {
+        *self.expected.borrow_mut() = Some((start.system.clone(), start.timeline));
+        *self.watched.borrow_mut() = start.publication.clone();
+        *self.live.borrow_mut() = None;
+    }
+}
+
+impl Lookups for PooledControl {
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
         let mut answers = vec![Answer::Rows(Vec::new()); questions.len()];
         let mut left: Vec<usize> = (0..questions.len()).collect();
@@ -430,15 +447,14 @@ impl Control for PooledControl {
         Ok(answers)
     }
 
-    /// With `synchronous_commit = off` rows are seen here before their WAL is flushed, so what counts is what was
-    /// inserted. It is flushed within `wal_writer_delay`: each renewal of the lease is such a commit as well.
-    async fn replicas_replayed(&self) -> Result<()> {
-        let text = self.text("SELECT pg_catalog.pg_current_wal_insert_lsn()::text").await?;
-        let inserted = text.parse::<Lsn>();
-        let inserted = inserted.map_err(|cause| Error::definite(Exit::Protocol, "read a position").because(cause))?;
-        self.replicas.reach(inserted).await
+    fn altered(&self) {
+        if let Some(live) = &*self.live.borrow() {
+            live.lookups.borrow_mut().clear();
+        }
     }
+}
 
+impl Catalogue for PooledControl {
     async fn tables_of(&self, oid: Oid) -> Result<Option<Named>> {
         self.attempt(1, async |live| {
             let rows = match query(&live.session.client, ROOT, &[(&oid.0, Type::OID)]).await {
@@ -452,18 +468,6 @@ impl Control for PooledControl {
             Ok(rows.first().map(|row| vec![names(row).unwrap_or_else(|_: tokio_postgres::Error| nameless())]))
         })
         .await
-    }
-
-    fn altered(&self) {
-        if let Some(live) = &*self.live.borrow() {
-            live.lookups.borrow_mut().clear();
-        }
-    }
-
-    fn follow(&self, start: &Start) {
-        *self.expected.borrow_mut() = Some((start.system.clone(), start.timeline));
-        *self.watched.borrow_mut() = start.publication.clone();
-        *self.live.borrow_mut() = None;
     }
 
     async fn watch(&self) -> Result<Option<Sighting>> {

@@ -11,10 +11,10 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use crate::change::Oid;
 use crate::control::definitions::{Kept, Look, Looks};
-use crate::control::lookups::{Answered, Lookups};
+use crate::control::lookups::{Answered, PreparedLookups};
 use crate::control::mending::Mending;
 use crate::control::replicas::Replicas;
-use crate::control::{CatalogView, Control, Definitions, Named, Sighting};
+use crate::control::{CatalogView, Catalogue, Definitions, Gate, Lookups, Named, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lsn::Lsn;
@@ -35,7 +35,7 @@ struct Live {
     snapshot: Statement,
     /// As in [`Start::system`](crate::start::Start::system), and the timeline; `None` where the role may not ask.
     identity: Option<(String, u32)>,
-    lookups: Lookups,
+    lookups: PreparedLookups,
     looks: Looks,
 }
 
@@ -53,7 +53,7 @@ pub struct ControlSession {
     watch: Option<[String; 3]>,
     /// What the server may refuse writes for.
     mending: Option<Mending>,
-    /// Lookups whose answers are kept.
+    /// PreparedLookups whose answers are kept.
     kept: Option<Kept>,
     /// A statement failed because its connection had ended, or the server takes no new ones.
     failed: Notify,
@@ -119,7 +119,8 @@ impl ControlSession {
             Ok((identity, snapshot.map_err(|error| session_error(&error))?))
         });
         let (identity, snapshot) = asked.await.map_err(|error| error.at(&self.dsn.servers()))?;
-        let live = Rc::new(Live { session, snapshot, identity, lookups: Lookups::default(), looks: Looks::default() });
+        let live =
+            Rc::new(Live { session, snapshot, identity, lookups: PreparedLookups::default(), looks: Looks::default() });
         *self.live.borrow_mut() = Some(Rc::clone(&live));
         Ok(live)
     }
@@ -189,7 +190,7 @@ async fn snapshot(live: &Live) -> Result<Snapshot> {
     Snapshot::parse(&text).map_err(|cause| Error::definite(Exit::Protocol, "read a snapshot").because(cause))
 }
 
-impl Control for ControlSession {
+impl Gate for ControlSession {
     async fn snapshot(&self) -> Result<Snapshot> {
         self.attempt(1, async |live| snapshot(&live).await).await
     }
@@ -230,6 +231,36 @@ impl Control for ControlSession {
         self.snapshot().await
     }
 
+    async fn replicas_replayed(&self) -> Result<()> {
+        let flushed = self
+            .attempt(1, async |live| {
+                let row =
+                    live.session.client.query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[]).await;
+                let text: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
+                text.parse::<Lsn>().map_err(|cause| Error::definite(Exit::Protocol, "read a position").because(cause))
+            })
+            .await?;
+        self.replicas.reach(flushed).await
+    }
+
+    fn follow(&self, start: &Start) {
+        *self.expected.borrow_mut() = Some((start.system.clone(), start.timeline));
+        *self.live.borrow_mut() = None;
+    }
+
+    async fn lost(&self) {
+        let live = self.live.borrow().clone();
+        match live {
+            Some(live) => tokio::select! {
+                () = self.failed.notified() => {}
+                () = live.session.ended.notified() => {}
+            },
+            None => self.failed.notified().await,
+        }
+    }
+}
+
+impl Lookups for ControlSession {
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
         let lookups: HashSet<LookupId> = questions.iter().map(|question| question.lookup).collect();
         let limit = self.statement_timeout;
@@ -244,18 +275,14 @@ impl Control for ControlSession {
         Ok(answers)
     }
 
-    async fn replicas_replayed(&self) -> Result<()> {
-        let flushed = self
-            .attempt(1, async |live| {
-                let row =
-                    live.session.client.query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[]).await;
-                let text: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
-                text.parse::<Lsn>().map_err(|cause| Error::definite(Exit::Protocol, "read a position").because(cause))
-            })
-            .await?;
-        self.replicas.reach(flushed).await
+    fn altered(&self) {
+        if let Some(live) = &*self.live.borrow() {
+            live.lookups.forget();
+        }
     }
+}
 
+impl Catalogue for ControlSession {
     async fn tables_of(&self, oid: Oid) -> Result<Option<Named>> {
         const SQL: &str = include_str!("../../sql/tables_of.sql");
         self.attempt(1, async |live| {
@@ -304,17 +331,6 @@ impl Control for ControlSession {
         .await
     }
 
-    fn altered(&self) {
-        if let Some(live) = &*self.live.borrow() {
-            live.lookups.forget();
-        }
-    }
-
-    fn follow(&self, start: &Start) {
-        *self.expected.borrow_mut() = Some((start.system.clone(), start.timeline));
-        *self.live.borrow_mut() = None;
-    }
-
     async fn watch(&self) -> Result<Option<Sighting>> {
         let Some([run, watch, _]) = &self.watch else { return Ok(None) };
         let live = self.live().await?;
@@ -331,16 +347,5 @@ impl Control for ControlSession {
         let (Some(mut seen), Some(mending)) = (seen, &self.mending) else { return Ok(None) };
         seen.refused = mending.look(&seen.suspects, seen.suspicion.as_ref()).await?;
         Ok(Some(seen))
-    }
-
-    async fn lost(&self) {
-        let live = self.live.borrow().clone();
-        match live {
-            Some(live) => tokio::select! {
-                () = self.failed.notified() => {}
-                () = live.session.ended.notified() => {}
-            },
-            None => self.failed.notified().await,
-        }
     }
 }

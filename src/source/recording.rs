@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Event, Oid};
-use crate::control::{Control, Named};
+use crate::control::{Catalogue, Gate, Lookups, Named};
 use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
@@ -392,15 +392,19 @@ impl RecordedControl {
     }
 }
 
-impl Control for RecordedControl {
+impl Gate for RecordedControl {
     async fn snapshot(&self) -> Result<Snapshot> {
         Ok(Snapshot::Everything)
     }
+}
 
+impl Lookups for RecordedControl {
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
         Ok(questions.iter().map(|question| self.answer(question)).collect())
     }
+}
 
+impl Catalogue for RecordedControl {
     async fn tables_of(&self, oid: Oid) -> Result<Option<Named>> {
         Ok(self.tables.get(&oid).cloned().flatten())
     }

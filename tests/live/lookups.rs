@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crieur::config::Config;
-use crieur::control::Control;
 use crieur::control::session::ControlSession;
+use crieur::control::{Gate, Lookups};
 use crieur::postgres::dsn::Dsn;
 use crieur::question::{Answer, LookupId, Question};
 use crieur::rules::value::reading::Writing;

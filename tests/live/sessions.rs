@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crieur::config::Config;
-use crieur::control::Control;
+use crieur::control::Gate;
 use crieur::control::pooled::PooledControl;
 use crieur::control::session::ControlSession;
 use crieur::postgres::dsn::Dsn;
@@ -16,7 +16,7 @@ use super::harness::wait::PATIENCE;
 use super::scene::Scene;
 
 /// Asks, while answers stand still behind the log-in, and again when they do not.
-async fn goes_on(proxy: &Proxy, control: &impl Control) {
+async fn goes_on(proxy: &Proxy, control: &impl Gate) {
     proxy.stall_behind_log_in();
     let asked = timeout(PATIENCE, control.snapshot()).await.expect("the wait has a limit");
     let error = asked.expect_err("nobody answers");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crieur::cache::{Cache, Deleted, Swap, Swept};
 use crieur::change::Oid;
-use crieur::control::{Control, Sighting};
+use crieur::control::{Catalogue, Gate, Lookups, Sighting};
 use crieur::error::{Error, Result};
 use crieur::gate::Snapshot;
 use crieur::glob;
@@ -169,7 +169,7 @@ fn low_bits((xmax, open): (u32, Vec<u32>)) -> Snapshot {
 /// The control session.
 pub struct SimControl(pub Shared);
 
-impl Control for SimControl {
+impl Gate for SimControl {
     async fn snapshot(&self) -> Result<Snapshot> {
         let wait = self.0.borrow_mut().pause(1);
         sleep(wait).await;
@@ -208,18 +208,31 @@ impl Control for SimControl {
         self.snapshot().await
     }
 
-    /// Triggers that were dropped or made again are noticed here.
-    async fn watch(&self) -> Result<Option<Sighting>> {
-        let wait = self.0.borrow_mut().pause(3);
-        sleep(wait).await;
-        let world = self.0.borrow();
-        let (timeline, publication) = (world.timeline, world.publication.to_string());
-        Ok(world.outbox.as_ref().map(|outbox| {
-            let system = format!("sim/1/outbox/{}", outbox.nonce);
-            Sighting { system, timeline, publication, ..Sighting::default() }
-        }))
+    async fn replicas_replayed(&self) -> Result<()> {
+        let now = Instant::now();
+        let until = {
+            let world = self.0.borrow();
+            let asked = |commit: &&Commit| world.outbox.is_some() || commit.flushed_at <= now;
+            world.log.iter().filter(asked).map(|commit| commit.replayed_at).max()
+        };
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
+        }
+        if self.0.borrow_mut().fault(10) { Err(Error::transient("simulated replica")) } else { Ok(()) }
     }
 
+    async fn lost(&self) {
+        loop {
+            let lost = std::mem::take(&mut self.0.borrow_mut().control_lost);
+            if lost && self.0.borrow().outbox.is_none() {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Lookups for SimControl {
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
         let wait = self.0.borrow_mut().pause(3);
         sleep(wait).await;
@@ -243,31 +256,22 @@ impl Control for SimControl {
         sleep(wait).await;
         Ok(answers)
     }
+}
 
-    async fn replicas_replayed(&self) -> Result<()> {
-        let now = Instant::now();
-        let until = {
-            let world = self.0.borrow();
-            let asked = |commit: &&Commit| world.outbox.is_some() || commit.flushed_at <= now;
-            world.log.iter().filter(asked).map(|commit| commit.replayed_at).max()
-        };
-        if let Some(until) = until {
-            tokio::time::sleep_until(until).await;
-        }
-        if self.0.borrow_mut().fault(10) { Err(Error::transient("simulated replica")) } else { Ok(()) }
+impl Catalogue for SimControl {
+    /// Triggers that were dropped or made again are noticed here.
+    async fn watch(&self) -> Result<Option<Sighting>> {
+        let wait = self.0.borrow_mut().pause(3);
+        sleep(wait).await;
+        let world = self.0.borrow();
+        let (timeline, publication) = (world.timeline, world.publication.to_string());
+        Ok(world.outbox.as_ref().map(|outbox| {
+            let system = format!("sim/1/outbox/{}", outbox.nonce);
+            Sighting { system, timeline, publication, ..Sighting::default() }
+        }))
     }
 
     async fn tables_of(&self, _oid: Oid) -> Result<Option<Vec<(String, String)>>> {
         Ok(None)
-    }
-
-    async fn lost(&self) {
-        loop {
-            let lost = std::mem::take(&mut self.0.borrow_mut().control_lost);
-            if lost && self.0.borrow().outbox.is_none() {
-                return;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
     }
 }
