@@ -31,6 +31,8 @@ pub enum Notice {
         /// The tables.
         tables: Vec<Touched>,
     },
+    /// DDL whose trigger failed: any table may be another one.
+    DdlUntold {},
     /// Keys under these Redis globs go with the transaction (`sql/invalidate.sql`).
     Invalidate {
         /// The globs.
@@ -129,6 +131,7 @@ mod tests {
         let Some(Notice::Ddl { tables, snapshot: None }) = Notice::parse(known) else { panic!("a known message") };
         assert_eq!((tables[0].oid(), tables[0].schema.as_str(), tables[0].name.as_str()), (Oid(16384), "public", "t"));
         assert_eq!(Notice::parse(br#"{"kind":"invalidate_all"}"#), Some(Notice::InvalidateAll {}));
+        assert_eq!(Notice::parse(br#"{"kind": "ddl_untold"}"#), Some(Notice::DdlUntold {}));
         let keys = vec!["a*".to_owned()];
         assert_eq!(
             Notice::parse(br#"{"kind":"invalidate_exact","keys":["a*"]}"#),

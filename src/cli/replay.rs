@@ -90,7 +90,7 @@ impl<A: Copy + Ord> Transactions<A> {
     /// See [`Intake::resolved`].
     pub fn resolved(&mut self, need: Need, tables: Option<Vec<(String, String)>>, rules: &Rules) {
         match need {
-            Need::Nothing | Need::Warning | Need::Refusal(_) => {}
+            Need::Nothing | Need::Warning | Need::Untold | Need::Refusal(_) => {}
             Need::Tables(relation) => self.intake.resolved(&relation, tables, rules),
         }
     }

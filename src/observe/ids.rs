@@ -204,6 +204,11 @@ ids! {
         stale "No: no reader can read that value in UTF-8."
         act "Mend the row."
         ends "When the row is mended; until then once a minute for each table."
+    DdlUntold "ddl.untold" Warn
+        means "The event trigger could not say what DDL changed, and every key of the rules is swept."
+        stale "No."
+        act "Find \"crieur does not know\" in the log of PostgreSQL: it names the statement and why the trigger failed."
+        ends "When the trigger can do its work; until then once a minute."
     MessageNotUnderstood "message.not_understood" Warn
         means "A logical message under the name of crieur is not one of crieur's, and every key of the rules is swept."
         stale "No."

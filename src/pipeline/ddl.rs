@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use foldhash::fast::RandomState;
 
-use crate::change::Oid;
+use crate::change::{Oid, Place};
 use crate::control::CatalogView;
 use crate::gate::Snapshot;
 use crate::lsn::Xid;
@@ -57,6 +57,8 @@ pub struct Ddl {
     /// The transaction of the last Begin, and what it said.
     current: BTreeMap<Oid, Said>,
     dropped: Vec<Touched>,
+    /// It did what nobody knows.
+    is_untold: bool,
     /// Tables that open transactions touched: nothing is sure of them when these commit.
     open: HashMap<Xid, BTreeSet<Oid>, RandomState>,
 }
@@ -89,6 +91,16 @@ impl Ddl {
     pub fn begin(&mut self) {
         self.current.clear();
         self.dropped.clear();
+        self.is_untold = false;
+    }
+
+    /// DDL was not announced, and every key goes: what is known of the tables is no more sure behind it.
+    pub fn untold(&mut self, place: Place) {
+        match place {
+            Place::Committed => self.is_untold = true,
+            Place::Open(xid) => self.unsure_behind(xid, ALL),
+            Place::Outside => self.known.values_mut().for_each(|known| known.is_sure = false),
+        }
     }
 
     /// The committed transaction altered these tables.
@@ -114,6 +126,14 @@ impl Ddl {
 
     /// The committed transaction ends here: which tables it changed.
     pub fn commit(&mut self, xid: Xid, rules: &Rules) -> Verdict {
+        let verdict = self.judge(xid, rules);
+        if std::mem::take(&mut self.is_untold) {
+            self.untold(Place::Outside);
+        }
+        verdict
+    }
+
+    fn judge(&mut self, xid: Xid, rules: &Rules) -> Verdict {
         if self.current.is_empty() && self.dropped.is_empty() {
             return Verdict::default();
         }
@@ -391,6 +411,29 @@ mod tests {
         assert_eq!(commit(&mut ddl, &rules, 23, &[touched(1, "t", "b", &[])], "23:23:"), "");
         let dropped = ddl.dropped_at_once(&[bare(3, "part")], Xid(24), &rules);
         assert_eq!(names(&dropped, &rules), "parted");
+    }
+
+    #[test]
+    fn behind_ddl_that_nobody_announced_nothing_is_sure() {
+        let rules = rules_of(RULES);
+        let same = |xid: u32| (touched(1, "t", "a", &[]), xid, format!("{xid}:{xid}:"));
+        let judged = |ddl: &mut Ddl, xid: u32| {
+            let (said, xid, snapshot) = same(xid);
+            commit(ddl, &rules, xid, &[said], &snapshot)
+        };
+        let mut ddl = ddl(&rules);
+        assert_eq!(judged(&mut ddl, 20), "");
+        ddl.begin();
+        ddl.untold(Place::Committed);
+        ddl.commit(Xid(21), &rules);
+        assert_eq!(judged(&mut ddl, 22), "t", "it may be as it was again");
+        assert_eq!(judged(&mut ddl, 23), "");
+        ddl.untold(Place::Open(Xid(24)));
+        ddl.aborted(Xid(24));
+        assert_eq!(judged(&mut ddl, 25), "");
+        ddl.untold(Place::Open(Xid(26)));
+        ddl.committed_open(Xid(26));
+        assert_eq!(judged(&mut ddl, 27), "t");
     }
 
     #[test]

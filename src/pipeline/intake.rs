@@ -32,6 +32,8 @@ pub enum Need {
     Tables(Relation),
     /// Say that a message with our prefix was not understood and sweeps everything; asked for once.
     Warning,
+    /// Say that DDL was not announced and sweeps everything.
+    Untold,
     /// Say that so many keys which a transaction named are not allowed, and stay.
     Refusal(u64),
 }
@@ -173,8 +175,16 @@ impl<A: Copy + Ord> Intake<A> {
                 }
                 return Need::Nothing;
             }
+            Some(Notice::DdlUntold {}) => {
+                self.altered = true;
+                self.named(place, |tx, load| rules.everything().whole(Cause::Ddl, tx, load));
+                self.ddl.untold(place);
+                return Need::Untold;
+            }
             None => {
                 self.named(place, |tx, load| rules.everything().whole(Cause::Unreadable, tx, load));
+                // It may be about DDL.
+                self.ddl.untold(place);
                 let said = std::mem::replace(&mut self.misunderstood, true);
                 return if said { Need::Nothing } else { Need::Warning };
             }

@@ -390,6 +390,7 @@ where
                 Need::Nothing => {}
                 Need::Tables(relation) => self.resolve(relation),
                 Need::Warning => refusals::misunderstood(),
+                Need::Untold => self.refusals.untold(),
                 Need::Refusal(count) => self.refused(count),
             }
         }

@@ -1,4 +1,4 @@
-//! Messages of transactions that come to nothing: said, and never with what they name.
+//! Messages of transactions that come to nothing, or to everything: said, and never with what they name.
 
 use std::time::Duration;
 
@@ -19,6 +19,23 @@ pub(super) struct Refusals {
     /// Since the last line.
     count: u64,
     said: Option<Instant>,
+    untold_said: Option<Instant>,
+}
+
+impl Refusals {
+    /// DDL was not announced.
+    pub(super) fn untold(&mut self) {
+        let now = Instant::now();
+        if self.untold_said.is_none_or(|said| now.duration_since(said) >= INTERVAL) {
+            self.untold_said = Some(now);
+            log!(
+                Id::DdlUntold,
+                hint =
+                    "The log of PostgreSQL says why crieur's event trigger failed: look for \"crieur does not know\".",
+                "the event trigger could not say what DDL changed: every key of the rules is swept, as for each such statement"
+            );
+        }
+    }
 }
 
 /// Asked for once.

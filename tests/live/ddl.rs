@@ -312,3 +312,24 @@ async fn event_triggers_of_an_older_version_are_told_and_replaced() {
     assert!(told("check").contains("event triggers: DDL is announced"), "{}", told("check"));
     assert_eq!(told("setup"), "nothing to do\n");
 }
+
+/// The trigger runs with the rights of whoever runs DDL, and one who may not read the catalogs breaks it. Ahead of that
+/// stands DDL that was announced: the next description of the table is no news.
+#[tokio::test]
+async fn ddl_whose_trigger_fails_is_taken_for_a_change_of_everything() {
+    let scene = Scene::start().await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow("ddl.untold");
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    let app = "CREATE ROLE app; ALTER TABLE visit_bookings OWNER TO app; GRANT CREATE ON SCHEMA public TO app";
+    scene.run(app).await;
+    scene.confirmed(&daemon).await;
+    scene.run("REVOKE SELECT ON pg_catalog.pg_policy FROM PUBLIC").await;
+    let untold = "SET ROLE app; ALTER TABLE visit_bookings ADD COLUMN b int DEFAULT 5; RESET ROLE;
+                  INSERT INTO visit_bookings VALUES (2, 1)";
+    let gone = scene.change(&daemon, untold).await;
+    assert!(gone.contains("available_slots:2"), "{gone:?} {}", daemon.log());
+    assert!(!gone.contains("session:1"), "{gone:?} {}", daemon.log());
+    assert!(scene.postgres.log().contains("this ALTER TABLE"), "{}", scene.postgres.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
