@@ -10,7 +10,8 @@ use crate::config::merged::Merged;
 use crate::error::Exit;
 use crate::mistake::{self, Mistakes, Place, SourceFile};
 use crate::rules::Rules;
-use crate::rules::read::parse::{Reader, TOP};
+use crate::rules::read::parse::TOP;
+use crate::rules::read::reader::Reader;
 
 /// The rules of a configuration, or of a file that holds nothing but rules: no server is named, no environment read.
 pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {

@@ -105,7 +105,7 @@ impl<A: Copy + Ord> Intake<A> {
     fn change(&mut self, change: Change<'_>, rules: &Rules) {
         match self.tables.meaning(change.relation) {
             Some(Meaning::Rules(plan)) => self.batch.change(plan, &change.row),
-            Some(Meaning::Everything) => self.batch.whole(rules.everything(), Cause::Unknown),
+            Some(Meaning::Everything) => self.batch.whole(&rules.everything(), Cause::Unknown),
             Some(Meaning::Changed(changed)) => {
                 self.altered = true;
                 let changed = Rc::clone(changed);

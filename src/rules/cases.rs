@@ -10,8 +10,9 @@ use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
 use crate::glob;
 use crate::keys::KeySet;
 use crate::question::{Answer, Question};
+use crate::rules::invalidations::Invalidations;
 use crate::rules::read::parse::{read_text, rules_of};
-use crate::rules::{Invalidations, Rules};
+use crate::rules::ruleset::Rules;
 
 const DOUSELL: &str = include_str!("../../systemd/dousell.rules.toml");
 /// Cells that are no text.

@@ -2,8 +2,9 @@
 //! contrary.
 
 use crieur::change::Value;
-use crieur::rules::read::syntax::{Path, condition};
+use crieur::rules::read::syntax::condition;
 use crieur::rules::value::condition::{Kind, Possible};
+use crieur::rules::value::path::Path;
 
 use super::harness::postgres::{Options, Postgres};
 

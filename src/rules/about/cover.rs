@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::glob;
 use crate::keys::FamilyId;
-use crate::rules::{Part, Rules};
+use crate::rules::ruleset::{Part, Rules};
 
 /// Longer keys suit whatever template covers them: there is no telling in reasonable time.
 const KEY_BYTES_MAX: usize = 1024;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::keys::FamilyId;
-use crate::rules::{Rule, Rules, Template};
+use crate::rules::ruleset::{Rule, Rules, Template};
 
 /// So many rules have a hash each; more share one, and the mark stays small.
 const HASHES_MAX: usize = 64;

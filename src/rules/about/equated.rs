@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::rules::Rules;
 use crate::rules::about::lint::{Reads, Use};
-use crate::rules::read::syntax::Path;
+use crate::rules::ruleset::Rules;
 use crate::rules::value::condition::{Comparison, Condition, Constant, Right};
+use crate::rules::value::path::Path;
 
 /// How a constant is compared with.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

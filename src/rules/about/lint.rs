@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 
 use crate::change::Value;
-use crate::rules::read::syntax::Path;
 use crate::rules::read::template::{self, Piece};
+use crate::rules::ruleset::{On, Part, Rule, Rules, Template};
 use crate::rules::value::condition::{Comparison, Condition, Constant, Kind, Right};
 use crate::rules::value::filter::Filter;
 use crate::rules::value::number;
-use crate::rules::{On, Part, Rule, Rules, Template};
+use crate::rules::value::path::Path;
 
 /// Choices of values that are tried on one condition.
 const CHOICES_MAX: usize = 20_000;
@@ -154,7 +154,7 @@ impl Rules {
     }
 
     pub(super) fn of_each_table(&self, rule: &Rule, path: &Path, how: &Use) -> Vec<Reads> {
-        let read = |table: &crate::rules::TableId| {
+        let read = |table: &crate::rules::ruleset::TableId| {
             let (schema, name) = self.name_of(*table);
             let table = (schema.to_owned(), name.to_owned());
             Reads { table, path: path.clone(), how: how.clone(), place: rule.place.clone() }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{Before, Made, NULL, UNKNOWN, apply, odd};
 use crate::change::Value;
 use crate::glob;
-use crate::rules::Invalidations;
+use crate::rules::invalidations::Invalidations;
 use crate::rules::plan::render::{Piece, pattern};
 use crate::rules::read::parse::rules_of;
 

@@ -6,7 +6,8 @@
 
 use crate::glob;
 use crate::keys::{FamilyId, TxOrdinal};
-use crate::rules::{Invalidations, On, Part, Rule, Rules, Template};
+use crate::rules::invalidations::Invalidations;
+use crate::rules::ruleset::{On, Part, Rule, Rules, Template};
 
 /// What messages and the configuration call the patterns.
 pub const SETTING: &str = "cache.invalidate";

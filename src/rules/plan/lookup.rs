@@ -10,9 +10,10 @@ use smallvec::SmallVec;
 use crate::change::Value;
 use crate::keys::{FamilyId, KeySet, TxOrdinal};
 use crate::question::{Answer, AnswerRow, Question};
+use crate::rules::invalidations::Invalidations;
 use crate::rules::plan::render::{Piece, Pieces, render};
+use crate::rules::ruleset::{Part, Rules, Template};
 use crate::rules::value::reading::{Form, Made};
-use crate::rules::{Invalidations, Part, Rules, Template};
 
 const NULL: u8 = 0;
 const UNKNOWN: u8 = 1;
@@ -82,15 +83,28 @@ fn decode<'a>(rules: &'a Rules, bytes: &'a [u8]) -> Option<Entry<'a>> {
     Some(Entry { template, question: Question { lookup, args }, values: own })
 }
 
+impl Rules {
+    /// The distinct questions behind encoded lookups.
+    pub fn questions(&self, lookups: &KeySet) -> Vec<Question> {
+        questions(self, lookups)
+    }
+
+    /// Renders the keys of encoded lookups from the answers to [`questions`](Rules::questions) (same order); a refused
+    /// question widens.
+    pub fn resolve(&self, lookups: &KeySet, questions: &[Question], answers: &[Answer], out: &mut Invalidations) {
+        resolve(self, lookups, questions, answers, out);
+    }
+}
+
 /// The distinct questions, in order of first mention.
-pub fn questions(rules: &Rules, lookups: &KeySet) -> Vec<Question> {
+fn questions(rules: &Rules, lookups: &KeySet) -> Vec<Question> {
     let mut seen = std::collections::HashSet::new();
     let entries = lookups.iter().filter_map(|key| decode(rules, key.bytes));
     entries.map(|entry| entry.question).filter(|question| seen.insert(question.clone())).collect()
 }
 
 /// The keys of every entry; a question without a usable answer widens its keys.
-pub fn resolve(rules: &Rules, lookups: &KeySet, questions: &[Question], answers: &[Answer], out: &mut Invalidations) {
+fn resolve(rules: &Rules, lookups: &KeySet, questions: &[Question], answers: &[Answer], out: &mut Invalidations) {
     let answered: HashMap<&Question, &Answer> = questions.iter().zip(answers).collect();
     for key in lookups.iter() {
         let Some(entry) = decode(rules, key.bytes) else { continue };

@@ -7,25 +7,27 @@ pub mod cause;
 mod columns;
 pub mod custom;
 mod images;
-pub(super) mod lookup;
+mod lookup;
 pub(super) mod render;
 mod verdict;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use crate::change::{Old, Relation, ReplicaIdentity, Row, Tuple, Value};
+use crate::change::{Oid, Old, Relation, ReplicaIdentity, Row, Tuple, Value};
 use crate::keys::{FamilyId, TxOrdinal};
 use crate::question::LookupId;
+use crate::rules::invalidations::Invalidations;
 use crate::rules::plan::cause::Cause;
 use crate::rules::plan::columns::{Columns, Comparing};
 use crate::rules::plan::images::{Image, Making, Slot, Source, raw, raw_old};
 use crate::rules::plan::render::{Piece, render};
 use crate::rules::plan::verdict::{Conditions, Operand, Side};
-use crate::rules::read::syntax::Path;
+use crate::rules::ruleset::{On, Part, Rule, Rules, TableId, Template};
 use crate::rules::value::condition::Kind;
+use crate::rules::value::path::Path;
 use crate::rules::value::reading::{Form, Reading};
-use crate::rules::{Invalidations, On, Part, Rule, Rules, TableId, Template};
 
 #[derive(Clone, Debug)]
 enum PlannedPart {
@@ -99,7 +101,7 @@ struct Forgetting {
 
 /// Whose keys a plan makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Scope<'a> {
+enum Scope<'a> {
     /// Nobody's.
     Nothing,
     /// Those of the tables' rules: a relation's rows are those of each table that it is a part of.
@@ -166,9 +168,53 @@ pub struct Plan {
     protect: Rc<[Vec<u8>]>,
 }
 
+impl Rules {
+    /// Compiles the rules of `table` (the relation itself, or the root of its partition tree) against its columns.
+    pub fn plan(&self, relation: &Relation, (schema, table): (&str, &str)) -> Plan {
+        match self.table(schema, table) {
+            Some(table) => self.plan_of(relation, &[table]),
+            None => Plan::compile(self, relation, Scope::Nothing),
+        }
+    }
+
+    /// The same for a relation whose rows are those of several tables: one that inherits from others.
+    pub fn plan_of(&self, relation: &Relation, tables: &[TableId]) -> Plan {
+        Plan::compile(self, relation, Scope::Tables(tables))
+    }
+
+    /// A plan whose TRUNCATE is every family of every rule.
+    pub fn everything(&self) -> Plan {
+        Plan::compile(self, &Rules::nothing(), Scope::Everything)
+    }
+
+    /// A plan whose TRUNCATE is every family that a change of the table may be about: those of its rules, and those whose
+    /// keys are made of answers that depend on it.
+    pub fn families_of(&self, table: TableId) -> Plan {
+        Plan::compile(self, &Rules::nothing(), Scope::Families(&[table]))
+    }
+
+    /// The families of some tables.
+    pub fn families_of_all(&self, tables: impl Iterator<Item = TableId>) -> BTreeSet<FamilyId> {
+        let mut load = Invalidations::default();
+        tables.for_each(|table| self.families_of(table).whole(Cause::Asked, 0, &mut load));
+        load.patterns.iter().map(|pattern| pattern.family).collect()
+    }
+
+    /// A relation without a column, for plans of which only TRUNCATE is used.
+    fn nothing() -> Relation {
+        Relation {
+            oid: Oid(0),
+            schema: String::new(),
+            name: String::new(),
+            identity: ReplicaIdentity::Nothing,
+            columns: Vec::new(),
+        }
+    }
+}
+
 impl Plan {
     /// The plan of the rules in `scope` over the columns of `relation`.
-    pub(super) fn compile(rules: &Rules, relation: &Relation, scope: Scope<'_>) -> Plan {
+    fn compile(rules: &Rules, relation: &Relation, scope: Scope<'_>) -> Plan {
         let mut compiler = Compiler::new(rules, relation, scope);
         let concerned = |index| rules.templates.iter().any(|t| t.rule == index && scope.holds(rules, t));
         let picked = || rules.rules.iter().enumerate().filter(|(index, _)| concerned(*index));

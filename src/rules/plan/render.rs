@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use crate::change::Value;
 use crate::glob;
 use crate::keys::{FamilyId, TxOrdinal};
-use crate::rules::Invalidations;
+use crate::rules::invalidations::Invalidations;
 use crate::rules::plan::cause::Cause;
 
 /// A piece of one key, its value filled in.

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::rules::Rules;
 use crate::rules::read::template::{self, Piece};
+use crate::rules::ruleset::Rules;
 
 /// What looks like another language's placeholder.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -13,8 +13,8 @@ use crate::rules::plan::render::{self, Piece as RenderPiece, Pieces};
 use crate::rules::read::foreign::{self, Sign};
 use crate::rules::read::rule::{Named, RuleReader};
 use crate::rules::read::template::{self, Piece};
+use crate::rules::ruleset::{AnswerColumn, Part, Template};
 use crate::rules::value::reading::Reading;
-use crate::rules::{AnswerColumn, Part, Template};
 
 /// Families that one template may be spelled out to.
 const FAMILIES_MAX: usize = 256;

@@ -4,6 +4,7 @@ pub mod foreign;
 mod keyspec;
 pub mod name;
 pub mod parse;
+pub mod reader;
 mod rule;
 pub mod sql;
 pub mod syntax;

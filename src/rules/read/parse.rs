@@ -8,55 +8,14 @@ use toml::de::{DeTable, DeValue};
 
 use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::rules::read::name::table_name;
+use crate::rules::read::reader::{Ignored, Reader, Toml};
 use crate::rules::read::rule::RuleReader;
-use crate::rules::read::syntax::Path;
+use crate::rules::ruleset::Rules;
 use crate::rules::value::condition::Condition;
-use crate::rules::{Rules, Table, TableId};
-
-/// What a rule may say: key and meaning. The reference in the documentation lists the same.
-pub const KEYS: &[(&str, &str)] = &[
-    ("table", "schema.table or an array of them, a name that needs it in double quotes; without a schema: public"),
-    ("on", "which of insert, update, delete; default: all three. TRUNCATE always counts"),
-    ("when", "a condition on each row image: status = 'free' and (location.city ilike '%dakar%' or @named)"),
-    ("changed", "columns or JSON paths: an update that changes none of them does not count"),
-    ("ignore", "columns that do not count: an update that changes nothing else does not count"),
-    ("namespace", "keys become namespace:key"),
-    (
-        "keys",
-        "key templates: literals, {column}, {column.path|filter or 'text'}, {lookup.column}, {4,8}, * as a pattern, \
-         {{ and }} for braces",
-    ),
-    ("companions", "texts that follow each key to make another: [\":meta\"]"),
-    (
-        "lookup",
-        "lookup.NAME = { sql, args, tables }: SQL with $1, $2, … and the columns that fill them; 0 to n rows, one key each; \
-         tables: all that the SQL reads, so that answers are kept until one of them changes",
-    ),
-];
+use crate::rules::value::path::Path;
 
 /// What stands at the top of a rules file.
 pub const TOP: [&str; 3] = ["rules", "conditions", "ignore"];
-
-pub(super) type Toml<'i> = Spanned<DeValue<'i>>;
-
-/// Collects the rules of one or more files.
-#[derive(Debug)]
-pub struct Reader<'m> {
-    pub(super) rules: Rules,
-    pub(super) mistakes: &'m mut Mistakes,
-    /// `[conditions]`, in order.
-    pub(super) conditions: Vec<(String, Condition<Path>)>,
-    /// `[ignore]`, in order.
-    ignored: Vec<Ignored>,
-}
-
-/// One line of `[ignore]`.
-#[derive(Debug)]
-struct Ignored {
-    table: (String, String),
-    columns: Vec<String>,
-    place: Place,
-}
 
 impl<'m> Reader<'m> {
     /// Reads rules for a cache with these protected patterns.
@@ -138,18 +97,6 @@ impl<'m> Reader<'m> {
         }
     }
 
-    /// The table of this name, new or known.
-    pub(super) fn table(&mut self, schema: String, name: String) -> TableId {
-        let tables = &mut self.rules.tables;
-        let known = tables.iter().position(|table| (&table.schema, &table.name) == (&schema, &name));
-        TableId(known.unwrap_or_else(|| {
-            let of_it = self.ignored.iter().filter(|Ignored { table: (s, n), .. }| (s, n) == (&schema, &name));
-            let ignore = of_it.flat_map(|ignored| ignored.columns.iter().cloned()).collect();
-            tables.push(Table { schema, name, ignore });
-            tables.len() - 1
-        }))
-    }
-
     /// Reads the value of a file's `rules`.
     pub fn read(&mut self, file: &Rc<SourceFile>, rules: &Toml<'_>) {
         let Some(array) = rules.get_ref().as_array() else {
@@ -164,11 +111,6 @@ impl<'m> Reader<'m> {
         }
         self.mistakes.within("");
     }
-
-    pub(super) fn wrong_type(&mut self, file: &Rc<SourceFile>, value: &Toml<'_>, what: &str, wanted: &str) {
-        let place = Place::File(Rc::clone(file), value.span());
-        self.mistakes.error(place, format!("{what} must be {wanted}"), format!("this is {}", article(value)));
-    }
 }
 
 /// What a rule is called: it has a number and a table, and no name.
@@ -179,12 +121,6 @@ fn named(index: usize, rule: &Toml<'_>) -> String {
     });
     let number = index + 1;
     table.map_or_else(|| format!("rule {number}"), |table| format!("rule {number}, {table}"))
-}
-
-fn article(value: &Toml<'_>) -> String {
-    let name = value.get_ref().type_str();
-    let vowel = name.starts_with(['a', 'i']);
-    format!("{} {name}", if vowel { "an" } else { "a" })
 }
 
 /// The rules of a text that is known to be right, for tests of what rules do.

@@ -8,13 +8,35 @@ use toml::de::DeTable;
 use crate::mistake::{Place, SourceFile, suggestion};
 use crate::question::LookupId;
 use crate::rules::read::name::table_name;
-use crate::rules::read::parse::{KEYS, Reader, Toml};
+use crate::rules::read::reader::{Reader, Toml};
 use crate::rules::read::sql;
-use crate::rules::read::syntax::{self, Path};
+use crate::rules::read::syntax::{self};
 use crate::rules::read::template;
 use crate::rules::read::written;
+use crate::rules::ruleset::{Lookup, On, Part, Rule, TableId};
 use crate::rules::value::condition::Condition;
-use crate::rules::{Lookup, On, Part, Rule, TableId};
+use crate::rules::value::path::Path;
+
+/// What a rule may say: key and meaning. The reference in the documentation lists the same.
+const KEYS: &[(&str, &str)] = &[
+    ("table", "schema.table or an array of them, a name that needs it in double quotes; without a schema: public"),
+    ("on", "which of insert, update, delete; default: all three. TRUNCATE always counts"),
+    ("when", "a condition on each row image: status = 'free' and (location.city ilike '%dakar%' or @named)"),
+    ("changed", "columns or JSON paths: an update that changes none of them does not count"),
+    ("ignore", "columns that do not count: an update that changes nothing else does not count"),
+    ("namespace", "keys become namespace:key"),
+    (
+        "keys",
+        "key templates: literals, {column}, {column.path|filter or 'text'}, {lookup.column}, {4,8}, * as a pattern, \
+         {{ and }} for braces",
+    ),
+    ("companions", "texts that follow each key to make another: [\":meta\"]"),
+    (
+        "lookup",
+        "lookup.NAME = { sql, args, tables }: SQL with $1, $2, … and the columns that fill them; 0 to n rows, one key each; \
+         tables: all that the SQL reads, so that answers are kept until one of them changes",
+    ),
+];
 
 /// What a lookup may say.
 const LOOKUP_KEYS: &[&str] = &["sql", "args", "tables"];

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::postgres::quote;
-use crate::rules::AnswerColumn;
+use crate::rules::ruleset::AnswerColumn;
 
 /// A parameter: where it stands, and its number from 1.
 type Parameter = (Range<usize>, usize);

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use crate::rules::read::syntax::Path;
 use crate::rules::value::filter::Filter;
+use crate::rules::value::path::Path;
 use crate::rules::value::reading::{Reading, Writing};
 
 /// One piece of a template.

@@ -5,4 +5,5 @@ pub mod filter;
 mod json;
 pub mod like;
 pub(super) mod number;
+pub mod path;
 pub mod reading;
