@@ -34,6 +34,7 @@ pub mod lsn;
 pub mod mistake;
 pub mod notice;
 pub mod question;
+pub mod reminder;
 pub mod secret;
 pub mod seen;
 pub mod start;

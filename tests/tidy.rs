@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "src/mark.rs",
     "src/pace.rs",
     "src/proof.rs",
+    "src/reminder.rs",
     "src/ring.rs",
     "src/metrics.rs",
     "src/notice.rs",
@@ -276,4 +277,12 @@ fn sql_is_plain_ascii() {
         complaints.extend(odd.map(|(number, line)| format!("{}:{}: {line}", path.display(), number + 1)));
     }
     complain(complaints);
+}
+
+/// What lasts is said by one reminder; a minute of a file's own would be another rule.
+#[test]
+fn one_reminder_serves_all_that_is_said_again() {
+    let texts = files("src", "rs").into_iter().filter(|(path, _)| *path != Path::new("src/reminder.rs"));
+    let own = texts.filter(|(_, text)| code(text).contains("const REMIND"));
+    complain(own.map(|(path, _)| format!("{}: use src/reminder.rs", path.display())).collect());
 }

@@ -25,12 +25,10 @@ use crate::error::{Error, Result};
 use crate::keys::KeySet;
 use crate::observe::{Id, log};
 use crate::proof::Turns;
+use crate::reminder::Reminder;
 
 /// Connections that a long key may break before it is left out.
 const LONG_KEY_TRIES: usize = 3;
-
-/// How often it is said at most that no new connection can be made while the present one works.
-const REMIND: Duration = Duration::from_secs(60);
 
 /// Writes the mark `ARGV[1]` if the one that is there stands in `ARGV[5..]`, or if there is none and `ARGV[2]` allows it.
 /// `ARGV[3]` and `ARGV[4]` are the server's identity: a proxy may lead to another server than the one that had the deletes
@@ -102,8 +100,8 @@ pub struct RedisCache {
     sweeping: Cell<bool>,
     /// The mark is written by the script, though a plain command would be cheaper.
     by_script: Cell<bool>,
-    /// When it was last said that there is no new connection.
-    said: Cell<Option<Instant>>,
+    /// That no new connection can be made while the present one works.
+    said: RefCell<Reminder<Id, Instant>>,
     pub(super) steps: Steps,
     progress: Progress,
     health: Arc<Health>,
@@ -126,7 +124,7 @@ impl RedisCache {
             known: RefCell::default(),
             sweeping: Cell::default(),
             by_script: Cell::default(),
-            said: Cell::default(),
+            said: RefCell::default(),
             steps: Steps::default(),
             progress: Progress::default(),
             health: Arc::default(),
@@ -251,8 +249,7 @@ impl RedisCache {
     }
 
     fn complain_about_renewal(&self, error: &Error) {
-        if self.said.get().is_none_or(|said| said.elapsed() >= REMIND) {
-            self.said.set(Some(Instant::now()));
+        if self.said.borrow_mut().is_due(&Id::RenewalFailing, Instant::now()) {
             let hint = error.hint.as_deref().unwrap_or("The one that is there is used as long as it works.");
             log!(
                 Id::RenewalFailing,

@@ -15,12 +15,10 @@ use crate::observe::{Id, log};
 use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
 use crate::postgres::sqlstate::session_error;
+use crate::reminder::Reminder;
 
 /// How often a replica that lags is asked again.
 const INTERVAL: Duration = Duration::from_millis(10);
-
-/// How often a replica that stays behind is logged.
-const REMIND: Duration = Duration::from_secs(60);
 
 /// A session with one standby; connects when first needed, anew after an error.
 struct Replica {
@@ -53,7 +51,7 @@ impl Replicas {
     }
 
     async fn reach_one(&self, replica: &Replica, lsn: Lsn) -> Result<()> {
-        let mut due = Instant::now() + REMIND;
+        let mut said = Reminder::begun(Id::ReplicaBehind, Instant::now());
         loop {
             // Out of its place while it is used: an error, or a dropped call, leaves none behind.
             let session = replica.session.take();
@@ -69,8 +67,7 @@ impl Replicas {
             if replayed >= lsn {
                 return Ok(());
             }
-            if due <= Instant::now() {
-                due += REMIND;
+            if said.is_due(&Id::ReplicaBehind, Instant::now()) {
                 let hint = "The position waits for it: see pg_stat_wal_receiver and pg_is_wal_replay_paused() there.";
                 let server = replica.dsn.servers();
                 log!(Id::ReplicaBehind, hint, "replica {server} has replayed {replayed} and is waited for at {lsn}");

@@ -389,6 +389,11 @@ ids! {
         stale "No; without a mark the next start sweeps every key of the rules."
         act "Raise maxmemory of the cache, or give it a maxmemory-policy that evicts keys."
         ends "When the cache has room."
+    MarkWorks "mark.works_again" Info
+        means "The cache takes the mark again."
+        stale "No."
+        act "Nothing."
+        ends "At once."
     RepairSlowed "repair.slowed" Warn
         means "The cache becomes another one again and again, and the next repair waits."
         stale "Perhaps, until the repair that waits has ended."

@@ -11,10 +11,12 @@
 
 use std::collections::HashMap;
 
+use tokio::time::Instant;
+
 use crate::control::Definitions;
 use crate::keys::KeySet;
-use crate::pipeline::complaints::Complaints;
 use crate::question::{Answer, AnswerRow, LookupId, Question};
+use crate::reminder::Reminder;
 use crate::rules::Rules;
 
 /// What an entry takes besides its texts: the table's slot, the vectors, and what the allocator adds.
@@ -46,7 +48,7 @@ pub struct Answers {
     /// The definitions were looked at behind the transactions that leave now.
     sure: bool,
     /// What was said of those that are refused.
-    pub(crate) complaints: Complaints,
+    pub(crate) refused: Reminder<(LookupId, String), Instant>,
 }
 
 impl Answers {

@@ -220,7 +220,7 @@ fn complain_of_refused(asking: &Asking, questions: &[Question], answers: &[Answe
     }
     let now = Instant::now();
     for ((id, message), count) in &refused {
-        let said = asking.answers.borrow_mut().complaints.refused(*id, message, *count, now);
+        let said = asking.answers.borrow_mut().refused.counted(&(*id, (*message).to_owned()), *count, now);
         let Some(count) = said else { continue };
         let name = asking.rules.lookups().get(id.0 as usize).map_or("?", |lookup| lookup.name.as_str());
         log!(

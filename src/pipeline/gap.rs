@@ -24,10 +24,10 @@ use crate::keys::FamilyId;
 use crate::mark::{Gap, gap, gap_at_first, nonce, publication, rules};
 use crate::observe::{Id, log};
 use crate::pipeline::deliver::{Part, insist};
-use crate::pipeline::outage::REMIND;
 use crate::pipeline::owed::{GapSweep, Repair};
 use crate::pipeline::repairs::{NAMELESS, When};
 use crate::proof::{Connection, Fit, Held, Meaning, Slot, Turns, meaning};
+use crate::reminder::Reminder;
 use crate::rules::plan::cause::{Cause, Causes};
 use crate::rules::{Invalidations, TableId};
 use crate::seen;
@@ -61,15 +61,14 @@ fn id(gap: &Gap) -> Id {
     }
 }
 
-/// Says each minute that old transactions are still waited for; answers when that was last said.
-fn remind(said: Instant) -> Instant {
-    if said.elapsed() < REMIND {
-        return said;
+/// Says each minute that old transactions are still waited for.
+fn remind(said: &mut Reminder<Id, Instant>) {
+    if !said.is_due(&Id::GapWaits, Instant::now()) {
+        return;
     }
     let hint =
         "pg_stat_activity and pg_prepared_xacts name them. Deletes go on; until they end no position is confirmed.";
     log!(Id::GapWaits, hint, "transactions from before the gap are still open: its sweep waits for their end");
-    Instant::now()
 }
 
 impl<S, C, D> Pipeline<S, C, D>
@@ -366,7 +365,7 @@ where
                         "transactions are open that {source} may not have: sweeping again when they have ended"
                     );
                     spans.iter().for_each(|span| self.window.add_part(*span));
-                    self.elders = Some((snapshot, Instant::now()));
+                    self.elders = Some((snapshot, Reminder::begun(Id::GapWaits, Instant::now())));
                     self.look_for_elders(ELDERS_INTERVAL);
                 }
                 self.sweep_for(spans);
@@ -375,8 +374,9 @@ where
                 let spans = std::mem::take(&mut self.unswept);
                 self.sweep_for(spans);
             }
-            Some((elders, said)) => {
-                self.elders = Some((elders, remind(said)));
+            Some((elders, mut said)) => {
+                remind(&mut said);
+                self.elders = Some((elders, said));
                 self.look_for_elders(ELDERS_INTERVAL);
             }
         }

@@ -5,7 +5,6 @@
 //! and echo before it was answered and the cache's mark was written.
 
 pub mod answers;
-mod complaints;
 mod connection;
 mod ddl;
 pub mod deliver;
@@ -23,7 +22,6 @@ mod reload;
 mod repairs;
 pub mod stall;
 pub mod tables;
-mod told;
 pub mod watch;
 mod watching;
 pub mod words;
@@ -66,6 +64,7 @@ use crate::pipeline::repairs::Repairs;
 use crate::pipeline::watching::Watching;
 use crate::proof::{Held, Turns};
 use crate::question::LookupId;
+use crate::reminder::Reminder;
 use crate::ring::Ring;
 use crate::rules::Rules;
 use crate::source::{BACKLOG, Source};
@@ -185,10 +184,10 @@ pub struct Pipeline<S: Source, C, D> {
     unsure: Unsure,
     await_elders: bool,
     /// Those that a sweep waits for, and when that was last said.
-    elders: Option<(Snapshot, Instant)>,
+    elders: Option<(Snapshot, Reminder<Id, Instant>)>,
     looking: Kept<Snapshot>,
-    /// When a mark that cannot be written was last logged.
-    mark_said: Option<(String, Instant)>,
+    /// Of writing the mark.
+    mark_outage: Outage,
     ready: bool,
 
     source_backoff: Backoff,
@@ -270,7 +269,7 @@ where
             await_elders: false,
             elders: None,
             looking: None,
-            mark_said: None,
+            mark_outage: Outage::default(),
             ready: false,
             source_backoff: Backoff::default(),
             source_again: None,

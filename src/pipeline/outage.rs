@@ -7,14 +7,23 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub(crate) use crate::pipeline::told::REMIND;
-use crate::pipeline::told::Told;
+use crate::reminder::{self, Reminder};
+
+/// Causes that are remembered of one outage.
+const CAUSES_MAX: usize = 8;
 
 /// One outage, or none.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outage {
     since: Option<Instant>,
-    told: Told,
+    /// Its causes: another one is said at once.
+    told: Reminder<String, Instant>,
+}
+
+impl Default for Outage {
+    fn default() -> Self {
+        Outage { since: None, told: Reminder::of_at_most(CAUSES_MAX) }
+    }
 }
 
 /// What a failure is worth.
@@ -34,7 +43,7 @@ impl Outage {
         let lasted = now.duration_since(*self.since.get_or_insert(now));
         match self.told.is_due(cause, now) {
             false => Say::Nothing,
-            true if lasted < REMIND => Say::First,
+            true if lasted < reminder::EVERY => Say::First,
             true => Say::Still(lasted),
         }
     }

@@ -19,7 +19,7 @@ use crate::failpoints::{Guard, Step, reached, without};
 use crate::lsn::Lsn;
 use crate::mark::Mark;
 use crate::observe::{Id, log};
-use crate::pipeline::outage::REMIND;
+use crate::pipeline::outage::{Say, span};
 use crate::pipeline::repairs::{UNPROVEN, When};
 use crate::proof::Held;
 use crate::source::Source;
@@ -151,6 +151,9 @@ where
                 reached(Step::MarkWritten);
                 self.ring.marked(&writing.mark.nonce, writing.first);
                 self.repairs.proved();
+                if let Some(lasted) = self.mark_outage.over(Instant::now()) {
+                    log!(Id::MarkWorks, cache = self.cache.name(), after = span(lasted), "the mark is written again");
+                }
                 self.held = Held::Trusted(vec![writing.text]);
                 self.acknowledge(writing.ack);
                 self.tell();
@@ -226,7 +229,6 @@ where
 
     /// Once for each cause, and each minute.
     fn complain_about_mark(&mut self, what: &str, error: Option<Error>) {
-        let now = Instant::now();
         let cause = error.as_ref().map(|error| format!(": {}", error.chain())).unwrap_or_default();
         let line = format!("{what}{cause}");
         let cache = self.cache.name();
@@ -235,12 +237,11 @@ where
             None => "Raise maxmemory of the cache, or give it a maxmemory-policy that evicts keys.",
         };
         let id = if error.is_some() { Id::MarkFailing } else { Id::MarkFull };
-        match &self.mark_said {
-            Some((said, at)) if *said == line && now.duration_since(*at) < REMIND => return,
+        match self.mark_outage.failed(&line, Instant::now()) {
+            Say::First => log!(id, hint, cache, "{line}"),
             // What lasts does not mend itself.
-            Some((said, _)) if *said == line => log!(id.lasting(), hint, cache, "{line}"),
-            Some(_) | None => log!(id, hint, cache, "{line}"),
+            Say::Still(_) => log!(id.lasting(), hint, cache, "{line}"),
+            Say::Nothing => {}
         }
-        self.mark_said = Some((line, now));
     }
 }

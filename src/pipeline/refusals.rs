@@ -1,33 +1,22 @@
 //! Messages of transactions that come to nothing, or to everything: said, and never with what they name.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::Pipeline;
 use crate::cache::Cache;
 use crate::control::Control;
 use crate::observe::{Id, log};
+use crate::reminder::Reminder;
 use crate::source::Source;
 
-/// How often refusals are logged at most: anybody can cause them, at any rate.
-const INTERVAL: Duration = Duration::from_secs(60);
-
-/// Keys that transactions named and may not.
+/// When each was said. Anybody can cause them, at any rate.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
-    /// Since the last line.
-    count: u64,
-    said: Option<Instant>,
-    untold_said: Option<Instant>,
-}
+pub(super) struct Refusals(Reminder<Id, Instant>);
 
 impl Refusals {
     /// DDL was not announced.
     pub(super) fn untold(&mut self) {
-        let now = Instant::now();
-        if self.untold_said.is_none_or(|said| now.duration_since(said) >= INTERVAL) {
-            self.untold_said = Some(now);
+        if self.0.is_due(&Id::DdlUntold, Instant::now()) {
             log!(
                 Id::DdlUntold,
                 hint =
@@ -57,11 +46,7 @@ where
     /// A transaction named keys that it may not; they stay.
     pub(super) fn refused(&mut self, count: u64) {
         self.totals.not_allowed += count;
-        self.refusals.count += count;
-        let now = Instant::now();
-        if self.refusals.said.is_none_or(|said| now.duration_since(said) >= INTERVAL) {
-            let count = std::mem::take(&mut self.refusals.count);
-            self.refusals.said = Some(now);
+        if let Some(count) = self.refusals.0.counted(&Id::NotAllowed, count, Instant::now()) {
             log!(
                 Id::NotAllowed,
                 hint = "Allow them in cache.invalidate, for example [\"properties:search:*\"], or correct the call.",

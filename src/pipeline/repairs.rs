@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::observe::{Id, log};
 use crate::pace::{Pace, Turn};
-use crate::pipeline::outage::REMIND;
 use crate::pipeline::owed::Owed;
+use crate::reminder::Reminder;
 
 /// The way out, which is the same for every cause: something outside makes the cache another again and again.
 const HINT: &str = "cache.url must lead to one primary at each connection (not to a load balancer over several servers), and no other \
@@ -49,7 +49,7 @@ impl When {
 #[derive(Debug, Default)]
 pub(super) struct Repairs {
     pace: Pace<Instant>,
-    said: Option<Instant>,
+    said: Reminder<Id, Instant>,
     /// How many waited.
     pub(super) delayed: u64,
     /// One waited, and no mark was written since.
@@ -69,8 +69,7 @@ impl Repairs {
                 self.delayed += 1;
                 self.is_slow = true;
                 let pause = due - now;
-                if self.said.is_none_or(|said| now.duration_since(said) >= REMIND) {
-                    self.said = Some(now);
+                if self.said.is_due(&Id::RepairSlowed, now) {
                     let seconds = pause.as_secs();
                     log!(
                         Id::RepairSlowed,

@@ -9,9 +9,7 @@ use std::time::Duration;
 use crate::control::{Refused, Sighting, SlotWal, WalStatus};
 use crate::observe::{Id, Line};
 use crate::postgres::quote;
-
-/// How often a cause that stays is told.
-const REMIND: Duration = Duration::from_secs(60);
+use crate::reminder::{self, Reminder};
 
 /// How often tables whose changes do not come are swept.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -70,7 +68,7 @@ impl Cause {
 #[derive(Debug)]
 pub struct Watch {
     publication: String,
-    said: BTreeMap<Cause, Duration>,
+    said: Reminder<Cause, Duration>,
     swept: Option<Duration>,
     /// What told at the last look that no partition was truncated.
     rooted: BTreeMap<(String, String), String>,
@@ -81,7 +79,13 @@ impl Watch {
     /// `publication` is the name, for hints.
     pub fn new(publication: &str) -> Self {
         let publication = publication.to_owned();
-        Watch { publication, said: BTreeMap::new(), swept: None, rooted: BTreeMap::new(), safe: VecDeque::new() }
+        Watch {
+            publication,
+            said: Reminder::of_at_most(usize::MAX),
+            swept: None,
+            rooted: BTreeMap::new(),
+            safe: VecDeque::new(),
+        }
     }
 
     /// Judges one look at the server.
@@ -92,14 +96,13 @@ impl Watch {
         }
         found.extend(sighting.refused.iter().filter(|refused| !refused.is_mended).map(of_refused));
         found.extend(sighting.missing.iter().map(of_missing));
-        self.said.retain(|cause, _| *cause == Cause::HeldBack || found.iter().any(|(current, _)| current == cause));
+        self.said.retain(|cause| *cause == Cause::HeldBack || found.iter().any(|(current, _)| current == cause));
         let due = |(cause, notice): (Cause, Notice)| {
-            let again = |said: &Duration| cause.is_repeated() && now.saturating_sub(*said) >= REMIND;
-            let due = self.said.get(&cause).is_none_or(again);
-            due.then(|| {
-                self.said.insert(cause, now);
-                notice
-            })
+            let is_due = match cause.is_repeated() {
+                true => self.said.is_due(&cause, now),
+                false => self.said.is_new(&cause, now),
+            };
+            is_due.then_some(notice)
         };
         let mut notices: Vec<Notice> = found.into_iter().filter_map(due).collect();
         notices.extend(sighting.refused.iter().filter(|refused| refused.is_mended).map(mended));
@@ -124,10 +127,9 @@ impl Watch {
 
     /// The server's WAL goes on and nothing of it has come for so long.
     pub fn held_back(&mut self, now: Duration, since: Duration, sighting: &Sighting) -> Option<Notice> {
-        if self.said.get(&Cause::HeldBack).is_some_and(|said| now.saturating_sub(*said) < REMIND) {
+        if !self.said.is_due(&Cause::HeldBack, now) {
             return None;
         }
-        self.said.insert(Cause::HeldBack, now);
         let standbys = Some(&sighting.standby_slots).filter(|slots| sighting.failover && !slots.is_empty());
         let (cause, hint) = match standbys {
             Some(slots) => (
@@ -146,7 +148,7 @@ impl Watch {
              deleted from the cache; {cause}",
             minutes(since)
         );
-        let line = if since < REMIND { Id::HeldBack.into() } else { Id::HeldBack.lasting() };
+        let line = if since < reminder::EVERY { Id::HeldBack.into() } else { Id::HeldBack.lasting() };
         Some(Notice { line, text, hint })
     }
 

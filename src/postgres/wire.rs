@@ -2,7 +2,6 @@
 //!
 //! It speaks messages, not changes, and keeps no position. It has one owner and one writer; reading is cancel-safe.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, BytesMut};
@@ -21,6 +20,7 @@ use crate::postgres::frames::Frames;
 use crate::postgres::link::{Link, each_host};
 use crate::postgres::socket::ReceiveWindow;
 use crate::postgres::sqlstate::{error_fields, no_password, server_error, wrong_target};
+use crate::reminder::Reminder;
 
 /// A row of a simple query, as text.
 pub type TextRow = Vec<Option<String>>;
@@ -34,8 +34,8 @@ pub struct Wire {
     server_encoding: String,
     /// The stream comes in the server's encoding.
     transcoder: Option<Box<Transcoder>>,
-    /// When it was last said of a table that a value of it has no form in UTF-8.
-    said: HashMap<Oid, Instant>,
+    /// Tables of which a value has no form in UTF-8.
+    said: Reminder<Oid, Instant>,
 }
 
 /// A database with the encoding SQL_ASCII holds whatever bytes the application wrote. A client that wants UTF-8 has them
@@ -45,9 +45,6 @@ pub(crate) const UNCONVERTED: &str = "SET client_encoding = 'SQL_ASCII'";
 
 /// For statements of ours.
 const CONVERTED: &str = "SET client_encoding = 'UTF8'";
-
-/// How often it is said that a table has values without a form in UTF-8.
-const REMIND: Duration = Duration::from_secs(60);
 
 /// Names in statements of ours are the server's own, whatever role or database put into the path; the stream's values
 /// are written under theirs ([`ROLES_PATH`]).
@@ -83,7 +80,7 @@ impl Wire {
 
     async fn log_in(link: Link, dsn: &Dsn) -> Result<Self> {
         let (frames, server_encoding) = (Frames::default(), String::new());
-        let (transcoder, said) = (None, HashMap::new());
+        let (transcoder, said) = (None, Reminder::default());
         let mut wire = Wire { link, frames, out: BytesMut::new(), server_encoding, transcoder, said };
         let user = dsn.user()?;
         let options = format!("{OUTPUT} {}", dsn.config.get_options().unwrap_or_default());
@@ -381,9 +378,8 @@ impl Wire {
 }
 
 /// Once a minute for each table.
-fn say_odd(said: &mut HashMap<Oid, Instant>, oid: Oid, table: &str) {
-    if said.get(&oid).is_none_or(|said| said.elapsed() >= REMIND) {
-        said.insert(oid, Instant::now());
+fn say_odd(said: &mut Reminder<Oid, Instant>, oid: Oid, table: &str) {
+    if said.is_due(&oid, Instant::now()) {
         let hint = "No reader can read that value in UTF-8, so no key is made of it. Mend the row.";
         log!(
             Id::ValueUnreadable,

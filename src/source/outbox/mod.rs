@@ -18,7 +18,6 @@ mod page;
 mod taken;
 mod worker;
 
-use std::collections::HashMap;
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +36,7 @@ use crate::lsn::Lsn;
 use crate::observe::{Id, log};
 use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
+use crate::reminder::Reminder;
 use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
 use crate::source::outbox::lease::Lasting;
 use crate::source::outbox::overflow::NAMED;
@@ -49,9 +49,6 @@ pub(crate) use begin::Facts;
 pub(crate) use follow::Follower;
 pub(crate) use lease::{BEGIN_WRITE, transact};
 pub(crate) use page::query;
-
-/// How often it is said of a table that its changes are not captured.
-const REMIND: Duration = Duration::from_secs(60);
 
 /// How often the loop shows whoever watches it that it turns: there is no status to send, and nothing else is sure to
 /// happen while the cache is away or a sweep runs.
@@ -96,8 +93,8 @@ struct Running {
     received: Lsn,
     /// How late the rows of a backlog are.
     late: Duration,
-    /// When it was last said that a shape's changes are not captured.
-    said: HashMap<i32, Instant>,
+    /// Shapes whose changes are not captured.
+    said: Reminder<i32, Instant>,
     /// When the loop shows next that it turns.
     show_due: Instant,
 }
@@ -227,7 +224,7 @@ impl Outbox {
             assembler: Assembler::default(),
             received: first_of(era),
             late: Duration::ZERO,
-            said: HashMap::new(),
+            said: Reminder::default(),
             show_due: Instant::now(),
         }));
     }
@@ -280,9 +277,8 @@ impl Running {
         self.late = Duration::from_micros(late.try_into().unwrap_or(0));
         if let (b'S', Some(id), Some(why)) = (row.op, row.shape, row.note)
             && let Some(shape) = self.shapes.get(&id)
-            && self.said.get(&id).is_none_or(|said| said.elapsed() >= REMIND)
+            && self.said.is_due(&id, Instant::now())
         {
-            self.said.insert(id, Instant::now());
             let hint = match why {
                 UNREADABLE => "No reader can read that value in UTF-8. Mend the row.",
                 _ => "Run `crieur setup`, or crieur.watch, to capture the table as it is now.",

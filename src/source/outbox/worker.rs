@@ -15,12 +15,13 @@ use crate::error::{Error, Result};
 use crate::observe::{Id, log};
 use crate::postgres::link::answered;
 use crate::postgres::session::Session;
+use crate::reminder::Reminder;
+use crate::source::outbox::Options;
 use crate::source::outbox::begin::ERA_BYTES;
 use crate::source::outbox::lease::{self, Lasting, RENEW_INTERVAL, Removed};
 use crate::source::outbox::overflow::{self, Closing};
 use crate::source::outbox::page::{self, Page, Poll, RowName, runs};
 use crate::source::outbox::taken::Taken;
-use crate::source::outbox::{Options, REMIND};
 
 /// The pause between looks under load, and when nothing has come for long.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -82,8 +83,8 @@ pub(super) struct Worker {
     /// What was handed over and is not removed.
     taken: Taken,
     closing: Option<Closing>,
-    /// When it was last said that old transactions are waited for.
-    elders_said: Instant,
+    /// That old transactions are waited for.
+    elders_said: Reminder<Id, Instant>,
     tend_due: Instant,
     shrink_due: Instant,
     known: std::collections::HashSet<i32>,
@@ -119,7 +120,7 @@ impl Worker {
             poll: Poll::new(),
             taken: Taken::default(),
             closing: None,
-            elders_said: now,
+            elders_said: Reminder::default(),
             tend_due: now,
             shrink_due: now + SHRINK_INTERVAL,
             known: Default::default(),
@@ -191,7 +192,7 @@ impl Worker {
         let fresh = self.closing.is_none();
         if fresh {
             self.closing = answered(limit, overflow::close(client)).await?;
-            self.elders_said = now;
+            self.elders_said = Reminder::begun(Id::OutboxWaits, now);
         }
         self.tend_due = now + if self.closing.is_some() { ELDERS_INTERVAL } else { TEND_INTERVAL };
         let Some(closing) = &self.closing else { return Ok(None) };
@@ -221,8 +222,7 @@ impl Worker {
 
     /// Says each minute that old transactions are waited for.
     fn remind(&mut self, now: Instant) {
-        if now.duration_since(self.elders_said) >= REMIND {
-            self.elders_said = now;
+        if self.elders_said.is_due(&Id::OutboxWaits, now) {
             let hint = "pg_stat_activity and pg_prepared_xacts name them; the outbox was full while they ran.";
             log!(
                 Id::OutboxWaits,

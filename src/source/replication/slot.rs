@@ -3,8 +3,6 @@
 //! It knows neither positions that were answered nor caches. It keeps one invariant: only a slot that decodes nothing
 //! any more is dropped, and never one of another kind, plugin or database.
 
-use std::time::Duration;
-
 use tokio::time::{Instant, interval_at};
 
 use crate::decode::stream::two_phase;
@@ -13,13 +11,11 @@ use crate::lsn::Lsn;
 use crate::observe::{Id, log};
 use crate::postgres::quote;
 use crate::postgres::wire::{TextRow, Wire};
+use crate::reminder;
 use crate::source::replication::Life;
 
 /// The first version whose logical slots can be synchronized to a standby.
 const VERSION_FAILOVER: u32 = 170_000;
-
-/// How often a creation that waits is logged.
-const REMIND: Duration = Duration::from_secs(60);
 
 /// What became of a slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,7 +121,7 @@ pub(crate) async fn create(wire: &mut Wire, slot: &str, version: u32, life: Life
     };
     let sql = format!("CREATE_REPLICATION_SLOT \"{slot}\" {life}LOGICAL pgoutput {options}");
     let since = Instant::now();
-    let mut remind = interval_at(since + REMIND, REMIND);
+    let mut remind = interval_at(since + reminder::EVERY, reminder::EVERY);
     let mut creating = Box::pin(wire.simple_query(&sql));
     let rows = loop {
         tokio::select! {
