@@ -22,7 +22,7 @@ use crate::cli::check::server::{self, Names};
 use crate::cli::check::tables::{PUBLISH, unpublished};
 use crate::cli::check::{self, Finding, Verdict};
 use crate::cli::obstacles::obstacles;
-use crate::cli::trial::{self, tried};
+use crate::cli::trial;
 use crate::config::Config;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
@@ -179,21 +179,25 @@ pub(super) fn publishing(catalog: &Catalog, tables: &[&Table], name: &str) -> Ve
     out
 }
 
-/// Tries the plan table by table, where it changes something. An index that is still to be built cannot be tried.
+/// Tries the plan where it changes something, one carrier after the other: a trial locks what it alters. An index that is
+/// still to be built cannot be tried.
 async fn trial(postgres: &Client, catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>) -> Result<Vec<Finding>> {
     let chosen = choices(catalog, needs, names.publication);
     let mut out = Vec::new();
     for table in ready(catalog, needs) {
-        let is_built = |carrier: &&Carrier| {
-            chosen.get(&carrier.quoted()).is_some_and(|(_, choice)| matches!(choice, Choice::Build { .. }))
-        };
-        let (later, now): (Vec<&Carrier>, Vec<&Carrier>) = table.stored().partition(is_built);
-        let identities = now.iter().filter_map(|carrier| chosen.get(&carrier.quoted()));
-        let identities = identities.flat_map(|(carrier, choice)| identity::statements(carrier, choice));
+        let choice = |carrier: &Carrier| chosen.get(&carrier.quoted());
+        let is_built = |carrier| choice(carrier).is_some_and(|(_, choice)| matches!(choice, Choice::Build { .. }));
+        if table.stored().any(is_built) {
+            continue;
+        }
         let publishing = publishing(catalog, &[table], names.publication).into_iter().map(|statement| statement.sql);
-        let statements: Vec<String> = identities.chain(publishing).collect();
-        if !statements.is_empty() && later.is_empty() {
-            out.extend(tried(postgres, &statements, &now).await?);
+        let publishing: Vec<String> = publishing.collect();
+        for carrier in table.stored() {
+            let identity = choice(carrier).map(|(carrier, choice)| identity::statements(carrier, choice));
+            let statements: Vec<String> = identity.into_iter().flatten().chain(publishing.iter().cloned()).collect();
+            if !statements.is_empty() {
+                out.extend(trial::changed(postgres, &statements, carrier).await?);
+            }
         }
     }
     Ok(out)

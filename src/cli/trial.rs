@@ -6,6 +6,7 @@
 //! decisions are those of `catalog/refusal.rs`; this is the proof, for what a later server may ask besides.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -14,14 +15,33 @@ use crate::catalog::{Carrier, Catalog, Table};
 use crate::cli::check::Finding;
 use crate::error::{Error, Exit, Result};
 
-/// Writers queue behind a waiting ALTER TABLE. A trial that does not get its lock in this time has shown nothing.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+/// Readers and writers queue behind a waiting ALTER TABLE. A trial that does not get its lock in this time has shown nothing.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '300ms'";
+
+/// How often a trial is begun whose lock is not free, and what is left to the others between.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A lock was not free in time.
+const NOT_FREE: &str = "55P03";
 
 /// The server refuses the statement for the replica identity: there is none, or a publication asks for another.
 const REFUSED: [&str; 2] = ["55000", "42P10"];
 
+/// What the server says to updates and deletes of one relation once the statements have run, which lock no other one. They
+/// are taken back.
+pub async fn changed(client: &Client, statements: &[String], carrier: &Carrier) -> Result<Vec<Finding>> {
+    for _ in 1..TRIES {
+        match tried(client, statements, &[carrier]).await {
+            Err(error) if error.sqlstate.as_deref() == Some(NOT_FREE) => tokio::time::sleep(PAUSE).await,
+            ended => return ended,
+        }
+    }
+    tried(client, statements, &[carrier]).await
+}
+
 /// What the server says to updates and deletes of these relations once the statements have run. They are taken back.
-pub async fn tried(client: &Client, statements: &[String], carriers: &[&Carrier]) -> Result<Vec<Finding>> {
+async fn tried(client: &Client, statements: &[String], carriers: &[&Carrier]) -> Result<Vec<Finding>> {
     let begin = format!("BEGIN; {LOCK_TIMEOUT}; {}", statements.join(" "));
     let refused = match client.batch_execute(&begin).await {
         Ok(()) => asked(client, carriers).await,
@@ -80,12 +100,14 @@ fn failed(error: &tokio_postgres::Error) -> Error {
         return Error::definite(Exit::Unavailable, doing).because(error.to_string());
     };
     let text = format!("{doing}: {} ({})", said.message(), said.code().code());
-    match said.code().code() {
-        "55P03" => Error::definite(Exit::Unavailable, text).hint(
+    let mut out = match said.code().code() {
+        NOT_FREE => Error::definite(Exit::Unavailable, text).hint(
             "A long transaction holds the table; nothing was changed. Run `crieur setup` again when it has ended.",
         ),
         "42501" => Error::definite(Exit::NoPermission, text)
             .hint("Nothing was changed. Run `crieur setup --print` and have the owner of the tables run its output."),
         _ => Error::definite(Exit::Unavailable, text).hint("Nothing was changed."),
-    }
+    };
+    out.sqlstate = Some(said.code().code().to_owned());
+    out
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::catalog::identity::{self, Ground, Indexes, PRIMARY_KEY, probes, wanted_by_all};
 use crate::catalog::refusal::{Identity, Refusal, with_ours};
@@ -20,8 +21,12 @@ use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
 use crate::rules::about::needs::TableNeeds;
 
-/// How often relations that are refused are tried again, and relations that may be are judged again.
+/// How soon relations that are refused are tried again, and relations that may be are judged again.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// How late at the latest, where each try is in vain: each one locks tables for a moment, and the application's writes
+/// fail for so long behind the end of what kept us from it.
+const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// Readers and writers of the table queue behind a waiting ALTER TABLE; it is tried again.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '300ms'";
@@ -31,6 +36,10 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '300ms'";
 struct Found {
     suspicion: Option<String>,
     judged: Option<Instant>,
+    /// Not before this time has passed since, unless the suspicion changes.
+    pause: Duration,
+    /// The relation at which the last round ended, because somebody holds it.
+    held: Option<(String, String)>,
     refused: Vec<Refused>,
 }
 
@@ -59,7 +68,9 @@ impl Mending {
         }
         {
             let found = self.found.borrow();
-            if found.suspicion.as_ref() == suspicion && found.judged.is_some_and(|judged| judged.elapsed() < AGAIN) {
+            if found.suspicion.as_ref() == suspicion
+                && found.judged.is_some_and(|judged| judged.elapsed() < found.pause)
+            {
                 return Ok(found.refused.clone());
             }
         }
@@ -69,16 +80,31 @@ impl Mending {
         let catalog = Catalog::read(&session.client, &self.publication, "", &needs).await;
         // The stream goes on without this look; the next one comes.
         let catalog = catalog.map_err(|error| Error::transient(error.chain().to_string()))?;
-        let refused = self.judge(&session.client, &catalog).await;
-        let left = refused.iter().filter(|refused| !refused.is_mended).cloned().collect();
-        *self.found.borrow_mut() = Found { suspicion: suspicion.cloned(), judged: Some(Instant::now()), refused: left };
+        let held = self.found.borrow().held.clone();
+        let (refused, held) = self.judge(&session.client, &catalog, held.as_ref()).await;
+        let left: Vec<Refused> = refused.iter().filter(|refused| !refused.is_mended).cloned().collect();
+        let mut found = self.found.borrow_mut();
+        let is_in_vain = found.suspicion.as_ref() == suspicion && !left.is_empty() && left.len() == refused.len();
+        let pause = pause(found.pause, is_in_vain);
+        *found = Found { suspicion: suspicion.cloned(), judged: Some(Instant::now()), pause, held, refused: left };
         Ok(refused)
     }
 
-    async fn judge(&self, client: &Client, catalog: &Catalog) -> Vec<Refused> {
+    /// What is refused now, and the relation that somebody holds. Writers queue behind a lock that waits: one wait is
+    /// enough for a round, and the next one begins behind that relation.
+    async fn judge(
+        &self,
+        client: &Client,
+        catalog: &Catalog,
+        held: Option<&(String, String)>,
+    ) -> (Vec<Refused>, Option<(String, String)>) {
+        let name = |carrier: &Carrier| (carrier.schema.clone(), carrier.table.clone());
+        let mut carriers: Vec<&Carrier> = catalog.tables.iter().flat_map(Table::stored).collect();
+        begin_behind(&mut carriers, |carrier| held.is_some_and(|held| *held == name(carrier)));
         let mut out: Vec<Refused> = Vec::new();
-        for carrier in catalog.tables.iter().flat_map(Table::stored) {
-            let table = (carrier.schema.clone(), carrier.table.clone());
+        let mut now_held = None;
+        for carrier in carriers {
+            let table = name(carrier);
             let is_known = out.iter().any(|refused| refused.table == table);
             let Some((refusal, steps)) = decide(catalog, carrier, &self.needs, &self.publication).filter(|_| !is_known)
             else {
@@ -86,12 +112,24 @@ impl Mending {
             };
             let because = refusal.because();
             let (mend, is_mended) = match steps {
-                Steps::Ours(steps) => (steps.join(" "), mended(client, &steps, carrier).await),
+                Steps::Ours(steps) if now_held.is_some() => (steps.join(" "), false),
+                Steps::Ours(steps) => {
+                    let end = mended(client, &steps, carrier).await;
+                    now_held = (end == End::NotFree).then(|| table.clone());
+                    (steps.join(" "), end == End::Mended)
+                }
                 Steps::Told(steps) => (steps.join(" "), false),
             };
             out.push(Refused { table, because, mend, is_mended });
         }
-        out
+        (out, now_held)
+    }
+}
+
+/// Turns a circle of things so that the one that is meant is the last.
+fn begin_behind<T>(circle: &mut [T], is_meant: impl FnMut(&T) -> bool) {
+    if let Some(at) = circle.iter().position(is_meant) {
+        circle.rotate_left(at + 1);
     }
 }
 
@@ -128,16 +166,28 @@ fn decide(catalog: &Catalog, carrier: &Carrier, needs: &[TableNeeds], ours: &str
     Some((refusal, steps))
 }
 
+/// The time to the next try behind one that began `last` after the one before it.
+fn pause(last: Duration, is_in_vain: bool) -> Duration {
+    if is_in_vain { (last * 2).clamp(AGAIN, AGAIN_MAX) } else { AGAIN }
+}
+
+/// How statements that mend a relation ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Mended,
+    /// Somebody holds the relation.
+    NotFree,
+    Refused,
+}
+
 /// Runs the statements; they stay only if the server takes updates behind them. A role that may not, a lock that is not
 /// free: what stays refused is told as such, and tried again.
-async fn mended(client: &Client, steps: &[String], carrier: &Carrier) -> bool {
+async fn mended(client: &Client, steps: &[String], carrier: &Carrier) -> End {
     let transaction =
         format!("BEGIN READ WRITE; {LOCK_TIMEOUT}; {} {} COMMIT", steps.join(" "), probes(carrier).concat());
-    let ran = client.batch_execute(&transaction).await;
-    if ran.is_err() {
-        let _ = client.batch_execute("ROLLBACK").await; // The next look says what is still refused.
-    }
-    ran.is_ok()
+    let Err(error) = client.batch_execute(&transaction).await else { return End::Mended };
+    let _ = client.batch_execute("ROLLBACK").await; // The next look says what is still refused.
+    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) { End::NotFree } else { End::Refused }
 }
 
 #[cfg(test)]
@@ -158,6 +208,27 @@ mod tests {
         spoil(&mut catalog);
         let needs = [example::needs(&["city"])];
         decide(&catalog, &catalog.tables[0].carriers[0], &needs, "crieur").map(|(_, steps)| steps)
+    }
+
+    #[test]
+    fn tries_in_vain_come_ever_more_rarely() {
+        let mut last = Duration::ZERO;
+        let seconds = [true, true, true, true, true, false, true].map(|is_in_vain| {
+            last = pause(last, is_in_vain);
+            last.as_secs()
+        });
+        assert_eq!(seconds, [10, 20, 40, 60, 60, 10, 20]);
+    }
+
+    #[test]
+    fn a_round_begins_behind_the_relation_that_was_held() {
+        for (held, expected) in
+            [("a", ["b", "c", "a"]), ("b", ["c", "a", "b"]), ("c", ["a", "b", "c"]), ("d", ["a", "b", "c"])]
+        {
+            let mut circle = ["a", "b", "c"];
+            begin_behind(&mut circle, |name| *name == held);
+            assert_eq!(circle, expected, "{held}");
+        }
     }
 
     fn carrier(catalog: &mut Catalog) -> &mut Carrier {

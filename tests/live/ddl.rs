@@ -132,6 +132,14 @@ const JUDGED: &[(&str, Sweeps)] = &[
     ),
 ];
 
+/// Rows of a partition change while it is elsewhere, or has no WAL, and at the commit it looks as before.
+const MOVED: &[&str] = &[
+    "BEGIN; ALTER TABLE visits DETACH PARTITION visits_high; INSERT INTO visits_high VALUES (160);
+     ALTER TABLE visits ATTACH PARTITION visits_high FOR VALUES FROM (100) TO (200); COMMIT",
+    "BEGIN; ALTER TABLE visits_high SET UNLOGGED; INSERT INTO visits_high VALUES (170);
+     ALTER TABLE visits_high SET LOGGED; COMMIT",
+];
+
 /// PostgreSQL 18 only.
 const JUDGED_18: &[(&str, Sweeps)] = &[
     ("ALTER TABLE properties ADD COLUMN loud text GENERATED ALWAYS AS (upper(title)) VIRTUAL", Properties),
@@ -178,6 +186,9 @@ async fn announced_ddl_sweeps_the_table_whose_values_it_changed_and_no_other() {
         scene.run("ALTER TABLE visit_bookings REPLICA IDENTITY FULL").await;
         let deleted = "DELETE FROM visit_bookings WHERE id = 2";
         assert_eq!(scene.change(&daemon, deleted).await, one, "{}", daemon.log());
+        for sql in MOVED {
+            assert_eq!(scene.change(&daemon, sql).await, Visits.keys(), "{version:?}: {sql}\n{}", daemon.log());
+        }
         for (sql, sweeps) in judged(version) {
             assert_eq!(scene.change(&daemon, sql).await, sweeps.keys(), "{version:?}: {sql}\n{}", daemon.log());
         }

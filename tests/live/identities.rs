@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use super::daemon::{self, Daemon};
 use super::harness::postgres::{self, Postgres, Version};
 use super::harness::redis::{Redis, Server};
-use super::harness::wait::{PATIENCE, eventually};
+use super::harness::wait::{PATIENCE, eventually, settled};
 use super::scene;
 
 /// Servers with tables and rules of the test's own.
@@ -137,6 +137,34 @@ async fn check_says_what_makes_the_server_refuse_writes_and_its_statement_mends_
 }
 
 /// A daemon at work, with what `setup` makes.
+/// Statements that wait for a relation which somebody reads; `except` are relations that are locked meanwhile.
+const WAITING: &str = "SELECT (SELECT count(*) FROM pg_locks WHERE relation = 'logs_2'::regclass AND NOT granted) || ' '
+    || (SELECT count(*) FROM pg_locks WHERE relation IN ('logs_1'::regclass, 'logs_3'::regclass) AND mode = 'AccessExclusiveLock')";
+
+const PARTITIONS: &str = "
+    CREATE TABLE logs (m int NOT NULL, city text, title text) PARTITION BY LIST (m);
+    CREATE TABLE logs_1 PARTITION OF logs FOR VALUES IN (1); CREATE TABLE logs_2 PARTITION OF logs FOR VALUES IN (2);
+    CREATE TABLE logs_3 PARTITION OF logs FOR VALUES IN (3)";
+
+#[tokio::test]
+async fn setup_holds_no_partition_while_it_waits_for_another() {
+    let rules = "[[rules]]\ntable = \"logs\"\nkeys = [\"log:{city}\"]\n";
+    let ground = Ground::with(Version::System, PARTITIONS, rules).await;
+    let reader = ground.postgres.client().await;
+    reader.batch_execute("BEGIN; SELECT FROM logs_2").await.expect("it may read");
+    let config = ground.config();
+    let setup = tokio::task::spawn_blocking(move || said(&daemon::run("setup", &config, &[])));
+    let seen = settled("setup waits", PATIENCE, async || {
+        let row = ground.sql.query_one(WAITING, &[]).await.expect("it answers");
+        let seen: String = row.get(0);
+        if seen.starts_with("1 ") { Ok(seen) } else { Err(seen) }
+    });
+    assert_eq!(seen.await, "1 0");
+    reader.batch_execute("COMMIT").await.expect("it may");
+    let (exit, text) = setup.await.expect("it ran");
+    assert_eq!(exit, Some(0), "{text}");
+}
+
 async fn at_work(ground: &Ground, config: &str) -> Daemon {
     let (exit, said) = ground.crieur("setup");
     assert_eq!(exit, Some(0), "{said}");
