@@ -325,3 +325,40 @@ async fn where_commands_are_billed_a_change_costs_one_delete_and_one_mark() {
         assert_eq!(daemon.stop(), Some(0));
     }
 }
+
+/// One field of what the cache says of itself.
+fn told(cache: &Redis, name: &str) -> String {
+    let info: String = cache.ask(&["INFO", "replication"]);
+    let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.unwrap_or_default().to_owned()
+}
+
+/// An old primary that went on as a writable replica of the new one knows the history of its data by its second name.
+#[tokio::test]
+async fn a_history_that_is_the_one_before_proves_no_mark() {
+    let scene = Scene::with(Default::default(), &["replica-read-only no"]).await;
+    let follows = async |server: &Redis, other: &Redis| {
+        let () = server.ask(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]);
+        eventually("it follows", PATIENCE, async || told(server, "master_link_status") == "up").await;
+    };
+    // A history gets its name with the first replica.
+    let replica = Redis::start(&Server::System, &[]);
+    follows(&replica, &scene.cache).await;
+    let lines = "heartbeat = \"10m\"\nconnection_age_max = \"1h\"";
+    let mut daemon = scene.daemon_with(&with(&scene, &scene.cache.url(), lines)).await;
+    daemon.allow("a replica");
+    scene.confirmed(&daemon).await;
+    let (history, marked) = (told(&scene.cache, "master_replid"), mark(&scene.cache));
+    let offset = "master_repl_offset";
+    eventually("the replica has all", PATIENCE, async || told(&replica, offset) == told(&scene.cache, offset)).await;
+    let () = replica.ask(&["REPLICAOF", "NO", "ONE"]);
+    follows(&scene.cache, &replica).await;
+    assert_eq!(told(&scene.cache, "master_replid2"), history, "it went on where it was");
+    assert_ne!(told(&scene.cache, "master_replid"), history);
+    scene.run(BOOK).await;
+    daemon.wait_for_log("the cache says that it is a replica (READONLY)");
+    assert_eq!(mark(&scene.cache), marked, "{}", daemon.log());
+    let () = scene.cache.ask(&["REPLICAOF", "NO", "ONE"]);
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+}

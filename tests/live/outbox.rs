@@ -350,6 +350,41 @@ async fn an_outbox_that_was_full_ends_in_sweeps_and_misses_no_writer() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// Rows of another table come all the time, so that no look at the outbox finds it empty.
+#[tokio::test]
+async fn tables_that_are_to_be_swept_do_not_wait_for_an_idle_moment() {
+    let scene = Scene::outbox().await;
+    let mut daemon = scene.daemon().await;
+    assert_eq!(daemon.stop(), Some(0));
+    // As a statement leaves it while the outbox is full.
+    let row = "INSERT INTO crieur.collapse (shape, round)
+               SELECT s.id, c.last_value FROM crieur.shape AS s, crieur.closings AS c WHERE s.name = 'properties'";
+    scene.run(row).await;
+    scene.run("CREATE TABLE halt (id int)").await;
+    let writer = scene.postgres.client().await;
+    let writes = tokio::spawn(async move {
+        let each = "DO $$ BEGIN FOR id IN 1 .. 1000000 LOOP
+            INSERT INTO visit_bookings VALUES (id, 1); COMMIT;
+            EXIT WHEN EXISTS (SELECT FROM halt); PERFORM pg_sleep(0.003);
+        END LOOP; END $$";
+        writer.batch_execute(each).await.expect("valid SQL");
+    });
+    eventually("rows come", PATIENCE, async || scene.ask("SELECT count(*)::text FROM visit_bookings").await != "0")
+        .await;
+    let mut daemon = Daemon::start(&scene.config(), &[]);
+    daemon.wait_for_log("outbox started");
+    settled("the table is swept", PATIENCE, async || match scene.gone() {
+        gone if gone.contains("properties:city:Mbour") => Ok(()),
+        gone => Err((gone, daemon.log())),
+    })
+    .await;
+    assert!(!writes.is_finished(), "rows come all the time");
+    scene.run("INSERT INTO halt VALUES (1)").await;
+    writes.await.expect("they end");
+    assert!(!daemon.log().contains("sweeping every key"), "the mark proves the rest:\n{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 #[tokio::test]
 async fn a_plain_role_that_was_granted_no_more_than_it_needs_does_the_work() {
     let scene = Scene::outbox().await;
