@@ -15,7 +15,12 @@ use crate::postgres::quote;
 use crate::postgres::session::NO_PATH;
 use crate::rules::about::needs::TableNeeds;
 
+/// The event triggers that announce DDL; this many are made.
+pub const TRIGGERS: u32 = 3;
 pub(crate) const TRIGGERS_SQL: &str = include_str!("../../sql/triggers.sql");
+
+/// The functions that transactions call, and the one behind them; this many are made.
+pub const FUNCTIONS: u32 = 3;
 pub(crate) const FUNCTIONS_SQL: &str = include_str!("../../sql/invalidate.sql");
 
 /// Tables that somebody may have meant. Bounded: some databases have a table for each customer.
@@ -49,11 +54,11 @@ pub struct Server {
     pub senders_max: u32,
     /// WAL senders at work.
     pub senders_used: u32,
-    /// Event triggers that announce DDL and are as this version makes them, of [`TRIGGERS`](crate::cli::setup::TRIGGERS).
+    /// Event triggers that announce DDL and are as this version makes them, of [`TRIGGERS`].
     pub triggers: u32,
     /// Event triggers with these names, however they are.
     pub triggers_found: u32,
-    /// Functions for transactions that are as this version makes them, of [`FUNCTIONS`](crate::cli::setup::FUNCTIONS).
+    /// Functions for transactions that are as this version makes them, of [`FUNCTIONS`].
     pub functions: u32,
     /// `max_slot_wal_keep_size` in MB; -1 is no limit.
     pub slot_keep_mb: i64,

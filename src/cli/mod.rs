@@ -5,11 +5,11 @@ pub mod coverage;
 pub mod diff;
 pub mod dry;
 pub mod explain;
+pub mod finding;
 pub mod log;
-mod obstacles;
 mod other;
-pub(crate) mod outbox;
 mod output;
+mod process;
 pub mod progress;
 pub mod record;
 pub mod reference;
@@ -25,8 +25,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
+use crate::cli::finding::Shown;
 use crate::cli::output::{Lasting, cannot_write, is_enough, say};
-use crate::config::{Config, Given, Mode, credentials, environment};
+use crate::cli::process::{block_on, environment};
+use crate::cli::setup::plan::Slotting;
+use crate::config::{Config, Given, Mode};
 use crate::error::{Error, Exit, Result};
 use crate::mistake::Mistakes;
 use crate::postgres::dsn::Dsn;
@@ -158,33 +161,6 @@ fn with(
     }
 }
 
-/// The environment, and below it what systemd hands over as credentials. A variable of ours must be readable text: what is
-/// passed over could be `cache.protect`.
-pub(crate) fn environment() -> Result<Vec<Given>> {
-    let mut environment: Vec<Given> = Vec::new();
-    for (name, value) in std::env::vars_os() {
-        match (name.into_string(), value.into_string()) {
-            (Ok(name), Ok(value)) => environment.push(Given::from((name, value))),
-            (name, _) => {
-                let name = name.unwrap_or_else(|name| name.to_string_lossy().into_owned());
-                if environment::concerns_us(&name) {
-                    return Err(Error::definite(Exit::Config, format!("environment variable {name} is not UTF-8"))
-                        .hint("Write it in UTF-8; percent-encode other bytes of an address."));
-                }
-            }
-        }
-    }
-    if let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") {
-        for credential in credentials::from_directory(Path::new(&directory))? {
-            // A blank variable says nothing, so it hides nothing.
-            if !environment.iter().any(|given| given.name == credential.name && !given.value.trim().is_empty()) {
-                environment.push(credential);
-            }
-        }
-    }
-    Ok(environment)
-}
-
 /// Shows an error of a command that runs and ends.
 fn report(result: Result<Exit>) -> Exit {
     result.unwrap_or_else(|error| {
@@ -222,7 +198,7 @@ fn needs(config: &Config) -> Vec<TableNeeds> {
     }
 }
 
-fn check(config: &Config, shown: check::Shown) -> Result<Exit> {
+fn check(config: &Config, shown: Shown) -> Result<Exit> {
     block_on(async {
         for replica in &config.postgres.replicas {
             Dsn::read(replica)?;
@@ -239,7 +215,7 @@ fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
     arguments.fill_from(&mut std::io::stdin())?;
     let mut text = explain::explain(&config.rules, arguments)?;
     if config.postgres.mode == Mode::Outbox {
-        text.push_str(&outbox::captured(&config.rules, &arguments.table));
+        text.push_str(&setup::outbox::captured(&config.rules, &arguments.table));
     }
     print(&text)
 }
@@ -274,16 +250,16 @@ fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit>
     })
 }
 
-fn setup(config: &Config, how: (setup::Mode, setup::Slotting)) -> Result<Exit> {
+fn setup(config: &Config, how: (setup::Mode, Slotting)) -> Result<Exit> {
     let out = &mut Lasting::stdout();
     let is_outbox = config.postgres.mode == Mode::Outbox;
     if is_outbox && how.0 == setup::Mode::Print {
-        return outbox::print(&config.rules, out);
+        return setup::outbox::print(&config.rules, out);
     }
     block_on(async {
         let session = session(config).await?;
         let done = match is_outbox {
-            true => outbox::setup(&config.rules, &session.client, out).await,
+            true => setup::outbox::setup(&config.rules, &session.client, out).await,
             false => setup::run(config, &session.client, &needs(config), how, out).await,
         };
         done.map_err(|error| of_session(config, error))
@@ -312,42 +288,4 @@ fn recorded(path: &Path) -> Result<Recording> {
         ));
     }
     Ok(recording)
-}
-
-/// Runs what a command does on one thread, because the work is one ordered stream.
-///
-/// The end waits for nobody: a resolver that does not answer holds its thread for most of a minute, and a service manager
-/// would kill the process meanwhile.
-fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let built = tokio::runtime::Builder::new_current_thread().max_blocking_threads(RESOLVERS_MAX).enable_all().build();
-    let runtime = built.map_err(|cause| Error::definite(Exit::Os, "start the runtime").because(cause))?;
-    let result = runtime.block_on(work);
-    runtime.shutdown_background();
-    result
-}
-
-/// Names that are looked up at once, each by a thread of its own: fewer than the unit's TasksMax, which counts threads.
-const RESOLVERS_MAX: usize = 8;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_does_not_wait_for_a_resolver() {
-        use std::sync::atomic::{AtomicBool, Ordering};
-        static ANSWERED: AtomicBool = AtomicBool::new(false);
-        let (alive, ended) = std::sync::mpsc::channel::<()>();
-        let work = async {
-            drop(tokio::task::spawn_blocking(move || {
-                // Bounded, so that an end that waits fails the test below and does not hang it.
-                let _ = ended.recv_timeout(std::time::Duration::from_secs(30));
-                ANSWERED.store(true, Ordering::SeqCst);
-            }));
-            Ok(())
-        };
-        block_on(work).expect("the work is done");
-        assert!(!ANSWERED.load(Ordering::SeqCst), "the end waited for the thread");
-        drop(alive);
-    }
 }

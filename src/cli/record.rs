@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::amount::duration;
 use crate::cli::output::cannot_write;
+use crate::cli::process::end_signal;
 use crate::cli::replay::Transactions;
-use crate::cli::run::end_signal;
 use crate::config::{Config, Mode};
 use crate::control::Control;
 use crate::control::pooled::PooledControl;

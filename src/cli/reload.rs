@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::Sender;
 
-use crate::cli::environment;
 use crate::cli::output::say;
+use crate::cli::process::environment;
 use crate::config::{Config, Effective};
 use crate::mistake::Mistakes;
 use crate::observe::{Id, log};

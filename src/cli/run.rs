@@ -3,20 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 
 use crate::admin::{self, Watch};
 use crate::cache::redis::RedisCache;
+use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
 use crate::cli::progress::Progress;
 use crate::cli::reload::{self, RulesFile};
 use crate::cli::status::Status;
-use crate::cli::{block_on, dry, log};
+use crate::cli::{dry, log};
 use crate::config::{Config, Mode, Postgres};
 use crate::control::Control;
 use crate::control::pooled::PooledControl;
 use crate::control::session::ControlSession;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::failpoints::{Guard, without};
 use crate::observe::{Id, log};
 use crate::pipeline::{Pipeline, Replicas, Settings, Totals};
@@ -148,39 +149,5 @@ where
         ended = pipeline.run(stop) => ended,
         () = reload::at_each(hangup, rules_file, control, sender) => unreachable!("it waits for signals for ever"),
         never = teller.now_and_then() => match never {},
-    }
-}
-
-/// Resolves at the first SIGTERM or SIGINT.
-pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        notify(&[NotifyState::Stopping]);
-    })
-}
-
-/// The same for a command at a terminal, which a hangup ends as well.
-pub(crate) fn end_signal() -> Result<impl Future<Output = ()>> {
-    let (stop, mut hangup) = (stop_signal()?, listen(SignalKind::hangup())?);
-    Ok(async move {
-        tokio::select! {
-            () = stop => {}
-            _ = hangup.recv() => {}
-        }
-    })
-}
-
-fn listen(kind: SignalKind) -> Result<Signal> {
-    signal(kind).map_err(|cause| Error::definite(Exit::Os, "listen for signals").because(cause))
-}
-
-/// Tells systemd, where there is one (`NOTIFY_SOCKET`).
-pub(super) fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        log!(Id::SystemdUnreached, "failed to notify systemd: {error}");
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 use crate::cache::health::Health;
-use crate::cli::run::notify;
+use crate::cli::process::notify;
 use crate::pipeline::outage::span;
 use crate::pipeline::{News, Totals};
 

@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 
 use crate::catalog::identity::probes;
 use crate::catalog::{Carrier, Catalog, Table};
-use crate::cli::check::Finding;
+use crate::cli::finding::Finding;
 use crate::error::{Error, Exit, Result};
 
 /// Readers and writers queue behind a waiting ALTER TABLE. A trial that does not get its lock in this time has shown nothing.

@@ -2,7 +2,7 @@
 //! is refused with every row, and its keys widen to a sweep each time. Pure.
 
 use crate::catalog::{Catalog, Column};
-use crate::cli::check::Finding;
+use crate::cli::finding::Finding;
 use crate::question::LookupId;
 use crate::rules::{Lookup, Rules};
 

@@ -7,7 +7,7 @@ use crate::cache::acl;
 use crate::cache::identity::Info;
 use crate::cache::probe::{Examined, Tried};
 use crate::cache::reply::{self, Mends};
-use crate::cli::check::{Finding, Verdict, folded};
+use crate::cli::finding::{Finding, Verdict, folded};
 use crate::config::Leases;
 
 /// Findings on a cache that was examined.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::cli::check::Finding;
+use crate::cli::finding::Finding;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
 use crate::postgres::session::NO_PATH;

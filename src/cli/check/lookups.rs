@@ -9,7 +9,8 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use crate::catalog::Catalog;
-use crate::cli::check::{Finding, arguments};
+use crate::cli::check::arguments;
+use crate::cli::finding::Finding;
 use crate::config::{Config, Mode};
 use crate::control::definitions::{Read, reads};
 use crate::error::{Error, Exit, Result};
@@ -216,7 +217,7 @@ impl WayOut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::check::Verdict;
+    use crate::cli::finding::Verdict;
     use crate::rules::AnswerColumn;
     use crate::rules::read::parse::rules_of;
     use crate::rules::value::reading::Writing;

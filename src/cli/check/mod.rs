@@ -3,7 +3,6 @@
 //! Changes nothing. Each decision is a pure function from what was read to [`Finding`]s; this file runs them in the
 //! order in which a person mends things, and prints.
 
-use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -11,9 +10,10 @@ use tokio_postgres::Client;
 
 use crate::cache::probe::Examined;
 use crate::catalog::Catalog;
+use crate::cli::finding::{Finding, Shown, Verdict, print};
 use crate::cli::trial;
 use crate::config::{Config, Mode};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::rules::about::needs::TableNeeds;
 
 mod arguments;
@@ -43,92 +43,6 @@ impl CheckArgs {
     }
 }
 
-/// What of a report is printed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shown {
-    /// All of it: what is wrong, then what is worth knowing, then what is ready.
-    All,
-    /// What is wrong.
-    Wrong,
-}
-
-/// How a finding counts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Verdict {
-    /// Must be mended.
-    Wrong,
-    /// Works, and is worth knowing.
-    Note,
-    /// As it must be.
-    Ready,
-}
-
-/// One line of the report.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Finding {
-    /// How it counts.
-    pub verdict: Verdict,
-    /// What was looked at.
-    pub subject: String,
-    /// What was seen: lower case, no full stop.
-    pub seen: String,
-    /// SQL or commands that mend it, in order.
-    pub mend: Vec<String>,
-}
-
-impl Finding {
-    fn new(verdict: Verdict, subject: impl Into<String>, seen: impl Into<String>) -> Self {
-        Finding { verdict, subject: subject.into(), seen: seen.into(), mend: Vec::new() }
-    }
-
-    /// As it must be.
-    pub fn ready(subject: impl Into<String>, seen: impl Into<String>) -> Self {
-        Finding::new(Verdict::Ready, subject, seen)
-    }
-
-    /// Works, and is worth knowing.
-    pub fn note(subject: impl Into<String>, seen: impl Into<String>) -> Self {
-        Finding::new(Verdict::Note, subject, seen)
-    }
-
-    /// Must be mended.
-    pub fn wrong(subject: impl Into<String>, seen: impl Into<String>) -> Self {
-        Finding::new(Verdict::Wrong, subject, seen)
-    }
-
-    /// Adds a statement or a command that mends it.
-    #[must_use]
-    pub fn mend(mut self, step: impl Into<String>) -> Self {
-        self.mend.push(step.into());
-        self
-    }
-
-    /// Adds several, in order.
-    #[must_use]
-    pub fn mend_all(mut self, steps: impl IntoIterator<Item = String>) -> Self {
-        self.mend.extend(steps);
-        self
-    }
-}
-
-impl fmt::Display for Finding {
-    /// One line, then one line for each step; names come from configuration and catalog, so control bytes are escaped.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = match self.verdict {
-            Verdict::Ready => "ok   ",
-            Verdict::Note => "note ",
-            Verdict::Wrong => "WRONG",
-        };
-        write!(f, "{verdict} {}: {}", escaped(&self.subject), escaped(&self.seen))?;
-        self.mend.iter().try_for_each(|step| write!(f, "\n      mend: {}", escaped(step)))
-    }
-}
-
-/// The text without control characters.
-fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
-}
-
 /// Everything that can be said from the catalog alone, in the order in which it is mended.
 pub fn of_catalog(catalog: &Catalog, needs: &[TableNeeds], names: server::Names<'_>) -> Vec<Finding> {
     let mut findings = server::prerequisites(catalog);
@@ -138,50 +52,6 @@ pub fn of_catalog(catalog: &Catalog, needs: &[TableNeeds], names: server::Names<
     }
     findings.extend(server::findings(catalog, names));
     findings
-}
-
-/// Prints the findings and says whether something must be mended. What is wrong comes first.
-pub fn report(out: &mut dyn Write, findings: &[Finding]) -> Result<Exit> {
-    print(out, findings, Shown::All)
-}
-
-/// [`report`], of what is to be shown.
-pub fn print(out: &mut dyn Write, findings: &[Finding], shown: Shown) -> Result<Exit> {
-    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
-    let (wrong, notes) = (count(Verdict::Wrong), count(Verdict::Note));
-    let mut lines = folded(findings);
-    lines.sort_by_key(|finding| finding.verdict);
-    lines.retain(|finding| shown == Shown::All || finding.verdict == Verdict::Wrong);
-    for finding in &lines {
-        writeln!(out, "{finding}").map_err(unwritten)?;
-    }
-    if shown == Shown::All {
-        writeln!(out, "{} ok, {notes} to note, {wrong} wrong", count(Verdict::Ready)).map_err(unwritten)?;
-    }
-    Ok(if wrong == 0 { Exit::Ok } else { Exit::Failed })
-}
-
-/// Things of one kind of which the same is to be said, with the same way out, share a line: tables, partitions, families of
-/// keys.
-fn folded(findings: &[Finding]) -> Vec<Finding> {
-    let mut out: Vec<(Option<&str>, Finding)> = Vec::new();
-    for finding in findings {
-        let split = finding.subject.rsplit_once(' ');
-        let kind = split.map(|(kind, _)| kind);
-        let same = |(other, line): &&mut (Option<&str>, Finding)| {
-            let said = (line.verdict, &line.seen, &line.mend) == (finding.verdict, &finding.seen, &finding.mend);
-            said && kind.is_some() && *other == kind
-        };
-        match (split, out.iter_mut().find(same)) {
-            (Some((_, name)), Some((_, line))) => line.subject.push_str(&format!(", {name}")),
-            (None, _) | (_, None) => out.push((kind, finding.clone())),
-        }
-    }
-    out.into_iter().map(|(_, line)| line).collect()
-}
-
-fn unwritten(error: std::io::Error) -> Error {
-    Error::definite(Exit::CantCreate, "write the report").because(error)
 }
 
 /// Reads the catalog, the lookups and the cache, prints what was found, and says how to exit.
@@ -342,6 +212,7 @@ pub mod example {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::finding::report;
 
     #[test]
     fn a_server_on_which_everything_is_ready_has_no_wrong_line() {

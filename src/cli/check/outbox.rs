@@ -4,9 +4,8 @@ use serde::Deserialize;
 use tokio_postgres::Client;
 
 use crate::catalog::{Catalog, rows};
-use crate::cli::check::Finding;
 use crate::cli::check::tables::{self, Stored};
-use crate::cli::outbox::watch;
+use crate::cli::finding::Finding;
 use crate::control::pooled::refuses;
 use crate::error::Result;
 use crate::postgres::quote;
@@ -194,10 +193,27 @@ fn table(state: &State, need: &TableNeeds) -> Option<Finding> {
     Some(Finding::ready(subject, "watched, and every column that the rules read is captured"))
 }
 
+/// The call that watches a table with what the rules read of it.
+pub(crate) fn watch(need: &TableNeeds) -> String {
+    let list = |names: Vec<&String>| {
+        let quoted: Vec<String> =
+            names.into_iter().map(|name| format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+        quote::literal(&format!("{{{}}}", quoted.join(",")))
+    };
+    let table = quote::literal(&quote::qualified(&need.schema, &need.table));
+    let columns = list(need.columns.keys().collect());
+    let ignore: Vec<&String> = need.ignorable().collect();
+    match ignore.is_empty() {
+        true => format!("SELECT crieur.watch({table}, columns => {columns});"),
+        false => format!("SELECT crieur.watch({table}, columns => {columns}, ignore => {});", list(ignore)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::check::{Verdict, example};
+    use crate::cli::check::example;
+    use crate::cli::finding::Verdict;
 
     fn ready() -> State {
         let table = Watched {

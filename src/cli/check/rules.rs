@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use crate::catalog::{Catalog, Column};
-use crate::cli::check::Finding;
+use crate::cli::finding::Finding;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
 use crate::postgres::session::NO_PATH;
@@ -211,7 +211,8 @@ fn of_rows(reads: &Reads, counted: std::result::Result<(i64, i64), String>) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::check::{Verdict, example};
+    use crate::cli::check::example;
+    use crate::cli::finding::Verdict;
     use crate::rules::read::parse::rules_of;
 
     /// The findings of one rule over the example's table, whose columns got these types.

@@ -1,8 +1,7 @@
 //! Server, role and slot: findings from the catalog. Pure.
 
-use crate::catalog::{Catalog, Role, Server, Slot, WaitedFor};
-use crate::cli::check::Finding;
-use crate::cli::setup::{FUNCTIONS, TRIGGERS};
+use crate::catalog::{Catalog, FUNCTIONS, Role, Server, Slot, TRIGGERS, WaitedFor};
+use crate::cli::finding::Finding;
 use crate::postgres::dsn::Dsn;
 use crate::postgres::facts::counts_as_standby;
 use crate::postgres::quote;
@@ -242,7 +241,8 @@ fn bytes(count: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::check::{Verdict, example};
+    use crate::cli::check::example;
+    use crate::cli::finding::Verdict;
 
     /// Spoils one thing and expects exactly one line that is not ready, with these words and these steps.
     fn check(spoil: impl FnOnce(&mut Catalog), verdict: Verdict, words: &str, steps: &[&str]) {

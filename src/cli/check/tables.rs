@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::catalog::identity::{self, Choice, Ground, Indexes, PRIMARY_KEY, wanted, wanted_by_all};
 use crate::catalog::refusal::{Identity, with_ours};
 use crate::catalog::{Carrier, Catalog, Table};
-use crate::cli::check::Finding;
+use crate::cli::finding::Finding;
 use crate::mistake::nearest;
 use crate::postgres::quote;
 use crate::rules::about::needs::TableNeeds;
@@ -277,7 +277,8 @@ fn names(columns: &BTreeSet<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::check::{Verdict, example};
+    use crate::cli::check::example;
+    use crate::cli::finding::Verdict;
 
     /// Spoils one thing and expects exactly one wrong line on the table or the publication, with these words and steps.
     fn check(columns: &[&str], spoil: impl FnOnce(&mut Catalog), words: &str, steps: &[&str]) {

@@ -8,8 +8,9 @@ use std::io::Write;
 use tokio_postgres::Client;
 
 use crate::catalog::Catalog;
-use crate::cli::check::{self, outbox::misnamed};
-use crate::cli::setup::FUNCTIONS_SQL;
+use crate::catalog::FUNCTIONS_SQL;
+use crate::cli::check::outbox::{misnamed, watch};
+use crate::cli::finding::report;
 use crate::control::pooled::uncovered;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
@@ -18,27 +19,11 @@ use crate::rules::Rules;
 use crate::rules::about::needs::TableNeeds;
 use crate::rules::read::name::table_name;
 
-const INSTALL: &str = include_str!("../../sql/install.sql");
-const UNINSTALL: &str = include_str!("../../sql/uninstall.sql");
+const INSTALL: &str = include_str!("../../../sql/install.sql");
+const UNINSTALL: &str = include_str!("../../../sql/uninstall.sql");
 
 /// Writers queue behind a waiting CREATE TRIGGER: after this long it gives up and may be run again.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
-
-/// The call that watches a table with what the rules read of it.
-pub(crate) fn watch(need: &TableNeeds) -> String {
-    let list = |names: Vec<&String>| {
-        let quoted: Vec<String> =
-            names.into_iter().map(|name| format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))).collect();
-        quote::literal(&format!("{{{}}}", quoted.join(",")))
-    };
-    let table = quote::literal(&quote::qualified(&need.schema, &need.table));
-    let columns = list(need.columns.keys().collect());
-    let ignore: Vec<&String> = need.ignorable().collect();
-    match ignore.is_empty() {
-        true => format!("SELECT crieur.watch({table}, columns => {columns});"),
-        false => format!("SELECT crieur.watch({table}, columns => {columns}, ignore => {});", list(ignore)),
-    }
-}
 
 /// What the triggers of a table write, for `explain`.
 pub(crate) fn captured(rules: &Rules, table: &str) -> String {
@@ -87,7 +72,7 @@ pub(crate) async fn setup(rules: &Rules, client: &Client, out: &mut dyn Write) -
     let needs = rules.tables();
     let misnamed = misnamed(&Catalog::read(client, "", "", &needs).await?, &needs);
     if !misnamed.is_empty() {
-        return check::report(out, &misnamed);
+        return report(out, &misnamed);
     }
     writeln!(out, "schema crieur\n    tables, functions: brought to this version").map_err(unwritten)?;
     run(client, INSTALL).await?;

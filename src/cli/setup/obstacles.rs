@@ -5,8 +5,9 @@
 use crate::catalog::identity::{self, Choice};
 use crate::catalog::{Catalog, Publication};
 use crate::cli::check::server::Names;
-use crate::cli::check::{self, Finding};
-use crate::cli::setup::{Slotting, choices, publishes_generated, publishing, ready, wrong};
+use crate::cli::check::{self};
+use crate::cli::finding::{Finding, wrong};
+use crate::cli::setup::plan::{Slotting, choices, publishes_generated, publishing, ready};
 use crate::postgres::quote;
 use crate::rules::about::needs::TableNeeds;
 
