@@ -90,3 +90,41 @@ impl Owed {
         self.waiting.iter().map(|(_, repair)| bytes(repair)).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_sweep_joins_one_that_is_due_no_later_and_never_waits_longer() {
+        let sweep = |family| {
+            Repair::Sweep(GapSweep {
+                families: BTreeSet::from([FamilyId(family)]),
+                causes: Causes::default(),
+                spans: Vec::new(),
+                awaits_elders: false,
+            })
+        };
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut owed = Owed::default();
+        owed.push(at(60), sweep(0));
+        owed.push(at(5), sweep(1));
+        owed.push(at(8), sweep(2));
+        owed.push(at(2), Repair::Again(Vec::new()));
+        let mut due = Vec::new();
+        while let Some(next) = owed.due() {
+            for repair in owed.take_due(next) {
+                let families = match repair {
+                    Repair::Sweep(sweep) => sweep.families.into_iter().map(|family| family.0).collect(),
+                    Repair::Replay { .. } | Repair::Again(_) => Vec::new(),
+                };
+                due.push(((next - now).as_secs(), families));
+            }
+        }
+        assert_eq!(due, [(2, vec![]), (5, vec![1, 2]), (60, vec![0])]);
+        assert!(owed.is_empty());
+    }
+}

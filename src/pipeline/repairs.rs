@@ -111,3 +111,30 @@ impl Repairs {
         Repairs { owed: Owed::default(), ..self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::owed::Repair;
+
+    #[test]
+    fn a_mark_heals_what_breaks_between_marks_and_ends_no_slowness_while_something_waits() {
+        let mut repairs = Repairs::default();
+        for _ in 0..20 {
+            assert_eq!(repairs.when(NAMELESS, "x"), When::Now, "a mark came in between");
+            repairs.proved();
+        }
+        for _ in 0..3 {
+            assert_eq!(repairs.when(NAMELESS, "x"), When::Now);
+        }
+        let due = Instant::now() + repairs.when(NAMELESS, "x").pause();
+        assert!(repairs.is_slow);
+        repairs.owed.push(due, Repair::Again(Vec::new()));
+        repairs.proved();
+        assert!(repairs.is_slow, "it waits");
+        assert_eq!(repairs.owed.take_due(due).len(), 1);
+        repairs.proved();
+        assert!(!repairs.is_slow);
+        assert_eq!(repairs.when(NAMELESS, "x"), When::Now);
+    }
+}
