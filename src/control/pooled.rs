@@ -35,7 +35,7 @@ use crate::postgres::sqlstate::session_error;
 use crate::question::{Answer, AnswerRow, LookupId, Question};
 use crate::rules::read::sql;
 use crate::rules::{Lookup, Rules};
-use crate::source::outbox::{BEGIN_WRITE, Facts, query, transact};
+use crate::source::outbox::{BEGIN_WRITE, Facts, Known, query, transact};
 use crate::start::Start;
 
 const WATCH: &str = include_str!("../../sql/outbox/watch.sql");
@@ -62,6 +62,8 @@ pub struct PooledControl {
     expected: RefCell<Option<(String, u32)>>,
     /// What is watched there, as the source found it.
     watched: RefCell<String>,
+    /// The same, as the last look found it.
+    known: RefCell<Option<Known>>,
     /// `watch.sql` for the tables of the rules.
     watch: String,
     /// The tables of the rules, by schema and name.
@@ -110,6 +112,7 @@ impl PooledControl {
             live: RefCell::new(None),
             expected: RefCell::new(None),
             watched: RefCell::default(),
+            known: RefCell::default(),
             watch: quote::fill(WATCH, &[("tables", wanted(rules).as_str())]),
             tables: rules.tables().into_iter().map(|need| (need.schema, need.table)).collect(),
             mending: RefCell::new(Mending::new()),
@@ -482,7 +485,10 @@ impl Catalogue for PooledControl {
             }
             let refuses = if seen.may_ask { refuses(client).await? } else { None };
             let unheard = if refuses.is_some() { self.tables.clone() } else { Vec::new() };
-            let Facts { system, timeline, watched, .. } = Facts::read(client).await?;
+            let last = self.known.borrow().clone();
+            let known = Known::read(client, last).await?;
+            *self.known.borrow_mut() = Some(known.clone());
+            let Facts { system, timeline, watched, .. } = known.facts;
             Ok(Sighting { system, timeline, publication: watched, refuses, unheard, ..seen.sighting })
         });
         match seen.await {

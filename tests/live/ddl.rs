@@ -201,26 +201,45 @@ async fn a_look_at_watched_tables_tells_which_of_them_ddl_changed() {
     for version in VERSIONS {
         let scene = scene(Mode::Outbox, version).await;
         scene.run("SET jit = off").await;
-        let watched = async || {
-            let look = format!("BEGIN; {}; COMMIT", include_str!("../../sql/outbox/facts.sql"));
+        let asked = async |sql: &str, column: usize| {
+            let look = format!("BEGIN; {sql}; COMMIT");
             let answers = scene.sql.simple_query(&look).await.expect("valid SQL");
             let row = answers.iter().find_map(|answer| match answer {
                 tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
                 _ => None,
             });
-            seen::spelled(row.and_then(|row| row.get(1)).expect("one row"))
+            row.and_then(|row| row.get(column)).expect("one row").to_owned()
         };
-        let mut before = watched().await;
+        let watched = async || seen::spelled(&asked(include_str!("../../sql/outbox/facts.sql"), 1).await);
+        // What tells that another look is needed.
+        let digest = async || asked(include_str!("../../sql/outbox/digest.sql"), 0).await;
+        let (mut before, mut last) = (watched().await, digest().await);
         for (sql, sweeps) in judged(version) {
             scene.run(sql).await;
-            let now = watched().await;
+            let (now, next) = (watched().await, digest().await);
+            assert!(now == before || next != last, "{version:?}: {sql}: unnoticed");
             let changed = seen::changed(&before, &now).expect("it tells of tables");
             for (table, its) in [("properties", Properties), ("visit_bookings", Bookings), ("visits", Visits)] {
                 let differs = changed.contains(&seen::key("public", table));
                 assert_eq!(differs, in_outbox(sql, sweeps) == its, "{version:?}: {sql}: {table}");
             }
-            before = now;
+            (before, last) = (now, next);
         }
+        // Of the outbox itself, and of what could be noted nowhere.
+        for sql in [
+            "ALTER TABLE crieur.outbox ADD more int",
+            "GRANT SELECT ON crieur.collapse TO reader",
+            "GRANT USAGE ON SCHEMA crieur TO reader",
+            "SELECT setval('crieur.missed', 7)",
+        ] {
+            scene.run(sql).await;
+            let (now, next) = (watched().await, digest().await);
+            assert!(now != before && next != last, "{version:?}: {sql}");
+            (before, last) = (now, next);
+        }
+        scene.run("INSERT INTO visits VALUES (7)").await;
+        scene.run("VACUUM visits").await;
+        assert_eq!(digest().await, last, "rows are no news");
     }
 }
 

@@ -1,7 +1,11 @@
 //! No statement of the application fails, or waits for long, because of the triggers: whatever became of the outbox, of
 //! the tables or of the session that writes. And what then cannot be said in full is said as a sweep.
 
+use futures_util::StreamExt;
+use tokio_postgres::{AsyncMessage, NoTls};
+
 use super::harness::postgres::Version;
+use super::harness::wait::PATIENCE;
 use super::outbox_sql::{INSTALL, Outbox, ask, refused, run, session};
 
 /// What the application does. It would fail if a trigger did.
@@ -127,6 +131,50 @@ async fn a_statement_on_many_rows_waits_for_a_held_outbox_no_more_than_once() {
             assert_eq!(ask(&outbox.app, "SELECT crieur.refuses()").await, "");
             run(&writer, "UPDATE above SET city = city || 'b'").await;
             assert_eq!(noted(&outbox).await, "200 0 false", "{told}");
+        }
+    }
+}
+
+/// What the application does, and what it and whoever listens hear of a change that is not in the outbox.
+const HEARD: &[(&str, &str)] = &[
+    ("INSERT INTO t VALUES (1, 'a')", "woken"),
+    ("UPDATE above SET city = 'b'", "woken"),
+    ("ALTER TABLE crieur.outbox RENAME TO gone; INSERT INTO t VALUES (2, 'a')", "woken"),
+    ("DELETE FROM above WHERE id = 2", "woken"),
+    (
+        "REVOKE ALL ON SCHEMA crieur FROM app; INSERT INTO t VALUES (3, 'a')",
+        "crieur cannot note that public.t changed (42501): cached values of it may be stale",
+    ),
+    (
+        "DELETE FROM above WHERE id = 3",
+        "crieur cannot note that public.t changed (42501): cached values of it may be stale",
+    ),
+];
+
+#[tokio::test]
+async fn a_change_that_the_outbox_does_not_take_wakes_the_daemon_and_one_that_is_lost_warns_its_writer() {
+    for version in Version::ALL {
+        let outbox = Outbox::start(version).await;
+        let url = format!("postgres://app@127.0.0.1:{}/app", outbox.server.port());
+        let (writer, mut connection) = tokio_postgres::connect(&url, NoTls).await.expect("it is up");
+        let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut messages = futures_util::stream::poll_fn(|context| connection.poll_message(context));
+            while let Some(Ok(message)) = messages.next().await {
+                let _ = match message {
+                    AsyncMessage::Notification(_) => sender.send("woken".to_owned()),
+                    AsyncMessage::Notice(said) => sender.send(said.message().to_owned()),
+                    _ => Ok(()),
+                };
+            }
+        });
+        let tables = "CREATE TABLE above (id int, city text); CREATE TABLE t () INHERITS (above);
+            SELECT crieur.watch('t'), crieur.notify(true), crieur.limits(bytes_max => 1); LISTEN crieur";
+        run(&writer, tables).await;
+        for (sql, expected) in HEARD {
+            run(&writer, sql).await;
+            let said = tokio::time::timeout(PATIENCE, heard.recv()).await.unwrap_or_else(|_| panic!("{sql}: nothing"));
+            assert_eq!(said.as_deref(), Some(*expected), "{sql}");
         }
     }
 }

@@ -23,6 +23,9 @@ use crate::start::{SlotOrigin, Start};
 /// The server's run, what is watched, the outbox's identity, whether writers notify.
 pub(crate) const FACTS: &str = include_str!("../../../sql/outbox/facts.sql");
 
+/// A text that is another one when [`FACTS`] would say something else of what is watched. It costs a fraction.
+const DIGEST: &str = include_str!("../../../sql/outbox/digest.sql");
+
 /// What distinguishes positions of an outbox from those of the same server's WAL: after a change of mode the mark in the
 /// cache is that of another server, and everything is swept. So it is when the outbox was made anew: eras begin again.
 const SYSTEM_SUFFIX: &str = "/outbox/";
@@ -90,6 +93,31 @@ impl Facts {
         let (system, timeline) = server(identity, &text(4)?, &text(2)?);
         let watched = seen::spelled(&text(1)?);
         Ok(Facts { system, timeline, run: text(0)?, watched, notifies: text(3)? == "t" })
+    }
+}
+
+/// The facts of the last look, and what tells that they are no others now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Known {
+    server: Option<(String, u32)>,
+    digest: String,
+    pub(crate) facts: Facts,
+}
+
+impl Known {
+    /// Asks for the facts only if they may differ from those of the last look. The digest is asked for first, so it is
+    /// never younger than the facts that are kept with it. Of [`Facts::run`] it knows nothing.
+    pub(crate) async fn read(client: &Client, last: Option<Known>) -> Result<Self> {
+        // Behind a pooler the server may be another one at each question.
+        let server = session::identity(client).await?.map(|of| (of.system, of.timeline));
+        let row = lease::transact(client, BEGIN_READ, DIGEST).await?.ok_or_else(retired)?;
+        let digest = row.get(0).map(str::to_owned);
+        let digest =
+            digest.ok_or_else(|| Error::definite(Exit::Protocol, "the digest of what is watched cannot be read"))?;
+        match last {
+            Some(known) if known.server == server && known.digest == digest => Ok(known),
+            _ => Ok(Known { server, digest, facts: Facts::read(client).await? }),
+        }
     }
 }
 

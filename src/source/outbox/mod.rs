@@ -45,7 +45,7 @@ use crate::source::outbox::worker::{Batch, Orders, Worker};
 use crate::source::{Source, Words};
 use crate::start::Start;
 
-pub(crate) use begin::Facts;
+pub(crate) use begin::{Facts, Known};
 pub(crate) use follow::Follower;
 pub(crate) use lease::{BEGIN_WRITE, transact};
 pub(crate) use page::query;
