@@ -12,7 +12,7 @@ BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help demo test quick torture scenarios check fmt record bench bulk day writers fuzz mutations
+.PHONY: help demo servers test quick torture scenarios check fmt record bench bulk day writers fuzz mutations
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -21,6 +21,10 @@ demo: ## see it work: throwaway servers, the real rules, every change and what i
 	@tests/setup.sh demo
 	@$(CARGO) build --release --bin crieur --example demo
 	@$(CARGO) run --quiet --release --example demo
+
+servers: ## two throwaway servers for the quick start, until Ctrl-C
+	@tests/setup.sh demo
+	@$(CARGO) run --quiet --release --example demo -- servers
 
 test: ## install what is missing, then run every test, those against real servers included
 	@tests/setup.sh

@@ -35,6 +35,51 @@ pub enum Exit {
     Config = 78,
 }
 
+impl Exit {
+    /// Every exit code, in order.
+    pub const ALL: [Exit; 12] = [
+        Exit::Ok,
+        Exit::Failed,
+        Exit::Usage,
+        Exit::Data,
+        Exit::NoInput,
+        Exit::Unavailable,
+        Exit::Software,
+        Exit::Os,
+        Exit::CantCreate,
+        Exit::Protocol,
+        Exit::NoPermission,
+        Exit::Config,
+    ];
+
+    /// Those that a restart cannot mend: the systemd unit leaves the daemon down.
+    pub const FOR_GOOD: [Exit; 5] = [Exit::Usage, Exit::NoInput, Exit::Unavailable, Exit::NoPermission, Exit::Config];
+
+    /// What the code says, for the documentation.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Exit::Ok => "The command or the daemon did what was asked; there is nothing to mend.",
+            Exit::Failed => {
+                "`crieur check` or `crieur setup` found something to mend. `crieur coverage` found keys that no rule \
+                 surely deletes."
+            }
+            Exit::Usage => "The command line is wrong.",
+            Exit::Data => "The stream or a recording holds bytes that crieur cannot understand.",
+            Exit::NoInput => "crieur cannot read a file, or the configuration file is missing.",
+            Exit::Unavailable => "A server is not there, or refuses for good.",
+            Exit::Software => "crieur's own code broke a promise. Please report what the log says.",
+            Exit::Os => "The operating system refused something.",
+            Exit::CantCreate => "crieur cannot write a file, or the standard output.",
+            Exit::Protocol => "The other side broke its protocol.",
+            Exit::NoPermission => "A role may not do what the role must do. The table below has each case.",
+            Exit::Config => {
+                "The configuration or the rules are wrong; the database, the publication or the outbox does not exist; \
+                 the slot is somebody else's."
+            }
+        }
+    }
+}
+
 /// Whether the same step may succeed later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {

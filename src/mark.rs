@@ -81,6 +81,21 @@ pub enum Gap {
 }
 
 impl Gap {
+    /// Every kind, with positions that mean nothing.
+    pub const ALL: [Gap; 11] = [
+        Gap::Missing,
+        Gap::Unreadable,
+        Gap::OtherServer,
+        Gap::OtherDatabase,
+        Gap::Behind { mark: Lsn(0), confirmed: Lsn(0) },
+        Gap::WentBack,
+        Gap::OtherRules,
+        Gap::Restarted,
+        Gap::OtherPublication,
+        Gap::OtherTables,
+        Gap::NewSlot,
+    ];
+
     /// One word, for a metric.
     pub fn kind(&self) -> &'static str {
         match self {

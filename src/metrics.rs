@@ -149,41 +149,53 @@ impl Metrics {
         page.role(self.role);
         page.gauge(
             "ready",
-            "1 while this daemon deletes keys at once, 0 while it stands by.",
+            "1 while this daemon deletes keys at once; 0 while it stands by or /readyz says 503.",
             u64::from(self.unready(cache).is_none()),
         );
         page.gauge(
             "confirmed_lsn_bytes",
-            "Position confirmed last, as a byte position in the WAL.",
+            "Position confirmed last, comparable with pg_current_wal_lsn() - '0/0'; in outbox mode a count of its own.",
             totals.confirmed.0,
         );
         page.seconds(
             "since_confirmed_seconds",
-            "Time since everything that came was confirmed, or a position was.",
+            "Time since everything that came was confirmed, or a position was; echoes hold it back.",
             now.duration_since(self.confirmed),
         );
-        page.seconds("lateness_seconds", "Server time of sending less time of commit.", self.lateness);
+        page.seconds(
+            "lateness_seconds",
+            "Server time of sending less time of commit; 0 when everything was sent.",
+            self.lateness,
+        );
         page.seconds(
             "oldest_undeleted_seconds",
-            "Age of the oldest change that is not deleted yet, 0 when there is none.",
+            "Age of the oldest change that is not deleted yet, 0 when there is none; counts from the break while the stream is interrupted or held back. The alarm: it is silent on a quiet night.",
             self.oldest(now),
         );
-        page.counter("keys_sent_total", "Keys sent to the cache, echoes included.", totals.keys);
-        page.counter("keys_existed_total", "Keys sent that existed.", totals.existed);
-        page.counter("keys_widened_total", "Keys widened to a pattern: a value was unknown.", totals.widened);
-        page.counter("lookups_refused_total", "Lookups that the server refused.", totals.refused);
-        page.counter("keys_not_allowed_total", "Keys that transactions named and may not.", totals.not_allowed);
-        page.counter("families_collapsed_total", "Families collapsed by a memory bound.", totals.collapsed);
+        page.counter("keys_sent_total", "Keys sent to the cache, echoes included, leases not.", totals.keys);
+        page.counter("keys_existed_total", "Keys sent that existed in the cache.", totals.existed);
+        page.counter("keys_widened_total", "Keys that became a pattern because a value was unknown.", totals.widened);
+        page.counter("lookups_refused_total", "Lookups that failed; their keys were swept.", totals.refused);
+        page.counter(
+            "keys_not_allowed_total",
+            "Keys of crieur.invalidate that cache.invalidate does not allow.",
+            totals.not_allowed,
+        );
+        page.counter(
+            "families_collapsed_total",
+            "Families (all keys of one template) that a memory bound collapsed into their pattern.",
+            totals.collapsed,
+        );
         page.counter("sweeps_total", "Sweeps finished.", totals.sweeps);
         page.counter("keys_swept_total", "Keys deleted by sweeps.", totals.swept);
         page.counter(
             "repairs_delayed_total",
-            "Repairs of the cache slowed down: one cause again.",
+            "Repairs of the cache that waited because one cause came again and again: an alarm.",
             totals.repairs_delayed,
         );
         page.counter("cache_turns_total", "Connections that led to another cache server.", totals.cache_turns);
         page.gauge("echoes_waiting", "Keys and patterns that wait for their echo.", totals.echoes_waiting);
-        page.gauge("memory_bytes", "Bytes of all key sets.", totals.memory_bytes);
+        page.gauge("memory_bytes", "Bytes of all keys in memory.", totals.memory_bytes);
         page.gauge("cache_up", "1 unless the last attempt at the cache failed.", u64::from(!cache.away));
         page.counter("cache_outages_total", "Times that the cache stopped answering.", cache.outages);
         page.gaps(&self.gaps);

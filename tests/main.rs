@@ -2,6 +2,7 @@
 
 mod commands;
 mod corpus;
+mod docs;
 mod golden;
 mod guarantee;
 mod model;

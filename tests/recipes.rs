@@ -10,7 +10,8 @@ use crieur::rules::Rules;
 /// The blocks between ``` of the recipes, with their language.
 fn blocks() -> Vec<(&'static str, &'static str)> {
     let fenced = include_str!("../docs/guide/recipes.md").split("```").skip(1).step_by(2);
-    fenced.filter_map(|block| block.split_once('\n')).collect()
+    let blocks = fenced.filter_map(|block| block.split_once('\n'));
+    blocks.map(|(info, block)| (info.split(' ').next().unwrap_or_default(), block)).collect()
 }
 
 /// Keys, patterns and lookups of a change, as the recipes write them.

@@ -2,12 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crieur::amount::shown;
-use crieur::config::reference::{Key, Kind};
-use crieur::observe::Level;
-use crieur::observe::ids::LIST;
+use crieur::observe::ids::{LIST, Level};
 
 /// Modules that decide and never touch the outside: no runtime, no clock, no log.
 const PURE: &[&str] = &[
@@ -227,36 +223,6 @@ fn no_word_of_unfinished_work_stays() {
             .collect::<Vec<_>>()
     });
     complain(complaints.collect());
-}
-
-/// What an entry of the configuration's list must say: a default or that there is none, and bounds that are not the usual.
-fn bounds(key: &Key) -> Vec<String> {
-    let usual = |bound: &Duration| [0, 1, 3_600_000].contains(&bound.as_millis());
-    let bounds = match key.kind {
-        Kind::Duration(least, most) => [least, most].into_iter().filter(|bound| !usual(bound)).map(shown).collect(),
-        Kind::Ascending => vec!["1h".to_owned()],
-        Kind::Bytes(least) if least > 0 => vec![least.to_string()],
-        Kind::Count(least, most) => vec![least.to_string(), most.to_string()],
-        _ => Vec::new(),
-    };
-    bounds.into_iter().map(|bound| format!("`{bound}`")).collect()
-}
-
-#[test]
-fn the_reference_says_the_default_and_the_bounds_of_every_configuration_key() {
-    let mut complaints = Vec::new();
-    for (page, mandatory) in [("docs/operate/configuration.md", "Mandatory")] {
-        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).expect("a page");
-        for key in crieur::config::reference() {
-            let entry = text.split(&format!("\n- `{}`", key.name)).nth(1).unwrap_or_default();
-            let entry = entry.split("\n- ").next().and_then(|entry| entry.split("\n\n").next()).unwrap_or_default();
-            let ends = entry.contains("`Default:`") || entry.contains(mandatory);
-            let lacks = bounds(key).into_iter().filter(|bound| !entry.contains(bound));
-            complaints.extend((!ends).then(|| format!("{page}: {} has no default", key.name)));
-            complaints.extend(lacks.map(|bound| format!("{page}: {} does not say {bound}", key.name)));
-        }
-    }
-    complain(complaints);
 }
 
 #[test]

@@ -87,11 +87,11 @@ pub enum Command {
     Record(record::RecordArgs),
     /// Say which keys the transactions of a recording delete; with --execute, delete them.
     Replay(replay::ReplayArgs),
-    /// Print a list that the documentation is made from.
+    /// Print a part of the documentation that is made from the code.
     #[command(hide = true)]
     Reference {
-        /// Which one.
-        list: reference::List,
+        /// Which part.
+        part: reference::Part,
     },
 }
 
@@ -122,11 +122,11 @@ pub fn main() -> Exit {
             with_config(&arguments.config, |config| report(setup(&config, (arguments.mode(), arguments.slotting()))))
         }
         Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
-        Command::Reference { list } => report(print(&reference::text(list))),
         Command::Replay(arguments) if arguments.execute => {
             with_config(&arguments.config, |config| report(replay(&config, &arguments)))
         }
         Command::Replay(arguments) => with_rules(&arguments.config, |config| report(replay(&config, &arguments))),
+        Command::Reference { part } => report(print(&reference::text(part))),
     }
 }
 

@@ -1,29 +1,235 @@
-//! `crieur reference`: the lists that the documentation is made from, as Markdown. Hidden from `--help`: it is for whoever
-//! writes the documentation.
+//! The parts of the documentation that the code knows best: `crieur reference KIND` prints them as Markdown. A test compares
+//! them with the pages, and writes them there with UPDATE=1. Pure.
 
-use crate::observe::ids::{Entry, LIST};
+use std::fmt::Write as _;
+use std::time::Instant;
 
-/// Which list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum List {
-    /// The ids that lines of the log carry.
+use clap::CommandFactory as _;
+
+use crate::amount::shown;
+use crate::cache::acl;
+use crate::cli::Arguments;
+use crate::config::meaning::MEANINGS;
+use crate::config::reference::{Key, Kind};
+use crate::config::{Leases, reference};
+use crate::error::Exit;
+use crate::mark::Gap;
+use crate::metrics::{CacheState, Metrics};
+use crate::observe::ids::{Entry, LIST, Level};
+
+/// Which part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Part {
+    /// Every configuration key.
+    Configuration,
+    /// Every metric, as the page of a daemon shows it.
+    Metrics,
+    /// Every exit code.
+    ExitCodes,
+    /// The help of every command.
+    Commands,
+    /// The rights of the cache's user for the rules of Dousell Immo.
+    Acl,
+    /// Every id that a line of the log carries.
     Ids,
+    /// Warnings and errors about the stream, the outbox and the slot.
+    WarningsStream,
+    /// Those about tables, rows and rules.
+    WarningsTables,
+    /// Those about the cache and the daemon itself.
+    WarningsCache,
 }
 
-/// A list as a table in Markdown.
-pub fn text(list: List) -> String {
-    match list {
-        List::Ids => ids(),
+/// The part, as Markdown.
+pub fn text(part: Part) -> String {
+    let mut out = String::new();
+    match part {
+        Part::Configuration => configuration(&mut out),
+        Part::Metrics => metrics(&mut out),
+        Part::ExitCodes => exit_codes(&mut out),
+        Part::Commands => commands(&mut out),
+        Part::Acl => rights(&mut out),
+        Part::Ids => ids(&mut out),
+        Part::WarningsStream | Part::WarningsTables | Part::WarningsCache => warnings(&mut out, part),
+    }
+    out
+}
+
+/// Adds a line. A `String` takes everything.
+macro_rules! line {
+    ($out:expr, $($format:tt)*) => {{ let _ = writeln!($out, $($format)*); }};
+}
+
+fn configuration(out: &mut String) {
+    let mut section = "";
+    for key in reference() {
+        if key.split().0 != section {
+            section = key.split().0;
+            line!(out, "## `[{section}]`\n");
+        }
+        line!(out, "### `{}`\n", key.name);
+        let meaning = MEANINGS.iter().find(|(name, _)| *name == key.name);
+        line!(out, "{}\n", meaning.map_or(key.doc, |(_, text)| text));
+        line!(out, "{} {} Variable: {}.\n", value(key.kind), default(key), variables(key));
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+}
+
+/// What the value must be.
+fn value(kind: Kind) -> String {
+    match kind {
+        Kind::Url => "Value: an address.".to_owned(),
+        Kind::Urls => "Value: a list of addresses.".to_owned(),
+        Kind::Name => "Value: a text that is not empty.".to_owned(),
+        Kind::Slot => "Value: 1 to 63 of `a-z`, `0-9` and `_`.".to_owned(),
+        Kind::Path => "Value: the name of a file.".to_owned(),
+        Kind::Choice(words) => {
+            let words: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
+            format!("Value: one of {}.", words.join(", "))
+        }
+        Kind::Duration(least, most) => format!("Value: a duration from `{}` to `{}`.", shown(least), shown(most)),
+        Kind::Ascending => "Value: a list of durations above zero, ascending, each at most `1h`.".to_owned(),
+        Kind::Bytes(0) => "Value: a size, such as `\"64MiB\"`, or a number of bytes.".to_owned(),
+        Kind::Bytes(least) => format!("Value: a size, such as `\"64MiB\"`, or a number of bytes, at least `{least}`."),
+        Kind::Count(least, most) => format!("Value: a whole number from `{least}` to `{most}`."),
+        Kind::Texts => "Value: a list of texts.".to_owned(),
+        Kind::Prefixes => "Value: a list of texts, each with its only `*` at the end.".to_owned(),
+        Kind::Socket => "Value: an address and a port.".to_owned(),
     }
 }
 
-fn ids() -> String {
-    let mut text = "| id | level | meaning | is anything stale? | what to do | ends by itself |\n".to_owned();
-    text.push_str("|---|---|---|---|---|---|\n");
-    for Entry { name, level, means, stale, act, ends, .. } in LIST {
-        text.push_str(&format!("| `{name}` | {} | {means} | {stale} | {act} | {ends} |\n", level.shown()));
+fn default(key: &Key) -> String {
+    let is_list = matches!(key.kind, Kind::Urls | Kind::Texts | Kind::Prefixes | Kind::Ascending);
+    match key.default {
+        None if key.also.is_some() => "Mandatory.".to_owned(),
+        None => "`Default:` none.".to_owned(),
+        Some("") => "`Default:` `[]`.".to_owned(),
+        Some(list) if is_list => {
+            let items: Vec<_> = list.split(',').map(|item| format!("\"{item}\"")).collect();
+            format!("`Default:` `[{}]`.", items.join(", "))
+        }
+        Some(number) if matches!(key.kind, Kind::Count(..)) => format!("`Default:` `{number}`."),
+        Some(text) => format!("`Default:` `\"{text}\"`."),
     }
-    text
+}
+
+fn variables(key: &Key) -> String {
+    let also = key.also.map_or_else(String::new, |name| format!(" or `{name}`"));
+    format!("`{}`{also}", key.variable())
+}
+
+/// The page of a daemon that has just started, read as Prometheus reads it.
+fn metrics(out: &mut String) {
+    let page = Metrics::new(Instant::now()).text(CacheState::default(), Instant::now());
+    line!(out, "| Metric | Kind | Meaning |\n|---|---|---|");
+    let kinds: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    for (name, help) in page.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')) {
+        let label = match name {
+            "crieur_role" => "{role}",
+            "crieur_gaps_total" => "{kind}",
+            "crieur_build_info" => "{version}",
+            _ => "",
+        };
+        let kind = kinds.iter().find(|(other, _)| *other == name).map_or("", |(_, kind)| kind);
+        line!(out, "| `{name}{label}` | {kind} | {help} |");
+    }
+    let roles: Vec<_> = page.lines().filter_map(|line| line.split("role=\"").nth(1)?.split('"').next()).collect();
+    line!(out, "\nThe label `role` is one of `{}`.", roles.join("`, `"));
+    line!(out, "The label `kind` is one of `{}`.", Gap::ALL.map(|gap| gap.kind()).join("`, `"));
+}
+
+fn exit_codes(out: &mut String) {
+    line!(out, "| Code | Meaning | Does the systemd unit start crieur again? |\n|---|---|---|");
+    for exit in Exit::ALL {
+        let again = match exit {
+            Exit::Ok => "no: somebody asked for the end",
+            _ if Exit::FOR_GOOD.contains(&exit) => "no: a restart cannot mend this",
+            _ => "yes",
+        };
+        line!(out, "| {} | {} | {again} |", exit as u8, exit.meaning());
+    }
+}
+
+/// The pages of the runbook, and what the ids on them begin with.
+const PAGES: [(Part, &str, &[&str]); 3] = [
+    (
+        Part::WarningsStream,
+        "runbook-stream.md",
+        &["stream", "session", "address", "catalog", "slot", "lookup", "replica", "outbox", "message"],
+    ),
+    (Part::WarningsTables, "runbook-tables.md", &["publication", "table", "writes", "rules", "row", "invalidate"]),
+    (
+        Part::WarningsCache,
+        "runbook-cache.md",
+        &["run", "reload", "metrics", "cache", "mark", "repair", "tls", "sweep", "gap"],
+    ),
+];
+
+/// Where a warning has its heading.
+fn page(entry: &Entry) -> Option<(Part, &'static str)> {
+    let family = entry.name.split('.').next()?;
+    PAGES.iter().find(|(_, _, families)| families.contains(&family)).map(|(part, file, _)| (*part, *file))
+}
+
+fn ids(out: &mut String) {
+    line!(out, "| id | Level | Meaning |\n|---|---|---|");
+    for entry in LIST {
+        let name = match (entry.level, page(entry)) {
+            (Level::Info, _) | (_, None) => format!("`{}`", entry.name),
+            (_, Some((_, file))) => format!("[`{}`]({file}#{})", entry.name, entry.name.replace('.', "")),
+        };
+        line!(out, "| {name} | {} | {} |", entry.level.shown(), entry.means);
+    }
+}
+
+fn warnings(out: &mut String, part: Part) {
+    let is_here = |entry: &&Entry| page(entry).is_some_and(|(other, _)| other == part);
+    for entry in LIST.iter().filter(|entry| entry.level != Level::Info).filter(is_here) {
+        line!(out, "## `{}`\n", entry.name);
+        line!(out, "{}: {}\n", entry.level.shown(), entry.means);
+        line!(out, "- Stale? {}\n- Do: {}\n- Ends: {}\n", entry.stale, entry.act, entry.ends);
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+}
+
+fn commands(out: &mut String) {
+    let mut crieur = Arguments::command();
+    crieur.build();
+    for command in crieur.get_subcommands_mut().filter(|command| !command.is_hide_set()) {
+        if command.get_name() == "help" {
+            continue;
+        }
+        line!(out, "## `crieur {}`\n\n```text", command.get_name());
+        let help = command.render_long_help().to_string();
+        for text in help.trim_end().lines() {
+            line!(out, "{}", text.trim_end());
+        }
+        line!(out, "```\n");
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+}
+
+/// The families of `systemd/dousell.rules.toml`, which a test compares with the file.
+pub const FAMILIES: [&str; 6] = [
+    "properties:all_properties_public",
+    "properties:detail:*",
+    "properties:city:*",
+    "payments:lease:*",
+    "dashboard:*",
+    "available_slots:*",
+];
+
+fn rights(out: &mut String) {
+    let families = FAMILIES.map(|family| family.as_bytes().to_vec());
+    line!(out, "```text");
+    line!(out, "ACL SETUSER crieur on >password resetkeys -@all");
+    line!(out, "{}", acl::grant("crieur", &families, Leases::None));
+    line!(out, "```\n\nWith `cache.leases = \"companion\"` the second line is:\n\n```text");
+    line!(out, "{}", acl::grant("crieur", &families, Leases::Companion));
+    line!(out, "```");
 }
 
 #[cfg(test)]
@@ -31,10 +237,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_id_is_one_row_of_six_cells() {
-        let text = text(List::Ids);
-        assert_eq!(text.lines().count(), LIST.len() + 2);
-        assert!(text.lines().all(|line| line.matches('|').count() == 7), "{text}");
-        assert!(text.contains("\n| `slot.anew` | WARN | "), "{text}");
+    fn every_warning_has_a_page() {
+        assert!(LIST.iter().all(|entry| page(entry).is_some()));
+    }
+
+    #[test]
+    fn every_key_has_one_meaning_and_every_code_one_line() {
+        let names: Vec<_> = reference().iter().map(|key| key.name).collect();
+        assert_eq!(MEANINGS.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
+        let codes = text(Part::ExitCodes);
+        assert!(Exit::ALL.iter().all(|exit| codes.matches(&format!("\n| {} |", *exit as u8)).count() == 1), "{codes}");
     }
 }

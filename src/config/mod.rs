@@ -3,6 +3,7 @@
 pub mod credentials;
 pub(crate) mod environment;
 mod layers;
+pub mod meaning;
 mod merged;
 mod metered;
 pub mod reference;

@@ -3,6 +3,8 @@
 //! A throwaway PostgreSQL and a throwaway cache, the release binary with the shipped configuration and Dousell's rules, and
 //! every change of Dousell's invalidation table. After each one the whole cache is compared with what it must hold: not
 //! one key too few, not one too many. Exit 0 when everything was as promised, 1 otherwise; nothing is left running.
+//!
+//! `make servers`: the two servers alone, for the quick start of the documentation, until Ctrl-C.
 
 #[path = "../live/harness/mod.rs"]
 mod harness;
@@ -44,7 +46,9 @@ fn main() -> ExitCode {
     end_without_drops(work.path().to_owned());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let report = Report::new();
-    match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(demo(report))) {
+    let only_servers = std::env::args().nth(1).is_some_and(|word| word == "servers");
+    let work = async || if only_servers { servers(report).await } else { demo(report).await };
+    match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(work())) {
         Ok(broken) if broken.is_empty() => {
             report.promise(Mark::Kept, "everything was as promised");
             ExitCode::SUCCESS
@@ -100,6 +104,15 @@ fn end_without_drops(work: PathBuf) {
         clean();
         std::process::exit(code);
     });
+}
+
+/// Two throwaway servers and their addresses. Only a signal ends them.
+async fn servers(report: Report) -> Result<Vec<String>> {
+    let (postgres, cache) = (Postgres::start(Options::default()), Redis::start(&Server::System, &[]));
+    report.step("Two throwaway servers run. Type these lines in another terminal:");
+    println!("export DATABASE_URL='{}'\nexport REDIS_URL='{}'", postgres.url(), cache.url());
+    report.step("Ctrl-C ends both and removes what they hold.");
+    std::future::pending().await
 }
 
 /// Returns what was not as promised.

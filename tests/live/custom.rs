@@ -210,7 +210,8 @@ async fn keys_of_a_database_in_another_encoding_are_the_applications() {
 #[tokio::test]
 async fn the_recipe_of_keys_that_only_the_application_knows_works() {
     let page = include_str!("../../docs/guide/named-keys.md");
-    let recipe = page.split("```sql\nBEGIN;").nth(1).and_then(|rest| rest.split("```").next()).expect("the recipe");
+    let recipe =
+        page.split("test=live/custom.rs\nBEGIN;").nth(1).and_then(|rest| rest.split("```").next()).expect("the recipe");
     let scene = Scene::start().await;
     scene.run("ALTER TABLE properties ADD price numeric").await;
     let mut daemon = scene.daemon_with(&allowing(&scene, "[\"properties:search:*\", \"stats:*\"]")).await;

@@ -20,6 +20,7 @@ mod day;
 mod ddl;
 mod decoder;
 mod delivery;
+mod docs;
 mod encodings;
 mod failover;
 mod far;

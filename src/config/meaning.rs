@@ -1,0 +1,131 @@
+//! What each configuration key does, in sentences: the text of `docs/operate/configuration.md`. Pure.
+
+/// Key and text, in the order of [`super::reference::reference`].
+pub const MEANINGS: &[(&str, &str)] = &[
+    (
+        "postgres.url",
+        "The address of the PostgreSQL server: a libpq URL or a key/value string, with `sslmode`, `sslrootcert` and \
+         several hosts. Replication needs the direct host; in outbox mode any pooler will do.",
+    ),
+    (
+        "postgres.mode",
+        "How crieur reads changes. `replication` reads them from the WAL. `outbox` reads them from a table that \
+         triggers fill, over any ordinary connection ([outbox](../guide/outbox.md)).",
+    ),
+    (
+        "postgres.slot",
+        "The name of the replication slot. In outbox mode it is only the name under which crieur keeps its position. Of \
+         several daemons with one name, one works and the others stand by. A new name starts from now, so a new name \
+         counts as a gap.",
+    ),
+    (
+        "postgres.publication",
+        "The name of the publication that holds the tables of the rules. `crieur setup` makes the publication.",
+    ),
+    (
+        "postgres.replicas",
+        "Connection strings of the standbys that your readers read from. crieur deletes a key when the primary shows \
+         the change, and once more when every standby of this list has replayed the commit; until then the position \
+         waits. A standby that is down holds back the position and WAL, never the deletes: take that standby out of the \
+         list.",
+    ),
+    (
+        "postgres.connect_timeout",
+        "How long one connection attempt may take for each host: TCP, TLS and log-in together.",
+    ),
+    (
+        "postgres.liveness_timeout",
+        "When nothing was received for half of this time, crieur asks the server for a reply. At the end of this time \
+         crieur drops the connection and makes a new one. A shorter time finds a dead link sooner, and drops slow \
+         links.",
+    ),
+    (
+        "postgres.lookup_timeout",
+        "How long one statement of the control session may take, a lookup of the rules too. When a lookup takes longer, \
+         its keys become a sweep.",
+    ),
+    (
+        "cache.url",
+        "The address of the cache: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and database number. \
+         The parameters `?db=3`, `?ssl=true`, `?username=` and `?password=` mean what they mean to redis-py, go-redis \
+         and ioredis. crieur refuses, by its name, a parameter that contradicts another one, a prefix of keys \
+         (`keyPrefix`), and a parameter that crieur does not know.",
+    ),
+    (
+        "cache.tls_ca",
+        "The PEM file of the authority that signed the cache's certificate. Without this key crieur uses the system's \
+         authorities. crieur reads the file again at the next connection when the file has changed, so a rotation needs \
+         no restart.",
+    ),
+    (
+        "cache.tls_cert",
+        "The PEM file of the certificate that crieur shows to a cache that asks for one (Redis: `tls-auth-clients`). \
+         crieur reads this file again, too.",
+    ),
+    ("cache.tls_key", "The PEM file of the private key of `cache.tls_cert`."),
+    (
+        "cache.echo",
+        "The delays of the second deletes, ascending. The last delay bounds how long a plain reader may keep a value \
+         before the reader stores the value. `[]` suits readers with leases; with `[]` a plain reader that races with a \
+         change may leave a stale value.",
+    ),
+    (
+        "cache.echo_wal_bytes_max",
+        "How much WAL waiting echoes may hold back, in bytes. Past this bound the position moves on without them.",
+    ),
+    ("cache.protect", "Patterns of keys that are never deleted, whatever a rule says."),
+    (
+        "cache.invalidate",
+        "The keys that transactions may name with `crieur.invalidate`, as texts that end in `*`: \
+         `[\"properties:search:*\"]`. `cache.protect` wins over this list.",
+    ),
+    (
+        "cache.leases",
+        "`companion` deletes the key `lease:{K}` with every key K, for readers that keep their lease there \
+         ([readers](../guide/readers.md)). `none` does not. The lease of a protected key stays as well; `lease:*` in \
+         `cache.protect` keeps no other lease.",
+    ),
+    (
+        "cache.on_gap",
+        "What crieur does when the mark shows that the cache may have missed changes: at the first start, after a new \
+         slot, on another server. `sweep` deletes every key of the rules; when only the rules changed, the keys of the \
+         changed rules. `warn` says so once, and stale values may stay until their TTL ends.",
+    ),
+    (
+        "cache.heartbeat",
+        "How often crieur looks at the mark and writes the mark when there is nothing to delete. Within this time \
+         crieur notices a cache that was restored, flushed or failed over behind a proxy. A reader that finds the \
+         mark's `at` much older knows that nobody invalidates. Each beat is one command. Where commands are billed, the \
+         default is one minute.",
+    ),
+    (
+        "cache.connection_age_max",
+        "How often crieur connects to the cache's address anew. So crieur leaves an old primary that lives on when its \
+         name leads to another server. Where commands are billed, the default is five minutes.",
+    ),
+    (
+        "cache.metered",
+        "Whether each command is billed. `yes`: no delete ahead of the gate, the mark at most once a second, longer \
+         defaults of `cache.heartbeat` and `cache.connection_age_max`. `no`: none of this. `auto`: crieur decides by \
+         the host (`.upstash.io`, `.kv.vercel-storage.com`).",
+    ),
+    ("cache.timeout", "Without an answer for this long crieur drops the connection and sends the same keys again."),
+    (
+        "limits.memory_bytes_max",
+        "How many bytes the keys that wait may take. Past this bound a set of keys becomes a sweep of its template.",
+    ),
+    (
+        "limits.batch_keys_max",
+        "How many keys one pipeline carries. A smaller number lets other clients of the cache in between more often.",
+    ),
+    (
+        "limits.stop_timeout",
+        "How long the work in flight may take after SIGTERM. The rest comes again at the next start. Keep \
+         `TimeoutStopSec` of the systemd unit above this time.",
+    ),
+    (
+        "admin.listen",
+        "The address and port of `/metrics`, `/healthz` and `/readyz`, for example `\"127.0.0.1:9186\"`. Without this \
+         key there are no such pages. The pages have no password: keep them on a local address.",
+    ),
+];

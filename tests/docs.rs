@@ -1,0 +1,309 @@
+//! The documentation: what is made from the code agrees with the code, what is linked exists, what is quoted is said,
+//! pages stay short, and the French pages say the same things as the English ones.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use crieur::cli::reference::{self, FAMILIES, Part};
+use crieur::config::rules_of_file;
+use crieur::observe::ids::LIST;
+
+/// Longer pages are read by nobody at night.
+const LINES_MAX: usize = 250;
+/// The first page.
+const FIRST_LINES_MAX: usize = 150;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every page, by its path below the root.
+pub fn pages() -> Vec<(PathBuf, String)> {
+    let (mut found, mut folders) = (Vec::new(), vec![root().join("docs")]);
+    folders.extend(["README.md", "README.fr.md"].map(|name| root().join(name)));
+    while let Some(path) = folders.pop() {
+        if path.is_dir() {
+            let entries = std::fs::read_dir(&path).expect("a folder of the repository is readable");
+            folders.extend(entries.map(|entry| entry.expect("readable").path()));
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            let text = std::fs::read_to_string(&path).expect("a page is readable text");
+            found.push((path.strip_prefix(root()).expect("below the root").to_owned(), text));
+        }
+    }
+    found.sort();
+    assert!(found.len() > 20, "only {} pages", found.len());
+    found
+}
+
+fn complain(complaints: Vec<String>) {
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+/// The lines outside of fenced blocks.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut is_code = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        let shown = !is_code && !fence;
+        is_code ^= fence;
+        shown
+    })
+}
+
+/// The fenced blocks: info string and content.
+fn blocks(text: &str) -> Vec<(String, String)> {
+    let (mut found, mut open) = (Vec::new(), None::<(String, String)>);
+    for line in text.lines() {
+        match (line.trim_start().strip_prefix("```"), &mut open) {
+            (Some(info), None) => open = Some((info.to_owned(), String::new())),
+            (Some(_), Some(_)) => found.extend(open.take()),
+            (None, Some((_, content))) => {
+                content.push_str(line);
+                content.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a block that does not end: {open:?}");
+    found
+}
+
+/// The anchor that a forge gives a heading.
+fn slug(heading: &str) -> String {
+    let plain = heading.trim().to_lowercase();
+    let kept = plain.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+fn headings(text: &str) -> Vec<&str> {
+    let marks = |line: &str| line.starts_with('#') && line.trim_start_matches('#').starts_with(' ');
+    prose(text).filter(|line| marks(line)).collect()
+}
+
+fn anchors(text: &str) -> BTreeSet<String> {
+    headings(text).into_iter().map(|heading| slug(heading.trim_start_matches('#'))).collect()
+}
+
+/// The targets of `[text](target)`, and of `src="target"`.
+fn links(text: &str) -> Vec<&str> {
+    let of_line = |line| {
+        let line: &str = line;
+        line.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect::<Vec<_>>()
+    };
+    prose(text).flat_map(of_line).collect()
+}
+
+#[test]
+fn the_parts_that_are_made_from_the_code_agree_with_the_code() {
+    let (mut seen, mut complaints) = (BTreeSet::new(), Vec::new());
+    for (path, page) in pages() {
+        for part in Part::value_variants() {
+            let name = part.to_possible_value().expect("none is hidden").get_name().to_owned();
+            let begin = format!("<!-- made by: crieur reference {name} -->\n\n");
+            let Some((before, rest)) = page.split_once(&begin) else { continue };
+            let (old, after) = rest.split_once("\n<!-- end -->").expect("a part that is made ends");
+            let new = reference::text(*part);
+            seen.insert(name.clone());
+            if old != new {
+                if std::env::var_os("UPDATE").is_some() {
+                    let page = format!("{before}{begin}{new}\n<!-- end -->{after}");
+                    std::fs::write(root().join(&path), page).expect("the repository is writable");
+                }
+                complaints.push(format!("{}: {name} is not what the code says; UPDATE=1 writes it", path.display()));
+            }
+        }
+    }
+    assert_eq!(seen.len(), Part::value_variants().len(), "parts that stand on no page: {seen:?} do");
+    complain(complaints);
+}
+
+#[test]
+fn the_rights_are_those_of_the_rules_that_are_shipped() {
+    let rules = rules_of_file(&root().join("systemd/dousell.rules.toml"));
+    let patterns = rules.unwrap_or_else(|mistakes| panic!("{mistakes}")).patterns();
+    assert_eq!(patterns, FAMILIES.map(|family| family.as_bytes().to_vec()));
+}
+
+#[test]
+fn no_page_is_longer_than_a_tired_person_reads() {
+    let limit = |path: &Path| if path.starts_with("docs") { LINES_MAX } else { FIRST_LINES_MAX };
+    let long = pages().into_iter().filter(|(path, text)| text.lines().count() > limit(path));
+    complain(long.map(|(path, text)| format!("{}: {} lines", path.display(), text.lines().count())).collect());
+}
+
+#[test]
+fn every_link_leads_to_a_page_and_a_heading() {
+    let mut complaints = Vec::new();
+    let pages = pages();
+    for (path, text) in &pages {
+        let folder = path.parent().expect("a file stands in a folder");
+        for target in links(text).into_iter().filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
+        {
+            let (file, anchor) = target.split_once('#').map_or((target, None), |(file, anchor)| (file, Some(anchor)));
+            let other = if file.is_empty() { path.clone() } else { folder.join(file) };
+            let Ok(real) = root().join(&other).canonicalize() else {
+                complaints.push(format!("{}: {target} does not exist", path.display()));
+                continue;
+            };
+            let Some(anchor) = anchor else { continue };
+            let text = std::fs::read_to_string(&real).unwrap_or_default();
+            if !anchors(&text).contains(anchor) {
+                complaints.push(format!("{}: {target} has no such heading", path.display()));
+            }
+        }
+    }
+    complain(complaints);
+}
+
+#[test]
+fn every_page_is_linked_from_the_first_or_by_its_sister() {
+    let pages = pages();
+    let first: String =
+        pages.iter().filter(|(path, _)| !path.starts_with("docs")).map(|(_, text)| text.as_str()).collect();
+    let others: String = pages.iter().map(|(_, text)| text.as_str()).collect();
+    let lost = pages.iter().filter(|(path, _)| {
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name");
+        path.starts_with("docs")
+            && !first.contains(&path.display().to_string())
+            && !others.contains(&format!("({name})"))
+    });
+    complain(lost.map(|(path, _)| format!("{}: nobody links it", path.display())).collect());
+}
+
+/// Every Rust source below a folder, as one text.
+fn sources(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).expect("a folder of the repository").map(|entry| entry.expect("readable"));
+    let texts = entries.map(|entry| match entry.path() {
+        folder if folder.is_dir() => sources(&folder),
+        file if file.extension().is_some_and(|extension| extension == "rs") => {
+            std::fs::read_to_string(file).expect("a source is readable text")
+        }
+        _ => String::new(),
+    });
+    texts.collect()
+}
+
+#[test]
+fn every_test_that_keeps_a_promise_exists() {
+    let code = ["src", "tests/live", "tests/torture", "tests/simulation", "tests/model"]
+        .map(|name| sources(&root().join(name)));
+    let code = code.concat() + include_str!("properties.rs") + include_str!("corpus.rs") + include_str!("guarantee.rs");
+    let page = std::fs::read_to_string(root().join("docs/explain/promises.md")).expect("the page is there");
+    let names: Vec<_> =
+        identifiers(&page).into_iter().filter(|name| name.matches('_').count() > 2 && !name.contains('.')).collect();
+    assert!(names.len() >= 20, "only {names:?}");
+    let absent = names.into_iter().filter(|name| !code.contains(&format!("fn {name}(")));
+    complain(absent.map(|name| format!("no test is called {name}")).collect());
+}
+
+/// That the words are said, the live tests see: they wait for each of these lines. Here it is its id.
+#[test]
+fn every_id_of_the_log_that_a_page_names_exists() {
+    let (mut complaints, mut quoted) = (Vec::new(), 0);
+    for (path, page) in pages() {
+        for (_, content) in blocks(&page).into_iter().filter(|(info, _)| info.starts_with("text log")) {
+            for line in content.lines() {
+                quoted += 1;
+                let (line, id) = line.split_once(" id=").unwrap_or((line, ""));
+                let level = line.trim().split(' ').next().unwrap_or_default();
+                if !["INFO", "WARN", "ERROR"].contains(&level) {
+                    complaints.push(format!("{}: {line}: no level", path.display()));
+                }
+                if !id.is_empty() && !LIST.iter().any(|entry| entry.name == id) {
+                    complaints.push(format!("{}: there is no id {id}", path.display()));
+                }
+            }
+        }
+        let named = identifiers(&page).into_iter().filter(|word| {
+            let families = LIST.iter().map(|entry| entry.name.split('.').next().unwrap_or_default());
+            let mut parts = word.split('.');
+            let family = parts.next().unwrap_or_default();
+            let rest = parts.next().unwrap_or_default();
+            let is_word =
+                !rest.is_empty() && parts.next().is_none() && rest.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            // Keys of the configuration and objects of the schema look the same.
+            let is_other = crieur::config::reference().iter().any(|key| key.name == *word) || word.ends_with(".toml");
+            is_word
+                && !is_other
+                && families.into_iter().any(|known| known == family)
+                && path.starts_with("docs/operate")
+        });
+        let unknown = named.filter(|word| !LIST.iter().any(|entry| entry.name == *word));
+        complaints.extend(unknown.map(|word| format!("{}: there is no id `{word}`", path.display())));
+    }
+    assert!(quoted >= 8, "only {quoted} lines are quoted");
+    complain(complaints);
+}
+
+/// A heading in another language says the same when its identifiers are the same.
+fn identifiers(line: &str) -> Vec<&str> {
+    line.split('`').skip(1).step_by(2).collect()
+}
+
+/// A block without what is said to a reader: comments, and the words behind `#`.
+fn bare(content: &str) -> Vec<String> {
+    let lines =
+        content.lines().map(|line| match line.split_once(" #").or_else(|| line.strip_prefix('#').map(|_| ("", ""))) {
+            Some((code, _)) if !code.contains('"') || line.matches('"').count() % 2 == 0 => code.trim_end().to_owned(),
+            _ => line.trim_end().to_owned(),
+        });
+    lines
+        .map(|line| line.split(" -- ").next().unwrap_or_default().trim_end().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
+#[test]
+fn french_pages_have_the_headings_commands_and_identifiers_of_the_english_ones() {
+    let mut complaints = Vec::new();
+    let pages = pages();
+    let mut sisters = 0;
+    for (path, french) in &pages {
+        let Some(name) = path.to_str().and_then(|path| path.strip_suffix(".fr.md")) else { continue };
+        let english = PathBuf::from(format!("{name}.md"));
+        let Some((_, english)) = pages.iter().find(|(other, _)| *other == english) else {
+            complaints.push(format!("{}: it has no English sister", path.display()));
+            continue;
+        };
+        sisters += 1;
+        let shape = |text: &str| -> Vec<(usize, Vec<String>)> {
+            let level = |heading: &str| heading.chars().take_while(|c| *c == '#').count();
+            let of = |heading: &&str| (level(heading), identifiers(heading).into_iter().map(str::to_owned).collect());
+            headings(text).iter().map(of).collect()
+        };
+        let (ours, theirs) = (shape(french), shape(english));
+        let other = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs);
+        if let Some(at) = other.or((ours.len() != theirs.len()).then_some(ours.len().min(theirs.len()))) {
+            complaints.push(format!(
+                "{}: heading {}: {:?} where the English page has {:?}",
+                path.display(),
+                at + 1,
+                headings(french).get(at),
+                headings(english).get(at)
+            ));
+        }
+        let commands = |text: &str| -> Vec<(String, Vec<String>)> {
+            let found = blocks(text).into_iter().filter(|(info, _)| !info.starts_with("mermaid"));
+            found.map(|(info, content)| (info, bare(&content))).collect()
+        };
+        let (ours, theirs) = (commands(french), commands(english));
+        for (at, pair) in ours.iter().zip(&theirs).enumerate().filter(|(_, (ours, theirs))| ours != theirs) {
+            complaints.push(format!("{}: block {}: {:?} is not {:?}", path.display(), at + 1, pair.0, pair.1));
+        }
+        if ours.len() != theirs.len() {
+            complaints.push(format!("{}: {} blocks, {} in English", path.display(), ours.len(), theirs.len()));
+        }
+        let set = |text: &str| -> BTreeSet<String> {
+            let plain: String = prose(text).map(|line| format!("{line} ")).collect();
+            identifiers(&plain).into_iter().map(str::to_owned).collect()
+        };
+        let (ours, theirs) = (set(french), set(english));
+        let all: Vec<_> = ours.symmetric_difference(&theirs).collect();
+        if !all.is_empty() {
+            complaints.push(format!("{}: only one of the two pages says {all:?}", path.display()));
+        }
+    }
+    assert!(sisters >= 3, "only {sisters} French pages");
+    complain(complaints);
+}
