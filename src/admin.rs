@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use crate::cache::health::Health;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{CacheState, Metrics};
+use crate::observe::news::News;
 use crate::observe::{Id, log};
-use crate::pipeline::News;
 
 /// Connections at once; the others wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 8;
@@ -42,7 +42,7 @@ impl Watch {
     }
 
     /// Takes what the loop says.
-    pub fn news(&self, news: News) {
+    pub fn news(&self, news: &News) {
         self.metrics().news(news, Instant::now());
     }
 

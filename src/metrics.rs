@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use crate::pipeline::{News, Totals};
+use crate::observe::news::{News, Totals};
 
 /// Without a word of the loop for so long it hangs: while it streams it says a status every few seconds.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -76,22 +76,27 @@ impl Metrics {
     }
 
     /// Takes what the loop says.
-    pub fn news(&mut self, news: News, now: Instant) {
+    pub fn news(&mut self, news: &News, now: Instant) {
         self.told = now;
         match news {
             News::Streaming => self.role = Role::Streaming,
             News::Interrupted => self.role = Role::Interrupted,
             News::StandingBy(_) => self.role = Role::Standby,
             News::Ready => self.ready = true,
-            News::Gap(kind) => *self.gaps.entry(kind).or_default() += 1,
+            News::Gap(kind) => *self.gaps.entry(*kind).or_default() += 1,
             News::Totals(totals, lateness) => {
                 if totals.confirmations != self.totals.confirmations || totals.settled {
                     self.confirmed = now;
                 }
-                (self.totals, self.lateness) = (totals, lateness);
+                (self.totals, self.lateness) = (*totals, *lateness);
             }
-            News::HeldBack(held_back) => self.held_back = held_back,
-            News::SweepBegan | News::SweepEnded(_) | News::Noticed => {}
+            News::HeldBack(held_back) => self.held_back = *held_back,
+            News::SweepBegan
+            | News::SweepEnded(_)
+            | News::Noticed
+            | News::Deleted(_)
+            | News::Marked(_)
+            | News::Said(_) => {}
         }
         self.blind_since = if self.sees() { None } else { self.blind_since.or(Some(now)) };
     }
@@ -270,7 +275,7 @@ mod tests {
         ];
         assert_eq!(metrics.unready(here), Some("nothing is read from PostgreSQL yet"));
         for (news, cache, reason) in steps {
-            metrics.news(news, start);
+            metrics.news(&news, start);
             assert_eq!(metrics.unready(cache), reason, "{news:?} {cache:?}");
             let stands_by = matches!(news, News::StandingBy(_));
             assert_eq!(metrics.standing(cache).is_ok(), reason.is_none() || stands_by, "{news:?} {cache:?}");
@@ -294,26 +299,26 @@ mod tests {
         };
         let totals = |oldest, settled| News::Totals(Totals { oldest, settled, ..Totals::default() }, Duration::ZERO);
         assert_eq!(ages(&metrics, at(5)).0, 5, "there is no stream yet");
-        metrics.news(News::Streaming, at(5));
+        metrics.news(&News::Streaming, at(5));
         for second in (10..40_000).step_by(10) {
-            metrics.news(totals(None, true), at(second));
+            metrics.news(&totals(None, true), at(second));
             assert_eq!(ages(&metrics, at(second + 9)), (0, 9));
         }
         // A change that committed three seconds before it was told, and that nobody answers for.
-        metrics.news(totals(Some(at(39_997)), false), at(40_000));
-        metrics.news(totals(Some(at(39_997)), false), at(40_010));
+        metrics.news(&totals(Some(at(39_997)), false), at(40_000));
+        metrics.news(&totals(Some(at(39_997)), false), at(40_010));
         assert_eq!(ages(&metrics, at(40_020)), (23, 30));
         // The stream breaks: what commits meanwhile is not known.
-        metrics.news(totals(None, true), at(40_030));
-        metrics.news(News::Interrupted, at(40_040));
-        metrics.news(News::Interrupted, at(40_050));
+        metrics.news(&totals(None, true), at(40_030));
+        metrics.news(&News::Interrupted, at(40_040));
+        metrics.news(&News::Interrupted, at(40_050));
         assert_eq!(ages(&metrics, at(40_060)).0, 20);
-        metrics.news(News::Streaming, at(40_060));
-        metrics.news(News::HeldBack(true), at(40_070));
+        metrics.news(&News::Streaming, at(40_060));
+        metrics.news(&News::HeldBack(true), at(40_070));
         assert_eq!(ages(&metrics, at(40_080)).0, 10);
-        metrics.news(News::HeldBack(false), at(40_080));
+        metrics.news(&News::HeldBack(false), at(40_080));
         assert_eq!(ages(&metrics, at(40_090)).0, 0);
-        metrics.news(News::StandingBy(7), at(40_090));
+        metrics.news(&News::StandingBy(7), at(40_090));
         assert_eq!(ages(&metrics, at(50_000)).0, 0);
     }
 
@@ -323,7 +328,7 @@ mod tests {
         let later = start + SILENCE + Duration::from_secs(1);
         let mut metrics = Metrics::new(start);
         for (news, dead) in [(News::StandingBy(0), false), (News::Interrupted, false), (News::Streaming, true)] {
-            metrics.news(news, start);
+            metrics.news(&news, start);
             assert_eq!((metrics.dead(start), metrics.dead(later).is_some()), (None, dead), "{news:?}");
         }
     }
@@ -335,10 +340,10 @@ mod tests {
         let mut metrics = Metrics::new(start);
         let totals = Totals { confirmations: 1, ..Totals::default() };
         for seconds in [10, 20] {
-            metrics.news(News::Totals(totals, Duration::from_millis(1500)), at(seconds));
+            metrics.news(&News::Totals(totals, Duration::from_millis(1500)), at(seconds));
         }
-        metrics.news(News::Gap("missing"), at(20));
-        metrics.news(News::Gap("missing"), at(20));
+        metrics.news(&News::Gap("missing"), at(20));
+        metrics.news(&News::Gap("missing"), at(20));
         let text = metrics.text(CacheState::default(), at(30));
         for line in [
             "crieur_since_confirmed_seconds 20.000",

@@ -29,6 +29,7 @@ const PURE: &[&str] = &[
     "src/metrics.rs",
     "src/notice.rs",
     "src/observe/ids.rs",
+    "src/observe/news.rs",
     "src/pipeline/intake.rs",
     "src/pipeline/stall.rs",
     "src/pipeline/tables.rs",

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use crate::pipeline::{News, Totals};
+use crate::observe::news::{News, Totals};
 
 /// A stream that is later than this is worth a progress line.
 const LATE: Duration = Duration::from_secs(1);
@@ -27,15 +27,22 @@ impl Default for Progress {
 
 impl Progress {
     /// Draws what the news say, when it is time to.
-    pub fn news(&mut self, news: News) {
+    pub fn news(&mut self, news: &News) {
         if !self.terminal {
             return;
         }
         match news {
-            News::Totals(totals, late) if late >= LATE => self.draw(&backlog(&totals, late)),
+            News::Totals(totals, late) if *late >= LATE => self.draw(&backlog(totals, *late)),
             News::SweepBegan => self.draw("sweeping"),
             News::Totals(..) | News::SweepEnded(_) | News::Ready | News::StandingBy(_) => self.clear(),
-            News::Streaming | News::Interrupted | News::HeldBack(_) | News::Gap(_) | News::Noticed => {}
+            News::Streaming
+            | News::Interrupted
+            | News::HeldBack(_)
+            | News::Gap(_)
+            | News::Noticed
+            | News::Deleted(_)
+            | News::Marked(_)
+            | News::Said(_) => {}
         }
     }
 

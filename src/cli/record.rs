@@ -63,7 +63,7 @@ pub struct RecordArgs {
 
 /// What a recording says while it grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum News {
+pub enum Milestone {
     /// Changes that commit from now on are recorded; the stream begins here.
     Ready(Lsn),
     /// Everything up to here was received, and its lookups are answered.
@@ -93,11 +93,11 @@ pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) 
     let file = create(&arguments.out)?;
     let (mut said, mut ready) = (Ok(()), false);
     let recorded = record(config, std::io::BufWriter::new(file), stop, |news| match news {
-        News::Ready(lsn) => {
+        Milestone::Ready(lsn) => {
             ready = true;
             said = writeln!(say, "recording from {lsn}").and_then(|()| say.flush());
         }
-        News::Settled(_) => {}
+        Milestone::Settled(_) => {}
     })
     .await;
     if !ready {
@@ -132,7 +132,7 @@ pub async fn record(
     config: &Config,
     out: impl Write,
     stop: impl Future<Output = ()>,
-    mut news: impl FnMut(News),
+    mut news: impl FnMut(Milestone),
 ) -> Result<Recorded> {
     let dsn = Dsn::read(&config.postgres.url)?;
     if config.postgres.mode == Mode::Outbox {
@@ -150,7 +150,7 @@ pub async fn record(
     let mut silence = Silence::new(postgres.liveness_timeout);
     let control = ControlSession::new(dsn.clone(), postgres.connect_timeout, postgres.lookup_timeout, rules.lookups());
     let mut recorder = Recorder::new(config, control, RecordingWriter::new(out, &header)?, begin);
-    news(News::Ready(begin));
+    news(Milestone::Ready(begin));
     let mut status_due = Instant::now();
     loop {
         let wake = recorder.wake(status_due).min(silence.due());
@@ -164,7 +164,7 @@ pub async fn record(
         }
         recorder.take_in(&mut wire).await?;
         if recorder.waiting.is_empty() {
-            news(News::Settled(recorder.received));
+            news(Milestone::Settled(recorder.received));
         }
         let reply = silence.ask(Instant::now())?;
         if recorder.status_wanted || reply == Reply::Requested || Instant::now() >= status_due {
@@ -184,7 +184,7 @@ async fn follow(
     dsn: Dsn,
     out: impl Write,
     stop: impl Future<Output = ()>,
-    mut news: impl FnMut(News),
+    mut news: impl FnMut(Milestone),
 ) -> Result<Recorded> {
     let postgres = &config.postgres;
     let session = Session::through_pooler(&dsn, postgres.connect_timeout).await?;
@@ -202,7 +202,7 @@ async fn follow(
     let control = PooledControl::new(dsn, postgres.connect_timeout, postgres.lookup_timeout, &config.rules, Vec::new());
     let mut follower = Follower::begin(session, postgres.liveness_timeout).await?;
     let mut recorder = Recorder::new(config, control, RecordingWriter::new(out, &header)?, follower.position());
-    news(News::Ready(follower.position()));
+    news(Milestone::Ready(follower.position()));
     let mut stop = pin!(stop);
     let mut over = false;
     // What committed before the stop is visible to the look behind it.
@@ -215,7 +215,7 @@ async fn follow(
             recorder.message(b'd', &frame).await?;
         }
         recorder.lookups().await?;
-        news(News::Settled(follower.position()));
+        news(Milestone::Settled(follower.position()));
     }
     follower.end().await?;
     recorder.finish()

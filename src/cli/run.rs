@@ -1,6 +1,7 @@
 //! `crieur run`: the daemon.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::SignalKind;
@@ -19,8 +20,10 @@ use crate::control::pooled::PooledControl;
 use crate::control::session::ControlSession;
 use crate::error::{Exit, Result};
 use crate::failpoints::{Guard, without};
+use crate::observe::news::{News, Totals};
+use crate::observe::recent::Recent;
 use crate::observe::{Id, log};
-use crate::pipeline::{Pipeline, Replicas, Settings, Totals};
+use crate::pipeline::{Pipeline, Replicas, Settings};
 use crate::postgres::dsn::Dsn;
 use crate::rules::Rules;
 use crate::source::Source;
@@ -40,18 +43,19 @@ pub struct RunArgs {
 
 /// Prints what would be deleted, until SIGTERM or SIGINT.
 pub fn dry(config: &Config) -> Result<Exit> {
-    log::start();
+    log::start(Recent::default());
     block_on(async { dry::run(config, end_signal()?, &mut std::io::stdout()).await })
 }
 
 /// Runs until SIGTERM or SIGINT, or until an error is definite; SIGHUP reads the rules in `file` again.
 pub fn run(config: Config, file: &Path) -> Exit {
-    log::start();
+    let recent = Recent::default();
+    log::start(recent.clone());
     log!(Id::Starts, version = env!("CARGO_PKG_VERSION"), "crieur starts");
     for (key, value, origin) in config.effective() {
         log!(Id::Setting, %origin, "{key} = {value}");
     }
-    let result = block_on(stream(config, file));
+    let result = block_on(stream(config, file, recent));
     notify(&[NotifyState::Stopping]);
     match result {
         Ok(totals) => {
@@ -66,7 +70,7 @@ pub fn run(config: Config, file: &Path) -> Exit {
     }
 }
 
-async fn stream(config: Config, file: &Path) -> Result<Totals> {
+async fn stream(config: Config, file: &Path, recent: Recent) -> Result<Totals> {
     let dsn = Dsn::read(&config.postgres.url)?;
     let replicas = config.postgres.replicas.iter().map(Dsn::read);
     let replicas = replicas.collect::<Result<Vec<_>>>()?;
@@ -90,14 +94,14 @@ async fn stream(config: Config, file: &Path) -> Result<Totals> {
                     .with_replicas(replicas.clone())
                     .watching(&slot, &publication, rules)
             };
-            deliver(config, file, source, control).await
+            deliver(config, file, source, control, recent).await
         }
         Mode::Outbox => {
             let options = outbox::Options { dsn: dsn.clone(), slot, connect_timeout, answer_timeout: liveness_timeout };
             let control = move |rules: &Rules| {
                 PooledControl::new(dsn.clone(), connect_timeout, lookup_timeout, rules, replicas.clone())
             };
-            deliver(config, file, Outbox::new(options), control).await
+            deliver(config, file, Outbox::new(options), control, recent).await
         }
     }
 }
@@ -120,7 +124,13 @@ fn settings(config: &Config) -> Settings {
 
 /// The loop between a source and the cache; `control` makes the ordinary session that asks the lookups of rules and
 /// watches their tables.
-async fn deliver<S, D>(config: Config, file: &Path, source: S, control: impl Fn(&Rules) -> D) -> Result<Totals>
+async fn deliver<S, D>(
+    config: Config,
+    file: &Path,
+    source: S,
+    control: impl Fn(&Rules) -> D,
+    recent: Recent,
+) -> Result<Totals>
 where
     S: Source,
     S::Ack: 'static,
@@ -136,10 +146,11 @@ where
     let stop = stop_signal()?;
     let (mut progress, status) = (Progress::default(), Status::new(cache.health()));
     let teller = status.clone();
-    let news = Box::new(move |news| {
-        status.news(news);
-        watch.news(news);
-        progress.news(news);
+    let news = Box::new(move |news: News| {
+        status.news(&news);
+        watch.news(&news);
+        progress.news(&news);
+        recent.add(&news, SystemTime::now());
     });
     let (sender, reloads) = mpsc::channel(1);
     let hangup = listen(SignalKind::hangup())?;

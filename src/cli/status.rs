@@ -9,8 +9,8 @@ use sd_notify::NotifyState;
 
 use crate::cache::health::Health;
 use crate::cli::process::notify;
+use crate::observe::news::{News, Totals};
 use crate::pipeline::outage::span;
-use crate::pipeline::{News, Totals};
 
 /// How often the line is renewed when nothing but numbers changes.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -60,19 +60,22 @@ impl Standing {
         }
     }
 
-    fn news(&mut self, news: News, now: Instant) {
+    fn news(&mut self, news: &News, now: Instant) {
         let doing = match news {
             News::Streaming => Doing::Streaming,
             // Still starting: there was no stream that could have been interrupted.
             News::Interrupted if self.doing == Doing::Starting => Doing::Starting,
             News::Interrupted => Doing::Interrupted,
-            News::StandingBy(pid) => Doing::StandingBy(pid),
+            News::StandingBy(pid) => Doing::StandingBy(*pid),
             News::Ready
             | News::Gap(_)
             | News::HeldBack(_)
             | News::Noticed
+            | News::Deleted(_)
+            | News::Marked(_)
             | News::SweepBegan
             | News::SweepEnded(_)
+            | News::Said(_)
             | News::Totals(..) => self.doing,
         };
         if doing != self.doing {
@@ -84,8 +87,14 @@ impl Standing {
             News::HeldBack(held) => self.held_since = held.then_some(now),
             News::SweepBegan => self.sweeping_since = Some(now),
             News::SweepEnded(_) => self.sweeping_since = None,
-            News::Totals(totals, late) => (self.totals, self.late) = (totals, late),
-            News::Streaming | News::Interrupted | News::StandingBy(_) | News::Gap(_) => {}
+            News::Totals(totals, late) => (self.totals, self.late) = (*totals, *late),
+            News::Streaming
+            | News::Interrupted
+            | News::StandingBy(_)
+            | News::Gap(_)
+            | News::Deleted(_)
+            | News::Marked(_)
+            | News::Said(_) => {}
         }
     }
 
@@ -158,7 +167,7 @@ impl Status {
     }
 
     /// Takes what the loop says.
-    pub(super) fn news(&self, news: News) {
+    pub(super) fn news(&self, news: &News) {
         let now = Instant::now();
         self.0.borrow_mut().standing.news(news, now);
         match news {
@@ -169,8 +178,11 @@ impl Status {
             | News::Gap(_)
             | News::HeldBack(_)
             | News::Noticed
+            | News::Deleted(_)
+            | News::Marked(_)
             | News::SweepBegan
             | News::SweepEnded(_)
+            | News::Said(_)
             | News::Totals(..) => {}
         }
     }
@@ -249,7 +261,7 @@ mod tests {
         ];
         for (seconds, news, cache, expected) in steps {
             let now = start + Duration::from_secs(seconds);
-            if let Some(news) = news {
+            if let Some(news) = &news {
                 standing.news(news, now);
             }
             standing.cache(cache, now);

@@ -1,6 +1,13 @@
-//! What the daemon tells of itself: the list of its ids, and the lines of the log that carry them.
+//! What the daemon tells of itself: what happens (`news.rs`), who may read it late (`recent.rs`), and the lines of the log
+//! with the list of their ids (`ids.rs`).
+//!
+//! Whatever is said in the log is news as well: `heard.rs` takes it from there, so that a part of the daemon that says
+//! something needs to know nobody.
 
+pub mod heard;
 pub mod ids;
+pub mod news;
+pub mod recent;
 
 pub use ids::{Id, Level, Line};
 

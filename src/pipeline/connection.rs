@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{News, Pipeline};
+use super::Pipeline;
 use crate::cache::Cache;
 use crate::control::Control;
 use crate::echo::{Delivery, Stage};
 use crate::error::{Class, Result};
 use crate::gate::Snapshot;
+use crate::observe::news::News;
 use crate::observe::{Id, log};
 use crate::pipeline::deliver::pause;
 use crate::pipeline::gating::Gating;

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{News, Pipeline, Replicas};
+use super::{Pipeline, Replicas};
 use crate::cache::{Cache, Swept};
 use crate::config::Metering;
 use crate::control::Control;
 use crate::echo::{Delivery, Stage};
 use crate::failpoints::{Step, reached};
 use crate::gate::Snapshot;
+use crate::observe::news::News;
 use crate::observe::{Id, log};
 use crate::pipeline::deliver::{Asking, Landed, fly};
 use crate::pipeline::memory::bytes_of;
@@ -89,6 +90,7 @@ where
         self.totals.keys += landed.deleted.sent;
         self.totals.existed += landed.deleted.existed;
         self.totals.refused += landed.refused;
+        (self.news)(News::Deleted(landed.deleted));
         for delivery in landed.deliveries {
             let (keys, patterns) = self.parted(delivery);
             keys.into_iter().for_each(|delivery| self.delivered(delivery));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{News, Pipeline};
+use super::Pipeline;
 use crate::ack::SpanId;
 use crate::cache::Cache;
 use crate::config::OnGap;
@@ -22,6 +22,7 @@ use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::keys::FamilyId;
 use crate::mark::{Gap, gap, gap_at_first, nonce, publication, rules};
+use crate::observe::news::News;
 use crate::observe::{Id, log};
 use crate::pipeline::deliver::{Part, insist};
 use crate::pipeline::owed::{GapSweep, Repair};

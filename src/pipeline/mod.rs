@@ -27,7 +27,7 @@ mod watching;
 pub mod words;
 
 pub use reload::Reload;
-pub use words::{News, Replicas, Settings, Totals};
+pub use words::{Replicas, Settings};
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -49,6 +49,7 @@ use crate::echo::{Delivery, Echoes};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
+use crate::observe::news::{News, Totals};
 use crate::observe::{Id, log};
 use crate::pipeline::answers::Answers;
 use crate::pipeline::deliver::{Landed, Part, at_most, insist, sweep};

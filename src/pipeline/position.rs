@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::lsn::Lsn;
 use crate::mark::Mark;
+use crate::observe::news::News;
 use crate::observe::{Id, log};
 use crate::pipeline::outage::{Say, span};
 use crate::pipeline::repairs::{UNPROVEN, When};
@@ -48,6 +49,7 @@ pub(super) enum Written {
 pub(super) struct Writing<A> {
     /// What may be confirmed once it is there; `None` for a heartbeat that moves nothing.
     ack: Option<A>,
+    lsn: Lsn,
     mark: Mark,
     text: Vec<u8>,
     /// The first span that it does not cover.
@@ -126,7 +128,7 @@ where
         };
         let text = serde_json::to_vec(&mark).expect("a mark is plain data");
         let expected = self.held.expected();
-        self.writing = Some(Writing { ack, mark, text: text.clone(), first: self.window.first_open() });
+        self.writing = Some(Writing { ack, lsn, mark, text: text.clone(), first: self.window.first_open() });
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
         self.writing_mark = Some(Box::pin(async move {
             match cache.swap_mark(&slot, &expected, &text).await {
@@ -156,6 +158,7 @@ where
                 }
                 self.held = Held::Trusted(vec![writing.text]);
                 self.acknowledge(writing.ack);
+                (self.news)(News::Marked(writing.lsn));
                 self.tell();
             }
             // Without a mark the next start sweeps; until then the position may move.

@@ -5,8 +5,8 @@
 
 use tokio::time::Instant;
 
+use super::Pipeline;
 use super::connection::STANDBY_INTERVAL;
-use super::{News, Pipeline};
 use crate::cache::Cache;
 use crate::change::Event;
 use crate::config::OnGap;
@@ -14,6 +14,7 @@ use crate::control::{Control, Sighting};
 use crate::echo::{Delivery, Stage};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::observe::news::News;
 use crate::observe::{Id, log};
 use crate::pipeline::deliver::complain;
 use crate::pipeline::outage::{Outage, Say};

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crieur::cli::record::{News, record};
+use crieur::cli::record::{Milestone, record};
 use crieur::cli::replay::{self, Settled};
 use crieur::config::Config;
 use crieur::glob;
@@ -58,7 +58,7 @@ async fn replayed(server: &Postgres, folder: &Path) -> String {
     };
     let mut bytes = Vec::new();
     let recorded = record(&config, &mut bytes, stop, |news| match news {
-        News::Ready(_) | News::Settled(_) => told.send_modify(|looks| *looks += 1),
+        Milestone::Ready(_) | Milestone::Settled(_) => told.send_modify(|looks| *looks += 1),
     });
     let recorded = tokio::time::timeout(PATIENCE, recorded).await.expect("it ends in time");
     let recorded = recorded.unwrap_or_else(|error| panic!("{name}: {}", error.chain()));

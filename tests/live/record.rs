@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crieur::cli::record::{News, record};
+use crieur::cli::record::{Milestone, record};
 use crieur::config::Config;
 use crieur::lsn::Lsn;
 use tokio::sync::watch;
@@ -91,7 +91,7 @@ async fn record_one(server: &Postgres, version: Version, folder: &Path, sql: &st
     };
     let mut bytes = Vec::new();
     let recorded = record(&config, &mut bytes, stop, |news| match news {
-        News::Ready(lsn) | News::Settled(lsn) => drop(told.send_replace(Some(lsn))),
+        Milestone::Ready(lsn) | Milestone::Settled(lsn) => drop(told.send_replace(Some(lsn))),
     });
     let recorded = tokio::time::timeout(wait::PATIENCE, recorded).await.expect("it ends in time");
     let recorded = recorded.unwrap_or_else(|error| panic!("{name} {version:?}: {}", error.chain()));

@@ -1,0 +1,93 @@
+//! What happens, as one type: the loop tells it, and the log, the metrics, the status line and whoever else watches read
+//! it. Plain values.
+//!
+//! The loop tells it once for each flight, sweep and turn of the stream, never for each key, and waits for nobody: what
+//! must miss nothing (metrics, status) is a function that only adds up, and what may be slow reads [`Recent`].
+//!
+//! [`Recent`]: crate::observe::recent::Recent
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cache::{Deleted, Swept};
+use crate::lsn::Lsn;
+use crate::observe::ids::Line;
+
+/// What was done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Exact keys sent to the cache, echoes included.
+    pub keys: u64,
+    /// Of these, keys that existed.
+    pub existed: u64,
+    /// Keys widened to a pattern because a value was unknown.
+    pub widened: u64,
+    /// Sweeps finished.
+    pub sweeps: u64,
+    /// Keys deleted by sweeps.
+    pub swept: u64,
+    /// Lookups that the server refused.
+    pub refused: u64,
+    /// Keys that a transaction named and may not.
+    pub not_allowed: u64,
+    /// Families collapsed into their pattern by a memory bound.
+    pub collapsed: u64,
+    /// Repairs of the cache that waited, because the same had just been repaired.
+    pub repairs_delayed: u64,
+    /// Whether one waited and nothing was proved since.
+    pub repairs_slow: bool,
+    /// Connections that led to another cache server than the one before.
+    pub cache_turns: u64,
+    /// Keys and patterns that wait for their echo.
+    pub echoes_waiting: u64,
+    /// Bytes of all key sets.
+    pub memory_bytes: u64,
+    /// The position confirmed last; zero before the first.
+    pub confirmed: Lsn,
+    /// How often a position was confirmed.
+    pub confirmations: u64,
+    /// When the oldest change committed that is not deleted yet, by our clock; `None` while there is none.
+    pub oldest: Option<Instant>,
+    /// Everything that came is confirmed.
+    pub settled: bool,
+}
+
+/// One line of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// What the line is about, and how loud it was.
+    pub line: Line,
+    /// The sentence, with its fields behind it.
+    pub text: Arc<str>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// The stream runs.
+    Streaming,
+    /// The stream broke, or could not be made; it is tried again.
+    Interrupted,
+    /// The stream runs, and the cache answered: at first, and again after standing by.
+    Ready,
+    /// The cache may have missed invalidations: the kind of the gap.
+    Gap(&'static str),
+    /// The session with this process id (0: not known) has the slot; this daemon takes over when it ends.
+    StandingBy(u32),
+    /// The server's WAL goes on and nothing of it comes, or comes again.
+    HeldBack(bool),
+    /// The log names something on the server that somebody must mend.
+    Noticed,
+    /// The keys of one flight were deleted.
+    Deleted(Deleted),
+    /// A mark was written: the position that it covers.
+    Marked(Lsn),
+    /// A sweep began.
+    SweepBegan,
+    /// A sweep ended.
+    SweepEnded(Swept),
+    /// A line of the log was said, by whatever part of the daemon.
+    Said(Said),
+    /// Where everything stands now, rather than something that happened: now and then, while changes come.
+    Totals(Totals, Duration),
+}
