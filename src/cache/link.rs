@@ -81,12 +81,6 @@ impl Link {
         Ok(Link { connection, driver, heard, timeout, state, generation, born, identity, info })
     }
 
-    /// The connection for somebody else, who ends it by dropping it.
-    pub(super) fn into_connection(self) -> MultiplexedConnection {
-        drop(self.driver.0.take());
-        self.connection
-    }
-
     /// Why a log-in failed with `error`: what was heard may say more, and so may whoever answers at this address.
     pub(super) async fn why(self, error: Error, address: &Address) -> Error {
         let first = self.heard.first();

@@ -5,10 +5,10 @@
 //! a call dropped half way, leave none behind whose replies could be taken for those of the next call.
 
 use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, Value};
 use tokio::time::{Instant, timeout};
 
@@ -17,8 +17,8 @@ use super::health::Health;
 use super::identity::{Acquaintance, Identity, Info, Met};
 use super::link::{Link, count};
 use super::probe::{self, Examined};
-use super::sweep::Steps;
-use super::{Cache, Deleted, Swap, Swept, reply, sweep};
+use super::sweep::{Ground, Progress, Steps};
+use super::{Cache, Deleted, Inspect, Swap, Swept, reply, scan, sweep};
 use crate::amount::shown;
 use crate::config::{self, Leases, Metering};
 use crate::error::{Error, Result};
@@ -46,17 +46,6 @@ if not expected then return 0 end
 local written = redis.pcall('SET', KEYS[1], ARGV[1])
 if written.err then return redis.error_reply(string.match(written.err, '%u+ .*') or written.err) end
 return 1";
-
-/// How far the current sweep is, for a terminal.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Keys that the scan returned.
-    pub scanned: Cell<u64>,
-    /// Keys deleted.
-    pub deleted: Cell<u64>,
-    /// Keys in the database when the scan began; 0 where the server does not tell.
-    pub total: Cell<u64>,
-}
 
 /// Where a connection waits that answered everything so far.
 type Place = RefCell<Vec<Link>>;
@@ -102,7 +91,7 @@ pub struct RedisCache {
     by_script: Cell<bool>,
     /// That no new connection can be made while the present one works.
     said: RefCell<Reminder<Id, Instant>>,
-    pub(super) steps: Steps,
+    steps: Steps,
     progress: Progress,
     health: Arc<Health>,
 }
@@ -144,22 +133,6 @@ impl RedisCache {
     /// For messages: where it is, and where that was written.
     pub fn server(&self) -> &str {
         &self.address.server
-    }
-
-    /// A connection of its own, logged in, to whatever answers, for a command that asks the cache about itself.
-    pub async fn connection(&self) -> Result<MultiplexedConnection> {
-        Ok(self.log_in().await?.into_connection())
-    }
-
-    /// What the cache says of itself, and what this user may do there.
-    pub async fn examine(&self, name: &str, families: &[Vec<u8>]) -> Result<Examined> {
-        let mut link = self.log_in().await?;
-        let mut memory = Cmd::new();
-        memory.arg("INFO").arg("memory");
-        let memory = link.ask(memory).await?;
-        let tried = probe::each(&mut link, &mark_key(name), families, self.leases).await?;
-        let user = self.address.user.clone().unwrap_or_else(|| "default".to_owned());
-        Ok(Examined { info: link.info.clone(), memory: Info::read(&[memory]), tried, user })
     }
 
     async fn log_in(&self) -> Result<Link> {
@@ -300,7 +273,8 @@ impl RedisCache {
         let mut link = self.link().await?;
         let is_only = link.identity.is_none();
         let sweeping = Sweeping::over(&self.sweeping, is_only);
-        let swept = sweep::run(self, &mut link, plan, &self.progress).await;
+        let alone = async |keys: &[&[u8]]| self.unlink_long(keys).await;
+        let swept = sweep::run(&Ground { steps: &self.steps, progress: &self.progress, alone }, &mut link, plan).await;
         drop(sweeping);
         if is_only && swept.is_err() && !link.was_answered() {
             self.broken();
@@ -310,7 +284,7 @@ impl RedisCache {
 
     /// Deletes keys so long that the server may refuse to read them, each alone: whatever they do to their connection,
     /// the others are through.
-    pub(super) async fn unlink_long(&self, keys: &[&[u8]]) -> Result<Deleted> {
+    async fn unlink_long(&self, keys: &[&[u8]]) -> Result<Deleted> {
         let mut done = Deleted::default();
         for key in keys {
             let mut unlinked = None;
@@ -478,5 +452,24 @@ impl Cache for RedisCache {
 
     fn turns(&self) -> Turns {
         self.known.borrow().turns()
+    }
+}
+
+impl Inspect for RedisCache {
+    async fn examine(&self, name: &str, families: &[Vec<u8>]) -> Result<Examined> {
+        let mut link = self.log_in().await?;
+        let mut memory = Cmd::new();
+        memory.arg("INFO").arg("memory");
+        let memory = link.ask(memory).await?;
+        let tried = probe::each(&mut link, &mark_key(name), families, self.leases).await?;
+        let user = self.address.user.clone().unwrap_or_else(|| "default".to_owned());
+        Ok(Examined { info: link.info.clone(), memory: Info::read(&[memory]), tried, user })
+    }
+
+    /// On a connection of its own, with as much pause as work.
+    async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool> {
+        let mut link = self.log_in().await?;
+        let scanned = scan::all(&mut link, matching, each).await;
+        scanned.map_err(|error| error.while_doing("scan").at(&self.address.server))
     }
 }

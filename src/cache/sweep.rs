@@ -12,11 +12,10 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use ::redis::{Cmd, Value};
+use ::redis::Cmd;
 
 use super::link::{Link, count};
-use super::redis::{Progress, RedisCache};
-use super::{Swept, lease, reply};
+use super::{Deleted, Swept, lease, scan};
 use crate::config::Leases;
 use crate::error::Result;
 use crate::glob;
@@ -153,47 +152,73 @@ fn shared(mut left: Vec<u8>, right: &[u8]) -> Vec<u8> {
     left
 }
 
+/// How far the current sweep is, for a terminal.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Keys that the scan returned.
+    pub scanned: Cell<u64>,
+    /// Keys deleted.
+    pub deleted: Cell<u64>,
+    /// Keys in the database when the scan began; 0 where the server does not tell.
+    pub total: Cell<u64>,
+}
+
+/// Deletes keys that are too long for the connection of the others.
+pub(super) trait Alone: AsyncFn(&[&[u8]]) -> Result<Deleted> {}
+
+impl<T: AsyncFn(&[&[u8]]) -> Result<Deleted>> Alone for T {}
+
+/// What a sweep works with besides its connection.
+pub(super) struct Ground<'a, L> {
+    /// How many buckets a SCAN visits.
+    pub(super) steps: &'a Steps,
+    /// How far the sweep is.
+    pub(super) progress: &'a Progress,
+    pub(super) alone: L,
+}
+
 /// The passes.
-pub(super) async fn run(cache: &RedisCache, link: &mut Link, plan: &Plan<'_>, progress: &Progress) -> Result<Swept> {
+pub(super) async fn run<L: Alone>(ground: &Ground<'_, L>, link: &mut Link, plan: &Plan<'_>) -> Result<Swept> {
+    let progress = ground.progress;
     progress.scanned.set(0);
     progress.deleted.set(0);
     progress.total.set(size(link).await?);
     let mut swept = Swept::default();
     let exact: Vec<Vec<u8>> = plan.exact.iter().map(|pattern| glob::literal_prefix(pattern)).collect();
     let keys = exact.iter().map(Vec::as_slice).filter(|key| !plan.protects(key));
-    swept.deleted += unlink(cache, link, keys, plan.leases).await?;
+    swept.deleted += unlink(ground, link, keys, plan.leases).await?;
     progress.deleted.set(swept.deleted);
     if plan.globs == 0 {
         return Ok(swept);
     }
     match plan.leases {
         Leases::None => {}
-        Leases::Companion => sweep_leases(cache, link, plan).await?,
+        Leases::Companion => sweep_leases(ground, link, plan).await?,
     }
     let mut cursor = b"0".to_vec();
     loop {
         let keys;
-        (cursor, keys) = scan(cache, link, &cursor, &plan.matching).await?;
+        (cursor, keys) = page(ground, link, &cursor, &plan.matching).await?;
         swept.scanned += keys.len() as u64;
         let condemned = keys.iter().map(Vec::as_slice).filter(|key| plan.condemns(key));
-        swept.deleted += unlink(cache, link, condemned, plan.leases).await?;
+        swept.deleted += unlink(ground, link, condemned, plan.leases).await?;
         progress.scanned.set(swept.scanned);
         progress.deleted.set(swept.deleted);
         if cursor == b"0" {
-            cache.steps.passed();
+            ground.steps.passed();
             return Ok(swept);
         }
     }
 }
 
 /// Deletes the leases of condemned keys, most of which are not stored yet; nothing of it is counted.
-async fn sweep_leases(cache: &RedisCache, link: &mut Link, plan: &Plan<'_>) -> Result<()> {
+async fn sweep_leases<L: Alone>(ground: &Ground<'_, L>, link: &mut Link, plan: &Plan<'_>) -> Result<()> {
     let mut cursor = b"0".to_vec();
     loop {
         let leases;
-        (cursor, leases) = scan(cache, link, &cursor, &plan.matching_leases).await?;
+        (cursor, leases) = page(ground, link, &cursor, &plan.matching_leases).await?;
         let condemned = leases.iter().filter_map(|lease| plan.condemned_by_lease(lease));
-        unlink(cache, link, condemned, plan.leases).await?;
+        unlink(ground, link, condemned, plan.leases).await?;
         if cursor == b"0" {
             return Ok(());
         }
@@ -201,14 +226,21 @@ async fn sweep_leases(cache: &RedisCache, link: &mut Link, plan: &Plan<'_>) -> R
 }
 
 /// How many of the keys existed.
-async fn unlink<'a>(
-    cache: &RedisCache,
+async fn unlink<'a, L: Alone>(
+    ground: &Ground<'_, L>,
     link: &mut Link,
     keys: impl Iterator<Item = &'a [u8]>,
     leases: Leases,
 ) -> Result<u64> {
     let (deleted, long) = link.unlink(keys, leases).await?;
-    Ok(deleted.existed + cache.unlink_long(&long).await?.existed)
+    Ok(deleted.existed + (ground.alone)(&long).await?.existed)
+}
+
+/// One page; the next attempt takes smaller ones where it did not come.
+async fn page<L>(ground: &Ground<'_, L>, link: &mut Link, cursor: &[u8], matching: &[u8]) -> Result<scan::Page> {
+    let steps = ground.steps;
+    let answer = scan::ask(link, cursor, matching, steps.buckets.get()).await.inspect_err(|_| steps.shorten())?;
+    scan::read(answer)
 }
 
 /// DBSIZE only feeds the display: a user that may not ask sees no total.
@@ -217,27 +249,6 @@ async fn size(link: &mut Link) -> Result<u64> {
     command.arg("DBSIZE");
     let value = link.ask(command).await?;
     Ok(count("DBSIZE", &value).unwrap_or(0))
-}
-
-async fn scan(cache: &RedisCache, link: &mut Link, cursor: &[u8], matching: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
-    let mut command = Cmd::new();
-    command.arg("SCAN").arg(cursor).arg("MATCH").arg(matching).arg("COUNT").arg(cache.steps.buckets.get());
-    match link.ask(command).await.inspect_err(|_| cache.steps.shorten())? {
-        Value::Array(parts) => scanned(parts).ok_or_else(|| reply::unexpected("SCAN")),
-        Value::ServerError(error) => Err(reply::refused("SCAN", &error)),
-        _ => Err(reply::unexpected("SCAN")), // Value is foreign and non-exhaustive.
-    }
-}
-
-/// The next cursor and the keys; `None` when the reply has another shape.
-fn scanned(parts: Vec<Value>) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
-    let [cursor, keys] = <[Value; 2]>::try_from(parts).ok()?;
-    let (Value::BulkString(cursor), Value::Array(keys)) = (cursor, keys) else { return None };
-    if cursor.is_empty() || !cursor.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let bytes = |key| if let Value::BulkString(key) = key { Some(key) } else { None };
-    Some((cursor, keys.into_iter().map(bytes).collect::<Option<_>>()?))
 }
 
 #[cfg(test)]
@@ -333,24 +344,5 @@ mod tests {
         assert_eq!((seen(Steps::shorten, 1), seen(Steps::shorten, 1)), (250, 62));
         assert_eq!((seen(Steps::passed, 15), seen(Steps::passed, 1), seen(Steps::passed, 32)), (62, 248, 1000));
         assert_eq!(seen(Steps::shorten, 20), 1);
-    }
-
-    #[test]
-    fn a_reply_of_another_shape_is_no_page_of_a_scan() {
-        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        let page = vec![text("17"), Value::Array(vec![text("a")])];
-        assert_eq!(scanned(page), Some((b"17".to_vec(), vec![b"a".to_vec()])));
-        let wrong = [
-            vec![],
-            vec![text("0")],
-            vec![Value::Int(0), Value::Array(vec![])],
-            vec![text(""), Value::Array(vec![])],
-            vec![text("0"), Value::Nil],
-            vec![text("0"), Value::Array(vec![Value::Nil])],
-            vec![text("0"), Value::Array(vec![]), Value::Nil],
-        ];
-        for parts in wrong {
-            assert_eq!(scanned(parts.clone()), None, "{parts:?}");
-        }
     }
 }

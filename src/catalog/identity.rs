@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::catalog::refusal::{Identity, Refusal, refusal};
+use crate::catalog::refusal::{Identity, Refusal, carried, key_columns, primary, refusal};
 use crate::catalog::{Carrier, Catalog, Index, Sender};
 use crate::postgres::quote;
 use crate::rules::about::needs::TableNeeds;
@@ -76,20 +76,6 @@ pub enum Indexes {
     AsTheyAre,
 }
 
-/// The columns that the stream carries of an old row, under the identity the relation has.
-pub fn carried(carrier: &Carrier) -> BTreeSet<&str> {
-    match carrier.identity.as_str() {
-        "f" => carrier.columns.iter().map(|column| column.name.as_str()).collect(),
-        "i" => key_columns(carrier.indexes.iter().find(|index| index.identity && index.valid)),
-        "d" => key_columns(primary(carrier)),
-        _ => BTreeSet::new(),
-    }
-}
-
-fn key_columns(index: Option<&Index>) -> BTreeSet<&str> {
-    index.into_iter().flat_map(|index| index.columns.iter().map(String::as_str)).collect()
-}
-
 /// The cheapest identity that carries `columns` of the old row, and under which the server takes updates. Where none does
 /// both and the present one is refused, one that is accepted: a key too wide is better than a write that fails.
 pub fn choose(carrier: &Carrier, columns: &BTreeSet<&str>, ground: Ground<'_>, indexes: Indexes) -> Choice {
@@ -126,11 +112,6 @@ fn as_it_is(carrier: &Carrier, ground: Ground<'_>, suits: impl Fn(&Index) -> boo
     let usable =
         |index: &&Index| index.valid && suits(index) && is_eligible(carrier, index) && ground.takes(carrier, index);
     carrier.indexes.iter().find(usable).map(|index| Choice::Existing(index.name.clone()))
-}
-
-/// The primary key, where it can be an identity.
-fn primary(carrier: &Carrier) -> Option<&Index> {
-    carrier.indexes.iter().find(|index| index.primary && index.valid)
 }
 
 /// Whether the index can be named in `REPLICA IDENTITY USING INDEX`: the server wants every column NOT NULL.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::catalog::{Carrier, Sender};
+use crate::catalog::{Carrier, Index, Sender};
 use crate::postgres::quote;
 
 /// The first version whose FULL identity has to do with generated columns.
@@ -26,7 +26,7 @@ impl<'a> Identity<'a> {
     pub fn of(carrier: &'a Carrier) -> Self {
         match carrier.identity.as_str() {
             "f" => Identity::Full,
-            _ => Identity::Columns(crate::catalog::identity::carried(carrier)),
+            _ => Identity::Columns(carried(carrier)),
         }
     }
 }
@@ -132,6 +132,26 @@ pub fn with_ours(carrier: &Carrier, ours: &str) -> Vec<Sender> {
     let entry = (carrier.schema.clone(), carrier.table.clone());
     let clean = Sender { name: ours.to_owned(), entry, columns: None, filter: Vec::new(), generated: "s".to_owned() };
     others.chain([clean]).collect()
+}
+
+/// The columns that the stream carries of an old row, under the identity the relation has.
+pub fn carried(carrier: &Carrier) -> BTreeSet<&str> {
+    match carrier.identity.as_str() {
+        "f" => carrier.columns.iter().map(|column| column.name.as_str()).collect(),
+        "i" => key_columns(carrier.indexes.iter().find(|index| index.identity && index.valid)),
+        "d" => key_columns(primary(carrier)),
+        _ => BTreeSet::new(),
+    }
+}
+
+/// The columns of an index.
+pub(super) fn key_columns(index: Option<&Index>) -> BTreeSet<&str> {
+    index.into_iter().flat_map(|index| index.columns.iter().map(String::as_str)).collect()
+}
+
+/// The primary key, where it can be an identity.
+pub(super) fn primary(carrier: &Carrier) -> Option<&Index> {
+    carrier.indexes.iter().find(|index| index.primary && index.valid)
 }
 
 #[cfg(test)]

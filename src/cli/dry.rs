@@ -24,7 +24,7 @@ use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
 use crate::source::Source;
 use crate::source::outbox::Follower;
-use crate::source::replication::{Life, Options, Replication};
+use crate::source::replication::{Life, Replication, SlotOptions};
 
 /// The pause before a transaction with lookups is looked for again.
 const GATE_PAUSE: Duration = Duration::from_millis(1);
@@ -39,7 +39,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl
     }
     let lookups = config.rules.lookups();
     let control = ControlSession::new(dsn.clone(), postgres.connect_timeout, postgres.lookup_timeout, lookups);
-    let mut source = Replication::new(Options {
+    let mut source = Replication::new(SlotOptions {
         dsn,
         slot: format!("crieur_dry_{}", std::process::id()),
         life: Life::Session,

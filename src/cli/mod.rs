@@ -25,6 +25,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
+use crate::cache::Inspect;
+use crate::cache::redis::RedisCache;
 use crate::cli::finding::Shown;
 use crate::cli::output::{Lasting, cannot_write, is_enough, say};
 use crate::cli::process::{block_on, environment};
@@ -204,7 +206,7 @@ fn check(config: &Config, shown: Shown) -> Result<Exit> {
             Dsn::read(replica)?;
         }
         let session = session(config).await?;
-        let cache = crate::cache::redis::RedisCache::new(&config.cache)?;
+        let cache = RedisCache::new(&config.cache)?;
         let cache = cache.examine(&config.postgres.slot, &config.rules.patterns()).await;
         let checked = check::run(config, &session.client, cache, (&needs(config), shown), &mut Lasting::stdout()).await;
         checked.map_err(|error| of_session(config, error))
@@ -240,14 +242,8 @@ fn diff(files: &[PathBuf], recording: &Path) -> Exit {
 }
 
 fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {
-    block_on(async {
-        let cache = crate::cache::redis::RedisCache::new(&config.cache)?;
-        let mut connection = cache.connection().await?;
-        let out = &mut Lasting::stdout();
-        let surveyed = coverage::run(config, arguments, &mut connection, out).await;
-        // What cannot be written is no fault of the cache.
-        surveyed.map_err(|error| if error.exit() == Exit::CantCreate { error } else { error.at(cache.server()) })
-    })
+    let cache = RedisCache::new(&config.cache)?;
+    block_on(coverage::run(config, arguments, &cache, &mut Lasting::stdout()))
 }
 
 fn setup(config: &Config, how: (setup::Mode, Slotting)) -> Result<Exit> {
@@ -273,7 +269,7 @@ fn record(config: &Config, arguments: &record::RecordArgs) -> Result<Exit> {
 fn replay(config: &Config, arguments: &replay::ReplayArgs) -> Result<Exit> {
     let recording = recorded(&arguments.recording)?;
     block_on(async {
-        let cache = arguments.execute.then(|| crate::cache::redis::RedisCache::new(&config.cache)).transpose()?;
+        let cache = arguments.execute.then(|| RedisCache::new(&config.cache)).transpose()?;
         replay::run(config, &recording, cache.as_ref(), &mut std::io::stdout()).await
     })
 }

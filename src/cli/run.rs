@@ -81,7 +81,7 @@ async fn stream(config: Config, file: &Path, recent: Recent) -> Result<Totals> {
             if let Some(hint) = dsn.pooler_hint() {
                 log!(Id::Pooler, "{hint}");
             }
-            let source = Replication::new(replication::Options {
+            let source = Replication::new(replication::SlotOptions {
                 dsn: dsn.clone(),
                 slot: slot.clone(),
                 life: Life::Lasting,
@@ -97,7 +97,8 @@ async fn stream(config: Config, file: &Path, recent: Recent) -> Result<Totals> {
             deliver(config, file, source, control, recent).await
         }
         Mode::Outbox => {
-            let options = outbox::Options { dsn: dsn.clone(), slot, connect_timeout, answer_timeout: liveness_timeout };
+            let options =
+                outbox::OutboxOptions { dsn: dsn.clone(), slot, connect_timeout, answer_timeout: liveness_timeout };
             let control = move |rules: &Rules| {
                 PooledControl::new(dsn.clone(), connect_timeout, lookup_timeout, rules, replicas.clone())
             };

@@ -2,7 +2,7 @@
 //!
 //! Layouts: PostgreSQL's "Streaming Replication Protocol". What a payload holds is [`pgoutput`](super::pgoutput)'s.
 
-use super::DecodeError;
+use super::malformed::DecodeError;
 use super::reader::Reader;
 use crate::lsn::Lsn;
 

@@ -10,6 +10,7 @@
 
 pub mod encodings;
 pub mod frame;
+mod malformed;
 pub mod outbox;
 pub mod pgoutput;
 mod reader;
@@ -17,45 +18,8 @@ pub mod relations;
 pub mod stream;
 pub mod transcode;
 
-use std::fmt;
-
-use crate::error::{Error, Exit};
-
 pub use frame::Frame;
+pub use malformed::DecodeError;
 pub use pgoutput::{Block, Message, decode};
 pub use relations::Relations;
 pub use stream::{Assembler, Step};
-
-/// The way out of every error of this module.
-const HINT: &str = "Nothing past this message was confirmed. Record the stream with `crieur record` and report it.";
-
-/// A message that cannot be understood. Holds no byte of it but the tag.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DecodeError {
-    /// Offset from the start of the message, its tag included.
-    pub at: usize,
-    /// What is wrong there: a clause in lower case.
-    pub what: &'static str,
-    /// The message's first byte; 0 when there is none.
-    pub tag: u8,
-}
-
-impl fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "replication message \"{}\", byte {}: {}", self.tag.escape_ascii(), self.at, self.what)
-    }
-}
-
-impl std::error::Error for DecodeError {}
-
-impl From<DecodeError> for Error {
-    fn from(error: DecodeError) -> Self {
-        Error::definite(Exit::Data, error.to_string()).hint(HINT)
-    }
-}
-
-/// The messages are well formed but cannot follow each other.
-#[cold]
-fn out_of_order(what: impl Into<String>) -> Error {
-    Error::definite(Exit::Data, what).hint(HINT)
-}

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::DecodeError;
+use super::malformed::DecodeError;
 use super::reader::Reader;
 use crate::change::{Change, Column, Oid, Old, ReplicaIdentity, Row, Tuple};
 use crate::lsn::{Lsn, Xid};

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::DecodeError;
+use super::malformed::DecodeError;
 use crate::change::{Oid, Tuple};
 use crate::lsn::{Lsn, Xid};
 

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 
+use super::malformed::out_of_order;
 use super::pgoutput::{Block, Message, decode};
-use super::{Relations, out_of_order};
+use super::relations::Relations;
 use crate::change::{Change, Event, Oid, Old, Place, Row, Tuple};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::{Lsn, Xid};

@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 
-use super::DecodeError;
 use super::encodings::Encoding;
+use super::malformed::DecodeError;
 use super::pgoutput::Block;
 use super::reader::Reader;
 use crate::change::Oid;

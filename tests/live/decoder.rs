@@ -93,7 +93,7 @@ async fn two_phase_and_parallel_streams_of_every_server_decode_and_stop_the_asse
 
 /// What the daemon's source says to the slot before it streams.
 async fn refused(server: &Postgres) -> Error {
-    let mut source = Replication::new(replication::Options {
+    let mut source = Replication::new(replication::SlotOptions {
         dsn: Dsn::parse(&server.url()).expect("a URL"),
         slot: "two_phase".to_owned(),
         life: replication::Life::Lasting,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::catalog::identity::{self, Choice, Ground, Indexes, PRIMARY_KEY, wanted, wanted_by_all};
-use crate::catalog::refusal::{Identity, with_ours};
+use crate::catalog::refusal::{Identity, carried, with_ours};
 use crate::catalog::{Carrier, Catalog, Table};
 use crate::cli::finding::Finding;
 use crate::mistake::nearest;
@@ -175,7 +175,7 @@ fn rows_of(
     }
     let unpublished = |name: &&str| carrier.column(name).is_some_and(|column| !column.published);
     if carrier.published {
-        let read = need.columns.keys().map(String::as_str).chain(identity::carried(carrier));
+        let read = need.columns.keys().map(String::as_str).chain(carried(carrier));
         // Generated columns have findings of their own.
         let plain = |name: &&str| carrier.column(name).is_some_and(|column| column.generated.is_empty());
         let hidden: BTreeSet<&str> = read.filter(unpublished).filter(plain).collect();
@@ -232,7 +232,7 @@ fn old_row(
     (need, publication): (&TableNeeds, &str),
     subject: String,
 ) -> Option<Finding> {
-    let missing: BTreeSet<&str> = &wanted(carrier, need) - &identity::carried(carrier);
+    let missing: BTreeSet<&str> = &wanted(carrier, need) - &carried(carrier);
     let senders = match carrier.publications.iter().any(|sender| sender.name == publication) {
         true => carrier.publications.clone(),
         false => with_ours(carrier, publication),

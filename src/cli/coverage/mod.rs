@@ -8,13 +8,10 @@ mod kinds;
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
-use redis::aio::ConnectionLike;
-use redis::{Cmd, Value};
-
-use crate::cache::{lease, reply};
+use crate::cache::{Inspect, lease};
 use crate::cli::replay::quoted;
 use crate::config::{Config, Leases};
 use crate::error::{Error, Exit, Result};
@@ -24,9 +21,6 @@ use crate::rules::Rules;
 use crate::rules::about::cover::{Suits, unversioned};
 use families::Families;
 use kinds::Kinds;
-
-/// Buckets that one SCAN call visits: well below a millisecond of the server's one thread.
-const SCAN_COUNT: u32 = 500;
 
 /// Lines of one kind that are printed.
 const LINES_MAX: usize = 200;
@@ -147,47 +141,18 @@ impl<'r> Survey<'r> {
     }
 }
 
-/// Scans the cache and prints what was found; says how to exit.
-pub async fn run(
-    config: &Config,
-    arguments: &CoverageArgs,
-    connection: &mut impl ConnectionLike,
-    out: &mut dyn Write,
-) -> Result<Exit> {
+/// Looks at the keys of the cache and prints what was found; says how to exit.
+pub async fn run(config: &Config, arguments: &CoverageArgs, cache: &impl Inspect, out: &mut dyn Write) -> Result<Exit> {
     let mut survey = Survey::new(&config.rules, config.cache.leases, &arguments.glob);
-    let whole = scan(connection, arguments, &mut |key| survey.add(key)).await?;
+    let mut each = |key: &[u8]| {
+        if survey.keys == arguments.keys_max {
+            return ControlFlow::Break(());
+        }
+        survey.add(key);
+        ControlFlow::Continue(())
+    };
+    let whole = cache.keys(arguments.glob.as_bytes(), &mut each).await?;
     report(survey, whole, out).map_err(|error| Error::definite(Exit::CantCreate, "write the report").because(error))
-}
-
-/// Gives every key to `each`; whether that were all.
-async fn scan(
-    connection: &mut impl ConnectionLike,
-    arguments: &CoverageArgs,
-    each: &mut impl FnMut(&[u8]),
-) -> Result<bool> {
-    let mut cursor = b"0".to_vec();
-    let mut left = arguments.keys_max;
-    loop {
-        let mut command = Cmd::new();
-        command.arg("SCAN").arg(&cursor).arg("MATCH").arg(&arguments.glob).arg("COUNT").arg(SCAN_COUNT);
-        let asked = Instant::now();
-        let answer = connection.req_packed_command(&command).await.and_then(Value::extract_error);
-        let answer = answer.map_err(|error| reply::broken(error).while_doing("scan"))?;
-        let took = asked.elapsed();
-        let page: (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(answer).map_err(|_| reply::unexpected("SCAN"))?;
-        cursor = page.0;
-        for key in &page.1 {
-            if left == 0 {
-                return Ok(false);
-            }
-            left -= 1;
-            each(key);
-        }
-        if cursor == b"0" {
-            return Ok(true);
-        }
-        tokio::time::sleep(took.max(Duration::from_millis(1))).await;
-    }
 }
 
 /// The report. Something that no rule can delete is worth an exit code; a template without keys need not be wrong.

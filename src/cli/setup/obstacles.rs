@@ -4,8 +4,8 @@
 
 use crate::catalog::identity::{self, Choice};
 use crate::catalog::{Catalog, Publication};
+use crate::cli::check;
 use crate::cli::check::server::Names;
-use crate::cli::check::{self};
 use crate::cli::finding::{Finding, wrong};
 use crate::cli::setup::plan::{Slotting, choices, publishes_generated, publishing, ready};
 use crate::postgres::quote;

@@ -14,8 +14,8 @@ use crate::observe::{Id, log};
 use crate::postgres::link::answered;
 use crate::postgres::session::{self, Session};
 use crate::seen;
-use crate::source::outbox::Options;
 use crate::source::outbox::lease::{self, Acquired, Lasting, Removed};
+use crate::source::outbox::options::OutboxOptions;
 use crate::source::outbox::page::BEGIN_READ;
 use crate::source::outbox::taken::Removal;
 use crate::start::{SlotOrigin, Start};
@@ -123,7 +123,7 @@ impl Known {
 
 /// Takes the lease, on a new session or one that waited.
 pub(super) async fn begin(
-    options: Arc<Options>,
+    options: Arc<OutboxOptions>,
     (owner, lasting): (String, Arc<Lasting>),
     session: impl Future<Output = Result<Session>>,
     past: Past,

@@ -13,6 +13,7 @@
 mod begin;
 mod follow;
 mod lease;
+mod options;
 mod overflow;
 mod page;
 mod taken;
@@ -34,7 +35,6 @@ use crate::decode::outbox::{Encoder, Messages, OutboxRow, Shapes, Unreadable};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::observe::{Id, log};
-use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
 use crate::reminder::Reminder;
 use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
@@ -48,6 +48,7 @@ use crate::start::Start;
 pub(crate) use begin::{Facts, Known};
 pub(crate) use follow::Follower;
 pub(crate) use lease::{BEGIN_WRITE, transact};
+pub use options::OutboxOptions;
 pub(crate) use page::query;
 
 /// How often the loop shows whoever watches it that it turns: there is no status to send, and nothing else is sure to
@@ -61,19 +62,6 @@ pub struct Ack {
     /// standby that took over, may give out one again.
     acquisition: u64,
     lsn: Lsn,
-}
-
-/// Which outbox, and how to reach it.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The server, or a pooler before it.
-    pub dsn: Dsn,
-    /// The consumer's name.
-    pub slot: String,
-    /// Limit for TCP, TLS and log-in together, for each host.
-    pub connect_timeout: Duration,
-    /// A server that does not answer for so long is gone.
-    pub answer_timeout: Duration,
 }
 
 /// The lease is ours.
@@ -118,7 +106,7 @@ pub type Connect = Box<dyn Fn() -> LocalBoxFuture<'static, Result<Session>>>;
 
 /// The outbox as a [`Source`].
 pub struct Outbox {
-    options: Arc<Options>,
+    options: Arc<OutboxOptions>,
     open: Connect,
     owner: String,
     lasting: Arc<Lasting>,
@@ -133,7 +121,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// Connects at the first [`Source::ready`].
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: OutboxOptions) -> Self {
         let (dsn, limit) = (options.dsn.clone(), options.connect_timeout);
         let open: Connect = Box::new(move || {
             let dsn = dsn.clone();
@@ -143,7 +131,7 @@ impl Outbox {
     }
 
     /// The same over sessions that somebody else opens.
-    pub fn over(options: Options, open: Connect) -> Self {
+    pub fn over(options: OutboxOptions, open: Connect) -> Self {
         Outbox {
             options: Arc::new(options),
             open,

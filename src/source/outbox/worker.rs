@@ -16,9 +16,9 @@ use crate::observe::{Id, log};
 use crate::postgres::link::answered;
 use crate::postgres::session::Session;
 use crate::reminder::Reminder;
-use crate::source::outbox::Options;
 use crate::source::outbox::begin::ERA_BYTES;
 use crate::source::outbox::lease::{self, Lasting, RENEW_INTERVAL, Removed};
+use crate::source::outbox::options::OutboxOptions;
 use crate::source::outbox::overflow::{self, Closing};
 use crate::source::outbox::page::{self, Page, Poll, RowName, runs};
 use crate::source::outbox::taken::Taken;
@@ -68,7 +68,7 @@ pub(super) struct Batch {
 /// Everything of the task.
 pub(super) struct Worker {
     session: Session,
-    options: Arc<Options>,
+    options: Arc<OutboxOptions>,
     owner: String,
     lasting: Arc<Lasting>,
     /// When the lease was renewed last, or taken.
@@ -101,7 +101,7 @@ impl Worker {
     /// The lease was asked for at `taken_at`, and nothing since; positions come behind `first`.
     pub(super) fn new(
         session: Session,
-        (options, owner, lasting): (Arc<Options>, String, Arc<Lasting>),
+        (options, owner, lasting): (Arc<OutboxOptions>, String, Arc<Lasting>),
         (first, taken_at): (u64, Instant),
         orders: watch::Receiver<Orders>,
         batches: mpsc::Sender<Result<Batch>>,

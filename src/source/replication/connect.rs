@@ -15,8 +15,8 @@ use crate::postgres::facts::{self, Facts};
 use crate::postgres::link::answered;
 use crate::postgres::quote;
 use crate::postgres::wire::{ROLES_PATH, Wire};
+use crate::source::replication::options::{Life, SlotOptions};
 use crate::source::replication::slot::{self, Condition};
-use crate::source::replication::{Life, Options};
 use crate::start::{SlotOrigin, Start};
 
 /// A slot is free for a moment whenever its daemon begins anew, with other rules for one. Whoever stands by may have the
@@ -52,7 +52,7 @@ pub(super) enum Past {
 }
 
 /// Connects, or goes on with a session that waited for the slot, and starts the stream.
-pub(super) async fn start(options: Rc<Options>, waiting: Option<Box<Wire>>, past: Past) -> Result<Outcome> {
+pub(super) async fn start(options: Rc<SlotOptions>, waiting: Option<Box<Wire>>, past: Past) -> Result<Outcome> {
     let limit = options.liveness_timeout;
     let stood_by = waiting.is_some();
     let mut wire = match waiting {
@@ -94,7 +94,7 @@ pub(super) async fn start(options: Rc<Options>, waiting: Option<Box<Wire>>, past
 /// A slot to stream from, made anew where the one that is there can never be read again.
 async fn usable_slot(
     wire: &mut Wire,
-    options: &Options,
+    options: &SlotOptions,
     facts: &Facts,
     condition: Condition,
     past: Past,
@@ -182,7 +182,7 @@ pub(crate) fn protocol_version(version: u32) -> u32 {
     if version < 140_000 { 1 } else { 2 }
 }
 
-/// Options of pgoutput (`src/backend/replication/pgoutput/pgoutput.c`, `parse_output_parameters`) by server version.
+/// SlotOptions of pgoutput (`src/backend/replication/pgoutput/pgoutput.c`, `parse_output_parameters`) by server version.
 fn protocol_options(version: u32, publication: &str) -> String {
     // A replication command knows no E'' literal, so a backslash stays as it is.
     let names = format!("publication_names '{}'", quote::identifier(publication).replace('\'', "''"));

@@ -7,6 +7,7 @@
 
 pub(crate) mod connect;
 mod lazy;
+mod options;
 pub(crate) mod slot;
 
 use std::rc::Rc;
@@ -20,12 +21,12 @@ use crate::decode::frame::{Reply, StandbyStatus};
 use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
-use crate::postgres::dsn::Dsn;
 use crate::postgres::wire::{Wire, error_response};
 use crate::source::Source;
 use crate::source::replication::connect::{Begun, Outcome, Past, busy, start, stream_error};
 use crate::source::replication::lazy::Lazy;
 use crate::start::{SlotOrigin, Start};
+pub use options::{Life, SlotOptions};
 
 /// Seconds from 1970 to 2000, where PostgreSQL's clock starts.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
@@ -40,32 +41,6 @@ pub struct Ack {
     /// Counts servers, their runs and slots: positions of one mean nothing to the next.
     era: u32,
     lsn: Lsn,
-}
-
-/// How long the slot lives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Life {
-    /// Until somebody drops it: it keeps what was not confirmed.
-    Lasting,
-    /// As long as its connection.
-    Session,
-}
-
-/// Where and how to stream.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The server.
-    pub dsn: Dsn,
-    /// The replication slot; made anew when it is missing or dead.
-    pub slot: String,
-    /// How long it lives.
-    pub life: Life,
-    /// The publication.
-    pub publication: String,
-    /// Limit for TCP, TLS and log-in together, for each host.
-    pub connect_timeout: Duration,
-    /// With nothing received for half of it a reply is asked for, after all of it the link is dropped.
-    pub liveness_timeout: Duration,
 }
 
 /// A running stream.
@@ -105,7 +80,7 @@ enum State {
 
 /// A replication slot as a [`Source`].
 pub struct Replication {
-    options: Rc<Options>,
+    options: Rc<SlotOptions>,
     state: State,
     past: Past,
     /// Where the last stream began.
@@ -117,7 +92,7 @@ pub struct Replication {
 
 impl Replication {
     /// Connects at the first [`Source::ready`].
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: SlotOptions) -> Self {
         let (state, past) = (State::Away, Past::None);
         Replication { options: Rc::new(options), state, past, last: None, era: 0, received: Lsn(0), confirmed: Lsn(0) }
     }

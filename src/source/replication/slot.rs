@@ -12,7 +12,7 @@ use crate::observe::{Id, log};
 use crate::postgres::quote;
 use crate::postgres::wire::{TextRow, Wire};
 use crate::reminder;
-use crate::source::replication::Life;
+use crate::source::replication::options::Life;
 
 /// The first version whose logical slots can be synchronized to a standby.
 const VERSION_FAILOVER: u32 = 170_000;

@@ -15,7 +15,7 @@ use crieur::error::Error;
 use crieur::postgres::dsn::Dsn;
 use crieur::postgres::session::Session;
 use crieur::source::Source;
-use crieur::source::outbox::{Connect, Options, Outbox};
+use crieur::source::outbox::{Connect, Outbox, OutboxOptions};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
@@ -63,7 +63,7 @@ fn world(seed: u64) -> World {
 pub fn source(world: &Shared, daemon: u32) -> Outbox {
     let world = Rc::clone(world);
     let open: Connect = Box::new(move || Box::pin(open(Rc::clone(&world), daemon)));
-    let options = Options {
+    let options = OutboxOptions {
         dsn: Dsn::parse("postgres://sim@localhost/sim").expect("a connection string"),
         slot: "sim".into(),
         connect_timeout: Duration::from_secs(2),

@@ -1,0 +1,31 @@
+//! Where and how to stream.
+
+use std::time::Duration;
+
+use crate::postgres::dsn::Dsn;
+
+/// How long the slot lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// Until somebody drops it: it keeps what was not confirmed.
+    Lasting,
+    /// As long as its connection.
+    Session,
+}
+
+/// Where and how to stream.
+#[derive(Debug, Clone)]
+pub struct SlotOptions {
+    /// The server.
+    pub dsn: Dsn,
+    /// The replication slot; made anew when it is missing or dead.
+    pub slot: String,
+    /// How long it lives.
+    pub life: Life,
+    /// The publication.
+    pub publication: String,
+    /// Limit for TCP, TLS and log-in together, for each host.
+    pub connect_timeout: Duration,
+    /// With nothing received for half of it a reply is asked for, after all of it the link is dropped.
+    pub liveness_timeout: Duration,
+}
