@@ -103,7 +103,7 @@ fn the_parts_that_are_made_from_the_code_agree_with_the_code() {
             let begin = format!("<!-- made by: crieur reference {name} -->\n\n");
             let Some((before, rest)) = page.split_once(&begin) else { continue };
             let (old, after) = rest.split_once("\n<!-- end -->").expect("a part that is made ends");
-            let new = reference::text(*part);
+            let new = reference::text(*part, <crieur::cli::Arguments as clap::CommandFactory>::command());
             seen.insert(name.clone());
             if old != new {
                 if std::env::var_os("UPDATE").is_some() {

@@ -7,6 +7,7 @@ pub mod acl;
 pub mod address;
 pub mod health;
 pub mod identity;
+pub mod inspect;
 pub mod lease;
 mod link;
 pub mod probe;
@@ -18,9 +19,6 @@ mod socket;
 pub mod sweep;
 mod unlink;
 
-use std::ops::ControlFlow;
-
-use crate::cache::probe::Examined;
 use crate::error::{Error, Result};
 use crate::keys::KeySet;
 use crate::proof::Turns;
@@ -92,15 +90,4 @@ pub trait Cache {
     /// How often a new connection led elsewhere, or may have. The cache may be another then: empty, older, a promoted
     /// replica.
     fn turns(&self) -> Turns;
-}
-
-/// What commands that only look want of a cache.
-#[allow(async_fn_in_trait)] // As above.
-pub trait Inspect {
-    /// What the cache says of itself, and what this user may do there with the mark of `name` and keys of these families
-    /// (patterns).
-    async fn examine(&self, name: &str, families: &[Vec<u8>]) -> Result<Examined>;
-
-    /// Gives every key that matches a glob to `each`, until that breaks; whether these were all. Some may come twice.
-    async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool>;
 }

@@ -23,9 +23,9 @@ pub mod trial;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::cache::Inspect;
+use crate::cache::inspect::Inspect;
 use crate::cache::redis::RedisCache;
 use crate::cli::finding::Shown;
 use crate::cli::output::{Lasting, cannot_write, is_enough, say};
@@ -128,7 +128,7 @@ pub fn main() -> Exit {
             with_config(&arguments.config, |config| report(replay(&config, &arguments)))
         }
         Command::Replay(arguments) => with_rules(&arguments.config, |config| report(replay(&config, &arguments))),
-        Command::Reference { part } => report(print(&reference::text(part))),
+        Command::Reference { part } => report(print(&reference::text(part, Arguments::command()))),
     }
 }
 

@@ -4,11 +4,8 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use clap::CommandFactory as _;
-
 use crate::amount::shown;
 use crate::cache::acl;
-use crate::cli::Arguments;
 use crate::config::meaning::MEANINGS;
 use crate::config::reference::{Key, Kind};
 use crate::config::{Leases, reference};
@@ -41,13 +38,15 @@ pub enum Part {
 }
 
 /// The part, as Markdown.
-pub fn text(part: Part) -> String {
+///
+/// `crieur` is the command line that the help is of.
+pub fn text(part: Part, crieur: clap::Command) -> String {
     let mut out = String::new();
     match part {
         Part::Configuration => configuration(&mut out),
         Part::Metrics => metrics(&mut out),
         Part::ExitCodes => exit_codes(&mut out),
-        Part::Commands => commands(&mut out),
+        Part::Commands => commands(&mut out, crieur),
         Part::Acl => rights(&mut out),
         Part::Ids => ids(&mut out),
         Part::WarningsStream | Part::WarningsTables | Part::WarningsCache => warnings(&mut out, part),
@@ -194,8 +193,7 @@ fn warnings(out: &mut String, part: Part) {
     out.push('\n');
 }
 
-fn commands(out: &mut String) {
-    let mut crieur = Arguments::command();
+fn commands(out: &mut String, mut crieur: clap::Command) {
     crieur.build();
     for command in crieur.get_subcommands_mut().filter(|command| !command.is_hide_set()) {
         if command.get_name() == "help" {

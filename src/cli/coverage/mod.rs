@@ -11,7 +11,8 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use crate::cache::{Inspect, lease};
+use crate::cache::inspect::Inspect;
+use crate::cache::lease;
 use crate::cli::replay::quoted;
 use crate::config::{Config, Leases};
 use crate::error::{Error, Exit, Result};
