@@ -243,7 +243,7 @@ mod tests {
     fn every_key_has_one_meaning_and_every_code_one_line() {
         let names: Vec<_> = reference().iter().map(|key| key.name).collect();
         assert_eq!(MEANINGS.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
-        let codes = text(Part::ExitCodes);
+        let codes = text(Part::ExitCodes, clap::Command::new("crieur"));
         assert!(Exit::ALL.iter().all(|exit| codes.matches(&format!("\n| {} |", *exit as u8)).count() == 1), "{codes}");
     }
 }
