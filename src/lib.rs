@@ -37,6 +37,7 @@ pub mod question;
 pub mod reminder;
 pub mod secret;
 pub mod seen;
+pub mod shown;
 pub mod start;
 pub mod url;
 
@@ -72,6 +73,9 @@ pub mod control;
 
 // The loop that ties them.
 pub mod pipeline;
+
+// What flows by, beside the loop.
+pub mod tap;
 
 // The edges.
 pub mod admin;

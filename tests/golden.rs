@@ -6,10 +6,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crieur::cli::replay::{self, Settled};
+use crieur::cli::replay;
 use crieur::config::Config;
 use crieur::decode::Frame;
 use crieur::source::recording::{Entry, Recording};
+use crieur::tap::Settled;
 
 /// A bound that no workload reaches.
 const ROOMY: usize = 64 << 20;

@@ -7,18 +7,16 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use crate::change::Event;
 use crate::cli::output::cannot_write;
-use crate::cli::replay::{Settled, Transaction, Transactions, shown};
 use crate::config::rules_of_file;
-use crate::control::Catalogue;
 use crate::error::{Exit, Result};
 use crate::glob;
 use crate::mistake::Mistakes;
-use crate::pipeline::intake::Need;
 use crate::rules::{Invalidations, Rules};
+use crate::shown::shown;
 use crate::source::Source;
 use crate::source::recording::{Ack, RecordedControl, RecordedSource, Recording};
+use crate::tap::{Settled, Tap};
 
 /// Keys of open transactions, in bytes: as the daemon's default.
 const KEYS_BYTES_MAX: usize = 64 << 20;
@@ -61,9 +59,7 @@ struct Walk<'r> {
     rules: &'r Rules,
     source: RecordedSource,
     control: RecordedControl,
-    transactions: Transactions<Ack>,
-    /// Commits that were read.
-    commits: u64,
+    tap: Tap<'r, Ack>,
     /// What was read last and belongs to a later commit than what was handed out.
     next: Option<(u64, Deletes)>,
 }
@@ -74,8 +70,7 @@ impl<'r> Walk<'r> {
             rules,
             source: RecordedSource::new(recording),
             control: RecordedControl::new(recording, rules.lookups()),
-            transactions: Transactions::new(KEYS_BYTES_MAX),
-            commits: 0,
+            tap: Tap::new(rules, KEYS_BYTES_MAX),
             next: None,
         }
     }
@@ -84,22 +79,14 @@ impl<'r> Walk<'r> {
     async fn read(&mut self) -> Result<Option<(u64, Deletes)>> {
         loop {
             let Some(event) = self.source.take()? else { return Ok(None) };
-            let commits = matches!(event, Event::Commit(..));
-            let (need, done) = self.transactions.event(event, self.rules);
-            if let Need::Tables(relation) = &need {
-                let root = self.control.tables_of(relation.oid).await?;
-                self.transactions.resolved(need, root, self.rules);
-            }
-            let number = self.commits + 1;
-            self.commits += u64::from(commits);
-            if let Some(Transaction { load, .. }) = done {
-                let settled = Settled::ask(number, load, self.rules, &self.control).await?;
+            if let Some(transaction) = self.tap.event(event, &self.control).await?.transaction {
+                let settled = Settled::ask(transaction, self.rules, &self.control).await?;
                 let mut deletes = Deletes::default();
                 deletes.add(self.rules, &settled.load);
                 deletes.add(self.rules, &settled.found);
                 let refused = settled.asked.iter().filter(|(_, _, answer)| answer.refusal().is_some());
                 deletes.unknown = refused.count() as u64;
-                return Ok(Some((number, deletes)));
+                return Ok(Some((settled.commit, deletes)));
             }
         }
     }
@@ -159,7 +146,7 @@ pub async fn run(old: &Rules, new: &Rules, recording: &Recording, out: &mut impl
     writeln!(
         out,
         "{added} added, {removed} removed in {transactions} of {} transactions",
-        before.commits.max(after.commits)
+        before.tap.commits().max(after.tap.commits())
     )
     .map_err(cannot_write)?;
     if unknown > 0 {

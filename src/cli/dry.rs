@@ -11,23 +11,20 @@ use tokio::time::{sleep, sleep_until};
 
 use crate::change::Event;
 use crate::cli::output::cannot_write;
-use crate::cli::replay::{Settled, Transaction, Transactions};
 use crate::config::{Config, Mode};
 use crate::control::Control;
 use crate::control::pooled::PooledControl;
 use crate::control::session::ControlSession;
-use crate::decode::{Assembler, Frame};
+use crate::decode::Frame;
 use crate::error::{Exit, Result};
 use crate::observe::{Id, log};
-use crate::pipeline::intake::Need;
 use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
+use crate::rules::Rules;
 use crate::source::Source;
 use crate::source::outbox::Follower;
 use crate::source::replication::{Life, Replication, SlotOptions};
-
-/// The pause before a transaction with lookups is looked for again.
-const GATE_PAUSE: Duration = Duration::from_millis(1);
+use crate::tap::{FrameTap, Settled, Tap, Tapped};
 
 /// Prints until `stop`, or until the connection ends.
 pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl Write) -> Result<Exit> {
@@ -37,7 +34,8 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl
     if postgres.mode == Mode::Outbox {
         return follow(config, dsn, bytes_max, stop, out).await;
     }
-    let lookups = config.rules.lookups();
+    let rules = &config.rules;
+    let lookups = rules.lookups();
     let control = ControlSession::new(dsn.clone(), postgres.connect_timeout, postgres.lookup_timeout, lookups);
     let mut source = Replication::new(SlotOptions {
         dsn,
@@ -47,7 +45,7 @@ pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl
         connect_timeout: postgres.connect_timeout,
         liveness_timeout: postgres.liveness_timeout,
     });
-    let mut printer = Printer { config, control, transactions: Transactions::new(bytes_max), count: 0, out };
+    let mut printer = Printer { rules, control, tap: Tap::new(rules, bytes_max), out };
     log!(Id::Dry, "{SAID}");
     tokio::pin!(stop);
     loop {
@@ -80,8 +78,7 @@ async fn follow(
     let session = Session::through_pooler(&dsn, postgres.connect_timeout).await?;
     let control = PooledControl::new(dsn, postgres.connect_timeout, postgres.lookup_timeout, rules, Vec::new());
     let mut follower = Follower::begin(session, postgres.liveness_timeout).await?;
-    let mut printer = Printer { config, control, transactions: Transactions::new(bytes_max), count: 0, out };
-    let mut assembler = Assembler::default();
+    let mut printer = Printer { rules, control, tap: FrameTap::new(rules, bytes_max), out };
     log!(Id::Dry, "{SAID}");
     tokio::pin!(stop);
     loop {
@@ -91,10 +88,8 @@ async fn follow(
         }
         for frame in follower.frames().await? {
             let Frame::XLogData { payload, .. } = Frame::parse(&frame)? else { continue };
-            let mut step = assembler.step(payload)?;
-            while let Some(taken) = step {
-                printer.event(assembler.event(taken, |lsn| lsn)).await?;
-                step = assembler.queued()?;
+            for tapped in printer.tap.payload(payload, &printer.control).await? {
+                printer.print(tapped).await?;
             }
         }
     }
@@ -109,16 +104,14 @@ const SAID: &str = "dry run: keys are printed and nothing is deleted; the config
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What becomes of events.
-struct Printer<'a, W: Write, C, A> {
-    config: &'a Config,
+struct Printer<'a, W: Write, C, T> {
+    rules: &'a Rules,
     control: C,
-    transactions: Transactions<A>,
-    /// Transactions that delete something.
-    count: u64,
+    tap: T,
     out: &'a mut W,
 }
 
-impl<W: Write> Printer<'_, W, ControlSession, <Replication as Source>::Ack> {
+impl<W: Write> Printer<'_, W, ControlSession, Tap<'_, <Replication as Source>::Ack>> {
     /// Everything that is in the source's buffer. The temporary slot's own position follows: it keeps no WAL.
     async fn take_from(&mut self, source: &mut Replication) -> Result<()> {
         let mut done = None;
@@ -135,27 +128,17 @@ impl<W: Write> Printer<'_, W, ControlSession, <Replication as Source>::Ack> {
     }
 }
 
-impl<W: Write, C: Control, A: Copy + Ord> Printer<'_, W, C, A> {
+impl<W: Write, C: Control, A: Copy + Ord> Printer<'_, W, C, Tap<'_, A>> {
     async fn event(&mut self, event: Event<'_, A>) -> Result<()> {
-        let rules = &self.config.rules;
-        let (need, committed) = self.transactions.event(event, rules);
-        if let Need::Tables(relation) = &need {
-            let root = self.control.tables_of(relation.oid).await?;
-            self.transactions.resolved(need, root, rules);
-        }
-        match committed {
-            Some(transaction) => self.print(transaction).await,
-            None => Ok(()),
-        }
+        let tapped = self.tap.event(event, &self.control).await?;
+        self.print(tapped).await
     }
+}
 
-    /// Lookups see what the transaction did, as they do behind the daemon's gate.
-    async fn print(&mut self, Transaction { xid, load }: Transaction) -> Result<()> {
-        while !load.lookups.is_empty() && !self.control.snapshot().await?.contains(xid) {
-            sleep(GATE_PAUSE).await;
-        }
-        self.count += 1;
-        let settled = Settled::ask(self.count, load, &self.config.rules, &self.control).await?;
+impl<W: Write, C: Control, T> Printer<'_, W, C, T> {
+    async fn print(&mut self, tapped: Tapped) -> Result<()> {
+        let Some(transaction) = tapped.transaction else { return Ok(()) };
+        let settled = Settled::ask(transaction, self.rules, &self.control).await?;
         let printed = write!(self.out, "{settled}").and_then(|()| self.out.flush());
         printed.map_err(cannot_write)
     }

@@ -12,12 +12,12 @@ use serde_json::value::RawValue;
 use tokio_postgres::types::Type;
 
 use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
-use crate::cli::replay::{quoted, shown};
 use crate::error::{Error, Exit, Result};
 use crate::keys::{FamilyId, KeySet};
 use crate::rules::plan::{Held, Plan};
 use crate::rules::read::name::table_name;
 use crate::rules::{Invalidations, Rules};
+use crate::shown::{quoted, shown};
 
 /// What happened to the row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]

@@ -16,16 +16,14 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::amount::duration;
 use crate::cli::output::cannot_write;
 use crate::cli::process::end_signal;
-use crate::cli::replay::Transactions;
 use crate::config::{Config, Mode};
 use crate::control::Control;
 use crate::control::pooled::PooledControl;
 use crate::control::session::ControlSession;
+use crate::decode::Frame;
 use crate::decode::frame::{Reply, StandbyStatus};
-use crate::decode::{Assembler, Frame};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::{Lsn, Xid};
-use crate::pipeline::intake::Need;
 use crate::postgres::dsn::Dsn;
 use crate::postgres::facts::Facts;
 use crate::postgres::link::answered;
@@ -37,6 +35,7 @@ use crate::source::outbox::{self, Follower};
 use crate::source::recording::{Header, LookupAnswer, PartitionRoot, RecordingWriter};
 use crate::source::replication::connect::{protocol_version, start_stream};
 use crate::source::replication::now;
+use crate::tap::{FrameTap, Tapped};
 
 /// While lookups wait for their transaction to become visible, a snapshot is taken this often.
 const VISIBLE_INTERVAL: Duration = Duration::from_millis(5);
@@ -291,8 +290,7 @@ struct Recorder<'a, W: Write, C: Control> {
     config: &'a Config,
     writer: RecordingWriter<W>,
     control: C,
-    assembler: Assembler,
-    transactions: Transactions<Lsn>,
+    tap: FrameTap<'a>,
     /// Questions of transactions that are not yet visible, in commit order.
     waiting: VecDeque<(Xid, Vec<Question>)>,
     /// The slot's position: the only one that is ever reported as flushed.
@@ -309,8 +307,7 @@ impl<'a, W: Write, C: Control> Recorder<'a, W, C> {
             config,
             writer,
             control,
-            assembler: Assembler::default(),
-            transactions: Transactions::new(limits.memory_bytes_max.try_into().unwrap_or(usize::MAX)),
+            tap: FrameTap::new(&config.rules, limits.memory_bytes_max.try_into().unwrap_or(usize::MAX)),
             waiting: VecDeque::new(),
             confirmed,
             received: confirmed,
@@ -343,23 +340,16 @@ impl<'a, W: Write, C: Control> Recorder<'a, W, C> {
             }
         };
         self.received = self.received.max(start);
-        let mut step = self.assembler.step(payload)?;
-        while let Some(taken) = step {
-            let event = self.assembler.event(taken, |lsn| lsn);
-            let (need, committed) = self.transactions.event(event, &self.config.rules);
-            if let Need::Tables(relation) = &need {
-                let oid = relation.oid;
-                let root = self.control.tables_of(oid).await?;
-                let mut tables = root.clone().unwrap_or_default().into_iter();
-                let named = PartitionRoot { oid: oid.0, root: tables.next(), inherits: tables.collect() };
-                self.writer.partition_root(&named)?;
-                self.transactions.resolved(need, root, &self.config.rules);
+        for Tapped { tables, transaction } in self.tap.payload(payload, &self.control).await? {
+            if let Some((oid, named)) = tables {
+                let mut named = named.unwrap_or_default().into_iter();
+                let root = PartitionRoot { oid: oid.0, root: named.next(), inherits: named.collect() };
+                self.writer.partition_root(&root)?;
             }
-            if let Some(transaction) = committed.filter(|transaction| !transaction.load.lookups.is_empty()) {
+            if let Some(transaction) = transaction.filter(|transaction| !transaction.load.lookups.is_empty()) {
                 let questions = self.config.rules.questions(&transaction.load.lookups);
                 self.waiting.push_back((transaction.xid, questions));
             }
-            step = self.assembler.queued()?;
         }
         Ok(())
     }

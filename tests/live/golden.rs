@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crieur::cli::record::{Milestone, record};
-use crieur::cli::replay::{self, Settled};
+use crieur::cli::replay;
 use crieur::config::Config;
 use crieur::glob;
 use crieur::source::recording::Recording;
+use crieur::tap::Settled;
 use tokio::sync::watch;
 
 use super::daemon;

@@ -13,13 +13,13 @@ use std::path::PathBuf;
 
 use crate::cache::inspect::Inspect;
 use crate::cache::lease;
-use crate::cli::replay::quoted;
 use crate::config::{Config, Leases};
 use crate::error::{Error, Exit, Result};
 use crate::glob;
 use crate::keys::FamilyId;
 use crate::rules::Rules;
 use crate::rules::about::cover::{Suits, unversioned};
+use crate::shown::quoted;
 use families::Families;
 use kinds::Kinds;
 
