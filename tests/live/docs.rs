@@ -2,10 +2,10 @@
 //!
 //! The marks stand behind the language of a block, where a forge does not show them:
 //!
-//! - `file=NAME`: the block is this file. `rules`: the block is rules that can be read.
+//! - `file=NAME`: the block is this file. `add=NAME`: it is added to this file. `rules`: the block is rules that can be read.
 //! - `run` (and `exit=N`): the block is typed. `until`: it is typed until it prints what the next block shows.
 //! - `output`: lines that the block before prints, in this order; `…` stands for anything.
-//! - `daemon`: it is typed, and goes on. `log`: lines that its log holds. `stop`: it ends.
+//! - `daemon`: it is typed, and goes on. `log`: lines that its log holds. `reload`: SIGHUP. `stop`: it ends.
 //! - `test=FILE`: another test runs the block. `shown`: nobody can run it here.
 //!
 //! `<!-- given` and lines of SQL up to `-->` make what a page takes for granted.
@@ -14,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crieur::error::Exit;
 use tempfile::TempDir;
 
 use super::harness::postgres::{Options, Postgres};
@@ -101,10 +102,13 @@ impl Reader {
     async fn new(page: &'static str) -> Reader {
         let (postgres, cache) = (Postgres::start(Options::default()), Redis::start(&Server::System, &[]));
         let sql = postgres.client().await;
-        sql.batch_execute("CREATE ROLE crieur LOGIN SUPERUSER REPLICATION").await.expect("valid SQL");
-        sql.batch_execute("CREATE DATABASE app OWNER crieur").await.expect("valid SQL");
+        sql.batch_execute("CREATE ROLE crieur LOGIN SUPERUSER; CREATE ROLE owner LOGIN SUPERUSER")
+            .await
+            .expect("valid SQL");
+        sql.batch_execute("CREATE DATABASE app OWNER owner").await.expect("valid SQL");
         let dir =
             tempfile::Builder::new().prefix("crieur-docs-").tempdir().expect("the temporary directory is writable");
+        fs::write(dir.path().join(".psqlrc"), "\\set ON_ERROR_STOP on\n").expect("the directory is ours");
         Reader { postgres, cache, dir, daemon: None, said: String::new(), page }
     }
 
@@ -123,7 +127,7 @@ impl Reader {
         let state = "[ ! -f .exported ] || . ./.exported; trap 'export -p > .exported' EXIT; set -euo pipefail\n";
         command.arg("-c").arg(format!("{state}{script}")).current_dir(self.dir.path()).env_clear();
         command.env("PATH", path).env("HOME", self.dir.path()).env("LC_ALL", "C.UTF-8");
-        command.env("DATABASE_URL", format!("postgres://crieur@127.0.0.1:{}/app", self.postgres.port()));
+        command.env("DATABASE_URL", format!("postgres://owner@127.0.0.1:{}/app", self.postgres.port()));
         command.env("REDIS_URL", self.cache.url()).stdin(Stdio::null());
         command
     }
@@ -180,6 +184,14 @@ impl Reader {
             run += 1;
             if let Some(name) = block.value("file") {
                 fs::write(self.dir.path().join(name), self.text(block)).expect("the directory is ours");
+            } else if let Some(name) = block.value("add") {
+                let path = self.dir.path().join(name);
+                let text = fs::read_to_string(&path).expect("the page has written it") + &self.text(block);
+                fs::write(&path, text).expect("the directory is ours");
+            } else if block.is("reload") {
+                let daemon = self.daemon.as_ref().unwrap_or_else(|| panic!("{at}: no daemon runs"));
+                daemon.signal(Signal::Hup);
+                self.wait_for_log(&at, "id=reload.taken");
             } else if block.is("rules") {
                 let path = self.dir.path().join(".rules.toml");
                 fs::write(&path, &block.text).expect("the directory is ours");
@@ -259,9 +271,50 @@ pages! {
     testing = "docs/guide/testing.md";
     values = "docs/guide/values.md";
     commands = "docs/operate/commands.md";
+    configuration = "docs/operate/configuration.md";
     runbook_in_french = "docs/operate/runbook.fr.md";
     runbook = "docs/operate/runbook.md";
     stale_key = "docs/operate/stale-key.md";
+}
+
+/// The rows of exit code 77 that a role of the server decides, word by word.
+#[tokio::test]
+async fn a_role_that_lacks_a_right_is_told_as_the_page_of_exit_codes_says() {
+    let page = fs::read_to_string(root().join("docs/operate/exit-codes.md")).expect("the page is there");
+    let postgres = Postgres::start(Options::default());
+    let cache = Redis::start(&Server::System, &[]);
+    let sql = postgres.client().await;
+    let roles = "CREATE ROLE plain LOGIN; CREATE ROLE owner LOGIN; CREATE ROLE super LOGIN SUPERUSER; \
+                 GRANT CREATE ON DATABASE postgres TO owner; CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t OWNER TO owner";
+    sql.batch_execute(roles).await.expect("valid SQL");
+    let run = |role: &str, mode: &str, command: &str| {
+        let url = postgres.url().replace("postgres@", &format!("{role}@"));
+        let rules = "[[rules]]\ntable = \"public.t\"\nkeys = [\"t:{id}\"]\n";
+        let cache = cache.url();
+        let config = format!("[postgres]\nurl = \"{url}\"\nmode = \"{mode}\"\n[cache]\nurl = \"{cache}\"\n{rules}");
+        let out = super::daemon::run(command, &config, &[]);
+        let text = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (out.status.code(), text)
+    };
+    let cases = [
+        ("postgres", "replication", "setup", None),
+        ("plain", "replication", "run", Some("must be superuser or replication role to start walsender")),
+        ("plain", "outbox", "setup", Some("permission denied for database")),
+        ("owner", "outbox", "setup", None),
+        ("plain", "outbox", "run", Some("permission denied for schema crieur")),
+        ("super", "outbox", "check", Some("whose code would run as a superuser")),
+    ];
+    for (role, mode, command, said) in cases {
+        let (code, text) = run(role, mode, command);
+        let expected = said.map_or(0, |_| Exit::NoPermission as i32);
+        assert_eq!(code, Some(expected), "{role} {mode} {command}: {text}");
+        let words = said.unwrap_or_default();
+        assert!(text.contains(words) && page.contains(words), "{role} {mode} {command}: {text}");
+        if mode == "replication" && command == "setup" {
+            // What follows needs a schema that belongs to nobody yet.
+            sql.batch_execute("DROP SCHEMA crieur CASCADE").await.expect("valid SQL");
+        }
+    }
 }
 
 /// Pages whose every block is run or says why not.
@@ -282,8 +335,8 @@ fn every_block_of_the_guide_is_run_or_says_why_not() {
         let page = fs::read_to_string(&path).expect("a page is readable text");
         let found = blocks(&page);
         let is_run = |block: &Block| {
-            ["run", "until", "daemon", "stop", "rules", "log", "output"].iter().any(|mark| block.is(mark))
-                || block.value("file").is_some()
+            ["run", "until", "daemon", "reload", "stop", "rules", "log", "output"].iter().any(|mark| block.is(mark))
+                || block.value("file").or(block.value("add")).is_some()
         };
         if found.iter().any(is_run) && !PAGES.contains(&name.as_str()) {
             complaints.push(format!("{name} has blocks to run, and no test of this file reads it"));

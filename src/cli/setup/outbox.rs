@@ -106,7 +106,10 @@ fn refused(error: &tokio_postgres::Error) -> Error {
     let Some(server) = error.as_db_error() else { return session_error(error) };
     let said = format!("install the outbox: {} ({})", server.message(), server.code().code());
     let hint = match server.code().code() {
-        "42501" => "Run `crieur setup --print` and have the owner of the tables run its output.",
+        "42501" => {
+            return Error::definite(Exit::NoPermission, said)
+                .hint("Run `crieur setup --print` and have the owner of the tables run its output.");
+        }
         "55P03" => "A long transaction holds the table; run `crieur setup` again when it has ended.",
         _ => return Error::definite(Exit::Unavailable, said).hint(server.hint().unwrap_or("See sql/install.sql.")),
     };

@@ -27,6 +27,7 @@ pub struct Process {
 pub enum Signal {
     Term,
     Int,
+    Hup,
     Quit,
     Kill,
     Stop,
@@ -38,6 +39,7 @@ impl Signal {
         match self {
             Signal::Term => "TERM",
             Signal::Int => "INT",
+            Signal::Hup => "HUP",
             Signal::Quit => "QUIT",
             Signal::Kill => "KILL",
             Signal::Stop => "STOP",
