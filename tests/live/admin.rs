@@ -121,7 +121,7 @@ async fn the_pages_say_which_daemon_works_and_which_stands_by() {
     let mut working = scene.daemon_with(&config(&scene, first)).await;
     let mut waiting = Daemon::start(&config(&scene, second), &[]);
     let role = |address| ["streaming", "standby"].map(|role| metric(address, &format!("role{{role=\"{role}\"}}")));
-    waiting.wait_for_log("standing by");
+    waiting.wait_for_log("id=stream.standing_by");
     settled("the second one stands by", PATIENCE, async || match role(second) {
         [0.0, 1.0] => Ok(()),
         seen => Err((seen, waiting.log())),

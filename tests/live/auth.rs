@@ -48,8 +48,8 @@ async fn try_all(scene: &Scene, cases: &[(String, Then)]) {
                 assert_eq!(daemon.stop(), Some(0), "{url}");
             }
             Retries(text) => {
-                daemon.allow(" interrupted");
-                daemon.wait_for_log(" interrupted");
+                daemon.allow("id=stream.interrupted");
+                daemon.wait_for_log("id=stream.interrupted");
                 assert!(daemon.log().contains(text), "{url}: {}", daemon.log());
                 assert_eq!(daemon.stop(), Some(0), "{url}");
             }

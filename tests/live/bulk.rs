@@ -126,7 +126,7 @@ impl Bulk {
         println!("{what}: peak {:.1} MiB, {:.1} s", peak as f64 / MIB as f64, started.elapsed().as_secs_f64());
         let most = self.size.bound + self.size.base;
         assert!(peak < most, "{what}: {peak} bytes resident, at most {most} are allowed");
-        assert_eq!(self.daemon.log().matches("replication started").count(), 1, "{}", self.daemon.log());
+        assert_eq!(self.daemon.log().matches("id=stream.started").count(), 1, "{}", self.daemon.log());
         assert_eq!(self.daemon.stop(), Some(0));
     }
 }
@@ -251,7 +251,7 @@ async fn at_full_size_and_with_the_default_bound() {
 async fn a_commit_of_500_000_rows_takes_little_longer_than_its_deletes() {
     const ROWS: u32 = 500_000;
     let bulk = Bulk::start(FULL, &[], "").await;
-    let sweeps = |bulk: &Bulk| bulk.daemon.log().matches("sweep finished").count();
+    let sweeps = |bulk: &Bulk| bulk.daemon.log().matches("id=sweep.ended").count();
     // Those of the first start and of the preparations, echoes included.
     let before = sweeps(&bulk);
     let sink = Config::load(&bulk.daemon.config_path(), std::iter::empty::<(String, String)>())

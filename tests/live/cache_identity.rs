@@ -12,8 +12,8 @@ use super::scene::{KEYS, Scene, config, set, swept};
 
 const MARK: &str = "crieur:mark:crieur";
 const BOOK: &str = "INSERT INTO visit_bookings SELECT coalesce(max(id), 0) + 1, 1 FROM visit_bookings";
-const SWEPT: &str = "sweep finished";
-const AGAIN: &str = "deleting it again";
+const SWEPT: &str = "id=sweep.ended";
+const AGAIN: &str = "id=gap.replayed";
 
 fn count(daemon: &Daemon, text: &str) -> usize {
     daemon.log().matches(text).count()
@@ -162,12 +162,12 @@ async fn repairs_that_each_bring_the_next_one_slow_down_and_are_said() {
     let page = admin::address();
     let admin = format!("[admin]\nlisten = \"{page}\"\n");
     let mut daemon = Daemon::start(&(admin + &with(&scene, &url, "heartbeat = \"50ms\"")), &[]);
-    daemon.allow("again and again: the next repair waits");
-    daemon.wait_for_log("again and again: the next repair waits");
+    daemon.allow("id=repair.slowed");
+    daemon.wait_for_log("id=repair.slowed");
     let early = count(&daemon, SWEPT);
     assert!(early <= 8, "{}", daemon.log());
     daemon.wait_for_logs(SWEPT, early + 2);
-    assert!(count(&daemon, "again and again") <= 2, "said once a minute: {}", daemon.log());
+    assert!(count(&daemon, "id=repair.slowed") <= 2, "said once a minute: {}", daemon.log());
     admin::ready(page, "the cache is another one again and again").await;
     // The address is mended.
     proxy.take_turns(&[]);

@@ -107,7 +107,7 @@ async fn without_the_triggers_a_changed_description_sweeps_and_the_same_one_does
     .into_iter()
     .enumerate()
     {
-        daemon.allow(" interrupted");
+        daemon.allow("id=stream.interrupted");
         let sql = format!("{ddl}; {}", book(id as u32));
         assert_eq!(scene.change(&daemon, &sql).await, gone, "{ddl}\n{}", daemon.log());
     }
@@ -190,7 +190,7 @@ async fn an_unchanged_long_value_that_no_old_row_carries_widens() {
 async fn a_message_that_is_not_understood_sweeps_everything_and_is_said_once() {
     let scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("was not understood");
+    daemon.allow("id=message.not_understood");
     let everything = families(&["properties:", "payments:", "dashboard:", "available_slots:", "visits:"]);
     let everything = &everything - &set(&["properties:other"]);
     let cases = [
@@ -207,7 +207,11 @@ async fn a_message_that_is_not_understood_sweeps_everything_and_is_said_once() {
     ];
     check(&scene, &daemon, &cases).await;
     assert_eq!(
-        daemon.log().lines().filter(|line| line.contains(" WARN ") && line.contains("was not understood")).count(),
+        daemon
+            .log()
+            .lines()
+            .filter(|line| line.contains(" WARN ") && line.contains("id=message.not_understood"))
+            .count(),
         1
     );
     assert_eq!(daemon.stop(), Some(0));

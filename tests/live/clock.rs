@@ -82,7 +82,7 @@ async fn the_servers_clock_may_be_set_back_and_forward() {
         let since = marked_at(&scene);
         eventually("the link is idle past every limit", PATIENCE, async || marked_at(&scene) > since + 8).await;
         assert_eq!(daemon.log().matches(mode.started()).count(), 1, "{}", daemon.log());
-        daemon.allow(" interrupted");
+        daemon.allow("id=stream.interrupted");
         set_between(&scene, &daemon, &clock, 0).await;
         // A backlog that is said to be hours late, more than a page of the outbox.
         daemon.signal(Signal::Stop);
@@ -104,7 +104,7 @@ async fn the_lease_of_a_dead_daemon_ends_whatever_becomes_of_the_servers_clock()
     let clock = Clock::right();
     let scene = Scene::of(Mode::Outbox, Options { env: clock.env(), ..Options::default() }, &[]).await;
     let mut daemons = [scene.daemon().await, Daemon::start(&scene.config(), &[])];
-    daemons[1].wait_for_log("standing by");
+    daemons[1].wait_for_log("id=stream.standing_by");
     // Either may have it then.
     daemons.iter_mut().for_each(|daemon| daemon.allow("another daemon has taken over the outbox"));
     clock.set(5 * HOUR);
@@ -147,7 +147,7 @@ async fn a_certificate_that_the_clock_calls_invalid_is_waited_for() {
         let config = mode.config(&config(&format!("{url}?{root}"), &scene.cache.url()));
         let clock = Clock::right();
         let mut daemon = scene.daemon_in(&config, &clock.env()).await;
-        for text in [" interrupted", "failed to take a snapshot", "failed to watch the server"] {
+        for text in ["id=stream.interrupted", "failed to take a snapshot", "failed to watch the server"] {
             daemon.allow(text);
         }
         clock.set(showing(HOUR));

@@ -8,7 +8,7 @@ use super::harness::redis::{Redis, Server};
 use super::harness::wait::{PATIENCE, settled};
 use super::scene::Mode;
 
-const ANOTHER: &str = "the mark in the cache does not name this database";
+const ANOTHER: &str = "id=gap.other_database";
 const SWEEPING: &str = "sweeping every key that the rules own";
 
 /// Two servers, and a database "app" with what `crieur setup` makes.
@@ -182,10 +182,10 @@ async fn two_databases_that_share_a_cache_and_a_slots_name_say_so_at_a_slow_pace
         let (one, other) = (Place::of(mode).await, Place::of(mode).await);
         let shared = other.config().replace(&other.cache.url(), &one.cache.url());
         let mut daemons = [Daemon::start(&one.config(), &[]), Daemon::start(&shared, &[])];
-        const SLOW: &str = "again and again: the next repair waits";
+        const SLOW: &str = "id=repair.slowed";
         for daemon in &mut daemons {
             daemon.allow(SLOW);
-            daemon.allow("somebody wrote a mark of another server or database under the name of this slot");
+            daemon.allow("id=gap.intruder");
         }
         settled("it is said, and one waits", PATIENCE, async || {
             let logs = daemons.each_ref().map(Daemon::log);

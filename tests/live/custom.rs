@@ -88,8 +88,8 @@ async fn what_the_configuration_does_not_allow_stays_and_is_not_shown() {
     let mut daemon = scene.daemon_with(&allowing(&scene, "[\"s:a:*\"]")).await;
     daemon.allow(REFUSED);
     // What may be named counts as rules do.
-    daemon.wait_for_log("the rules changed since the mark was written: sweeping");
-    daemon.wait_for_log("sweep finished");
+    daemon.wait_for_log("id=gap.other_rules");
+    daemon.wait_for_log("id=sweep.ended");
     let sql = "SELECT crieur.invalidate('s:*', 't:*', '*'), crieur.invalidate_exact('s:a:2')";
     assert_eq!(gone(&scene, &daemon, sql).await, set(&["s:a:2"]), "{}", daemon.log());
     // Other rules: keys that may be named are swept with all others, like those of a missing mark.

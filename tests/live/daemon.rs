@@ -15,7 +15,7 @@ use super::harness::process::{Process, Signal};
 use super::harness::wait::{self, PATIENCE};
 
 /// The stream runs.
-pub const STARTED: &str = "replication started";
+pub const STARTED: &str = "id=stream.started";
 
 /// A running daemon; it ends with this value.
 pub struct Daemon {

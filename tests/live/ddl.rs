@@ -267,7 +267,7 @@ async fn an_altered_table_of_an_outbox_is_swept_whatever_on_gap_says_and_no_othe
         }
         scene.run("ALTER TABLE visits ADD COLUMN note text DEFAULT 'n'").await;
         goes(&scene, &daemon, &[Visits]).await;
-        daemon.wait_for_log("watched tables changed since the mark was written");
+        daemon.wait_for_log("id=gap.other_tables");
         let watched = async || {
             let look = format!("BEGIN; {}; COMMIT", include_str!("../../sql/outbox/facts.sql"));
             let answers = scene.sql.simple_query(&look).await.expect("valid SQL");
@@ -307,7 +307,7 @@ async fn a_watched_column_that_becomes_virtual_is_told_and_swept() {
                  ALTER TABLE properties ADD COLUMN city text GENERATED ALWAYS AS (title) VIRTUAL",
             )
             .await;
-        daemon.wait_for_log("triggers do not tell all");
+        daemon.wait_for_log("id=table.uncovered");
         goes(&scene, &daemon, &[Properties]).await;
         scene.fill();
         scene.run("UPDATE properties SET title = 'Mbour' WHERE id = 1").await;

@@ -126,7 +126,7 @@ async fn keys_are_the_servers_utf_8_whatever_the_database_holds() {
         place.run(update).await;
         place.goes(&key, &daemon).await;
         assert!(place.has("city:x"), "{encoding}: {}", daemon.log());
-        assert_eq!(daemon.log().matches("replication started").count(), 1, "{}", daemon.log());
+        assert_eq!(daemon.log().matches("id=stream.started").count(), 1, "{}", daemon.log());
         assert_eq!(daemon.stop(), Some(0));
     }
 }
@@ -155,7 +155,7 @@ async fn a_byte_without_a_form_in_utf_8_stops_nothing_and_its_table_is_named() {
     place.run(r#"DO $$ BEGIN EXECUTE 'ALTER TABLE notes ADD COLUMN "' || E'\x81' || '" int'; END $$"#).await;
     place.run("DELETE FROM notes").await;
     place.goes("note:1", &daemon).await;
-    assert_eq!(daemon.log().matches("replication started").count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.log().matches("id=stream.started").count(), 1, "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -164,7 +164,7 @@ async fn a_byte_without_a_form_in_utf_8_stops_nothing_and_its_table_is_named() {
 async fn a_character_without_a_form_in_utf_8_that_only_the_server_could_convert_sweeps() {
     let place = Place::of(Mode::Replication, "EUC_JP").await;
     let mut daemon = place.daemon().await;
-    for allowed in ["SQLSTATE 22P05", "it is created anew"] {
+    for allowed in ["SQLSTATE 22P05", "id=slot.anew"] {
         daemon.allow(allowed);
     }
     ["note:1", "item:1", "city:東京"].into_iter().for_each(|key| place.set(key));
@@ -175,7 +175,7 @@ async fn a_character_without_a_form_in_utf_8_that_only_the_server_could_convert_
     for key in ["note:1", "item:1", "city:東京"] {
         place.goes(key, &daemon).await;
     }
-    daemon.wait_for_logs("replication started", 2);
+    daemon.wait_for_logs("id=stream.started", 2);
     place.set("item:2");
     place.run("INSERT INTO items VALUES (2, 'b')").await;
     place.goes("item:2", &daemon).await;

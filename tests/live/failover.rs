@@ -16,9 +16,9 @@ async fn fail_over(version: Version, conf: &[&str], [prepare, ready]: [&str; 2])
     // The standby comes first: it must be passed over while it is one.
     let hosts = format!("postgres://postgres@127.0.0.1:{second},127.0.0.1:{first}/postgres");
     let mut daemon = scene.daemon_with(&config(&hosts, &scene.cache.url())).await;
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to");
-    daemon.allow("it is created anew");
+    daemon.allow("id=slot.anew");
     scene.confirmed(&daemon).await;
     let there = standby.client().await;
     settled("the standby is ready", PATIENCE, async || {
@@ -59,7 +59,7 @@ async fn a_synchronized_slot_goes_on_on_the_new_primary() {
     for version in [Version::V17, Version::V18] {
         let log =
             fail_over(version, &["hot_standby_feedback = on"], ["SELECT pg_sync_replication_slots()", ready]).await;
-        assert!(!log.contains("it is created anew"), "{version:?}: {log}");
+        assert!(!log.contains("id=slot.anew"), "{version:?}: {log}");
         assert!(log.contains("the mark in the cache is of another server or timeline: sweeping"), "{log}");
     }
 }
@@ -74,10 +74,10 @@ async fn a_stream_that_is_left_on_the_old_primary_follows_the_ordinary_sessions(
     let address = Proxy::start(scene.postgres.port());
     let url = format!("postgres://postgres@127.0.0.1:{}/postgres", address.port());
     let mut daemon = scene.daemon_with(&config(&url, &scene.cache.url())).await;
-    daemon.allow("ordinary sessions reach another server than the stream");
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.other_server");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to");
-    daemon.allow("it is created anew");
+    daemon.allow("id=slot.anew");
     scene.confirmed(&daemon).await;
     let there = standby.client().await;
     there.batch_execute("SELECT pg_promote()").await.expect("it is a standby");
@@ -88,7 +88,7 @@ async fn a_stream_that_is_left_on_the_old_primary_follows_the_ordinary_sessions(
     daemon.wait_for_logs(STARTED, 2);
     scene.sql = there;
     // The first one was that of the first start.
-    daemon.wait_for_logs("sweep finished", 2);
+    daemon.wait_for_logs("id=sweep.ended", 2);
     scene.confirmed(&daemon).await;
     let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;
     assert_eq!(gone, set(&["available_slots:1"]), "{}", daemon.log());

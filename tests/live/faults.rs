@@ -62,7 +62,7 @@ async fn a_stalled_link_to_postgresql_is_noticed_and_made_anew() {
     let timeouts = "[postgres]\nconnect_timeout = \"1s\"\nliveness_timeout = \"2s\"\nlookup_timeout = \"2s\"\n";
     let through = config(&url(&proxy), &scene.cache.url()).replace("[postgres]\n", timeouts);
     let mut daemon = scene.daemon_with(&through).await;
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to");
     scene.confirmed(&daemon).await;
     for (round, direction) in [Direction::Answers, Direction::Questions].into_iter().enumerate() {
@@ -83,7 +83,7 @@ async fn a_transaction_that_is_cut_in_its_middle_comes_again_as_a_whole() {
     let scene = Scene::start().await;
     let proxy = Proxy::start(scene.postgres.port());
     let mut daemon = scene.daemon_with(&config(&url(&proxy), &scene.cache.url())).await;
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to");
     for answers in [1, 100, 10_000, 40_000] {
         scene.confirmed(&daemon).await;
@@ -105,7 +105,7 @@ async fn a_link_that_is_cut_again_and_again_loses_no_key() {
     let (postgres, cache) = (Proxy::start(scene.postgres.port()), Proxy::start(scene.cache.port()));
     let through = config(&url(&postgres), &format!("redis://127.0.0.1:{}", cache.port()));
     let mut daemon = scene.daemon_with(&through).await;
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to");
     fill_slots(&scene);
     for id in 1..=MANY {
@@ -126,7 +126,7 @@ async fn a_link_that_is_cut_again_and_again_loses_no_key() {
 async fn a_crash_of_postgresql_is_survived() {
     let mut scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to");
     scene.confirmed(&daemon).await;
     for (round, how) in [Shutdown::Immediate, Shutdown::Fast].into_iter().enumerate() {
@@ -138,7 +138,7 @@ async fn a_crash_of_postgresql_is_survived() {
         scene.confirmed(&daemon).await;
         // A server that started again may have forgotten what was read and cached: with synchronous_commit = off, or
         // as a restored copy.
-        daemon.wait_for_logs("the server started again since the mark was written: sweeping", round + 1);
+        daemon.wait_for_logs("id=gap.restarted", round + 1);
         swept(&scene, &daemon).await;
     }
     assert_eq!(daemon.stop(), Some(0));
@@ -156,7 +156,7 @@ async fn a_cache_that_comes_back_without_its_mark_is_swept() {
     scene.fill();
     daemon.signal(Signal::Cont);
     scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
-    daemon.wait_for_log("the cache does not hold the mark that was written last: sweeping");
+    daemon.wait_for_log("id=gap.went_back");
     scene.confirmed(&daemon).await;
     swept(&scene, &daemon).await;
     assert_eq!(daemon.stop(), Some(0));
@@ -167,7 +167,7 @@ async fn a_cache_that_comes_back_without_its_mark_is_swept() {
 async fn a_cache_that_forgets_while_connected_is_swept() {
     let mark = "crieur:mark:crieur";
     let forget: [(&[&str], &str); 2] = [
-        (&["DEL", mark], "the cache does not hold the mark that was written last: sweeping"),
+        (&["DEL", mark], "id=gap.went_back"),
         (&["SET", mark, "{}"], "the mark in the cache cannot be read: sweeping"),
     ];
     for (command, said) in forget {
@@ -192,11 +192,11 @@ async fn a_cache_that_forgets_while_connected_is_swept() {
 async fn a_server_that_shuts_down_need_not_wait_for_echoes() {
     let mut scene = Scene::start().await;
     let mut daemon = scene.daemon_with(&scene.config().replace("echo = []", "echo = [\"1s\"]")).await;
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to");
     assert_eq!(daemon.stop(), Some(0));
     let mut daemon = scene.daemon_with(&scene.config().replace("echo = []", "echo = [\"10m\"]")).await;
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to");
     scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
     eventually("the first delete", PATIENCE, async || scene.gone().contains("available_slots:1")).await;
@@ -214,7 +214,7 @@ async fn a_server_that_shuts_down_need_not_wait_for_a_cache_that_is_away() {
         let hosts = hosts.replace("{port}", &scene.postgres.port().to_string());
         let url = format!("postgres://postgres@{hosts}/postgres");
         let mut daemon = scene.daemon_with(&config(&url, &scene.cache.url())).await;
-        daemon.allow(" interrupted");
+        daemon.allow("id=stream.interrupted");
         daemon.allow("failed to");
         scene.confirmed(&daemon).await;
         scene.cache.kill();

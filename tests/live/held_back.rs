@@ -8,7 +8,7 @@ use super::harness::process::free_port;
 use super::harness::wait::{PATIENCE, settled};
 use super::scene::{Mode, Scene, set};
 
-const HELD: &str = "the server holds the stream back";
+const HELD: &str = "id=stream.held_back";
 
 /// How old the mark in the cache is, in seconds.
 fn age_of_mark(scene: &Scene) -> u64 {
@@ -82,7 +82,7 @@ async fn a_standby_that_is_waited_for_holds_the_stream_back_and_that_is_said() {
         if seen == (true, 0) && age_of_mark(&scene) < 4 { Ok(()) } else { Err((seen, daemon.log())) }
     })
     .await;
-    assert_eq!(daemon.log().matches("replication started").count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.log().matches("id=stream.started").count(), 1, "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
 

@@ -201,7 +201,7 @@ async fn the_running_daemon_gives_the_application_its_writes_back() {
         let writes = "UPDATE logs SET title = 'x'; UPDATE items SET title = 'x'; DELETE FROM items; DELETE FROM logs";
         for (done, migration) in migrations.into_iter().enumerate() {
             ground.run(migration).await;
-            daemon.wait_for_logs("That is mended: ", done + 1);
+            daemon.wait_for_logs("id=writes.mended", done + 1);
             assert_eq!(ground.refused(writes).await, None, "{version:?} {migration}: {}", daemon.log());
         }
         // The old value of a new partition's row is known.

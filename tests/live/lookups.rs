@@ -306,7 +306,7 @@ async fn a_lookup_hangs(mode: Mode) {
     let scene = Scene::of(mode, Options::default(), &[]).await;
     let config = scene.config().replace("[cache]", "lookup_timeout = \"500ms\"\n[cache]");
     let mut daemon = scene.daemon_with(&config).await;
-    daemon.allow("lookup refused");
+    daemon.allow("id=lookup.refused");
     scene.confirmed(&daemon).await;
     let locker = scene.postgres.client().await;
     locker.batch_execute("BEGIN; LOCK leases").await.expect("nobody holds it");
@@ -314,7 +314,7 @@ async fn a_lookup_hangs(mode: Mode) {
     let gone = scene.change(&daemon, payments).await;
     assert_eq!(gone, set(&["dashboard:41", "dashboard:42", "payments:lease:71", "payments:lease:72"]));
     let log = daemon.log();
-    let complaints: Vec<&str> = log.lines().filter(|line| line.contains("lookup refused")).collect();
+    let complaints: Vec<&str> = log.lines().filter(|line| line.contains("id=lookup.refused")).collect();
     assert!(complaints.len() <= 3 && complaints[0].contains("owner ("), "{complaints:?}");
     assert!(complaints[0].contains("statement timeout"), "{complaints:?}");
     // Each batch is refused anew, for the same cause: that was said.
@@ -323,7 +323,7 @@ async fn a_lookup_hangs(mode: Mode) {
         assert_eq!(scene.change(&daemon, &payment).await, set(&["dashboard:41", "dashboard:42"]), "{mode:?}");
     }
     let log_after = daemon.log();
-    assert_eq!(log_after.matches("lookup refused").count(), complaints.len(), "{mode:?}: {log_after}");
+    assert_eq!(log_after.matches("id=lookup.refused").count(), complaints.len(), "{mode:?}: {log_after}");
     locker.batch_execute("COMMIT").await.expect("it holds the lock");
     let gone = scene.change(&daemon, "DELETE FROM rental_payments WHERE id = 71").await;
     assert_eq!(gone, set(&["dashboard:41", "payments:lease:71"]));
@@ -353,14 +353,14 @@ async fn questions_are_slow(mode: Mode) {
     let config = config + HOME;
     scene.run("INSERT INTO leases SELECT i, 1 FROM generate_series(100, 599) AS i").await;
     let mut daemon = scene.daemon_with(&config).await;
-    daemon.allow("lookup refused");
+    daemon.allow("id=lookup.refused");
     scene.confirmed(&daemon).await;
     let payments = "INSERT INTO rental_payments SELECT i, i, 1 FROM generate_series(100, 599) i";
     let keys = set(&["dashboard:41", "dashboard:42", "pay:1", "pay:2"]);
     let widened = gone(&scene, &daemon, &keys, payments).await;
     assert_eq!(widened, set(&["dashboard:41", "dashboard:42", "pay:1"]), "{mode:?}: and no other lookup's");
     let log = daemon.log();
-    let complaints: Vec<&str> = log.lines().filter(|line| line.contains("lookup refused")).collect();
+    let complaints: Vec<&str> = log.lines().filter(|line| line.contains("id=lookup.refused")).collect();
     assert!((1..=3).contains(&complaints.len()), "{complaints:?}");
     assert!(complaints.iter().all(|line| line.contains("owner (")), "{complaints:?}");
     assert!(!log.contains("failed to look up"), "{log}");
@@ -386,7 +386,7 @@ async fn an_answer_of_a_hundred_megabytes_widens_its_keys_in_both_modes() {
         let keys = set(&["big:one", "bigger"]);
         let sql = "INSERT INTO visit_bookings VALUES (1, 100000), (2, 1)";
         assert_eq!(gone(&scene, &daemon, &keys, sql).await, set(&["big:one"]), "{}", daemon.log());
-        assert!(daemon.log().contains("lookup refused"), "{}", daemon.log());
+        assert!(daemon.log().contains("id=lookup.refused"), "{}", daemon.log());
         assert_eq!(daemon.stop(), Some(0));
     }
 }

@@ -39,7 +39,7 @@ async fn a_daemon_that_stands_by_works_within_two_seconds() {
     let scene = Scene::outbox().await;
     let mut first = scene.daemon().await;
     let mut second = Daemon::start(&scene.config(), &[]);
-    second.wait_for_log("standing by");
+    second.wait_for_log("id=stream.standing_by");
     scene.confirmed(&first).await;
     first.kill();
     scene.fill();
@@ -52,10 +52,10 @@ async fn a_daemon_that_stands_by_works_within_two_seconds() {
     assert!(!second.log().contains("sweeping"), "the mark proves that nothing is missing:\n{}", second.log());
     // One that stops gives the lease back: nobody waits for its end.
     let mut third = Daemon::start(&scene.config(), &[]);
-    third.wait_for_log("standing by");
+    third.wait_for_log("id=stream.standing_by");
     scene.confirmed(&second).await;
     assert_eq!(second.stop(), Some(0));
-    third.wait_for_log("outbox started");
+    third.wait_for_log("id=outbox.started");
     assert_eq!(third.stop(), Some(0));
 }
 
@@ -68,7 +68,7 @@ async fn of_two_daemons_on_a_slow_line_one_gets_on() {
     let config = scene.mode.config(&super::scene::config(&url, &scene.cache.url()));
     let mut first = scene.daemon_with(&config).await;
     let mut second = Daemon::start(&config, &[]);
-    second.wait_for_log("standing by");
+    second.wait_for_log("id=stream.standing_by");
     for daemon in [&mut first, &mut second] {
         daemon.allow("another daemon has taken over the outbox");
     }
@@ -134,7 +134,7 @@ async fn a_transaction_that_commits_late_is_found_whatever_committed_before() {
 async fn a_server_that_crashes_or_ends_sessions_loses_nothing() {
     let mut scene = Scene::outbox().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("reading the outbox interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to watch the server");
     daemon.allow("failed to take a snapshot");
     scene.confirmed(&daemon).await;
@@ -146,7 +146,7 @@ async fn a_server_that_crashes_or_ends_sessions_loses_nothing() {
     // A server that recovers may have forgotten what readers saw.
     scene.postgres.restart(Shutdown::Immediate);
     scene.sql = scene.postgres.client().await;
-    daemon.wait_for_log("the server started again since the mark was written");
+    daemon.wait_for_log("id=gap.restarted");
     super::scene::swept(&scene, &daemon).await;
     scene.fill();
     scene.run("UPDATE properties SET title = 'c' WHERE id = 1").await;
@@ -166,7 +166,7 @@ async fn a_cache_that_went_back_gets_what_it_lacks() {
     scene.cache.kill();
     scene.cache.restart(Data::Kept);
     goes(&scene, &daemon, ONE).await;
-    assert!(daemon.log().contains("deleting it again"), "{}", daemon.log());
+    assert!(daemon.log().contains("id=gap.replayed"), "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -192,7 +192,7 @@ async fn a_change_of_mode_sweeps_in_both_directions_and_leaves_what_transactions
         scene.fill();
         scene.run("UPDATE properties SET title = 'away' WHERE id = 1").await;
         daemon = Daemon::start(&config(&scene), &[]);
-        daemon.wait_for_log("the mark in the cache is of another server or timeline");
+        daemon.wait_for_log("id=gap.other_server");
         super::scene::swept(&scene, &daemon).await;
         scene.confirmed(&daemon).await;
         for sql in step(if mode == Mode::Outbox { "remove replication" } else { "remove the outbox" }) {
@@ -224,7 +224,7 @@ async fn triggers_that_are_missing_are_told_and_swept_and_those_that_do_not_fit_
     let mut daemon = scene.daemon().await;
     daemon.allow("triggers do not tell all that the rules read of table \"public.visit_bookings\"");
     scene.run("SELECT crieur.unwatch('visit_bookings')").await;
-    daemon.wait_for_log("triggers do not tell all");
+    daemon.wait_for_log("id=table.uncovered");
     scene.fill();
     scene.run("INSERT INTO visit_bookings VALUES (1, 1); UPDATE visit_bookings SET property_id = 2").await;
     let slots = || ["available_slots:1", "available_slots:2"].iter().all(|key| scene.gone().contains(*key));
@@ -266,12 +266,9 @@ async fn triggers_that_are_missing_are_told_and_swept_and_those_that_do_not_fit_
 async fn an_outbox_that_is_made_anew_under_a_daemon_is_another_one() {
     let scene = Scene::outbox().await;
     let mut daemon = scene.daemon().await;
-    for pattern in [
-        "reading the outbox interrupted",
-        "failed to watch the server",
-        "triggers do not tell all",
-        "crieur.outbox takes no rows",
-    ] {
+    for pattern in
+        ["id=stream.interrupted", "failed to watch the server", "id=table.uncovered", "crieur.outbox takes no rows"]
+    {
         daemon.allow(pattern);
     }
     assert_eq!(scene.change(&daemon, "UPDATE properties SET title = 'b' WHERE id = 1").await, set(ONE));
@@ -280,7 +277,7 @@ async fn an_outbox_that_is_made_anew_under_a_daemon_is_another_one() {
     scene.run(&format!("BEGIN; UPDATE properties SET title = 'c' WHERE id = 1; {UNINSTALL}; COMMIT")).await;
     let out = daemon::run("setup", &scene.config(), &[]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    daemon.wait_for_log("the mark in the cache is of another server or timeline");
+    daemon.wait_for_log("id=gap.other_server");
     super::scene::swept(&scene, &daemon).await;
     // One for each that `setup` watches may follow.
     settled("the sweeps are over", PATIENCE, async || {
@@ -319,7 +316,7 @@ async fn an_outbox_that_was_full_ends_in_sweeps_and_misses_no_writer() {
     scene.run("UPDATE properties SET title = 'd' WHERE id < 2; DELETE FROM visits").await;
     assert_eq!(scene.ask(&count("outbox")).await, rows, "it grew although it was full");
     let mut daemon = Daemon::start(&scene.config(), &[]);
-    daemon.wait_for_log("outbox started");
+    daemon.wait_for_log("id=outbox.started");
     settled("the rows are closing", PATIENCE, async || {
         match scene.ask("SELECT bool_and(closing)::text FROM crieur.collapse").await {
             closing if closing == "true" => Ok(()),
@@ -372,7 +369,7 @@ async fn tables_that_are_to_be_swept_do_not_wait_for_an_idle_moment() {
     eventually("rows come", PATIENCE, async || scene.ask("SELECT count(*)::text FROM visit_bookings").await != "0")
         .await;
     let mut daemon = Daemon::start(&scene.config(), &[]);
-    daemon.wait_for_log("outbox started");
+    daemon.wait_for_log("id=outbox.started");
     settled("the table is swept", PATIENCE, async || match scene.gone() {
         gone if gone.contains("properties:city:Mbour") => Ok(()),
         gone => Err((gone, daemon.log())),

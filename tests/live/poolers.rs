@@ -47,9 +47,9 @@ async fn everything_works_through_a_pooler_whether_it_keeps_sessions_or_not() {
             assert_eq!(scene.change(&daemon, sql).await, set(gone), "{mode:?}: {sql}\n{}", daemon.log());
         }
         let mut second = Daemon::start(&config, &[]);
-        second.wait_for_log("standing by");
+        second.wait_for_log("id=stream.standing_by");
         daemon.kill();
-        second.wait_for_log("outbox started");
+        second.wait_for_log("id=outbox.started");
         scene.confirmed(&second).await;
         assert_eq!(scene.change(&second, "DELETE FROM visit_bookings").await, set(SLOT), "{mode:?}");
         assert_eq!(second.stop(), Some(0), "{mode:?}");
@@ -88,10 +88,10 @@ async fn a_notification_wakes_the_daemon_directly_and_through_a_pooler_that_keep
         let took = median(&scene, &daemon, Duration::from_secs(1)).await;
         assert!(took < Duration::from_millis(200), "{took:?}\n{}", daemon.log());
         // A session that ends takes its LISTEN along, and the next one listens anew.
-        daemon.allow(" interrupted");
+        daemon.allow("id=stream.interrupted");
         daemon.allow("failed to watch the server");
         scene.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()").await;
-        daemon.wait_for_logs("outbox started", 2);
+        daemon.wait_for_logs("id=outbox.started", 2);
         let took = median(&scene, &daemon, Duration::from_millis(500)).await;
         assert!(took < Duration::from_millis(200), "{took:?}\n{}", daemon.log());
         assert_eq!(daemon.stop(), Some(0));

@@ -38,8 +38,8 @@ async fn a_publication_that_was_dropped_is_waited_for_and_everything_swept_when_
         let mut daemon = scene.daemon().await;
         daemon.allow("publication \"crieur\" does not exist");
         daemon.allow("SQLSTATE 42704");
-        daemon.allow("is not in publication");
-        daemon.allow("it is created anew");
+        daemon.allow("id=table.unpublished");
+        daemon.allow("id=slot.anew");
         scene.confirmed(&daemon).await;
         scene.run("DROP PUBLICATION crieur").await;
         // WAL that no stream can decode before version 18.
@@ -50,7 +50,7 @@ async fn a_publication_that_was_dropped_is_waited_for_and_everything_swept_when_
         let out = daemon::run("setup", &scene.config(), &[]);
         assert!(out.status.success(), "{out:?}");
         if version != Version::V18 {
-            daemon.wait_for_log("replication slot created");
+            daemon.wait_for_log("id=slot.created");
         }
         swept(&scene, &daemon).await;
         proved(&scene, &daemon).await;
@@ -69,7 +69,7 @@ async fn a_table_that_leaves_the_publication_is_kept_right_by_sweeps_until_it_is
         scene.confirmed(&daemon).await;
         scene.run("ALTER PUBLICATION crieur DROP TABLE visit_bookings").await;
         daemon.wait_for_log("ALTER PUBLICATION \\\"crieur\\\" ADD TABLE \\\"public\\\".\\\"visit_bookings\\\";");
-        daemon.wait_for_log("the publication changed since the mark was written: sweeping");
+        daemon.wait_for_log("id=gap.other_publication");
         proved(&scene, &daemon).await;
         scene.fill();
         scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
@@ -80,7 +80,7 @@ async fn a_table_that_leaves_the_publication_is_kept_right_by_sweeps_until_it_is
         })
         .await;
         scene.run("ALTER PUBLICATION crieur ADD TABLE visit_bookings").await;
-        daemon.wait_for_logs("the publication changed since the mark was written: sweeping", 2);
+        daemon.wait_for_logs("id=gap.other_publication", 2);
         swept(&scene, &daemon).await;
         proved(&scene, &daemon).await;
         let gone = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (2, 1)").await;
@@ -141,7 +141,7 @@ async fn a_slot_that_falls_behind_is_told_before_it_is_lost() {
 #[tokio::test]
 async fn publications_of_schemas_and_of_all_tables_are_watched_too() {
     let scene = Scene::start().await;
-    const CHANGED: &str = "the publication changed since the mark was written: sweeping";
+    const CHANGED: &str = "id=gap.other_publication";
     scene.run("BEGIN; DROP PUBLICATION crieur; CREATE PUBLICATION crieur FOR TABLES IN SCHEMA public; COMMIT").await;
     let mut daemon = scene.daemon().await;
     daemon.allow("is not in publication \"crieur\"");
@@ -217,10 +217,10 @@ async fn a_truncated_partition_is_swept_where_the_publication_speaks_of_its_root
     for version in Version::ALL {
         let scene = Scene::with(postgres::Options { version, ..Default::default() }, &[]).await;
         let mut daemon = scene.daemon().await;
-        daemon.allow("TRUNCATE of one partition not at all");
+        daemon.allow("id=publication.via_root");
         scene.confirmed(&daemon).await;
         scene.run("ALTER PUBLICATION crieur SET (publish_via_partition_root = true)").await;
-        daemon.wait_for_log("TRUNCATE of one partition not at all: sweeps take its place");
+        daemon.wait_for_log("id=publication.via_root");
         swept(&scene, &daemon).await;
         proved(&scene, &daemon).await;
         scene.fill();

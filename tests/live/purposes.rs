@@ -28,7 +28,7 @@ async fn a_sweep_says_its_tables_and_its_cause_when_it_begins_and_when_it_ends()
             eventually(&format!("{mode:?} {sql}: {part}"), PATIENCE, async || {
                 let said = said();
                 let line = |word: &str| said.lines().any(|line| line.contains(word) && line.contains(&part));
-                line("sweep began") && line("sweep finished")
+                line("id=sweep.began") && line("id=sweep.ended")
             })
             .await;
         }

@@ -55,7 +55,7 @@ async fn readers_never_keep_what_a_writer_changed() {
     let url = format!("postgres://postgres@127.0.0.1:{}/postgres", postgres.port());
     let through = config(&url, &format!("redis://127.0.0.1:{}", cache.port()));
     let mut daemon = scene.daemon_with(&through.replace("echo = []", "echo = [\"250ms\", \"2s\"]")).await;
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to");
 
     let (done, filled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));

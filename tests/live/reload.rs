@@ -8,7 +8,7 @@ use super::harness::postgres;
 use super::harness::wait::{PATIENCE, settled};
 use super::scene::{Mode, Scene, set};
 
-const BEGINS: &str = "begins anew from the confirmed position";
+const BEGINS: &str = "id=reload.taken";
 const SWEPT: &str = "the rules changed since the mark was written: sweeping the keys of rules that are new";
 
 /// Waits until the keys of the rule that changed are gone, and no other.
@@ -54,7 +54,7 @@ async fn other_rules_count_from_the_confirmed_position_on() {
     daemon.wait_for_log(BEGINS);
     daemon.wait_for_log(SWEPT);
     family_swept(&scene, &daemon).await;
-    daemon.wait_for_logs("replication started", 2);
+    daemon.wait_for_logs("id=stream.started", 2);
     scene.confirmed(&daemon).await;
     scene.fill();
     writer.batch_execute("COMMIT").await.expect("valid SQL");
@@ -67,7 +67,7 @@ async fn other_rules_count_from_the_confirmed_position_on() {
         format!("# said again\n{}", scene.config().replace("available_slots:{property_id}", "available_slots:{id}"));
     write(&daemon, &same);
     hang_up(&daemon);
-    daemon.wait_for_log("they are those in force");
+    daemon.wait_for_log("id=reload.same");
     assert_eq!(daemon.log().matches(BEGINS).count(), 1);
     assert_eq!(daemon.stop(), Some(0));
 }
@@ -76,7 +76,7 @@ async fn other_rules_count_from_the_confirmed_position_on() {
 async fn a_bad_file_leaves_the_rules_in_force_and_says_why() {
     let scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("the rules in force stay");
+    daemon.allow("id=reload.refused");
     let bad = [
         (scene.config().replace("detail:{id}", "detail:{id"), "brace is never closed"),
         ("[[rules]".to_owned(), "not valid TOML"),
@@ -85,14 +85,14 @@ async fn a_bad_file_leaves_the_rules_in_force_and_says_why() {
     for (index, (config, words)) in bad.iter().enumerate() {
         write(&daemon, config);
         hang_up(&daemon);
-        daemon.wait_for_logs("the rules in force stay", index + 1);
+        daemon.wait_for_logs("id=reload.refused", index + 1);
         assert!(daemon.log().contains(words), "{words}: {}", daemon.log());
         let sql = format!("INSERT INTO visit_bookings VALUES ({index}, 1)");
         assert_eq!(scene.change(&daemon, &sql).await, set(&["available_slots:1"]), "{}", daemon.log());
     }
     fs::remove_file(daemon.config_path()).expect("it is there");
     hang_up(&daemon);
-    daemon.wait_for_logs("the rules in force stay", 4);
+    daemon.wait_for_logs("id=reload.refused", 4);
     assert!(!daemon.log().contains(BEGINS), "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
@@ -102,8 +102,8 @@ async fn a_bad_file_leaves_the_rules_in_force_and_says_why() {
 async fn lookups_and_watched_tables_follow_the_rules() {
     let scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("changed settings take effect at the next start only");
-    daemon.allow("is not in publication");
+    daemon.allow("id=reload.waits_for_restart");
+    daemon.allow("id=table.unpublished");
     scene.run("CREATE TABLE later (id int PRIMARY KEY)").await;
     let lookup = "lookup.owner = { sql = \"SELECT $1::int - 29 AS owner_id\", args = [\"lease_id\"] }";
     let (first, rest) = super::scene::RULES.split_once("lookup.owner").expect("it looks up");
@@ -117,7 +117,7 @@ async fn lookups_and_watched_tables_follow_the_rules() {
     daemon.wait_for_log("changed settings take effect at the next start only: cache.timeout");
     daemon.wait_for_log("table \"public.later\" is not in publication");
     scene.run("ALTER PUBLICATION crieur ADD TABLE later").await;
-    daemon.wait_for_log("the publication changed since the mark was written: sweeping");
+    daemon.wait_for_log("id=gap.other_publication");
     scene.run("UPDATE leases SET property_id = property_id").await;
     scene.confirmed(&daemon).await;
     let gone =
@@ -138,7 +138,7 @@ async fn a_reload_while_the_cache_is_away_ends_and_a_stop_is_heard_meanwhile() {
     write(&daemon, &config.replace("available_slots:{property_id}", "available_slots:{id}"));
     hang_up(&daemon);
     daemon.wait_for_log(BEGINS);
-    daemon.wait_for_logs("replication started", 2);
+    daemon.wait_for_logs("id=stream.started", 2);
     scene.cache.thaw();
     family_swept(&scene, &daemon).await;
     scene.confirmed(&daemon).await;
@@ -150,7 +150,7 @@ async fn a_reload_while_the_cache_is_away_ends_and_a_stop_is_heard_meanwhile() {
     assert_eq!(daemon.stop(), Some(0));
     scene.cache.thaw();
     let mut daemon = scene.daemon_with(&config).await;
-    daemon.wait_for_log("sweep finished");
+    daemon.wait_for_log("id=sweep.ended");
     scene.run("UPDATE leases SET property_id = property_id").await;
     scene.confirmed(&daemon).await;
     assert_eq!(
@@ -182,7 +182,7 @@ async fn echoes_that_wait_outlive_a_reload() {
     write(&daemon, &config.replace("visits:{id}", "visits:{id}:x"));
     hang_up(&daemon);
     daemon.wait_for_log(BEGINS);
-    daemon.wait_for_logs("replication started", 2);
+    daemon.wait_for_logs("id=stream.started", 2);
     let mut connection = scene.keys();
     let _: () = redis::cmd("SET").arg("available_slots:1").arg("late").query(&mut connection).expect("it is writable");
     goes("available_slots:1").await;
@@ -197,11 +197,11 @@ async fn a_daemon_that_stands_by_takes_over_with_the_new_rules() {
     let scene = Scene::start().await;
     let mut first = scene.daemon().await;
     let mut second = Daemon::start(&scene.config(), &[]);
-    second.wait_for_log("standing by");
+    second.wait_for_log("id=stream.standing_by");
     write(&second, &scene.config().replace("available_slots:{property_id}", "available_slots:{id}"));
     hang_up(&second);
     second.wait_for_log(BEGINS);
-    second.wait_for_logs("standing by", 2);
+    second.wait_for_logs("id=stream.standing_by", 2);
     assert_eq!(scene.change(&first, "INSERT INTO visit_bookings VALUES (2, 1)").await, set(&["available_slots:1"]));
     assert_eq!(first.stop(), Some(0));
     second.wait_for_log(SWEPT);
@@ -246,7 +246,7 @@ async fn reloaded_often(scene: Scene) {
 async fn a_changed_address_waits_for_a_restart_and_is_named_without_its_secret() {
     let scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("take effect at the next start only");
+    daemon.allow("id=reload.waits_for_restart");
     let config = scene.config();
     let moved =
         config.replace("postgres://postgres@", "postgres://other:hunter2@").replace("redis://", "redis://:hunter2@");
@@ -261,7 +261,7 @@ async fn a_changed_address_waits_for_a_restart_and_is_named_without_its_secret()
         let before = daemon.log().len();
         write(&daemon, config);
         hang_up(&daemon);
-        daemon.wait_for_logs("they are those in force", index + 1);
+        daemon.wait_for_logs("id=reload.same", index + 1);
         let said = daemon.log().split_off(before);
         match names {
             Some(names) => assert!(said.contains(names), "{said}"),
@@ -279,7 +279,7 @@ async fn nobody_with_the_old_rules_takes_over_while_the_active_one_reloads() {
         let scene = Scene::of(mode, postgres::Options::default(), &[]).await;
         let mut first = scene.daemon().await;
         let mut others: Vec<Daemon> = (0..3).map(|_| Daemon::start(&scene.config(), &[])).collect();
-        others.iter_mut().for_each(|other| other.wait_for_log("standing by"));
+        others.iter_mut().for_each(|other| other.wait_for_log("id=stream.standing_by"));
         let rules = [scene.config(), scene.config().replace("visits:{id}", "visits:{id}:x")];
         for reload in 1..=3 {
             write(&first, &rules[reload % 2]);

@@ -7,7 +7,7 @@ use super::harness::process::{self, Signal};
 use super::harness::wait::{PATIENCE, eventually, settled};
 use super::scene::{Scene, set, swept};
 
-const STARTED_AGAIN: &str = "the server started again since the mark was written: sweeping";
+const STARTED_AGAIN: &str = "id=gap.restarted";
 
 async fn of(version: Version, conf: &[&str]) -> Scene {
     let conf = conf.iter().map(|line| line.to_string()).collect();
@@ -68,7 +68,7 @@ async fn the_run_of_a_server_changes_with_every_start_and_crash_and_with_nothing
 async fn a_value_whose_transaction_a_crash_forgot_goes() {
     let mut scene = of(Version::System, &["synchronous_commit = off", "wal_writer_delay = 10s"]).await;
     let mut daemon = scene.daemon().await;
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to");
     scene.confirmed(&daemon).await;
     let title = "SELECT title FROM properties WHERE id = 1";
@@ -93,7 +93,7 @@ async fn a_value_whose_transaction_a_crash_forgot_goes() {
 async fn a_server_that_was_restored_from_a_copy_means_a_sweep() {
     let mut scene = of(Version::System, &[]).await;
     let mut daemon = scene.daemon().await;
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow("failed to");
     scene.confirmed(&daemon).await;
     scene.postgres.stop(Shutdown::Fast);

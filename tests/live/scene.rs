@@ -86,7 +86,7 @@ impl Mode {
     pub fn started(self) -> &'static str {
         match self {
             Mode::Replication => STARTED,
-            Mode::Outbox => "outbox started",
+            Mode::Outbox => "id=outbox.started",
         }
     }
 

@@ -7,7 +7,7 @@ use super::harness::process::Signal;
 use super::harness::wait::{PATIENCE, eventually};
 use super::scene::{Scene, swept};
 
-const ANEW: &str = "it is created anew";
+const ANEW: &str = "id=slot.anew";
 const DROP: &str = "SELECT pg_drop_replication_slot('crieur')";
 
 /// Ends the sender of a suspended daemon, so that its slot can be dropped or advanced.
@@ -36,7 +36,7 @@ async fn a_slot_that_was_dropped_is_made_anew_and_the_cache_swept() {
     for version in Version::ALL {
         let scene = of(version, &[]).await;
         let mut daemon = scene.daemon().await;
-        daemon.allow(" interrupted");
+        daemon.allow("id=stream.interrupted");
         daemon.allow("\"crieur\" does not exist: it is created anew");
         scene.confirmed(&daemon).await;
         // While it runs.
@@ -54,7 +54,7 @@ async fn a_slot_that_was_dropped_is_made_anew_and_the_cache_swept() {
         scene.fill();
         let mut next = Daemon::start(&scene.config(), &[]);
         next.allow(ANEW);
-        next.wait_for_log("sweep finished");
+        next.wait_for_log("id=sweep.ended");
         swept(&scene, &next).await;
         scene.confirmed(&next).await;
         assert_eq!(next.stop(), Some(0));
@@ -141,7 +141,7 @@ async fn a_slot_that_is_lost_under_a_running_daemon_is_made_anew_and_the_cache_s
     let mut daemon = scene.daemon().await;
     daemon.allow("failed to");
     daemon.allow("replication slot holds back");
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.allow(ANEW);
     scene.confirmed(&daemon).await;
     scene.cache.freeze();

@@ -24,10 +24,10 @@ async fn a_process_that_was_suspended_for_two_minutes_goes_on_where_it_was() {
     .await;
     assert_eq!(scene.ask("SELECT active::text FROM pg_replication_slots").await, "false");
     scene.run("INSERT INTO visit_bookings VALUES (2, 2)").await;
-    daemon.allow(" interrupted");
+    daemon.allow("id=stream.interrupted");
     daemon.signal(Signal::Cont);
     scene.confirmed(&daemon).await;
     assert_eq!(scene.gone(), set(&["available_slots:1", "available_slots:2"]));
-    assert_eq!(daemon.log().matches("sweep finished").count(), 1, "that of the first start: {}", daemon.log());
+    assert_eq!(daemon.log().matches("id=sweep.ended").count(), 1, "that of the first start: {}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }

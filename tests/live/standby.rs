@@ -9,7 +9,7 @@ use super::harness::process::Signal;
 use super::harness::wait::{self, PATIENCE, eventually};
 use super::scene::{Scene, set};
 
-const STANDING_BY: &str = "standing by: another session has the slot";
+const STANDING_BY: &str = "id=stream.standing_by";
 
 #[tokio::test]
 async fn the_second_daemon_takes_over_within_two_seconds_and_misses_nothing() {
@@ -40,7 +40,7 @@ async fn a_daemon_that_was_suspended_stands_by_when_it_wakes() {
     let conf = vec!["wal_sender_timeout = 1s".to_owned()];
     let scene = Scene::with(postgres::Options { conf, ..Default::default() }, &[]).await;
     let (mut old, mut new) = (scene.daemon().await, Daemon::start(&scene.config(), &[]));
-    old.allow(" interrupted");
+    old.allow("id=stream.interrupted");
     old.allow("failed to");
     new.wait_for_log(STANDING_BY);
     scene.confirmed(&old).await;

@@ -49,11 +49,11 @@ async fn a_stop_ends_in_time_whatever_is_waited_for() {
         }
         let mut daemon = Daemon::start(&through, &[]);
         daemon.allow("failed to");
-        daemon.allow(" interrupted");
-        daemon.allow("it is created anew");
+        daemon.allow("id=stream.interrupted");
+        daemon.allow("id=slot.anew");
         match doing {
-            StandingBy => daemon.wait_for_log("standing by"),
-            CreatingItsSlot => daemon.wait_for_log("it is created anew"),
+            StandingBy => daemon.wait_for_log("id=stream.standing_by"),
+            CreatingItsSlot => daemon.wait_for_log("id=slot.anew"),
             Sweeping | WaitingForTheCache | WaitingForASilentPostgres | WaitingForPostgres => {
                 daemon.wait_for_log(STARTED);
                 scene.confirmed(&daemon).await;
@@ -74,7 +74,7 @@ async fn a_stop_ends_in_time_whatever_is_waited_for() {
             WaitingForASilentPostgres => postgres.stall(Direction::Answers),
             WaitingForPostgres => {
                 scene.postgres.stop(Shutdown::Fast);
-                daemon.wait_for_log(" interrupted");
+                daemon.wait_for_log("id=stream.interrupted");
             }
         }
         let asked = Instant::now();

@@ -82,11 +82,11 @@ async fn a_long_value_that_did_not_change_still_makes_its_key() {
 async fn a_lookup_that_the_server_refuses_widens_until_it_is_mended() {
     let scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("lookup refused");
+    daemon.allow("id=lookup.refused");
     scene.run("ALTER TABLE leases RENAME TO contracts").await;
     let gone = scene.change(&daemon, "INSERT INTO rental_payments VALUES (1, 71, 1)").await;
     assert_eq!(gone, set(&["payments:lease:71", "dashboard:41", "dashboard:42"]));
-    daemon.wait_for_log("lookup refused");
+    daemon.wait_for_log("id=lookup.refused");
     scene.run("ALTER TABLE contracts RENAME TO leases").await;
     let gone = scene.change(&daemon, "INSERT INTO rental_payments VALUES (2, 72, 1)").await;
     assert_eq!(gone, set(&["payments:lease:72", "dashboard:42"]));

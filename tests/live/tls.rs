@@ -49,11 +49,11 @@ async fn a_cache_whose_authority_is_another_gets_its_keys_without_a_restart() {
     assert_eq!(scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await, set(&["available_slots:1"]));
 
     // Half a renewal, as a copy in progress leaves it: what was read before stays in force.
-    daemon.allow("changed file of TLS");
+    daemon.allow("id=tls.unreadable");
     fs::write(before.certificate(), "-----BEGIN CERTIFICATE-----\n").expect("the directory is ours");
     let _: u64 = scene.cache.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
     assert_eq!(scene.change(&daemon, "INSERT INTO visit_bookings VALUES (2, 2)").await, set(&["available_slots:2"]));
-    daemon.wait_for_log("changed file of TLS");
+    daemon.wait_for_log("id=tls.unreadable");
 
     // The whole of it: the authority, the server's certificate and ours.
     let (new_server, new_client) = (after.issue("localhost"), after.issue("crieur"));

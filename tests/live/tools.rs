@@ -315,7 +315,7 @@ async fn a_daemon_goes_on_working_beside_a_dry_run() {
         scene.confirmed(&daemon).await;
         let visited = "INSERT INTO visits VALUES (1)";
         assert_eq!(scene.change(&daemon, visited).await, set(&["visits:1"]), "{mode:?}\n{}", daemon.log());
-        assert!(!daemon.log().contains("standing by"), "{}", daemon.log());
+        assert!(!daemon.log().contains("id=stream.standing_by"), "{}", daemon.log());
         assert_eq!(daemon.stop(), Some(0));
     }
 }

@@ -6,7 +6,7 @@ use super::harness::postgres::Options;
 use super::harness::wait::{PATIENCE, eventually, settled};
 use super::scene::{Scene, swept};
 
-const ELDERS: &str = "transactions are open that the stream may not have: sweeping again when they have ended";
+const ELDERS: &str = "id=gap.open_transactions";
 
 /// A server whose commits wait for ever where they do not say otherwise.
 async fn hanging() -> Scene {
@@ -115,9 +115,9 @@ async fn a_commit_before_the_slot_that_becomes_visible_after_the_sweep_is_swept_
             assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         }
         let mut daemon = running.take().unwrap_or_else(|| Daemon::start(&config, &[]));
-        daemon.allow("it is created anew");
+        daemon.allow("id=slot.anew");
         daemon.wait_for_log(STARTED);
-        daemon.wait_for_log("sweep finished");
+        daemon.wait_for_log("id=sweep.ended");
         assert!(daemon.log().contains(ELDERS), "{maker:?}: {}", daemon.log());
         assert_eq!(scene.ask("SELECT count(*)::text FROM visit_bookings").await, "0");
         // A reader stores what it sees: no booking.
@@ -125,7 +125,7 @@ async fn a_commit_before_the_slot_that_becomes_visible_after_the_sweep_is_swept_
         release(&scene, commit).await;
         swept(&scene, &daemon).await;
         scene.confirmed(&daemon).await;
-        assert_eq!(daemon.log().matches("sweep finished").count(), 2, "{maker:?}: {}", daemon.log());
+        assert_eq!(daemon.log().matches("id=sweep.ended").count(), 2, "{maker:?}: {}", daemon.log());
         assert_eq!(daemon.stop(), Some(0));
     }
 }

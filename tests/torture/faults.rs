@@ -58,28 +58,28 @@ pub enum Fault {
 
 /// What the daemon says while PostgreSQL does not answer.
 pub const POSTGRES_AWAY: &[&str] = &[
-    " interrupted",
+    "id=stream.interrupted",
     "failed to take a snapshot",
     "failed to look up",
     // Its session was ended in mid-statement, or its answer came past the limit: its keys widen.
-    "lookup refused",
+    "id=lookup.refused",
     "failed to find the tables of a relation",
     "failed to read the catalog",
     "failed to wait for the replicas",
     "failed to watch the server",
-    "failed to say the last status",
+    "id=run.last_status",
 ];
 
 /// What it says while the cache refuses or does not answer.
 pub const CACHE_AWAY: &[&str] = &[
     "failed to try the cache",
-    "failed to connect anew",
+    "id=cache.renewal_failing",
     "failed to delete keys",
     "failed to sweep",
     "failed to read the mark",
     "failed to write the mark",
     // Faults that strike the same cache again and again.
-    "the next repair waits",
+    "id=repair.slowed",
 ];
 
 impl fmt::Display for Fault {
@@ -212,11 +212,11 @@ impl Fault {
             | Fault::PostgresStalled
             | Fault::SessionsTerminated
             | Fault::BackendKilled => POSTGRES_AWAY.to_vec(),
-            Fault::WalsenderTerminated => vec![" interrupted"],
+            Fault::WalsenderTerminated => vec!["id=stream.interrupted"],
             Fault::PostgresFailedOver | Fault::PostgresRestored | Fault::SlotDropped => {
-                [POSTGRES_AWAY, &["it is created anew", "ordinary sessions reach another server"]].concat()
+                [POSTGRES_AWAY, &["id=slot.anew", "id=stream.other_server"]].concat()
             }
-            Fault::PublicationAltered => vec!["is not in publication"],
+            Fault::PublicationAltered => vec!["id=table.unpublished"],
             Fault::CacheEmptied
             | Fault::CacheWentBack
             | Fault::ClientsKilled

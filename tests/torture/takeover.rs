@@ -41,7 +41,7 @@ pub fn kill_one_of_two(world: &mut World, seed: &mut Seed) {
     let mut second = world.another_daemon();
     let stands_by = wait::poll(wait::PATIENCE, || {
         let log = second.log();
-        let stands_by = log.contains("standing by: another session has the slot");
+        let stands_by = log.contains("id=stream.standing_by");
         (stands_by || log.contains(started())).then_some(stands_by)
     });
     sleep(seed.millis(100, 800));

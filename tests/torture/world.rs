@@ -48,7 +48,7 @@ pub fn is_outbox() -> bool {
 
 /// What the log says of a daemon that is at work.
 pub fn started() -> &'static str {
-    if is_outbox() { "outbox started" } else { STARTED }
+    if is_outbox() { "id=outbox.started" } else { STARTED }
 }
 
 /// Everything of one run.
