@@ -7,6 +7,7 @@ pub mod dry;
 pub mod explain;
 pub mod finding;
 pub mod log;
+mod origin;
 mod other;
 mod output;
 mod process;
@@ -28,15 +29,14 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::cache::inspect::Inspect;
 use crate::cache::redis::RedisCache;
 use crate::cli::finding::Shown;
+use crate::cli::origin::Origin;
 use crate::cli::output::{Lasting, cannot_write, is_enough, say};
 use crate::cli::process::{block_on, environment};
 use crate::cli::setup::plan::Slotting;
 use crate::config::{Config, Given, Mode};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::mistake::Mistakes;
 use crate::postgres::dsn::Dsn;
-use crate::postgres::session::Session;
-use crate::rules::about::needs::TableNeeds;
 use crate::source::recording::Recording;
 
 /// Deletes the keys of a Redis or Valkey cache when the PostgreSQL rows that they were made of change.
@@ -175,41 +175,17 @@ fn report(result: Result<Exit>) -> Exit {
     })
 }
 
-/// An ordinary session for a command that runs and ends.
-async fn session(config: &Config) -> Result<Session> {
-    let (dsn, limit) = (Dsn::read(&config.postgres.url)?, config.postgres.connect_timeout);
-    match config.postgres.mode {
-        Mode::Replication => Session::connect(&dsn, limit, "").await,
-        Mode::Outbox => Session::through_pooler(&dsn, limit).await,
-    }
-}
-
-/// What a statement of a session fails with is the server's. What cannot be written, or was never sent, is no fault of it.
-fn of_session(config: &Config, error: Error) -> Error {
-    match (error.exit(), Dsn::read(&config.postgres.url)) {
-        (Exit::CantCreate | Exit::Software | Exit::Config | Exit::Usage, _) | (_, Err(_)) => error,
-        (_, Ok(dsn)) => error.at(&dsn.servers()),
-    }
-}
-
-/// The tables whose changes must come. Answers of lookups are kept only where they come in commit order.
-fn needs(config: &Config) -> Vec<TableNeeds> {
-    match config.postgres.mode {
-        Mode::Replication => config.rules.streamed(),
-        Mode::Outbox => config.rules.tables(),
-    }
-}
-
 fn check(config: &Config, shown: Shown) -> Result<Exit> {
     block_on(async {
         for replica in &config.postgres.replicas {
             Dsn::read(replica)?;
         }
-        let session = session(config).await?;
+        let origin = Origin::of(config)?;
+        let session = origin.session().await?;
         let cache = RedisCache::new(&config.cache)?;
         let cache = cache.examine(&config.postgres.slot, &config.rules.patterns()).await;
-        let checked = check::run(config, &session.client, cache, (&needs(config), shown), &mut Lasting::stdout()).await;
-        checked.map_err(|error| of_session(config, error))
+        let checked = check::run(&origin, &session.client, cache, shown, &mut Lasting::stdout()).await;
+        checked.map_err(|error| origin.blamed(error))
     })
 }
 
@@ -246,19 +222,19 @@ fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit>
     block_on(coverage::run(config, arguments, &cache, &mut Lasting::stdout()))
 }
 
-fn setup(config: &Config, how: (setup::Mode, Slotting)) -> Result<Exit> {
+fn setup(config: &Config, how: (setup::Doing, Slotting)) -> Result<Exit> {
     let out = &mut Lasting::stdout();
-    let is_outbox = config.postgres.mode == Mode::Outbox;
-    if is_outbox && how.0 == setup::Mode::Print {
+    if (config.postgres.mode, how.0) == (Mode::Outbox, setup::Doing::Print) {
         return setup::outbox::print(&config.rules, out);
     }
     block_on(async {
-        let session = session(config).await?;
-        let done = match is_outbox {
-            true => setup::outbox::setup(&config.rules, &session.client, out).await,
-            false => setup::run(config, &session.client, &needs(config), how, out).await,
+        let origin = Origin::of(config)?;
+        let session = origin.session().await?;
+        let done = match config.postgres.mode {
+            Mode::Outbox => setup::outbox::setup(&config.rules, &session.client, out).await,
+            Mode::Replication => setup::run(config, &session.client, &origin.needs(), how, out).await,
         };
-        done.map_err(|error| of_session(config, error))
+        done.map_err(|error| origin.blamed(error))
     })
 }
 

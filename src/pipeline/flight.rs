@@ -192,7 +192,7 @@ where
             }
         }
         let tables = tables.into_iter().collect::<Vec<_>>().join(", ");
-        (causes != Causes::default()).then(|| (tables, causes.words(self.source.is_by_triggers())))
+        (causes != Causes::default()).then(|| (tables, causes.words(self.source.words().emptied)))
     }
 
     /// Everything of a delivery was answered: its spans have one part less out, and its echo is queued.

@@ -29,6 +29,8 @@ pub struct Words {
     pub watched: &'static str,
     /// Its connection ended.
     pub interrupted: &'static str,
+    /// What a table that it calls emptied may be.
+    pub emptied: &'static str,
     /// Looking at all of that, behind "failed to".
     pub watch: &'static str,
 }
@@ -59,11 +61,6 @@ pub trait Source {
 
     /// Sends a status if one is due or was asked for. Not called while `ready` is being polled: one writer.
     async fn status(&mut self) -> Result<()>;
-
-    /// Whether triggers tell of the changes: what they cannot capture arrives as an emptied table.
-    fn is_by_triggers(&self) -> bool {
-        false
-    }
 
     /// Asks the server, with the next status, to say how far it has sent.
     fn ask(&mut self) {}
@@ -96,6 +93,7 @@ pub trait Source {
             slot: "the replication slot",
             watched: "the publication",
             interrupted: "replication interrupted",
+            emptied: "TRUNCATE",
             watch: "watch the server (the slot's WAL, the publication)",
         }
     }

@@ -11,7 +11,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use crate::catalog::Catalog;
 use crate::cli::check::arguments;
 use crate::cli::finding::Finding;
-use crate::config::{Config, Mode};
+use crate::cli::origin::Origin;
 use crate::control::definitions::{Read, reads};
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
@@ -40,7 +40,8 @@ impl ToSql for Null {
 }
 
 /// One finding for each lookup.
-pub async fn findings(client: &Client, config: &Config, catalog: &Catalog) -> Result<Vec<Finding>> {
+pub async fn findings(client: &Client, origin: &Origin<'_>, catalog: &Catalog) -> Result<Vec<Finding>> {
+    let config = origin.config;
     let (rules, limit) = (&config.rules, config.postgres.lookup_timeout.as_millis().max(1));
     if rules.lookups().is_empty() {
         return Ok(Vec::new());
@@ -54,7 +55,7 @@ pub async fn findings(client: &Client, config: &Config, catalog: &Catalog) -> Re
         client.batch_execute(&begin).await.map_err(ended)?;
         let seen = tried(client, lookup).await;
         client.batch_execute("ROLLBACK").await.map_err(ended)?;
-        let keeps = rules.keeps(id) && config.postgres.mode == Mode::Replication;
+        let keeps = origin.keeps(id);
         let unfit = seen.as_ref().ok().and_then(|seen| arguments::unfit(rules, catalog, id, lookup, &seen.parameters));
         if let Some(unfit) = unfit {
             out.push(unfit);

@@ -11,8 +11,9 @@ use tokio_postgres::Client;
 use crate::cache::probe::Examined;
 use crate::catalog::Catalog;
 use crate::cli::finding::{Finding, Shown, Verdict, print};
+use crate::cli::origin::Origin;
 use crate::cli::trial;
-use crate::config::{Config, Mode};
+use crate::config::Mode;
 use crate::error::{Exit, Result};
 use crate::rules::about::needs::TableNeeds;
 
@@ -58,30 +59,30 @@ pub fn of_catalog(catalog: &Catalog, needs: &[TableNeeds], names: server::Names<
 ///
 /// What was found out about the cache comes as an outcome: a cache that is away is a finding, not the end.
 pub async fn run(
-    config: &Config,
+    origin: &Origin<'_>,
     postgres: &Client,
     cache: Result<Examined>,
-    (needs, shown): (&[TableNeeds], Shown),
+    shown: Shown,
     out: &mut dyn Write,
 ) -> Result<Exit> {
+    let (config, needs) = (origin.config, origin.needs());
     let names = server::Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
-    let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
-    let mut findings = match config.postgres.mode {
-        Mode::Outbox => outbox::findings(postgres, names.slot, &catalog, needs).await?,
-        Mode::Replication => of_catalog(&catalog, needs, names),
+    let catalog = Catalog::read(postgres, names.publication, names.slot, &needs).await?;
+    let (mut findings, of_address) = match config.postgres.mode {
+        Mode::Outbox => (outbox::findings(postgres, names.slot, &catalog, &needs).await?, None),
+        Mode::Replication => {
+            let mut findings = of_catalog(&catalog, &needs, names);
+            findings.extend(trial::standing(postgres, &catalog, &findings).await?);
+            (findings, server::pooler(config.postgres.url.expose()))
+        }
     };
-    if config.postgres.mode == Mode::Replication {
-        findings.extend(trial::standing(postgres, &catalog, &findings).await?);
-    }
     let forbidden = constraints::findings(postgres, &config.rules, config.postgres.lookup_timeout).await?;
     let of_rules = rules::findings(&config.rules, &catalog);
     findings.extend(of_rules.into_iter().filter(|found| forbidden.is_empty() || found.verdict != Verdict::Ready));
     findings.extend(forbidden);
     findings.extend(rules::paths(postgres, &config.rules, &catalog, config.postgres.lookup_timeout).await?);
-    if config.postgres.mode == Mode::Replication {
-        findings.extend(server::pooler(config.postgres.url.expose()));
-    }
-    findings.extend(lookups::findings(postgres, config, &catalog).await?);
+    findings.extend(of_address);
+    findings.extend(lookups::findings(postgres, origin, &catalog).await?);
     match cache {
         Ok(examined) => findings.extend(cache::findings(&examined, &config.rules.patterns(), config.cache.leases)),
         Err(error) => findings.push(Finding::wrong("cache", error.chain()).mend_all(error.hint)),

@@ -50,7 +50,7 @@ pub struct SetupArgs {
 
 /// What to do with the plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
+pub enum Doing {
     /// Run it.
     Execute,
     /// Print it.
@@ -59,8 +59,8 @@ pub enum Mode {
 
 impl SetupArgs {
     /// The mode that the command line asks for.
-    pub fn mode(&self) -> Mode {
-        if self.print { Mode::Print } else { Mode::Execute }
+    pub fn mode(&self) -> Doing {
+        if self.print { Doing::Print } else { Doing::Execute }
     }
 
     /// Whether the command line leaves the slot out.
@@ -115,7 +115,7 @@ pub async fn run(
     config: &Config,
     postgres: &Client,
     needs: &[TableNeeds],
-    (mode, slotting): (Mode, Slotting),
+    (mode, slotting): (Doing, Slotting),
     out: &mut dyn Write,
 ) -> Result<Exit> {
     let names = Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
@@ -127,13 +127,13 @@ pub async fn apply(
     postgres: &Client,
     needs: &[TableNeeds],
     names: Names<'_>,
-    (mode, slotting): (Mode, Slotting),
+    (mode, slotting): (Doing, Slotting),
     out: &mut dyn Write,
 ) -> Result<Exit> {
     let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
     let plan = plan(&catalog, needs, names, slotting);
     let obstacles = obstacles(&catalog, needs, names, slotting);
-    if mode == Mode::Print {
+    if mode == Doing::Print {
         return print(out, &obstacles, &plan);
     }
     if !obstacles.is_empty() {

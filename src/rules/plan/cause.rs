@@ -64,12 +64,10 @@ impl Causes {
         self.0 & cause.bit() != 0
     }
 
-    /// For the log, the gravest first. Where triggers tell the changes, `emptied` may be less than a TRUNCATE.
-    pub fn words(self, by_triggers: bool) -> String {
-        let word = |(cause, word): (Cause, &'static str)| match cause {
-            Cause::Emptied if by_triggers => "TRUNCATE, or a change that was not captured",
-            _ => word,
-        };
+    /// For the log, the gravest first. `emptied` is what the source calls [`Cause::Emptied`]: what triggers cannot capture
+    /// arrives as an emptied table too.
+    pub fn words(self, emptied: &str) -> String {
+        let word = |(cause, word)| if cause == Cause::Emptied { emptied } else { word };
         let said: Vec<&str> = Cause::ALL.into_iter().filter(|(cause, _)| self.has(*cause)).map(word).collect();
         said.join("; ")
     }
@@ -82,15 +80,19 @@ mod tests {
     #[test]
     fn causes_add_up_and_each_has_its_own_word() {
         let mut all = Causes::default();
-        assert_eq!(all.words(false), "");
+        assert_eq!(all.words("TRUNCATE"), "");
         for (cause, word) in Cause::ALL {
             assert!(!all.has(cause), "{cause:?} shares its bit");
             let mut one = Causes::default();
             one.add(cause);
-            assert_eq!(one.words(false), word);
+            assert_eq!(one.words("TRUNCATE"), word);
             all.merge(one);
         }
-        assert_eq!(all.words(false).split("; ").count(), Cause::ALL.len());
-        assert_ne!(all.words(true), all.words(false), "a trigger's sweep is not always a TRUNCATE");
+        assert_eq!(all.words("TRUNCATE").split("; ").count(), Cause::ALL.len());
+        assert_ne!(
+            all.words("TRUNCATE, or another change"),
+            all.words("TRUNCATE"),
+            "a trigger's sweep is not always a TRUNCATE"
+        );
     }
 }

@@ -294,10 +294,6 @@ fn write(encoder: &mut Encoder, row: &OutboxRow<'_>, position: Lsn, shapes: &Sha
 impl Source for Outbox {
     type Ack = Ack;
 
-    fn is_by_triggers(&self) -> bool {
-        true
-    }
-
     async fn ready(&mut self) -> Result<()> {
         self.receive().await.map_err(|error| error.at(&self.options.dsn.servers()))
     }
@@ -389,6 +385,7 @@ impl Source for Outbox {
             slot: "the outbox",
             watched: "what the triggers capture",
             interrupted: "reading the outbox interrupted",
+            emptied: "TRUNCATE, or a change that was not captured",
             watch: "watch the server (the triggers, the outbox)",
         }
     }
