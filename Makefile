@@ -24,6 +24,7 @@ demo: ## see it work: throwaway servers, the real rules, every change and what i
 
 servers: ## two throwaway servers for the quick start, until Ctrl-C
 	@tests/setup.sh demo
+	@$(CARGO) build --release --bin crieur --example demo
 	@$(CARGO) run --quiet --release --example demo -- servers
 
 test: ## install what is missing, then run every test, those against real servers included

@@ -317,6 +317,34 @@ async fn a_role_that_lacks_a_right_is_told_as_the_page_of_exit_codes_says() {
     }
 }
 
+/// The lines for the cache's user suffice for the rules that they are made from.
+#[tokio::test]
+async fn the_least_rights_suffice_for_check_and_for_the_daemon() {
+    let page = fs::read_to_string(root().join("docs/guide/valkey.md")).expect("the page is there");
+    let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("ACL SETUSER crieur ")).collect();
+    assert_eq!(lines.len(), 3, "the user, its rights, its rights with leases");
+    for (rights, leases) in [(lines[1], "none"), (lines[2], "companion")] {
+        let scene = super::scene::Scene::start().await;
+        for line in [lines[0], rights] {
+            let _: () = scene.cache.ask(&line.split(' ').collect::<Vec<_>>());
+        }
+        let rules = root().join("systemd/dousell.rules.toml").display().to_string();
+        let cache = scene.cache.url().replace("redis://", "redis://crieur:password@");
+        let config = format!(
+            "rules_file = \"{rules}\"\n[postgres]\nurl = \"{}\"\n[cache]\nurl = \"{cache}\"\necho = []\nleases = \"{leases}\"\n",
+            scene.postgres.url()
+        );
+        for command in ["setup", "check"] {
+            let out = super::daemon::run(command, &config, &[]);
+            assert!(out.status.success(), "{command}: {out:?}");
+        }
+        let mut daemon = scene.daemon_with(&config).await;
+        let gone = scene.change(&daemon, "UPDATE properties SET title = 'b' WHERE id = 1").await;
+        assert!(gone.contains("properties:detail:1") && !gone.contains("visits:1"), "{gone:?}");
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
 /// Pages whose every block is run or says why not.
 const WHOLE: &str = "docs/guide";
 
