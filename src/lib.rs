@@ -1,27 +1,61 @@
-//! crieur keeps a Redis-protocol cache coherent with PostgreSQL: a committed row deletes its cache keys.
+//! crieur keeps Redis-protocol caches coherent with PostgreSQL: a committed row deletes its cache keys.
 //!
 //! ```text
-//!  PostgreSQL ──frames──> source ──event──> rules ──keys──> batcher ──> gate ──batch──> cache (UNLINK, pipelined)
-//!      ^                 (decode)                                  (visible?)             │ every reply checked
-//!      │                                                                                  v
-//!      └── standby status <─────── ack window <─────── echoes answered <─────── echoes (delayed second deletes)
+//!                                                                ┌── target: inbox -> flight -> echoes -> ring -> mark
+//!  PostgreSQL ──> source ──event──> rules ──keys──> batch ──> gate ──> lookups ──┤
+//!      ^          (decode)                       (visible?)  (once)  └── target: ...
+//!      │                                                                                         │
+//!      └── status <── confirmed: the least position over all targets <── marked <── answered <───┘
 //! ```
 //!
 //! Changes are frames of logical replication, or rows that triggers wrote into an outbox (`source/outbox/`), put into
-//! the same messages.
+//! the same messages. The *feed* (`feed/`) is the stream's side of that road. It hands each load to every *target*
+//! (`target/`), which is all that belongs to one cache. What is owed between them is a *ticket* of a *ledger*
+//! (`ledger/`). The *loop* (`run/`) ties them.
 //!
-//! Besides the road, the daemon watches. The mark, a small key in the cache, says up to where its deletes reach; what a mark
-//! that was read proves is one table (`proof.rs`), and a cache that went back in time gets what it lacks from the ring of
-//! recent keys, or a sweep (`pipeline/gap.rs`), ever more slowly when one cause comes again (`pipeline/repairs.rs`).
-//! The server is looked at every two seconds: the slot's WAL, the publication, whether the server still takes the
-//! application's writes (`pipeline/watching.rs`, `control/mending.rs`), and whether it holds the stream back (`pipeline/stall.rs`).
-//! DDL is judged when it commits, by what readers see of the table (`pipeline/ddl.rs`). Read replicas hold the position
-//! until they show what was deleted (`pipeline/lagging.rs`). Answers of lookups are kept until the stream brings a change of
-//! what they were read from, or their definitions change (`pipeline/answers.rs`). What cannot be known is widened, never
+//! # The road of one change, by files
+//!
+//! | step | file |
+//! |---|---|
+//! | bytes become an event | `source/replication.rs`, `decode/` |
+//! | an event becomes keys of the open batch | `feed/intake.rs`, `rules/plan/`, `feed/batch.rs` |
+//! | what a snapshot contains leaves | `feed/gating.rs`, `feed/mod.rs` (`cut`) |
+//! | lookups are asked | `feed/resolve.rs` |
+//! | a load reaches each target | `run/mod.rs` (`hand_over`), `target/mod.rs` (`take_in`) |
+//! | keys are deleted, and echoed | `target/flight.rs`, `cache/unlink.rs`, `target/echo.rs` |
+//! | the mark is written | `target/marking.rs` |
+//! | the position is confirmed | `run/mod.rs` (`confirm`) |
+//!
+//! # Besides the road
+//!
+//! Behind each connection a target reads its mark; what that proves is one table (`target/proof.rs`), and a cache that
+//! went back in time gets what it lacks from the ring of recent keys, or a sweep (`target/gap.rs`), ever more slowly when
+//! one cause comes again (`target/repairs.rs`). The feed looks at the server every two seconds: the slot's WAL, the
+//! publication, whether the server still takes the application's writes (`feed/watching.rs`, `control/mending.rs`), and
+//! whether it holds the stream back (`feed/stall.rs`). DDL is judged when it commits, by what readers see of the table
+//! (`feed/ddl.rs`). Whether to connect anew is decided in `feed/connection.rs`. What cannot be known is widened, never
 //! skipped.
 //!
-//! The modules stand in the order of that road. Words and pure modules never see tokio, sockets, clocks or logs; a
-//! source never sees a cache; the loop knows only traits. `tests/tidy.rs` keeps these walls.
+//! # Words of this project
+//!
+//! | word | meaning |
+//! |---|---|
+//! | family | all keys that one template makes, and the pattern that matches them |
+//! | load | keys, patterns and lookups on their way |
+//! | gate | the wait until a snapshot of ordinary readers contains a transaction |
+//! | flight | one pipeline of UNLINKs that is out |
+//! | echo | a second delete of the same keys, some time after the first |
+//! | sweep | one SCAN over the cache that deletes what matches patterns |
+//! | mark | a small key in the cache that says up to where its deletes reach |
+//! | ring | the keys that were deleted lately, for a cache that went back |
+//! | gap | what a mark that was read does not prove: deletes may be missing |
+//! | elders | transactions that were open when a gap was found |
+//! | span | a piece of the stream for which something is owed |
+//! | ticket | one part of a span: whoever holds it owes an answer |
+//! | look | what readers see of a table besides its rows |
+//!
+//! Words and pure modules never see tokio, sockets, clocks or logs; a source sees no cache, a target sees no source, and
+//! the loop knows only traits. `tests/tidy.rs` keeps these walls.
 
 // Words: plain values.
 pub mod amount;
@@ -40,6 +74,7 @@ pub mod seen;
 pub mod shown;
 pub mod start;
 pub mod url;
+pub mod words;
 
 // Both servers: TLS, and what answers at an address.
 pub mod stranger;
@@ -56,23 +91,24 @@ pub mod source;
 pub mod rules;
 
 // The guarantee: pure.
-pub mod ack;
 pub mod backoff;
-pub mod batcher;
-pub mod echo;
 pub mod gate;
+pub mod ledger;
+mod load;
 pub mod mark;
-pub mod pace;
-pub mod proof;
-pub mod ring;
 
 // Where keys go, and what the stream cannot tell.
 pub mod cache;
 pub mod catalog;
 pub mod control;
 
-// The loop that ties them.
-pub mod pipeline;
+// The loop that ties them: one feed, a list of targets.
+pub mod feed;
+mod insist;
+mod kept;
+mod outage;
+pub mod run;
+pub mod target;
 
 // What flows by, beside the loop.
 pub mod tap;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::lsn::Lsn;
 use crate::rules::about::digest::holds;
 use crate::seen;
-use crate::source::Words;
 use crate::start::{SlotOrigin, Start};
+use crate::words::Words;
 
 /// What the mark says, as JSON.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

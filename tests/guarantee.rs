@@ -1,15 +1,15 @@
-//! The pure parts that keep the guarantee, each beside a naive model: batch, window, echoes.
+//! The pure parts that keep the guarantee, each beside a naive model: batch, ledger, echoes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crieur::ack::{SpanId, Window};
-use crieur::batcher::{Batch, Cut};
-use crieur::echo::{Delivery, Echoes, Stage};
+use crieur::feed::batch::{Batch, Cut};
 use crieur::gate::Snapshot;
 use crieur::keys::FamilyId;
+use crieur::ledger::{Ledger, Ticket};
 use crieur::lsn::Xid;
 use crieur::rules::Invalidations;
+use crieur::target::echo::{Delivery, Echoes, Stage};
 use proptest::prelude::*;
 
 /// One step of a random life of the batch.
@@ -81,46 +81,46 @@ impl Model {
 }
 
 fn live(steps: &[Step]) {
-    let (mut batch, mut window, mut model) = (Batch::default(), Window::default(), Model::default());
-    let mut flights: Vec<(usize, Vec<SpanId>)> = Vec::new();
+    let (mut batch, mut ledger, mut model) = (Batch::default(), Ledger::default(), Model::default());
+    let mut flights: Vec<(usize, Vec<Ticket>)> = Vec::new();
     let (mut position, mut confirmed) = (0u64, 0u64);
     let answer =
-        |flights: &mut Vec<(usize, Vec<SpanId>)>, index: usize, window: &mut Window<u64>, model: &mut Model| {
-            let (flight, spans) = flights.swap_remove(index);
-            spans.into_iter().for_each(|span| window.part_done(span));
+        |flights: &mut Vec<(usize, Vec<Ticket>)>, index: usize, ledger: &mut Ledger<u64>, model: &mut Model| {
+            let (flight, tickets) = flights.swap_remove(index);
+            tickets.into_iter().for_each(|ticket| ledger.done(ticket));
             model.flying.remove(&flight);
         };
-    let fly = |batch: &mut Batch<u64>, window: &mut Window<u64>, model: &mut Model| {
-        let cut = batch.cut(&snapshot(model.last, &model.visible), window);
+    let fly = |batch: &mut Batch<u64>, ledger: &mut Ledger<u64>, model: &mut Model| {
+        let cut = batch.cut(&snapshot(model.last, &model.visible), ledger);
         model.cut(cut.as_ref());
-        cut.map(|cut| (model.flights - 1, cut.spans))
+        cut.map(|cut| (model.flights - 1, cut.tickets))
     };
     for step in steps {
         match step {
             Step::Commit(keys) => {
                 model.last += 1;
                 position = u64::from(model.last) * 10;
-                batch.commit_streamed(Xid(model.last), load(keys), position, &mut window);
+                batch.commit_streamed(Xid(model.last), load(keys), position, &mut ledger);
                 if !keys.is_empty() {
                     model.owed.insert(model.last, keys.iter().copied().collect());
                 }
             }
             Step::Idle => {
                 position += 1;
-                batch.idle(position, &mut window);
+                batch.idle(position, &mut ledger);
             }
             Step::Cut(mask) => {
                 let xids = (1..=model.last).zip(mask.iter().cycle());
                 model.visible.extend(xids.filter(|(_, seen)| **seen).map(|(xid, _)| xid));
-                flights.extend(fly(&mut batch, &mut window, &mut model));
+                flights.extend(fly(&mut batch, &mut ledger, &mut model));
             }
             Step::Answer(index) if !flights.is_empty() => {
                 let index = index % flights.len();
-                answer(&mut flights, index, &mut window, &mut model);
+                answer(&mut flights, index, &mut ledger, &mut model);
             }
             Step::Answer(_) => {}
         }
-        if let Some(ack) = window.confirm(|_| true) {
+        if let Some(ack) = ledger.settled(|_| true).expect("nothing is lost") {
             assert!(ack > confirmed, "positions never go back");
             confirmed = ack;
         }
@@ -128,13 +128,13 @@ fn live(steps: &[Step]) {
     }
     // Liveness: once everything is visible and answered, everything is confirmed.
     model.visible.extend(1..=model.last);
-    flights.extend(fly(&mut batch, &mut window, &mut model));
+    flights.extend(fly(&mut batch, &mut ledger, &mut model));
     while !flights.is_empty() {
-        answer(&mut flights, 0, &mut window, &mut model);
+        answer(&mut flights, 0, &mut ledger, &mut model);
     }
-    confirmed = window.confirm(|_| true).unwrap_or(confirmed);
+    confirmed = ledger.settled(|_| true).expect("nothing is lost").unwrap_or(confirmed);
     assert_eq!(confirmed, position);
-    assert!(window.is_empty() && batch.is_empty());
+    assert!(ledger.is_empty() && batch.is_empty());
 }
 
 proptest! {
@@ -169,27 +169,23 @@ fn transactions_that_share_a_span_hold_one_part_of_it_together() {
 fn echoes(mut times: Vec<u64>, delays: &[Duration]) {
     times.sort_unstable();
     let mut echoes = Echoes::<Duration>::new(delays);
-    let mut window = Window::<u64>::default();
+    let mut ledger = Ledger::<u64>::default();
     let mut seen: BTreeMap<u8, Vec<Duration>> = BTreeMap::new();
-    let deliver = |delivery: Delivery, now: Duration, echoes: &mut Echoes<Duration>| {
-        if let Some(stage) = echoes.next(delivery.stage) {
-            echoes.add(stage, now, delivery.load, &delivery.spans);
-        }
-    };
     let mut now = Duration::ZERO;
     for (index, time) in times.iter().enumerate() {
         let time = Duration::from_millis(*time);
         while let Some(due) = echoes.due().filter(|due| *due <= time) {
             now = now.max(due);
-            run_due(&mut echoes, now, &mut seen, &deliver);
+            run_due(&mut echoes, now, &mut seen, &mut ledger);
         }
-        let spans = vec![window.open(Some(index as u64))];
-        deliver(Delivery { load: load(&[index as u8]), spans, stage: Stage::Fresh }, time, &mut echoes);
+        let tickets = vec![ledger.open(Some(index as u64))];
+        deliver(Delivery { load: load(&[index as u8]), tickets, stage: Stage::Fresh }, time, &mut echoes, &mut ledger);
         now = time;
     }
     while let Some(due) = echoes.due() {
-        run_due(&mut echoes, due, &mut seen, &deliver);
+        run_due(&mut echoes, due, &mut seen, &mut ledger);
     }
+    assert_eq!(ledger.settled(|_| true).expect("nothing is lost"), Some(times.len() as u64 - 1));
     for (index, time) in times.iter().enumerate() {
         let echoed = &seen[&(index as u8)];
         assert_eq!(echoed.len(), delays.len());
@@ -199,16 +195,27 @@ fn echoes(mut times: Vec<u64>, delays: &[Duration]) {
     }
 }
 
+/// A delivery was answered: its next echo waits, or nothing is owed for it any more.
+fn deliver(delivery: Delivery, now: Duration, echoes: &mut Echoes<Duration>, ledger: &mut Ledger<u64>) {
+    match echoes.next(delivery.stage) {
+        Some(stage) => {
+            let tickets = delivery.tickets.into_iter().map(|ticket| ledger.echoing(ticket)).collect();
+            echoes.add(stage, now, delivery.load, tickets);
+        }
+        None => delivery.tickets.into_iter().for_each(|ticket| ledger.done(ticket)),
+    }
+}
+
 fn run_due(
     echoes: &mut Echoes<Duration>,
     now: Duration,
     seen: &mut BTreeMap<u8, Vec<Duration>>,
-    deliver: &impl Fn(Delivery, Duration, &mut Echoes<Duration>),
+    ledger: &mut Ledger<u64>,
 ) {
     while let Some(delivery) = echoes.take_due(now) {
         for key in delivery.load.keys.iter() {
             seen.entry(key.bytes[0]).or_default().push(now);
         }
-        deliver(delivery, now, echoes);
+        deliver(delivery, now, echoes, ledger);
     }
 }

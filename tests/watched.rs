@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crieur::cache::continuity::Lineage;
 use crieur::cache::{Cache, Deleted, Swap, Swept};
 use crieur::change::{Event, Oid};
 use crieur::config::{Config, Metering, OnGap};
@@ -13,12 +14,12 @@ use crieur::gate::Snapshot;
 use crieur::keys::KeySet;
 use crieur::lsn::Lsn;
 use crieur::observe::news::News;
-use crieur::pipeline::{Pipeline, Reload, Replicas, Settings};
-use crieur::proof::Turns;
 use crieur::question::{Answer, Question};
 use crieur::rules::Rules;
+use crieur::run::{Pipeline, Reload, Settings};
 use crieur::source::Source;
 use crieur::start::{SlotOrigin, Start};
+use crieur::target::{Policy, Replicas};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
@@ -113,8 +114,8 @@ impl Cache for Empty {
         Ok(())
     }
 
-    async fn mark(&self, _name: &str) -> Result<(Option<Vec<u8>>, Turns)> {
-        Ok((self.0.mark.borrow().clone(), Turns::default()))
+    async fn mark(&self, _name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
+        Ok((self.0.mark.borrow().clone(), Lineage::default()))
     }
 
     async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
@@ -125,8 +126,8 @@ impl Cache for Empty {
         Ok(Swap::Written)
     }
 
-    fn turns(&self) -> Turns {
-        Turns::default()
+    fn lineage(&self) -> Lineage {
+        Lineage::default()
     }
 }
 
@@ -167,17 +168,23 @@ fn rules(key: &str) -> Rules {
 fn settings() -> Settings {
     Settings {
         slot: "crieur".into(),
-        echo: Vec::new(),
-        echo_wal_bytes_max: u64::MAX,
         publication: "crieur".into(),
-        on_gap: OnGap::Sweep,
         replicas: Replicas::None,
-        heartbeat: Duration::from_secs(10),
-        metering: Metering::None,
         batch_keys_max: 100,
         memory_bytes_max: 1 << 20,
         stop_timeout: Duration::from_secs(1),
     }
+}
+
+fn caches<C>(cache: C) -> Vec<(C, Policy)> {
+    let policy = Policy {
+        echo: Vec::new(),
+        echo_wal_bytes_max: u64::MAX,
+        on_gap: OnGap::Sweep,
+        heartbeat: Duration::from_secs(10),
+        metering: Metering::None,
+    };
+    vec![(cache, policy)]
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -197,8 +204,14 @@ fn a_quiet_night_makes_nothing_old() {
                 hears.borrow_mut().push((Instant::now(), totals));
             }
         });
-        let pipeline =
-            Pipeline::new(Quiet::default(), Empty::default(), Looks(healthy), rules("t:{id}"), settings(), news);
+        let pipeline = Pipeline::new(
+            Quiet::default(),
+            caches(Empty::default()),
+            Looks(healthy),
+            rules("t:{id}"),
+            settings(),
+            news,
+        );
         pipeline.run(sleep(Duration::from_secs(8 * 3600))).await.expect("nothing stops it");
         let told = told.borrow();
         // The sweep of the first start is over when the first mark is written.
@@ -225,7 +238,7 @@ fn other_rules_do_not_stop_the_sweeps_of_a_table_that_is_not_published() {
         let (sender, reloads) = mpsc::channel(1);
         let control = Looks(missing.clone());
         let pipeline =
-            Pipeline::new(Quiet::default(), cache.clone(), control, rules("t:{id}"), settings(), Box::new(|_| {}));
+            Pipeline::new(Quiet::default(), caches(cache.clone()), control, rules("t:{id}"), settings(), |_| {});
         let pipeline = pipeline.reloading(reloads);
         let stop = async {
             sleep(Duration::from_secs(3600)).await;

@@ -6,7 +6,7 @@
 
 use ::redis::Value;
 
-use crate::proof::Turns;
+use crate::cache::continuity::Lineage;
 
 /// Which data is behind a connection: one process, and one history of replication. What is not told is empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,7 +65,7 @@ pub(super) enum Met {
 #[derive(Debug, Default)]
 pub(super) struct Acquaintance {
     last: Option<Option<Identity>>,
-    turns: Turns,
+    lineage: Lineage,
 }
 
 impl Acquaintance {
@@ -75,7 +75,7 @@ impl Acquaintance {
             (None, _) => Met::Same,
             (Some(before), now) if before.as_ref() == now => Met::Same,
             (Some(_), _) => {
-                self.turns.another += 1;
+                self.lineage.another += 1;
                 Met::Another
             }
         }
@@ -83,12 +83,12 @@ impl Acquaintance {
 
     /// The connection that goes to a nameless server was made anew: by itself that proves nothing.
     pub(super) fn connected_to_nameless(&mut self) {
-        self.turns.nameless += 1;
+        self.lineage.unknown += 1;
     }
 
     /// How often connections led elsewhere.
-    pub(super) fn turns(&self) -> Turns {
-        self.turns
+    pub(super) fn lineage(&self) -> Lineage {
+        self.lineage
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
             assert_eq!(known.meet(identity.as_ref()), met, "{identity:?}");
         }
         known.connected_to_nameless();
-        assert_eq!(known.turns(), Turns { another: 3, nameless: 1 });
+        assert_eq!(known.lineage(), Lineage { another: 3, unknown: 1 });
         assert_eq!(Acquaintance::default().meet(None), Met::Same);
     }
 }

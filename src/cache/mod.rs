@@ -5,6 +5,7 @@
 
 pub mod acl;
 pub mod address;
+pub mod continuity;
 pub mod health;
 pub mod identity;
 pub mod inspect;
@@ -19,9 +20,9 @@ mod socket;
 pub mod sweep;
 mod unlink;
 
+use crate::cache::continuity::Lineage;
 use crate::error::{Error, Result};
 use crate::keys::KeySet;
-use crate::proof::Turns;
 
 /// What one attempt did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -75,8 +76,8 @@ pub trait Cache {
     /// families (patterns). An error is that of the first that is refused.
     async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()>;
 
-    /// The mark of `name`, if the cache holds it, and the turns of connections that it was read behind.
-    async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Turns)>;
+    /// The mark of `name`, if the cache holds it, and what was known of the cache before it was asked.
+    async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)>;
 
     /// Writes the mark of `name` behind every delete that was answered, if one of `expected` is what is there
     /// (`None`: nothing is). One step for the server: between the look and the write nothing can be lost.
@@ -87,7 +88,7 @@ pub trait Cache {
         "the cache"
     }
 
-    /// How often a new connection led elsewhere, or may have. The cache may be another then: empty, older, a promoted
-    /// replica.
-    fn turns(&self) -> Turns;
+    /// What is known of the cache that answers: whether it is the one of an earlier look. It may be another one then, empty,
+    /// older, a promoted replica.
+    fn lineage(&self) -> Lineage;
 }

@@ -21,11 +21,11 @@ use super::probe::{self, Examined};
 use super::sweep::{Ground, Progress, Steps};
 use super::{Cache, Deleted, Swap, Swept, reply, scan, sweep};
 use crate::amount::shown;
+use crate::cache::continuity::Lineage;
 use crate::config::{self, Leases, Metering};
 use crate::error::{Error, Result};
 use crate::keys::KeySet;
 use crate::observe::{Id, log};
-use crate::proof::Turns;
 use crate::reminder::Reminder;
 
 /// Connections that a long key may break before it is left out.
@@ -391,20 +391,20 @@ impl Cache for RedisCache {
         self.noted(self.on_link(&self.marking, tried).await)
     }
 
-    async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Turns)> {
+    async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
         let read = async |link: &mut Link| {
             // Before the question: what turns out meanwhile is looked at again.
-            let turns = self.turns();
+            let lineage = self.lineage();
             let mut command = Cmd::new();
             command.arg("GET").arg(mark_key(name));
             match link.ask(command).await? {
-                Value::Nil => Ok((None, turns)),
-                Value::BulkString(mark) => Ok((Some(mark), turns)),
+                Value::Nil => Ok((None, lineage)),
+                Value::BulkString(mark) => Ok((Some(mark), lineage)),
                 // Not a text: somebody else wrote under our name. Kept, it could never be compared nor replaced.
                 Value::ServerError(error) if error.code() == "WRONGTYPE" => {
                     let mut command = Cmd::new();
                     command.arg("UNLINK").arg(mark_key(name));
-                    count("UNLINK", &link.ask(command).await?).map(|_| (None, turns))
+                    count("UNLINK", &link.ask(command).await?).map(|_| (None, lineage))
                 }
                 Value::ServerError(error) => Err(reply::refused("GET", &error)),
                 _ => Err(reply::unexpected("GET")), // Value is foreign and non-exhaustive.
@@ -451,8 +451,8 @@ impl Cache for RedisCache {
         self.ended(&self.marking, link, swap)
     }
 
-    fn turns(&self) -> Turns {
-        self.known.borrow().turns()
+    fn lineage(&self) -> Lineage {
+        self.known.borrow().lineage()
     }
 }
 

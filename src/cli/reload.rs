@@ -13,9 +13,9 @@ use crate::cli::process::environment;
 use crate::config::{Config, Effective};
 use crate::mistake::Mistakes;
 use crate::observe::{Id, log};
-use crate::pipeline::Reload;
 use crate::rules::Rules;
 use crate::rules::plan::custom::SETTING;
+use crate::run::Reload;
 use crate::secret::Secret;
 
 /// Where the rules are, and what is in force.

@@ -23,12 +23,13 @@ use crate::failpoints::{Guard, without};
 use crate::observe::news::{News, Totals};
 use crate::observe::recent::Recent;
 use crate::observe::{Id, log};
-use crate::pipeline::{Pipeline, Replicas, Settings};
 use crate::postgres::dsn::Dsn;
 use crate::rules::Rules;
+use crate::run::{Pipeline, Settings};
 use crate::source::Source;
 use crate::source::outbox::{self, Outbox};
 use crate::source::replication::{self, Life, Replication};
+use crate::target::{Policy, Replicas};
 
 /// The daemon, or a dry run of it.
 #[derive(Debug, clap::Args)]
@@ -111,15 +112,21 @@ fn settings(config: &Config) -> Settings {
     Settings {
         slot: config.postgres.slot.clone(),
         publication: config.postgres.publication.clone(),
-        echo: if without(Guard::Echo) { Vec::new() } else { config.cache.echo.clone() },
-        echo_wal_bytes_max: config.cache.echo_wal_bytes_max,
-        on_gap: config.cache.on_gap,
         replicas: if config.postgres.replicas.is_empty() { Replicas::None } else { Replicas::Some },
-        heartbeat: config.cache.heartbeat,
-        metering: config.cache.metering,
         batch_keys_max: config.limits.batch_keys_max,
         memory_bytes_max: config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX),
         stop_timeout: config.limits.stop_timeout,
+    }
+}
+
+/// What the configuration says of the cache.
+fn policy(config: &Config) -> Policy {
+    Policy {
+        echo: if without(Guard::Echo) { Vec::new() } else { config.cache.echo.clone() },
+        echo_wal_bytes_max: config.cache.echo_wal_bytes_max,
+        on_gap: config.cache.on_gap,
+        heartbeat: config.cache.heartbeat,
+        metering: config.cache.metering,
     }
 }
 
@@ -137,7 +144,7 @@ where
     S::Ack: 'static,
     D: Control + 'static,
 {
-    let settings = settings(&config);
+    let (settings, policy) = (settings(&config), policy(&config));
     let cache = RedisCache::new(&config.cache)?;
     let watch = Watch::new(cache.health());
     if let Some(address) = config.admin {
@@ -147,16 +154,16 @@ where
     let stop = stop_signal()?;
     let (mut progress, status) = (Progress::default(), Status::new(cache.health()));
     let teller = status.clone();
-    let news = Box::new(move |news: News| {
+    let news = move |news: News| {
         status.news(&news);
         watch.news(&news);
         progress.news(&news);
         recent.add(&news, SystemTime::now());
-    });
+    };
     let (sender, reloads) = mpsc::channel(1);
     let hangup = listen(SignalKind::hangup())?;
     let first = control(&config.rules);
-    let pipeline = Pipeline::new(source, cache, first, config.rules, settings, news).reloading(reloads);
+    let pipeline = Pipeline::new(source, vec![(cache, policy)], first, config.rules, settings, news).reloading(reloads);
     tokio::select! {
         ended = pipeline.run(stop) => ended,
         () = reload::at_each(hangup, rules_file, control, sender) => unreachable!("it waits for signals for ever"),

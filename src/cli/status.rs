@@ -10,7 +10,7 @@ use sd_notify::NotifyState;
 use crate::cache::health::Health;
 use crate::cli::process::notify;
 use crate::observe::news::{News, Totals};
-use crate::pipeline::outage::span;
+use crate::outage::span;
 
 /// How often the line is renewed when nothing but numbers changes.
 const INTERVAL: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@ pub mod heard;
 pub mod ids;
 pub mod news;
 pub mod recent;
+pub mod teller;
 
 pub use ids::{Id, Level, Line};
 

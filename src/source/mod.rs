@@ -13,27 +13,11 @@ use crate::change::Event;
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::start::Start;
+use crate::words::Words;
 
 /// A stream that is later than this is draining a backlog: it may wait a fraction of its lateness, to read and to delete
 /// in larger pieces.
 pub const BACKLOG: Duration = Duration::from_millis(20);
-
-/// How a source speaks of itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Words {
-    /// The source itself.
-    pub source: &'static str,
-    /// What keeps its place on the server.
-    pub slot: &'static str,
-    /// What says which tables it tells of.
-    pub watched: &'static str,
-    /// Its connection ended.
-    pub interrupted: &'static str,
-    /// What a table that it calls emptied may be.
-    pub emptied: &'static str,
-    /// Looking at all of that, behind "failed to".
-    pub watch: &'static str,
-}
 
 /// A stream of committed changes with a position that can be confirmed.
 ///
@@ -88,14 +72,7 @@ pub trait Source {
 
     /// What messages call it, and how its end is told.
     fn words(&self) -> Words {
-        Words {
-            source: "the stream",
-            slot: "the replication slot",
-            watched: "the publication",
-            interrupted: "replication interrupted",
-            emptied: "TRUNCATE",
-            watch: "watch the server (the slot's WAL, the publication)",
-        }
+        Words::STREAM
     }
 
     /// The session that has the slot while this source stands by for it; 0 when it is not known.

@@ -1,5 +1,5 @@
-//! The tap: what flows by, as transactions with what they delete. `record`, `replay`, the dry run and `diff` draw from it, on
-//! the daemon's own road and beside the daemon: nothing is confirmed, nothing deleted.
+//! The tap: what flows by, as transactions with what they delete. `record`, `replay`, the dry run and `diff` draw from it,
+//! on the daemon's own road and beside the daemon: nothing is confirmed, nothing deleted.
 //!
 //! ```text
 //!  frames ──assembler──> events ──intake──> transactions ──lookups──> settled
@@ -12,8 +12,8 @@ use crate::change::{Event, Oid};
 use crate::control::{Catalogue, Named};
 use crate::decode::Assembler;
 use crate::error::Result;
+use crate::feed::intake::Need;
 use crate::lsn::Lsn;
-use crate::pipeline::intake::Need;
 use crate::rules::Rules;
 
 pub use settled::Settled;

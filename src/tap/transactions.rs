@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::ack::Window;
 use crate::change::Event;
+use crate::feed::intake::{Intake, Need};
 use crate::gate::Snapshot;
+use crate::ledger::Ledger;
 use crate::lsn::Xid;
-use crate::pipeline::intake::{Intake, Need};
 use crate::rules::{Invalidations, Rules};
 
 /// The pause before a transaction with lookups is looked for again.
@@ -29,7 +29,7 @@ pub struct Transaction {
 #[derive(Debug)]
 pub(super) struct Transactions<A> {
     intake: Intake<A>,
-    window: Window<A>,
+    ledger: Ledger<A>,
     /// The transaction whose changes arrive now.
     current: Option<Xid>,
     bytes_max: usize,
@@ -42,7 +42,7 @@ impl<A: Copy + Ord> Transactions<A> {
     pub(super) fn new(bytes_max: usize) -> Self {
         Transactions {
             intake: Intake::default(),
-            window: Window::default(),
+            ledger: Ledger::default(),
             current: None,
             bytes_max,
             commits: 0,
@@ -66,7 +66,7 @@ impl<A: Copy + Ord> Transactions<A> {
             | Event::Skipped
             | Event::Idle(_) => None,
         };
-        let need = self.intake.event(event, rules, &mut self.window);
+        let need = self.intake.event(event, rules, &mut self.ledger);
         let full = self.intake.batch.bytes_used() > self.bytes_max;
         while self.intake.bytes_used() > 2 * self.bytes_max && self.intake.collapse_largest(rules) > 0 {}
         let leaving = committed.or(self.current.filter(|_| full));
@@ -90,8 +90,8 @@ impl<A: Copy + Ord> Transactions<A> {
 
     fn cut(&mut self, xid: Xid) -> Option<Transaction> {
         // Nothing is confirmed here: the window only takes what the batch hands it.
-        let cut = self.intake.batch.cut(&Snapshot::Everything, &mut self.window);
-        self.window = Window::default();
+        let cut = self.intake.batch.cut(&Snapshot::Everything, &mut self.ledger);
+        self.ledger = Ledger::default();
         let load = cut?.load;
         if load.is_empty() {
             return None;

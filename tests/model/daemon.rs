@@ -1,16 +1,19 @@
-//! The daemon as `src/pipeline` has it, step by step. Real code in here: `ack::Window` keeps the order of positions,
-//! `gate::Snapshot` says what may leave, `mark::gap` and `proof::meaning` judge the mark.
+//! The daemon as `src/feed` and `src/target` have it, step by step, with one target. Real code in here:
+//! `ledger::window::Window` keeps the order of positions, `gate::Snapshot` says what may leave, `mark::gap` and
+//! `target::proof::meaning` judge the mark. One window stands for the ledgers of the feed and of the target: what is handed
+//! over is known to the target at once.
 //!
 //! What only the daemon can see belongs to the step before it: a reply and what is done about it cannot be told apart
 //! from outside. What others see is a step of its own: each command to the cache, each status.
 
 mod steps;
 
-use crieur::ack::{SpanId, Window};
+use crieur::cache::continuity::Continuity;
 use crieur::gate::Snapshot;
+use crieur::ledger::window::{SpanId, Window};
 use crieur::lsn::{Lsn, Xid};
 use crieur::mark;
-use crieur::proof::{Connection, Fit, Meaning, Slot, meaning};
+use crieur::target::proof::{Fit, Meaning, Slot, meaning};
 
 use super::held::{Held, Ring};
 use super::world::{Mark, Set, State, Swapping, Tx, bit};
@@ -104,7 +107,7 @@ pub struct Daemon {
     /// The connections to the cache are broken, and nobody has used one since.
     broken: bool,
     /// Where a new connection led since the mark was compared.
-    changed: Connection,
+    changed: Continuity,
     /// Which cache the connections lead to, as it said itself when they were made.
     server: u8,
     ring: Ring,
@@ -340,7 +343,7 @@ impl Daemon {
             if config.lacks(Guard::Identity) {
                 return;
             }
-            let led = if config.nameless { Connection::Nameless } else { Connection::Another };
+            let led = if config.nameless { Continuity::Unknown } else { Continuity::Another };
             (self.reading, self.changed) = (true, self.changed.max(led));
         }
     }

@@ -1,6 +1,6 @@
 //! What the daemon knows of the mark, and its memory of recent deletes: `Held` in `src/proof.rs`, `src/ring.rs`.
 
-use crieur::ack::SpanId;
+use crieur::ledger::window::SpanId;
 
 use super::world::Mark;
 

@@ -16,9 +16,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crieur::config::{Config, Metering, OnGap};
-use crieur::pipeline::{Pipeline, Replicas, Settings};
 use crieur::rules::Rules;
+use crieur::run::{Pipeline, Settings};
 use crieur::source::Source;
+use crieur::target::{Policy, Replicas};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -105,7 +106,7 @@ fn world_of(plan: Plan, mut dice: Dice) -> World {
     }
 }
 
-fn settings(world: &Shared) -> Settings {
+fn settings(world: &Shared) -> (Settings, Policy) {
     let mut world = world.borrow_mut();
     let keys_max = if world.plan.kind == Kind::Late { 1 } else { 20 };
     let waits = world.outbox.is_some() && world.dice.one_in(2);
@@ -117,19 +118,22 @@ fn settings(world: &Shared) -> Settings {
         // Later than any seed lasts: whatever is confirmed was released.
         (false, budget) => (vec![Duration::from_secs(3600)], budget),
     };
-    Settings {
+    let settings = Settings {
         slot: "sim".into(),
-        echo,
-        echo_wal_bytes_max,
         publication: "crieur".to_owned(),
-        on_gap: OnGap::Sweep,
         replicas: if world.replica { Replicas::Some } else { Replicas::None },
-        heartbeat: Duration::from_millis(200),
-        metering: Metering::None,
         batch_keys_max: 1 + world.dice.roll(keys_max) as usize,
         memory_bytes_max: 1 << 20,
         stop_timeout: Duration::from_millis(50 + world.dice.roll(2_000)),
-    }
+    };
+    let policy = Policy {
+        echo,
+        echo_wal_bytes_max,
+        on_gap: OnGap::Sweep,
+        heartbeat: Duration::from_millis(200),
+        metering: Metering::None,
+    };
+    (settings, policy)
 }
 
 /// How this life ends, and when; `None` when it lasts.
@@ -149,7 +153,8 @@ where
     S::Ack: 'static,
 {
     let (cache, control) = (SimCache::new(Rc::clone(world)), SimControl(Rc::clone(world)));
-    let pipeline = Pipeline::new(source, cache, control, rules(), settings(world), Box::new(|_| {}));
+    let (settings, policy) = settings(world);
+    let pipeline = Pipeline::new(source, vec![(cache, policy)], control, rules(), settings, |_| {});
     let end = end(&mut world.borrow_mut(), daemon);
     let stop = async {
         match end {

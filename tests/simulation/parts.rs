@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use crieur::cache::continuity::Lineage;
 use crieur::cache::{Cache, Deleted, Swap, Swept};
 use crieur::change::Oid;
 use crieur::control::{Catalogue, Gate, Lookups, Sighting};
@@ -10,7 +11,6 @@ use crieur::error::{Error, Result};
 use crieur::gate::Snapshot;
 use crieur::glob;
 use crieur::keys::KeySet;
-use crieur::proof::Turns;
 use crieur::question::{Answer, Question};
 use tokio::time::{Instant, sleep};
 
@@ -23,24 +23,24 @@ pub struct SimCache {
     world: Shared,
     known: Cell<Option<u64>>,
     marking: Cell<Option<u64>>,
-    turns: Cell<Turns>,
+    lineage: Cell<Lineage>,
 }
 
 impl SimCache {
     pub fn new(world: Shared) -> Self {
-        SimCache { world, known: Cell::new(None), marking: Cell::new(None), turns: Cell::default() }
+        SimCache { world, known: Cell::new(None), marking: Cell::new(None), lineage: Cell::default() }
     }
 
     fn connect(&self) -> u64 {
         let server = self.world.borrow().server;
         let breaks = self.world.borrow_mut().breaks();
         if self.known.replace(Some(server)).is_some_and(|known| known != server || breaks) {
-            let Turns { another, nameless } = self.turns.get();
-            let turns = match self.world.borrow().nameless {
-                true => Turns { another, nameless: nameless + 1 },
-                false => Turns { another: another + 1, nameless },
+            let Lineage { another, unknown } = self.lineage.get();
+            let lineage = match self.world.borrow().nameless {
+                true => Lineage { another, unknown: unknown + 1 },
+                false => Lineage { another: another + 1, unknown },
             };
-            self.turns.set(turns);
+            self.lineage.set(lineage);
             self.marking.set(None);
         }
         server
@@ -110,12 +110,12 @@ impl Cache for SimCache {
         if self.world.borrow_mut().fault(15) { self.broken("simulated loss of an attempt") } else { Ok(()) }
     }
 
-    async fn mark(&self, _name: &str) -> Result<(Option<Vec<u8>>, Turns)> {
+    async fn mark(&self, _name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
         let server = match self.marking.get() {
             Some(server) if server == self.world.borrow().server => server,
             _ => self.connect(),
         };
-        let turns = self.turns();
+        let lineage = self.lineage();
         self.wait(3).await;
         if self.world.borrow_mut().fault(15) || self.world.borrow().server != server {
             return self.broken("simulated loss of the mark");
@@ -123,7 +123,7 @@ impl Cache for SimCache {
         self.marking.set(Some(server));
         let mark = self.world.borrow().cache.mark.clone();
         self.wait(3).await;
-        Ok((mark, turns))
+        Ok((mark, lineage))
     }
 
     async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
@@ -155,8 +155,8 @@ impl Cache for SimCache {
         Ok(Swap::Written)
     }
 
-    fn turns(&self) -> Turns {
-        self.turns.get()
+    fn lineage(&self) -> Lineage {
+        self.lineage.get()
     }
 }
 

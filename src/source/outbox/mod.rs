@@ -37,13 +37,14 @@ use crate::lsn::Lsn;
 use crate::observe::{Id, log};
 use crate::postgres::session::Session;
 use crate::reminder::Reminder;
+use crate::source::Source;
 use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
 use crate::source::outbox::lease::Lasting;
 use crate::source::outbox::overflow::NAMED;
 use crate::source::outbox::page::UNREADABLE;
 use crate::source::outbox::worker::{Batch, Orders, Worker};
-use crate::source::{Source, Words};
 use crate::start::Start;
+use crate::words::Words;
 
 pub(crate) use begin::{Facts, Known};
 pub(crate) use follow::Follower;
@@ -380,14 +381,7 @@ impl Source for Outbox {
     }
 
     fn words(&self) -> Words {
-        Words {
-            source: "the outbox",
-            slot: "the outbox",
-            watched: "what the triggers capture",
-            interrupted: "reading the outbox interrupted",
-            emptied: "TRUNCATE, or a change that was not captured",
-            watch: "watch the server (the triggers, the outbox)",
-        }
+        Words::OUTBOX
     }
 
     fn standing_by(&self) -> Option<u32> {

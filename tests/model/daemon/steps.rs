@@ -1,6 +1,6 @@
 //! The steps of the daemon: each command to the cache, each status, each thing it learns.
 
-use crieur::ack::SpanId;
+use crieur::ledger::window::SpanId;
 
 use super::{Daemon, Held, Ring, Seen, Start, Waiting, ack, is_current, lsn, snapshot};
 use crate::model::world::{Key, Set, State, Swap, Tx, bit};

@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::ack::SpanId;
 use crate::keys::Key;
+use crate::ledger::Ticket;
 use crate::rules::{Invalidations, Rules};
 
 /// Which delete of the same keys this is.
@@ -25,13 +25,13 @@ pub enum Stage {
     Echo(usize),
 }
 
-/// Keys on their way to the cache, and the spans that wait for the answer.
+/// Keys on their way to the cache, and what is owed for them.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Exact keys and patterns. Of a fresh one also lookups, which its flight resolves.
+    /// Exact keys and patterns.
     pub load: Invalidations,
     /// One part (fresh) or one echo of each span is out with it.
-    pub spans: Vec<SpanId>,
+    pub tickets: Vec<Ticket>,
     /// Which delete this is.
     pub stage: Stage,
 }
@@ -43,7 +43,7 @@ struct Bucket<I> {
     closes: I,
     due: I,
     load: Invalidations,
-    spans: Vec<SpanId>,
+    tickets: Vec<Ticket>,
 }
 
 /// One queue of buckets for each delay.
@@ -73,18 +73,18 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
     }
 
     /// Queues the keys of an answered delivery for the echo `stage`.
-    pub fn add(&mut self, stage: usize, now: I, load: Invalidations, spans: &[SpanId]) {
+    pub fn add(&mut self, stage: usize, now: I, load: Invalidations, tickets: Vec<Ticket>) {
         let gap = self.gaps[stage];
         let width = (gap / 10).min(Duration::from_secs(1));
         let buckets = &mut self.stages[stage];
         if buckets.back().is_none_or(|bucket| bucket.closes < now) {
             let closes = now + width;
             let due = closes + gap;
-            buckets.push_back(Bucket { closes, due, load: Invalidations::default(), spans: Vec::new() });
+            buckets.push_back(Bucket { closes, due, load: Invalidations::default(), tickets: Vec::new() });
         }
         let bucket = buckets.back_mut().expect("pushed above when there was none");
         bucket.load.merge(load);
-        bucket.spans.extend_from_slice(spans);
+        bucket.tickets.extend(tickets);
     }
 
     /// When the next bucket is due.
@@ -96,15 +96,15 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
     pub fn take_due(&mut self, now: I) -> Option<Delivery> {
         let stage = (0..self.stages.len()).find(|stage| self.stages[*stage].front().is_some_and(|b| b.due <= now))?;
         let bucket = self.stages[stage].pop_front()?;
-        Some(Delivery { load: bucket.load, spans: bucket.spans, stage: Stage::Echo(stage) })
+        Some(Delivery { load: bucket.load, tickets: bucket.tickets, stage: Stage::Echo(stage) })
     }
 
-    /// The same under other rules: what waits is deleted when it is due, and no span waits for it. What no family of these
-    /// rules covers is none of theirs.
+    /// The same under other rules and in another ledger: what waits is deleted when it is due, and nobody owes it. What no
+    /// family of these rules covers is none of theirs.
     #[must_use]
     pub fn carried(mut self, before: &Rules, rules: &Rules) -> Self {
         for bucket in self.stages.iter_mut().flatten() {
-            bucket.spans.clear();
+            bucket.tickets.clear();
             let load = std::mem::take(&mut bucket.load);
             for (set, into) in [(load.keys, &mut bucket.load.keys), (load.patterns, &mut bucket.load.patterns)] {
                 set.drain(|key| {
@@ -126,7 +126,7 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
     /// Memory in use, in bytes.
     pub fn bytes_used(&self) -> usize {
         let buckets = self.stages.iter().flatten();
-        buckets.map(|bucket| bucket.load.bytes_used() + bucket.spans.len() * size_of::<SpanId>()).sum()
+        buckets.map(|bucket| bucket.load.bytes_used() + bucket.tickets.len() * size_of::<Ticket>()).sum()
     }
 
     /// What the largest bucket holds, in bytes.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::observe::{Id, log};
-use crate::pace::{Pace, Turn};
-use crate::pipeline::owed::Owed;
 use crate::reminder::Reminder;
+use crate::target::owed::Owed;
+use crate::target::pace::{Pace, Turn};
 
 /// The way out, which is the same for every cause: something outside makes the cache another again and again.
 const HINT: &str = "cache.url must lead to one primary at each connection (not to a load balancer over several servers), and no other \
@@ -51,14 +51,24 @@ pub(super) struct Repairs {
     pace: Pace<Instant>,
     said: Reminder<Id, Instant>,
     /// How many waited.
-    pub(super) delayed: u64,
+    delayed: u64,
     /// One waited, and no mark was written since.
-    pub(super) is_slow: bool,
+    is_slow: bool,
     /// Those that wait.
     pub(super) owed: Owed,
 }
 
 impl Repairs {
+    /// How many waited.
+    pub(super) fn delayed(&self) -> u64 {
+        self.delayed
+    }
+
+    /// Whether one waited, and no mark was written since.
+    pub(super) fn is_slow(&self) -> bool {
+        self.is_slow
+    }
+
     /// A repair is wanted now; `what` says what is wrong.
     pub(super) fn when(&mut self, cause: &'static str, what: &str) -> When {
         let now = Instant::now();
@@ -115,7 +125,7 @@ impl Repairs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::owed::Repair;
+    use crate::target::owed::Repair;
 
     #[test]
     fn a_mark_heals_what_breaks_between_marks_and_ends_no_slowness_while_something_waits() {

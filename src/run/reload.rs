@@ -9,11 +9,11 @@ use std::future::pending;
 use std::rc::Rc;
 
 use tokio::sync::mpsc::Receiver;
-use tokio::time::Instant;
 
-use super::Pipeline;
+use super::{Phase, Pipeline};
 use crate::cache::Cache;
 use crate::control::Control;
+use crate::ledger::Confirmed;
 use crate::observe::{Id, log};
 use crate::rules::Rules;
 use crate::source::Source;
@@ -53,25 +53,17 @@ where
         self
     }
 
-    /// What is in flight is finished first, within the limit of a stop.
     pub(super) fn begin_reload(&mut self, reload: Reload<D>) {
-        let source = self.source.words().source;
+        let source = self.feed.words().source;
         log!(Id::ReloadTaken, "other rules: {source} begins anew from the confirmed position");
-        self.reload = Some(reload);
-        self.stop_by = Some(Instant::now() + self.settings.stop_timeout);
-        self.confirm_due = None;
+        self.drain(Some(reload));
     }
 
     /// A loop that begins, on the same connections.
     pub(super) fn renewed(self, Reload { rules, control }: Reload<D>) -> Self {
-        let Pipeline { source, cache, settings, news, totals, reloads, watch, repairs, .. } = self;
-        let echoes = self.echoes.carried(&self.rules, &rules);
-        let mut renewed = Pipeline::assembled(source, cache, Rc::new(control), rules, settings, news);
-        renewed.echoes = echoes;
-        renewed.totals = totals;
-        renewed.reloads = reloads;
-        renewed.watch = watch;
-        renewed.repairs = repairs.carried();
-        renewed
+        let (rules, control) = (Rc::new(rules), Rc::new(control));
+        let targets = self.targets.into_iter().map(|target| target.renewed(&rules, &control)).collect();
+        let (feed, confirmed) = (self.feed.renewed(&rules, &control), Confirmed::default());
+        Pipeline { feed, targets, confirmed, phase: Phase::Running, is_ready: false, ..self }
     }
 }

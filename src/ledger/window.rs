@@ -1,4 +1,4 @@
-//! The acknowledgement window: which position may be confirmed. Pure.
+//! The arithmetic of a ledger: which position may be given on. Pure.
 //!
 //! Spans stand in commit order. Each closes with the position of its last commit and counts the parts (exact keys, a
 //! sweep, echoes) that are still out. A position is confirmable when its span and every span before it have nothing

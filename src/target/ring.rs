@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use crate::ack::SpanId;
+use crate::ledger::window::SpanId;
 use crate::rules::Invalidations;
 
 /// Marks that are remembered: at 20 a second, a minute.
@@ -43,9 +43,9 @@ impl Ring {
         Ring { entries: VecDeque::new(), bytes: 0, bytes_max, forgotten: None, marks: VecDeque::new() }
     }
 
-    /// Remembers keys that were deleted for these spans; copies them only where somebody else needs them, too.
-    pub fn push(&mut self, load: Cow<'_, Invalidations>, spans: &[SpanId]) {
-        let Some(last) = spans.iter().copied().max() else { return };
+    /// Remembers keys that were deleted for spans, of which `last` is the youngest; copies them only where somebody else
+    /// needs them, too.
+    pub fn push(&mut self, load: Cow<'_, Invalidations>, last: SpanId) {
         if load.bytes_used() > self.bytes_max {
             self.forgotten = self.forgotten.max(Some(last));
             return;
@@ -105,8 +105,8 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ack::Window;
     use crate::keys::FamilyId;
+    use crate::ledger::window::Window;
 
     fn load(key: &str) -> Invalidations {
         let mut load = Invalidations::default();
@@ -126,12 +126,12 @@ mod tests {
         let spans: Vec<SpanId> = (0..4).map(|ack| window.open(Some(ack))).collect();
         let mut ring = Ring::new(1 << 20);
         ring.marked("10", spans[0]);
-        ring.push(Cow::Owned(load("a")), &spans[..1]);
+        ring.push(Cow::Owned(load("a")), spans[0]);
         ring.marked("20", spans[1]);
         ring.marked("21", spans[2]);
-        // Delivered together, out of order: the youngest span decides.
-        ring.push(Cow::Owned(load("c")), &[spans[2], spans[0]]);
-        ring.push(Cow::Owned(load("b")), &spans[1..2]);
+        // Delivered out of order.
+        ring.push(Cow::Owned(load("c")), spans[2]);
+        ring.push(Cow::Owned(load("b")), spans[1]);
         assert_eq!(["15", "10", "20", "21"].map(|nonce| ring.lacking(nonce)), [None, Some(3), Some(2), Some(1)]);
         assert_eq!(keys(ring.take_since("15")), None, "nobody wrote that mark");
         assert_eq!(keys(ring.take_since("20")), Some(vec!["c".into(), "b".into()]));
@@ -145,19 +145,19 @@ mod tests {
         let mut ring = Ring::new(8 * ENTRY_BYTES);
         let first = window.open(Some(0));
         ring.marked("1", first);
-        ring.push(Cow::Owned(load("old")), &[first]);
+        ring.push(Cow::Owned(load("old")), first);
         let second = window.open(Some(1));
         ring.marked("2", second);
         for _ in 0..20 {
             let span = window.open(Some(2));
-            ring.push(Cow::Owned(load("new")), &[span]);
+            ring.push(Cow::Owned(load("new")), span);
         }
         assert!(ring.bytes_used() <= 8 * ENTRY_BYTES);
         assert_eq!(keys(ring.take_since("1")), None);
         assert_eq!(keys(ring.take_since("2")), None);
         let last = window.open(Some(3));
         ring.marked("3", last);
-        ring.push(Cow::Owned(load("last")), &[last]);
+        ring.push(Cow::Owned(load("last")), last);
         assert_eq!(keys(ring.take_since("3")), Some(vec!["last".into()]));
     }
 }

@@ -7,42 +7,64 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Pipeline;
-use crate::ack::SpanId;
+use super::Target;
 use crate::cache::Cache;
+use crate::cache::continuity::Continuity;
 use crate::config::OnGap;
 use crate::control::Control;
-use crate::echo::{Delivery, Stage};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
+use crate::insist::{Part, insist};
+use crate::kept::Kept;
 use crate::keys::FamilyId;
+use crate::ledger::Positions;
 use crate::mark::{Gap, gap, gap_at_first, nonce, publication, rules};
 use crate::observe::news::News;
 use crate::observe::{Id, log};
-use crate::pipeline::deliver::{Part, insist};
-use crate::pipeline::owed::{GapSweep, Repair};
-use crate::pipeline::repairs::{NAMELESS, When};
-use crate::proof::{Connection, Fit, Held, Meaning, Slot, Turns, meaning};
 use crate::reminder::Reminder;
-use crate::rules::plan::cause::{Cause, Causes};
+use crate::rules::plan::cause::Cause;
 use crate::rules::{Invalidations, TableId};
 use crate::seen;
-use crate::source::Source;
-use crate::start::SlotOrigin;
+use crate::start::{SlotOrigin, Start};
+use crate::target::echo::{Delivery, Stage};
+use crate::target::look::Found;
+use crate::target::owed::{GapSweep, Repair};
+use crate::target::proof::{Fit, Held, Meaning, Slot, meaning};
+use crate::target::repairs::{NAMELESS, When};
 
 /// How often the transactions that a sweep waits for are looked at.
 const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What the sweep of gaps goes over, and why.
+/// Gaps whose sweep has not begun, or waits for the transactions that were open.
 #[derive(Debug, Default)]
-pub(super) struct Unsure {
-    families: BTreeSet<FamilyId>,
-    causes: Causes,
+pub(super) struct Gaps {
+    /// The sweep of all of them.
+    sweep: GapSweep,
+    /// The transactions that the sweep waits for, and when that was last said.
+    elders: Option<(Snapshot, Reminder<Id, Instant>)>,
+    looking: Kept<Result<Snapshot>>,
+}
+
+impl Gaps {
+    /// Whether no sweep is still to begin.
+    pub(super) fn is_over(&self) -> bool {
+        self.sweep.tickets.is_empty()
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Snapshot>> {
+        self.looking.poll(cx)
+    }
+
+    fn add(&mut self, sweep: GapSweep) {
+        self.sweep.join(sweep);
+        self.elders = None;
+    }
 }
 
 /// The id of the line that says this gap and its sweep.
@@ -72,10 +94,9 @@ fn remind(said: &mut Reminder<Id, Instant>) {
     log!(Id::GapWaits, hint, "transactions from before the gap are still open: its sweep waits for their end");
 }
 
-impl<S, C, D> Pipeline<S, C, D>
+impl<A, C, D> Target<A, C, D>
 where
-    S: Source,
-    S::Ack: 'static,
+    A: Copy + Ord + 'static,
     C: Cache + 'static,
     D: Control + 'static,
 {
@@ -83,58 +104,56 @@ where
     /// of the first look everything that is needed is tried: nothing is deleted where the mark can never be written.
     pub(super) fn read_mark(&mut self) {
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
-        let untried = matches!(self.held, Held::Nothing).then(|| self.rules.patterns());
-        self.reading_mark = Some(Box::pin(async move {
+        let untried = matches!(self.look.held(), Held::Nothing).then(|| self.rules.patterns());
+        self.look.read(async move {
             if let Some(families) = untried {
                 insist(Part::Cache, "try the cache", async || cache.try_out(&slot, &families).await).await?;
             }
             insist(Part::Cache, "read the mark", async || cache.mark(&slot).await).await
-        }));
+        });
     }
 
     /// Behind a new connection the cache may be another than it was.
     pub(super) fn look_for_another_cache(&mut self) {
-        if self.cache.turns() != self.turns && self.reading_mark.is_none() {
+        if self.cache.lineage() != self.look.lineage() && !self.look.is_reading() {
             self.read_mark();
         }
     }
 
     /// What the slot of this stream says, the first time that it is compared.
-    fn slot_compared(&mut self) -> Slot {
-        let altered = std::mem::take(&mut self.altered);
-        let Some(start) = self.compared.as_ref().filter(|_| std::mem::take(&mut self.connected_anew)) else {
-            return Slot::Compared;
-        };
-        let is_behind = |ack| self.source.lsn(ack) < start.confirmed;
-        let moved = altered || start.slot == SlotOrigin::Created || self.marked.is_none_or(is_behind);
-        if moved { Slot::MovedOn } else { Slot::Continued }
+    fn slot_compared(&mut self, stream: &impl Positions<A>) -> Slot {
+        let marked = self.marking.marked();
+        let is_behind = |start: &Start| marked.is_none_or(|ack| stream.lsn(ack) < start.confirmed);
+        match self.look.take_anew() {
+            None => Slot::Compared,
+            Some((start, altered)) if altered || start.slot == SlotOrigin::Created || is_behind(start) => Slot::MovedOn,
+            Some(_) => Slot::Continued,
+        }
     }
 
     /// The mark was read: whatever it does not cover is deleted again.
-    pub(super) fn compare(&mut self, (found, turns): (Option<Vec<u8>>, Turns)) {
+    pub(super) fn compare(&mut self, (found, lineage): Found, stream: &impl Positions<A>) {
         reached(Step::MarkRead);
-        let Some(start) = &self.compared else { return };
-        let judge = if self.connected_anew { gap_at_first } else { gap };
+        let Some(start) = self.look.start() else { return };
+        let judge = if self.look.is_anew() { gap_at_first } else { gap };
         let gap = judge(found.as_deref(), start, self.rules.digest());
-        let connection = turns.since(std::mem::replace(&mut self.turns, turns));
-        let fit = self.held.fit(found.as_deref());
-        let slot = self.slot_compared();
-        match meaning(fit, connection, slot, gap) {
-            _ if without(Guard::Mark) => self.held = Held::Trusted(found.into_iter().collect()),
+        let continuity = self.look.follow(lineage);
+        let fit = self.look.held().fit(found.as_deref());
+        let slot = self.slot_compared(stream);
+        match meaning(fit, continuity, slot, gap) {
+            _ if without(Guard::Mark) => self.look.trust(found),
             Meaning::Holds => {}
             Meaning::Covered => self.trust_first(found),
-            Meaning::Arrived => self.held = Held::Trusted(found.into_iter().collect()),
-            Meaning::Replay => self.go_on_from(found, fit, connection),
+            Meaning::Arrived => self.look.trust(found),
+            Meaning::Replay => self.go_on_from(found, fit, continuity),
             Meaning::Sweep(gap) => {
-                self.sweep_again |= self.sweep.is_some() && connection == Connection::Another;
+                if continuity == Continuity::Another {
+                    self.sweeping.run_again();
+                }
                 let is_foreign = matches!(gap, Gap::OtherServer | Gap::OtherDatabase);
                 let intruder = is_foreign && slot == Slot::Compared && fit != Fit::First;
                 self.gap(&gap, found, intruder);
             }
-        }
-        if !self.ready {
-            self.ready = true;
-            (self.news)(News::Ready);
         }
         self.look_for_another_cache();
     }
@@ -142,23 +161,23 @@ where
     /// The mark of the process before covers everything before this connection's start.
     fn trust_first(&mut self, found: Option<Vec<u8>>) {
         if let Some(nonce) = found.as_deref().and_then(nonce) {
-            self.ring.marked(&nonce, self.window.first_open());
+            self.ring.marked(&nonce, self.ledger.first_open());
         }
-        self.held = Held::Trusted(found.into_iter().collect());
+        self.look.trust(found);
     }
 
     /// The cache is another than before, or may be: what was deleted since its mark is deleted again, or everything.
-    fn go_on_from(&mut self, found: Option<Vec<u8>>, fit: Fit, connection: Connection) {
-        self.sweep_again = self.sweep.is_some();
+    fn go_on_from(&mut self, found: Option<Vec<u8>>, fit: Fit, continuity: Continuity) {
+        self.sweeping.run_again();
         let Some(nonce) = found.as_deref().and_then(nonce) else { return self.gap(&Gap::WentBack, found, false) };
-        match (self.ring.lacking(&nonce), connection, fit) {
+        match (self.ring.lacking(&nonce), continuity, fit) {
             (None, _, _) => return self.gap(&Gap::WentBack, found, false),
             (Some(0), _, _) => {}
             // Our last mark is there, and perhaps nothing that was deleted since.
-            (Some(_), Connection::Nameless, Fit::Ours) => {
+            (Some(_), Continuity::Unknown, Fit::Ours) => {
                 let when = self.repairs.when(NAMELESS, "each command to the cache takes a new connection");
                 if when != When::Now {
-                    self.held = Held::Trusted(found.into_iter().collect());
+                    self.look.trust(found);
                     return self.replay_later(nonce, when.pause());
                 }
             }
@@ -170,7 +189,7 @@ where
             }
         }
         let lacking = self.ring.take_since(&nonce).unwrap_or_default();
-        self.held = Held::Trusted(found.into_iter().collect());
+        self.look.trust(found);
         self.replay(lacking);
     }
 
@@ -181,23 +200,23 @@ where
             return;
         }
         let now = Instant::now();
-        let span = self.window.open_barrier(self.answered.take());
-        self.window.date(span, now.into_std());
-        self.repairs.owed.push(now + pause, Repair::Replay { nonce, span });
+        let ticket = self.ledger.open_barrier(self.marking.withdraw());
+        self.ledger.date(&ticket, now.into_std());
+        self.repairs.owed.push(now + pause, Repair::Replay { nonce, ticket });
     }
 
     /// What waited for its turn has it.
-    pub(super) fn repair_what_is_owed(&mut self) {
-        for repair in self.repairs.owed.take_due(Instant::now()) {
+    pub(super) fn repair_what_is_owed(&mut self, now: Instant) {
+        for repair in self.repairs.owed.take_due(now) {
             match repair {
                 Repair::Sweep(sweep) => self.begin_sweep(sweep),
                 Repair::Again(deliveries) => deliveries.into_iter().for_each(|delivery| self.queue_sweep(delivery)),
-                Repair::Replay { nonce, span } => {
+                Repair::Replay { nonce, ticket } => {
                     match self.ring.take_since(&nonce) {
                         Some(lacking) => self.replay(lacking),
-                        None => self.gap(&Gap::WentBack, self.held.expected().pop().flatten(), false),
+                        None => self.gap(&Gap::WentBack, self.look.held().expected().pop().flatten(), false),
                     }
-                    self.window.part_done(span);
+                    self.ledger.done(ticket);
                 }
             }
         }
@@ -215,24 +234,26 @@ where
             keys,
             "the cache may lack what was deleted since its mark: deleting it again"
         );
-        let span = self.window.open_barrier(self.answered.take());
+        let ticket = self.ledger.open_barrier(self.marking.withdraw());
         for mut load in lacking {
             load.causes.add(Cause::Missed);
-            self.window.add_part(span);
-            self.again.push_back(Delivery { load, spans: vec![span], stage: Stage::Fresh });
+            let tickets = vec![self.ledger.split(&ticket)];
+            self.again.push_back(Delivery { load, tickets, stage: Stage::Fresh });
         }
-        self.window.part_done(span);
+        self.ledger.done(ticket);
     }
 
     /// The cache may hold stale keys, nobody knows which. `found` stands where the mark should be; an intruder may have
     /// written it.
     fn gap(&mut self, gap: &Gap, found: Option<Vec<u8>>, intruder: bool) {
         // Under the rules that the mark tells every delete before it was made; nothing was deleted under others yet.
-        let told =
-            found.as_deref().filter(|_| *gap == Gap::OtherRules && matches!(self.held, Held::Nothing)).map(rules);
+        let told = found
+            .as_deref()
+            .filter(|_| *gap == Gap::OtherRules && matches!(self.look.held(), Held::Nothing))
+            .map(rules);
         let tables = self.changed_tables(gap, found.as_deref());
-        self.held = Held::Gap { was: found, maybe: None };
-        (self.news)(News::Gap(gap.kind()));
+        self.look.doubt(found);
+        self.teller.tell(News::Gap(gap.kind()));
         let shared = Rc::clone(&self.cache);
         let cache = shared.name();
         // What DDL changed is known to be stale: it goes, whatever becomes of keys that only may be.
@@ -240,7 +261,7 @@ where
             log!(id(gap), cache, families = families.len(), "{gap}: sweeping their keys");
             return self.sweep_families(gap, families.clone(), Duration::ZERO);
         }
-        let said = gap.said(self.source.words());
+        let said = gap.said(self.words);
         let when = match told {
             // Rules that a person changed are no repair that repeats.
             Some(_) => When::Now,
@@ -256,13 +277,13 @@ where
             );
         }
         let is_said = when == When::Now;
-        if self.settings.on_gap == OnGap::Warn
+        if self.settings.policy.on_gap == OnGap::Warn
             && let Some(families) = tables.filter(|families| !families.is_empty())
         {
             log!(Id::GapOtherTables, cache, families = families.len(), "tables were altered: sweeping their keys");
             self.sweep_families(gap, families, when.pause());
         }
-        match (self.settings.on_gap, told) {
+        match (self.settings.policy.on_gap, told) {
             (OnGap::Warn, _) if is_said => {
                 log!(
                     Id::GapUnswept,
@@ -288,7 +309,7 @@ where
 
     /// The families of the tables that are others than the mark says, where it speaks of tables.
     fn changed_tables(&self, gap: &Gap, found: Option<&[u8]>) -> Option<BTreeSet<FamilyId>> {
-        let start = self.compared.as_ref()?;
+        let start = self.look.start()?;
         if !matches!(gap, Gap::OtherTables | Gap::OtherPublication) {
             return None;
         }
@@ -303,27 +324,11 @@ where
     /// Nothing is confirmed until the sweep, and its echoes, are done.
     fn sweep_families(&mut self, gap: &Gap, families: BTreeSet<FamilyId>, pause: Duration) {
         let now = Instant::now();
-        let span = self.window.open_barrier(self.answered.take());
+        let ticket = self.ledger.open_barrier(self.marking.withdraw());
         // Nobody knows since when it lacks something.
-        self.window.date(span, now.into_std());
-        // Tables that are others than the mark says were altered; of any other gap nobody knows what it hides.
-        let mut causes = Causes::default();
-        causes.add(if *gap == Gap::OtherTables { Cause::Ddl } else { Cause::Missed });
-        // What was open when a slot was made, or a table published, may be committed in WAL that the stream does not
-        // have, and becomes visible after a sweep that does not wait for it.
-        let awaits_elders = match gap {
-            Gap::WentBack | Gap::Restarted | Gap::OtherRules => false,
-            Gap::Missing
-            | Gap::Unreadable
-            | Gap::OtherServer
-            | Gap::OtherDatabase
-            | Gap::NewSlot
-            | Gap::Behind { .. }
-            | Gap::OtherTables
-            | Gap::OtherPublication => true,
-        };
+        self.ledger.date(&ticket, now.into_std());
         self.repairs.sweeps(gap.kind());
-        let sweep = GapSweep { families, causes, spans: vec![span], awaits_elders };
+        let sweep = GapSweep::of(gap, families, ticket);
         if pause.is_zero() {
             self.begin_sweep(sweep);
         } else {
@@ -332,68 +337,52 @@ where
     }
 
     fn begin_sweep(&mut self, sweep: GapSweep) {
-        self.unsure.families.extend(sweep.families);
-        self.unsure.causes.merge(sweep.causes);
-        self.unswept.extend(sweep.spans);
-        self.await_elders |= sweep.awaits_elders;
-        self.elders = None;
+        self.gaps.add(sweep);
         self.look_for_elders(Duration::ZERO);
     }
 
     fn look_for_elders(&mut self, after: Duration) {
         let control = Rc::clone(&self.control);
-        let first = self.await_elders && self.elders.is_none();
-        self.looking = Some(Box::pin(async move {
+        let first = self.gaps.sweep.awaits_elders && self.gaps.elders.is_none();
+        self.gaps.looking.start(async move {
             sleep(after).await;
             let look = async || {
                 let seen = if first { control.elders().await } else { control.snapshot().await };
                 seen.map_err(Error::having_worked)
             };
             insist(Part::Session, "take a snapshot before a sweep", look).await
-        }));
+        });
     }
 
     /// A snapshot for the sweep of a gap: sweeps at once, and once more when everything older has ended.
     pub(super) fn looked(&mut self, snapshot: Snapshot) {
-        match self.elders.take() {
+        match self.gaps.elders.take() {
+            None if !self.gaps.sweep.awaits_elders || snapshot.ended_by(&snapshot) => self.sweep_last(),
             None => {
-                let over = !self.await_elders || snapshot.ended_by(&snapshot);
-                let spans = if over { std::mem::take(&mut self.unswept) } else { self.unswept.clone() };
-                if !over {
-                    let source = self.source.words().source;
-                    log!(
-                        Id::GapElders,
-                        "transactions are open that {source} may not have: sweeping again when they have ended"
-                    );
-                    spans.iter().for_each(|span| self.window.add_part(*span));
-                    self.elders = Some((snapshot, Reminder::begun(Id::GapWaits, Instant::now())));
-                    self.look_for_elders(ELDERS_INTERVAL);
-                }
-                self.sweep_for(spans);
+                let source = self.words.source;
+                log!(
+                    Id::GapElders,
+                    "transactions are open that {source} may not have: sweeping again when they have ended"
+                );
+                let tickets = self.gaps.sweep.tickets.iter().map(|ticket| self.ledger.split(ticket)).collect();
+                self.gaps.elders = Some((snapshot, Reminder::begun(Id::GapWaits, Instant::now())));
+                self.look_for_elders(ELDERS_INTERVAL);
+                let load = self.gaps.sweep.load(&self.rules);
+                self.queue_sweep(Delivery { load, tickets, stage: Stage::Fresh });
             }
-            Some((elders, _)) if elders.ended_by(&snapshot) => {
-                let spans = std::mem::take(&mut self.unswept);
-                self.sweep_for(spans);
-            }
+            Some((elders, _)) if elders.ended_by(&snapshot) => self.sweep_last(),
             Some((elders, mut said)) => {
                 remind(&mut said);
-                self.elders = Some((elders, said));
+                self.gaps.elders = Some((elders, said));
                 self.look_for_elders(ELDERS_INTERVAL);
             }
         }
-        if self.elders.is_none() {
-            self.await_elders = false;
-        }
     }
 
-    fn sweep_for(&mut self, spans: Vec<SpanId>) {
-        let mut load = Invalidations { causes: self.unsure.causes, ..Invalidations::default() };
-        for family in &self.unsure.families {
-            load.patterns.insert(self.rules.family(*family), *family, 0);
-        }
-        if self.unswept.is_empty() {
-            self.unsure = Unsure::default();
-        }
-        self.queue_sweep(Delivery { load, spans, stage: Stage::Fresh });
+    /// The sweep that nothing comes behind.
+    fn sweep_last(&mut self) {
+        let sweep = std::mem::take(&mut self.gaps.sweep);
+        let load = sweep.load(&self.rules);
+        self.queue_sweep(Delivery { load, tickets: sweep.tickets, stage: Stage::Fresh });
     }
 }

@@ -1,10 +1,11 @@
-//! What a mark that was read in the cache means. Pure: one table, held × found × connection × slot.
+//! What a mark that was read in the cache means. Pure: one table, held × found × continuity × slot.
 //!
-//! *Held* is what this process knows of the mark, *found* is what the cache said, *connection* is what is known of the
-//! server that said it, *slot* is where the stream starts that the mark is compared with. A connection proves nothing
-//! by itself: where servers say who they are, another one is suspicious whatever its mark says; where they do not, only
-//! the mark counts.
+//! *Held* is what this process knows of the mark, *found* is what the cache said, *continuity* is what is known of the
+//! cache that said it, *slot* is where the stream starts that the mark is compared with. A connection proves nothing by
+//! itself: where servers say who they are, another one is suspicious whatever its mark says; where they do not, only the
+//! mark counts.
 
+use crate::cache::continuity::Continuity;
 use crate::mark::Gap;
 
 /// Marks whose answers were lost and that are still taken for ours; each attempt sends all of them.
@@ -82,40 +83,6 @@ pub enum Fit {
     Moved,
 }
 
-/// What is known of the server that the mark was read on, compared with the look before.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub enum Connection {
-    #[default]
-    /// The same connection, or a new one to the same process with the same history.
-    Same,
-    /// A new connection to a server that does not say who it is: no evidence.
-    Nameless,
-    /// Some connection since then led to another server.
-    Another,
-}
-
-/// How often connections led elsewhere, as the cache counts it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Turns {
-    /// New connections that led to another server than the one before.
-    pub another: u64,
-    /// New connections to a server that does not say who it is.
-    pub nameless: u64,
-}
-
-impl Turns {
-    /// What happened since `before`.
-    pub fn since(self, before: Turns) -> Connection {
-        if self.another != before.another {
-            Connection::Another
-        } else if self.nameless != before.nameless {
-            Connection::Nameless
-        } else {
-            Connection::Same
-        }
-    }
-}
-
 /// The stream that the mark is compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Slot {
@@ -144,25 +111,25 @@ pub enum Meaning {
 }
 
 /// The table. `gap` is what [`gap`](crate::mark::gap) says of the mark that was found.
-pub fn meaning(fit: Fit, connection: Connection, slot: Slot, gap: Option<Gap>) -> Meaning {
+pub fn meaning(fit: Fit, continuity: Continuity, slot: Slot, gap: Option<Gap>) -> Meaning {
     let is_behind = matches!(gap, Some(Gap::Behind { .. }));
     // Of which tables a mark speaks counts only where the mark itself is in no doubt.
-    let is_ours = matches!(fit, Fit::First | Fit::Ours) && slot != Slot::Compared && connection != Connection::Another;
+    let is_ours = matches!(fit, Fit::First | Fit::Ours) && slot != Slot::Compared && continuity != Continuity::Another;
     let gap = if gap == Some(Gap::OtherTables) && !is_ours { Some(Gap::OtherPublication) } else { gap };
-    match (slot, fit, connection, gap) {
+    match (slot, fit, continuity, gap) {
         // A stream that the mark does not cover, and neither does the ring.
         (Slot::MovedOn, _, _, Some(gap)) => Meaning::Sweep(gap),
         (Slot::Continued, _, _, Some(gap)) if !is_behind => Meaning::Sweep(gap),
         (_, Fit::First, _, None) => Meaning::Covered,
         (_, Fit::First, _, Some(gap)) => Meaning::Sweep(gap),
-        (_, Fit::Ours, Connection::Same, _) => Meaning::Holds,
+        (_, Fit::Ours, Continuity::Same, _) => Meaning::Holds,
         // Even our own mark: a replica that was promoted may have it, and lack what was deleted since.
-        (_, Fit::Ours, Connection::Nameless | Connection::Another, gap) | (_, Fit::NotOurs, _, gap) => since(gap),
+        (_, Fit::Ours, Continuity::Unknown | Continuity::Another, gap) | (_, Fit::NotOurs, _, gap) => since(gap),
         // The sweep goes on in this very cache, as far as anybody can tell. Were a connection to a nameless server taken
         // for another cache, one that closes idle connections would be swept for ever.
-        (_, Fit::Unmoved, Connection::Same | Connection::Nameless, _) => Meaning::Holds,
-        (_, Fit::Arrived, Connection::Same | Connection::Nameless, _) => Meaning::Arrived,
-        (_, Fit::Unmoved | Fit::Arrived, Connection::Another, gap) | (_, Fit::Moved, _, gap) => {
+        (_, Fit::Unmoved, Continuity::Same | Continuity::Unknown, _) => Meaning::Holds,
+        (_, Fit::Arrived, Continuity::Same | Continuity::Unknown, _) => Meaning::Arrived,
+        (_, Fit::Unmoved | Fit::Arrived, Continuity::Another, gap) | (_, Fit::Moved, _, gap) => {
             Meaning::Sweep(gap.unwrap_or(Gap::WentBack))
         }
     }
@@ -235,11 +202,11 @@ mod tests {
             (Fit::Moved, [sweep.clone(), sweep.clone(), sweep]),
         ];
         for (fit, rows) in table {
-            for (connection, row) in [Connection::Same, Connection::Nameless, Connection::Another].into_iter().zip(rows)
+            for (continuity, row) in [Continuity::Same, Continuity::Unknown, Continuity::Another].into_iter().zip(rows)
             {
                 for (gap, wanted) in gaps.iter().cloned().zip(row) {
-                    let seen = meaning(fit, connection, Slot::Compared, gap.clone());
-                    assert_eq!(seen, wanted, "{fit:?} {connection:?} {gap:?}");
+                    let seen = meaning(fit, continuity, Slot::Compared, gap.clone());
+                    assert_eq!(seen, wanted, "{fit:?} {continuity:?} {gap:?}");
                 }
             }
         }
@@ -248,12 +215,12 @@ mod tests {
     #[test]
     fn single_tables_are_swept_only_for_a_mark_in_no_doubt() {
         for fit in [Fit::First, Fit::Ours, Fit::NotOurs, Fit::Unmoved, Fit::Arrived, Fit::Moved] {
-            for connection in [Connection::Same, Connection::Nameless, Connection::Another] {
+            for continuity in [Continuity::Same, Continuity::Unknown, Continuity::Another] {
                 for slot in [Slot::Continued, Slot::MovedOn] {
-                    let sure = matches!(fit, Fit::First | Fit::Ours) && connection != Connection::Another;
+                    let sure = matches!(fit, Fit::First | Fit::Ours) && continuity != Continuity::Another;
                     let gap = if sure { Gap::OtherTables } else { Gap::OtherPublication };
-                    let seen = meaning(fit, connection, slot, Some(Gap::OtherTables));
-                    assert_eq!(seen, Meaning::Sweep(gap), "{fit:?} {connection:?} {slot:?}");
+                    let seen = meaning(fit, continuity, slot, Some(Gap::OtherTables));
+                    assert_eq!(seen, Meaning::Sweep(gap), "{fit:?} {continuity:?} {slot:?}");
                 }
             }
         }
@@ -263,27 +230,19 @@ mod tests {
     fn a_new_stream_is_swept_for_whatever_neither_the_mark_nor_the_ring_covers() {
         let fits = [Fit::First, Fit::Ours, Fit::NotOurs, Fit::Unmoved, Fit::Arrived, Fit::Moved];
         for fit in fits {
-            for connection in [Connection::Same, Connection::Nameless, Connection::Another] {
+            for continuity in [Continuity::Same, Continuity::Unknown, Continuity::Another] {
                 for gap in [Gap::Missing, Gap::NewSlot, Gap::OtherServer, BEHIND] {
                     let swept = Meaning::Sweep(gap.clone());
-                    assert_eq!(meaning(fit, connection, Slot::MovedOn, Some(gap.clone())), swept, "{fit:?}");
-                    let known = meaning(fit, connection, Slot::Compared, Some(gap.clone()));
+                    assert_eq!(meaning(fit, continuity, Slot::MovedOn, Some(gap.clone())), swept, "{fit:?}");
+                    let known = meaning(fit, continuity, Slot::Compared, Some(gap.clone()));
                     let continued = if gap == BEHIND { known } else { swept };
-                    assert_eq!(meaning(fit, connection, Slot::Continued, Some(gap)), continued, "{fit:?}");
+                    assert_eq!(meaning(fit, continuity, Slot::Continued, Some(gap)), continued, "{fit:?}");
                 }
-                let known = meaning(fit, connection, Slot::Compared, None);
+                let known = meaning(fit, continuity, Slot::Compared, None);
                 for slot in [Slot::Continued, Slot::MovedOn] {
-                    assert_eq!(meaning(fit, connection, slot, None), known, "a mark that covers the stream: {fit:?}");
+                    assert_eq!(meaning(fit, continuity, slot, None), known, "a mark that covers the stream: {fit:?}");
                 }
             }
         }
-    }
-
-    #[test]
-    fn another_server_counts_more_than_a_nameless_one() {
-        let turns = |another, nameless| Turns { another, nameless };
-        assert_eq!(turns(1, 1).since(turns(1, 1)), Connection::Same);
-        assert_eq!(turns(1, 2).since(turns(1, 1)), Connection::Nameless);
-        assert_eq!(turns(2, 2).since(turns(1, 1)), Connection::Another);
     }
 }

@@ -1,25 +1,23 @@
-//! The loop's look at the server, every two seconds over the control session. What it means is `watch.rs`'s business.
+//! The feed's look at the server, every two seconds over the control session. What it means is `watch.rs`'s business.
 //!
 //! It only adds: warnings, extra sweeps, and a new connection where the present one no longer stands for what the mark
 //! says. The comparison with the mark at that connection finds the gap, as at any other.
 
 use tokio::time::Instant;
 
-use super::Pipeline;
-use super::connection::STANDBY_INTERVAL;
-use crate::cache::Cache;
+use super::{Feed, Handed, Room};
 use crate::change::Event;
-use crate::config::OnGap;
 use crate::control::{Control, Sighting};
-use crate::echo::{Delivery, Stage};
 use crate::error::{Error, Result};
+use crate::feed::stall::{Ends, Stall, Turn};
+use crate::feed::watch::{Judgement, Notice, Watch};
+use crate::insist::complain;
+use crate::kept::Kept;
+use crate::load::Untold;
 use crate::lsn::Lsn;
 use crate::observe::news::News;
 use crate::observe::{Id, log};
-use crate::pipeline::deliver::complain;
-use crate::pipeline::outage::{Outage, Say};
-use crate::pipeline::stall::{Ends, Stall, Turn};
-use crate::pipeline::watch::{Judgement, Notice, Watch};
+use crate::outage::{Outage, Say};
 use crate::rules::Invalidations;
 use crate::rules::plan::cause::Cause;
 use crate::seen;
@@ -37,13 +35,19 @@ pub(super) struct Watching {
     stall: Stall,
     /// A change came since the last look.
     heard: bool,
+    due: Option<Instant>,
+    /// The look that is on its way.
+    out: Kept<Result<Option<Sighting>>>,
+    /// Of the look itself.
+    blind: Outage,
 }
 
 impl Watching {
     /// `publication` is the name, for hints.
     pub(super) fn new(publication: &str) -> Self {
         let (watch, stall) = (Watch::new(publication), Stall::default());
-        Watching { began: Instant::now(), watch, stall, heard: false }
+        let (out, blind) = (Kept::default(), Outage::default());
+        Watching { began: Instant::now(), watch, stall, heard: false, due: None, out, blind }
     }
 
     /// A keepalive tells how far the server is; anything else is a part of the stream.
@@ -60,6 +64,18 @@ impl Watching {
     /// A new connection: what the old one lacked comes on it.
     pub(super) fn begins_anew(&mut self) {
         self.stall = Stall::default();
+        self.out.forget();
+        self.due = Some(Instant::now());
+    }
+
+    /// When the next look is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Waits for the look that is on its way. Cancel-safe.
+    pub(super) async fn ended(&mut self) -> Result<Option<Sighting>> {
+        self.out.ended().await
     }
 
     fn compare(&mut self, now: Instant, sighting: &Sighting, received: Lsn, listens: bool) -> Turn {
@@ -73,82 +89,79 @@ impl Watching {
     }
 }
 
-impl<S, C, D> Pipeline<S, C, D>
+impl<S, D> Feed<S, D>
 where
     S: Source,
     S::Ack: 'static,
-    C: Cache + 'static,
     D: Control + 'static,
 {
     /// Looks, unless another daemon has the slot: it looks then.
     pub(super) fn begin_watch(&mut self) {
-        self.watch_due = None;
-        if self.standing_by.is_some() {
-            self.watch_due = Some(Instant::now() + WATCH_INTERVAL);
+        self.watching.due = None;
+        if self.connection.is_standing_by() {
+            self.watching.due = Some(Instant::now() + WATCH_INTERVAL);
             return;
         }
         let control = std::rc::Rc::clone(&self.control);
-        self.watching = Some(Box::pin(async move { Ok(control.watch().await) }));
+        self.watching.out.start(async move { control.watch().await });
     }
 
     /// The server was seen, or not: what keeps it from being seen is logged by the stream and the gate.
-    pub(super) fn sighted(&mut self, seen: Result<Option<Sighting>>) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// A definite one.
+    pub fn sighted(&mut self, seen: Result<Option<Sighting>>, room: &Room) -> Result<()> {
         let now = Instant::now();
         let sighting = match seen.map_err(Error::having_worked) {
             Ok(Some(sighting)) => sighting,
             Ok(None) => return Ok(()),
             Err(error) if error.is_transient() => {
                 tracing::debug!("failed to watch the server: {}", error.chain());
-                self.watch_due = Some(now + WATCH_INTERVAL);
+                self.watching.due = Some(now + WATCH_INTERVAL);
                 // What does not last is said by the stream and the gate.
-                if let say @ Say::Still(_) = self.blind.failed("", now) {
+                if let say @ Say::Still(_) = self.watching.blind.failed("", now) {
                     complain(Id::SessionFailing, self.source.words().watch, &error, say);
                 }
                 return Ok(());
             }
             Err(error) => return Err(error.while_doing("watch the server")),
         };
-        self.watch_due = Some(now + WATCH_INTERVAL);
-        self.blind = Outage::default();
-        let judgement = self.watch.judge(now, &sighting);
+        self.watching.due = Some(now + WATCH_INTERVAL);
+        self.watching.blind = Outage::default();
+        let judgement = self.watching.judge(now, &sighting);
         if !judgement.notices.is_empty() {
-            (self.news)(News::Noticed);
+            self.teller.tell(News::Noticed);
             judgement.notices.iter().for_each(tell);
         }
-        self.compare_ends(&sighting, now);
+        self.compare_ends(&sighting, now, room);
         self.connect_anew_when_changed(&sighting, now);
-        // Tables that triggers no longer tell of were altered: their keys go whatever becomes of a gap's.
-        let stays =
-            |table: &(String, String)| self.settings.on_gap == OnGap::Warn && !sighting.uncovered.contains(table);
-        let tables: Vec<_> = judgement.sweep.into_iter().filter(|table| !stays(table)).collect();
-        self.sweep_tables(&tables);
+        self.sweep_tables(&judgement.sweep, &sighting);
         Ok(())
     }
 
     /// What was received beside where the server's WAL stands.
-    fn compare_ends(&mut self, sighting: &Sighting, now: Instant) {
-        let listens = self.compared.is_some() && self.has_room() && self.source_again.is_none();
-        let was_held = self.watch.is_held_back();
-        match self.watch.compare(now, sighting, self.source.received(), listens) {
+    fn compare_ends(&mut self, sighting: &Sighting, now: Instant, room: &Room) {
+        let listens = self.is_connected() && self.has_room(room) && self.connection.again().is_none();
+        let was_held = self.watching.is_held_back();
+        match self.watching.compare(now, sighting, self.source.received(), listens) {
             Turn::Flows => {}
             Turn::Waits => self.source.ask(),
             Turn::Held(since) => {
                 self.source.ask();
-                if let Some(notice) = self.watch.watch.held_back(now.duration_since(self.watch.began), since, sighting)
-                {
-                    tell(&notice);
-                }
+                let clock = now.duration_since(self.watching.began);
+                self.watching.watch.held_back(clock, since, sighting).iter().for_each(tell);
             }
             Turn::Ended => log!(Id::Flows, "the server no longer holds the stream back"),
         }
-        if self.watch.is_held_back() != was_held {
-            (self.news)(News::HeldBack(!was_held));
+        if self.watching.is_held_back() != was_held {
+            self.teller.tell(News::HeldBack(!was_held));
         }
     }
 
     /// The stream's start no longer describes what it streams: the next connection finds the gap by the mark.
     fn connect_anew_when_changed(&mut self, sighting: &Sighting, now: Instant) {
-        let Some(start) = &self.compared else { return };
+        let Some(start) = self.connection.start() else { return };
         let words = self.source.words();
         let (source, watched) = (words.source, words.watched);
         let known = !sighting.system.is_empty();
@@ -159,21 +172,33 @@ where
         } else {
             return;
         }
-        self.disconnect();
-        self.source_again = Some(now + STANDBY_INTERVAL);
+        self.connect_anew(now);
     }
 
-    /// Sweeps the keys of tables whose changes do not come.
-    fn sweep_tables(&mut self, tables: &[(String, String)]) {
+    /// Hands over the keys of tables whose changes do not come.
+    fn sweep_tables(&mut self, tables: &[(String, String)], sighting: &Sighting) {
         if tables.is_empty() {
             return;
         }
+        // Tables that triggers no longer tell of were altered.
+        let all = self.untold(tables.iter());
+        let altered = self.untold(tables.iter().filter(|table| sighting.uncovered.contains(table)));
+        self.handed.push_back(Handed::Sweep(Untold { all, altered }));
+    }
+
+    fn untold<'a>(&mut self, tables: impl Iterator<Item = &'a (String, String)>) -> Invalidations {
         let mut load = Invalidations::default();
-        for table in tables.iter().filter_map(|(schema, table)| self.rules.table(schema, table)) {
+        for table in tables.filter_map(|(schema, table)| self.rules.table(schema, table)) {
             self.rules.families_of(table).whole(Cause::Untold, 0, &mut load);
         }
         load.widen_keys();
-        self.queue_sweep(Delivery { load, spans: Vec::new(), stage: Stage::Fresh });
+        self.lookups.forget(&mut load);
+        load
+    }
+
+    /// Whether the server's WAL goes on and nothing of it comes: how far the caches are behind is not known.
+    pub fn is_held_back(&self) -> bool {
+        self.watching.is_held_back()
     }
 }
 

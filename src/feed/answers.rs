@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 use crate::control::Definitions;
+use crate::gate::Snapshot;
 use crate::keys::KeySet;
 use crate::question::{Answer, AnswerRow, LookupId, Question};
 use crate::reminder::Reminder;
@@ -35,6 +36,19 @@ struct Known {
     emptied: Moment,
 }
 
+/// Transactions that were open when the stream connected. Their changes may not be in the stream, because a table was not
+/// published when they made them; an answer from before their end is one that no event makes old.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+enum Past {
+    /// They have ended.
+    #[default]
+    Over,
+    /// Nobody looked since the stream connected.
+    Unseen,
+    /// These were open at the first look.
+    Open(Snapshot),
+}
+
 /// The answers that are known.
 #[derive(Debug, Default)]
 pub struct Answers {
@@ -47,6 +61,7 @@ pub struct Answers {
     definitions: Option<Definitions>,
     /// The definitions were looked at behind the transactions that leave now.
     sure: bool,
+    past: Past,
     /// What was said of those that are refused.
     pub(crate) refused: Reminder<(LookupId, String), Instant>,
 }
@@ -60,6 +75,25 @@ impl Answers {
     /// Whether any may be kept at all.
     pub fn keeps(&self) -> bool {
         self.bytes_max > 0
+    }
+
+    /// The stream connected anew: changes may have been missed.
+    pub fn connected(&mut self) {
+        self.clear();
+        self.past = Past::Unseen;
+    }
+
+    /// A snapshot of the gate: none is kept until all that was open when the stream connected has ended.
+    pub fn saw(&mut self, snapshot: &Snapshot) {
+        let past = match &self.past {
+            Past::Over => return,
+            Past::Unseen if snapshot.ended_by(snapshot) => Past::Over,
+            Past::Unseen => Past::Open(snapshot.clone()),
+            Past::Open(before) if before.ended_by(snapshot) => Past::Over,
+            Past::Open(_) => return,
+        };
+        // One that is on its way may be from before the end.
+        (self.now.0, self.cleared.0, self.past) = (self.now.0 + 1, self.now.0 + 1, past);
     }
 
     /// The gate is asked anew: without a look at the definitions nothing is known of what leaves behind it.
@@ -95,6 +129,7 @@ impl Answers {
             let emptied = self.lookups.get(&question.lookup).map(|known| known.emptied);
             let brought = |definitions: &Definitions| !definitions.unkept.contains(&question.lookup);
             if let Answer::Rows(rows) = answer
+                && self.past == Past::Over
                 && self.definitions.as_ref().is_some_and(brought)
                 && Some(asked) >= emptied.max(Some(self.cleared))
                 && rules.keeps(question.lookup)
@@ -264,5 +299,48 @@ mod tests {
         let asked = none.now();
         keep(&mut none, asked, 0, "1");
         assert_eq!(none.known(&question(0, "1")), None);
+    }
+
+    #[test]
+    fn none_is_kept_while_a_transaction_from_before_the_connection_is_open() {
+        let snapshot = |xmax, open: &[u32]| Snapshot::Taken { xmax, in_progress: open.to_vec() };
+        let mut answers = answers_of(1 << 20);
+        keep_now(&mut answers, "0");
+        answers.connected();
+        answers.defined(Definitions::default());
+        assert_eq!(answers.known(&question(0, "0")), None, "changes may have been missed");
+        for (seen, is_kept) in [
+            (snapshot(9, &[5, 7]), false),
+            (snapshot(10, &[7]), false),
+            // One that began later may be open: its changes are in the stream.
+            (snapshot(12, &[11]), true),
+            (snapshot(20, &[11, 19]), true),
+        ] {
+            answers.saw(&seen);
+            keep_now(&mut answers, "1");
+            assert_eq!(answers.known(&question(0, "1")).is_some(), is_kept, "{seen:?}");
+        }
+        answers.connected();
+        answers.defined(Definitions::default());
+        answers.saw(&snapshot(30, &[]));
+        keep_now(&mut answers, "1");
+        assert!(answers.known(&question(0, "1")).is_some(), "nothing was open");
+    }
+
+    #[test]
+    fn an_answer_that_was_asked_before_the_end_of_such_a_transaction_is_not_kept() {
+        let mut answers = answers_of(1 << 20);
+        answers.connected();
+        answers.defined(Definitions::default());
+        answers.saw(&Snapshot::Taken { xmax: 9, in_progress: vec![5] });
+        let asked = answers.now();
+        answers.saw(&Snapshot::Taken { xmax: 9, in_progress: vec![] });
+        keep(&mut answers, asked, 0, "1");
+        assert_eq!(answers.known(&question(0, "1")), None);
+    }
+
+    fn keep_now(answers: &mut Answers, arg: &str) {
+        let asked = answers.now();
+        keep(answers, asked, 0, arg);
     }
 }

@@ -5,12 +5,11 @@
 
 use std::time::Duration;
 
-use futures_util::future::LocalBoxFuture;
 use tokio::time::Instant;
 
-use super::{Kept, kept};
 use crate::error::Result;
 use crate::gate::Snapshot;
+use crate::kept::Kept;
 use crate::keys::KeySet;
 
 /// The first pause before a batch asks the gate again, when nothing of it was visible.
@@ -28,8 +27,9 @@ const EARLY_KEYS_MAX: usize = 64;
 const SLOW: Duration = Duration::from_millis(3);
 
 /// What was asked, what came, and what the open batch did meanwhile.
+#[derive(Debug)]
 pub(super) struct Gating {
-    asking: Kept<Snapshot>,
+    asking: Kept<Result<Snapshot>>,
     asked: Option<Instant>,
     came: Option<Snapshot>,
     /// How long the last snapshot took.
@@ -42,14 +42,22 @@ pub(super) struct Gating {
 
 impl Default for Gating {
     fn default() -> Self {
-        Gating { asking: None, asked: None, came: None, took: Duration::ZERO, pause: PAUSE_MIN, again: None, early: 0 }
+        Gating {
+            asking: Kept::default(),
+            asked: None,
+            came: None,
+            took: Duration::ZERO,
+            pause: PAUSE_MIN,
+            again: None,
+            early: 0,
+        }
     }
 }
 
 impl Gating {
     /// Whether a snapshot is on its way, or waits for a flight.
     pub(super) fn is_busy(&self) -> bool {
-        self.asking.is_some() || self.came.is_some()
+        self.asking.is_out() || self.came.is_some()
     }
 
     /// When a batch of which nothing was visible asks again.
@@ -57,20 +65,21 @@ impl Gating {
         self.again
     }
 
-    pub(super) fn ask(&mut self, now: Instant, asking: LocalBoxFuture<'static, Result<Snapshot>>) {
+    pub(super) fn ask(&mut self, now: Instant, asking: impl Future<Output = Result<Snapshot>> + 'static) {
         self.again = None;
         self.asked = Some(now);
-        self.asking = Some(asking);
+        self.asking.start(asking);
     }
 
     /// No snapshot of the connection before is wanted any more.
     pub(super) fn forget(&mut self) {
-        (self.asking, self.came) = (None, None);
+        self.asking.forget();
+        self.came = None;
     }
 
     /// Waits for the snapshot that was asked for, for ever when there is none. Cancel-safe.
     pub(super) async fn came(&mut self) -> Result<()> {
-        let snapshot = kept(&mut self.asking).await?;
+        let snapshot = self.asking.ended().await?;
         self.took = self.asked.take().map_or(self.took, |asked| asked.elapsed());
         self.came = Some(snapshot);
         Ok(())
@@ -96,7 +105,7 @@ impl Gating {
     /// The keys of the batch that go ahead of a snapshot that is on its way; each key once, however long that takes.
     pub(super) fn early(&mut self, batch: &KeySet) -> Option<KeySet> {
         let most = if self.took < SLOW { EARLY_KEYS_MAX } else { usize::MAX };
-        if self.asking.is_none() || batch.len() <= self.early || batch.len() > most {
+        if !self.asking.is_out() || batch.len() <= self.early || batch.len() > most {
             return None;
         }
         let fresh = batch.behind(self.early);
@@ -117,7 +126,9 @@ mod tests {
     }
 
     fn asked(took: Duration) -> Gating {
-        Gating { asking: Some(Box::pin(std::future::pending())), took, ..Gating::default() }
+        let mut gating = Gating { took, ..Gating::default() };
+        gating.asking.start(std::future::pending());
+        gating
     }
 
     #[test]

@@ -4,21 +4,64 @@ use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
-use crate::ack::SpanId;
-use crate::echo::Delivery;
+use super::bytes_of;
 use crate::keys::FamilyId;
-use crate::pipeline::memory::bytes_of;
-use crate::rules::plan::cause::Causes;
+use crate::ledger::Ticket;
+use crate::mark::Gap;
+use crate::rules::plan::cause::{Cause, Causes};
+use crate::rules::{Invalidations, Rules};
+use crate::target::echo::Delivery;
 
-/// The sweep of a gap.
-#[derive(Debug)]
+/// The sweep of a gap, or of several.
+#[derive(Debug, Default)]
 pub(super) struct GapSweep {
     /// What it goes over.
     pub(super) families: BTreeSet<FamilyId>,
     pub(super) causes: Causes,
-    pub(super) spans: Vec<SpanId>,
+    /// What is owed until the sweep is done.
+    pub(super) tickets: Vec<Ticket>,
     /// It waits for the transactions that are open when it begins.
     pub(super) awaits_elders: bool,
+}
+
+impl GapSweep {
+    /// What a gap needs.
+    pub(super) fn of(gap: &Gap, families: BTreeSet<FamilyId>, ticket: Ticket) -> Self {
+        // Tables that are others than the mark says were altered; of any other gap nobody knows what it hides.
+        let mut causes = Causes::default();
+        causes.add(if *gap == Gap::OtherTables { Cause::Ddl } else { Cause::Missed });
+        // What was open when a slot was made, or a table published, may be committed in WAL that the stream does not
+        // have, and becomes visible after a sweep that does not wait for it.
+        let awaits_elders = match gap {
+            Gap::WentBack | Gap::Restarted | Gap::OtherRules => false,
+            Gap::Missing
+            | Gap::Unreadable
+            | Gap::OtherServer
+            | Gap::OtherDatabase
+            | Gap::NewSlot
+            | Gap::Behind { .. }
+            | Gap::OtherTables
+            | Gap::OtherPublication => true,
+        };
+        GapSweep { families, causes, tickets: vec![ticket], awaits_elders }
+    }
+
+    /// One sweep does both.
+    pub(super) fn join(&mut self, more: GapSweep) {
+        self.families.extend(more.families);
+        self.causes.merge(more.causes);
+        self.tickets.extend(more.tickets);
+        self.awaits_elders |= more.awaits_elders;
+    }
+
+    /// The patterns.
+    pub(super) fn load(&self, rules: &Rules) -> Invalidations {
+        let mut load = Invalidations { causes: self.causes, ..Invalidations::default() };
+        for family in &self.families {
+            load.patterns.insert(rules.family(*family), *family, 0);
+        }
+        load
+    }
 }
 
 /// What is to be done.
@@ -27,7 +70,7 @@ pub(super) enum Repair {
     /// What was deleted since the mark with this nonce goes again, from the ring.
     Replay {
         nonce: String,
-        span: SpanId,
+        ticket: Ticket,
     },
     Sweep(GapSweep),
     /// Sweeps that were answered by two servers in part go again.
@@ -49,12 +92,7 @@ impl Owed {
             Repair::Replay { .. } | Repair::Again(_) => None,
         });
         match (repair, sweep.last()) {
-            (Repair::Sweep(more), Some(sweep)) => {
-                sweep.families.extend(more.families);
-                sweep.causes.merge(more.causes);
-                sweep.spans.extend(more.spans);
-                sweep.awaits_elders |= more.awaits_elders;
-            }
+            (Repair::Sweep(more), Some(sweep)) => sweep.join(more),
             (repair, _) => self.waiting.push((due, repair)),
         }
     }
@@ -103,7 +141,7 @@ mod tests {
             Repair::Sweep(GapSweep {
                 families: BTreeSet::from([FamilyId(family)]),
                 causes: Causes::default(),
-                spans: Vec::new(),
+                tickets: Vec::new(),
                 awaits_elders: false,
             })
         };

@@ -9,16 +9,15 @@ use std::rc::Rc;
 
 use foldhash::fast::RandomState;
 
-use crate::ack::Window;
-use crate::batcher::Batch;
 use crate::change::{Change, Event, Place, Relation};
 use crate::control::CatalogView;
-use crate::glob;
+use crate::feed::batch::Batch;
+use crate::feed::ddl::{Ddl, Verdict};
+use crate::feed::tables::{Meaning, Tables};
 use crate::keys::TxOrdinal;
+use crate::ledger::Ledger;
 use crate::lsn::Xid;
 use crate::notice::Notice;
-use crate::pipeline::ddl::{Ddl, Verdict};
-use crate::pipeline::tables::{Meaning, Tables};
 use crate::rules::plan::cause::Cause;
 use crate::rules::plan::custom::{Allowed, Asked};
 use crate::rules::{Invalidations, Rules, TableId};
@@ -70,7 +69,7 @@ impl<A: Copy + Ord> Default for Intake<A> {
 impl<A: Copy + Ord> Intake<A> {
     /// Takes one event in.
     #[inline]
-    pub fn event(&mut self, event: Event<'_, A>, rules: &Rules, window: &mut Window<A>) -> Need {
+    pub fn event(&mut self, event: Event<'_, A>, rules: &Rules, ledger: &mut Ledger<A>) -> Need {
         match event {
             Event::Begin(xid) => {
                 self.ddl.begin();
@@ -90,11 +89,11 @@ impl<A: Copy + Ord> Intake<A> {
                 let verdict = self.ddl.commit(xid, rules);
                 self.judged(Place::Committed, verdict, rules);
                 match self.close(xid) {
-                    Some(load) => self.batch.commit_streamed(xid, load, ack, window),
-                    None => self.batch.commit(xid, ack, window),
+                    Some(load) => self.batch.commit_streamed(xid, load, ack, ledger),
+                    None => self.batch.commit(xid, ack, ledger),
                 }
             }
-            Event::Idle(ack) => self.batch.idle(ack, window),
+            Event::Idle(ack) => self.batch.idle(ack, ledger),
             Event::Relation(relation) => return Need::Tables(relation.clone()),
             Event::Message(place, content) => return self.message(place, content, rules),
         }
@@ -291,16 +290,5 @@ impl<A: Copy + Ord> Intake<A> {
     /// Memory in use, in bytes.
     pub fn bytes_used(&self) -> usize {
         self.batch.bytes_used() + self.open_bytes
-    }
-}
-
-impl Invalidations {
-    /// Makes the exact keys patterns, for a load that goes to the sweep and not through a flight.
-    pub fn widen_keys(&mut self) {
-        for key in std::mem::take(&mut self.keys).iter() {
-            let mut pattern = Vec::with_capacity(key.bytes.len());
-            glob::escape_into(&mut pattern, key.bytes);
-            self.patterns.insert(&pattern, key.family, key.first);
-        }
     }
 }

@@ -2,8 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::Pipeline;
-use crate::cache::Cache;
+use super::Feed;
 use crate::control::Control;
 use crate::observe::{Id, log};
 use crate::reminder::Reminder;
@@ -36,16 +35,15 @@ pub(super) fn misunderstood() {
     );
 }
 
-impl<S, C, D> Pipeline<S, C, D>
+impl<S, D> Feed<S, D>
 where
     S: Source,
     S::Ack: 'static,
-    C: Cache + 'static,
     D: Control + 'static,
 {
     /// A transaction named keys that it may not; they stay.
     pub(super) fn refused(&mut self, count: u64) {
-        self.totals.not_allowed += count;
+        self.done.not_allowed += count;
         if let Some(count) = self.refusals.0.counted(&Id::NotAllowed, count, Instant::now()) {
             log!(
                 Id::NotAllowed,

@@ -5,16 +5,17 @@
 //! of the batch that named a key has that key leave after a snapshot contained it; a transaction that is not visible
 //! keeps its keys here and holds nobody else back.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::ack::{SpanId, Window};
 use crate::change::Row;
 use crate::gate::Snapshot;
-use crate::keys::{FamilyId, Key, KeySet, TxOrdinal};
+use crate::keys::{Key, KeySet, TxOrdinal};
+use crate::ledger::window::SpanId;
+use crate::ledger::{Ledger, Ticket};
 use crate::lsn::Xid;
-use crate::rules::plan::cause::{Cause, Causes};
-use crate::rules::{Invalidations, Plan, Rules};
+use crate::rules::plan::cause::Cause;
+use crate::rules::{Invalidations, Plan};
 
 /// One transaction of the batch; its ordinal is its place.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ struct Transaction<A> {
     xid: Xid,
     /// What to confirm with it; `None` for a piece of a transaction whose commit is still to come.
     ack: Option<A>,
-    /// Its span of the window, once a split let others go ahead.
+    /// Its span of the ledger, once a split let others go ahead.
     span: Option<SpanId>,
     /// When it committed, by our clock; `None` until that is said.
     born: Option<Instant>,
@@ -34,13 +35,15 @@ impl<A> Transaction<A> {
     }
 }
 
-/// What leaves: keys of visible transactions, and the spans that wait for them.
+/// What leaves: keys of visible transactions, and what is owed for them.
 #[derive(Debug)]
 pub struct Cut {
     /// The keys, patterns and lookups.
     pub load: Invalidations,
-    /// One part of each span is out with this cut.
-    pub spans: Vec<SpanId>,
+    /// One part of each span leaves with this cut.
+    pub tickets: Vec<Ticket>,
+    /// When the oldest of these transactions committed, by our clock.
+    pub born: Option<Instant>,
 }
 
 /// The open batch.
@@ -48,6 +51,8 @@ pub struct Cut {
 pub struct Batch<A> {
     load: Invalidations,
     transactions: Vec<Transaction<A>>,
+    /// What is owed for those that have a span: one part of each.
+    tickets: BTreeMap<SpanId, Ticket>,
     /// The transaction whose changes arrive now.
     current: Option<Xid>,
     /// Whether it has named a key since the last cut.
@@ -56,7 +61,13 @@ pub struct Batch<A> {
 
 impl<A> Default for Batch<A> {
     fn default() -> Self {
-        Batch { load: Invalidations::default(), transactions: Vec::new(), current: None, touched: false }
+        Batch {
+            load: Invalidations::default(),
+            transactions: Vec::new(),
+            tickets: BTreeMap::new(),
+            current: None,
+            touched: false,
+        }
     }
 }
 
@@ -103,20 +114,20 @@ impl<A: Copy + Ord> Batch<A> {
     }
 
     /// The current transaction committed.
-    pub fn commit(&mut self, xid: Xid, ack: A, window: &mut Window<A>) {
+    pub fn commit(&mut self, xid: Xid, ack: A, ledger: &mut Ledger<A>) {
         let touched = std::mem::take(&mut self.touched);
         self.current = None;
         if touched {
             self.transactions.push(Transaction::new(xid, Some(ack)));
         } else {
-            self.idle(ack, window);
+            self.idle(ack, ledger);
         }
     }
 
     /// A streamed transaction committed; `load` was collected while it was open.
-    pub fn commit_streamed(&mut self, xid: Xid, mut load: Invalidations, ack: A, window: &mut Window<A>) {
+    pub fn commit_streamed(&mut self, xid: Xid, mut load: Invalidations, ack: A, ledger: &mut Ledger<A>) {
         if load.is_empty() {
-            return self.idle(ack, window);
+            return self.idle(ack, ledger);
         }
         let ordinal = self.ordinal();
         load.each_set(|set| set.renumber(|_, _| (ordinal, ordinal)));
@@ -125,10 +136,10 @@ impl<A: Copy + Ord> Batch<A> {
     }
 
     /// Nothing of interest lies before `ack`: it is confirmed together with what stands before it.
-    pub fn idle(&mut self, ack: A, window: &mut Window<A>) {
+    pub fn idle(&mut self, ack: A, ledger: &mut Ledger<A>) {
         match self.transactions.last_mut() {
             Some(last) if last.span.is_none() => last.ack = last.ack.max(Some(ack)),
-            _ => window.idle(ack),
+            _ => ledger.idle(ack),
         }
     }
 
@@ -192,16 +203,18 @@ impl<A: Copy + Ord> Batch<A> {
     ///
     /// A key that both a visible and an invisible transaction named leaves *and* stays: deleting it once more is
     /// harmless, deleting it too early only is not.
-    pub fn cut(&mut self, snapshot: &Snapshot, window: &mut Window<A>) -> Option<Cut> {
+    pub fn cut(&mut self, snapshot: &Snapshot, ledger: &mut Ledger<A>) -> Option<Cut> {
         self.close_piece();
         let stays: Vec<bool> = self.transactions.iter().map(|tx| !snapshot.contains(tx.xid)).collect();
         if stays.iter().all(|stays| *stays) {
             return None;
         }
-        let spans = self.part_spans(&stays, window);
+        let born =
+            self.transactions.iter().zip(&stays).filter(|(_, stays)| !**stays).filter_map(|(tx, _)| tx.born).min();
+        let tickets = self.part_spans(&stays, ledger);
         if !stays.contains(&true) {
             self.transactions.clear();
-            return Some(Cut { load: std::mem::take(&mut self.load), spans });
+            return Some(Cut { load: std::mem::take(&mut self.load), tickets, born });
         }
         let ranks = ranks(&stays);
         let staying = |first: TxOrdinal, last: TxOrdinal| ranks[last as usize + 1] - ranks[first as usize];
@@ -213,14 +226,14 @@ impl<A: Copy + Ord> Batch<A> {
         let leaving = self.load.split(goes, remains);
         let mut stays = stays.into_iter();
         self.transactions.retain(|_| stays.next().unwrap_or(true));
-        Some(Cut { load: leaving, spans })
+        Some(Cut { load: leaving, tickets, born })
     }
 
     /// Says in commit order which parts of which spans leave.
     ///
     /// Transactions without a span get one for each run with the same fate. Those that share a span hold one part of
     /// it together, however many they are: when only some of them leave, the leaving ones get a part of their own.
-    fn part_spans(&mut self, stays: &[bool], window: &mut Window<A>) -> Vec<SpanId> {
+    fn part_spans(&mut self, stays: &[bool], ledger: &mut Ledger<A>) -> Vec<Ticket> {
         let mut leaving = Vec::new();
         let mut start = 0;
         while start < stays.len() {
@@ -232,20 +245,23 @@ impl<A: Copy + Ord> Batch<A> {
             let fates = &stays[start..end];
             let run = &mut self.transactions[start..end];
             let ack = run.iter().filter_map(|tx| tx.ack).max();
-            let id = match span {
-                Some(span) => span,
+            let ticket = match span.and_then(|span| self.tickets.remove(&span)) {
+                Some(ticket) => ticket,
                 // Those that stay are told apart by their spans.
-                None if fates.contains(&true) => window.open(ack),
-                None => window.open_or_join(ack),
+                None if fates.contains(&true) => ledger.open(ack),
+                None => ledger.open_or_join(ack),
             };
+            let id = ticket.span();
             if let Some(born) = run[0].born {
-                window.date(id, born);
+                ledger.date(&ticket, born);
             }
-            if fates.contains(&false) {
-                if fates.contains(&true) {
-                    window.add_part(id);
+            match (fates.contains(&false), fates.contains(&true)) {
+                (true, true) => {
+                    leaving.push(ledger.split(&ticket));
+                    self.tickets.insert(id, ticket);
                 }
-                leaving.push(id);
+                (true, false) => leaving.push(ticket),
+                (false, _) => drop(self.tickets.insert(id, ticket)),
             }
             run.iter_mut().for_each(|tx| tx.span = Some(id));
             start = end;
@@ -264,109 +280,4 @@ fn ranks(stays: &[bool]) -> Vec<TxOrdinal> {
         ranks.push(count);
     }
     ranks
-}
-
-impl Invalidations {
-    /// Keys, patterns, lookups and what is to be forgotten, together.
-    pub fn len(&self) -> usize {
-        self.keys.len() + self.patterns.len() + self.lookups.len() + self.forgets.len()
-    }
-
-    /// Whether nothing is asked for.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Memory in use, in bytes.
-    pub fn bytes_used(&self) -> usize {
-        self.keys.bytes_used() + self.patterns.bytes_used() + self.lookups.bytes_used() + self.forgets.bytes_used()
-    }
-
-    /// Adds all of `other`, each key with its transactions.
-    pub fn merge(&mut self, other: Invalidations) {
-        self.keys.merge(other.keys);
-        self.patterns.merge(other.patterns);
-        self.lookups.merge(other.lookups);
-        self.forgets.merge(other.forgets);
-        self.widened += other.widened;
-        self.protected += other.protected;
-        self.causes.merge(other.causes);
-    }
-
-    /// See [`KeySet::split`]. What was counted leaves.
-    fn split(
-        &mut self,
-        leaves: impl Fn(&Key<'_>) -> bool,
-        stays: impl Fn(&Key<'_>) -> Option<(TxOrdinal, TxOrdinal)>,
-    ) -> Invalidations {
-        let causes = self.causes;
-        let leaving = Invalidations {
-            keys: self.keys.split(&leaves, &stays),
-            patterns: self.patterns.split(&leaves, &stays),
-            lookups: self.lookups.split(&leaves, &stays),
-            forgets: self.forgets.split(&leaves, &stays),
-            widened: std::mem::take(&mut self.widened),
-            protected: std::mem::take(&mut self.protected),
-            causes,
-        };
-        // Which pattern has which cause is not known: both sides keep them all.
-        if self.patterns.is_empty() && self.lookups.is_empty() {
-            self.causes = Causes::default();
-        }
-        leaving
-    }
-
-    fn each_set(&mut self, mut apply: impl FnMut(&mut KeySet)) {
-        apply(&mut self.keys);
-        apply(&mut self.patterns);
-        apply(&mut self.lookups);
-        apply(&mut self.forgets);
-    }
-
-    /// Replaces the family that takes most memory by its pattern. Over-deleting is safe, running out of memory is not.
-    pub fn collapse_largest(&mut self, rules: &Rules) -> Option<FamilyId> {
-        let mut bytes: HashMap<FamilyId, usize> = HashMap::new();
-        for set in [&self.keys, &self.patterns, &self.lookups] {
-            for key in set.iter() {
-                *bytes.entry(key.family).or_default() += key.bytes.len() + 32;
-            }
-        }
-        let largest = bytes.into_iter().max_by_key(|(family, bytes)| (*bytes, family.0))?.0;
-        self.collapse(largest, rules);
-        Some(largest)
-    }
-
-    /// Collapses the families with most patterns until at most `most` are left: a sweep compares every key of the cache
-    /// with every pattern. Says how many were collapsed.
-    pub fn collapse_patterns(&mut self, most: usize, rules: &Rules) -> u64 {
-        let mut collapsed = 0;
-        while self.patterns.len() > most {
-            let mut counts: HashMap<FamilyId, usize> = HashMap::new();
-            self.patterns.iter().for_each(|pattern| *counts.entry(pattern.family).or_default() += 1);
-            match counts.into_iter().max_by_key(|(family, count)| (*count, family.0)) {
-                Some((family, count)) if count > 1 => self.collapse(family, rules),
-                Some(_) | None => break, // One pattern for each family is the least there can be.
-            }
-            collapsed += 1;
-        }
-        collapsed
-    }
-
-    fn collapse(&mut self, family: FamilyId, rules: &Rules) {
-        let range = [&self.keys, &self.patterns, &self.lookups]
-            .into_iter()
-            .flat_map(|set| set.iter())
-            .filter(|key| key.family == family)
-            .fold(None, |range: Option<(TxOrdinal, TxOrdinal)>, key| {
-                let (first, last) = range.unwrap_or((key.first, key.last));
-                Some((first.min(key.first), last.max(key.last)))
-            });
-        let Some((first, last)) = range else { return };
-        self.causes.add(Cause::Collapsed);
-        for set in [&mut self.keys, &mut self.patterns, &mut self.lookups] {
-            set.retain(|key| key.family != family);
-        }
-        self.patterns.insert(rules.family(family), family, first);
-        self.patterns.insert(rules.family(family), family, last);
-    }
 }

@@ -1,0 +1,96 @@
+//! Steps that are tried again until they succeed, each a future that owns what it needs.
+//!
+//! A transient error means the same step again after a jittered pause, for as long as it takes; only a definite error
+//! ends a future with `Err`. An outage is logged once when it begins and once when it ends, with a reminder each minute.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::backoff::Backoff;
+use crate::error::{Class, Error, Result};
+use crate::observe::{Id, log};
+use crate::outage::{Outage, Say, span};
+
+/// Who must answer for a step to succeed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// The cache.
+    Cache,
+    /// The ordinary session at PostgreSQL.
+    Session,
+    /// The read replicas.
+    Replicas,
+}
+
+impl Part {
+    fn fails(self) -> Id {
+        match self {
+            Part::Cache => Id::CacheFailing,
+            Part::Session => Id::SessionFailing,
+            Part::Replicas => Id::ReplicaFailing,
+        }
+    }
+
+    fn works(self) -> Id {
+        match self {
+            Part::Cache => Id::CacheWorks,
+            Part::Session => Id::SessionWorks,
+            Part::Replicas => Id::ReplicaWorks,
+        }
+    }
+}
+
+/// Tries `step` until it succeeds or fails for good.
+pub async fn insist<T>(part: Part, what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let mut backoff = Backoff::default();
+    let (mut outage, mut server) = (Outage::default(), None);
+    loop {
+        let error = match step().await {
+            Ok(value) => {
+                if let Some(lasted) = outage.over(Instant::now()) {
+                    log!(part.works(), server, after = span(lasted), "{what} works again");
+                }
+                return Ok(value);
+            }
+            Err(error) if error.is_transient() => error,
+            Err(error) => return Err(error.while_doing(what)),
+        };
+        complain(part.fails(), what, &error, outage.failed(&error.chain(), Instant::now()));
+        let wait = pause(&mut backoff, &error);
+        server = error.at.or(server);
+        sleep(wait).await;
+    }
+}
+
+/// The pause before the next try after `error`.
+pub fn pause(backoff: &mut Backoff, error: &Error) -> Duration {
+    match error.class {
+        Class::TransientSlow => backoff.next_slow(random()),
+        Class::Transient | Class::Definite(_) => backoff.next(random()),
+    }
+}
+
+/// A number in 0..1 for jitter, from the hasher's seed.
+fn random() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// A step that failed is a warning while it may mend itself, and an error when it has not.
+pub(crate) fn complain(id: Id, what: &str, error: &Error, say: Say) {
+    let (hint, chain) = (error.hint.as_deref(), error.chain());
+    match say {
+        Say::First => log!(id, hint, "failed to {what}: {chain}; crieur tries again"),
+        Say::Still(lasted) => log!(id.lasting(), hint, "failed to {what} for {} now: {chain}", span(lasted)),
+        Say::Nothing => {}
+    }
+}
+
+/// Runs `step` with a limit, for the last words at a stop.
+pub async fn at_most<T>(limit: Duration, what: &str, step: impl Future<Output = Result<T>>) -> Result<T> {
+    match timeout(limit, step).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::transient(format!("{what} took longer than {}", span(limit)))),
+    }
+}

@@ -1,0 +1,266 @@
+//! Ledgers: what is owed before a position may be given on, and who owes it.
+//!
+//! A change is owed twice, one after the other. The feed owes it until it was handed to the targets: it waits for the
+//! gate, then for its lookups. Each target owes it until the cache answered. So the feed has a ledger, and each target
+//! has one; a position goes from the one to the others, and each ledger gives it on in commit order.
+//!
+//! A position has four names on that way, and each is at most the one before it:
+//!
+//! | name | where | what is true up to it |
+//! |---|---|---|
+//! | answered | `Marking::answered` of a target | the cache answered every delete, its echoes included or released |
+//! | marked | `Marking::marked` of a target | the mark in the cache says so |
+//! | confirmed | [`Confirmed`] of the loop | every target marked it: the source may report it |
+//! | reported | the source | the server was told: it may forget the WAL before it |
+//!
+//! What is owed is a value, the [`Ticket`]. It is handed on with the keys that it stands for, and handed back when these
+//! were answered. Nobody can hand a ticket back twice, since that takes the ticket; a ticket that is dropped instead
+//! would hold the position for ever, so the ledger counts it, and the loop stops with an error that says so.
+
+pub mod window;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::error::{Error, Exit, Result};
+use crate::ledger::window::{SpanId, Window};
+use crate::lsn::Lsn;
+
+/// What a ticket stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owed {
+    /// A part of a span: the position waits for it.
+    Part,
+    /// An echo of a span: the position waits for it within a budget.
+    Echo,
+}
+
+/// Something that is owed for a span. It is handed back once, to the ledger that gave it out.
+#[derive(Debug)]
+pub struct Ticket {
+    span: SpanId,
+    owed: Owed,
+    /// Counts the tickets that nobody handed back; `None` for one that was.
+    lost: Option<Rc<Cell<u64>>>,
+}
+
+impl Ticket {
+    /// The span that the ticket is of.
+    pub fn span(&self) -> SpanId {
+        self.span
+    }
+
+    fn take(mut self) -> (SpanId, Owed) {
+        self.lost = None;
+        (self.span, self.owed)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(lost) = self.lost.take() {
+            lost.set(lost.get() + 1);
+        }
+    }
+}
+
+/// What is owed for positions, in commit order. `A` is a position that the source can confirm.
+#[derive(Debug)]
+pub struct Ledger<A> {
+    window: Window<A>,
+    lost: Rc<Cell<u64>>,
+}
+
+impl<A> Default for Ledger<A> {
+    fn default() -> Self {
+        Ledger { window: Window::default(), lost: Rc::default() }
+    }
+}
+
+impl<A: Copy + Ord> Ledger<A> {
+    fn ticket(&self, span: SpanId, owed: Owed) -> Ticket {
+        Ticket { span, owed, lost: Some(Rc::clone(&self.lost)) }
+    }
+
+    fn redeem(&self, ticket: Ticket) -> (SpanId, Owed) {
+        let ours = ticket.lost.as_ref().is_some_and(|lost| Rc::ptr_eq(lost, &self.lost));
+        debug_assert!(ours, "a ticket is handed back to the ledger that gave it out");
+        ticket.take()
+    }
+
+    /// Opens a span behind all others, with one part out.
+    pub fn open(&mut self, ack: Option<A>) -> Ticket {
+        let span = self.window.open(ack);
+        self.ticket(span, Owed::Part)
+    }
+
+    /// The same, or joins the last span where there are very many.
+    pub fn open_or_join(&mut self, ack: Option<A>) -> Ticket {
+        let span = self.window.open_or_join(ack);
+        self.ticket(span, Owed::Part)
+    }
+
+    /// Opens a span that nothing is given on before; `withdrawn` was given on and used by nobody, and comes again.
+    pub fn open_barrier(&mut self, withdrawn: Option<A>) -> Ticket {
+        let span = self.window.open_barrier(withdrawn);
+        self.ticket(span, Owed::Part)
+    }
+
+    /// One more part of the same span is owed.
+    pub fn split(&mut self, ticket: &Ticket) -> Ticket {
+        self.window.add_part(ticket.span);
+        self.ticket(ticket.span, Owed::Part)
+    }
+
+    /// What the ticket stands for was answered.
+    pub fn done(&mut self, ticket: Ticket) {
+        match self.redeem(ticket) {
+            (span, Owed::Part) => self.window.part_done(span),
+            (span, Owed::Echo) => self.window.echo_done(span),
+        }
+    }
+
+    /// What the ticket stands for was answered, and its echo is owed from now on.
+    pub fn echoing(&mut self, ticket: Ticket) -> Ticket {
+        match self.redeem(ticket) {
+            (span, Owed::Part) => {
+                self.window.add_echo(span);
+                self.window.part_done(span);
+                self.ticket(span, Owed::Echo)
+            }
+            // The next echo of the same keys.
+            (span, Owed::Echo) => self.ticket(span, Owed::Echo),
+        }
+    }
+
+    /// The span of the ticket has a change that committed then, by our clock.
+    pub fn date(&mut self, ticket: &Ticket, born: Instant) {
+        self.window.date(ticket.span, born);
+    }
+
+    /// When the oldest change committed that is owed; echoes do not count.
+    pub fn oldest(&mut self) -> Option<Instant> {
+        self.window.oldest()
+    }
+
+    /// Nothing older than `ack` is of interest: it is given on together with what stands before it.
+    pub fn idle(&mut self, ack: A) {
+        self.window.idle(ack);
+    }
+
+    /// The position up to which nothing is owed, when it moved: see [`Window::confirm`].
+    ///
+    /// # Errors
+    ///
+    /// A ticket was lost: no position would ever be given on again.
+    pub fn settled(&mut self, held_back: impl Fn(Option<A>) -> bool) -> Result<Option<A>> {
+        match self.lost.get() {
+            0 => Ok(self.window.confirm(held_back)),
+            lost => {
+                let what = format!("{lost} parts of a position were lost inside of crieur: it would never move again");
+                Err(Error::definite(Exit::Software, what)
+                    .hint("Please report this. The next start goes on from the confirmed position; nothing is lost."))
+            }
+        }
+    }
+
+    /// Whether something must be answered before any position is given on: a gap, or what a cache may lack.
+    pub fn is_barred(&self) -> bool {
+        self.window.is_barred()
+    }
+
+    /// Whether nothing is owed.
+    pub fn is_empty(&self) -> bool {
+        self.window.is_empty()
+    }
+
+    /// The first span for which something is owed.
+    pub fn first_open(&self) -> SpanId {
+        self.window.first_open()
+    }
+}
+
+/// What the source says of positions, to those who see no source.
+pub trait Positions<A> {
+    /// The position as PostgreSQL writes it.
+    fn lsn(&self, ack: A) -> Lsn;
+
+    /// Whether the position is one of the server that is connected now, or was last.
+    fn is_current(&self, ack: A) -> bool;
+
+    /// Up to where WAL was received.
+    fn received(&self) -> Lsn;
+}
+
+/// The position that the source may report: the least over all targets.
+#[derive(Debug)]
+pub struct Confirmed<A>(Option<A>);
+
+impl<A> Default for Confirmed<A> {
+    fn default() -> Self {
+        Confirmed(None)
+    }
+}
+
+impl<A: Copy + Ord> Confirmed<A> {
+    /// What every target has marked by now, when that is more than before. A target that marked nothing holds all back.
+    pub fn least(&mut self, marked: impl IntoIterator<Item = Option<A>>) -> Option<A> {
+        let least = marked.into_iter().min().flatten()?;
+        if self.0 >= Some(least) {
+            return None;
+        }
+        self.0 = Some(least);
+        self.0
+    }
+
+    /// Another server: its positions mean something else.
+    pub fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_that_is_dropped_stops_the_ledger_and_does_not_hang_it() {
+        let mut ledger = Ledger::default();
+        let ticket = ledger.open(Some(1));
+        let other = ledger.split(&ticket);
+        ledger.done(other);
+        assert_eq!(ledger.settled(|_| true).expect("nothing is lost"), None);
+        drop(ticket);
+        let error = ledger.settled(|_| true).expect_err("a part is lost");
+        assert_eq!(error.exit(), Exit::Software);
+    }
+
+    #[test]
+    fn a_part_becomes_an_echo_and_is_owed_until_its_last_echo() {
+        let mut ledger = Ledger::default();
+        let ticket = ledger.open(Some(1));
+        let echo = ledger.echoing(ticket);
+        let echo = ledger.echoing(echo);
+        assert_eq!(ledger.settled(|_| true).expect("nothing is lost"), None, "its echo is held back");
+        ledger.done(echo);
+        assert_eq!(ledger.settled(|_| true).expect("nothing is lost"), Some(1));
+        assert!(ledger.is_empty());
+    }
+
+    #[test]
+    fn the_confirmed_position_is_the_least_and_never_goes_back() {
+        let cases: &[(&[Option<u64>], Option<u64>)] = &[
+            (&[Some(3), None], None),
+            (&[Some(3), Some(5)], Some(3)),
+            (&[Some(4), Some(3)], None),
+            (&[Some(2), Some(9)], None),
+            (&[Some(7), Some(9)], Some(7)),
+            (&[], None),
+        ];
+        let mut confirmed = Confirmed::default();
+        for (marked, expected) in cases {
+            assert_eq!(confirmed.least(marked.iter().copied()), *expected, "{marked:?}");
+        }
+    }
+}

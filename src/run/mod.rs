@@ -1,0 +1,456 @@
+//! The loop: one feed, a list of targets, and the position that all of them have reached. It knows only traits.
+//!
+//! One task, one `biased` select. Every future in it is either cancel-safe or kept over turns until it ends; what is
+//! written is written in handlers. A position is confirmed in one place, [`Pipeline::confirm`], when each target's mark
+//! says it.
+
+mod memory;
+mod reload;
+
+pub use reload::Reload;
+
+use std::future::{pending, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, sleep_until};
+
+use crate::cache::Cache;
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::failpoints::{Step, reached};
+use crate::feed::{self, Ended, Feed, Handed, Limits};
+use crate::insist::at_most;
+use crate::ledger::{Confirmed, Positions};
+use crate::lsn::Lsn;
+use crate::observe::news::{News, Totals};
+use crate::observe::teller::Teller;
+use crate::observe::{Id, log};
+use crate::rules::Rules;
+use crate::source::Source;
+use crate::target::{self, Policy, Replicas, Target, Turn};
+
+/// What the loop needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of the mark: the slot.
+    pub slot: String,
+    /// The publication's name, for hints.
+    pub publication: String,
+    /// Whether readers also read from standbys.
+    pub replicas: Replicas,
+    /// Keys in one pipeline.
+    pub batch_keys_max: usize,
+    /// Bound of all key sets together, in bytes.
+    pub memory_bytes_max: usize,
+    /// What is in flight may take this long after a stop was asked for.
+    pub stop_timeout: Duration,
+}
+
+/// What the loop is about.
+#[derive(Debug)]
+enum Phase<D> {
+    /// It streams.
+    Running,
+    /// It finishes what is in flight, until `by`; then it ends, or begins anew under other rules.
+    Draining { by: Instant, reload: Option<Reload<D>> },
+}
+
+impl<D> Phase<D> {
+    fn is_draining(&self) -> bool {
+        matches!(self, Phase::Draining { .. })
+    }
+
+    fn ends(&self) -> Option<Instant> {
+        match self {
+            Phase::Running => None,
+            Phase::Draining { by, .. } => Some(*by),
+        }
+    }
+
+    /// Whether a stop says anything new.
+    fn hears_a_stop(&self) -> bool {
+        !matches!(self, Phase::Draining { reload: None, .. })
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}
+
+impl<S: Source> Positions<S::Ack> for S {
+    fn lsn(&self, ack: S::Ack) -> Lsn {
+        Source::lsn(self, ack)
+    }
+
+    fn is_current(&self, ack: S::Ack) -> bool {
+        Source::is_current(self, ack)
+    }
+
+    fn received(&self) -> Lsn {
+        Source::received(self)
+    }
+}
+
+/// The daemon's loop over a source, caches and a control session.
+pub struct Pipeline<S: Source, C, D> {
+    feed: Feed<S, D>,
+    targets: Vec<Target<S::Ack, C, D>>,
+    confirmed: Confirmed<S::Ack>,
+    /// The position confirmed last, and how often one was.
+    reached: (Lsn, u64),
+    settings: Settings,
+    teller: Teller,
+    phase: Phase<D>,
+    /// Every target's mark was judged since this daemon has the slot.
+    is_ready: bool,
+    /// The target that is asked first.
+    first: usize,
+    /// Other rules to go on with.
+    reloads: Option<Receiver<Reload<D>>>,
+}
+
+impl<S: Source, C, D> std::fmt::Debug for Pipeline<S, C, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl<S, C, D> Pipeline<S, C, D>
+where
+    S: Source,
+    S::Ack: 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    /// Ties the parts together; nothing is connected yet.
+    pub fn new(
+        source: S,
+        caches: Vec<(C, Policy)>,
+        control: D,
+        rules: Rules,
+        settings: Settings,
+        listener: impl FnMut(News) + 'static,
+    ) -> Self {
+        let (control, rules, teller) = (Rc::new(control), Rc::new(rules), Teller::new(listener));
+        let words = source.words();
+        let limits = Limits { batch_keys_max: settings.batch_keys_max, memory_bytes_max: settings.memory_bytes_max };
+        let memory_bytes_max = settings.memory_bytes_max / caches.len().max(1);
+        let targets = caches.into_iter().map(|(cache, policy)| {
+            let (slot, replicas) = (settings.slot.clone(), settings.replicas);
+            let settings = target::Settings { policy, slot, replicas, memory_bytes_max };
+            let (control, rules) = (Rc::clone(&control), Rc::clone(&rules));
+            Target::new(Rc::new(cache), control, rules, settings, words, teller.clone())
+        });
+        Pipeline {
+            targets: targets.collect(),
+            feed: Feed::new(source, control, rules, limits, &settings.publication, teller.clone()),
+            confirmed: Confirmed::default(),
+            reached: (Lsn::default(), 0),
+            settings,
+            teller,
+            phase: Phase::Running,
+            is_ready: false,
+            first: 0,
+            reloads: None,
+        }
+    }
+
+    /// Runs until `stop` resolves (then finishes what is in flight, within its limit) or an error is definite.
+    ///
+    /// # Errors
+    ///
+    /// The definite one.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Totals> {
+        tokio::pin!(stop);
+        loop {
+            self.stream(stop.as_mut()).await?;
+            let phase = std::mem::replace(&mut self.phase, Phase::Running);
+            let reload = match phase {
+                Phase::Draining { reload, .. } => reload,
+                Phase::Running => None,
+            };
+            self.last_words(reload.is_some()).await;
+            match reload {
+                Some(reload) => self = self.renewed(reload),
+                None => return Ok(self.totals()),
+            }
+        }
+    }
+
+    /// Streams until a stop or a reload, and until what was in flight then is done.
+    async fn stream(&mut self, mut stop: Pin<&mut impl Future<Output = ()>>) -> Result<()> {
+        loop {
+            self.start()?;
+            if self.is_finished() {
+                break;
+            }
+            let draining = self.phase.is_draining();
+            let listens = self.feed.may_listen(&self.room(), draining);
+            let (gate_due, targets_due) = (self.gate_due(), self.targets_due());
+            tokio::select! {
+                biased;
+                // 1. A stop is heard even under full load.
+                () = &mut stop, if self.phase.hears_a_stop() => self.begin_stop(),
+                reload = reload::next(&mut self.reloads), if !draining => self.begin_reload(reload),
+                () = at(self.phase.ends()) => break,
+                // 2. The server ends sessions that stay silent, so status goes before all work.
+                () = at(self.feed.status_due()) => {
+                    let sent = self.feed.status().await;
+                    reached(Step::Status);
+                    self.tell();
+                    self.source_result(sent)?;
+                }
+                // 3. Answers free the way for the next batch.
+                (index, happened) = any(&mut self.targets, self.first) => {
+                    self.first = index + 1;
+                    self.targets[index].on(happened?, self.feed.source());
+                    self.tell();
+                }
+                // 4. Times: each only ends the wait, the work is in `start`.
+                () = at(targets_due) => {}
+                // 5. More changes, when there is room for them.
+                happened = self.feed.next(listens, gate_due, draining) => self.happened(happened)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what follows from what the feed waited for.
+    fn happened(&mut self, happened: feed::Happened) -> Result<()> {
+        match happened {
+            feed::Happened::Due => {}
+            feed::Happened::Snapshot(came) => came?,
+            feed::Happened::LookedUp(resolved) => self.feed.looked_up(resolved?)?,
+            feed::Happened::Sighted(seen) => {
+                let room = self.room();
+                self.feed.sighted(seen, &room)?;
+            }
+            feed::Happened::Described(described) => {
+                self.feed.described(described?);
+                let taken = self.take();
+                self.source_result(taken)?;
+            }
+            feed::Happened::Ready(ready) => {
+                let taken = ready.and_then(|()| self.take());
+                self.source_result(taken)?;
+            }
+            // The server may be shutting down, and its walsender would wait until everything is confirmed: for echoes,
+            // for a cache that is away, for a snapshot that nobody can take any more. The stream goes on from the
+            // confirmed position.
+            feed::Happened::ControlLost if self.feed.is_connected() => {
+                let lost = "the control session ended: the server may be shutting down";
+                self.source_result(Err(Error::transient(lost)))?;
+            }
+            feed::Happened::ControlLost => {}
+        }
+        Ok(())
+    }
+
+    /// Takes every event that is in the source's buffer, as long as there is room.
+    fn take(&mut self) -> Result<()> {
+        self.connected()?;
+        let mut room = self.room();
+        while !self.phase.is_draining() && self.feed.has_room(&room) {
+            if self.feed.intake_bytes() > room.intake_bytes_max {
+                self.give_way();
+                room = self.room();
+            }
+            if !self.feed.take_one()? {
+                break;
+            }
+        }
+        self.feed.taken();
+        Ok(())
+    }
+
+    /// Behind a new connection each target compares its mark, before anything is confirmed on it.
+    fn connected(&mut self) -> Result<()> {
+        let Some(connected) = self.feed.connected()? else { return Ok(()) };
+        if connected.is_other_server {
+            self.confirmed.forget();
+        }
+        for target in &mut self.targets {
+            if connected.is_other_server {
+                target.leave_server();
+            }
+            target.connected(&connected.start, connected.altered);
+        }
+        Ok(())
+    }
+
+    /// A definite error stops the daemon; any other ends the connection, and the source connects anew after a pause.
+    fn source_result(&mut self, result: Result<()>) -> Result<()> {
+        let Err(error) = result else { return Ok(()) };
+        if let Ended::StandingBy(is_news) = self.feed.ended(error)? {
+            self.targets.iter_mut().for_each(Target::stand_by);
+            self.is_ready &= !is_news;
+        }
+        Ok(())
+    }
+
+    /// Begins whatever can begin now.
+    fn start(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if self.gate_due().is_some_and(|due| due <= now) {
+            self.feed.ask_gate(now);
+        }
+        if self.targets.iter().any(Target::is_free) {
+            self.feed.cut(now)?;
+        }
+        self.hand_over()?;
+        if !self.phase.is_draining()
+            && self.targets.iter().any(Target::wants_early)
+            && let Some(keys) = self.feed.early()
+        {
+            let wanting = self.targets.iter_mut().filter(|target| target.wants_early());
+            wanting.for_each(|target| target.take_early(keys.clone(), now));
+        }
+        let (draining, connected) = (self.phase.is_draining(), self.feed.is_connected());
+        let beats = !draining && !self.feed.is_held_back();
+        let turn = Turn { now, stream: self.feed.source(), draining, beats };
+        for target in &mut self.targets {
+            if !connected {
+                target.disconnected();
+            }
+            target.start(&turn)?;
+        }
+        self.confirm();
+        if !self.is_ready && connected && self.targets.iter().all(Target::is_known) {
+            self.is_ready = true;
+            self.teller.tell(News::Ready);
+        }
+        Ok(())
+    }
+
+    /// Hands over what left the gate, to all targets.
+    fn hand_over(&mut self) -> Result<()> {
+        while let Some(handed) = self.feed.handed()? {
+            let Some((last, others)) = self.targets.split_last_mut() else { continue };
+            match handed {
+                Handed::Load(load, upto, born) => {
+                    others.iter_mut().for_each(|target| target.take_in(load.clone(), upto, born));
+                    last.take_in(load, upto, born);
+                }
+                Handed::Sweep(untold) => {
+                    others.iter_mut().for_each(|target| target.take_untold(untold.clone()));
+                    last.take_untold(untold);
+                }
+                Handed::Position(upto) => self.targets.iter_mut().for_each(|target| target.take_position(upto)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Confirms what the marks of all targets say.
+    fn confirm(&mut self) {
+        let source = self.feed.source();
+        let current = |target: &Target<S::Ack, C, D>| target.marked().filter(|ack| source.is_current(*ack));
+        let Some(ack) = self.confirmed.least(self.targets.iter().map(current)) else { return };
+        self.reached = (self.feed.acknowledge(ack), self.reached.1 + 1);
+        reached(Step::Acknowledged);
+        self.tell();
+    }
+
+    /// When the open batch should ask the gate; `None` while nobody could take what leaves.
+    fn gate_due(&self) -> Option<Instant> {
+        let is_wanted = self.targets.iter().any(Target::takes);
+        if is_wanted { self.feed.gate_due(self.phase.is_draining()) } else { None }
+    }
+
+    fn targets_due(&self) -> Option<Instant> {
+        let draining = self.phase.is_draining();
+        let beats = !draining && !self.feed.is_held_back();
+        let turn = Turn { now: Instant::now(), stream: self.feed.source(), draining, beats };
+        self.targets.iter().filter_map(|target| target.due(&turn)).min()
+    }
+
+    /// What was done so far.
+    fn totals(&mut self) -> Totals {
+        let oldest = self.targets.iter_mut().map(Target::oldest).chain([self.feed.oldest()]).flatten().min();
+        let is_settled = self.feed.is_settled() && self.targets.iter().all(Target::is_settled);
+        let feed = self.feed.done();
+        let mut totals = Totals {
+            widened: feed.widened,
+            refused: feed.refused,
+            not_allowed: feed.not_allowed,
+            collapsed: feed.collapsed,
+            memory_bytes: self.bytes_used() as u64,
+            confirmed: self.reached.0,
+            confirmations: self.reached.1,
+            oldest,
+            settled: self.feed.is_connected() && is_settled,
+            ..Totals::default()
+        };
+        for target in &self.targets {
+            let done = target.done();
+            totals.keys += done.keys;
+            totals.existed += done.existed;
+            totals.sweeps += done.sweeps;
+            totals.swept += done.swept;
+            totals.collapsed += done.collapsed;
+            totals.echoes_waiting += target.echoes_waiting() as u64;
+            totals.cache_turns += target.turns();
+            let (delayed, is_slow) = target.repairs();
+            totals.repairs_delayed += delayed;
+            totals.repairs_slow |= is_slow;
+        }
+        totals
+    }
+
+    /// Says what was done so far.
+    fn tell(&mut self) {
+        let totals = self.totals();
+        self.teller.tell(News::Totals(totals, self.feed.source().lateness()));
+    }
+
+    fn begin_stop(&mut self) {
+        log!(Id::Stopping, "stopping");
+        self.drain(None);
+    }
+
+    /// What is in flight is finished first, within the limit of a stop.
+    fn drain(&mut self, reload: Option<Reload<D>>) {
+        self.phase = Phase::Draining { by: Instant::now() + self.settings.stop_timeout, reload };
+        self.targets.iter_mut().for_each(Target::confirm_at_once);
+    }
+
+    /// Whether a stop was asked for and nothing is in flight.
+    fn is_finished(&self) -> bool {
+        self.phase.is_draining() && self.feed.is_finished() && self.targets.iter().all(Target::is_finished)
+    }
+
+    async fn last_words(&mut self, anew: bool) {
+        let closed = at_most(Duration::from_secs(2), "the last status", self.feed.close(anew)).await;
+        if let Err(error) = closed {
+            log!(Id::LastStatus, "failed to say the last status: {}", error.chain());
+        }
+    }
+}
+
+/// Waits for what happens first at any of the targets, and says at which. None is starved: the one behind the last is
+/// asked first.
+async fn any<A, C, D>(targets: &mut [Target<A, C, D>], first: usize) -> (usize, Result<target::Happened>)
+where
+    A: Copy + Ord + 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    poll_fn(|cx| {
+        let count = targets.len();
+        let turn = (0..count).map(|index| (first + index) % count);
+        for index in turn {
+            if let Poll::Ready(happened) = targets[index].poll(cx) {
+                return Poll::Ready((index, happened));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}

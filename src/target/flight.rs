@@ -1,0 +1,153 @@
+//! A load's way through the cache: deleted in one pipeline, remembered, and echoed.
+//!
+//! One flight at a time holds keys that nobody else holds; it ends only when every reply was read. A delivery with
+//! patterns goes on to the sweep; one that was answered is remembered, and its echo queued.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::{Replicas, Target, bytes_of};
+use crate::cache::{Cache, Deleted};
+use crate::control::Control;
+use crate::error::Result;
+use crate::failpoints::{Step, reached};
+use crate::insist::{Part, insist};
+use crate::kept::Kept;
+use crate::keys::KeySet;
+use crate::ledger::Ticket;
+use crate::ledger::window::SpanId;
+use crate::observe::news::News;
+use crate::rules::Invalidations;
+use crate::target::echo::{Delivery, Stage};
+
+/// Deliveries whose keys were deleted, and what that did.
+#[derive(Debug)]
+pub struct Landed {
+    deliveries: Vec<Delivery>,
+    deleted: Deleted,
+}
+
+/// The pipeline of UNLINKs that is out.
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    out: Kept<Result<Landed>>,
+    bytes: usize,
+}
+
+impl Flight {
+    pub(super) fn is_out(&self) -> bool {
+        self.out.is_out()
+    }
+
+    pub(super) fn bytes_used(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Landed>> {
+        self.out.poll(cx)
+    }
+}
+
+/// Deletes the exact keys of all deliveries in one pipeline.
+async fn fly<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<Landed> {
+    let keys: Vec<&KeySet> = deliveries.iter().map(|delivery| &delivery.load.keys).filter(|k| !k.is_empty()).collect();
+    let mut deleted = Deleted::default();
+    if !keys.is_empty() {
+        deleted = insist(Part::Cache, "delete keys", async || cache.delete(&keys).await).await?;
+    }
+    Ok(Landed { deliveries, deleted })
+}
+
+/// The youngest span of what is owed.
+fn youngest(tickets: &[Ticket]) -> Option<SpanId> {
+    tickets.iter().map(Ticket::span).max()
+}
+
+impl<A, C, D> Target<A, C, D>
+where
+    A: Copy + Ord + 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    /// Sends the first delivery, if there is one, together with what goes again and the echoes that are due.
+    pub(super) fn start_flight(&mut self, first: Option<Delivery>, now: Instant) {
+        assert!(!self.flight.is_out(), "a flight that is out holds keys that nobody else holds");
+        let mut deliveries: Vec<Delivery> = first.into_iter().collect();
+        let mut bytes = bytes_of(&deliveries);
+        while bytes < self.settings.memory_bytes_max / 8
+            && let Some(echo) = self.again.pop_front().or_else(|| self.echoes.take_due(now))
+        {
+            bytes += echo.load.bytes_used();
+            deliveries.push(echo);
+        }
+        if !deliveries.is_empty() {
+            self.flight.bytes = bytes;
+            self.flight.out.start(fly(Rc::clone(&self.cache), deliveries));
+        }
+    }
+
+    /// Every reply of a flight was read.
+    pub(super) fn landed(&mut self, Landed { deliveries, deleted }: Landed) {
+        reached(Step::Deleted);
+        self.flight.bytes = 0;
+        self.done.keys += deleted.sent;
+        self.done.existed += deleted.existed;
+        self.teller.tell(News::Deleted(deleted));
+        for delivery in deliveries {
+            let (keys, patterns) = self.parted(delivery);
+            keys.into_iter().for_each(|delivery| self.delivered(delivery));
+            patterns.into_iter().for_each(|delivery| self.queue_sweep(delivery));
+        }
+        self.look_for_another_cache();
+    }
+
+    /// What was deleted, and what is still to be swept: exact keys do not wait for a sweep with their echoes. The tickets
+    /// stay with the patterns, which are behind the keys at every stage from here on. Should the cache go back while the
+    /// sweep runs, only the ring knows these keys.
+    fn parted(&mut self, mut delivery: Delivery) -> (Option<Delivery>, Option<Delivery>) {
+        if delivery.load.patterns.is_empty() {
+            return (Some(delivery), None);
+        }
+        if delivery.load.keys.is_empty() {
+            return (None, Some(delivery));
+        }
+        let keys = Invalidations { keys: std::mem::take(&mut delivery.load.keys), ..Invalidations::default() };
+        if delivery.stage == Stage::Fresh
+            && let Some(last) = youngest(&delivery.tickets)
+        {
+            self.ring.push(Cow::Borrowed(&keys), last);
+        }
+        let keys = Delivery { load: keys, tickets: Vec::new(), stage: delivery.stage };
+        (Some(keys), Some(delivery))
+    }
+
+    /// Everything of a delivery was answered: its tickets are handed back, or owed for its echo from now on.
+    pub(super) fn delivered(&mut self, mut delivery: Delivery) {
+        // Lookups that found nothing: there is nothing to delete again.
+        let is_empty = delivery.load.is_empty();
+        let last = youngest(&delivery.tickets);
+        if delivery.stage == Stage::Fresh && self.settings.replicas == Replicas::Some && !is_empty {
+            last.inspect(|last| self.ring.push(Cow::Borrowed(&delivery.load), *last));
+            return self.await_replicas(delivery);
+        }
+        let next = if is_empty { None } else { self.echoes.next(delivery.stage) };
+        match (delivery.stage, last) {
+            (Stage::Early, _) => reached(Step::Early),
+            (Stage::Fresh, Some(last)) if next.is_some() => self.ring.push(Cow::Borrowed(&delivery.load), last),
+            (Stage::Fresh, Some(last)) => self.ring.push(Cow::Owned(std::mem::take(&mut delivery.load)), last),
+            // The keys of a replica's turn are in the ring since they were fresh.
+            (Stage::Fresh | Stage::Replica, _) => {}
+            (Stage::Echo(_), _) => reached(Step::Echoed),
+        }
+        match next {
+            Some(stage) => {
+                let tickets = delivery.tickets.into_iter().map(|ticket| self.ledger.echoing(ticket)).collect();
+                self.echoes.add(stage, Instant::now(), delivery.load, tickets);
+            }
+            None => delivery.tickets.into_iter().for_each(|ticket| self.ledger.done(ticket)),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Read replicas: keys that wait until every replica shows what the primary shows, and are deleted once more then.
+//!
+//! A delivery that was answered behind the gate joins the next round; a round asks the primary for a position past all
+//! of them and ends when every replica has replayed it. Rounds follow one another, so a slow replica delays nobody but
+//! the position.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::Target;
+use crate::cache::Cache;
+use crate::control::Control;
+use crate::error::Result;
+use crate::insist::{Part, insist};
+use crate::kept::Kept;
+use crate::ledger::Ticket;
+use crate::rules::{Invalidations, Rules};
+use crate::target::echo::{Delivery, Stage};
+
+/// Deliveries of one round.
+#[derive(Debug, Default)]
+struct Waiting {
+    load: Invalidations,
+    tickets: Vec<Ticket>,
+}
+
+/// What waits for the read replicas, and what they are asked about now.
+#[derive(Debug, Default)]
+pub(super) struct Lagging {
+    next: Waiting,
+    asked: Waiting,
+    round: Kept<Result<()>>,
+}
+
+impl Lagging {
+    pub(super) fn bytes_used(&self) -> usize {
+        self.next.load.bytes_used() + self.asked.load.bytes_used()
+    }
+
+    /// What the larger of the two holds, in bytes.
+    pub(super) fn largest(&self) -> usize {
+        self.next.load.bytes_used().max(self.asked.load.bytes_used())
+    }
+
+    /// Collapses the largest family of the larger one; says how many bytes that freed.
+    pub(super) fn collapse_largest(&mut self, rules: &Rules) -> usize {
+        let both = [&mut self.next.load, &mut self.asked.load];
+        let load = both.into_iter().max_by_key(|load| load.bytes_used()).expect("there are two");
+        let before = load.bytes_used();
+        load.collapse_largest(rules);
+        before.saturating_sub(load.bytes_used())
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.round.poll(cx)
+    }
+}
+
+impl<A, C, D> Target<A, C, D>
+where
+    A: Copy + Ord + 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    /// The delivery waits for the replicas, and stays owed.
+    pub(super) fn await_replicas(&mut self, delivery: Delivery) {
+        self.lagging.next.load.merge(delivery.load);
+        for ticket in delivery.tickets {
+            // One part stands for all of a span that wait together.
+            match self.lagging.next.tickets.last().is_some_and(|last| last.span() == ticket.span()) {
+                true => self.ledger.done(ticket),
+                false => self.lagging.next.tickets.push(ticket),
+            }
+        }
+        self.start_round();
+    }
+
+    fn start_round(&mut self) {
+        let next = &self.lagging.next;
+        // Keys whose tickets stay with their patterns bring none.
+        if self.lagging.round.is_out() || (next.load.is_empty() && next.tickets.is_empty()) {
+            return;
+        }
+        self.lagging.asked = std::mem::take(&mut self.lagging.next);
+        let control = Rc::clone(&self.control);
+        self.lagging.round.start(async move {
+            insist(Part::Replicas, "wait for the replicas", async || control.replicas_replayed().await).await
+        });
+    }
+
+    /// Positions of the server before mean nothing on this one: the round begins anew, together with the next.
+    pub(super) fn ask_replicas_anew(&mut self) {
+        if self.lagging.round.forget() {
+            let Waiting { load, tickets } = std::mem::take(&mut self.lagging.asked);
+            self.lagging.next.load.merge(load);
+            self.lagging.next.tickets.extend(tickets);
+            self.start_round();
+        }
+    }
+
+    /// Every replica shows what these keys were deleted for.
+    pub(super) fn caught_up(&mut self) {
+        let Waiting { load, tickets } = std::mem::take(&mut self.lagging.asked);
+        self.again.push_back(Delivery { load, tickets, stage: Stage::Replica });
+        self.start_round();
+    }
+}

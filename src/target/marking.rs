@@ -1,0 +1,319 @@
+//! The mark: what was answered, said in the cache itself. The only place of a target where a position moves.
+//!
+//! Before a position is confirmed to the server, the cache's mark says it; the mark is written only over the one that
+//! was written last. A cache that went back in time is so noticed even when no connection broke, at the latest with
+//! the next heartbeat.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Target, Turn};
+use crate::cache::{Cache, Swap};
+use crate::config::{Metering, OnGap};
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::failpoints::{Guard, Step, reached, without};
+use crate::kept::Kept;
+use crate::ledger::Positions;
+use crate::ledger::window::SpanId;
+use crate::lsn::Lsn;
+use crate::mark::Mark;
+use crate::observe::news::News;
+use crate::observe::{Id, log};
+use crate::outage::{Outage, Say, span};
+use crate::target::proof::Held;
+use crate::target::repairs::{UNPROVEN, When};
+
+/// How often the mark and, behind it, the confirmed position move at most. A status costs the server a slot update;
+/// PostgreSQL recycles WAL at checkpoints, so a twentieth of a second loses nothing, and a second little.
+fn confirm_interval(metering: Metering) -> Duration {
+    match metering {
+        Metering::None => Duration::from_millis(50),
+        Metering::ByCommand => Duration::from_secs(1),
+    }
+}
+
+/// The pause behind a mark that the cache refused, which it may do for hours: each try takes a new connection.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
+/// What became of writing a mark.
+#[derive(Debug)]
+pub enum Written {
+    /// It is there, or another, or there is no place for it.
+    Tried(Swap),
+    /// The answer was lost: it may be there.
+    Unknown(Error),
+}
+
+/// A mark on its way to the cache.
+#[derive(Debug)]
+struct Writing<A> {
+    /// What may be confirmed once it is there; `None` for a heartbeat that moves nothing.
+    ack: Option<A>,
+    lsn: Lsn,
+    mark: Mark,
+    text: Vec<u8>,
+    /// The first span that it does not cover.
+    first: SpanId,
+}
+
+/// What was answered, what the mark says of it, and the mark that is on its way.
+#[derive(Debug)]
+pub(super) struct Marking<A> {
+    /// Everything up to here was answered, and no mark says so yet.
+    answered: Option<A>,
+    writing: Option<Writing<A>>,
+    out: Kept<Result<Written>>,
+    /// What the last mark of this connection's server says.
+    marked: Option<A>,
+    confirm_due: Option<Instant>,
+    beat_due: Option<Instant>,
+    /// Of writing the mark.
+    outage: Outage,
+}
+
+impl<A> Default for Marking<A> {
+    fn default() -> Self {
+        let (out, outage) = (Kept::default(), Outage::default());
+        Marking { answered: None, writing: None, out, marked: None, confirm_due: None, beat_due: None, outage }
+    }
+}
+
+impl<A: Copy + Ord> Marking<A> {
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// Whether something was answered that no mark says yet.
+    pub(super) fn is_owed(&self) -> bool {
+        self.answered.is_some()
+    }
+
+    /// Whether the mark says all that was answered.
+    pub(super) fn is_settled(&self) -> bool {
+        self.answered.is_none() && self.writing.as_ref().is_none_or(|writing| writing.ack.is_none())
+    }
+
+    pub(super) fn marked(&self) -> Option<A> {
+        self.marked
+    }
+
+    /// What was answered and not marked, which comes again behind a barrier.
+    pub(super) fn withdraw(&mut self) -> Option<A> {
+        self.answered.take()
+    }
+
+    pub(super) fn leave_server(&mut self) {
+        (self.answered, self.marked) = (None, None);
+    }
+
+    pub(super) fn confirm_at_once(&mut self) {
+        self.confirm_due = None;
+    }
+
+    /// When the next mark may be written: behind the last one after a pause, and at the latest with the next beat.
+    pub(super) fn due(&self, beats: bool) -> Option<Instant> {
+        self.confirm_due.or_else(|| self.beat_due.filter(|_| beats))
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Written>> {
+        self.out.poll(cx)
+    }
+}
+
+/// A text that no other mark has: 128 bits of the seed that the hasher draws anew each time.
+fn nonce() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let seed = RandomState::new();
+    format!("{:016x}{:016x}", seed.hash_one(0u8), seed.hash_one(1u8))
+}
+
+impl<A, C, D> Target<A, C, D>
+where
+    A: Copy + Ord + 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    /// Moves the position over everything that was answered: the mark says it, and then it may be confirmed.
+    pub(super) fn confirm(&mut self, turn: &Turn<'_, impl Positions<A>>) -> Result<()> {
+        if self.marking.confirm_due.is_some_and(|due| due <= turn.now) {
+            self.marking.confirm_due = None;
+        }
+        if self.look.is_reading() {
+            return Ok(()); // Whether something must be deleted again first is not known yet.
+        }
+        let (stream, now) = (turn.stream, turn.now);
+        let (budget, confirmed) = (self.settings.policy.echo_wal_bytes_max, self.confirmed_to_server(stream));
+        let received = stream.received();
+        let held_back = |upto: Option<A>| {
+            let upto = upto.filter(|ack| stream.is_current(*ack)).map(|ack| stream.lsn(ack)).max(confirmed);
+            upto.is_none_or(|upto| received.0.saturating_sub(upto.0) <= budget)
+        };
+        if let Some(ack) = self.ledger.settled(held_back)?
+            && stream.is_current(ack)
+        {
+            self.marking.answered = Some(ack);
+        }
+        if self.marking.is_writing() || self.marking.confirm_due.is_some() || !self.look.is_connected() {
+            return Ok(());
+        }
+        let beat = self.marking.beat_due.is_none_or(|due| due <= now) && self.may_beat(turn);
+        if self.marking.answered.is_some() || beat {
+            self.write_mark(stream, now);
+        }
+        Ok(())
+    }
+
+    /// Whether a heartbeat may be written: what the cache holds is known, and it lacks nothing. Behind a gap that is so
+    /// when everything was answered; on a server that writes nothing no position would ever bring the first mark.
+    pub(super) fn may_beat(&self, turn: &Turn<'_, impl Positions<A>>) -> bool {
+        let is_free = !self.marking.is_writing() && !self.look.is_reading() && turn.beats;
+        let is_proven = match self.look.held() {
+            Held::Nothing => false,
+            Held::Trusted(_) => !self.ledger.is_barred(),
+            Held::Gap { .. } => self.ledger.is_empty() && self.gaps.is_over(),
+        };
+        is_free && is_proven && self.look.is_connected()
+    }
+
+    /// What the server that is connected now has heard of; `None` while there is none and was none.
+    fn confirmed_to_server(&self, stream: &impl Positions<A>) -> Option<Lsn> {
+        let start = self.look.start().map(|start| start.confirmed);
+        self.marking.marked.map(|ack| stream.lsn(ack)).max(start)
+    }
+
+    /// One try: whatever fails, the cache is asked what it holds.
+    fn write_mark(&mut self, stream: &impl Positions<A>, now: Instant) {
+        let Some(start) = self.look.start() else { return };
+        let ack = self.marking.answered.take();
+        // Where this connection started is covered, by the mark that was compared with it or by a sweep. The last mark
+        // may say less: the slot was made anew.
+        let lsn = ack.or(self.marking.marked).map_or(start.confirmed, |ack| stream.lsn(ack).max(start.confirmed));
+        let mark = Mark {
+            system: start.system.clone(),
+            timeline: start.timeline,
+            slot: self.settings.slot.clone(),
+            lsn: lsn.to_string(),
+            at: std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+            nonce: nonce(),
+            rules: self.rules.digest().to_owned(),
+            run: start.run.clone(),
+            publication: start.publication.clone(),
+        };
+        let text = serde_json::to_vec(&mark).expect("a mark is plain data");
+        let expected = self.look.held().expected();
+        self.marking.writing = Some(Writing { ack, lsn, mark, text: text.clone(), first: self.ledger.first_open() });
+        let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
+        self.marking.out.start(async move {
+            match cache.swap_mark(&slot, &expected, &text).await {
+                Ok(swap) => Ok(Written::Tried(swap)),
+                Err(error) if error.is_transient() => Ok(Written::Unknown(error)),
+                Err(error) => Err(error.while_doing("write the mark")),
+            }
+        });
+        self.marking.confirm_due = Some(now + confirm_interval(self.settings.policy.metering));
+        self.marking.beat_due = Some(now + self.settings.policy.heartbeat);
+    }
+
+    /// The mark was written, or not: only when it is there the position behind it may be confirmed.
+    pub(super) fn written(&mut self, written: Written, stream: &impl Positions<A>) {
+        let Some(writing) = self.marking.writing.take() else { return };
+        // What is read meanwhile may be from before it.
+        if self.look.is_reading() {
+            self.read_mark();
+        }
+        match written {
+            Written::Tried(Swap::Written) => {
+                reached(Step::MarkWritten);
+                self.ring.marked(&writing.mark.nonce, writing.first);
+                self.repairs.proved();
+                if let Some(lasted) = self.marking.outage.over(Instant::now()) {
+                    log!(Id::MarkWorks, cache = self.cache.name(), after = span(lasted), "the mark is written again");
+                }
+                self.look.trust(Some(writing.text));
+                self.acknowledge(writing.ack, stream);
+                self.teller.tell(News::Marked(writing.lsn));
+            }
+            // Without a mark the next start sweeps; until then the position may move.
+            Written::Tried(Swap::Full) if self.settings.policy.on_gap == OnGap::Sweep => {
+                self.complain_about_mark(
+                    "failed to write the mark: OOM, the cache is full and evicts nothing; the next start sweeps",
+                    None,
+                );
+                self.acknowledge(writing.ack, stream);
+            }
+            Written::Tried(Swap::Full) => {
+                self.complain_about_mark(
+                    "failed to write the mark: OOM, the cache is full and evicts nothing; nothing is confirmed",
+                    None,
+                );
+                self.marking.answered = self.marking.answered.max(writing.ack);
+            }
+            Written::Tried(Swap::Other) if without(Guard::Mark) => {
+                self.look.forget();
+                self.acknowledge(writing.ack, stream);
+            }
+            // A server closes idle connections; the next beat must not find the same again.
+            Written::Tried(Swap::Lost) => {
+                self.may_be_there(&writing);
+                self.marking.answered = self.marking.answered.max(writing.ack);
+                self.marking.beat_due = None;
+                self.read_mark();
+            }
+            Written::Tried(Swap::Refused(error)) => {
+                self.complain_about_mark("failed to write the mark", Some(error));
+                self.marking.answered = self.marking.answered.max(writing.ack);
+                self.marking.confirm_due = Some(Instant::now() + REFUSED_PAUSE);
+            }
+            Written::Tried(Swap::Other | Swap::Unproven) => {
+                self.marking.answered = self.marking.answered.max(writing.ack);
+                let what = "the mark cannot be written where it was read";
+                let when = self.repairs.when(UNPROVEN, what);
+                if when != When::Now {
+                    self.marking.confirm_due = Some(Instant::now() + when.pause());
+                }
+                self.read_mark();
+            }
+            Written::Unknown(error) => {
+                self.complain_about_mark("failed to write the mark", Some(error));
+                self.marking.answered = self.marking.answered.max(writing.ack);
+                self.may_be_there(&writing);
+                self.read_mark();
+            }
+        }
+    }
+
+    /// The answer was lost. Should the mark be there, it covers what it says: the cache wrote it behind those deletes.
+    fn may_be_there(&mut self, writing: &Writing<A>) {
+        self.ring.marked(&writing.mark.nonce, writing.first);
+        self.look.lost(writing.text.clone());
+    }
+
+    /// The position may be confirmed to the server, as far as this target goes.
+    fn acknowledge(&mut self, ack: Option<A>, stream: &impl Positions<A>) {
+        if let Some(ack) = ack.filter(|ack| stream.is_current(*ack)) {
+            self.marking.marked = Some(ack);
+        }
+    }
+
+    /// Once for each cause, and each minute.
+    fn complain_about_mark(&mut self, what: &str, error: Option<Error>) {
+        let cause = error.as_ref().map(|error| format!(": {}", error.chain())).unwrap_or_default();
+        let line = format!("{what}{cause}");
+        let cache = self.cache.name();
+        let hint = match &error {
+            Some(error) => error.hint.as_deref().unwrap_or("The log of the cache may tell why it refuses the mark."),
+            None => "Raise maxmemory of the cache, or give it a maxmemory-policy that evicts keys.",
+        };
+        let id = if error.is_some() { Id::MarkFailing } else { Id::MarkFull };
+        match self.marking.outage.failed(&line, Instant::now()) {
+            Say::First => log!(id, hint, cache, "{line}"),
+            // What lasts does not mend itself.
+            Say::Still(_) => log!(id.lasting(), hint, cache, "{line}"),
+            Say::Nothing => {}
+        }
+    }
+}

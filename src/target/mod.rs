@@ -1,0 +1,441 @@
+//! A target is one cache: everything that belongs to it, and nothing that belongs to the stream.
+//!
+//! The loop hands a target loads, in the order in which they left the gate, and positions. The target deletes
+//! (`flight.rs`), sweeps (`sweeping.rs`), deletes again (`echo.rs`, `lagging.rs`), and writes the mark that says up to
+//! where all of that was answered (`marking.rs`). Behind each new connection the target reads the mark and judges what it
+//! proves (`proof.rs`, `gap.rs`). What a target owes stands in its own ledger, so no target waits for another.
+//!
+//! Three states, each of its own part: the flight is idle or flying; the sweep is idle or sweeping; what the mark proves
+//! is nothing, trusted, or a gap ([`proof::Held`]).
+
+pub mod echo;
+mod flight;
+mod gap;
+mod lagging;
+mod look;
+mod marking;
+mod owed;
+pub mod pace;
+pub mod proof;
+mod repairs;
+pub mod ring;
+mod sweeping;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cache::Cache;
+use crate::config::{Metering, OnGap};
+use crate::control::Control;
+use crate::error::Result;
+use crate::gate::Snapshot;
+use crate::keys::KeySet;
+use crate::ledger::{Ledger, Positions};
+use crate::load::Untold;
+use crate::observe::teller::Teller;
+use crate::rules::{Invalidations, Rules};
+use crate::start::Start;
+use crate::target::echo::{Delivery, Echoes, Stage};
+use crate::target::flight::{Flight, Landed};
+use crate::target::gap::Gaps;
+use crate::target::lagging::Lagging;
+use crate::target::look::{Found, Look};
+use crate::target::marking::{Marking, Written};
+use crate::target::repairs::Repairs;
+use crate::target::ring::Ring;
+use crate::target::sweeping::{Scanned, Sweeping};
+use crate::words::Words;
+
+/// Whether readers also read from standbys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replicas {
+    /// From the primary only.
+    None,
+    /// Keys wait for the replicas, too.
+    Some,
+}
+
+/// What the configuration says of one cache.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Delays of the echoes.
+    pub echo: Vec<Duration>,
+    /// WAL that waiting echoes may hold back, in bytes.
+    pub echo_wal_bytes_max: u64,
+    /// What to do about a gap.
+    pub on_gap: OnGap,
+    /// How often the mark is written when nothing moves.
+    pub heartbeat: Duration,
+    /// Whether each command costs money.
+    pub metering: Metering,
+}
+
+/// What a target needs to know besides.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What the configuration says of its cache.
+    pub policy: Policy,
+    /// Name of the mark: the slot.
+    pub slot: String,
+    /// Whether readers also read from standbys.
+    pub replicas: Replicas,
+    /// The share of memory that the target may use, in bytes.
+    pub memory_bytes_max: usize,
+}
+
+/// What a target did so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Exact keys sent to the cache, echoes included.
+    pub keys: u64,
+    /// Of these, keys that existed.
+    pub existed: u64,
+    /// Sweeps finished.
+    pub sweeps: u64,
+    /// Keys deleted by sweeps.
+    pub swept: u64,
+    /// Families collapsed into their pattern.
+    pub collapsed: u64,
+}
+
+/// What the loop says at each of its turns.
+#[derive(Debug)]
+pub struct Turn<'a, P> {
+    /// The loop's clock.
+    pub now: Instant,
+    /// What positions mean.
+    pub stream: &'a P,
+    /// The daemon stops, or begins anew: what is in flight is finished, echoes are not sent.
+    pub draining: bool,
+    /// Whether how far the cache is behind is known, so that a heartbeat says something true.
+    pub beats: bool,
+}
+
+/// What a target waited for.
+#[derive(Debug)]
+pub enum Happened {
+    /// Every reply of a flight was read.
+    Landed(Landed),
+    /// A sweep ended.
+    Swept(Scanned),
+    /// The mark was read.
+    MarkRead(Found),
+    /// The mark was written, or not.
+    MarkWritten(Written),
+    /// Every replica has replayed what was asked.
+    CaughtUp,
+    /// A snapshot for the sweep of a gap.
+    Looked(Snapshot),
+}
+
+/// One cache.
+pub struct Target<A, C, D> {
+    cache: Rc<C>,
+    control: Rc<D>,
+    rules: Rc<Rules>,
+    settings: Settings,
+    words: Words,
+    teller: Teller,
+    done: Done,
+    ledger: Ledger<A>,
+    /// What came since the last flight left: one load, however much that is.
+    inbox: Option<Delivery>,
+    /// What goes again: the cache may lack it.
+    again: VecDeque<Delivery>,
+    flight: Flight,
+    sweeping: Sweeping,
+    echoes: Echoes<Instant>,
+    lagging: Lagging,
+    ring: Ring,
+    look: Look,
+    marking: Marking<A>,
+    gaps: Gaps,
+    repairs: Repairs,
+}
+
+impl<A, C, D> std::fmt::Debug for Target<A, C, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl<A, C, D> Target<A, C, D>
+where
+    A: Copy + Ord + 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    /// A target that knows nothing of its cache yet. `words` are the source's.
+    pub fn new(
+        cache: Rc<C>,
+        control: Rc<D>,
+        rules: Rc<Rules>,
+        settings: Settings,
+        words: Words,
+        teller: Teller,
+    ) -> Self {
+        Target {
+            echoes: Echoes::new(&settings.policy.echo),
+            ring: Ring::new(settings.memory_bytes_max / 16),
+            cache,
+            control,
+            rules,
+            settings,
+            words,
+            teller,
+            done: Done::default(),
+            ledger: Ledger::default(),
+            inbox: None,
+            again: VecDeque::new(),
+            flight: Flight::default(),
+            sweeping: Sweeping::default(),
+            lagging: Lagging::default(),
+            look: Look::default(),
+            marking: Marking::default(),
+            gaps: Gaps::default(),
+            repairs: Repairs::default(),
+        }
+    }
+
+    /// The same cache under other rules, whose lookups `control` asks: counters, pace and echoes go on, and what was not
+    /// confirmed comes again.
+    #[must_use]
+    pub fn renewed(self, rules: &Rc<Rules>, control: &Rc<D>) -> Self {
+        let Target { cache, settings, words, teller, done, repairs, echoes, .. } = self;
+        let echoes = echoes.carried(&self.rules, rules);
+        let renewed = Target::new(cache, Rc::clone(control), Rc::clone(rules), settings, words, teller);
+        Target { done, repairs: repairs.carried(), echoes, ..renewed }
+    }
+
+    /// A load left the gate; `upto` is the position up to which everything was handed over with it, and `born` says when
+    /// its oldest change committed.
+    pub fn take_in(&mut self, load: Invalidations, upto: Option<A>, born: Option<std::time::Instant>) {
+        let ticket = self.ledger.open_or_join(upto);
+        if let Some(born) = born {
+            self.ledger.date(&ticket, born);
+        }
+        match &mut self.inbox {
+            Some(waiting) => {
+                waiting.load.merge(load);
+                waiting.tickets.push(ticket);
+            }
+            None => self.inbox = Some(Delivery { load, tickets: vec![ticket], stage: Stage::Fresh }),
+        }
+    }
+
+    /// The keys that are on their way to the gate go at once, too: that proves nothing, and shortens the time that old
+    /// values are served.
+    pub fn take_early(&mut self, keys: KeySet, now: Instant) {
+        let load = Invalidations { keys, ..Invalidations::default() };
+        self.start_flight(Some(Delivery { load, tickets: Vec::new(), stage: Stage::Early }), now);
+    }
+
+    /// Keys of tables whose changes do not come. Where keys that only may be stale stay, those that are stale go.
+    pub fn take_untold(&mut self, Untold { all, altered }: Untold) {
+        let load = if self.settings.policy.on_gap == OnGap::Warn { altered } else { all };
+        if load.is_empty() {
+            return;
+        }
+        self.queue_sweep(Delivery { load, tickets: Vec::new(), stage: Stage::Fresh });
+    }
+
+    /// Everything up to this position was handed over.
+    pub fn take_position(&mut self, upto: A) {
+        self.ledger.idle(upto);
+    }
+
+    /// A new connection of the stream starts here: the mark is compared with it. `altered`: what is watched is another
+    /// than at the connection before.
+    pub fn connected(&mut self, start: &Start, altered: bool) {
+        self.look.connected(start, altered);
+        self.read_mark();
+    }
+
+    /// The connection ended: nothing is given on until the next one was compared.
+    pub fn disconnected(&mut self) {
+        self.look.disconnected();
+    }
+
+    /// Another server, or another run of it: its positions say nothing about what was deleted before.
+    pub fn leave_server(&mut self) {
+        self.marking.leave_server();
+        self.ring.clear();
+        self.ask_replicas_anew();
+    }
+
+    /// Another daemon has the slot: the marks are its own from now on, and so are deletes behind ours.
+    pub fn stand_by(&mut self) {
+        self.look.stand_by();
+        self.ring.clear();
+    }
+
+    /// Waits for whatever the target waits for.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Happened>> {
+        if let Poll::Ready(landed) = self.flight.poll(cx) {
+            return Poll::Ready(landed.map(Happened::Landed));
+        }
+        if let Poll::Ready(swept) = self.sweeping.poll(cx) {
+            return Poll::Ready(swept.map(Happened::Swept));
+        }
+        // What is on its way to the cache may stand behind the mark that was read, or before it.
+        if !self.flight.is_out()
+            && !self.marking.is_writing()
+            && let Poll::Ready(found) = self.look.poll(cx)
+        {
+            return Poll::Ready(found.map(Happened::MarkRead));
+        }
+        if let Poll::Ready(round) = self.lagging.poll(cx) {
+            return Poll::Ready(round.map(|()| Happened::CaughtUp));
+        }
+        if let Poll::Ready(snapshot) = self.gaps.poll(cx) {
+            return Poll::Ready(snapshot.map(Happened::Looked));
+        }
+        let written = ready!(self.marking.poll(cx));
+        Poll::Ready(written.map(Happened::MarkWritten))
+    }
+
+    /// Does what follows.
+    pub fn on(&mut self, happened: Happened, stream: &impl Positions<A>) {
+        match happened {
+            Happened::Landed(landed) => self.landed(landed),
+            Happened::Swept(scanned) => self.swept(scanned),
+            Happened::MarkRead(found) => self.compare(found, stream),
+            Happened::MarkWritten(written) => self.written(written, stream),
+            Happened::CaughtUp => self.caught_up(),
+            Happened::Looked(snapshot) => self.looked(snapshot),
+        }
+    }
+
+    /// Begins whatever can begin now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ledger::settled`].
+    pub fn start(&mut self, turn: &Turn<'_, impl Positions<A>>) -> Result<()> {
+        self.repair_what_is_owed(turn.now);
+        if self.may_fly() && (!turn.draining || self.inbox.is_some() || !self.again.is_empty()) {
+            let fresh = self.inbox.take();
+            self.start_flight(fresh, turn.now);
+        }
+        self.start_sweep();
+        self.confirm(turn)
+    }
+
+    /// When the target has something to do, if nothing happens before.
+    pub fn due(&self, turn: &Turn<'_, impl Positions<A>>) -> Option<Instant> {
+        let echo = if self.may_fly() && !turn.draining { self.echoes.due() } else { None };
+        [echo, self.marking.due(self.may_beat(turn)), self.repairs.owed.due()].into_iter().flatten().min()
+    }
+
+    /// Whether the cache may be asked to delete: one flight at a time, and none while the mark is read.
+    fn may_fly(&self) -> bool {
+        !self.flight.is_out() && !self.look.is_reading()
+    }
+
+    /// Whether a load that is made ready now may leave soon.
+    pub fn takes(&self) -> bool {
+        !self.flight.is_out() && self.inbox.is_none()
+    }
+
+    /// The daemon stops: what was answered is marked without a pause.
+    pub fn confirm_at_once(&mut self) {
+        self.marking.confirm_at_once();
+    }
+
+    /// Whether nothing keeps a load from leaving at once.
+    pub fn is_free(&self) -> bool {
+        self.may_fly() && self.inbox.is_none()
+    }
+
+    /// Whether keys are wanted ahead of the gate.
+    pub fn wants_early(&self) -> bool {
+        self.is_free() && self.settings.policy.metering == Metering::None
+    }
+
+    /// Whether nothing is in flight that a stop waits for. Echoes are not awaited: they hold the position back, so the
+    /// next start sends their keys again.
+    pub fn is_finished(&self) -> bool {
+        let nothing_flies = self.inbox.is_none() && self.again.is_empty() && !self.flight.is_out();
+        let nothing_moves = !self.marking.is_writing() && (!self.marking.is_owed() || !self.look.is_connected());
+        nothing_flies && nothing_moves && !self.sweeping.is_busy()
+    }
+
+    /// Whether everything that came was answered and marked.
+    pub fn is_settled(&self) -> bool {
+        self.ledger.is_empty() && self.marking.is_settled()
+    }
+
+    /// Whether the mark was judged since the daemon started, or took over.
+    pub fn is_known(&self) -> bool {
+        self.look.is_known()
+    }
+
+    /// The last position that the mark says of this server.
+    pub fn marked(&self) -> Option<A> {
+        self.marking.marked()
+    }
+
+    /// When the oldest change committed that was handed over and is not deleted.
+    pub fn oldest(&mut self) -> Option<std::time::Instant> {
+        self.ledger.oldest()
+    }
+
+    /// What was done so far.
+    pub fn done(&self) -> Done {
+        self.done
+    }
+
+    /// Repairs that waited, and whether one waits now or nothing was proved since.
+    pub fn repairs(&self) -> (u64, bool) {
+        (self.repairs.delayed(), self.repairs.is_slow())
+    }
+
+    /// Connections that led to another server.
+    pub fn turns(&self) -> u64 {
+        self.cache.lineage().another
+    }
+
+    /// Keys and patterns that wait for their echo.
+    pub fn echoes_waiting(&self) -> usize {
+        self.echoes.keys()
+    }
+
+    /// What is on its way and cannot collapse, in bytes.
+    pub fn bytes_leaving(&self) -> usize {
+        self.flight.bytes_used() + self.sweeping.bytes_used() + bytes_of(&self.again) + self.repairs.owed.bytes_used()
+    }
+
+    /// What may yet be deleted and can collapse, in bytes.
+    pub fn bytes_waiting(&self) -> usize {
+        bytes_of(&self.inbox) + self.echoes.bytes_used() + self.lagging.bytes_used() + self.ring.bytes_used()
+    }
+
+    /// The largest of what can collapse, in bytes.
+    pub fn largest(&self) -> usize {
+        bytes_of(&self.inbox).max(self.lagging.largest()).max(self.echoes.largest())
+    }
+
+    /// Collapses the largest family of the largest set; says how many bytes that freed.
+    pub fn collapse_largest(&mut self) -> usize {
+        let (inbox, lagging, echoes) = (bytes_of(&self.inbox), self.lagging.largest(), self.echoes.largest());
+        let freed = match &mut self.inbox {
+            Some(waiting) if inbox >= lagging.max(echoes) => {
+                waiting.load.collapse_largest(&self.rules);
+                inbox.saturating_sub(waiting.load.bytes_used())
+            }
+            _ if lagging > echoes => self.lagging.collapse_largest(&self.rules),
+            _ => self.echoes.collapse_largest(&self.rules),
+        };
+        self.done.collapsed += u64::from(freed > 0);
+        freed
+    }
+}
+
+/// Bytes of all deliveries.
+fn bytes_of<'a>(deliveries: impl IntoIterator<Item = &'a Delivery>) -> usize {
+    deliveries.into_iter().map(|delivery| delivery.load.bytes_used()).sum()
+}

@@ -1,0 +1,173 @@
+//! Sweeps: patterns that wait for the next pass over the keyspace, and the pass that runs.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use super::{Target, bytes_of};
+use crate::cache::{Cache, Swept};
+use crate::control::Control;
+use crate::error::Result;
+use crate::failpoints::{Step, reached};
+use crate::insist::{Part, insist};
+use crate::kept::Kept;
+use crate::keys::KeySet;
+use crate::observe::news::News;
+use crate::observe::{Id, log};
+use crate::rules::plan::cause::{Cause, Causes};
+use crate::target::echo::{Delivery, Stage};
+use crate::target::owed::Repair;
+use crate::target::repairs::{SWEPT_BY_TWO, When};
+
+/// More patterns than this in one sweep collapse into their families: each is compared with every key of the cache.
+const PATTERNS_MAX: usize = 1_000;
+
+/// Deliveries whose patterns were swept, and what that did.
+#[derive(Debug)]
+pub struct Scanned {
+    deliveries: Vec<Delivery>,
+    swept: Swept,
+}
+
+/// The sweep that runs, and what waits for the next one.
+#[derive(Debug, Default)]
+pub(super) struct Sweeping {
+    /// One per stage.
+    queued: Vec<Delivery>,
+    out: Kept<Result<Scanned>>,
+    /// What the running sweep holds, in bytes.
+    bytes: usize,
+    /// The cache became another while the sweep ran: parts of it may have been answered by the one before.
+    again: bool,
+}
+
+impl Sweeping {
+    /// Whether a sweep runs.
+    pub(super) fn is_out(&self) -> bool {
+        self.out.is_out()
+    }
+
+    /// Whether one runs or waits.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_out() || !self.queued.is_empty()
+    }
+
+    /// The sweep that runs, if one does, is to run once more.
+    pub(super) fn run_again(&mut self) {
+        self.again = self.is_out();
+    }
+
+    pub(super) fn bytes_used(&self) -> usize {
+        self.bytes + bytes_of(&self.queued)
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Scanned>> {
+        self.out.poll(cx)
+    }
+}
+
+/// Sweeps the patterns of all deliveries in one pass.
+async fn sweep<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<Scanned> {
+    let mut patterns = KeySet::default();
+    for delivery in &deliveries {
+        patterns.merge(delivery.load.patterns.clone());
+    }
+    let swept = insist(Part::Cache, "sweep", async || cache.sweep(&patterns).await).await?;
+    Ok(Scanned { deliveries, swept })
+}
+
+impl<A, C, D> Target<A, C, D>
+where
+    A: Copy + Ord + 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    pub(super) fn queue_sweep(&mut self, mut delivery: Delivery) {
+        self.done.collapsed += delivery.load.collapse_patterns(PATTERNS_MAX, &self.rules);
+        match self.sweeping.queued.iter_mut().find(|queued| queued.stage == delivery.stage) {
+            Some(queued) => {
+                queued.load.merge(delivery.load);
+                self.done.collapsed += queued.load.collapse_patterns(PATTERNS_MAX, &self.rules);
+                queued.tickets.extend(delivery.tickets);
+            }
+            None => self.sweeping.queued.push(delivery),
+        }
+    }
+
+    /// Begins a sweep of what waits.
+    pub(super) fn start_sweep(&mut self) {
+        if self.sweeping.is_out() || self.sweeping.queued.is_empty() {
+            return;
+        }
+        self.teller.tell(News::SweepBegan);
+        let deliveries = std::mem::take(&mut self.sweeping.queued);
+        self.say_sweeping(&deliveries);
+        self.sweeping.bytes = bytes_of(&deliveries);
+        self.sweeping.out.start(sweep(Rc::clone(&self.cache), deliveries));
+    }
+
+    pub(super) fn swept(&mut self, Scanned { deliveries, swept }: Scanned) {
+        reached(Step::Swept);
+        self.sweeping.bytes = 0;
+        self.done.sweeps += 1;
+        self.done.swept += swept.deleted;
+        self.say_swept(&deliveries, swept);
+        self.teller.tell(News::SweepEnded(swept));
+        let again = std::mem::take(&mut self.sweeping.again);
+        match again {
+            true => self.sweep_later(deliveries),
+            false => {
+                self.repairs.swept_by_one();
+                deliveries.into_iter().for_each(|delivery| self.delivered(delivery));
+            }
+        }
+        if !self.sweeping.queued.iter().any(|queued| queued.load.causes.has(Cause::Missed)) {
+            self.repairs.swept();
+        }
+        // Its connection may have met another server.
+        self.look_for_another_cache();
+    }
+
+    /// The cache became another while these were swept.
+    fn sweep_later(&mut self, deliveries: Vec<Delivery>) {
+        let when = self.repairs.when(SWEPT_BY_TWO, "the cache became another server while it was swept");
+        if when == When::Now {
+            deliveries.into_iter().for_each(|delivery| self.queue_sweep(delivery));
+        } else {
+            self.repairs.owed.push(Instant::now() + when.pause(), Repair::Again(deliveries));
+        }
+    }
+
+    /// A sweep of whole tables is news; patterns that a rule or a transaction names, and echoes, are its daily work.
+    fn say_sweeping(&self, deliveries: &[Delivery]) {
+        if let Some((tables, cause)) = self.purpose(deliveries) {
+            log!(Id::SweepBegan, tables, cause, "sweep began");
+        }
+    }
+
+    fn say_swept(&self, deliveries: &[Delivery], swept: Swept) {
+        let Swept { scanned, deleted } = swept;
+        match self.purpose(deliveries) {
+            Some((tables, cause)) => log!(Id::SweepEnded, tables, cause, scanned, deleted, "sweep finished"),
+            None => tracing::debug!(scanned, deleted, "sweep finished: patterns"),
+        }
+    }
+
+    /// Which tables a sweep is about as a whole, and why.
+    fn purpose(&self, deliveries: &[Delivery]) -> Option<(String, String)> {
+        let mut causes = Causes::default();
+        let mut tables = BTreeSet::new();
+        for delivery in deliveries.iter().filter(|delivery| delivery.stage == Stage::Fresh) {
+            let is_gap = delivery.load.causes.has(Cause::Missed);
+            let swept = self.rules.swept_tables(&delivery.load.patterns, is_gap);
+            if is_gap || !swept.is_empty() {
+                causes.merge(delivery.load.causes);
+                tables.extend(swept);
+            }
+        }
+        let tables = tables.into_iter().collect::<Vec<_>>().join(", ");
+        (causes != Causes::default()).then(|| (tables, causes.words(self.words.emptied)))
+    }
+}
