@@ -36,6 +36,9 @@
 //! (`feed/ddl.rs`). Whether to connect anew is decided in `feed/connection.rs`. What cannot be known is widened, never
 //! skipped.
 //!
+//! Whatever a person may look for in the log has an id, and one list says its level and what to do (`observe/ids.rs`); what
+//! lasts is said again once a minute (`reminder.rs`). The metrics and the status line are made from news (`observe/news.rs`).
+//!
 //! # Words of this project
 //!
 //! | word | meaning |
@@ -113,9 +116,11 @@ pub mod target;
 // What flows by, beside the loop.
 pub mod tap;
 
+// What the daemon tells of itself: the list of ids of its log, its news, and who may read them late.
+pub mod observe;
+
 // The edges.
 pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod metrics;
-pub mod observe;

@@ -82,8 +82,8 @@ struct Running {
     received: Lsn,
     /// How late the rows of a backlog are.
     late: Duration,
-    /// Shapes whose changes are not captured.
-    said: Reminder<i32, Instant>,
+    /// Shapes whose changes are not captured, and rows that are not understood.
+    said: Reminder<(Id, i32), Instant>,
     /// When the loop shows next that it turns.
     show_due: Instant,
 }
@@ -247,7 +247,8 @@ impl Running {
                     _ => (b'S', Some(shape), None),
                 };
                 let row = OutboxRow { xid, op, shape, old: None, new: None, note, at: 0 };
-                write(&mut self.encoder, &row, position, &self.shapes, &mut self.messages);
+                let written = self.encoder.row(&row, position, &self.shapes, &mut self.messages);
+                say_not_understood(written, &mut self.said);
             }
             self.encoder.end(&mut self.messages);
             return Ok(true);
@@ -266,7 +267,7 @@ impl Running {
         self.late = Duration::from_micros(late.try_into().unwrap_or(0));
         if let (b'S', Some(id), Some(why)) = (row.op, row.shape, row.note)
             && let Some(shape) = self.shapes.get(&id)
-            && self.said.is_due(&id, Instant::now())
+            && self.said.is_due(&(Id::NotCaptured, id), Instant::now())
         {
             let hint = match why {
                 UNREADABLE => "No reader can read that value in UTF-8. Mend the row.",
@@ -280,15 +281,21 @@ impl Running {
                 shape.name
             );
         }
-        write(&mut self.encoder, &row, position, &self.shapes, &mut self.messages);
+        let written = self.encoder.row(&row, position, &self.shapes, &mut self.messages);
+        say_not_understood(written, &mut self.said);
         Ok(true)
     }
 }
 
-/// Writes the messages of a row; of one that is not understood, one that sweeps everything.
-fn write(encoder: &mut Encoder, row: &OutboxRow<'_>, position: Lsn, shapes: &Shapes, out: &mut Messages) {
-    if let Err(Unreadable(why)) = encoder.row(row, position, shapes, out) {
-        log!(Id::RowNotUnderstood, "a row of crieur.outbox is not understood ({why}): every key of the rules is swept");
+/// Of a row that is not understood the encoder writes a message that sweeps everything.
+fn say_not_understood(written: std::result::Result<(), Unreadable>, said: &mut Reminder<(Id, i32), Instant>) {
+    if let Err(Unreadable(why)) = written
+        && said.is_due(&(Id::RowNotUnderstood, 0), Instant::now())
+    {
+        log!(
+            Id::RowNotUnderstood,
+            "a row of crieur.outbox is not understood ({why}): every key of the rules is swept, as for each such row"
+        );
     }
 }
 
