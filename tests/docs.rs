@@ -283,6 +283,12 @@ fn french_pages_have_the_headings_commands_and_identifiers_of_the_english_ones()
                 headings(english).get(at)
             ));
         }
+        for level in ["INFO", "WARN", "ERROR"] {
+            let count = |text: &str| prose(text).map(|line| line.matches(level).count()).sum::<usize>();
+            if count(french) != count(english) {
+                complaints.push(format!("{}: {level} stands there another number of times", path.display()));
+            }
+        }
         let commands = |text: &str| -> Vec<(String, Vec<String>)> {
             let found = blocks(text).into_iter().filter(|(info, _)| !info.starts_with("mermaid"));
             found.map(|(info, content)| (info, bare(&content))).collect()
