@@ -236,6 +236,20 @@ fn every_id_of_the_log_that_a_page_names_exists() {
     complain(complaints);
 }
 
+#[test]
+fn every_file_of_the_repository_that_a_page_names_exists() {
+    let mut complaints = Vec::new();
+    for (path, page) in pages() {
+        let plain: String = prose(&page).map(|line| format!("{line} ")).collect();
+        let is_ours = |word: &&str| ["src/", "tests/", "sql/", "systemd/"].iter().any(|root| word.starts_with(root));
+        let named =
+            identifiers(&plain).into_iter().filter(is_ours).map(|word| word.split(['*', ' ']).next().unwrap_or(word));
+        let lost = named.filter(|word| !root().join(word).exists());
+        complaints.extend(lost.map(|word| format!("{}: {word} does not exist", path.display())));
+    }
+    complain(complaints);
+}
+
 /// A heading in another language says the same when its identifiers are the same.
 fn identifiers(line: &str) -> Vec<&str> {
     line.split('`').skip(1).step_by(2).collect()
