@@ -36,8 +36,8 @@
 //! (`feed/ddl.rs`). Whether to connect anew is decided in `feed/connection.rs`. What cannot be known is widened, never
 //! skipped.
 //!
-//! Whatever a person may look for in the log has an id, and one list says its level and what to do (`observe/ids.rs`); what
-//! lasts is said again once a minute (`reminder.rs`). The metrics and the status line are made from news (`observe/news.rs`).
+//! Whatever a person may look for in the log has an id, and one list says its level and what to do (`observe/ids.rs`).
+//! What lasts is said again once a minute (`reminder.rs`). Metrics and the status line are made from news (`observe/news.rs`).
 //!
 //! # Words of this project
 //!

@@ -5,6 +5,7 @@
 //! behind is told how many it has missed, at the place where they are missing.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -13,7 +14,7 @@ use tokio::sync::Notify;
 use crate::observe::news::News;
 
 /// Entries that the daemon keeps. Most are a few words; a line of the log is cut to [`TEXT_BYTES_MAX`].
-pub const ENTRIES_MAX: usize = 512;
+pub const ENTRIES_MAX: usize = 256;
 
 /// Bytes of a line of the log that are kept.
 pub const TEXT_BYTES_MAX: usize = 1024;
@@ -50,6 +51,8 @@ struct Kept {
 struct Shared {
     kept: Mutex<Kept>,
     came: Notify,
+    /// Readers that there are now.
+    readers: AtomicUsize,
     entries_max: usize,
 }
 
@@ -67,13 +70,16 @@ impl Recent {
     /// With this bound, which is at least one.
     pub fn of_at_most(entries_max: usize) -> Self {
         let kept = Mutex::new(Kept { entries: VecDeque::with_capacity(entries_max), next: 0 });
-        Recent(Arc::new(Shared { kept, came: Notify::new(), entries_max: entries_max.max(1) }))
+        let readers = AtomicUsize::new(0);
+        Recent(Arc::new(Shared { kept, came: Notify::new(), readers, entries_max: entries_max.max(1) }))
     }
 
-    /// Adds what happened. [`News::Totals`] is left out: it is where things stand, told many times a second, and would push
-    /// out all else.
+    /// Adds what happened. What comes many times a second would push out all else: a flight and a mark are kept while
+    /// somebody reads, and where things stand ([`News::Totals`]) never is.
     pub fn add(&self, news: &News, at: SystemTime) {
-        if matches!(news, News::Totals(..)) {
+        let is_unread = self.0.readers.load(Ordering::Relaxed) == 0;
+        let is_frequent = matches!(news, News::Deleted(_) | News::Marked(_));
+        if matches!(news, News::Totals(..)) || (is_unread && is_frequent) {
             return;
         }
         let mut kept = self.kept();
@@ -89,7 +95,10 @@ impl Recent {
 
     /// A reader that begins with the oldest entry that is there.
     pub fn reader(&self) -> Reader {
-        let next = self.kept().entries.front().map_or(0, |entry| entry.number);
+        self.0.readers.fetch_add(1, Ordering::Relaxed);
+        let kept = self.kept();
+        let next = kept.entries.front().map_or(kept.next, |entry| entry.number);
+        drop(kept);
         Reader { of: self.clone(), next }
     }
 
@@ -104,6 +113,12 @@ pub struct Reader {
     of: Recent,
     /// The number of the entry that it reads next.
     next: u64,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.of.0.readers.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Reader {
@@ -141,6 +156,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::lsn::Lsn;
     use crate::observe::news::Totals;
 
     fn add(recent: &Recent, pid: u32) {
@@ -194,6 +210,21 @@ mod tests {
         let totals = News::Totals(Totals::default(), Duration::ZERO);
         (0..10).for_each(|_| recent.add(&totals, SystemTime::UNIX_EPOCH));
         assert_eq!(all(&mut recent.reader()), [1]);
+    }
+
+    #[test]
+    fn what_comes_many_times_a_second_is_kept_only_while_somebody_reads() {
+        let recent = Recent::of_at_most(3);
+        let mark = |recent: &Recent| recent.add(&News::Marked(Lsn(1)), SystemTime::UNIX_EPOCH);
+        add(&recent, 1);
+        (0..10).for_each(|_| mark(&recent));
+        let mut reader = recent.reader();
+        assert_eq!(all(&mut reader), [1]);
+        mark(&recent);
+        assert!(matches!(reader.read(), Some(Read::Entry(Entry { news: News::Marked(_), number: 1, .. }))));
+        drop(reader);
+        (0..10).for_each(|_| mark(&recent));
+        assert_eq!(recent.kept().next, 2);
     }
 
     #[tokio::test]

@@ -51,7 +51,7 @@ async fn the_pages_follow_the_daemon() {
     let mut scene = Scene::start().await;
     let address = address();
     let mut daemon = scene.daemon_with(&config(&scene, address)).await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     ready(address, "200 OK").await;
     let before = metric(address, "keys_sent_total");
     scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;

@@ -189,7 +189,7 @@ async fn many_open_transactions(size: Size, what: &str) {
 /// Writers at full speed while the cache answers nothing.
 async fn load_without_the_cache(size: Size, what: &str) {
     let mut bulk = Bulk::start(size, &[], "").await;
-    bulk.daemon.allow("failed to");
+    bulk.daemon.allow_failing_cache();
     bulk.fill(100_000, 10);
     bulk.scene.cache.freeze();
     let started = Instant::now();

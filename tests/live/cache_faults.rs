@@ -58,7 +58,7 @@ async fn an_idle_connection_that_the_cache_closed_is_replaced_without_a_word() {
 async fn connections_that_the_cache_kills_in_mid_stream_lose_no_key() {
     let scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     let mut pipeline = redis::pipe();
     for id in 1..=400 {
         pipeline.cmd("SET").arg(format!("available_slots:{id}")).arg("value").ignore();
@@ -141,7 +141,7 @@ async fn a_cache_that_changes_its_password_or_cannot_save_gets_the_keys_when_it_
     let () = scene.cache.ask(&grant);
     let url = format!("redis://ann:pw@127.0.0.1:{}", scene.cache.port());
     let mut daemon = scene.daemon_with(&config(&scene.postgres.url(), &url)).await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     let refusals: [Refusal; 2] = [
         (&[&["ACL", "SETUSER", "ann", "resetpass", ">new"], KILL], "WRONGPASS", &[&["ACL", "SETUSER", "ann", ">pw"]]),
         (&[&["BGSAVE"]], "MISCONF", &[&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]]),
@@ -199,7 +199,7 @@ async fn a_right_that_is_missing_inside_of_a_script_is_said_to_be_one() {
 async fn a_cache_that_wants_a_password_from_now_on_keeps_its_connections_and_refuses_new_ones() {
     let scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     Booking::make(&scene, &daemon).await; // So that there is a connection for deletes.
     scene.confirmed(&daemon).await;
     let mut connection = scene.keys();
@@ -232,7 +232,7 @@ async fn a_cache_that_hangs_longer_than_the_timeout_gets_the_same_keys_again() {
     let scene = Scene::start().await;
     let hasty = scene.config().replace("echo = []", "echo = []\ntimeout = \"500ms\"");
     let mut daemon = scene.daemon_with(&hasty).await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     for _ in 0..2 {
         scene.fill();
         scene.confirmed(&daemon).await;

@@ -73,7 +73,7 @@ async fn a_cache_that_does_not_say_who_it_is_is_swept_once_whatever_becomes_of_i
         let scene = Scene::with(Default::default(), conf).await;
         let url = if conf[0].starts_with("rename") { scene.cache.url() } else { nameless(&scene.cache) };
         let mut daemon = scene.daemon_with(&with(&scene, &url, "heartbeat = \"1200ms\"")).await;
-        daemon.allow("failed to");
+        daemon.allow_failing_cache();
         let sweeps = count(&daemon, SWEPT);
         beats(&scene.cache, &daemon, 2).await;
         for _ in 0..5 {
@@ -92,7 +92,7 @@ async fn what_a_nameless_cache_lost_in_a_failover_is_deleted_again_and_nothing_e
     nameless(&scene.cache);
     let url = format!("redis://ann:pw@127.0.0.1:{}", proxy.port());
     let mut daemon = scene.daemon_with(&with(&scene, &url, "heartbeat = \"10s\"")).await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     scene.run(BOOK).await;
     scene.confirmed(&daemon).await;
     scene.fill();

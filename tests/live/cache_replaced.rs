@@ -23,7 +23,7 @@ async fn goes(cache: &Redis, key: &str, log: impl Fn() -> String) {
 async fn a_cache_that_restarts_from_an_old_snapshot_loses_what_is_stale_in_it() {
     let mut scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     for _ in 0..2 {
         scene.confirmed(&daemon).await;
         scene.fill();
@@ -49,7 +49,7 @@ async fn a_replica_that_is_promoted_without_the_last_deletes_loses_what_is_stale
     let proxy = Proxy::start(scene.cache.port());
     let through = config(&scene.postgres.url(), &format!("redis://127.0.0.1:{}", proxy.port()));
     let mut daemon = scene.daemon_with(&through).await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     scene.confirmed(&daemon).await;
     let replica = Redis::start(&Server::System, &[]);
     let () = replica.ask(&["REPLICAOF", "127.0.0.1", &scene.cache.port().to_string()]);
@@ -116,7 +116,7 @@ async fn a_cache_that_still_loads_gets_the_keys_when_it_has() {
     let slow = ["key-load-delay 1000", "loading-process-events-interval-bytes 1024"];
     let mut scene = Scene::with(Default::default(), &slow).await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     scene.confirmed(&daemon).await;
     let mut pipeline = redis::pipe();
     for key in 0..6000 {

@@ -40,7 +40,7 @@ async fn after_half_a_reply_the_same_keys_go_again() {
     let proxy = Proxy::start(scene.cache.port());
     let through = config(&scene.postgres.url(), &format!("redis://127.0.0.1:{}", proxy.port()));
     let mut daemon = scene.daemon_with(&through).await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     scene.confirmed(&daemon).await;
     fill_slots(&scene);
     // Three commands go out. ":500\r\n" is 6 bytes: one reply and the first byte of the next come back.
@@ -148,7 +148,7 @@ async fn a_crash_of_postgresql_is_survived() {
 async fn a_cache_that_comes_back_without_its_mark_is_swept() {
     let mut scene = Scene::start().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     scene.confirmed(&daemon).await;
     daemon.signal(Signal::Stop);
     scene.cache.restart(Data::Lost);
@@ -215,7 +215,8 @@ async fn a_server_that_shuts_down_need_not_wait_for_a_cache_that_is_away() {
         let url = format!("postgres://postgres@{hosts}/postgres");
         let mut daemon = scene.daemon_with(&config(&url, &scene.cache.url())).await;
         daemon.allow("id=stream.interrupted");
-        daemon.allow("failed to");
+        daemon.allow_failing_cache();
+        daemon.allow("id=session.failing");
         scene.confirmed(&daemon).await;
         scene.cache.kill();
         scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;

@@ -29,7 +29,7 @@ async fn a_cache_that_forgets_while_postgresql_is_idle_is_noticed_with_the_heart
     let mut scene = Scene::start().await;
     let beating = scene.config().replace("[cache]\n", "[cache]\nheartbeat = \"200ms\"\n");
     let mut daemon = scene.daemon_with(&beating).await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     scene.confirmed(&daemon).await;
     // Stale keys that an old snapshot brings back.
     let () = scene.cache.ask(&["SAVE"]);
@@ -75,7 +75,7 @@ async fn a_cache_that_went_back_a_little_gets_the_last_deletes_again_and_no_swee
         let through = config(&scene.postgres.url(), &format!("redis://127.0.0.1:{}", proxy.port()));
         let through = through.replace("[cache]\n", &format!("[cache]\non_gap = \"{on_gap}\"\n"));
         let mut daemon = scene.daemon_with(&through).await;
-        daemon.allow("failed to");
+        daemon.allow_failing_cache();
         daemon.allow("id=gap.unswept");
         // The second daemon finds the mark of the first, behind the slot.
         scene.run(BOOK).await;
@@ -115,7 +115,7 @@ async fn a_new_connection_to_the_same_cache_means_neither_a_sweep_nor_deletes_ag
     let scene = Scene::start().await;
     let beating = scene.config().replace("[cache]\n", "[cache]\nheartbeat = \"1500ms\"\n");
     let mut daemon = scene.daemon_with(&beating).await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     let ours = || -> Option<String> {
         let list: String = scene.cache.ask(&["CLIENT", "LIST"]);
         let line = list.lines().find(|line| line.contains("name=crieur"))?;

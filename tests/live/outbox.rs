@@ -159,7 +159,7 @@ async fn a_server_that_crashes_or_ends_sessions_loses_nothing() {
 async fn a_cache_that_went_back_gets_what_it_lacks() {
     let mut scene = Scene::outbox().await;
     let mut daemon = scene.daemon().await;
-    daemon.allow("failed to");
+    daemon.allow_failing_cache();
     scene.confirmed(&daemon).await;
     let _: () = redis::cmd("SAVE").query(&mut scene.cache.connection()).expect("the directory is writable");
     assert_eq!(scene.change(&daemon, "UPDATE properties SET title = 'b' WHERE id = 1").await, set(ONE));
