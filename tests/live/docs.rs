@@ -124,7 +124,9 @@ impl Reader {
         let program = Path::new(env!("CARGO_BIN_EXE_crieur")).parent().expect("it stands in a folder");
         let path = format!("{}:{}", program.display(), std::env::var("PATH").expect("there is a PATH"));
         let mut command = Command::new("bash");
-        let state = "[ ! -f .exported ] || . ./.exported; trap 'export -p > .exported' EXIT; set -euo pipefail\n";
+        // The pages say that valkey-cli does as well.
+        let state = "[ ! -f .exported ] || . ./.exported; trap 'export -p > .exported' EXIT; set -euo pipefail\n\
+                     command -v redis-cli >/dev/null || redis-cli() { valkey-cli \"$@\"; }\n";
         command.arg("-c").arg(format!("{state}{script}")).current_dir(self.dir.path()).env_clear();
         command.env("PATH", path).env("HOME", self.dir.path()).env("LC_ALL", "C.UTF-8");
         command.env("DATABASE_URL", format!("postgres://owner@127.0.0.1:{}/app", self.postgres.port()));
