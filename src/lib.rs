@@ -37,7 +37,8 @@
 //! skipped.
 //!
 //! Whatever a person may look for in the log has an id, and one list says its level and what to do (`observe/ids.rs`).
-//! What lasts is said again once a minute (`reminder.rs`). Metrics and the status line are made from news (`observe/news.rs`).
+//! What lasts is said again once a minute (`reminder.rs`). The metrics and the status line are made from news
+//! (`observe/news.rs`).
 //!
 //! # Words of this project
 //!

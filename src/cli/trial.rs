@@ -15,7 +15,8 @@ use crate::catalog::{Carrier, Catalog, Table};
 use crate::cli::finding::Finding;
 use crate::error::{Error, Exit, Result};
 
-/// Readers and writers queue behind a waiting ALTER TABLE. A trial that does not get its lock in this time has shown nothing.
+/// Readers and writers queue behind a waiting ALTER TABLE. A trial that does not get its lock in this time has shown
+/// nothing.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '300ms'";
 
 /// How often a trial is begun whose lock is not free, and what is left to the others between.

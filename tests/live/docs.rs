@@ -2,7 +2,8 @@
 //!
 //! The marks stand behind the language of a block, where a forge does not show them:
 //!
-//! - `file=NAME`: the block is this file. `add=NAME`: it is added to this file. `rules`: the block is rules that can be read.
+//! - `file=NAME`: the block is this file. `add=NAME`: it is added to this file. `rules`: the block is rules that can be
+//!   read.
 //! - `run` (and `exit=N`): the block is typed. `until`: it is typed until it prints what the next block shows.
 //! - `output`: lines that the block before prints, in this order; `…` stands for anything.
 //! - `daemon`: it is typed, and goes on. `log`: lines that its log holds. `reload`: SIGHUP. `stop`: it ends.
