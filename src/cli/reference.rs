@@ -157,7 +157,11 @@ const PAGES: [(Part, &str, &[&str]); 3] = [
         "runbook-stream.md",
         &["stream", "session", "address", "catalog", "slot", "lookup", "replica", "outbox", "message"],
     ),
-    (Part::WarningsTables, "runbook-tables.md", &["publication", "table", "writes", "rules", "row", "invalidate"]),
+    (
+        Part::WarningsTables,
+        "runbook-tables.md",
+        &["publication", "table", "writes", "rules", "row", "invalidate", "ddl"],
+    ),
     (
         Part::WarningsCache,
         "runbook-cache.md",
@@ -182,12 +186,42 @@ fn ids(out: &mut String) {
     }
 }
 
+/// What is typed stands between backquotes, as in the rest of the pages: commands up to their last word, SQL up to its `;`.
+fn typed(act: &str) -> String {
+    const COMMANDS: [&str; 5] = [
+        "crieur setup",
+        "crieur check",
+        "systemctl start crieur",
+        "systemctl restart crieur",
+        "systemctl reload crieur",
+    ];
+    const SQL: [&str; 2] = ["SELECT ", "ALTER "];
+    let (mut out, mut rest, mut is_code) = (String::new(), act, false);
+    while let Some(next) = rest.chars().next() {
+        let command = COMMANDS.iter().find(|command| rest.starts_with(**command)).map(|command| command.len());
+        let sql = || SQL.iter().any(|word| rest.starts_with(word)).then(|| rest.find(';').map(|at| at + 1)).flatten();
+        let length = if is_code { None } else { command.or_else(sql) };
+        match length {
+            Some(length) => {
+                let _ = write!(out, "`{}`", &rest[..length]); // A String takes it all.
+                rest = &rest[length..];
+            }
+            None => {
+                is_code ^= next == '`';
+                out.push(next);
+                rest = &rest[next.len_utf8()..];
+            }
+        }
+    }
+    out
+}
+
 fn warnings(out: &mut String, part: Part) {
     let is_here = |entry: &&Entry| page(entry).is_some_and(|(other, _)| other == part);
     for entry in LIST.iter().filter(|entry| entry.level != Level::Info).filter(is_here) {
         line!(out, "## `{}`\n", entry.name);
         line!(out, "{}: {}\n", entry.level.shown(), entry.means);
-        line!(out, "- Stale? {}\n- Do: {}\n- Ends: {}\n", entry.stale, entry.act, entry.ends);
+        line!(out, "- Stale? {}\n- Do: {}\n- Ends: {}\n", entry.stale, typed(entry.act), entry.ends);
     }
     out.truncate(out.trim_end().len());
     out.push('\n');
@@ -233,6 +267,20 @@ fn rights(out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_typed_stands_between_backquotes() {
+        let cases = [
+            ("Nothing.", "Nothing."),
+            ("Do this, then: systemctl start crieur", "Do this, then: `systemctl start crieur`"),
+            ("`crieur check` names it; crieur setup", "`crieur check` names it; `crieur setup`"),
+            ("The statement: ALTER TABLE … ADD …; at once", "The statement: `ALTER TABLE … ADD …;` at once"),
+            ("SELECT 1; SELECT 2; and end", "`SELECT 1;` `SELECT 2;` and end"),
+        ];
+        for (act, expected) in cases {
+            assert_eq!(typed(act), expected);
+        }
+    }
 
     #[test]
     fn every_warning_has_a_page() {
