@@ -30,15 +30,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is shown, shared with the loop's news.
 #[derive(Clone)]
-pub struct Watch {
+pub struct AdminState {
     metrics: Arc<Mutex<Metrics>>,
     cache: Arc<Health>,
 }
 
-impl Watch {
+impl AdminState {
     /// Of a daemon that starts now, with this cache.
     pub fn new(cache: Arc<Health>) -> Self {
-        Watch { metrics: Arc::new(Mutex::new(Metrics::new(Instant::now()))), cache }
+        AdminState { metrics: Arc::new(Mutex::new(Metrics::new(Instant::now()))), cache }
     }
 
     /// Takes what the loop says.
@@ -125,7 +125,7 @@ impl Answer {
 }
 
 /// Listens, and answers from then on in a task of its own.
-pub async fn serve(address: SocketAddr, watch: Watch) -> Result<()> {
+pub async fn serve(address: SocketAddr, watch: AdminState) -> Result<()> {
     let listener = TcpListener::bind(address).await.map_err(|cause| {
         Error::definite(Exit::Os, format!("cannot listen on {address}"))
             .because(cause)
@@ -136,7 +136,7 @@ pub async fn serve(address: SocketAddr, watch: Watch) -> Result<()> {
     Ok(())
 }
 
-async fn accept(listener: TcpListener, watch: Watch) {
+async fn accept(listener: TcpListener, watch: AdminState) {
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Ok(permit) = Arc::clone(&free).acquire_owned().await {
         match listener.accept().await {
@@ -153,7 +153,7 @@ async fn accept(listener: TcpListener, watch: Watch) {
     }
 }
 
-async fn converse(mut socket: TcpStream, watch: &Watch) -> std::io::Result<()> {
+async fn converse(mut socket: TcpStream, watch: &AdminState) -> std::io::Result<()> {
     let mut head = Vec::with_capacity(1024);
     while !head.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
         if head.len() >= REQUEST_BYTES_MAX {

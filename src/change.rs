@@ -174,7 +174,7 @@ pub struct Relation {
 
 /// Which transaction a logical message belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum MessagePlace {
     /// The committed one of the last `Begin`.
     Committed,
     /// One that is still open (top-level xid); it may yet abort.
@@ -195,7 +195,7 @@ pub enum Event<'a, A> {
     /// A row changed in a transaction (top-level xid) that is still open; it may yet abort.
     Open(Xid, Change<'a>),
     /// A logical message (`pg_logical_emit_message`) with crieur's prefix: its content, see [`notice`](crate::notice).
-    Message(Place, &'a [u8]),
+    Message(MessagePlace, &'a [u8]),
     /// An open transaction was aborted: nothing of it happened.
     Abort(Xid),
     /// The transaction committed; `A` confirms everything up to and including it.

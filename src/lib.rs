@@ -59,7 +59,7 @@
 //! | look | what readers see of a table besides its rows |
 //!
 //! Words and pure modules never see tokio, sockets, clocks or logs; a source sees no cache, a target sees no source, and
-//! the loop knows only traits. `tests/tidy.rs` keeps these walls.
+//! the loop knows only traits. `tests/tidy/` keeps these walls.
 
 // Words: plain values.
 pub mod amount;

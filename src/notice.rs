@@ -17,7 +17,7 @@ pub const PREFIX: &str = "crieur";
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Notice {
+pub enum DdlNotice {
     /// DDL touched these tables: their values may be others without a row change.
     Ddl {
         /// The altered tables, and the topmost tables that they are partitions of.
@@ -90,9 +90,9 @@ impl Touched {
     }
 }
 
-impl Notice {
+impl DdlNotice {
     /// Reads the content of a message; `None` when it cannot be understood.
-    pub fn parse(content: &[u8]) -> Option<Notice> {
+    pub fn parse(content: &[u8]) -> Option<DdlNotice> {
         if content.len() > CONTENT_BYTES_MAX {
             return None;
         }
@@ -128,17 +128,19 @@ mod tests {
     #[test]
     fn what_is_not_exactly_a_known_message_is_not_understood() {
         let known = br#"{"kind":"ddl","tables":[{"oid":16384,"schema":"public","name":"t","later":1}],"later":1}"#;
-        let Some(Notice::Ddl { tables, snapshot: None }) = Notice::parse(known) else { panic!("a known message") };
+        let Some(DdlNotice::Ddl { tables, snapshot: None }) = DdlNotice::parse(known) else {
+            panic!("a known message")
+        };
         assert_eq!((tables[0].oid(), tables[0].schema.as_str(), tables[0].name.as_str()), (Oid(16384), "public", "t"));
-        assert_eq!(Notice::parse(br#"{"kind":"invalidate_all"}"#), Some(Notice::InvalidateAll {}));
-        assert_eq!(Notice::parse(br#"{"kind": "ddl_untold"}"#), Some(Notice::DdlUntold {}));
+        assert_eq!(DdlNotice::parse(br#"{"kind":"invalidate_all"}"#), Some(DdlNotice::InvalidateAll {}));
+        assert_eq!(DdlNotice::parse(br#"{"kind": "ddl_untold"}"#), Some(DdlNotice::DdlUntold {}));
         let keys = vec!["a*".to_owned()];
         assert_eq!(
-            Notice::parse(br#"{"kind":"invalidate_exact","keys":["a*"]}"#),
-            Some(Notice::InvalidateExact { keys })
+            DdlNotice::parse(br#"{"kind":"invalidate_exact","keys":["a*"]}"#),
+            Some(DdlNotice::InvalidateExact { keys })
         );
         let long = format!("{}{{\"kind\":\"invalidate_all\"}}", " ".repeat(CONTENT_BYTES_MAX));
-        assert_eq!(Notice::parse(long.as_bytes()), None);
+        assert_eq!(DdlNotice::parse(long.as_bytes()), None);
         let unknown: [&[u8]; 9] = [
             b"",
             b"\xFF",
@@ -151,7 +153,7 @@ mod tests {
             br#"{"kind":"ddl","tables":[]} x"#,
         ];
         for content in unknown {
-            assert_eq!(Notice::parse(content), None, "{}", content.escape_ascii());
+            assert_eq!(DdlNotice::parse(content), None, "{}", content.escape_ascii());
         }
     }
 }

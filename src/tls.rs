@@ -27,7 +27,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// How much of the server's certificate is proved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Level {
+pub enum TlsLevel {
     /// Nothing: the link is secret from listeners only.
     None,
     /// It was issued by a trusted authority.
@@ -47,7 +47,7 @@ pub enum Roots {
 
 /// What the settings are called where they are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Names {
+pub struct TlsNames {
     /// The authority's file.
     pub root: &'static str,
     /// The client's certificate.
@@ -59,11 +59,11 @@ pub struct Names {
 /// The client's side of TLS with one server.
 #[derive(Debug)]
 pub struct Trust {
-    level: Level,
+    level: TlsLevel,
     roots: Roots,
     client: Option<(PathBuf, PathBuf)>,
     /// For messages.
-    pub names: Names,
+    pub names: TlsNames,
     kept: Mutex<Option<Kept>>,
 }
 
@@ -89,7 +89,7 @@ const SYSTEM_STORES: &[&str] = &[
 
 impl Trust {
     /// Reads nothing yet.
-    pub fn new(level: Level, roots: Roots, client: Option<(PathBuf, PathBuf)>, names: Names) -> Self {
+    pub fn new(level: TlsLevel, roots: Roots, client: Option<(PathBuf, PathBuf)>, names: TlsNames) -> Self {
         Trust { level, roots, client, names, kept: Mutex::default() }
     }
 
@@ -142,9 +142,9 @@ impl Trust {
         let mut files: Vec<PathBuf> =
             self.client.iter().flat_map(|(one, other)| [one.clone(), other.clone()]).collect();
         match (&self.roots, self.level) {
-            (_, Level::None) => {}
-            (Roots::File(path), Level::Chain | Level::ChainAndName) => files.push(path.clone()),
-            (Roots::System, Level::Chain | Level::ChainAndName) => {
+            (_, TlsLevel::None) => {}
+            (Roots::File(path), TlsLevel::Chain | TlsLevel::ChainAndName) => files.push(path.clone()),
+            (Roots::System, TlsLevel::Chain | TlsLevel::ChainAndName) => {
                 files.push(variable("SSL_CERT_FILE").into());
                 files.extend(std::env::split_paths(&variable("SSL_CERT_DIR")));
                 files.extend(SYSTEM_STORES.iter().map(PathBuf::from));
@@ -158,10 +158,10 @@ impl Trust {
     }
 
     fn load(&self) -> Result<ClientConfig> {
-        let Names { root, certificate: certificate_name, key: key_name } = self.names;
+        let TlsNames { root, certificate: certificate_name, key: key_name } = self.names;
         let roots = match self.level {
-            Level::None => None,
-            Level::Chain | Level::ChainAndName => Some(authorities(&self.roots, root)?),
+            TlsLevel::None => None,
+            TlsLevel::Chain | TlsLevel::ChainAndName => Some(authorities(&self.roots, root)?),
         };
         let refuse = |cause: rustls::Error| Error::definite(Exit::Config, "set up TLS").because(cause);
         let provider = provider();
@@ -245,7 +245,7 @@ fn authorities(roots: &Roots, name: &str) -> Result<Authorities> {
 
 #[derive(Debug)]
 struct Verifier {
-    level: Level,
+    level: TlsLevel,
     /// `None` where nothing is proved.
     roots: Option<Authorities>,
     provider: Arc<CryptoProvider>,
@@ -272,7 +272,7 @@ impl ServerCertVerifier for Verifier {
             Err(error) if is_of_an_authority(&error) && roots.named.iter().any(|named| named == end_entity) => {}
             chain => chain?,
         }
-        if self.level == Level::ChainAndName {
+        if self.level == TlsLevel::ChainAndName {
             verify_server_name(&certificate, name)?;
         }
         Ok(ServerCertVerified::assertion())
@@ -319,7 +319,7 @@ pub fn is_foreign(cause: &io::Error) -> bool {
 
 /// The error of a link under TLS that failed: in words, with a way out. Transient: files are read again, clocks are set.
 pub fn failed(cause: io::Error, host: &str, trust: &Trust) -> Error {
-    let Names { root, certificate, key } = trust.names;
+    let TlsNames { root, certificate, key } = trust.names;
     let Some(error) = said(&cause) else { return Error::transient("TLS").because(cause) };
     let (message, hint) = match error {
         rustls::Error::InvalidCertificate(why) => match refused(why, host, root) {
@@ -411,7 +411,7 @@ fn bare(name: &str) -> &str {
 mod tests {
     use super::*;
 
-    const NAMES: Names = Names { root: "the.root", certificate: "the.certificate", key: "the.key" };
+    const NAMES: TlsNames = TlsNames { root: "the.root", certificate: "the.certificate", key: "the.key" };
 
     /// A certificate for `localhost`, signed by itself, and its key.
     fn own(is_ca: rcgen::IsCa) -> (rcgen::Certificate, rcgen::KeyPair) {
@@ -427,12 +427,12 @@ mod tests {
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, file.iter().map(|one| one.pem()).collect::<String>()).expect("written");
         let roots = authorities(&Roots::File(path), "the.root").expect("certificates");
-        let verifier = Verifier { level: Level::ChainAndName, roots: Some(roots), provider: provider() };
+        let verifier = Verifier { level: TlsLevel::ChainAndName, roots: Some(roots), provider: provider() };
         let name = ServerName::try_from(host).expect("a name");
         match verifier.verify_server_cert(server.der(), &[], &name, &[], UnixTime::now()) {
             Ok(_) => "taken".to_owned(),
             Err(error) => {
-                let trust = Trust::new(Level::ChainAndName, Roots::System, None, NAMES);
+                let trust = Trust::new(TlsLevel::ChainAndName, Roots::System, None, NAMES);
                 failed(io::Error::new(io::ErrorKind::InvalidData, error), host, &trust).chain()
             }
         }
@@ -459,7 +459,7 @@ mod tests {
             std::fs::write(folder.path().join("new"), text).expect("written");
             std::fs::rename(folder.path().join("new"), &path).expect("renamed");
         };
-        let trust = Trust::new(Level::ChainAndName, Roots::File(path.clone()), None, NAMES);
+        let trust = Trust::new(TlsLevel::ChainAndName, Roots::File(path.clone()), None, NAMES);
         assert_eq!(trust.read().expect_err("there is no file").exit(), Exit::NoInput);
         put("nothing of use");
         let error = trust.read().expect_err("no certificate");
@@ -483,7 +483,7 @@ mod tests {
             (Alert::UnknownCA, files, "the server does not take the client certificate in the.certificate (UnknownCA)"),
             (Alert::ProtocolVersion, None, "the server speaks no TLS that is new enough"),
         ] {
-            let trust = Trust::new(Level::None, Roots::System, client, NAMES);
+            let trust = Trust::new(TlsLevel::None, Roots::System, client, NAMES);
             let cause = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::AlertReceived(alert));
             let error = failed(cause, "h", &trust);
             assert_eq!(error.chain(), expected);

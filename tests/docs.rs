@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use crieur::cli::reference::{self, FAMILIES, Part};
+use crieur::cli::reference::{self, FAMILIES, ReferencePart};
 use crieur::config::rules_of_file;
 use crieur::observe::ids::LIST;
 
@@ -98,7 +98,7 @@ fn links(text: &str) -> Vec<&str> {
 fn the_parts_that_are_made_from_the_code_agree_with_the_code() {
     let (mut seen, mut complaints) = (BTreeSet::new(), Vec::new());
     for (path, page) in pages() {
-        for part in Part::value_variants() {
+        for part in ReferencePart::value_variants() {
             let name = part.to_possible_value().expect("none is hidden").get_name().to_owned();
             let begin = format!("<!-- made by: crieur reference {name} -->\n\n");
             let Some((before, rest)) = page.split_once(&begin) else { continue };
@@ -114,7 +114,7 @@ fn the_parts_that_are_made_from_the_code_agree_with_the_code() {
             }
         }
     }
-    assert_eq!(seen.len(), Part::value_variants().len(), "parts that stand on no page: {seen:?} do");
+    assert_eq!(seen.len(), ReferencePart::value_variants().len(), "parts that stand on no page: {seen:?} do");
     complain(complaints);
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crieur::cli::replay;
 use crieur::config::Config;
 use crieur::decode::Frame;
-use crieur::source::recording::{Entry, Recording};
+use crieur::source::recording::{RecordedEntry, Recording};
 use crieur::tap::Settled;
 
 /// A bound that no workload reaches.
@@ -101,7 +101,7 @@ fn the_recordings_of_each_server_hold_every_message_that_our_stream_can_hold() {
         for workload in workloads() {
             let recording = Recording::open(&workload.join(server)).unwrap_or_else(|error| panic!("{error}"));
             for entry in &recording.entries {
-                if let Entry::Frame(frame) = entry
+                if let RecordedEntry::Frame(frame) = entry
                     && let Frame::XLogData { payload, .. } = Frame::parse(frame).unwrap()
                 {
                     tags.insert(char::from(payload[0]));

@@ -12,16 +12,16 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::query::plain;
-use super::socket::{self, Heard, Socket, Stream};
+use super::socket::{self, CacheSocket, HeardBytes, Stream};
 use crate::config::TlsFiles;
 use crate::error::{Error, Exit, Result};
 use crate::secret::Secret;
 use crate::stranger::{self, Stranger};
-use crate::tls::{self, Level, Names, Roots, Trust};
+use crate::tls::{self, Roots, TlsLevel, TlsNames, Trust};
 use crate::url::{CACHE_FORMS, of_cache};
 
 /// What the files are called.
-const FILES: Names = Names { root: "cache.tls_ca", certificate: "cache.tls_cert", key: "cache.tls_key" };
+const FILES: TlsNames = TlsNames { root: "cache.tls_ca", certificate: "cache.tls_cert", key: "cache.tls_key" };
 
 /// Where the server listens.
 #[derive(Debug)]
@@ -93,21 +93,21 @@ impl Address {
     }
 
     /// Connects, and does the handshake of TLS; logs nobody in.
-    pub(super) async fn open(&self) -> Result<(Stream, Heard)> {
+    pub(super) async fn open(&self) -> Result<(Stream, HeardBytes)> {
         let (host, port) = match &self.place {
             Place::Unix(path) => {
-                let socket = socket::unix(path).await.map(Socket::Unix).map_err(unconnected)?;
+                let socket = socket::unix(path).await.map(CacheSocket::Unix).map_err(unconnected)?;
                 return Ok(Stream::new(socket));
             }
             Place::Tcp { host, port } => (host, *port),
         };
         let socket = socket::tcp(host, port).await.map_err(unconnected)?;
-        let Some(trust) = &self.trust else { return Ok(Stream::new(Socket::Tcp(socket))) };
+        let Some(trust) = &self.trust else { return Ok(Stream::new(CacheSocket::Tcp(socket))) };
         let bad_name = |cause| bad_url("names a host that no certificate can name").because(cause);
         let name = ServerName::try_from(host.clone()).map_err(bad_name)?;
         let connector = TlsConnector::from(trust.config().await?);
         match connector.connect(name, socket).await {
-            Ok(stream) => Ok(Stream::new(Socket::Tls(Box::new(stream)))),
+            Ok(stream) => Ok(Stream::new(CacheSocket::Tls(Box::new(stream)))),
             Err(cause) => Err(self.failed(cause, false).await),
         }
     }
@@ -201,7 +201,7 @@ fn trust(files: &TlsFiles) -> Result<Arc<Trust>> {
         (Some(_), None) => return Err(alone("cache.tls_cert", "cache.tls_key")),
         (None, Some(_)) => return Err(alone("cache.tls_key", "cache.tls_cert")),
     };
-    let trust = Trust::new(Level::ChainAndName, roots, client, FILES);
+    let trust = Trust::new(TlsLevel::ChainAndName, roots, client, FILES);
     trust.read()?;
     Ok(Arc::new(trust))
 }

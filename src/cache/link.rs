@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::address::Address;
 use super::identity::{Identity, Info};
-use super::socket::{End, Heard, Stream};
+use super::socket::{End, HeardBytes, Stream};
 use super::unlink::{Unlinks, is_long};
 use super::{Deleted, reply};
 use crate::config::Leases;
@@ -26,12 +26,12 @@ use crate::stranger;
 const BYTES_PER_SECOND_MIN: usize = 1024 * 1024;
 
 /// One connection, logged in.
-pub(super) struct Link {
+pub(super) struct CacheLink {
     pub(super) connection: MultiplexedConnection,
     /// Moves bytes between the stream and the connection.
     driver: Rc<Driver>,
     /// What the server said on it.
-    heard: Heard,
+    heard: HeardBytes,
     timeout: Duration,
     state: State,
     /// When it was made, counted in failures of any connection.
@@ -68,9 +68,9 @@ enum State {
     Broken,
 }
 
-impl Link {
+impl CacheLink {
     /// Over a stream that was opened; sends nothing.
-    pub(super) async fn over(stream: Stream, heard: Heard, timeout: Duration, generation: u64) -> Result<Self> {
+    pub(super) async fn over(stream: Stream, heard: HeardBytes, timeout: Duration, generation: u64) -> Result<Self> {
         // AUTH and SELECT are ours: the crate folds every error of the log-in into one kind and loses its code.
         let anonymous = RedisConnectionInfo::default().set_skip_set_lib_name();
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(timeout));
@@ -78,7 +78,7 @@ impl Link {
         let (connection, driver) = made.map_err(reply::broken)?;
         let driver = Rc::new(Driver(Cell::new(Some(tokio::spawn(driver)))));
         let (born, state, identity, info) = (Instant::now(), State::Untried, None, Info::default());
-        Ok(Link { connection, driver, heard, timeout, state, generation, born, identity, info })
+        Ok(CacheLink { connection, driver, heard, timeout, state, generation, born, identity, info })
     }
 
     /// Why a log-in failed with `error`: what was heard may say more, and so may whoever answers at this address.
@@ -103,7 +103,7 @@ impl Link {
 
     /// Another user of the same connection: commands of both go over it, and each gets its own replies.
     pub(super) fn shared(&self) -> Self {
-        Link {
+        CacheLink {
             connection: self.connection.clone(),
             driver: Rc::clone(&self.driver),
             heard: self.heard.clone(),
@@ -191,7 +191,7 @@ impl Link {
     }
 
     /// UNLINKs the keys, each with its lease, and checks every reply. Keys that may be too long for the server are left
-    /// to [`unlink_alone`](Link::unlink_alone); they come back.
+    /// to [`unlink_alone`](CacheLink::unlink_alone); they come back.
     pub(super) async fn unlink<'a>(
         &mut self,
         keys: impl Iterator<Item = &'a [u8]>,

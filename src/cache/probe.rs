@@ -9,7 +9,7 @@ use ::redis::{Cmd, Pipeline, ServerError, Value};
 
 use super::identity::Info;
 use super::lease;
-use super::link::Link;
+use super::link::CacheLink;
 use super::reply::{self, Mends};
 use crate::config::Leases;
 use crate::error::{Error, Result};
@@ -69,7 +69,7 @@ struct Attempt {
 }
 
 /// Tries everything. An error is one of the connection.
-pub(super) async fn each(link: &mut Link, mark: &str, families: &[Vec<u8>], leases: Leases) -> Result<Vec<Tried>> {
+pub(super) async fn each(link: &mut CacheLink, mark: &str, families: &[Vec<u8>], leases: Leases) -> Result<Vec<Tried>> {
     if let Some(error) = link.info.field("redis_mode").and_then(reply::unsuitable) {
         let refusal = Some((error, Mends::Person));
         return Ok(vec![Tried { subject: "look at the server".to_owned(), command: "INFO", refusal }]);
@@ -94,7 +94,7 @@ pub(super) async fn each(link: &mut Link, mark: &str, families: &[Vec<u8>], leas
     Ok(tried)
 }
 
-async fn exchange(link: &mut Link, commands: impl Iterator<Item = &Cmd>) -> Result<Vec<Value>> {
+async fn exchange(link: &mut CacheLink, commands: impl Iterator<Item = &Cmd>) -> Result<Vec<Value>> {
     let mut pipeline = Pipeline::new();
     commands.for_each(|command| _ = pipeline.add_command(command.clone()));
     if pipeline.is_empty() { Ok(Vec::new()) } else { link.exchange(&pipeline, 0).await }

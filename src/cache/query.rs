@@ -4,7 +4,7 @@
 //! Nothing of a URL but the name of a parameter is ever repeated: a part of the password may stand anywhere.
 
 /// What is wrong with the URL: goes behind "cache.url"; and the way out.
-pub type Refused = (String, String);
+pub type RefusedQuery = (String, String);
 
 /// What a parameter means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,7 +114,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn take(&mut self, name: &str, value: &str) -> Result<(), Refused> {
+    fn take(&mut self, name: &str, value: &str) -> Result<(), RefusedQuery> {
         match meaning(name) {
             Some(Meaning::Database) => once(&mut self.database, number(value)?, "database"),
             Some(Meaning::User) => once(&mut self.user, value.to_owned(), "user"),
@@ -143,7 +143,7 @@ impl Parts {
 }
 
 /// A second value must be the first one again: programs differ in which of two they take.
-fn once<T: PartialEq>(place: &mut Option<T>, value: T, what: &str) -> Result<(), Refused> {
+fn once<T: PartialEq>(place: &mut Option<T>, value: T, what: &str) -> Result<(), RefusedQuery> {
     match place {
         Some(other) if *other != value => {
             Err((format!("says the {what} twice, and not the same"), format!("Leave one {what} in it.")))
@@ -155,12 +155,12 @@ fn once<T: PartialEq>(place: &mut Option<T>, value: T, what: &str) -> Result<(),
     }
 }
 
-fn number(text: &str) -> Result<u32, Refused> {
+fn number(text: &str) -> Result<u32, RefusedQuery> {
     let wrong = || ("names a database that is no number".to_owned(), "Write redis://host:port/3, or ?db=3.".to_owned());
     text.parse().map_err(|_| wrong())
 }
 
-fn truth(name: &str, value: &str) -> Result<bool, Refused> {
+fn truth(name: &str, value: &str) -> Result<bool, RefusedQuery> {
     match value.to_ascii_lowercase().as_str() {
         "" | "1" | "true" | "yes" | "on" | "required" | "cert_required" => Ok(true),
         "0" | "false" | "no" | "off" | "none" | "optional" | "cert_none" | "cert_optional" => Ok(false),
@@ -198,17 +198,17 @@ fn encoded(text: &str) -> String {
     text.bytes().map(byte).collect()
 }
 
-fn malformed() -> Refused {
+fn malformed() -> RefusedQuery {
     let hint = "Percent-encode # as %23, ? as %3F, & as %26, @ as %40 and % as %25 in user and password.";
     ("has a part behind ? or # that is no parameter".to_owned(), hint.to_owned())
 }
 
-fn not_text() -> Refused {
+fn not_text() -> RefusedQuery {
     ("has a user or password that is not UTF-8".to_owned(), "Percent-encode them as UTF-8: é is %C3%A9.".to_owned())
 }
 
 /// The same URL in the words that the redis crate knows: database in the path, TLS in the scheme, nothing else.
-pub fn plain(url: &str) -> Result<String, Refused> {
+pub fn plain(url: &str) -> Result<String, RefusedQuery> {
     let url = url.trim();
     let Some((scheme, rest)) = url.split_once("://") else { return Ok(url.to_owned()) };
     let scheme = scheme.to_ascii_lowercase();
@@ -247,7 +247,7 @@ pub fn plain(url: &str) -> Result<String, Refused> {
     }
 }
 
-fn socket(parts: &Parts, host: &str, path: &str) -> Result<String, Refused> {
+fn socket(parts: &Parts, host: &str, path: &str) -> Result<String, RefusedQuery> {
     if !matches!(host, "" | "localhost") {
         let hint = "Write unix:///path/of/the.sock, with three slashes.";
         return Err(("names a host before the path of a socket".to_owned(), hint.to_owned()));
@@ -262,7 +262,7 @@ fn socket(parts: &Parts, host: &str, path: &str) -> Result<String, Refused> {
     Ok(format!("unix://{path}{query}"))
 }
 
-fn server(parts: &mut Parts, scheme: &str, host: &str, path: &str) -> Result<String, Refused> {
+fn server(parts: &mut Parts, scheme: &str, host: &str, path: &str) -> Result<String, RefusedQuery> {
     if host.contains('%') {
         let hint = "Write the host as it is; for a socket write unix:///path/of/the.sock.";
         return Err(("has a % in its host".to_owned(), hint.to_owned()));

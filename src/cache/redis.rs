@@ -16,9 +16,9 @@ use super::address::Address;
 use super::health::Health;
 use super::identity::{Acquaintance, Identity, Info, Met};
 use super::inspect::Inspect;
-use super::link::{Link, count};
+use super::link::{CacheLink, count};
 use super::probe::{self, Examined};
-use super::sweep::{Ground, Progress, Steps};
+use super::sweep::{Progress, Steps, SweepGround};
 use super::{Cache, Deleted, Swap, Swept, reply, scan, sweep};
 use crate::amount::shown;
 use crate::cache::continuity::Lineage;
@@ -49,7 +49,7 @@ if written.err then return redis.error_reply(string.match(written.err, '%u+ .*')
 return 1";
 
 /// Where a connection waits that answered everything so far.
-type Place = RefCell<Vec<Link>>;
+type Place = RefCell<Vec<CacheLink>>;
 
 /// A sweep over the only connection, until it ends or is given up.
 struct Sweeping<'a>(&'a Cell<bool>);
@@ -99,7 +99,7 @@ pub struct RedisCache {
 
 impl RedisCache {
     /// Checks URL and certificate authority; connects on the first call.
-    pub fn new(config: &config::Cache) -> Result<Self> {
+    pub fn new(config: &config::CacheSettings) -> Result<Self> {
         Ok(RedisCache {
             address: Address::new(&config.url, &config.tls)?,
             protect: config.protect.clone(),
@@ -136,12 +136,12 @@ impl RedisCache {
         &self.address.server
     }
 
-    async fn log_in(&self) -> Result<Link> {
+    async fn log_in(&self) -> Result<CacheLink> {
         self.open().await.map_err(|error| error.at(&self.address.server))
     }
 
     /// A connection, logged in.
-    async fn open(&self) -> Result<Link> {
+    async fn open(&self) -> Result<CacheLink> {
         let (stream, heard) = match timeout(self.timeout, self.address.open()).await {
             Ok(opened) => opened?,
             Err(_) => {
@@ -149,7 +149,7 @@ impl RedisCache {
                 return Err(self.address.stranger().await.unwrap_or_else(silent));
             }
         };
-        let mut link = Link::over(stream, heard, self.timeout, self.generation.get()).await?;
+        let mut link = CacheLink::over(stream, heard, self.timeout, self.generation.get()).await?;
         match link.log_in(&self.address).await {
             Ok(()) => Ok(link),
             Err(error) => Err(link.why(error, &self.address).await),
@@ -158,7 +158,7 @@ impl RedisCache {
 
     /// A connection of its own, to a primary. What it learns of the server holds for all the others: they are not used
     /// again when it is another one than before.
-    async fn connect(&self) -> Result<Link> {
+    async fn connect(&self) -> Result<CacheLink> {
         let mut link = self.log_in().await?;
         if link.info.is_replica() {
             return Err(reply::replica().at(&self.address.server));
@@ -172,7 +172,7 @@ impl RedisCache {
     }
 
     /// A connection for deletes, the mark or a sweep: a new one, or the only one.
-    pub(super) async fn link(&self) -> Result<Link> {
+    pub(super) async fn link(&self) -> Result<CacheLink> {
         if let Some(only) = self.only_link() {
             return Ok(only);
         }
@@ -184,11 +184,11 @@ impl RedisCache {
         Ok(self.only_link().unwrap_or_else(|| self.made_only(link)))
     }
 
-    fn only_link(&self) -> Option<Link> {
-        self.only.borrow().last().map(Link::shared)
+    fn only_link(&self) -> Option<CacheLink> {
+        self.only.borrow().last().map(CacheLink::shared)
     }
 
-    fn made_only(&self, link: Link) -> Link {
+    fn made_only(&self, link: CacheLink) -> CacheLink {
         self.known.borrow_mut().connected_to_nameless();
         self.only.borrow_mut().push(link.shared());
         link
@@ -197,7 +197,7 @@ impl RedisCache {
     /// The connection that the mark was read on while it is young, then a new one to the same server. `None` where
     /// nobody can tell that it is the same: the mark is to be read there first. So a server that lives on under an
     /// address that leads to another one is left in time.
-    async fn young(&self, mut link: Link) -> Option<Link> {
+    async fn young(&self, mut link: CacheLink) -> Option<CacheLink> {
         let is_only = link.identity.is_none();
         if link.born.elapsed() < self.age_max || (is_only && self.sweeping.get()) {
             return Some(link);
@@ -238,7 +238,7 @@ impl RedisCache {
     ///
     /// A server closes connections that were idle for its `timeout`. The first call after that finds out, and nothing
     /// was lost: it goes on a new connection at once.
-    async fn on_link<T>(&self, place: &Place, step: impl AsyncFn(&mut Link) -> Result<T>) -> Result<T> {
+    async fn on_link<T>(&self, place: &Place, step: impl AsyncFn(&mut CacheLink) -> Result<T>) -> Result<T> {
         let idle = place.borrow_mut().pop();
         if let Some(mut link) = idle {
             match step(link.again()).await {
@@ -251,7 +251,7 @@ impl RedisCache {
         self.ended(place, link, result)
     }
 
-    fn ended<T>(&self, place: &Place, link: Link, result: Result<T>) -> Result<T> {
+    fn ended<T>(&self, place: &Place, link: CacheLink, result: Result<T>) -> Result<T> {
         match result {
             Ok(_) if link.generation == self.generation.get() => place.borrow_mut().push(link),
             Ok(_) => {}
@@ -270,12 +270,13 @@ impl RedisCache {
     }
 
     /// The sweep on a connection of its own, which ends with it, or over the only one.
-    async fn sweep_on_link(&self, plan: &sweep::Plan<'_>) -> Result<Swept> {
+    async fn sweep_on_link(&self, plan: &sweep::SweepPlan<'_>) -> Result<Swept> {
         let mut link = self.link().await?;
         let is_only = link.identity.is_none();
         let sweeping = Sweeping::over(&self.sweeping, is_only);
         let alone = async |keys: &[&[u8]]| self.unlink_long(keys).await;
-        let swept = sweep::run(&Ground { steps: &self.steps, progress: &self.progress, alone }, &mut link, plan).await;
+        let swept =
+            sweep::run(&SweepGround { steps: &self.steps, progress: &self.progress, alone }, &mut link, plan).await;
         drop(sweeping);
         if is_only && swept.is_err() && !link.was_answered() {
             self.broken();
@@ -379,12 +380,12 @@ impl Cache for RedisCache {
         if patterns.is_empty() {
             return Ok(Swept::default());
         }
-        let plan = sweep::Plan::new(patterns, &self.protect, self.leases);
+        let plan = sweep::SweepPlan::new(patterns, &self.protect, self.leases);
         self.noted(self.sweep_on_link(&plan).await)
     }
 
     async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
-        let tried = async |link: &mut Link| {
+        let tried = async |link: &mut CacheLink| {
             let tried = probe::each(link, &mark_key(name), families, self.leases).await?;
             tried.into_iter().try_for_each(probe::Tried::into_result)
         };
@@ -392,7 +393,7 @@ impl Cache for RedisCache {
     }
 
     async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
-        let read = async |link: &mut Link| {
+        let read = async |link: &mut CacheLink| {
             // Before the question: what turns out meanwhile is looked at again.
             let lineage = self.lineage();
             let mut command = Cmd::new();

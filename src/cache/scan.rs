@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ::redis::{Cmd, Value};
 
-use super::link::Link;
+use super::link::CacheLink;
 use super::reply;
 use crate::error::Result;
 
@@ -13,17 +13,17 @@ use crate::error::Result;
 const SCAN_COUNT: u32 = 500;
 
 /// The next cursor, and keys.
-pub(super) type Page = (Vec<u8>, Vec<Vec<u8>>);
+pub(super) type KeyPage = (Vec<u8>, Vec<Vec<u8>>);
 
 /// Asks for a page. An error is that of the connection.
-pub(super) async fn ask(link: &mut Link, cursor: &[u8], matching: &[u8], buckets: u32) -> Result<Value> {
+pub(super) async fn ask(link: &mut CacheLink, cursor: &[u8], matching: &[u8], buckets: u32) -> Result<Value> {
     let mut command = Cmd::new();
     command.arg("SCAN").arg(cursor).arg("MATCH").arg(matching).arg("COUNT").arg(buckets);
     link.ask(command).await
 }
 
 /// Reads the answer.
-pub(super) fn read(answer: Value) -> Result<Page> {
+pub(super) fn read(answer: Value) -> Result<KeyPage> {
     match answer {
         Value::Array(parts) => scanned(parts).ok_or_else(|| reply::unexpected("SCAN")),
         Value::ServerError(error) => Err(reply::refused("SCAN", &error)),
@@ -34,7 +34,7 @@ pub(super) fn read(answer: Value) -> Result<Page> {
 /// Gives every key to `each`, until that breaks; whether these were all. The server rests between two pages for as long as
 /// it worked.
 pub(super) async fn all(
-    link: &mut Link,
+    link: &mut CacheLink,
     matching: &[u8],
     each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<bool> {

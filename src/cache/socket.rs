@@ -21,7 +21,7 @@ const TAIL: usize = 512;
 /// A connected socket. A dead peer is noticed within a minute on an idle connection; on a busy one the response timeout is
 /// faster.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(super) enum CacheSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -84,9 +84,9 @@ struct Received {
 
 /// What was heard on one stream; a handle that outlives it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heard(Arc<Mutex<Received>>);
+pub(super) struct HeardBytes(Arc<Mutex<Received>>);
 
-impl Heard {
+impl HeardBytes {
     fn note(&self, note: impl FnOnce(&mut Received)) {
         note(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -132,14 +132,14 @@ fn last_error(tail: &[u8]) -> Option<(String, String)> {
 /// says how the stream ended. A caller who stopped at the broken pipe would never come to either.
 #[derive(Debug)]
 pub(super) struct Stream {
-    socket: Socket,
-    heard: Heard,
+    socket: CacheSocket,
+    heard: HeardBytes,
     gone: bool,
 }
 
 impl Stream {
-    pub(super) fn new(socket: Socket) -> (Self, Heard) {
-        let heard = Heard::default();
+    pub(super) fn new(socket: CacheSocket) -> (Self, HeardBytes) {
+        let heard = HeardBytes::default();
         (Stream { socket, heard: heard.clone(), gone: false }, heard)
     }
 
@@ -163,9 +163,9 @@ impl AsyncRead for Stream {
         let this = self.get_mut();
         let before = buf.filled().len();
         let polled = match &mut this.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            CacheSocket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            CacheSocket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            CacheSocket::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
         let read = ready!(polled);
         let new = &buf.filled()[before..];
@@ -195,9 +195,9 @@ impl AsyncWrite for Stream {
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = ready!(match &mut this.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Socket::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            CacheSocket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            CacheSocket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            CacheSocket::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         });
         Poll::Ready(this.written(written, bytes.len()))
     }
@@ -208,18 +208,18 @@ impl AsyncWrite for Stream {
             return Poll::Ready(Ok(()));
         }
         let flushed = ready!(match &mut this.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Socket::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            CacheSocket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            CacheSocket::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            CacheSocket::Tls(stream) => Pin::new(stream).poll_flush(cx),
         });
         Poll::Ready(this.written(flushed, ()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            CacheSocket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            CacheSocket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            CacheSocket::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -256,7 +256,7 @@ mod tests {
         ours.set_nonblocking(true).expect("a socket of ours");
         io::Write::write_all(&mut &theirs, b"-ERR max number of clients reached\r\n").expect("there is room");
         drop(theirs);
-        let socket = Socket::Unix(UnixStream::from_std(ours).expect("a socket"));
+        let socket = CacheSocket::Unix(UnixStream::from_std(ours).expect("a socket"));
         let (mut stream, heard) = Stream::new(socket);
         for _ in 0..3 {
             stream.write_all(b"PING\r\n").await.expect("the read says that it is gone");

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use ::redis::Cmd;
 
-use super::link::{Link, count};
+use super::link::{CacheLink, count};
 use super::{Deleted, Swept, lease, scan};
 use crate::config::Leases;
 use crate::error::Result;
@@ -62,7 +62,7 @@ impl Steps {
 const MATCH_BYTES_MAX: usize = 4096;
 
 /// What a pass looks for.
-pub(super) struct Plan<'a> {
+pub(super) struct SweepPlan<'a> {
     exact: Vec<&'a [u8]>,
     globs: usize,
     /// Whether what the server returns matches.
@@ -79,9 +79,9 @@ pub(super) struct Plan<'a> {
     leases: Leases,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> SweepPlan<'a> {
     pub(super) fn new(patterns: &'a KeySet, protect: &'a [Vec<u8>], leases: Leases) -> Self {
-        let mut plan = Plan {
+        let mut plan = SweepPlan {
             exact: Vec::new(),
             globs: 0,
             is_matched: false,
@@ -169,7 +169,7 @@ pub(super) trait Alone: AsyncFn(&[&[u8]]) -> Result<Deleted> {}
 impl<T: AsyncFn(&[&[u8]]) -> Result<Deleted>> Alone for T {}
 
 /// What a sweep works with besides its connection.
-pub(super) struct Ground<'a, L> {
+pub(super) struct SweepGround<'a, L> {
     /// How many buckets a SCAN visits.
     pub(super) steps: &'a Steps,
     /// How far the sweep is.
@@ -178,7 +178,11 @@ pub(super) struct Ground<'a, L> {
 }
 
 /// The passes.
-pub(super) async fn run<L: Alone>(ground: &Ground<'_, L>, link: &mut Link, plan: &Plan<'_>) -> Result<Swept> {
+pub(super) async fn run<L: Alone>(
+    ground: &SweepGround<'_, L>,
+    link: &mut CacheLink,
+    plan: &SweepPlan<'_>,
+) -> Result<Swept> {
     let progress = ground.progress;
     progress.scanned.set(0);
     progress.deleted.set(0);
@@ -212,7 +216,7 @@ pub(super) async fn run<L: Alone>(ground: &Ground<'_, L>, link: &mut Link, plan:
 }
 
 /// Deletes the leases of condemned keys, most of which are not stored yet; nothing of it is counted.
-async fn sweep_leases<L: Alone>(ground: &Ground<'_, L>, link: &mut Link, plan: &Plan<'_>) -> Result<()> {
+async fn sweep_leases<L: Alone>(ground: &SweepGround<'_, L>, link: &mut CacheLink, plan: &SweepPlan<'_>) -> Result<()> {
     let mut cursor = b"0".to_vec();
     loop {
         let leases;
@@ -227,8 +231,8 @@ async fn sweep_leases<L: Alone>(ground: &Ground<'_, L>, link: &mut Link, plan: &
 
 /// How many of the keys existed.
 async fn unlink<'a, L: Alone>(
-    ground: &Ground<'_, L>,
-    link: &mut Link,
+    ground: &SweepGround<'_, L>,
+    link: &mut CacheLink,
     keys: impl Iterator<Item = &'a [u8]>,
     leases: Leases,
 ) -> Result<u64> {
@@ -237,14 +241,19 @@ async fn unlink<'a, L: Alone>(
 }
 
 /// One page; the next attempt takes smaller ones where it did not come.
-async fn page<L>(ground: &Ground<'_, L>, link: &mut Link, cursor: &[u8], matching: &[u8]) -> Result<scan::Page> {
+async fn page<L>(
+    ground: &SweepGround<'_, L>,
+    link: &mut CacheLink,
+    cursor: &[u8],
+    matching: &[u8],
+) -> Result<scan::KeyPage> {
     let steps = ground.steps;
     let answer = scan::ask(link, cursor, matching, steps.buckets.get()).await.inspect_err(|_| steps.shorten())?;
     scan::read(answer)
 }
 
 /// DBSIZE only feeds the display: a user that may not ask sees no total.
-async fn size(link: &mut Link) -> Result<u64> {
+async fn size(link: &mut CacheLink) -> Result<u64> {
     let mut command = Cmd::new();
     command.arg("DBSIZE");
     let value = link.ask(command).await?;
@@ -276,7 +285,7 @@ mod tests {
         ];
         for (texts, matching, exact, globs) in cases {
             let set = patterns(texts);
-            let plan = Plan::new(&set, &[], Leases::None);
+            let plan = SweepPlan::new(&set, &[], Leases::None);
             assert_eq!((plan.matching.as_slice(), plan.exact.len(), plan.globs), (matching.as_bytes(), exact, globs));
         }
     }
@@ -285,7 +294,7 @@ mod tests {
     fn a_pattern_that_the_server_may_not_read_is_shortened_and_still_takes_only_its_keys() {
         let long = "\\*".repeat(MATCH_BYTES_MAX);
         let set = patterns(&[&format!("a:{long}:*")]);
-        let plan = Plan::new(&set, &[], Leases::Companion);
+        let plan = SweepPlan::new(&set, &[], Leases::Companion);
         assert!(plan.matching.len() <= 2 * MATCH_BYTES_MAX + 1 && plan.matching.ends_with(b"\\**"));
         assert!(plan.matching_leases.len() <= 2 * MATCH_BYTES_MAX + 10);
         let stars = "*".repeat(MATCH_BYTES_MAX);
@@ -298,7 +307,7 @@ mod tests {
     fn a_key_goes_when_a_pattern_matches_and_no_protected_one_does() {
         let set = patterns(&["user:*", "user:7:*:en", "?x", "page:\\**"]);
         let protect = [b"*:lock".to_vec()];
-        let plan = Plan::new(&set, &protect, Leases::None);
+        let plan = SweepPlan::new(&set, &protect, Leases::None);
         let cases = [
             ("user:1", true),
             ("user:1:lock", false),
@@ -317,7 +326,7 @@ mod tests {
         let protect = [b"*:lock".to_vec()];
         for texts in [&["user:*"][..], &["user:*", "page:\\**"]] {
             let set = patterns(texts);
-            let plan = Plan::new(&set, &protect, Leases::Companion);
+            let plan = SweepPlan::new(&set, &protect, Leases::Companion);
             let cases = [
                 ("lease:{user:1}", Some("user:1")),
                 ("lease:{user:}x}", Some("user:}x")),

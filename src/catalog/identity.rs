@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::catalog::refusal::{Identity, Refusal, carried, key_columns, primary, refusal};
+use crate::catalog::refusal::{Refusal, RowIdentity, carried, key_columns, primary, refusal};
 use crate::catalog::{Carrier, Catalog, Index, Sender};
 use crate::postgres::quote;
 use crate::rules::about::needs::TableNeeds;
@@ -58,12 +58,12 @@ pub struct Ground<'a> {
 
 impl Ground<'_> {
     /// Why the server would refuse updates or deletes under an identity.
-    pub fn refusal(&self, carrier: &Carrier, identity: &Identity<'_>) -> Option<Refusal> {
+    pub fn refusal(&self, carrier: &Carrier, identity: &RowIdentity<'_>) -> Option<Refusal> {
         refusal(carrier, self.senders, identity, self.version)
     }
 
     fn takes(&self, carrier: &Carrier, index: &Index) -> bool {
-        self.refusal(carrier, &Identity::Columns(key_columns(Some(index)))).is_none()
+        self.refusal(carrier, &RowIdentity::Columns(key_columns(Some(index)))).is_none()
     }
 }
 
@@ -79,7 +79,7 @@ pub enum Indexes {
 /// The cheapest identity that carries `columns` of the old row, and under which the server takes updates. Where none does
 /// both and the present one is refused, one that is accepted: a key too wide is better than a write that fails.
 pub fn choose(carrier: &Carrier, columns: &BTreeSet<&str>, ground: Ground<'_>, indexes: Indexes) -> Choice {
-    let standing = Identity::of(carrier);
+    let standing = RowIdentity::of(carrier);
     let stands = ground.refusal(carrier, &standing).is_none();
     let carries = carrier.identity == "f" || columns.is_subset(&carried(carrier));
     if stands && carries {
@@ -97,7 +97,7 @@ pub fn choose(carrier: &Carrier, columns: &BTreeSet<&str>, ground: Ground<'_>, i
     {
         return choice;
     }
-    match ground.refusal(carrier, &Identity::Full) {
+    match ground.refusal(carrier, &RowIdentity::Full) {
         None => Choice::Full,
         Some(refusal) if stands => Choice::Impossible(refusal),
         Some(refusal) => as_it_is(carrier, ground, |_| true).unwrap_or(Choice::Impossible(refusal)),
@@ -133,7 +133,7 @@ fn build(carrier: &Carrier, columns: &BTreeSet<&str>, ground: Ground<'_>) -> Opt
         // Without a bound one long value would make the writer's INSERT fail.
         bytes += column.bytes_max.filter(|_| column.not_null && column.generated.is_empty())?;
     }
-    let identity = Identity::Columns(wanted.iter().copied().collect());
+    let identity = RowIdentity::Columns(wanted.iter().copied().collect());
     if bytes > INDEX_BYTES_MAX || ground.refusal(carrier, &identity).is_some() {
         return None;
     }

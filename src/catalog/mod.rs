@@ -119,7 +119,7 @@ pub struct Publication {
 
 /// `sql/slot.sql`
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-pub struct Slot {
+pub struct CatalogSlot {
     /// Output plugin; a physical slot has none.
     pub plugin: Option<String>,
     /// `logical` or `physical`.
@@ -146,7 +146,7 @@ pub struct Slot {
 
 /// One column.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-pub struct Column {
+pub struct CatalogColumn {
     /// Its name.
     pub name: String,
     /// Its type, of a domain the type beneath: `text`, `timestamp with time zone`.
@@ -227,7 +227,7 @@ pub struct Carrier {
     pub publications: Vec<Sender>,
     /// Its columns in order.
     #[serde(default)]
-    pub columns: Vec<Column>,
+    pub columns: Vec<CatalogColumn>,
     /// Indexes that can be a replica identity.
     pub indexes: Vec<Index>,
 }
@@ -263,7 +263,7 @@ pub struct Catalog {
     /// The publication, if there is one of the configured name.
     pub publication: Option<Publication>,
     /// The slot, if there is one of the configured name.
-    pub slot: Option<Slot>,
+    pub slot: Option<CatalogSlot>,
     /// The tables of the rules that exist.
     pub tables: Vec<Table>,
     /// Where some do not exist: tables that do, as `schema.table`.
@@ -294,7 +294,7 @@ impl Carrier {
     }
 
     /// The column of this name.
-    pub fn column(&self, name: &str) -> Option<&Column> {
+    pub fn column(&self, name: &str) -> Option<&CatalogColumn> {
         self.columns.iter().find(|column| column.name == name)
     }
 }

@@ -14,19 +14,19 @@ const VERSION_GENERATED: u32 = 180_000;
 
 /// What the old row holds under an identity.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Identity<'a> {
+pub enum RowIdentity<'a> {
     /// Every column.
     Full,
     /// These; none at all is no identity.
     Columns(BTreeSet<&'a str>),
 }
 
-impl<'a> Identity<'a> {
+impl<'a> RowIdentity<'a> {
     /// The one that the relation has.
     pub fn of(carrier: &'a Carrier) -> Self {
         match carrier.identity.as_str() {
-            "f" => Identity::Full,
-            _ => Identity::Columns(carried(carrier)),
+            "f" => RowIdentity::Full,
+            _ => RowIdentity::Columns(carried(carrier)),
         }
     }
 }
@@ -88,20 +88,20 @@ pub fn send_generated(publication: &str) -> String {
 }
 
 /// Why the server would refuse updates or deletes of the relation under an identity, with these publications.
-pub fn refusal(carrier: &Carrier, senders: &[Sender], identity: &Identity<'_>, version: u32) -> Option<Refusal> {
-    let lacks = Identity::Columns(BTreeSet::new());
+pub fn refusal(carrier: &Carrier, senders: &[Sender], identity: &RowIdentity<'_>, version: u32) -> Option<Refusal> {
+    let lacks = RowIdentity::Columns(BTreeSet::new());
     if *identity == lacks && !senders.is_empty() {
         return Some(Refusal::Missing);
     }
     senders.iter().find_map(|sender| refused_by(carrier, sender, identity, version))
 }
 
-fn refused_by(carrier: &Carrier, sender: &Sender, identity: &Identity<'_>, version: u32) -> Option<Refusal> {
+fn refused_by(carrier: &Carrier, sender: &Sender, identity: &RowIdentity<'_>, version: u32) -> Option<Refusal> {
     let name = || sender.name.clone();
     let generated = |kind: &str| carrier.columns.iter().find(|column| column.generated == kind);
     let is_sent = sender.generated == "s" || version < VERSION_GENERATED;
     match identity {
-        Identity::Full => {
+        RowIdentity::Full => {
             if sender.columns.is_some() {
                 return Some(Refusal::List(name(), sender.entry.clone()));
             }
@@ -110,7 +110,7 @@ fn refused_by(carrier: &Carrier, sender: &Sender, identity: &Identity<'_>, versi
             }
             generated("s").filter(|_| !is_sent).map(|column| Refusal::Unsent(name(), column.name.clone()))
         }
-        Identity::Columns(columns) => {
+        RowIdentity::Columns(columns) => {
             let has = |column: &String| columns.contains(column.as_str());
             if !sender.filter.iter().all(has) {
                 return Some(Refusal::Filter(name(), sender.entry.clone()));
@@ -175,9 +175,9 @@ mod tests {
         let entry = || ("public".to_owned(), "t".to_owned());
         let (list, filter) = (Refusal::List("other".into(), entry()), Refusal::Filter("other".into(), entry()));
         let unsent = Refusal::Unsent("other".into(), "rank".into());
-        let (full, key) = (Identity::Full, Identity::Columns(BTreeSet::from(["id"])));
-        let none = Identity::Columns(BTreeSet::new());
-        let ranked = Identity::Columns(BTreeSet::from(["id", "rank"]));
+        let (full, key) = (RowIdentity::Full, RowIdentity::Columns(BTreeSet::from(["id"])));
+        let none = RowIdentity::Columns(BTreeSet::new());
+        let ranked = RowIdentity::Columns(BTreeSet::from(["id", "rank"]));
         for (senders, identity, generated, version, expected) in [
             (vec![], &none, "", 150_000, None),
             (vec![sender(None, &[], "n")], &none, "", 150_000, Some(Refusal::Missing)),

@@ -15,7 +15,7 @@ use crate::mistake::Mistakes;
 use crate::rules::{Invalidations, Rules};
 use crate::shown::shown;
 use crate::source::Source;
-use crate::source::recording::{Ack, RecordedControl, RecordedSource, Recording};
+use crate::source::recording::{RecordedAck, RecordedControl, RecordedSource, Recording};
 use crate::tap::{Settled, Tap};
 
 /// Keys of open transactions, in bytes: as the daemon's default.
@@ -59,7 +59,7 @@ struct Walk<'r> {
     rules: &'r Rules,
     source: RecordedSource,
     control: RecordedControl,
-    tap: Tap<'r, Ack>,
+    tap: Tap<'r, RecordedAck>,
     /// What was read last and belongs to a later commit than what was handed out.
     next: Option<(u64, Deletes)>,
 }

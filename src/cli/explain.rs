@@ -14,7 +14,7 @@ use tokio_postgres::types::Type;
 use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
 use crate::error::{Error, Exit, Result};
 use crate::keys::{FamilyId, KeySet};
-use crate::rules::plan::{Held, Plan};
+use crate::rules::plan::{HeldBack, Plan};
 use crate::rules::read::name::table_name;
 use crate::rules::{Invalidations, Rules};
 use crate::shown::{quoted, shown};
@@ -150,10 +150,10 @@ pub fn explain(rules: &Rules, args: &Args) -> Result<String> {
     let mut text = report(rules, &asked, &sketch.images(rules, args.operation));
     for (rule, held) in sketch.plan(rules).held(&sketch.row(args.operation)) {
         let why = match held {
-            Held::Deaf => "it does not listen to this change".to_owned(),
-            Held::Ignored => "only ignored columns changed".to_owned(),
-            Held::Unchanged => "none of the columns in \"changed\" changed".to_owned(),
-            Held::Unmet => format!("no row meets its condition \"{}\"", rules.condition_of(rule).unwrap_or("?")),
+            HeldBack::Deaf => "it does not listen to this change".to_owned(),
+            HeldBack::Ignored => "only ignored columns changed".to_owned(),
+            HeldBack::Unchanged => "none of the columns in \"changed\" changed".to_owned(),
+            HeldBack::Unmet => format!("no row meets its condition \"{}\"", rules.condition_of(rule).unwrap_or("?")),
         };
         let _ = writeln!(text, "held back  the rule at {}: {why}", rules.place_of(rule).unwrap_or("?"));
     }

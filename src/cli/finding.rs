@@ -16,7 +16,7 @@ pub enum Shown {
 
 /// How a finding counts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Verdict {
+pub enum Grade {
     /// Must be mended.
     Wrong,
     /// Works, and is worth knowing.
@@ -29,7 +29,7 @@ pub enum Verdict {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
     /// How it counts.
-    pub verdict: Verdict,
+    pub verdict: Grade,
     /// What was looked at.
     pub subject: String,
     /// What was seen: lower case, no full stop.
@@ -39,23 +39,23 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(verdict: Verdict, subject: impl Into<String>, seen: impl Into<String>) -> Self {
+    fn new(verdict: Grade, subject: impl Into<String>, seen: impl Into<String>) -> Self {
         Finding { verdict, subject: subject.into(), seen: seen.into(), mend: Vec::new() }
     }
 
     /// As it must be.
     pub fn ready(subject: impl Into<String>, seen: impl Into<String>) -> Self {
-        Finding::new(Verdict::Ready, subject, seen)
+        Finding::new(Grade::Ready, subject, seen)
     }
 
     /// Works, and is worth knowing.
     pub fn note(subject: impl Into<String>, seen: impl Into<String>) -> Self {
-        Finding::new(Verdict::Note, subject, seen)
+        Finding::new(Grade::Note, subject, seen)
     }
 
     /// Must be mended.
     pub fn wrong(subject: impl Into<String>, seen: impl Into<String>) -> Self {
-        Finding::new(Verdict::Wrong, subject, seen)
+        Finding::new(Grade::Wrong, subject, seen)
     }
 
     /// Adds a statement or a command that mends it.
@@ -77,9 +77,9 @@ impl fmt::Display for Finding {
     /// One line, then one line for each step; names come from configuration and catalog, so control bytes are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = match self.verdict {
-            Verdict::Ready => "ok   ",
-            Verdict::Note => "note ",
-            Verdict::Wrong => "WRONG",
+            Grade::Ready => "ok   ",
+            Grade::Note => "note ",
+            Grade::Wrong => "WRONG",
         };
         write!(f, "{verdict} {}: {}", escaped(&self.subject), escaped(&self.seen))?;
         self.mend.iter().try_for_each(|step| write!(f, "\n      mend: {}", escaped(step)))
@@ -99,15 +99,15 @@ pub fn report(out: &mut dyn Write, findings: &[Finding]) -> Result<Exit> {
 /// [`report`], of what is to be shown.
 pub fn print(out: &mut dyn Write, findings: &[Finding], shown: Shown) -> Result<Exit> {
     let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
-    let (wrong, notes) = (count(Verdict::Wrong), count(Verdict::Note));
+    let (wrong, notes) = (count(Grade::Wrong), count(Grade::Note));
     let mut lines = folded(findings);
     lines.sort_by_key(|finding| finding.verdict);
-    lines.retain(|finding| shown == Shown::All || finding.verdict == Verdict::Wrong);
+    lines.retain(|finding| shown == Shown::All || finding.verdict == Grade::Wrong);
     for finding in &lines {
         writeln!(out, "{finding}").map_err(unwritten)?;
     }
     if shown == Shown::All {
-        writeln!(out, "{} ok, {notes} to note, {wrong} wrong", count(Verdict::Ready)).map_err(unwritten)?;
+        writeln!(out, "{} ok, {notes} to note, {wrong} wrong", count(Grade::Ready)).map_err(unwritten)?;
     }
     Ok(if wrong == 0 { Exit::Ok } else { Exit::Failed })
 }
@@ -137,5 +137,5 @@ fn unwritten(error: std::io::Error) -> Error {
 
 /// Those that must be mended.
 pub fn wrong(findings: Vec<Finding>) -> Vec<Finding> {
-    findings.into_iter().filter(|finding| finding.verdict == Verdict::Wrong).collect()
+    findings.into_iter().filter(|finding| finding.verdict == Grade::Wrong).collect()
 }

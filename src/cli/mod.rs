@@ -30,7 +30,7 @@ use crate::cache::inspect::Inspect;
 use crate::cache::redis::RedisCache;
 use crate::cli::finding::Shown;
 use crate::cli::origin::Origin;
-use crate::cli::output::{Lasting, cannot_write, is_enough, say};
+use crate::cli::output::{LastingOut, cannot_write, is_enough, say};
 use crate::cli::process::{block_on, environment};
 use crate::cli::setup::plan::Slotting;
 use crate::config::{Config, Given, Mode};
@@ -93,7 +93,7 @@ pub enum Command {
     #[command(hide = true)]
     Reference {
         /// Which part.
-        part: reference::Part,
+        part: reference::ReferencePart,
     },
 }
 
@@ -184,7 +184,7 @@ fn check(config: &Config, shown: Shown) -> Result<Exit> {
         let session = origin.session().await?;
         let cache = RedisCache::new(&config.cache)?;
         let cache = cache.examine(&config.postgres.slot, &config.rules.patterns()).await;
-        let checked = check::run(&origin, &session.client, cache, shown, &mut Lasting::stdout()).await;
+        let checked = check::run(&origin, &session.client, cache, shown, &mut LastingOut::stdout()).await;
         checked.map_err(|error| origin.blamed(error))
     })
 }
@@ -199,7 +199,7 @@ fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
 }
 
 fn print(text: &str) -> Result<Exit> {
-    Lasting::stdout().write_all(text.as_bytes()).map_err(cannot_write)?;
+    LastingOut::stdout().write_all(text.as_bytes()).map_err(cannot_write)?;
     Ok(Exit::Ok)
 }
 
@@ -219,11 +219,11 @@ fn diff(files: &[PathBuf], recording: &Path) -> Exit {
 
 fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {
     let cache = RedisCache::new(&config.cache)?;
-    block_on(coverage::run(config, arguments, &cache, &mut Lasting::stdout()))
+    block_on(coverage::run(config, arguments, &cache, &mut LastingOut::stdout()))
 }
 
 fn setup(config: &Config, how: (setup::Doing, Slotting)) -> Result<Exit> {
-    let out = &mut Lasting::stdout();
+    let out = &mut LastingOut::stdout();
     if (config.postgres.mode, how.0) == (Mode::Outbox, setup::Doing::Print) {
         return setup::outbox::print(&config.rules, out);
     }
@@ -239,7 +239,7 @@ fn setup(config: &Config, how: (setup::Doing, Slotting)) -> Result<Exit> {
 }
 
 fn record(config: &Config, arguments: &record::RecordArgs) -> Result<Exit> {
-    block_on(record::run(config, arguments, &mut Lasting::stdout()))
+    block_on(record::run(config, arguments, &mut LastingOut::stdout()))
 }
 
 fn replay(config: &Config, arguments: &replay::ReplayArgs) -> Result<Exit> {

@@ -26,19 +26,19 @@ pub(crate) fn is_enough(error: &Error) -> bool {
 
 /// An output for work that must not stop half-way: when its reader has gone, the rest is written to nobody.
 #[derive(Debug)]
-pub(crate) struct Lasting<W> {
+pub(crate) struct LastingOut<W> {
     out: W,
     closed: bool,
 }
 
-impl Lasting<std::io::Stdout> {
+impl LastingOut<std::io::Stdout> {
     /// Standard output.
     pub(crate) fn stdout() -> Self {
-        Lasting { out: std::io::stdout(), closed: false }
+        LastingOut { out: std::io::stdout(), closed: false }
     }
 }
 
-impl<W: Write> Lasting<W> {
+impl<W: Write> LastingOut<W> {
     fn unless_closed<T>(&mut self, nobody: T, write: impl FnOnce(&mut W) -> std::io::Result<T>) -> std::io::Result<T> {
         if self.closed {
             return Ok(nobody);
@@ -53,7 +53,7 @@ impl<W: Write> Lasting<W> {
     }
 }
 
-impl<W: Write> Write for Lasting<W> {
+impl<W: Write> Write for LastingOut<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.unless_closed(bytes.len(), |out| out.write(bytes))
     }
@@ -83,13 +83,13 @@ mod tests {
 
     #[test]
     fn a_reader_that_has_gone_is_asked_once_and_a_full_disk_is_an_error() {
-        let mut closed = Lasting { out: Failing(ErrorKind::BrokenPipe, 0), closed: false };
+        let mut closed = LastingOut { out: Failing(ErrorKind::BrokenPipe, 0), closed: false };
         for _ in 0..3 {
             writeln!(closed, "a line").expect("nobody reads, and nobody minds");
         }
         closed.flush().expect("likewise");
         assert_eq!(closed.out.1, 1);
-        let mut full = Lasting { out: Failing(ErrorKind::StorageFull, 0), closed: false };
+        let mut full = LastingOut { out: Failing(ErrorKind::StorageFull, 0), closed: false };
         assert!(writeln!(full, "a line").is_err() && full.flush().is_err());
     }
 

@@ -13,19 +13,19 @@ const REDRAW: Duration = Duration::from_millis(200);
 
 /// One line on standard error that is drawn over and over.
 #[derive(Debug)]
-pub struct Progress {
+pub struct ProgressLine {
     shown: bool,
     drawn: Option<Instant>,
     terminal: bool,
 }
 
-impl Default for Progress {
+impl Default for ProgressLine {
     fn default() -> Self {
-        Progress { shown: false, drawn: None, terminal: std::io::stderr().is_terminal() }
+        ProgressLine { shown: false, drawn: None, terminal: std::io::stderr().is_terminal() }
     }
 }
 
-impl Progress {
+impl ProgressLine {
     /// Draws what the news say, when it is time to.
     pub fn news(&mut self, news: &News) {
         if !self.terminal {

@@ -187,7 +187,7 @@ async fn follow(
 ) -> Result<Recorded> {
     let postgres = &config.postgres;
     let session = Session::through_pooler(&dsn, postgres.connect_timeout).await?;
-    let facts = outbox::Facts::read(&session.client).await?;
+    let facts = outbox::OutboxFacts::read(&session.client).await?;
     let version = outbox::query(&session.client, "SELECT pg_catalog.current_setting('server_version')", &[]).await?;
     let version: String =
         version.first().map_or(Ok(String::new()), |row| row.try_get(0)).map_err(|error| session_error(&error))?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::amount::shown;
 use crate::cache::acl;
 use crate::config::meaning::MEANINGS;
-use crate::config::reference::{Key, Kind};
+use crate::config::reference::{ConfigKey, ConfigKind};
 use crate::config::{Leases, reference};
 use crate::error::Exit;
 use crate::mark::Gap;
@@ -16,7 +16,7 @@ use crate::observe::ids::{Entry, LIST, Level};
 
 /// Which part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum Part {
+pub enum ReferencePart {
     /// Every configuration key.
     Configuration,
     /// Every metric, as the page of a daemon shows it.
@@ -40,16 +40,18 @@ pub enum Part {
 /// The part, as Markdown.
 ///
 /// `crieur` is the command line that the help is of.
-pub fn text(part: Part, crieur: clap::Command) -> String {
+pub fn text(part: ReferencePart, crieur: clap::Command) -> String {
     let mut out = String::new();
     match part {
-        Part::Configuration => configuration(&mut out),
-        Part::Metrics => metrics(&mut out),
-        Part::ExitCodes => exit_codes(&mut out),
-        Part::Commands => commands(&mut out, crieur),
-        Part::Acl => rights(&mut out),
-        Part::Ids => ids(&mut out),
-        Part::WarningsStream | Part::WarningsTables | Part::WarningsCache => warnings(&mut out, part),
+        ReferencePart::Configuration => configuration(&mut out),
+        ReferencePart::Metrics => metrics(&mut out),
+        ReferencePart::ExitCodes => exit_codes(&mut out),
+        ReferencePart::Commands => commands(&mut out, crieur),
+        ReferencePart::Acl => rights(&mut out),
+        ReferencePart::Ids => ids(&mut out),
+        ReferencePart::WarningsStream | ReferencePart::WarningsTables | ReferencePart::WarningsCache => {
+            warnings(&mut out, part)
+        }
     }
     out
 }
@@ -76,30 +78,33 @@ fn configuration(out: &mut String) {
 }
 
 /// What the value must be.
-fn value(kind: Kind) -> String {
+fn value(kind: ConfigKind) -> String {
     match kind {
-        Kind::Url => "Value: an address.".to_owned(),
-        Kind::Urls => "Value: a list of addresses.".to_owned(),
-        Kind::Name => "Value: a text that is not empty.".to_owned(),
-        Kind::Slot => "Value: 1 to 63 of `a-z`, `0-9` and `_`.".to_owned(),
-        Kind::Path => "Value: the name of a file.".to_owned(),
-        Kind::Choice(words) => {
+        ConfigKind::Url => "Value: an address.".to_owned(),
+        ConfigKind::Urls => "Value: a list of addresses.".to_owned(),
+        ConfigKind::Name => "Value: a text that is not empty.".to_owned(),
+        ConfigKind::Slot => "Value: 1 to 63 of `a-z`, `0-9` and `_`.".to_owned(),
+        ConfigKind::Path => "Value: the name of a file.".to_owned(),
+        ConfigKind::Choice(words) => {
             let words: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
             format!("Value: one of {}.", words.join(", "))
         }
-        Kind::Duration(least, most) => format!("Value: a duration from `{}` to `{}`.", shown(least), shown(most)),
-        Kind::Ascending => "Value: a list of durations above zero, ascending, each at most `1h`.".to_owned(),
-        Kind::Bytes(0) => "Value: a size, such as `\"64MiB\"`, or a number of bytes.".to_owned(),
-        Kind::Bytes(least) => format!("Value: a size, such as `\"64MiB\"`, or a number of bytes, at least `{least}`."),
-        Kind::Count(least, most) => format!("Value: a whole number from `{least}` to `{most}`."),
-        Kind::Texts => "Value: a list of texts.".to_owned(),
-        Kind::Prefixes => "Value: a list of texts, each with its only `*` at the end.".to_owned(),
-        Kind::Socket => "Value: an address and a port.".to_owned(),
+        ConfigKind::Duration(least, most) => format!("Value: a duration from `{}` to `{}`.", shown(least), shown(most)),
+        ConfigKind::Ascending => "Value: a list of durations above zero, ascending, each at most `1h`.".to_owned(),
+        ConfigKind::Bytes(0) => "Value: a size, such as `\"64MiB\"`, or a number of bytes.".to_owned(),
+        ConfigKind::Bytes(least) => {
+            format!("Value: a size, such as `\"64MiB\"`, or a number of bytes, at least `{least}`.")
+        }
+        ConfigKind::Count(least, most) => format!("Value: a whole number from `{least}` to `{most}`."),
+        ConfigKind::Texts => "Value: a list of texts.".to_owned(),
+        ConfigKind::Prefixes => "Value: a list of texts, each with its only `*` at the end.".to_owned(),
+        ConfigKind::Socket => "Value: an address and a port.".to_owned(),
     }
 }
 
-fn default(key: &Key) -> String {
-    let is_list = matches!(key.kind, Kind::Urls | Kind::Texts | Kind::Prefixes | Kind::Ascending);
+fn default(key: &ConfigKey) -> String {
+    let is_list =
+        matches!(key.kind, ConfigKind::Urls | ConfigKind::Texts | ConfigKind::Prefixes | ConfigKind::Ascending);
     match key.default {
         None if key.also.is_some() => "Mandatory.".to_owned(),
         None => "`Default:` none.".to_owned(),
@@ -108,12 +113,12 @@ fn default(key: &Key) -> String {
             let items: Vec<_> = list.split(',').map(|item| format!("\"{item}\"")).collect();
             format!("`Default:` `[{}]`.", items.join(", "))
         }
-        Some(number) if matches!(key.kind, Kind::Count(..)) => format!("`Default:` `{number}`."),
+        Some(number) if matches!(key.kind, ConfigKind::Count(..)) => format!("`Default:` `{number}`."),
         Some(text) => format!("`Default:` `\"{text}\"`."),
     }
 }
 
-fn variables(key: &Key) -> String {
+fn variables(key: &ConfigKey) -> String {
     let also = key.also.map_or_else(String::new, |name| format!(" or `{name}`"));
     format!("`{}`{also}", key.variable())
 }
@@ -151,26 +156,26 @@ fn exit_codes(out: &mut String) {
 }
 
 /// The pages of the runbook, and what the ids on them begin with.
-const PAGES: [(Part, &str, &[&str]); 3] = [
+const PAGES: [(ReferencePart, &str, &[&str]); 3] = [
     (
-        Part::WarningsStream,
+        ReferencePart::WarningsStream,
         "runbook-stream.md",
         &["stream", "session", "address", "catalog", "slot", "lookup", "replica", "outbox", "message"],
     ),
     (
-        Part::WarningsTables,
+        ReferencePart::WarningsTables,
         "runbook-tables.md",
         &["publication", "table", "writes", "rules", "row", "invalidate", "ddl"],
     ),
     (
-        Part::WarningsCache,
+        ReferencePart::WarningsCache,
         "runbook-cache.md",
         &["run", "reload", "metrics", "cache", "mark", "repair", "tls", "sweep", "gap"],
     ),
 ];
 
 /// Where a warning has its heading.
-fn page(entry: &Entry) -> Option<(Part, &'static str)> {
+fn page(entry: &Entry) -> Option<(ReferencePart, &'static str)> {
     let family = entry.name.split('.').next()?;
     PAGES.iter().find(|(_, _, families)| families.contains(&family)).map(|(part, file, _)| (*part, *file))
 }
@@ -216,7 +221,7 @@ fn typed(act: &str) -> String {
     out
 }
 
-fn warnings(out: &mut String, part: Part) {
+fn warnings(out: &mut String, part: ReferencePart) {
     let is_here = |entry: &&Entry| page(entry).is_some_and(|(other, _)| other == part);
     for entry in LIST.iter().filter(|entry| entry.level != Level::Info).filter(is_here) {
         line!(out, "## `{}`\n", entry.name);
@@ -291,7 +296,7 @@ mod tests {
     fn every_key_has_one_meaning_and_every_code_one_line() {
         let names: Vec<_> = reference().iter().map(|key| key.name).collect();
         assert_eq!(MEANINGS.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
-        let codes = text(Part::ExitCodes, clap::Command::new("crieur"));
+        let codes = text(ReferencePart::ExitCodes, clap::Command::new("crieur"));
         assert!(Exit::ALL.iter().all(|exit| codes.matches(&format!("\n| {} |", *exit as u8)).count() == 1), "{codes}");
     }
 }

@@ -7,10 +7,10 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 
-use crate::admin::{self, Watch};
+use crate::admin::{self, AdminState};
 use crate::cache::redis::RedisCache;
 use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
-use crate::cli::progress::Progress;
+use crate::cli::progress::ProgressLine;
 use crate::cli::reload::{self, RulesFile};
 use crate::cli::status::Status;
 use crate::cli::{dry, log};
@@ -146,13 +146,13 @@ where
 {
     let (settings, policy) = (settings(&config), policy(&config));
     let cache = RedisCache::new(&config.cache)?;
-    let watch = Watch::new(cache.health());
+    let watch = AdminState::new(cache.health());
     if let Some(address) = config.admin {
         admin::serve(address, watch.clone()).await?;
     }
     let rules_file = RulesFile::new(file, &config);
     let stop = stop_signal()?;
-    let (mut progress, status) = (Progress::default(), Status::new(cache.health()));
+    let (mut progress, status) = (ProgressLine::default(), Status::new(cache.health()));
     let teller = status.clone();
     let news = move |news: News| {
         status.news(&news);

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::layers::Layer;
-use crate::config::reference::{Key, reference};
+use crate::config::reference::{ConfigKey, reference};
 use crate::mistake::{Mistakes, Place, distance, suggestion};
 use crate::postgres::dsn::Dsn;
 
@@ -93,7 +93,7 @@ pub(super) fn layers(environment: &Environment, mistakes: &mut Mistakes) -> (Lay
 
 /// What was meant by a variable that is not ours, but written as if.
 fn slip(name: &str) -> Option<String> {
-    let known: Vec<String> = reference().iter().map(Key::variable).chain([LOG.to_owned()]).collect();
+    let known: Vec<String> = reference().iter().map(ConfigKey::variable).chain([LOG.to_owned()]).collect();
     if name.starts_with("CRIEUR__") {
         return Some(suggestion(name, known.iter().map(String::as_str)));
     }
@@ -115,7 +115,7 @@ fn squeezed(name: &str) -> String {
 }
 
 /// Addresses that stand where crieur does not look; said when `missing` (a key's name) is nowhere else.
-pub(super) fn elsewhere(environment: &Environment, missing: &Key, mistakes: &mut Mistakes) {
+pub(super) fn elsewhere(environment: &Environment, missing: &ConfigKey, mistakes: &mut Mistakes) {
     let (schemes, others): (&[&str], &[&str]) = match missing.name {
         "cache.url" => {
             (&["redis://", "rediss://", "valkey://", "valkeys://"], &["UPSTASH_REDIS_REST_URL", "KV_REST_API_URL"])

@@ -10,7 +10,7 @@ use config::{ConfigError, Map, Source, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::reference::{Key, Kind, Unfit, reference};
+use crate::config::reference::{ConfigKey, ConfigKind, Unfit, reference};
 use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::rules::read::parse::TOP;
 
@@ -33,7 +33,8 @@ impl Source for Layer {
 impl Layer {
     /// The defaults of the table of keys.
     pub fn defaults() -> Self {
-        let value = |key: &Key| Some((key.name.to_owned(), Value::new(Some(&"default".to_owned()), key.default?)));
+        let value =
+            |key: &ConfigKey| Some((key.name.to_owned(), Value::new(Some(&"default".to_owned()), key.default?)));
         Layer(reference().iter().filter_map(value).collect())
     }
 
@@ -45,7 +46,7 @@ impl Layer {
         self
     }
 
-    pub(super) fn set(&mut self, key: &Key, kind: impl Into<ValueKind>, place: Place, mistakes: &mut Mistakes) {
+    pub(super) fn set(&mut self, key: &ConfigKey, kind: impl Into<ValueKind>, place: Place, mistakes: &mut Mistakes) {
         let value = Value::new(Some(&place.to_string()), kind);
         match key.kind.check(&value) {
             Ok(_) => {
@@ -57,7 +58,7 @@ impl Layer {
 }
 
 /// What to say beside a value that does not fit.
-fn note(key: &Key) -> String {
+fn note(key: &ConfigKey) -> String {
     let default = key.default.map_or_else(String::new, |default| format!("; default: {default}"));
     format!("{}{default}", key.doc)
 }
@@ -126,8 +127,9 @@ pub fn file(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mistakes)
 }
 
 /// A value for the layers. A list must be written as a list: its comma separated form is the environment's.
-fn kind_of(key: &Key, value: &Toml<'_>) -> Option<ValueKind> {
-    let is_list = matches!(key.kind, Kind::Texts | Kind::Prefixes | Kind::Urls | Kind::Ascending);
+fn kind_of(key: &ConfigKey, value: &Toml<'_>) -> Option<ValueKind> {
+    let is_list =
+        matches!(key.kind, ConfigKind::Texts | ConfigKind::Prefixes | ConfigKind::Urls | ConfigKind::Ascending);
     match value.get_ref() {
         DeValue::String(text) if !is_list => Some(ValueKind::String(text.to_string())),
         DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(ValueKind::I64),

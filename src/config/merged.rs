@@ -12,7 +12,7 @@ use crate::secret::Secret;
 use crate::url;
 
 /// The merged layers, each value checked.
-pub(super) struct Merged(pub(super) Vec<(&'static reference::Key, Option<Setting>)>);
+pub(super) struct Merged(pub(super) Vec<(&'static reference::ConfigKey, Option<Setting>)>);
 
 /// The checked value, as it would be written, and its origin.
 pub(super) type Setting = (Checked, String, String);
@@ -22,7 +22,7 @@ impl Merged {
         let merged = layers.into_iter().fold(config::Config::builder(), |builder, layer| builder.add_source(layer));
         let merged =
             merged.build().and_then(|merged| merged.collect()).expect("checked scalars and lists under fixed keys");
-        let find = |key: &'static reference::Key| {
+        let find = |key: &'static reference::ConfigKey| {
             let (section, name) = key.split();
             let section = merged.get(section)?.clone().into_table().ok()?;
             let value = section.get(name)?;
@@ -120,14 +120,14 @@ pub(super) fn unfit(name: &str, found: Option<&Checked>) -> ! {
 }
 
 /// The value as it would be written; a URL is never shown.
-fn written(key: &reference::Key, value: &config::Value) -> String {
+fn written(key: &reference::ConfigKey, value: &config::Value) -> String {
     match (&key.kind, &value.kind) {
-        (reference::Kind::Urls, config::ValueKind::String(list)) if list.is_empty() => String::new(),
-        (reference::Kind::Url, config::ValueKind::String(text)) => url::shown(text),
-        (reference::Kind::Urls, config::ValueKind::Array(items)) => {
+        (reference::ConfigKind::Urls, config::ValueKind::String(list)) if list.is_empty() => String::new(),
+        (reference::ConfigKind::Url, config::ValueKind::String(text)) => url::shown(text),
+        (reference::ConfigKind::Urls, config::ValueKind::Array(items)) => {
             items.iter().map(|item| url::shown(&item.to_string())).collect::<Vec<_>>().join(",")
         }
-        (reference::Kind::Url | reference::Kind::Urls, _) => "[redacted]".to_owned(),
+        (reference::ConfigKind::Url | reference::ConfigKind::Urls, _) => "[redacted]".to_owned(),
         (_, config::ValueKind::Array(items)) => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         (_, _) => value.to_string(),
     }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::config::merged::Merged;
-use crate::config::reference::Kind;
+use crate::config::reference::ConfigKind;
 
 /// Whether each command costs money.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,7 +42,7 @@ pub(super) fn settle(merged: &mut Merged) -> Metering {
         let setting = merged.0.iter_mut().find(|(key, _)| key.name == *name).and_then(|(_, setting)| setting.as_mut());
         if let Some((checked, text, origin)) = setting.filter(|(_, _, origin)| origin == "default") {
             let value = config::Value::new(None, *default);
-            *checked = Kind::Duration(Duration::ZERO, Duration::MAX).check(&value).expect("a duration");
+            *checked = ConfigKind::Duration(Duration::ZERO, Duration::MAX).check(&value).expect("a duration");
             (*text, *origin) = ((*default).to_owned(), "default where commands are billed".to_owned());
         }
     }

@@ -25,7 +25,7 @@ pub use environment::Given;
 pub use metered::Metering;
 pub use reference::reference;
 pub use rules_file::rules_of_file;
-pub use settings::{Cache, Leases, Limits, Mode, OnGap, Postgres, TlsFiles};
+pub use settings::{CacheSettings, Leases, Limits, Mode, OnGap, Postgres, TlsFiles};
 
 /// Everything that a command needs.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Config {
     /// `[postgres]`
     pub postgres: Postgres,
     /// `[cache]`
-    pub cache: Cache,
+    pub cache: CacheSettings,
     /// `[limits]`
     pub limits: Limits,
     /// `admin.listen`: where the metrics are; default: nowhere.
@@ -146,7 +146,7 @@ impl Config {
                 liveness_timeout: merged.duration("postgres.liveness_timeout"),
                 lookup_timeout: merged.duration("postgres.lookup_timeout"),
             },
-            cache: Cache {
+            cache: CacheSettings {
                 url: merged.secret("cache.url"),
                 tls,
                 echo,

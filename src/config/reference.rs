@@ -10,7 +10,7 @@ use crate::amount::{bytes, duration, shown};
 
 /// What a key holds, and its bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum ConfigKind {
     /// A connection string; never shown.
     Url,
     /// A list of connection strings; never shown.
@@ -41,11 +41,11 @@ pub enum Kind {
 
 /// One key.
 #[derive(Clone, Copy, Debug)]
-pub struct Key {
+pub struct ConfigKey {
     /// `section.name`.
     pub name: &'static str,
     /// What it holds.
-    pub kind: Kind,
+    pub kind: ConfigKind,
     /// As it would be written in the file; lists in the environment's form. `None`: there is no default.
     pub default: Option<&'static str>,
     /// Effect and consequence.
@@ -58,161 +58,166 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, doc: &'static str) -> Key {
-    Key { name, kind, default, doc, also: None }
+const fn key(name: &'static str, kind: ConfigKind, default: Option<&'static str>, doc: &'static str) -> ConfigKey {
+    ConfigKey { name, kind, default, doc, also: None }
 }
 
-const KEYS: &[Key] = &[
-    Key {
+const KEYS: &[ConfigKey] = &[
+    ConfigKey {
         also: Some("DATABASE_URL"),
         ..key(
             "postgres.url",
-            Kind::Url,
+            ConfigKind::Url,
             None,
             "where the changes come from: a libpq URL or key/value string; the direct host, or in outbox mode any pooler",
         )
     },
     key(
         "postgres.mode",
-        Kind::Choice(&["replication", "outbox"]),
+        ConfigKind::Choice(&["replication", "outbox"]),
         Some("replication"),
         "how changes are read: from the WAL, or from a table that triggers write into, over any ordinary connection",
     ),
     key(
         "postgres.slot",
-        Kind::Slot,
+        ConfigKind::Slot,
         Some("crieur"),
         "replication slot, or the name of the outbox's position; one daemon on it works, others stand by",
     ),
-    key("postgres.publication", Kind::Name, Some("crieur"), "publication that holds the tables of the rules"),
+    key("postgres.publication", ConfigKind::Name, Some("crieur"), "publication that holds the tables of the rules"),
     key(
         "postgres.replicas",
-        Kind::Urls,
+        ConfigKind::Urls,
         Some(""),
         "standbys that readers read from: a key is deleted once more when each has replayed its commit",
     ),
     key(
         "postgres.connect_timeout",
-        Kind::Duration(MILLISECOND, HOUR),
+        ConfigKind::Duration(MILLISECOND, HOUR),
         Some("10s"),
         "TCP, TLS and log-in together, for each host",
     ),
     key(
         "postgres.liveness_timeout",
-        Kind::Duration(SECOND, HOUR),
+        ConfigKind::Duration(SECOND, HOUR),
         Some("30s"),
         "with nothing received for half of it a reply is asked for, at its end the link is dropped",
     ),
     key(
         "postgres.lookup_timeout",
-        Kind::Duration(MILLISECOND, HOUR),
+        ConfigKind::Duration(MILLISECOND, HOUR),
         Some("5s"),
         "statement_timeout of the control session; a lookup that takes longer widens its keys",
     ),
-    Key {
+    ConfigKey {
         also: Some("REDIS_URL"),
         ..key(
             "cache.url",
-            Kind::Url,
+            ConfigKind::Url,
             None,
             "the cache: redis://, rediss://, unix://, with user, password and database number",
         )
     },
     key(
         "cache.tls_ca",
-        Kind::Path,
+        ConfigKind::Path,
         None,
         "PEM file of the cache's certificate authority; without it: the system's; read again when it changes",
     ),
     key(
         "cache.tls_cert",
-        Kind::Path,
+        ConfigKind::Path,
         None,
         "PEM file of the certificate that crieur shows to a cache that asks for one; read again when it changes",
     ),
-    key("cache.tls_key", Kind::Path, None, "PEM file of the key of cache.tls_cert"),
+    key("cache.tls_key", ConfigKind::Path, None, "PEM file of the key of cache.tls_cert"),
     key(
         "cache.echo",
-        Kind::Ascending,
+        ConfigKind::Ascending,
         Some("250ms,2s,30s"),
         "delays of the second deletes, for readers that store an old value late; [] when all of them use a lease",
     ),
     key(
         "cache.echo_wal_bytes_max",
-        Kind::Bytes(0),
+        ConfigKind::Bytes(0),
         Some("64MiB"),
         "WAL that waiting echoes may hold back; past it the position moves on without them",
     ),
-    key("cache.protect", Kind::Texts, Some("lock:*"), "glob patterns that are never deleted, whatever a rule says"),
+    key(
+        "cache.protect",
+        ConfigKind::Texts,
+        Some("lock:*"),
+        "glob patterns that are never deleted, whatever a rule says",
+    ),
     key(
         "cache.invalidate",
-        Kind::Prefixes,
+        ConfigKind::Prefixes,
         Some(""),
         "keys that transactions may name with crieur.invalidate: texts that end in *",
     ),
     key(
         "cache.leases",
-        Kind::Choice(&["none", "companion"]),
+        ConfigKind::Choice(&["none", "companion"]),
         Some("none"),
         "companion: the key lease:{K} of readers goes in the same command as K",
     ),
     key(
         "cache.on_gap",
-        Kind::Choice(&["sweep", "warn"]),
+        ConfigKind::Choice(&["sweep", "warn"]),
         Some("sweep"),
         "when invalidations may have been missed: delete every key that the rules own, or only say so",
     ),
     key(
         "cache.heartbeat",
-        Kind::Duration(MILLISECOND, Duration::from_secs(600)),
+        ConfigKind::Duration(MILLISECOND, Duration::from_secs(600)),
         Some("2s"),
         "the mark is looked at and written at least so often: how long a cache that went back in time stays unnoticed; 1m where commands are billed",
     ),
     key(
         "cache.connection_age_max",
-        Kind::Duration(MILLISECOND, HOUR),
+        ConfigKind::Duration(MILLISECOND, HOUR),
         Some("15s"),
         "the address is connected anew so often: how long an old primary is used whose address leads to another one; 5m where commands are billed",
     ),
     key(
         "cache.metered",
-        Kind::Choice(&["auto", "yes", "no"]),
+        ConfigKind::Choice(&["auto", "yes", "no"]),
         Some("auto"),
         "whether each command is billed (auto: by the host, Upstash): no early delete, the mark at most once a second, longer defaults",
     ),
     key(
         "cache.timeout",
-        Kind::Duration(MILLISECOND, HOUR),
+        ConfigKind::Duration(MILLISECOND, HOUR),
         Some("5s"),
         "without an answer for this long the connection is dropped and the keys go again",
     ),
     key(
         "limits.memory_bytes_max",
-        Kind::Bytes(1 << 20),
+        ConfigKind::Bytes(1 << 20),
         Some("64MiB"),
         "keys in memory; past it a set becomes a sweep of its template",
     ),
-    key("limits.batch_keys_max", Kind::Count(1, 1_000_000), Some("10000"), "keys in one pipeline"),
+    key("limits.batch_keys_max", ConfigKind::Count(1, 1_000_000), Some("10000"), "keys in one pipeline"),
     key(
         "limits.stop_timeout",
-        Kind::Duration(Duration::ZERO, HOUR),
+        ConfigKind::Duration(Duration::ZERO, HOUR),
         Some("10s"),
         "what is in flight may take this long after SIGTERM",
     ),
     key(
         "admin.listen",
-        Kind::Socket,
+        ConfigKind::Socket,
         None,
         "address and port of /metrics, /healthz and /readyz; without it there is no such page",
     ),
 ];
 
 /// Every key, in the order of the documentation.
-pub fn reference() -> &'static [Key] {
+pub fn reference() -> &'static [ConfigKey] {
     KEYS
 }
 
-impl Key {
+impl ConfigKey {
     /// `CRIEUR__POSTGRES__SLOT`
     pub fn variable(&self) -> String {
         format!("CRIEUR__{}", self.name.to_ascii_uppercase().replace('.', "__"))
@@ -247,27 +252,27 @@ pub enum Checked {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unfit(pub String);
 
-impl Kind {
+impl ConfigKind {
     /// Checks a value of the file or of the environment, where everything is text and lists are comma separated.
     pub fn check(self, value: &Value) -> Result<Checked, Unfit> {
         match self {
-            Kind::Url | Kind::Name => text(value)
+            ConfigKind::Url | ConfigKind::Name => text(value)
                 .filter(|text| !text.is_empty())
                 .map(Checked::Text)
                 .ok_or(unfit("must be a text that is not empty")),
-            Kind::Path => text(value)
+            ConfigKind::Path => text(value)
                 .filter(|text| !text.is_empty())
                 .map(|text| Checked::Path(text.into()))
                 .ok_or(unfit("must be the name of a file")),
-            Kind::Slot => text(value)
+            ConfigKind::Slot => text(value)
                 .filter(|text| is_slot_name(text))
                 .map(Checked::Text)
                 .ok_or(unfit("must be 1 to 63 of a-z, 0-9 and _")),
-            Kind::Choice(words) => {
+            ConfigKind::Choice(words) => {
                 let chosen = text(value).filter(|text| words.contains(&text.as_str()));
                 chosen.map(Checked::Text).ok_or_else(|| unfit(format!("must be one of: {}", words.join(", "))))
             }
-            Kind::Duration(least, most) => {
+            ConfigKind::Duration(least, most) => {
                 let duration =
                     text(value).and_then(|text| duration(&text)).filter(|duration| (least..=most).contains(duration));
                 let bounds = || {
@@ -279,27 +284,29 @@ impl Kind {
                 };
                 duration.map(Checked::Duration).ok_or_else(bounds)
             }
-            Kind::Ascending => ascending(value)
+            ConfigKind::Ascending => ascending(value)
                 .map(Checked::Durations)
                 .ok_or(unfit("must be a list of durations above zero, ascending, at most 1h: [\"250ms\", \"2s\"]")),
-            Kind::Bytes(least) => {
+            ConfigKind::Bytes(least) => {
                 let bytes =
                     number(value).or_else(|| text(value).and_then(|text| bytes(&text))).filter(|bytes| *bytes >= least);
                 bytes
                     .map(Checked::Number)
                     .ok_or_else(|| unfit(format!("must be a size of at least {least} bytes, for example \"64MiB\"")))
             }
-            Kind::Count(least, most) => {
+            ConfigKind::Count(least, most) => {
                 let count = number(value).filter(|count| (least..=most).contains(count));
                 count.map(Checked::Number).ok_or_else(|| unfit(format!("must be an integer from {least} to {most}")))
             }
-            Kind::Urls => texts(value).map(Checked::Texts).ok_or(unfit("must be an array of connection strings")),
-            Kind::Texts => texts(value).map(Checked::Texts).ok_or(unfit("must be an array of strings, none empty")),
-            Kind::Prefixes => texts(value)
+            ConfigKind::Urls => texts(value).map(Checked::Texts).ok_or(unfit("must be an array of connection strings")),
+            ConfigKind::Texts => {
+                texts(value).map(Checked::Texts).ok_or(unfit("must be an array of strings, none empty"))
+            }
+            ConfigKind::Prefixes => texts(value)
                 .filter(|list| list.iter().all(|item| is_prefix(item)))
                 .map(Checked::Texts)
                 .ok_or(unfit("must be an array of texts that end in *, their only special character: [\"search:*\"]")),
-            Kind::Socket => text(value)
+            ConfigKind::Socket => text(value)
                 .and_then(|text| text.parse().ok())
                 .map(Checked::Socket)
                 .ok_or(unfit("must be an address and a port, for example \"127.0.0.1:9186\"")),
@@ -389,7 +396,7 @@ mod tests {
             assert!(key.kind.check(&Value::new(None, value)).is_err(), "{name} = {value}");
         }
         let long = "a".repeat(64);
-        assert!(Kind::Slot.check(&Value::new(None, long.as_str())).is_err());
-        assert_eq!(Kind::Ascending.check(&Value::new(None, "")), Ok(Checked::Durations(Vec::new())));
+        assert!(ConfigKind::Slot.check(&Value::new(None, long.as_str())).is_err());
+        assert_eq!(ConfigKind::Ascending.check(&Value::new(None, "")), Ok(Checked::Durations(Vec::new())));
     }
 }

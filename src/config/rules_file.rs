@@ -11,7 +11,7 @@ use crate::error::Exit;
 use crate::mistake::{self, Mistakes, Place, SourceFile};
 use crate::rules::Rules;
 use crate::rules::read::parse::TOP;
-use crate::rules::read::reader::Reader;
+use crate::rules::read::reader::RulesReader;
 
 /// The rules of a configuration, or of a file that holds nothing but rules: no server is named, no environment read.
 pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
@@ -68,7 +68,7 @@ pub(super) fn read_rules(
     }
     let included = other.as_ref().zip(other_table.as_ref());
     let files = || std::iter::once((file, table)).chain(included);
-    let mut reader = Reader::new(protect, mistakes);
+    let mut reader = RulesReader::new(protect, mistakes);
     for (file, table) in files() {
         reader.shared(file, table);
     }

@@ -68,7 +68,7 @@ pub struct TlsFiles {
 
 /// `[cache]`
 #[derive(Debug)]
-pub struct Cache {
+pub struct CacheSettings {
     /// `url` or `REDIS_URL`: `redis://`, `rediss://`, `unix://`, with user, password and database number.
     pub url: Secret,
     /// `tls_ca`, default the system's; `tls_cert` and `tls_key`, default none: PEM files.

@@ -36,15 +36,15 @@ type Tables = BTreeSet<(String, String)>;
 
 /// The lookups that keep their answers.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct KeptLookups {
     /// Each with the tables that it names.
     lookups: Vec<(LookupId, Lookup, Tables)>,
     sql: String,
 }
 
-impl Kept {
+impl KeptLookups {
     /// `None` where no lookup keeps its answers.
-    pub(crate) fn of(rules: &Rules, publication: &str) -> Option<Kept> {
+    pub(crate) fn of(rules: &Rules, publication: &str) -> Option<KeptLookups> {
         let kept = (0..).map(LookupId).zip(rules.lookups()).filter(|(id, _)| rules.keeps(*id));
         let named = |id| rules.sources_named(id).map(|(schema, name)| (schema.to_owned(), name.to_owned())).collect();
         let lookups: Vec<_> = kept.map(|(id, lookup)| (id, lookup.clone(), named(id))).collect();
@@ -52,7 +52,7 @@ impl Kept {
         let words = sql::array(words.iter().map(|word| Some(word.as_bytes())));
         let words = String::from_utf8_lossy(&words).into_owned();
         let sql = quote::fill(SQL, &[("words", words.as_str()), ("publication", publication)]);
-        (!lookups.is_empty()).then_some(Kept { lookups, sql })
+        (!lookups.is_empty()).then_some(KeptLookups { lookups, sql })
     }
 
     /// How many statements a look may take that finds everything changed.
@@ -71,7 +71,7 @@ pub(crate) struct Looks {
 
 /// What a look came to.
 #[derive(Debug)]
-pub(crate) enum Look {
+pub(crate) enum DefinitionsLook {
     Same(Definitions),
     /// Something is another now, or this is the connection's first look: [`Looks::settle`] comes next.
     Changed(String),
@@ -79,7 +79,7 @@ pub(crate) enum Look {
 
 impl Looks {
     /// Prepares what a look needs, once for a connection.
-    pub(crate) async fn prepare(&self, client: &Client, kept: &Kept) -> Result<()> {
+    pub(crate) async fn prepare(&self, client: &Client, kept: &KeptLookups) -> Result<()> {
         if self.prepared.borrow().is_some() {
             return Ok(());
         }
@@ -94,7 +94,7 @@ impl Looks {
     }
 
     /// Looks; to be polled behind the snapshot that it belongs to, on the same connection.
-    pub(crate) async fn look(&self, client: &Client) -> Result<Look> {
+    pub(crate) async fn look(&self, client: &Client) -> Result<DefinitionsLook> {
         let prepared = self.prepared.borrow().clone();
         let (statement, path) =
             prepared.ok_or_else(|| Error::definite(Exit::Software, "a look that is not prepared"))?;
@@ -104,8 +104,8 @@ impl Looks {
         let digest: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
         let digest = format!("{digest} {path}");
         Ok(match &*self.last.borrow() {
-            Some(last) if last.digest == digest => Look::Same(last.clone()),
-            Some(_) | None => Look::Changed(digest),
+            Some(last) if last.digest == digest => DefinitionsLook::Same(last.clone()),
+            Some(_) | None => DefinitionsLook::Changed(digest),
         })
     }
 
@@ -113,7 +113,7 @@ impl Looks {
     pub(crate) async fn settle(
         &self,
         client: &Client,
-        kept: &Kept,
+        kept: &KeptLookups,
         digest: String,
         seen: Option<&Sighting>,
     ) -> Result<Definitions> {
@@ -151,7 +151,7 @@ fn not_kept(lookup: &Lookup, (schema, table): &(String, String)) {
 
 /// What the plan of a lookup scans, by schema and name; of partitions, their topmost table.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Read {
+pub(crate) struct ReadTables {
     /// Tables.
     pub(crate) tables: Tables,
     /// What has no changes of rows in the stream: a materialized view, a foreign table.
@@ -159,7 +159,7 @@ pub(crate) struct Read {
 }
 
 /// Reads the plan that holds for any parameters. What a function reads is not in it.
-pub(crate) async fn reads(client: &Client, lookup: &Lookup) -> Result<Refusable<Read>> {
+pub(crate) async fn reads(client: &Client, lookup: &Lookup) -> Result<Refusable<ReadTables>> {
     let plan = match planned(client, lookup).await {
         Ok(plan) => plan,
         Err(error) => return refusal(&error).map(Err),
@@ -172,7 +172,7 @@ pub(crate) async fn reads(client: &Client, lookup: &Lookup) -> Result<Refusable<
     let names = serde_json::Value::from(names).to_string();
     let sql = format!("{NO_PATH}{}", quote::fill(include_str!("../../sql/roots.sql"), &[("tables", names.as_str())]));
     let rows = client.simple_query(&sql).await.map_err(|error| session_error(&error))?;
-    let mut read = Read::default();
+    let mut read = ReadTables::default();
     for root in rows.iter().filter_map(first_text) {
         let root: Root = serde_json::from_str(root).map_err(|cause| unread().because(cause))?;
         let kind = if root.streamed { &mut read.tables } else { &mut read.others };

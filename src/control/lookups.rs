@@ -1,6 +1,6 @@
 //! PreparedLookups on an ordinary session: prepared once, and one statement for all questions of a batch to the same lookup.
 //!
-//! Nothing is kept here but statements: which answers are still true is `pipeline/answers.rs`'s business. Statements last
+//! Nothing is kept here but statements: which answers are still true is `feed/answers.rs`'s business. Statements last
 //! until a table is altered, a row's columns are of other types than they were, or the connection ends.
 //!
 //! Invariants: every question gets an answer; a statement that the server refuses widens the keys of its questions and
@@ -29,7 +29,7 @@ use crate::rules::value::reading::Form;
 /// Answers of one lookup to one batch may take so much memory; questions whose answers go past it widen.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-pub(crate) type Refusable<T> = std::result::Result<T, Refused>;
+pub(crate) type Refusable<T> = std::result::Result<T, RefusedStatement>;
 
 /// A parameter as PostgreSQL text, whatever its type.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ impl<'a> FromSql<'a> for Bytes {
 /// A lookup as it is prepared on one connection.
 #[derive(Debug)]
 struct Prepared {
-    shape: Shape,
+    shape: AnswerShape,
     one: Statement,
     /// For several questions; `None` where the server does not take the SQL in that form.
     many: Option<Statement>,
@@ -155,7 +155,7 @@ impl PreparedLookups {
         };
         if wanted != lookup.args {
             let text = format!("it takes {wanted} parameters, the rule gives {}", lookup.args);
-            return Ok(Err(Refused { text, code: SqlState::PROTOCOL_VIOLATION }));
+            return Ok(Err(RefusedStatement { text, code: SqlState::PROTOCOL_VIOLATION }));
         }
         let nulls = vec![Text(None); lookup.args];
         let nulls: Vec<(&(dyn ToSql + Sync), Type)> = nulls.iter().map(|null| (null as _, Type::UNKNOWN)).collect();
@@ -176,7 +176,7 @@ impl PreparedLookups {
                 many.map(Some).or_else(|error| refusal(&error).map(|_| None))?
             }
         };
-        let prepared = Rc::new(Prepared { shape: Shape::new(lookup, types), one, many });
+        let prepared = Rc::new(Prepared { shape: AnswerShape::new(lookup, types), one, many });
         self.0.borrow_mut().insert(id, Rc::clone(&prepared));
         Ok(Ok(prepared))
     }
@@ -201,14 +201,14 @@ impl Types {
     }
 
     /// The columns of the lookup with their types.
-    pub(crate) fn of<'a>(&self, lookup: &'a Lookup) -> Vec<sql::Column<'a>> {
+    pub(crate) fn of<'a>(&self, lookup: &'a Lookup) -> Vec<sql::AskedColumn<'a>> {
         lookup.columns.iter().map(|column| column.name.as_str()).zip(self.oids.iter().copied()).collect()
     }
 }
 
 /// How rows of a lookup are read.
 #[derive(Debug)]
-pub(crate) struct Shape {
+pub(crate) struct AnswerShape {
     /// How the texts of the answer's columns are written in keys.
     forms: Vec<Form>,
     /// The types of these columns.
@@ -217,10 +217,10 @@ pub(crate) struct Shape {
     altered: Cell<bool>,
 }
 
-impl Shape {
-    pub(crate) fn new(lookup: &Lookup, types: Types) -> Shape {
+impl AnswerShape {
+    pub(crate) fn new(lookup: &Lookup, types: Types) -> AnswerShape {
         let forms = lookup.columns.iter().zip(&types.oids).map(|(column, oid)| Form::of(*oid, column.writing));
-        Shape { forms: forms.collect(), kinds: types.kinds, altered: Cell::new(false) }
+        AnswerShape { forms: forms.collect(), kinds: types.kinds, altered: Cell::new(false) }
     }
 
     /// The columns behind the first `from`, as keys want them.
@@ -246,7 +246,7 @@ impl Shape {
 }
 
 impl Answered {
-    fn refused(count: usize, refused: Refused) -> Self {
+    fn refused(count: usize, refused: RefusedStatement) -> Self {
         Answered { answers: vec![refused.answer(); count], given_up: false }
     }
 }
@@ -258,7 +258,7 @@ async fn group(client: &Client, prepared: &Prepared, questions: &[&Question], li
             Ok(answers) => return Ok(Answered { answers, given_up: false }),
             Err(refused) => refused,
         },
-        Some(_) | None => Refused { text: String::new(), code: SqlState::SUCCESSFUL_COMPLETION },
+        Some(_) | None => RefusedStatement { text: String::new(), code: SqlState::SUCCESSFUL_COMPLETION },
     };
     // Each of them would take as long again.
     if refused.code == SqlState::QUERY_CANCELED {
@@ -272,7 +272,7 @@ async fn at_once(
     prepared: &Prepared,
     many: &Statement,
     questions: &[&Question],
-) -> Result<std::result::Result<Vec<Answer>, Refused>> {
+) -> Result<std::result::Result<Vec<Answer>, RefusedStatement>> {
     let count = questions.first().map_or(0, |question| question.args.len());
     let arrays = (0..count).map(|arg| sql::array(questions.iter().map(|question| question.args[arg].as_deref())));
     let arrays: Vec<Vec<u8>> = arrays.collect();
@@ -319,7 +319,7 @@ async fn query<'a>(
     statement: &Statement,
     args: impl Iterator<Item = Option<&'a [u8]>>,
     mut take: impl FnMut(&Row) -> std::result::Result<(), tokio_postgres::Error>,
-) -> Result<std::result::Result<(), Refused>> {
+) -> Result<std::result::Result<(), RefusedStatement>> {
     let args: Vec<Text<'_>> = args.map(Text).collect();
     let rows = match client.query_raw(statement, &args).await {
         Ok(rows) => rows,
@@ -365,13 +365,13 @@ impl Collected {
 
 /// The server did not take a statement.
 #[derive(Clone, Debug)]
-pub(crate) struct Refused {
+pub(crate) struct RefusedStatement {
     /// Without values.
     pub(crate) text: String,
     pub(crate) code: SqlState,
 }
 
-impl Refused {
+impl RefusedStatement {
     /// What it means for the question.
     pub(crate) fn answer(self) -> Answer {
         match self.code == SqlState::QUERY_CANCELED {
@@ -383,7 +383,7 @@ impl Refused {
 
 /// The server's refusal of a statement; an error when the session is what failed. The severity tells them apart: a row
 /// that cannot be read (XX001) or a full disk (53100) refuses one statement, and would refuse it for ever.
-pub(crate) fn refusal(error: &tokio_postgres::Error) -> Result<Refused> {
+pub(crate) fn refusal(error: &tokio_postgres::Error) -> Result<RefusedStatement> {
     let of_statement = |refused: &DbError| match refused.parsed_severity() {
         Some(severity) => severity == Severity::Error,
         // A pooler's own words have none.
@@ -392,7 +392,7 @@ pub(crate) fn refusal(error: &tokio_postgres::Error) -> Result<Refused> {
     match error.as_db_error() {
         Some(refused) if of_statement(refused) => {
             let text = statement_text(refused.code().code(), refused.message());
-            Ok(Refused { text, code: refused.code().clone() })
+            Ok(RefusedStatement { text, code: refused.code().clone() })
         }
         _ => Err(session_error(error)),
     }

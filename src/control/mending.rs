@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::catalog::identity::{self, Ground, Indexes, PRIMARY_KEY, probes, wanted_by_all};
-use crate::catalog::refusal::{Identity, Refusal, with_ours};
+use crate::catalog::refusal::{Refusal, RowIdentity, with_ours};
 use crate::catalog::{Carrier, Catalog, Table};
 use crate::control::{Named, Refused};
 use crate::error::{Error, Result};
@@ -149,7 +149,7 @@ fn decide(catalog: &Catalog, carrier: &Carrier, needs: &[TableNeeds], ours: &str
     }
     let version = catalog.server.version;
     let standing = Ground { senders: &carrier.publications, version };
-    let refusal = standing.refusal(carrier, &Identity::of(carrier))?;
+    let refusal = standing.refusal(carrier, &RowIdentity::of(carrier))?;
     // As they will be: ours can send generated columns.
     let senders = with_ours(carrier, ours);
     let wanted = wanted_by_all(catalog, carrier, needs);

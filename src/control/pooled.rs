@@ -20,8 +20,8 @@ use tokio_postgres::types::{ToSql, Type};
 
 use crate::backoff::Backoff;
 use crate::change::Oid;
-use crate::control::lookups::{Collected, Refused, Shape, Text, Types, refusal};
-use crate::control::replicas::Replicas;
+use crate::control::lookups::{AnswerShape, Collected, RefusedStatement, Text, Types, refusal};
+use crate::control::replicas::ReplicaSessions;
 use crate::control::session::{nameless, same_server};
 use crate::control::{Catalogue, Gate, Lookups, Named, Sighting};
 use crate::error::{Error, Exit, Result};
@@ -35,7 +35,7 @@ use crate::postgres::sqlstate::session_error;
 use crate::question::{Answer, AnswerRow, LookupId, Question};
 use crate::rules::read::sql;
 use crate::rules::{Lookup, Rules};
-use crate::source::outbox::{BEGIN_WRITE, Facts, Known, query, transact};
+use crate::source::outbox::{BEGIN_WRITE, Known, OutboxFacts, query, transact};
 use crate::start::Start;
 
 const WATCH: &str = include_str!("../../sql/outbox/watch.sql");
@@ -56,7 +56,7 @@ pub struct PooledControl {
     connect_timeout: Duration,
     statement_timeout: Duration,
     lookups: Vec<Lookup>,
-    replicas: Replicas,
+    replicas: ReplicaSessions,
     live: RefCell<Option<Rc<Live>>>,
     /// The server that the outbox is on.
     expected: RefCell<Option<(String, u32)>>,
@@ -108,7 +108,7 @@ impl PooledControl {
             connect_timeout,
             statement_timeout,
             lookups: rules.lookups().to_vec(),
-            replicas: Replicas::new(replicas, connect_timeout),
+            replicas: ReplicaSessions::new(replicas, connect_timeout),
             live: RefCell::new(None),
             expected: RefCell::new(None),
             watched: RefCell::default(),
@@ -124,7 +124,7 @@ impl PooledControl {
             return Ok(Rc::clone(live));
         }
         let session = Session::through_pooler(&self.dsn, self.connect_timeout).await?;
-        let Facts { system, timeline, .. } = answered(self.limit(2), Facts::read(&session.client))
+        let OutboxFacts { system, timeline, .. } = answered(self.limit(2), OutboxFacts::read(&session.client))
             .await
             .map_err(|error| error.at(&self.dsn.servers()))?;
         let identity = (system, timeline);
@@ -223,12 +223,18 @@ impl PooledControl {
         }
         Ok(match answer.only() {
             Answer::Rows(rows) => Ok(rows),
-            Answer::Refused(text) | Answer::Late(text) => Err(Refused { text, code: SqlState::PROGRAM_LIMIT_EXCEEDED }),
+            Answer::Refused(text) | Answer::Late(text) => {
+                Err(RefusedStatement { text, code: SqlState::PROGRAM_LIMIT_EXCEEDED })
+            }
         })
     }
 
     /// The statement of a lookup, once per session: how its columns are written depends on their types.
-    async fn described(&self, live: &Live, id: LookupId) -> Result<std::result::Result<Rc<Described>, Refused>> {
+    async fn described(
+        &self,
+        live: &Live,
+        id: LookupId,
+    ) -> Result<std::result::Result<Rc<Described>, RefusedStatement>> {
         if let Some(known) = live.lookups.borrow().get(&id) {
             return Ok(Ok(Rc::clone(known)));
         }
@@ -247,7 +253,7 @@ impl PooledControl {
             Err(error) => return refused(&error).map(Err),
         };
         let sql = sql::for_one(&lookup.sql, &types.of(lookup));
-        let described = Rc::new(Described { sql, shape: Shape::new(lookup, types) });
+        let described = Rc::new(Described { sql, shape: AnswerShape::new(lookup, types) });
         live.lookups.borrow_mut().insert(id, Rc::clone(&described));
         Ok(Ok(described))
     }
@@ -294,7 +300,7 @@ impl PooledControl {
             if let Some(lookup) = late {
                 let count = questions.iter().filter(|question| question.lookup == lookup).count();
                 let text = format!("its {count} questions took longer than {:?}", self.statement_timeout);
-                let refused = Refused { text, code: SqlState::QUERY_CANCELED };
+                let refused = RefusedStatement { text, code: SqlState::QUERY_CANCELED };
                 refuse(questions, left, lookup, &refused, answers);
                 *self.live.borrow_mut() = None;
                 return Ok(());
@@ -305,10 +311,16 @@ impl PooledControl {
 }
 
 /// What the server says to one question.
-type Given = std::result::Result<Vec<AnswerRow>, Refused>;
+type Given = std::result::Result<Vec<AnswerRow>, RefusedStatement>;
 
 /// Takes all questions to a lookup out of `left`.
-fn refuse(questions: &[Question], left: &mut Vec<usize>, lookup: LookupId, refused: &Refused, answers: &mut [Answer]) {
+fn refuse(
+    questions: &[Question],
+    left: &mut Vec<usize>,
+    lookup: LookupId,
+    refused: &RefusedStatement,
+    answers: &mut [Answer],
+) {
     for index in left.extract_if(.., |index| questions[*index].lookup == lookup) {
         answers[index] = refused.clone().answer();
     }
@@ -335,14 +347,14 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 struct Described {
     sql: String,
-    shape: Shape,
+    shape: AnswerShape,
 }
 
 /// The server's refusal of a lookup. Of a statement that is not prepared ahead, the number of parameters shows only now.
-fn refused(error: &tokio_postgres::Error) -> Result<Refused> {
+fn refused(error: &tokio_postgres::Error) -> Result<RefusedStatement> {
     if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) {
         let text = "it takes another number of parameters than the rule gives".to_owned();
-        return Ok(Refused { text, code: SqlState::PROTOCOL_VIOLATION });
+        return Ok(RefusedStatement { text, code: SqlState::PROTOCOL_VIOLATION });
     }
     refusal(error)
 }
@@ -488,7 +500,7 @@ impl Catalogue for PooledControl {
             let last = self.known.borrow().clone();
             let known = Known::read(client, last).await?;
             *self.known.borrow_mut() = Some(known.clone());
-            let Facts { system, timeline, watched, .. } = known.facts;
+            let OutboxFacts { system, timeline, watched, .. } = known.facts;
             Ok(Sighting { system, timeline, publication: watched, refuses, unheard, ..seen.sighting })
         });
         match seen.await {

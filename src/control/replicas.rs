@@ -28,17 +28,17 @@ struct Replica {
 
 /// All of `postgres.replicas`.
 #[derive(Default)]
-pub struct Replicas {
+pub struct ReplicaSessions {
     replicas: Vec<Replica>,
     /// For connecting, and for each answer.
     limit: Duration,
 }
 
-impl Replicas {
+impl ReplicaSessions {
     /// `limit` is for each connection and each answer.
     pub fn new(dsns: Vec<Dsn>, limit: Duration) -> Self {
         let replicas = dsns.into_iter().map(|dsn| Replica { dsn, session: RefCell::default() }).collect();
-        Replicas { replicas, limit }
+        ReplicaSessions { replicas, limit }
     }
 
     /// Waits until every replica has replayed `lsn`. One attempt: a replica that fails is an error.

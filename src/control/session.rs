@@ -10,10 +10,10 @@ use tokio::sync::Notify;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use crate::change::Oid;
-use crate::control::definitions::{Kept, Look, Looks};
+use crate::control::definitions::{DefinitionsLook, KeptLookups, Looks};
 use crate::control::lookups::{Answered, PreparedLookups};
 use crate::control::mending::Mending;
-use crate::control::replicas::Replicas;
+use crate::control::replicas::ReplicaSessions;
 use crate::control::{CatalogView, Catalogue, Definitions, Gate, Lookups, Named, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
@@ -45,7 +45,7 @@ pub struct ControlSession {
     connect_timeout: Duration,
     statement_timeout: Duration,
     lookups: Vec<Lookup>,
-    replicas: Replicas,
+    replicas: ReplicaSessions,
     live: RefCell<Option<Rc<Live>>>,
     /// The server that the stream comes from.
     expected: RefCell<Option<(String, u32)>>,
@@ -54,7 +54,7 @@ pub struct ControlSession {
     /// What the server may refuse writes for.
     mending: Option<Mending>,
     /// PreparedLookups whose answers are kept.
-    kept: Option<Kept>,
+    kept: Option<KeptLookups>,
     /// A statement failed because its connection had ended, or the server takes no new ones.
     failed: Notify,
 }
@@ -67,7 +67,7 @@ impl ControlSession {
             connect_timeout,
             statement_timeout,
             lookups: lookups.to_vec(),
-            replicas: Replicas::default(),
+            replicas: ReplicaSessions::default(),
             live: RefCell::new(None),
             failed: Notify::new(),
             expected: RefCell::new(None),
@@ -80,7 +80,7 @@ impl ControlSession {
     /// Readers may read from these standbys.
     #[must_use]
     pub fn with_replicas(mut self, replicas: Vec<Dsn>) -> Self {
-        self.replicas = Replicas::new(replicas, self.connect_timeout);
+        self.replicas = ReplicaSessions::new(replicas, self.connect_timeout);
         self
     }
 
@@ -93,7 +93,7 @@ impl ControlSession {
         let tables = serde_json::to_string(&tables).expect("a list of texts is plain data");
         let variables = [("slot", slot), ("publication", publication), ("tables", tables.as_str())];
         let fill = |sql| format!("{NO_PATH}{}", quote::fill(sql, &variables));
-        self.kept = Kept::of(rules, publication);
+        self.kept = KeptLookups::of(rules, publication);
         self.watch = Some([RUN, include_str!("../../sql/watch.sql"), include_str!("../../sql/catalog.sql")].map(fill));
         self.mending = Some(Mending::new(self.dsn.clone(), self.connect_timeout, publication, needs));
         self
@@ -203,8 +203,8 @@ impl Gate for ControlSession {
             // Polled in this order, so that the definitions are those behind the snapshot.
             let (snapshot, look) = tokio::try_join!(biased; snapshot(&live), live.looks.look(client))?;
             let definitions = match look {
-                Look::Same(definitions) => definitions,
-                Look::Changed(digest) => {
+                DefinitionsLook::Same(definitions) => definitions,
+                DefinitionsLook::Changed(digest) => {
                     // A name may mean another table now, of which nothing tells a statement that is prepared.
                     live.lookups.forget();
                     let seen = match &self.watch {

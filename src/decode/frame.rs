@@ -3,7 +3,7 @@
 //! Layouts: PostgreSQL's "Streaming Replication Protocol". What a payload holds is [`pgoutput`](super::pgoutput)'s.
 
 use super::malformed::DecodeError;
-use super::reader::Reader;
+use super::reader::ByteReader;
 use crate::lsn::Lsn;
 
 /// Whether the sender wants an answer at once.
@@ -44,7 +44,7 @@ impl<'a> Frame<'a> {
     /// Parses the payload of one CopyData message.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Frame<'a>, DecodeError> {
-        let mut reader = Reader::new(bytes)?;
+        let mut reader = ByteReader::new(bytes)?;
         match reader.tag() {
             b'w' => Ok(Frame::XLogData {
                 start: reader.lsn()?,

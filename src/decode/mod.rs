@@ -22,4 +22,4 @@ pub use frame::Frame;
 pub use malformed::DecodeError;
 pub use pgoutput::{Block, Message, decode};
 pub use relations::Relations;
-pub use stream::{Assembler, Step};
+pub use stream::{Assembler, DecodeStep};

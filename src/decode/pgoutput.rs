@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::malformed::DecodeError;
-use super::reader::Reader;
+use super::reader::ByteReader;
 use crate::change::{Change, Column, Oid, Old, ReplicaIdentity, Row, Tuple};
 use crate::lsn::{Lsn, Xid};
 
@@ -168,14 +168,14 @@ pub enum Message<'a> {
 /// Decodes one message of the plugin, all of `payload`.
 #[inline]
 pub fn decode(payload: &[u8], block: Block) -> Result<Message<'_>, DecodeError> {
-    let mut reader = Reader::new(payload)?;
+    let mut reader = ByteReader::new(payload)?;
     let message = message(&mut reader, block)?;
     reader.end()?;
     Ok(message)
 }
 
 #[inline]
-fn message<'a>(reader: &mut Reader<'a>, block: Block) -> Result<Message<'a>, DecodeError> {
+fn message<'a>(reader: &mut ByteReader<'a>, block: Block) -> Result<Message<'a>, DecodeError> {
     match reader.tag() {
         b'I' | b'U' | b'D' => Ok(Message::Change { xid: xid(reader, block)?, change: change(reader)? }),
         b'B' => Ok(Message::Begin { final_lsn: reader.lsn()?, commit_time: reader.time()?, xid: reader.xid()? }),
@@ -201,7 +201,7 @@ fn message<'a>(reader: &mut Reader<'a>, block: Block) -> Result<Message<'a>, Dec
 }
 
 #[inline]
-fn xid(reader: &mut Reader<'_>, block: Block) -> Result<Option<Xid>, DecodeError> {
+fn xid(reader: &mut ByteReader<'_>, block: Block) -> Result<Option<Xid>, DecodeError> {
     match block {
         Block::Outside => Ok(None),
         Block::Stream => reader.xid().map(Some),
@@ -209,12 +209,12 @@ fn xid(reader: &mut Reader<'_>, block: Block) -> Result<Option<Xid>, DecodeError
 }
 
 /// A namespace is sent empty for `pg_catalog` (`logicalrep_write_namespace`).
-fn schema<'a>(reader: &mut Reader<'a>) -> Result<Cow<'a, str>, DecodeError> {
+fn schema<'a>(reader: &mut ByteReader<'a>) -> Result<Cow<'a, str>, DecodeError> {
     reader.name().map(|name| if name.is_empty() { Cow::Borrowed("pg_catalog") } else { name })
 }
 
 #[inline]
-fn change<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, DecodeError> {
+fn change<'a>(reader: &mut ByteReader<'a>) -> Result<Change<'a>, DecodeError> {
     let relation = reader.oid()?;
     let row = match (reader.tag(), reader.u8()?) {
         (b'I', b'N') => Row::Insert { new: reader.tuple()? },
@@ -229,14 +229,14 @@ fn change<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, DecodeError> {
 }
 
 #[inline]
-fn new_image<'a>(reader: &mut Reader<'a>) -> Result<Tuple<'a>, DecodeError> {
+fn new_image<'a>(reader: &mut ByteReader<'a>) -> Result<Tuple<'a>, DecodeError> {
     match reader.u8()? {
         b'N' => reader.tuple(),
         _ => Err(reader.error_before(1, "an update has no new row")),
     }
 }
 
-fn relation<'a>(reader: &mut Reader<'a>, block: Block) -> Result<Message<'a>, DecodeError> {
+fn relation<'a>(reader: &mut ByteReader<'a>, block: Block) -> Result<Message<'a>, DecodeError> {
     let xid = xid(reader, block)?;
     let oid = reader.oid()?;
     let (schema, name) = (schema(reader)?, reader.name()?);
@@ -258,7 +258,7 @@ fn relation<'a>(reader: &mut Reader<'a>, block: Block) -> Result<Message<'a>, De
     Ok(Message::Relation { xid, oid, schema, name, identity, columns })
 }
 
-fn truncate<'a>(reader: &mut Reader<'a>, block: Block) -> Result<Message<'a>, DecodeError> {
+fn truncate<'a>(reader: &mut ByteReader<'a>, block: Block) -> Result<Message<'a>, DecodeError> {
     let xid = xid(reader, block)?;
     let count = reader.u32()?;
     let options = reader.flags(CASCADE | RESTART_IDENTITY)?;
@@ -272,7 +272,7 @@ fn truncate<'a>(reader: &mut Reader<'a>, block: Block) -> Result<Message<'a>, De
     })
 }
 
-fn logical<'a>(reader: &mut Reader<'a>, block: Block) -> Result<Message<'a>, DecodeError> {
+fn logical<'a>(reader: &mut ByteReader<'a>, block: Block) -> Result<Message<'a>, DecodeError> {
     let xid = xid(reader, block)?;
     let transactional = reader.zero_or_one()?;
     let (lsn, prefix) = (reader.lsn()?, reader.string()?);
@@ -280,7 +280,7 @@ fn logical<'a>(reader: &mut Reader<'a>, block: Block) -> Result<Message<'a>, Dec
     Ok(Message::Logical { xid, transactional, lsn, prefix, content: reader.bytes(length as usize)? })
 }
 
-fn streamed<'a>(reader: &mut Reader<'a>) -> Result<Message<'a>, DecodeError> {
+fn streamed<'a>(reader: &mut ByteReader<'a>) -> Result<Message<'a>, DecodeError> {
     match reader.tag() {
         b'S' => Ok(Message::StreamStart { xid: reader.xid()?, first: reader.zero_or_one()? }),
         b'E' => Ok(Message::StreamStop),
@@ -298,7 +298,7 @@ fn streamed<'a>(reader: &mut Reader<'a>) -> Result<Message<'a>, DecodeError> {
     }
 }
 
-fn two_phase<'a>(reader: &mut Reader<'a>) -> Result<Message<'a>, DecodeError> {
+fn two_phase<'a>(reader: &mut ByteReader<'a>) -> Result<Message<'a>, DecodeError> {
     let tag = reader.tag();
     if tag != b'b' {
         reader.flags(0)?;

@@ -19,18 +19,18 @@ pub(super) fn name(text: &[u8]) -> Cow<'_, str> {
 }
 
 /// What is left of a message.
-pub(super) struct Reader<'a> {
+pub(super) struct ByteReader<'a> {
     rest: &'a [u8],
     length: usize,
     tag: u8,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     /// Starts behind the first byte, the message's tag.
     #[inline]
     pub(super) fn new(message: &'a [u8]) -> Result<Self, DecodeError> {
         match message.split_first() {
-            Some((&tag, rest)) => Ok(Reader { rest, length: message.len(), tag }),
+            Some((&tag, rest)) => Ok(ByteReader { rest, length: message.len(), tag }),
             None => Err(DecodeError { at: 0, what: "the message is empty", tag: 0 }),
         }
     }

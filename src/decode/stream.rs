@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::malformed::out_of_order;
 use super::pgoutput::{Block, Message, decode};
 use super::relations::Relations;
-use crate::change::{Change, Event, Oid, Old, Place, Row, Tuple};
+use crate::change::{Change, Event, MessagePlace, Oid, Old, Row, Tuple};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::{Lsn, Xid};
 use crate::notice;
@@ -28,7 +28,7 @@ enum State {
 /// What one payload means: an [`Event`] that borrows nothing of the assembler, so that callers may loop over payloads
 /// until one means something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step<'a> {
+pub enum DecodeStep<'a> {
     /// A table was described; [`Relations`] has it.
     Relation(Oid),
     /// A committed transaction's changes follow.
@@ -38,7 +38,7 @@ pub enum Step<'a> {
     /// A row changed in a transaction that is still open.
     Open(Xid, Change<'a>),
     /// A logical message with our prefix.
-    Message(Place, &'a [u8]),
+    Message(MessagePlace, &'a [u8]),
     /// An open transaction was aborted.
     Abort(Xid),
     /// The transaction committed; its commit record ends at the position.
@@ -59,7 +59,7 @@ impl Assembler {
     ///
     /// A Truncate of several tables leaves more steps: take them with [`queued`](Assembler::queued) first.
     #[inline]
-    pub fn step<'a>(&mut self, payload: &'a [u8]) -> Result<Option<Step<'a>>> {
+    pub fn step<'a>(&mut self, payload: &'a [u8]) -> Result<Option<DecodeStep<'a>>> {
         assert!(self.truncated.is_empty(), "queued steps must be taken before the next payload");
         let block = match self.state {
             State::Streamed { .. } => Block::Stream,
@@ -72,7 +72,7 @@ impl Assembler {
             }
             Message::Relation { oid, schema, name, identity, columns, .. } => {
                 self.relations.learn(oid, (&schema, &name), identity, columns);
-                Ok(Some(Step::Relation(oid)))
+                Ok(Some(DecodeStep::Relation(oid)))
             }
             Message::Truncate { relations, .. } => self.truncate(relations),
             Message::Logical { transactional, prefix, content, .. } if prefix == notice::PREFIX.as_bytes() => {
@@ -89,7 +89,7 @@ impl Assembler {
 
     /// The next step of a Truncate of several tables.
     #[inline]
-    pub fn queued(&mut self) -> Result<Option<Step<'static>>> {
+    pub fn queued(&mut self) -> Result<Option<DecodeStep<'static>>> {
         let next = self.truncated.pop_front();
         next.map(|relation| self.change(Change { relation, row: Row::Truncate })).transpose()
     }
@@ -101,17 +101,17 @@ impl Assembler {
 
     /// The event of a step that this assembler made, with the source's own acknowledgement of a position.
     #[inline]
-    pub fn event<'a, A>(&'a self, step: Step<'a>, ack: impl FnOnce(Lsn) -> A) -> Event<'a, A> {
+    pub fn event<'a, A>(&'a self, step: DecodeStep<'a>, ack: impl FnOnce(Lsn) -> A) -> Event<'a, A> {
         match step {
-            Step::Relation(oid) => {
+            DecodeStep::Relation(oid) => {
                 Event::Relation(self.relations.last(oid).expect("step() kept the table before it said so"))
             }
-            Step::Begin(xid) => Event::Begin(xid),
-            Step::Change(change) => Event::Change(change),
-            Step::Open(xid, change) => Event::Open(xid, change),
-            Step::Message(place, content) => Event::Message(place, content),
-            Step::Abort(xid) => Event::Abort(xid),
-            Step::Commit(xid, end_lsn) => Event::Commit(xid, ack(end_lsn)),
+            DecodeStep::Begin(xid) => Event::Begin(xid),
+            DecodeStep::Change(change) => Event::Change(change),
+            DecodeStep::Open(xid, change) => Event::Open(xid, change),
+            DecodeStep::Message(place, content) => Event::Message(place, content),
+            DecodeStep::Abort(xid) => Event::Abort(xid),
+            DecodeStep::Commit(xid, end_lsn) => Event::Commit(xid, ack(end_lsn)),
         }
     }
 
@@ -133,24 +133,24 @@ impl Assembler {
     }
 
     #[inline]
-    fn change<'a>(&self, change: Change<'a>) -> Result<Step<'a>> {
+    fn change<'a>(&self, change: Change<'a>) -> Result<DecodeStep<'a>> {
         match self.state {
-            State::Committed { .. } => Ok(Step::Change(change)),
-            State::Streamed { xid } => Ok(Step::Open(xid, change)),
+            State::Committed { .. } => Ok(DecodeStep::Change(change)),
+            State::Streamed { xid } => Ok(DecodeStep::Open(xid, change)),
             State::Between => Err(out_of_order("replication stream: a change outside of any transaction")),
         }
     }
 
-    fn message<'a>(&self, transactional: bool, content: &'a [u8]) -> Result<Step<'a>> {
+    fn message<'a>(&self, transactional: bool, content: &'a [u8]) -> Result<DecodeStep<'a>> {
         let place = match self.state {
-            State::Committed { .. } => Place::Committed,
-            State::Streamed { xid } => Place::Open(xid),
+            State::Committed { .. } => MessagePlace::Committed,
+            State::Streamed { xid } => MessagePlace::Open(xid),
             State::Between if transactional => {
                 return Err(out_of_order("replication stream: a transactional message outside of any transaction"));
             }
-            State::Between => Place::Outside,
+            State::Between => MessagePlace::Outside,
         };
-        Ok(Step::Message(place, content))
+        Ok(DecodeStep::Message(place, content))
     }
 
     /// The table must be known, and every image must have its columns: plans address columns by position.
@@ -180,7 +180,7 @@ impl Assembler {
         )))
     }
 
-    fn truncate(&mut self, relations: impl Iterator<Item = Oid> + Clone) -> Result<Option<Step<'static>>> {
+    fn truncate(&mut self, relations: impl Iterator<Item = Oid> + Clone) -> Result<Option<DecodeStep<'static>>> {
         for relation in relations.clone() {
             let change = Change { relation, row: Row::Truncate };
             self.check(&change)?;
@@ -192,11 +192,11 @@ impl Assembler {
     }
 
     /// Messages that open or close a transaction or a block.
-    fn boundary(&mut self, message: &Message<'_>) -> Result<Option<Step<'static>>> {
+    fn boundary(&mut self, message: &Message<'_>) -> Result<Option<DecodeStep<'static>>> {
         let state = self.state;
         let (next, event) = match (state, message) {
             (State::Between, &Message::Begin { final_lsn, xid, .. }) => {
-                (State::Committed { xid, final_lsn }, Some(Step::Begin(xid)))
+                (State::Committed { xid, final_lsn }, Some(DecodeStep::Begin(xid)))
             }
             (State::Committed { xid, final_lsn }, &Message::Commit { commit_lsn, end_lsn, .. }) => {
                 if commit_lsn != final_lsn {
@@ -204,17 +204,17 @@ impl Assembler {
                         "replication stream: transaction {xid} began for {final_lsn} and commits at {commit_lsn}"
                     )));
                 }
-                (State::Between, Some(Step::Commit(xid, end_lsn)))
+                (State::Between, Some(DecodeStep::Commit(xid, end_lsn)))
             }
             (State::Between, &Message::StreamStart { xid, .. }) => (State::Streamed { xid }, None),
             (State::Streamed { .. }, Message::StreamStop) => (State::Between, None),
             // A transaction whose blocks held nothing of interest is unknown to whoever keeps keys by transaction.
             (State::Between, &Message::StreamCommit { xid, end_lsn, .. }) => {
-                (State::Between, Some(Step::Commit(xid, end_lsn)))
+                (State::Between, Some(DecodeStep::Commit(xid, end_lsn)))
             }
             // Keys of a rolled-back subtransaction stay with their transaction: deleting more than needed is safe.
             (State::Between, &Message::StreamAbort { xid, subxid, .. }) => {
-                (State::Between, (xid == subxid).then_some(Step::Abort(xid)))
+                (State::Between, (xid == subxid).then_some(DecodeStep::Abort(xid)))
             }
             (
                 _,
@@ -342,15 +342,15 @@ mod tests {
         [&[tag], flags, &[0; 24], &7_u32.to_be_bytes(), b"gid\0"].concat()
     }
 
-    fn told(step: Step<'_>) -> String {
+    fn told(step: DecodeStep<'_>) -> String {
         match step {
-            Step::Relation(oid) => format!("relation {}", oid.0),
-            Step::Begin(xid) => format!("begin {xid}"),
-            Step::Change(change) => format!("change of {}", change.relation.0),
-            Step::Open(xid, change) => format!("open {xid} change of {}", change.relation.0),
-            Step::Message(place, content) => format!("message {place:?} of {} bytes", content.len()),
-            Step::Abort(xid) => format!("abort {xid}"),
-            Step::Commit(xid, lsn) => format!("commit {xid} {}", lsn.0),
+            DecodeStep::Relation(oid) => format!("relation {}", oid.0),
+            DecodeStep::Begin(xid) => format!("begin {xid}"),
+            DecodeStep::Change(change) => format!("change of {}", change.relation.0),
+            DecodeStep::Open(xid, change) => format!("open {xid} change of {}", change.relation.0),
+            DecodeStep::Message(place, content) => format!("message {place:?} of {} bytes", content.len()),
+            DecodeStep::Abort(xid) => format!("abort {xid}"),
+            DecodeStep::Commit(xid, lsn) => format!("commit {xid} {}", lsn.0),
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::encodings::Encoding;
 use super::malformed::DecodeError;
 use super::pgoutput::Block;
-use super::reader::Reader;
+use super::reader::ByteReader;
 use crate::change::Oid;
 
 /// What CopyData says before the message of the plugin: `w`, two positions, a time.
@@ -32,7 +32,7 @@ pub struct Transcoder {
 
 /// What is left of one message, and what was made of it so far.
 struct Rewriting<'a, 'o> {
-    reader: Reader<'a>,
+    reader: ByteReader<'a>,
     out: &'o mut Vec<u8>,
     encoding: &'static Encoding,
     /// Something is another text in UTF-8.
@@ -82,7 +82,7 @@ impl Transcoder {
 
     /// Says whether the message is another one now.
     fn message(&mut self, message: &[u8]) -> Result<bool, DecodeError> {
-        let reader = Reader::new(message)?;
+        let reader = ByteReader::new(message)?;
         let tag = reader.tag();
         match tag {
             b'S' => self.block = Block::Stream,

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use foldhash::fast::RandomState;
 
-use crate::change::{Oid, Place};
+use crate::change::{MessagePlace, Oid};
 use crate::control::CatalogView;
 use crate::gate::Snapshot;
 use crate::lsn::Xid;
@@ -95,11 +95,11 @@ impl Ddl {
     }
 
     /// DDL was not announced, and every key goes: what is known of the tables is no more sure behind it.
-    pub fn untold(&mut self, place: Place) {
+    pub fn untold(&mut self, place: MessagePlace) {
         match place {
-            Place::Committed => self.is_untold = true,
-            Place::Open(xid) => self.unsure_behind(xid, ALL),
-            Place::Outside => self.known.values_mut().for_each(|known| known.is_sure = false),
+            MessagePlace::Committed => self.is_untold = true,
+            MessagePlace::Open(xid) => self.unsure_behind(xid, ALL),
+            MessagePlace::Outside => self.known.values_mut().for_each(|known| known.is_sure = false),
         }
     }
 
@@ -128,7 +128,7 @@ impl Ddl {
     pub fn commit(&mut self, xid: Xid, rules: &Rules) -> Verdict {
         let verdict = self.judge(xid, rules);
         if std::mem::take(&mut self.is_untold) {
-            self.untold(Place::Outside);
+            self.untold(MessagePlace::Outside);
         }
         verdict
     }
@@ -424,14 +424,14 @@ mod tests {
         let mut ddl = ddl(&rules);
         assert_eq!(judged(&mut ddl, 20), "");
         ddl.begin();
-        ddl.untold(Place::Committed);
+        ddl.untold(MessagePlace::Committed);
         ddl.commit(Xid(21), &rules);
         assert_eq!(judged(&mut ddl, 22), "t", "it may be as it was again");
         assert_eq!(judged(&mut ddl, 23), "");
-        ddl.untold(Place::Open(Xid(24)));
+        ddl.untold(MessagePlace::Open(Xid(24)));
         ddl.aborted(Xid(24));
         assert_eq!(judged(&mut ddl, 25), "");
-        ddl.untold(Place::Open(Xid(26)));
+        ddl.untold(MessagePlace::Open(Xid(26)));
         ddl.committed_open(Xid(26));
         assert_eq!(judged(&mut ddl, 27), "t");
     }

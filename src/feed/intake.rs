@@ -9,15 +9,15 @@ use std::rc::Rc;
 
 use foldhash::fast::RandomState;
 
-use crate::change::{Change, Event, Place, Relation};
+use crate::change::{Change, Event, MessagePlace, Relation};
 use crate::control::CatalogView;
 use crate::feed::batch::Batch;
 use crate::feed::ddl::{Ddl, Verdict};
-use crate::feed::tables::{Meaning, Tables};
+use crate::feed::tables::{TableMeaning, Tables};
 use crate::keys::TxOrdinal;
 use crate::ledger::Ledger;
 use crate::lsn::Xid;
-use crate::notice::Notice;
+use crate::notice::DdlNotice;
 use crate::rules::plan::cause::Cause;
 use crate::rules::plan::custom::{Allowed, Asked};
 use crate::rules::{Invalidations, Rules, TableId};
@@ -87,7 +87,7 @@ impl<A: Copy + Ord> Intake<A> {
                 self.tables.committed(xid);
                 self.ddl.committed_open(xid);
                 let verdict = self.ddl.commit(xid, rules);
-                self.judged(Place::Committed, verdict, rules);
+                self.judged(MessagePlace::Committed, verdict, rules);
                 match self.close(xid) {
                     Some(load) => self.batch.commit_streamed(xid, load, ack, ledger),
                     None => self.batch.commit(xid, ack, ledger),
@@ -103,9 +103,9 @@ impl<A: Copy + Ord> Intake<A> {
     #[inline]
     fn change(&mut self, change: Change<'_>, rules: &Rules) {
         match self.tables.meaning(change.relation) {
-            Some(Meaning::Rules(plan)) => self.batch.change(plan, &change.row),
-            Some(Meaning::Everything) => self.batch.whole(&rules.everything(), Cause::Unknown),
-            Some(Meaning::Changed(changed)) => {
+            Some(TableMeaning::Rules(plan)) => self.batch.change(plan, &change.row),
+            Some(TableMeaning::Everything) => self.batch.whole(&rules.everything(), Cause::Unknown),
+            Some(TableMeaning::Changed(changed)) => {
                 self.altered = true;
                 let changed = Rc::clone(changed);
                 changed.families(rules).for_each(|plan| self.batch.whole(&plan, Cause::Ddl));
@@ -119,14 +119,14 @@ impl<A: Copy + Ord> Intake<A> {
     fn open_change(&mut self, xid: Xid, change: Change<'_>, rules: &Rules) {
         let Some(meaning) = self.tables.meaning(change.relation).cloned() else { return };
         self.open_load(xid, |load| match &meaning {
-            Meaning::Rules(plan) => plan.apply(&change.row, 0, load),
-            Meaning::Everything => rules.everything().whole(Cause::Unknown, 0, load),
-            Meaning::Changed(changed) => {
+            TableMeaning::Rules(plan) => plan.apply(&change.row, 0, load),
+            TableMeaning::Everything => rules.everything().whole(Cause::Unknown, 0, load),
+            TableMeaning::Changed(changed) => {
                 changed.families(rules).for_each(|plan| plan.whole(Cause::Ddl, 0, load));
                 changed.plan.apply(&change.row, 0, load);
             }
         });
-        if let Meaning::Changed(changed) = &meaning {
+        if let TableMeaning::Changed(changed) = &meaning {
             self.altered = true;
             self.tables.swept(change.relation, changed, Some(xid));
         }
@@ -142,39 +142,39 @@ impl<A: Copy + Ord> Intake<A> {
     }
 
     /// A message with our prefix; one that is not understood may concern anybody.
-    fn message(&mut self, place: Place, content: &[u8], rules: &Rules) -> Need {
-        let asked = match Notice::parse(content) {
-            Some(Notice::Ddl { tables, snapshot }) => {
+    fn message(&mut self, place: MessagePlace, content: &[u8], rules: &Rules) -> Need {
+        let asked = match DdlNotice::parse(content) {
+            Some(DdlNotice::Ddl { tables, snapshot }) => {
                 self.altered = true;
                 match place {
-                    Place::Committed => self.ddl.altered(tables, snapshot.as_deref()),
-                    Place::Open(xid) => {
+                    MessagePlace::Committed => self.ddl.altered(tables, snapshot.as_deref()),
+                    MessagePlace::Open(xid) => {
                         let verdict = self.ddl.altered_at_once(&tables, snapshot.as_deref(), xid, rules);
                         self.judged(place, verdict, rules);
                     }
-                    Place::Outside => {
+                    MessagePlace::Outside => {
                         let verdict = self.ddl.altered_at_once(&tables, None, Xid::NONE, rules);
                         self.judged(place, verdict, rules);
                     }
                 }
                 return Need::Nothing;
             }
-            Some(Notice::Dropped { tables }) => {
+            Some(DdlNotice::Dropped { tables }) => {
                 self.altered = true;
                 match place {
-                    Place::Committed => self.ddl.dropped(tables),
-                    Place::Open(xid) => {
+                    MessagePlace::Committed => self.ddl.dropped(tables),
+                    MessagePlace::Open(xid) => {
                         let verdict = self.ddl.dropped_at_once(&tables, xid, rules);
                         self.judged(place, verdict, rules);
                     }
-                    Place::Outside => {
+                    MessagePlace::Outside => {
                         let verdict = self.ddl.dropped_at_once(&tables, Xid::NONE, rules);
                         self.judged(place, verdict, rules);
                     }
                 }
                 return Need::Nothing;
             }
-            Some(Notice::DdlUntold {}) => {
+            Some(DdlNotice::DdlUntold {}) => {
                 self.altered = true;
                 self.named(place, |tx, load| rules.everything().whole(Cause::Ddl, tx, load));
                 self.ddl.untold(place);
@@ -187,9 +187,9 @@ impl<A: Copy + Ord> Intake<A> {
                 let said = std::mem::replace(&mut self.misunderstood, true);
                 return if said { Need::Nothing } else { Need::Warning };
             }
-            Some(Notice::Invalidate { patterns }) => (patterns, Asked::Glob as fn(_) -> _),
-            Some(Notice::InvalidateExact { keys }) => (keys, Asked::Key as fn(_) -> _),
-            Some(Notice::InvalidateAll {}) => (vec![String::new()], (|_| Asked::Everything) as fn(_) -> _),
+            Some(DdlNotice::Invalidate { patterns }) => (patterns, Asked::Glob as fn(_) -> _),
+            Some(DdlNotice::InvalidateExact { keys }) => (keys, Asked::Key as fn(_) -> _),
+            Some(DdlNotice::InvalidateAll {}) => (vec![String::new()], (|_| Asked::Everything) as fn(_) -> _),
         };
         let (texts, kind) = asked;
         let mut refused = 0;
@@ -202,7 +202,7 @@ impl<A: Copy + Ord> Intake<A> {
     }
 
     /// Adds the families of tables that DDL may have changed.
-    fn judged(&mut self, place: Place, Verdict { mut sweeps, changed, settled }: Verdict, rules: &Rules) {
+    fn judged(&mut self, place: MessagePlace, Verdict { mut sweeps, changed, settled }: Verdict, rules: &Rules) {
         let unknown = changed.iter().filter(|oid| self.tables.known(**oid).is_empty()).count();
         sweeps.extend(changed.iter().flat_map(|oid| self.tables.known(*oid)).copied());
         if unknown > 0 && self.tables.has_forgotten() {
@@ -221,11 +221,11 @@ impl<A: Copy + Ord> Intake<A> {
     }
 
     /// Adds what a message names.
-    fn named(&mut self, place: Place, add: impl FnOnce(TxOrdinal, &mut Invalidations)) {
+    fn named(&mut self, place: MessagePlace, add: impl FnOnce(TxOrdinal, &mut Invalidations)) {
         match place {
-            Place::Committed => self.batch.named(add),
-            Place::Open(xid) => self.open_load(xid, |load| add(0, load)),
-            Place::Outside => self.batch.outside(add),
+            MessagePlace::Committed => self.batch.named(add),
+            MessagePlace::Open(xid) => self.open_load(xid, |load| add(0, load)),
+            MessagePlace::Outside => self.batch.outside(add),
         }
     }
 

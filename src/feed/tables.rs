@@ -24,7 +24,7 @@ type Fingerprint = u64;
 
 /// What a relation's changes invalidate.
 #[derive(Clone, Debug)]
-pub enum Meaning {
+pub enum TableMeaning {
     /// What its rules say.
     Rules(Rc<Plan>),
     /// The same, but it was described otherwise before, or never: its families go first, see [`Tables::swept`].
@@ -62,7 +62,7 @@ struct Known {
 /// All tables of the stream.
 #[derive(Debug, Default)]
 pub struct Tables {
-    meanings: HashMap<Oid, Meaning, RandomState>,
+    meanings: HashMap<Oid, TableMeaning, RandomState>,
     /// Tables of the connection that no rule concerns.
     strangers: HashSet<Oid, RandomState>,
     /// One plan for all partitions that look the same.
@@ -78,14 +78,14 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// What changes of the table mean; `None` when no rule concerns it, [`Meaning::Everything`] when nobody knows.
+    /// What changes of the table mean; `None` when no rule concerns it, [`TableMeaning::Everything`] when nobody knows.
     #[inline]
-    pub fn meaning(&self, oid: Oid) -> Option<&Meaning> {
+    pub fn meaning(&self, oid: Oid) -> Option<&TableMeaning> {
         match self.meanings.get(&oid) {
             Some(meaning) => Some(meaning),
             None if self.strangers.contains(&oid) => None,
             // The source refuses changes of relations that it did not announce; should one come, it may be anybody's.
-            None => Some(&Meaning::Everything),
+            None => Some(&TableMeaning::Everything),
         }
     }
 
@@ -124,8 +124,8 @@ impl Tables {
             None => Some(BTreeSet::new()),
         };
         let meaning = match sweeps {
-            None => Meaning::Rules(plan),
-            Some(sweeps) => Meaning::Changed(Rc::new(Changed { plan, sweeps, now })),
+            None => TableMeaning::Rules(plan),
+            Some(sweeps) => TableMeaning::Changed(Rc::new(Changed { plan, sweeps, now })),
         };
         self.meanings.insert(relation.oid, meaning);
     }
@@ -152,7 +152,7 @@ impl Tables {
     /// A description of a table that the catalog does not know.
     pub fn nobody_knows(&mut self, oid: Oid) {
         self.strangers.remove(&oid);
-        self.meanings.insert(oid, Meaning::Everything);
+        self.meanings.insert(oid, TableMeaning::Everything);
     }
 
     /// The families of a changed table were taken in, under the transaction `open` if it is still open.
@@ -161,7 +161,7 @@ impl Tables {
             Some(xid) => drop(self.open.insert(oid, (xid, changed.now.clone()))),
             None => self.remember(oid, changed.now.clone()),
         }
-        self.meanings.insert(oid, Meaning::Rules(Rc::clone(&changed.plan)));
+        self.meanings.insert(oid, TableMeaning::Rules(Rc::clone(&changed.plan)));
     }
 
     /// An open transaction committed: the tables are now as it described them.
@@ -229,9 +229,9 @@ mod tests {
         let relation = relation(1, columns);
         let table = rules.table(NAME.0, NAME.1).expect("a rule names it");
         tables.described(&relation, NAME, &[table], rules);
-        let Some(Meaning::Changed(changed)) = tables.meaning(relation.oid).cloned() else { return false };
+        let Some(TableMeaning::Changed(changed)) = tables.meaning(relation.oid).cloned() else { return false };
         tables.swept(relation.oid, &changed, open);
-        assert!(matches!(tables.meaning(relation.oid), Some(Meaning::Rules(_))), "its families go once");
+        assert!(matches!(tables.meaning(relation.oid), Some(TableMeaning::Rules(_))), "its families go once");
         changed.families(rules).count() > 0
     }
 
@@ -272,7 +272,7 @@ mod tests {
         let table = rules.table(NAME.0, NAME.1).expect("a rule names it");
         for oid in 1..=KNOWN_MAX as u32 + 1 {
             tables.described(&relation(oid, &["a"]), NAME, &[table], &rules);
-            let Some(Meaning::Changed(first)) = tables.meaning(Oid(oid)).cloned() else { panic!("{oid} is new") };
+            let Some(TableMeaning::Changed(first)) = tables.meaning(Oid(oid)).cloned() else { panic!("{oid} is new") };
             tables.swept(Oid(oid), &first, None);
         }
         assert_eq!((tables.plans.len(), tables.known.len(), tables.forgot), (1, 1, true));
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn a_number_that_was_never_described_may_be_anybodys() {
         let mut tables = Tables::default();
-        assert!(matches!(tables.meaning(Oid(1)), Some(Meaning::Everything)));
+        assert!(matches!(tables.meaning(Oid(1)), Some(TableMeaning::Everything)));
         tables.stranger(Oid(1));
         assert!(tables.meaning(Oid(1)).is_none());
     }

@@ -21,7 +21,7 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 
 /// One thing that happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entry {
+pub struct RecentEntry {
     /// Counts from 0 since the daemon started.
     pub number: u64,
     /// When it happened, by our clock.
@@ -34,7 +34,7 @@ pub struct Entry {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Read {
     /// The next one.
-    Entry(Entry),
+    Entry(RecentEntry),
     /// So many are gone, because this reader was slow.
     Lost(u64),
 }
@@ -42,7 +42,7 @@ pub enum Read {
 #[derive(Debug)]
 struct Kept {
     /// The oldest first; their numbers have no gaps.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<RecentEntry>,
     /// The number of the next one.
     next: u64,
 }
@@ -88,7 +88,7 @@ impl Recent {
         if kept.entries.len() >= self.0.entries_max {
             kept.entries.pop_front();
         }
-        kept.entries.push_back(Entry { number, at, news: news.clone() });
+        kept.entries.push_back(RecentEntry { number, at, news: news.clone() });
         drop(kept);
         self.0.came.notify_waiters();
     }
@@ -167,7 +167,7 @@ mod tests {
     fn all(reader: &mut Reader) -> Vec<i64> {
         let shown = |read| match read {
             Read::Lost(count) => -i64::try_from(count).expect("few"),
-            Read::Entry(Entry { news: News::StandingBy(pid), .. }) => i64::from(pid),
+            Read::Entry(RecentEntry { news: News::StandingBy(pid), .. }) => i64::from(pid),
             Read::Entry(other) => panic!("nobody added {other:?}"),
         };
         std::iter::from_fn(|| reader.read()).map(shown).collect()

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::error::{Error, Exit, Result};
 use crate::mistake::suggestion;
 use crate::secret::Secret;
-use crate::tls::{Level, Names, Roots, Trust};
+use crate::tls::{Roots, TlsLevel, TlsNames, Trust};
 use crate::url::{DATABASE_FORMS, of_database};
 
 /// `sslmode`, weakest first.
@@ -42,11 +42,11 @@ pub struct TlsSettings {
 }
 
 /// What libpq calls the files.
-const FILES: Names = Names { root: "sslrootcert", certificate: "sslcert", key: "sslkey" };
+const FILES: TlsNames = TlsNames { root: "sslrootcert", certificate: "sslcert", key: "sslkey" };
 
 /// `target_session_attrs`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Target {
+pub enum SessionTarget {
     /// Whatever answers.
     Any,
     /// Not in recovery.
@@ -57,7 +57,7 @@ pub enum Target {
 
 /// Where a host is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum HostPlace {
     /// A name to resolve, unless `hostaddr` gave the address.
     Tcp {
         /// The name, for resolution and for certificates.
@@ -73,7 +73,7 @@ pub enum Place {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Host {
     /// Where it is.
-    pub place: Place,
+    pub place: HostPlace,
     /// The port, which also names the unix socket.
     pub port: u16,
 }
@@ -81,9 +81,9 @@ pub struct Host {
 impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.place {
-            Place::Tcp { name, .. } if name.contains(':') => write!(f, "[{name}]:{}", self.port),
-            Place::Tcp { name, .. } => write!(f, "{name}:{}", self.port),
-            Place::Unix(directory) => write!(f, "{}/.s.PGSQL.{}", directory.display(), self.port),
+            HostPlace::Tcp { name, .. } if name.contains(':') => write!(f, "[{name}]:{}", self.port),
+            HostPlace::Tcp { name, .. } => write!(f, "{name}:{}", self.port),
+            HostPlace::Unix(directory) => write!(f, "{}/.s.PGSQL.{}", directory.display(), self.port),
         }
     }
 }
@@ -98,7 +98,7 @@ pub struct Dsn {
     /// TLS.
     pub tls: TlsSettings,
     /// Which hosts will do.
-    pub target: Target,
+    pub target: SessionTarget,
     /// `tcp_user_timeout`; unset means the default of the socket.
     pub tcp_user_timeout: Option<Duration>,
     /// Where it was written.
@@ -150,7 +150,7 @@ struct Own {
     sslrootcert: Option<String>,
     sslcert: Option<PathBuf>,
     sslkey: Option<PathBuf>,
-    target: Option<Target>,
+    target: Option<SessionTarget>,
     tcp_user_timeout: Option<Duration>,
 }
 
@@ -200,9 +200,9 @@ impl Own {
             (None, Some(_)) => return Err(invalid("sslcert", "a file, because sslkey is given")),
         };
         let level = match mode {
-            SslMode::Disable | SslMode::Allow | SslMode::Prefer | SslMode::Require => Level::None,
-            SslMode::VerifyCa => Level::Chain,
-            SslMode::VerifyFull => Level::ChainAndName,
+            SslMode::Disable | SslMode::Allow | SslMode::Prefer | SslMode::Require => TlsLevel::None,
+            SslMode::VerifyCa => TlsLevel::Chain,
+            SslMode::VerifyFull => TlsLevel::ChainAndName,
         };
         Ok(TlsSettings { mode, trust: Arc::new(Trust::new(level, root, client, FILES)) })
     }
@@ -227,11 +227,11 @@ fn ssl_mode(value: &str) -> Result<SslMode> {
     })
 }
 
-fn target(value: &str) -> Result<Target> {
+fn target(value: &str) -> Result<SessionTarget> {
     Ok(match value {
-        "any" | "prefer-standby" => Target::Any,
-        "read-write" | "primary" => Target::Primary,
-        "read-only" | "standby" => Target::Standby,
+        "any" | "prefer-standby" => SessionTarget::Any,
+        "read-write" | "primary" => SessionTarget::Primary,
+        "read-only" | "standby" => SessionTarget::Standby,
         _ => {
             let allowed = "any, read-write, read-only, primary, standby or prefer-standby";
             return Err(invalid("target_session_attrs", allowed));
@@ -286,7 +286,7 @@ impl Dsn {
             }
         })?;
         let hosts = hosts(&config)?;
-        let target = own.target.unwrap_or(if hosts.len() > 1 { Target::Primary } else { Target::Any });
+        let target = own.target.unwrap_or(if hosts.len() > 1 { SessionTarget::Primary } else { SessionTarget::Any });
         let tcp_user_timeout = own.tcp_user_timeout;
         Ok(Dsn { config, hosts, tls: own.tls()?, target, tcp_user_timeout, origin: String::new() })
     }
@@ -325,8 +325,8 @@ impl Dsn {
     /// What to use instead, when the string looks like Supabase's pooler: no pooler passes replication on.
     pub fn pooler_hint(&self) -> Option<String> {
         let pooled = |host: &Host| match &host.place {
-            Place::Tcp { name, .. } => name.ends_with(".pooler.supabase.com") || host.port == 6543,
-            Place::Unix(_) => false,
+            HostPlace::Tcp { name, .. } => name.ends_with(".pooler.supabase.com") || host.port == 6543,
+            HostPlace::Unix(_) => false,
         };
         self.hosts.iter().any(pooled).then(|| {
             // Behind the pooler the role is `postgres.<project reference>`.
@@ -437,15 +437,15 @@ fn hosts(config: &tokio_postgres::Config) -> Result<Vec<Host>> {
         .map(|index| {
             let addr = addrs.get(index).copied();
             let place = match (names.get(index), addr) {
-                (Some(Given::Unix(directory)), _) => Place::Unix(directory.clone()),
+                (Some(Given::Unix(directory)), _) => HostPlace::Unix(directory.clone()),
                 // An unescaped '@' in a password lands here: the "host" would show half of the password.
                 (Some(Given::Tcp(name)), _) if name.contains(['@', ':', ' ']) && name.parse::<IpAddr>().is_err() => {
                     return Err(malformed());
                 }
-                (Some(Given::Tcp(name)), None) if name.is_empty() => Place::Unix(PathBuf::from(SOCKET_DIRECTORY)),
-                (Some(Given::Tcp(name)), addr) => Place::Tcp { name: name.clone(), addr },
-                (None, Some(addr)) => Place::Tcp { name: addr.to_string(), addr: Some(addr) },
-                (None, None) => Place::Unix(PathBuf::from(SOCKET_DIRECTORY)),
+                (Some(Given::Tcp(name)), None) if name.is_empty() => HostPlace::Unix(PathBuf::from(SOCKET_DIRECTORY)),
+                (Some(Given::Tcp(name)), addr) => HostPlace::Tcp { name: name.clone(), addr },
+                (None, Some(addr)) => HostPlace::Tcp { name: addr.to_string(), addr: Some(addr) },
+                (None, None) => HostPlace::Unix(PathBuf::from(SOCKET_DIRECTORY)),
             };
             let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
             Ok(Host { place, port })

@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::amount::shown;
 use crate::error::{Class, Error, Exit, Result};
-use crate::postgres::dsn::{Dsn, Host, Place, SslMode};
+use crate::postgres::dsn::{Dsn, Host, HostPlace, SslMode};
 use crate::postgres::socket::{ReceiveWindow, Socket, UNCONNECTED};
 use crate::postgres::sqlstate::CANNOT_CONNECT_NOW;
 use crate::postgres::tls::end_point;
@@ -50,10 +50,10 @@ pub enum Link {
     Tls(Box<TlsStream<Socket>>),
 }
 
-fn attempts(mode: SslMode, place: &Place) -> &'static [Attempt] {
+fn attempts(mode: SslMode, place: &HostPlace) -> &'static [Attempt] {
     match (place, mode) {
         // As in libpq: a unix socket never uses TLS.
-        (Place::Unix(_), _) | (_, SslMode::Disable) => &[Attempt::Plain],
+        (HostPlace::Unix(_), _) | (_, SslMode::Disable) => &[Attempt::Plain],
         (_, SslMode::Allow) => &[Attempt::Plain, Attempt::Tls],
         (_, SslMode::Prefer) => &[Attempt::Offered, Attempt::Plain],
         (_, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull) => &[Attempt::Tls],
@@ -115,7 +115,7 @@ async fn each_kind<T>(
 
 /// Who answers at the host, if that is not PostgreSQL.
 async fn stranger(dsn: &Dsn, host: &Host) -> Option<Error> {
-    if let Place::Unix(_) = host.place {
+    if let HostPlace::Unix(_) = host.place {
         return None;
     }
     let connect = async || Socket::connect(dsn, host, ReceiveWindow::Default).await.map_err(io::Error::other);
@@ -189,8 +189,8 @@ async fn open(dsn: &Dsn, host: &Host, attempt: Attempt, window: ReceiveWindow) -
         _ => return Err(Error::transient("what answers there is not PostgreSQL")),
     }
     let name = match &host.place {
-        Place::Tcp { name, .. } => name.clone(),
-        Place::Unix(_) => "localhost".to_owned(),
+        HostPlace::Tcp { name, .. } => name.clone(),
+        HostPlace::Unix(_) => "localhost".to_owned(),
     };
     let bad_name = |cause| {
         let error = Error::definite(Exit::Config, format!("host \"{name}\" is no name that a certificate can hold"));

@@ -15,7 +15,7 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::error::{Error, Exit, Result};
-use crate::postgres::dsn::{Dsn, Target};
+use crate::postgres::dsn::{Dsn, SessionTarget};
 use crate::postgres::facts::in_recovery;
 use crate::postgres::link::{Link, answered, each_host};
 use crate::postgres::socket::ReceiveWindow;
@@ -162,9 +162,9 @@ impl Session {
             session.client.batch_execute(UNCONVERTED).await.map_err(|error| session_error(&error))?;
         }
         let wanted = match dsn.target {
-            Target::Any => return Ok(session),
-            Target::Primary => false,
-            Target::Standby => true,
+            SessionTarget::Any => return Ok(session),
+            SessionTarget::Primary => false,
+            SessionTarget::Standby => true,
         };
         let row = session.client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await;
         let found: bool = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;

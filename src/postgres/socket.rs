@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 
 use crate::error::{Error, Result};
-use crate::postgres::dsn::{Dsn, Host, Place};
+use crate::postgres::dsn::{Dsn, Host, HostPlace};
 
 /// The receive window of the replication session, in bytes; Linux doubles it for its own bookkeeping. Small on purpose:
 /// see [`lazy`](crate::source::replication::lazy).
@@ -68,14 +68,14 @@ impl Socket {
     pub async fn connect(dsn: &Dsn, host: &Host, window: ReceiveWindow) -> Result<Self> {
         let fail = unconnected;
         match &host.place {
-            Place::Unix(directory) => {
+            HostPlace::Unix(directory) => {
                 let path = directory.join(format!(".s.PGSQL.{}", host.port));
                 UnixStream::connect(path).await.map(Socket::Unix).map_err(fail)
             }
-            Place::Tcp { addr: Some(addr), .. } => {
+            HostPlace::Tcp { addr: Some(addr), .. } => {
                 tcp(dsn, SocketAddr::new(*addr, host.port), window).await.map_err(fail)
             }
-            Place::Tcp { name, addr: None } => {
+            HostPlace::Tcp { name, addr: None } => {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
                 for address in lookup_host((name.as_str(), host.port)).await.map_err(unresolved)? {
                     match tcp(dsn, address, window).await {

@@ -6,7 +6,7 @@
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Class, Error, Exit};
-use crate::postgres::dsn::Target;
+use crate::postgres::dsn::SessionTarget;
 
 const PASSWORD: &str = "Correct role and password in the connection string; the daemon waits minutes before it tries again, \
                         because repeated failures get an address banned.";
@@ -141,12 +141,12 @@ pub fn error_fields(body: &[u8]) -> (String, String) {
 }
 
 /// The server is a standby and a primary is wanted, or the contrary.
-pub fn wrong_target(wanted: Target) -> Error {
+pub fn wrong_target(wanted: SessionTarget) -> Error {
     let (is, hint) = match wanted {
-        Target::Standby => {
+        SessionTarget::Standby => {
             ("a primary", "target_session_attrs asks for a standby: name one, or take the parameter out.")
         }
-        Target::Primary | Target::Any => (
+        SessionTarget::Primary | SessionTarget::Any => (
             "a standby",
             "The primary is wanted: name every host in the connection string, and the one that is the primary is found.",
         ),

@@ -15,7 +15,7 @@ use crate::decode::encodings::Encoding;
 use crate::decode::transcode::Transcoder;
 use crate::error::{Error, Exit, Result};
 use crate::observe::{Id, log};
-use crate::postgres::dsn::{Dsn, Target};
+use crate::postgres::dsn::{Dsn, SessionTarget};
 use crate::postgres::frames::Frames;
 use crate::postgres::link::{Link, each_host};
 use crate::postgres::socket::ReceiveWindow;
@@ -118,11 +118,11 @@ impl Wire {
         }
     }
 
-    async fn check_target(&mut self, target: Target) -> Result<()> {
+    async fn check_target(&mut self, target: SessionTarget) -> Result<()> {
         let wanted = match target {
-            Target::Any => return Ok(()),
-            Target::Primary => "f",
-            Target::Standby => "t",
+            SessionTarget::Any => return Ok(()),
+            SessionTarget::Primary => "f",
+            SessionTarget::Standby => "t",
         };
         let rows = self.simple_query("SELECT pg_catalog.pg_is_in_recovery()").await?;
         let found = rows.first().and_then(|row| row.first()?.as_deref());

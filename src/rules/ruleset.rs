@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::keys::{FamilyId, KeySet};
 use crate::question::LookupId;
-use crate::rules::about::needs::{Image, TableNeeds};
+use crate::rules::about::needs::{ImageNeed, TableNeeds};
 use crate::rules::value::condition::Condition;
 use crate::rules::value::path::Path;
-use crate::rules::value::reading::{Reading, Writing};
+use crate::rules::value::reading::{Reading, TextOf};
 
 /// A table that rules name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -15,7 +15,7 @@ pub struct TableId(pub(super) usize);
 
 /// What is said of a table itself.
 #[derive(Clone, Debug)]
-pub(crate) struct Table {
+pub(crate) struct RuleTable {
     pub(super) schema: String,
     pub(super) name: String,
     /// Columns of `[ignore]`, for every rule of the table.
@@ -35,7 +35,7 @@ pub struct On {
 
 /// One part of a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Part {
+pub(crate) enum KeyPart {
     /// Bytes of the key.
     Literal(Vec<u8>),
     /// `*`.
@@ -54,7 +54,7 @@ pub(crate) struct Template {
     /// As written, without the namespace.
     pub(super) source: String,
     /// The namespace included; never two literals or two stars in a row.
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<KeyPart>,
     /// At most one lookup feeds a template.
     pub(super) lookup: Option<LookupId>,
     /// The pattern that covers every key, escaped; the key itself when it is constant.
@@ -67,7 +67,7 @@ impl Template {
     /// The key, when it has neither columns nor stars.
     pub(super) fn constant(&self) -> Option<&[u8]> {
         match self.parts.as_slice() {
-            [Part::Literal(key)] => Some(key),
+            [KeyPart::Literal(key)] => Some(key),
             _ => None,
         }
     }
@@ -94,7 +94,7 @@ pub(crate) struct Rule {
 #[derive(Debug, Default)]
 pub struct Rules {
     /// In order of first mention.
-    pub(super) tables: Vec<Table>,
+    pub(super) tables: Vec<RuleTable>,
     pub(super) rules: Vec<Rule>,
     pub(super) templates: Vec<Template>,
     pub(super) lookups: Vec<Lookup>,
@@ -134,7 +134,7 @@ impl Rules {
     pub fn swept_tables(&self, patterns: &KeySet, is_gap: bool) -> BTreeSet<String> {
         let whole = |key: &crate::keys::Key<'_>| {
             let template = self.templates.get(key.family.0 as usize)?;
-            let holds_values = template.parts.iter().any(|part| !matches!(part, Part::Literal(_) | Part::Star));
+            let holds_values = template.parts.iter().any(|part| !matches!(part, KeyPart::Literal(_) | KeyPart::Star));
             ((is_gap || holds_values) && template.family == key.bytes).then_some(template)
         };
         let rules = patterns.iter().filter_map(|key| whole(&key)).filter_map(|template| self.rules.get(template.rule));
@@ -218,7 +218,7 @@ impl Rules {
         let of_it = || self.rules.iter().enumerate().filter(|(_, rule)| rule.tables.contains(&id));
         let mut needs = TableNeeds::new(&table.schema, &table.name, &of_it().next()?.1.place);
         for (index, rule) in of_it() {
-            let image = if rule.on.update || rule.on.delete { Image::OldToo } else { Image::NewOnly };
+            let image = if rule.on.update || rule.on.delete { ImageNeed::OldToo } else { ImageNeed::NewOnly };
             for template in self.templates.iter().filter(|template| template.rule == index) {
                 self.columns(template).for_each(|column| needs.reads(column, image, &rule.place));
             }
@@ -235,8 +235,8 @@ impl Rules {
     /// The columns of the changed row that a template reads, its lookup's arguments included.
     pub(super) fn columns<'a>(&'a self, template: &'a Template) -> impl Iterator<Item = &'a str> {
         let parts = template.parts.iter().filter_map(|part| match part {
-            Part::Column(name, _) => Some(name.as_str()),
-            Part::Literal(_) | Part::Star | Part::Answer(..) => None,
+            KeyPart::Column(name, _) => Some(name.as_str()),
+            KeyPart::Literal(_) | KeyPart::Star | KeyPart::Answer(..) => None,
         });
         parts.chain(self.arguments_of(template).iter().map(|path| path.column.as_str()))
     }
@@ -278,7 +278,7 @@ pub struct AnswerColumn {
     /// Its name.
     pub name: String,
     /// Whose text.
-    pub writing: Writing,
+    pub writing: TextOf,
 }
 
 /// A lookup as the control session needs it.

@@ -63,7 +63,7 @@ pub struct PartitionRoot {
 }
 
 /// The parameters of a lookup, as PostgreSQL text; `None` is NULL.
-pub type Args = Vec<Option<Vec<u8>>>;
+pub type LookupArgs = Vec<Option<Vec<u8>>>;
 
 /// A lookup and what the server answered.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -72,14 +72,14 @@ pub struct LookupAnswer {
     /// The SQL as the rules have it.
     pub sql: String,
     /// `$1`, `$2`, …
-    pub args: Args,
+    pub args: LookupArgs,
     /// The rows, or the server's message.
     pub rows: std::result::Result<Vec<AnswerRow>, String>,
 }
 
 /// One entry of a recording.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Entry {
+pub enum RecordedEntry {
     /// A CopyData payload.
     Frame(Vec<u8>),
     /// A partition's root.
@@ -142,7 +142,7 @@ pub struct Recording {
     /// Where it came from.
     pub header: Header,
     /// What came, in order.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<RecordedEntry>,
 }
 
 impl Recording {
@@ -194,7 +194,7 @@ impl Recording {
 }
 
 /// The entry at the start of `bytes` (`at` bytes into the file) and how long it is; `None` when the file ends inside of it.
-fn entry(bytes: &[u8], at: usize) -> Result<Option<(Entry, usize)>> {
+fn entry(bytes: &[u8], at: usize) -> Result<Option<(RecordedEntry, usize)>> {
     let Some((head, rest)) = bytes.split_first_chunk::<ENTRY_HEAD_BYTES>() else { return Ok(None) };
     let [kind, a, b, c, d, sum @ ..] = *head;
     let length = [a, b, c, d];
@@ -204,9 +204,9 @@ fn entry(bytes: &[u8], at: usize) -> Result<Option<(Entry, usize)>> {
     }
     let not_understood = |cause| damaged(at, "an entry is not understood").because(cause);
     let entry = match kind {
-        b'f' => Entry::Frame(body.to_vec()),
-        b'p' => Entry::PartitionRoot(serde_json::from_slice(body).map_err(not_understood)?),
-        b'l' => Entry::Lookup(serde_json::from_slice(body).map_err(not_understood)?),
+        b'f' => RecordedEntry::Frame(body.to_vec()),
+        b'p' => RecordedEntry::PartitionRoot(serde_json::from_slice(body).map_err(not_understood)?),
+        b'l' => RecordedEntry::Lookup(serde_json::from_slice(body).map_err(not_understood)?),
         _ => return Err(damaged(at, "unknown kind of entry")),
     };
     Ok(Some((entry, ENTRY_HEAD_BYTES + body.len())))
@@ -239,9 +239,9 @@ fn checksum(parts: &[&[u8]]) -> u32 {
 
 /// A confirmable position of a recording; confirming it has no effect.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Ack(Lsn);
+pub struct RecordedAck(Lsn);
 
-impl Ack {
+impl RecordedAck {
     /// The position, for output.
     pub fn lsn(self) -> Lsn {
         self.0
@@ -261,9 +261,9 @@ pub struct RecordedSource {
 impl RecordedSource {
     /// From the start of the recording.
     pub fn new(recording: &Recording) -> Self {
-        let frame = |entry: &Entry| match entry {
-            Entry::Frame(payload) => Some(payload.clone()),
-            Entry::PartitionRoot(_) | Entry::Lookup(_) => None,
+        let frame = |entry: &RecordedEntry| match entry {
+            RecordedEntry::Frame(payload) => Some(payload.clone()),
+            RecordedEntry::PartitionRoot(_) | RecordedEntry::Lookup(_) => None,
         };
         RecordedSource {
             frames: recording.entries.iter().filter_map(frame).collect(),
@@ -281,16 +281,16 @@ impl RecordedSource {
 }
 
 impl Source for RecordedSource {
-    type Ack = Ack;
+    type Ack = RecordedAck;
 
     /// At the end of the recording it answers an error of [`Exit::Ok`], which no other source makes.
     async fn ready(&mut self) -> Result<()> {
         if self.finished() { Err(Error::definite(Exit::Ok, "the recording is over")) } else { Ok(()) }
     }
 
-    fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
+    fn take(&mut self) -> Result<Option<Event<'_, RecordedAck>>> {
         if let Some(step) = self.assembler.queued()? {
-            return Ok(Some(self.assembler.event(step, Ack)));
+            return Ok(Some(self.assembler.event(step, RecordedAck)));
         }
         while let Some(frame) = self.frames.get(self.taken) {
             self.taken += 1;
@@ -308,13 +308,13 @@ impl Source for RecordedSource {
                 }
             };
             if let Some(step) = meaning {
-                return Ok(Some(self.assembler.event(step, Ack)));
+                return Ok(Some(self.assembler.event(step, RecordedAck)));
             }
         }
         Ok(None)
     }
 
-    fn acknowledge(&mut self, _upto: Ack) {}
+    fn acknowledge(&mut self, _upto: RecordedAck) {}
 
     fn status_due(&self) -> Option<tokio::time::Instant> {
         None
@@ -332,7 +332,7 @@ impl Source for RecordedSource {
         None
     }
 
-    fn lsn(&self, ack: Ack) -> Lsn {
+    fn lsn(&self, ack: RecordedAck) -> Lsn {
         ack.0
     }
 
@@ -358,7 +358,7 @@ impl Source for RecordedSource {
 #[derive(Debug)]
 pub struct RecordedControl {
     tables: HashMap<Oid, Option<Vec<(String, String)>>>,
-    answers: RefCell<HashMap<(String, Args), VecDeque<Answer>>>,
+    answers: RefCell<HashMap<(String, LookupArgs), VecDeque<Answer>>>,
     lookups: Vec<Lookup>,
 }
 
@@ -369,12 +369,12 @@ impl RecordedControl {
         let mut answers: HashMap<_, VecDeque<Answer>> = HashMap::new();
         for entry in &recording.entries {
             match entry {
-                Entry::Frame(_) => {}
-                Entry::PartitionRoot(PartitionRoot { oid, root, inherits }) => {
+                RecordedEntry::Frame(_) => {}
+                RecordedEntry::PartitionRoot(PartitionRoot { oid, root, inherits }) => {
                     let all = root.clone().map(|root| [&[root][..], inherits].concat());
                     tables.insert(Oid(*oid), all);
                 }
-                Entry::Lookup(LookupAnswer { sql, args, rows }) => {
+                RecordedEntry::Lookup(LookupAnswer { sql, args, rows }) => {
                     let answer = rows.clone().map_or_else(Answer::Refused, Answer::Rows);
                     answers.entry((sql.clone(), args.clone())).or_default().push_back(answer);
                 }
@@ -423,7 +423,11 @@ mod tests {
         writer.frame(b"k").unwrap();
         writer.partition_root(&root).unwrap();
         writer.lookup(&lookup).unwrap();
-        let entries = vec![Entry::Frame(b"k".to_vec()), Entry::PartitionRoot(root), Entry::Lookup(lookup)];
+        let entries = vec![
+            RecordedEntry::Frame(b"k".to_vec()),
+            RecordedEntry::PartitionRoot(root),
+            RecordedEntry::Lookup(lookup),
+        ];
         (Recording { header, entries }, writer.finish().unwrap())
     }
 
@@ -436,7 +440,7 @@ mod tests {
     #[tokio::test]
     async fn answers_come_in_their_order_and_the_last_one_stays() {
         let answer = |text: &str| LookupAnswer { sql: "SELECT".into(), args: vec![], rows: Err(text.into()) };
-        let entries = ["a", "b"].map(|text| Entry::Lookup(answer(text))).to_vec();
+        let entries = ["a", "b"].map(|text| RecordedEntry::Lookup(answer(text))).to_vec();
         let lookup = Lookup { name: "rule".into(), sql: "SELECT".into(), columns: vec![], args: 0 };
         let control = RecordedControl::new(&Recording { header: Header::default(), entries }, &[lookup]);
         let question = [Question { lookup: crate::question::LookupId(0), args: vec![] }];

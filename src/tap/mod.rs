@@ -1,5 +1,7 @@
-//! The tap: what flows by, as transactions with what they delete. `record`, `replay`, the dry run and `diff` draw from it,
-//! on the daemon's own road and beside the daemon: nothing is confirmed, nothing deleted.
+//! The tap: what flows by, as transactions with what they delete.
+//!
+//! `record`, `replay`, the dry run and `diff` draw from it, on the daemon's own road and beside the daemon: nothing is
+//! confirmed, nothing deleted.
 //!
 //! ```text
 //!  frames ──assembler──> events ──intake──> transactions ──lookups──> settled

@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// When a repair may begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Turn<I> {
+pub enum PaceTurn<I> {
     /// At once.
     Now,
     /// Then: it is the one with this number in a row.
@@ -61,19 +61,19 @@ fn pause(count: u32) -> Duration {
 
 impl<I: Copy + Ord + Add<Duration, Output = I>> Pace<I> {
     /// A repair for this cause is wanted now.
-    pub fn turn(&mut self, cause: &'static str, now: I) -> Turn<I> {
+    pub fn turn(&mut self, cause: &'static str, now: I) -> PaceTurn<I> {
         let last = self.causes.entry(cause).or_insert(Repairs { count: 0, at: now, lasts: false });
         if now < last.at {
-            return Turn::Joined(last.at);
+            return PaceTurn::Joined(last.at);
         }
         if last.count == 0 || (!last.lasts && last.at + QUIET <= now) {
             *last = Repairs { count: 1, at: now, lasts: false };
-            return Turn::Now;
+            return PaceTurn::Now;
         }
         last.count += 1;
         let due = if last.lasts { now } else { last.at } + pause(last.count);
         last.at = due.max(now);
-        if due <= now { Turn::Now } else { Turn::Later(due, last.count) }
+        if due <= now { PaceTurn::Now } else { PaceTurn::Later(due, last.count) }
     }
 
     /// The repair for this cause is a sweep: it lasts until all are [`over`](Pace::over).
@@ -110,19 +110,19 @@ mod tests {
         // Each repair brings the next.
         while begun.len() < 12 {
             match pace.turn("x", now) {
-                Turn::Now => begun.push(now.as_secs()),
-                Turn::Later(due, _) => {
-                    assert_eq!(pace.turn("x", now), Turn::Joined(due), "what comes meanwhile goes with it");
+                PaceTurn::Now => begun.push(now.as_secs()),
+                PaceTurn::Later(due, _) => {
+                    assert_eq!(pace.turn("x", now), PaceTurn::Joined(due), "what comes meanwhile goes with it");
                     now = due;
                     begun.push(now.as_secs());
                 }
-                Turn::Joined(due) => panic!("nothing waits until {due:?}"),
+                PaceTurn::Joined(due) => panic!("nothing waits until {due:?}"),
             }
         }
         assert_eq!(begun, [100, 100, 100, 101, 103, 107, 115, 131, 163, 223, 283, 343]);
-        assert_eq!(pace.turn("y", now), Turn::Now, "another cause");
-        assert_eq!(pace.turn("x", now + S(10)), Turn::Now, "nothing came of it for a while");
-        assert_eq!(pace.turn("x", now + S(10)), Turn::Now);
+        assert_eq!(pace.turn("y", now), PaceTurn::Now, "another cause");
+        assert_eq!(pace.turn("x", now + S(10)), PaceTurn::Now, "nothing came of it for a while");
+        assert_eq!(pace.turn("x", now + S(10)), PaceTurn::Now);
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
         let mut now = S(100);
         let mut begun = Vec::new();
         for _ in 0..7 {
-            if let Turn::Later(due, _) = pace.turn("x", now) {
+            if let PaceTurn::Later(due, _) = pace.turn("x", now) {
                 pace.over(now);
                 now = due;
             }
@@ -142,20 +142,20 @@ mod tests {
         }
         assert_eq!(begun, [100, 130, 160, 191, 223, 257, 295]);
         pace.lasts("x");
-        assert!(matches!(pace.turn("x", now + S(500)), Turn::Later(_, 8)), "the sweep goes on");
+        assert!(matches!(pace.turn("x", now + S(500)), PaceTurn::Later(_, 8)), "the sweep goes on");
     }
 
     #[test]
     fn what_comes_later_is_a_cause_of_its_own() {
         let mut pace = Pace::default();
         for times in 0..20 {
-            assert_eq!(pace.turn("x", S(10 * times)), Turn::Now);
+            assert_eq!(pace.turn("x", S(10 * times)), PaceTurn::Now);
         }
         for _ in 0..2 {
-            assert_eq!(pace.turn("x", S(190)), Turn::Now);
+            assert_eq!(pace.turn("x", S(190)), PaceTurn::Now);
         }
-        assert!(matches!(pace.turn("x", S(190)), Turn::Later(_, 4)));
+        assert!(matches!(pace.turn("x", S(190)), PaceTurn::Later(_, 4)));
         pace.healed("x");
-        assert_eq!(pace.turn("x", S(190)), Turn::Now);
+        assert_eq!(pace.turn("x", S(190)), PaceTurn::Now);
     }
 }

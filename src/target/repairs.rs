@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::observe::{Id, log};
 use crate::reminder::Reminder;
 use crate::target::owed::Owed;
-use crate::target::pace::{Pace, Turn};
+use crate::target::pace::{Pace, PaceTurn};
 
 /// The way out, which is the same for every cause: something outside makes the cache another again and again.
 const HINT: &str = "cache.url must lead to one primary at each connection (not to a load balancer over several servers), and no other \
@@ -73,9 +73,9 @@ impl Repairs {
     pub(super) fn when(&mut self, cause: &'static str, what: &str) -> When {
         let now = Instant::now();
         match self.pace.turn(cause, now) {
-            Turn::Now => When::Now,
-            Turn::Joined(due) => When::With(due - now),
-            Turn::Later(due, times) => {
+            PaceTurn::Now => When::Now,
+            PaceTurn::Joined(due) => When::With(due - now),
+            PaceTurn::Later(due, times) => {
                 self.delayed += 1;
                 self.is_slow = true;
                 let pause = due - now;

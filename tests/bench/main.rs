@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crieur::change::Row;
 use crieur::config::Config;
-use crieur::decode::{Assembler, Step, decode};
+use crieur::decode::{Assembler, DecodeStep, decode};
 use crieur::decode::{Block, Message};
 use crieur::rules::{Invalidations, Plan, Rules};
 
@@ -84,7 +84,7 @@ fn plan(rules: &Rules) -> Plan {
     let relation = relation();
     let mut assembler = Assembler::default();
     let step = assembler.step(&relation).expect("a relation message").expect("it means something");
-    let Step::Relation(_) = step else { panic!("no relation") };
+    let DecodeStep::Relation(_) = step else { panic!("no relation") };
     let crieur::change::Event::Relation(relation) = assembler.event(step, |_| ()) else { panic!("no relation") };
     rules.plan(relation, ("public", "properties"))
 }

@@ -8,7 +8,7 @@ use crieur::control::session::ControlSession;
 use crieur::control::{Gate, Lookups};
 use crieur::postgres::dsn::Dsn;
 use crieur::question::{Answer, LookupId, Question};
-use crieur::rules::value::reading::Writing;
+use crieur::rules::value::reading::TextOf;
 use crieur::rules::{AnswerColumn, Lookup};
 
 use super::daemon::Daemon;
@@ -36,8 +36,8 @@ async fn server() -> Postgres {
 
 fn lookup(sql: &str, columns: &[&str], args: usize) -> Lookup {
     let column = |text: &&str| match text.strip_suffix("|pg") {
-        Some(name) => AnswerColumn { name: name.to_owned(), writing: Writing::PostgreSql },
-        None => AnswerColumn { name: text.to_string(), writing: Writing::JavaScript },
+        Some(name) => AnswerColumn { name: name.to_owned(), writing: TextOf::PostgreSql },
+        None => AnswerColumn { name: text.to_string(), writing: TextOf::JavaScript },
     };
     let columns = columns.iter().map(column).collect();
     Lookup { name: "l".to_owned(), sql: sql.to_owned(), columns, args }

@@ -1,7 +1,7 @@
 //! The arguments of lookups against the parameters that the server makes of them: what is no value of a parameter's type
 //! is refused with every row, and its keys widen to a sweep each time. Pure.
 
-use crate::catalog::{Catalog, Column};
+use crate::catalog::{Catalog, CatalogColumn};
 use crate::cli::finding::Finding;
 use crate::question::LookupId;
 use crate::rules::{Lookup, Rules};
@@ -79,7 +79,7 @@ pub fn unfit(
     None
 }
 
-fn column<'c>(catalog: &'c Catalog, (schema, name): &(String, String), column: &str) -> Option<&'c Column> {
+fn column<'c>(catalog: &'c Catalog, (schema, name): &(String, String), column: &str) -> Option<&'c CatalogColumn> {
     let table = catalog.tables.iter().find(|table| (&table.schema, &table.table) == (schema, name))?;
     table.carriers.iter().find_map(|carrier| carrier.column(column))
 }

@@ -7,7 +7,7 @@ use crate::cache::acl;
 use crate::cache::identity::Info;
 use crate::cache::probe::{Examined, Tried};
 use crate::cache::reply::{self, Mends};
-use crate::cli::finding::{Finding, Verdict, folded};
+use crate::cli::finding::{Finding, Grade, folded};
 use crate::config::Leases;
 
 /// Findings on a cache that was examined.
@@ -25,7 +25,7 @@ pub fn findings(examined: &Examined, families: &[Vec<u8>], leases: Leases) -> Ve
 /// refuses adds nothing to that it is one.
 fn mended_together(findings: Vec<Finding>) -> Vec<Finding> {
     let (wrong, mut out): (Vec<Finding>, Vec<Finding>) =
-        folded(&findings).into_iter().partition(|finding| finding.verdict == Verdict::Wrong);
+        folded(&findings).into_iter().partition(|finding| finding.verdict == Grade::Wrong);
     let mut lines: Vec<(Finding, bool)> = Vec::new();
     for finding in wrong {
         let tried = finding.subject.strip_prefix("cache, ").map(|subject| format!("{subject}: {}", finding.seen));
@@ -114,19 +114,19 @@ mod tests {
     #[test]
     fn info_tells_the_server_and_what_happens_when_it_is_full() {
         for (text, verdict, words) in [
-            ("redis_version:7.2.4\r\nvalkey_version:8.0.1\r\n", Verdict::Ready, "Valkey 8.0.1"),
-            ("redis_version:7.0.15\r\n", Verdict::Ready, "Redis 7.0.15"),
-            ("redis_version:5.0.3\r\n", Verdict::Wrong, "6 is the oldest"),
-            ("", Verdict::Ready, "does not say"),
+            ("redis_version:7.2.4\r\nvalkey_version:8.0.1\r\n", Grade::Ready, "Valkey 8.0.1"),
+            ("redis_version:7.0.15\r\n", Grade::Ready, "Redis 7.0.15"),
+            ("redis_version:5.0.3\r\n", Grade::Wrong, "6 is the oldest"),
+            ("", Grade::Ready, "does not say"),
         ] {
             let found = server(&info(text));
             assert_eq!(found.verdict, verdict);
             assert!(found.seen.contains(words), "{found:?}");
         }
         let full = info("maxmemory:1000\r\nmaxmemory_policy:noeviction\r\n");
-        assert_eq!(eviction(&full).map(|found| found.verdict), Some(Verdict::Note));
+        assert_eq!(eviction(&full).map(|found| found.verdict), Some(Grade::Note));
         let evicting = info("maxmemory:9\r\nmaxmemory_policy:allkeys-lru\r\n");
-        assert_eq!(eviction(&evicting).map(|found| found.verdict), Some(Verdict::Ready));
+        assert_eq!(eviction(&evicting).map(|found| found.verdict), Some(Grade::Ready));
         for (text, named) in
             [("run_id:a\r\n", true), ("master_replid:a\r\n", true), ("redis_mode:standalone\r\n", false)]
         {
@@ -142,10 +142,10 @@ mod tests {
         let off = Error::definite(Exit::Unavailable, "the cache answered SCAN with ERR").hint("renamed");
         let loading = Error::transient("the cache answered SCAN with LOADING").hint("wait");
         for (refusal, verdict, mend) in [
-            (None, Verdict::Ready, None),
-            (Some((noperm, Mends::Rights)), Verdict::Wrong, Some("ACL SETUSER ann")),
-            (Some((off, Mends::Person)), Verdict::Wrong, Some("renamed")),
-            (Some((loading, Mends::Itself)), Verdict::Note, None),
+            (None, Grade::Ready, None),
+            (Some((noperm, Mends::Rights)), Grade::Wrong, Some("ACL SETUSER ann")),
+            (Some((off, Mends::Person)), Grade::Wrong, Some("renamed")),
+            (Some((loading, Mends::Itself)), Grade::Note, None),
         ] {
             let found = answer(&tried(refusal), "ACL SETUSER ann");
             assert_eq!((found.verdict, found.mend.first().map(String::as_str)), (verdict, mend), "{found:?}");

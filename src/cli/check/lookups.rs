@@ -12,7 +12,7 @@ use crate::catalog::Catalog;
 use crate::cli::check::arguments;
 use crate::cli::finding::Finding;
 use crate::cli::origin::Origin;
-use crate::control::definitions::{Read, reads};
+use crate::control::definitions::{ReadTables, reads};
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
 use crate::question::LookupId;
@@ -77,7 +77,7 @@ pub async fn findings(client: &Client, origin: &Origin<'_>, catalog: &Catalog) -
 }
 
 /// A table that the SQL reads and `tables` does not name, or something whose changes never come.
-fn unnamed(rules: &Rules, id: LookupId, lookup: &Lookup, read: &Read) -> Option<Finding> {
+fn unnamed(rules: &Rules, id: LookupId, lookup: &Lookup, read: &ReadTables) -> Option<Finding> {
     let named: BTreeSet<(&str, &str)> = rules.sources_named(id).collect();
     if let Some((schema, name)) = read.others.first() {
         let seen =
@@ -218,15 +218,15 @@ impl WayOut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::finding::Verdict;
+    use crate::cli::finding::Grade;
     use crate::rules::AnswerColumn;
     use crate::rules::read::parse::rules_of;
-    use crate::rules::value::reading::Writing;
+    use crate::rules::value::reading::TextOf;
 
     #[test]
     fn every_table_of_a_plan_must_be_named() {
         let tables = ["leases", "properties"].map(|name| ("public".to_owned(), name.to_owned()));
-        let read = Read { tables: tables.into(), others: BTreeSet::new() };
+        let read = ReadTables { tables: tables.into(), others: BTreeSet::new() };
         for (tables, mend) in [
             ("'leases', 'properties', 'more'", None),
             ("'leases'", Some(vec!["add \"public.properties\" to its tables".to_owned()])),
@@ -244,13 +244,13 @@ mod tests {
         let lookup = Lookup {
             name: "rule 2, owner".into(),
             sql: "SELECT 1".into(),
-            columns: vec![AnswerColumn { name: "owner_id".into(), writing: Writing::JavaScript }],
+            columns: vec![AnswerColumn { name: "owner_id".into(), writing: TextOf::JavaScript }],
             args: 1,
         };
         for (columns, args, verdict, words) in [
-            (&["id", "owner_id"][..], 1, Verdict::Ready, "runs"),
-            (&["id"], 1, Verdict::Wrong, "no column \"owner_id\"; it returns id"),
-            (&["owner_id"], 2, Verdict::Wrong, "takes 2 parameters, args gives 1"),
+            (&["id", "owner_id"][..], 1, Grade::Ready, "runs"),
+            (&["id"], 1, Grade::Wrong, "no column \"owner_id\"; it returns id"),
+            (&["owner_id"], 2, Grade::Wrong, "takes 2 parameters, args gives 1"),
         ] {
             let columns = columns.iter().map(|column| column.to_string()).collect();
             let found = finding(&lookup, &Prepared { columns, args, parameters: Vec::new() });

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use crate::cache::probe::Examined;
 use crate::catalog::Catalog;
-use crate::cli::finding::{Finding, Shown, Verdict, print};
+use crate::cli::finding::{Finding, Grade, Shown, print};
 use crate::cli::origin::Origin;
 use crate::cli::trial;
 use crate::config::Mode;
@@ -45,7 +45,7 @@ impl CheckArgs {
 }
 
 /// Everything that can be said from the catalog alone, in the order in which it is mended.
-pub fn of_catalog(catalog: &Catalog, needs: &[TableNeeds], names: server::Names<'_>) -> Vec<Finding> {
+pub fn of_catalog(catalog: &Catalog, needs: &[TableNeeds], names: server::ServerNames<'_>) -> Vec<Finding> {
     let mut findings = server::prerequisites(catalog);
     findings.extend(tables::publication(catalog, names.publication, needs));
     for need in needs {
@@ -66,7 +66,7 @@ pub async fn run(
     out: &mut dyn Write,
 ) -> Result<Exit> {
     let (config, needs) = (origin.config, origin.needs());
-    let names = server::Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
+    let names = server::ServerNames { publication: &config.postgres.publication, slot: &config.postgres.slot };
     let catalog = Catalog::read(postgres, names.publication, names.slot, &needs).await?;
     let (mut findings, of_address) = match config.postgres.mode {
         Mode::Outbox => (outbox::findings(postgres, names.slot, &catalog, &needs).await?, None),
@@ -78,7 +78,7 @@ pub async fn run(
     };
     let forbidden = constraints::findings(postgres, &config.rules, config.postgres.lookup_timeout).await?;
     let of_rules = rules::findings(&config.rules, &catalog);
-    findings.extend(of_rules.into_iter().filter(|found| forbidden.is_empty() || found.verdict != Verdict::Ready));
+    findings.extend(of_rules.into_iter().filter(|found| forbidden.is_empty() || found.verdict != Grade::Ready));
     findings.extend(forbidden);
     findings.extend(rules::paths(postgres, &config.rules, &catalog, config.postgres.lookup_timeout).await?);
     findings.extend(of_address);
@@ -94,13 +94,21 @@ pub async fn run(
 pub mod example {
     //! A server on which everything is ready; each test spoils one thing.
 
-    use crate::catalog::{Carrier, Catalog, Column, Index, Publication, Role, Server, Slot, Table};
-    use crate::rules::about::needs::{ColumnNeed, Image, TableNeeds};
+    use crate::catalog::{Carrier, Catalog, CatalogColumn, CatalogSlot, Index, Publication, Role, Server, Table};
+    use crate::rules::about::needs::{ColumnNeed, ImageNeed, TableNeeds};
 
     /// A column.
-    pub fn column(name: &str, not_null: bool, bytes_max: Option<u32>) -> Column {
+    pub fn column(name: &str, not_null: bool, bytes_max: Option<u32>) -> CatalogColumn {
         let (kind, labels) = ("text".into(), Vec::new());
-        Column { name: name.into(), kind, labels, not_null, generated: String::new(), bytes_max, published: true }
+        CatalogColumn {
+            name: name.into(),
+            kind,
+            labels,
+            not_null,
+            generated: String::new(),
+            bytes_max,
+            published: true,
+        }
     }
 
     /// A valid unique index.
@@ -174,7 +182,7 @@ pub mod example {
                 via_root: false,
                 generated: "n".into(),
             }),
-            slot: Some(Slot {
+            slot: Some(CatalogSlot {
                 plugin: Some("pgoutput".into()),
                 kind: "logical".into(),
                 database: Some("app".into()),
@@ -203,7 +211,7 @@ pub mod example {
 
     /// The rules read `columns` of `public.t`, of the old row too.
     pub fn needs(columns: &[&str]) -> TableNeeds {
-        let need = ColumnNeed { image: Image::OldToo, rule: "rule 1".into() };
+        let need = ColumnNeed { image: ImageNeed::OldToo, rule: "rule 1".into() };
         let mut needs = TableNeeds::new("public", "t", "rule 1");
         needs.columns = columns.iter().map(|column| (column.to_string(), need.clone())).collect();
         needs
@@ -217,9 +225,9 @@ mod tests {
 
     #[test]
     fn a_server_on_which_everything_is_ready_has_no_wrong_line() {
-        let names = server::Names { publication: "crieur", slot: "crieur" };
+        let names = server::ServerNames { publication: "crieur", slot: "crieur" };
         let findings = of_catalog(&example::catalog(), &[example::needs(&["id"])], names);
-        assert!(findings.iter().all(|finding| finding.verdict != Verdict::Wrong), "{findings:?}");
+        assert!(findings.iter().all(|finding| finding.verdict != Grade::Wrong), "{findings:?}");
         let mut out = Vec::new();
         assert_eq!(report(&mut out, &findings).expect("written"), Exit::Ok);
     }

@@ -213,7 +213,7 @@ pub(crate) fn watch(need: &TableNeeds) -> String {
 mod tests {
     use super::*;
     use crate::cli::check::example;
-    use crate::cli::finding::Verdict;
+    use crate::cli::finding::Grade;
 
     fn ready() -> State {
         let table = Watched {
@@ -245,7 +245,7 @@ mod tests {
         let mut state = ready();
         spoil(&mut state);
         let found = of(&state, "crieur", &[&example::needs(&["id"])]);
-        found.into_iter().filter(|one| one.verdict == Verdict::Wrong).map(|one| one.seen).collect()
+        found.into_iter().filter(|one| one.verdict == Grade::Wrong).map(|one| one.seen).collect()
     }
 
     #[test]

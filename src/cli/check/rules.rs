@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::catalog::{Catalog, Column};
+use crate::catalog::{Catalog, CatalogColumn};
 use crate::cli::finding::Finding;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
@@ -42,7 +42,7 @@ pub fn findings(rules: &Rules, catalog: &Catalog) -> Vec<Finding> {
 }
 
 /// A column is the same in each partition.
-fn column<'c>(catalog: &'c Catalog, (schema, name): &(String, String), column: &str) -> Option<&'c Column> {
+fn column<'c>(catalog: &'c Catalog, (schema, name): &(String, String), column: &str) -> Option<&'c CatalogColumn> {
     let table = catalog.tables.iter().find(|table| (&table.schema, &table.table) == (schema, name))?;
     table.carriers.iter().find_map(|carrier| carrier.column(column))
 }
@@ -91,7 +91,7 @@ fn of_constant(listed: &Listed) -> Finding {
 }
 
 /// What a rule does with a value that its type does not allow.
-fn of_type(reads: &Reads, column: &Column) -> Option<Finding> {
+fn of_type(reads: &Reads, column: &CatalogColumn) -> Option<Finding> {
     let subject = format!("rule {}", reads.place);
     let (name, kind) = (&reads.path.column, column.kind.as_str());
     let wrong = |seen: String, mend: &str| Some(Finding::wrong(subject.clone(), seen).mend(mend));
@@ -212,11 +212,11 @@ fn of_rows(reads: &Reads, counted: std::result::Result<(i64, i64), String>) -> O
 mod tests {
     use super::*;
     use crate::cli::check::example;
-    use crate::cli::finding::Verdict;
+    use crate::cli::finding::Grade;
     use crate::rules::read::parse::rules_of;
 
     /// The findings of one rule over the example's table, whose columns got these types.
-    fn found(rule: &str) -> Vec<(Verdict, String)> {
+    fn found(rule: &str) -> Vec<(Grade, String)> {
         let mut catalog = example::catalog();
         let types = [("id", "uuid"), ("owner", "text"), ("rank", "integer"), ("city", "jsonb"), ("note", "status")];
         for column in &mut catalog.tables[0].carriers[0].columns {
@@ -233,31 +233,31 @@ mod tests {
     #[test]
     fn each_thing_that_a_type_does_not_allow_makes_one_line() {
         for (rule, verdict, words) in [
-            ("keys = ['a:{id}:{city.name}']", Verdict::Ready, "every type fits"),
-            ("keys = ['a:{rank.x}']", Verdict::Wrong, "\"rank\" is integer, which has no fields"),
-            ("keys = ['a:{owner.x}']", Verdict::Note, "what is no JSON in it widens"),
-            ("keys = ['a:{rank|year}']", Verdict::Wrong, "has no year and month"),
-            ("keys = ['a:{owner|month}']", Verdict::Note, "is text: what is no date in it widens"),
-            ("keys = ['a']\nwhen = \"note = 'sold'\"", Verdict::Wrong, "never 'sold', which is no label of status"),
-            ("keys = ['a']\nwhen = \"note in ('free', 'let')\"", Verdict::Ready, ""),
-            ("keys = ['a']\nwhen = \"rank = 'one'\"", Verdict::Wrong, "is integer and cannot be 'one'"),
-            ("keys = ['a']\nwhen = \"rank = '1'\"", Verdict::Ready, ""),
-            ("keys = ['a']\nwhen = \"id != 'x'\"", Verdict::Wrong, "is uuid and cannot be 'x'"),
-            ("keys = ['a']\nwhen = \"city.x = 'anything'\"", Verdict::Ready, ""),
-            ("keys = ['a']\nwhen = \"rank = 1 and rank = 2\"", Verdict::Wrong, "no row can meet its condition"),
-            ("keys = ['a:{owner,x}']", Verdict::Note, "\"owner\" in the list of key \"a:{owner,x}\" is that text"),
-            ("keys = ['a:{4,8}:{owner}']", Verdict::Ready, ""),
-            ("keys = ['a:${id}']", Verdict::Wrong, "\"${id}\" in key \"a:${id}\" is not how"),
-            ("keys = ['a:$id']", Verdict::Wrong, "\"$id\" in key"),
-            ("keys = ['a:{{id}}']", Verdict::Wrong, "\"{{id}}\" in key"),
-            ("keys = ['a:<id>']", Verdict::Wrong, "\"<id>\" in key"),
-            ("keys = ['a::id']", Verdict::Wrong, "\":id\" in key"),
-            ("keys = ['a:%s']", Verdict::Wrong, "\"%s\" in key"),
-            ("keys = ['a:#{id}']", Verdict::Note, "is text, and a column \"id\" exists"),
-            ("keys = ['a:id']", Verdict::Note, "is text, and a column \"id\" exists"),
-            ("keys = ['a:<nobody>:{{nobody}}:#nobody']", Verdict::Ready, ""),
-            ("keys = ['a:id:{id}']", Verdict::Ready, ""),
-            ("keys = ['a:{id}', 'a:*']", Verdict::Note, "key \"a:{id}\" adds nothing: \"a:*\""),
+            ("keys = ['a:{id}:{city.name}']", Grade::Ready, "every type fits"),
+            ("keys = ['a:{rank.x}']", Grade::Wrong, "\"rank\" is integer, which has no fields"),
+            ("keys = ['a:{owner.x}']", Grade::Note, "what is no JSON in it widens"),
+            ("keys = ['a:{rank|year}']", Grade::Wrong, "has no year and month"),
+            ("keys = ['a:{owner|month}']", Grade::Note, "is text: what is no date in it widens"),
+            ("keys = ['a']\nwhen = \"note = 'sold'\"", Grade::Wrong, "never 'sold', which is no label of status"),
+            ("keys = ['a']\nwhen = \"note in ('free', 'let')\"", Grade::Ready, ""),
+            ("keys = ['a']\nwhen = \"rank = 'one'\"", Grade::Wrong, "is integer and cannot be 'one'"),
+            ("keys = ['a']\nwhen = \"rank = '1'\"", Grade::Ready, ""),
+            ("keys = ['a']\nwhen = \"id != 'x'\"", Grade::Wrong, "is uuid and cannot be 'x'"),
+            ("keys = ['a']\nwhen = \"city.x = 'anything'\"", Grade::Ready, ""),
+            ("keys = ['a']\nwhen = \"rank = 1 and rank = 2\"", Grade::Wrong, "no row can meet its condition"),
+            ("keys = ['a:{owner,x}']", Grade::Note, "\"owner\" in the list of key \"a:{owner,x}\" is that text"),
+            ("keys = ['a:{4,8}:{owner}']", Grade::Ready, ""),
+            ("keys = ['a:${id}']", Grade::Wrong, "\"${id}\" in key \"a:${id}\" is not how"),
+            ("keys = ['a:$id']", Grade::Wrong, "\"$id\" in key"),
+            ("keys = ['a:{{id}}']", Grade::Wrong, "\"{{id}}\" in key"),
+            ("keys = ['a:<id>']", Grade::Wrong, "\"<id>\" in key"),
+            ("keys = ['a::id']", Grade::Wrong, "\":id\" in key"),
+            ("keys = ['a:%s']", Grade::Wrong, "\"%s\" in key"),
+            ("keys = ['a:#{id}']", Grade::Note, "is text, and a column \"id\" exists"),
+            ("keys = ['a:id']", Grade::Note, "is text, and a column \"id\" exists"),
+            ("keys = ['a:<nobody>:{{nobody}}:#nobody']", Grade::Ready, ""),
+            ("keys = ['a:id:{id}']", Grade::Ready, ""),
+            ("keys = ['a:{id}', 'a:*']", Grade::Note, "key \"a:{id}\" adds nothing: \"a:*\""),
         ] {
             let found = found(rule);
             assert_eq!(found.len(), 1, "{rule}: {found:?}");
@@ -274,6 +274,6 @@ mod tests {
         assert!(sql.contains(r#""j"""::jsonb #> ARRAY['a', '0']::text[]"#) && sql.contains(r#""app"."T""#), "{sql}");
         assert_eq!(of_rows(&reads, Ok((0, 0))), None);
         assert_eq!(of_rows(&reads, Ok((5, 1))), None);
-        assert_eq!(of_rows(&reads, Ok((5, 0))).map(|finding| finding.verdict), Some(Verdict::Wrong));
+        assert_eq!(of_rows(&reads, Ok((5, 0))).map(|finding| finding.verdict), Some(Grade::Wrong));
     }
 }

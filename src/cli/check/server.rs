@@ -1,6 +1,6 @@
 //! Server, role and slot: findings from the catalog. Pure.
 
-use crate::catalog::{Catalog, FUNCTIONS, Role, Server, Slot, TRIGGERS, WaitedFor};
+use crate::catalog::{Catalog, CatalogSlot, FUNCTIONS, Role, Server, TRIGGERS, WaitedFor};
 use crate::cli::finding::Finding;
 use crate::postgres::dsn::Dsn;
 use crate::postgres::facts::counts_as_standby;
@@ -14,7 +14,7 @@ pub const VERSION_FAILOVER: u32 = 170_000;
 
 /// Names from the configuration.
 #[derive(Clone, Copy, Debug)]
-pub struct Names<'a> {
+pub struct ServerNames<'a> {
     /// `postgres.publication`
     pub publication: &'a str,
     /// `postgres.slot`
@@ -22,7 +22,7 @@ pub struct Names<'a> {
 }
 
 /// Findings on the slot, and on what else the server has for us; a slot is of use when there is a publication.
-pub fn findings(catalog: &Catalog, names: Names<'_>) -> Vec<Finding> {
+pub fn findings(catalog: &Catalog, names: ServerNames<'_>) -> Vec<Finding> {
     let mut out = vec![match &catalog.slot {
         None => Finding::wrong("slot", format!("\"{}\" does not exist", names.slot))
             .mend(create_slot(names.slot, &catalog.server)),
@@ -107,7 +107,7 @@ fn permission(role: &Role) -> Finding {
 }
 
 /// Slots and senders that are free, less what the daemon already holds.
-fn room(server: &Server, slot: Option<&Slot>) -> Vec<Finding> {
+fn room(server: &Server, slot: Option<&CatalogSlot>) -> Vec<Finding> {
     let slots_wanted = u32::from(slot.is_none());
     let senders_wanted = u32::from(slot.is_none_or(|slot| slot.active_pid.is_none()));
     let line = |setting: &str, used: u32, max: u32, wanted: u32| {
@@ -125,7 +125,7 @@ fn room(server: &Server, slot: Option<&Slot>) -> Vec<Finding> {
     ]
 }
 
-fn slot(slot: &Slot, name: &str, server: &Server) -> Finding {
+fn slot(slot: &CatalogSlot, name: &str, server: &Server) -> Finding {
     let subject = "slot";
     let again = || [format!("SELECT pg_drop_replication_slot({});", quote::literal(name)), create_slot(name, server)];
     if slot.kind != "logical" || slot.plugin.as_deref() != Some("pgoutput") {
@@ -187,7 +187,7 @@ fn waited_for(server: &Server) -> Option<Finding> {
     )
 }
 
-fn slot_activity(slot: &Slot) -> Option<Finding> {
+fn slot_activity(slot: &CatalogSlot) -> Option<Finding> {
     let pid = slot.active_pid?;
     Some(Finding::note("slot", format!("in use by the WAL sender with pid {pid}: a daemon is running on it")))
 }
@@ -242,15 +242,15 @@ fn bytes(count: i64) -> String {
 mod tests {
     use super::*;
     use crate::cli::check::example;
-    use crate::cli::finding::Verdict;
+    use crate::cli::finding::Grade;
 
     /// Spoils one thing and expects exactly one line that is not ready, with these words and these steps.
-    fn check(spoil: impl FnOnce(&mut Catalog), verdict: Verdict, words: &str, steps: &[&str]) {
+    fn check(spoil: impl FnOnce(&mut Catalog), verdict: Grade, words: &str, steps: &[&str]) {
         let mut catalog = example::catalog();
         spoil(&mut catalog);
-        let names = Names { publication: "crieur", slot: "crieur" };
+        let names = ServerNames { publication: "crieur", slot: "crieur" };
         let found: Vec<_> = prerequisites(&catalog).into_iter().chain(findings(&catalog, names)).collect();
-        let odd: Vec<_> = found.iter().filter(|finding| finding.verdict != Verdict::Ready).collect();
+        let odd: Vec<_> = found.iter().filter(|finding| finding.verdict != Grade::Ready).collect();
         assert_eq!(odd.len(), 1, "{words}: {odd:?}");
         assert_eq!((odd[0].verdict, odd[0].mend.iter().map(String::as_str).collect()), (verdict, steps.to_vec()));
         assert!(odd[0].seen.contains(words), "{words}: {:?}", odd[0]);
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn each_thing_that_is_wrong_makes_one_line_with_its_way_out() {
-        use Verdict::{Note, Wrong};
+        use Grade::{Note, Wrong};
         check(|c| c.server.version = 130_010, Wrong, "14 is the oldest", &[]);
         check(
             |c| c.server.wal_level = "replica".into(),
@@ -314,7 +314,7 @@ mod tests {
         check(|c| c.server.sender_timeout_ms = 0, Note, "client that is gone", &[]);
     }
 
-    fn spoil_slot(catalog: &mut Catalog) -> &mut Slot {
+    fn spoil_slot(catalog: &mut Catalog) -> &mut CatalogSlot {
         catalog.slot.as_mut().expect("the example has a slot")
     }
 
@@ -325,7 +325,7 @@ mod tests {
         catalog.server.senders_used = 10;
         spoil_slot(&mut catalog).active_pid = Some(7);
         let found = prerequisites(&catalog);
-        assert!(found.iter().all(|finding| finding.verdict != Verdict::Wrong), "{found:?}");
+        assert!(found.iter().all(|finding| finding.verdict != Grade::Wrong), "{found:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::catalog::identity::{self, Choice, Ground, Indexes, PRIMARY_KEY, wanted, wanted_by_all};
-use crate::catalog::refusal::{Identity, carried, with_ours};
+use crate::catalog::refusal::{RowIdentity, carried, with_ours};
 use crate::catalog::{Carrier, Catalog, Table};
 use crate::cli::finding::Finding;
 use crate::mistake::nearest;
@@ -238,7 +238,7 @@ fn old_row(
         false => with_ours(carrier, publication),
     };
     let version = catalog.server.version;
-    let refusal = Ground { senders: &senders, version }.refusal(carrier, &Identity::of(carrier));
+    let refusal = Ground { senders: &senders, version }.refusal(carrier, &RowIdentity::of(carrier));
     let senders = with_ours(carrier, publication);
     let ground = Ground { senders: &senders, version };
     let choice = identity::choose(carrier, &wanted_by_all(catalog, carrier, needs), ground, Indexes::Built);
@@ -278,7 +278,7 @@ fn names(columns: &BTreeSet<&str>) -> String {
 mod tests {
     use super::*;
     use crate::cli::check::example;
-    use crate::cli::finding::Verdict;
+    use crate::cli::finding::Grade;
 
     /// Spoils one thing and expects exactly one wrong line on the table or the publication, with these words and steps.
     fn check(columns: &[&str], spoil: impl FnOnce(&mut Catalog), words: &str, steps: &[&str]) {
@@ -287,7 +287,7 @@ mod tests {
         let need = example::needs(columns);
         let mut found = publication(&catalog, "crieur", std::slice::from_ref(&need));
         found.extend(table(&catalog, std::slice::from_ref(&need), &need, "crieur"));
-        let wrong: Vec<_> = found.iter().filter(|finding| finding.verdict == Verdict::Wrong).collect();
+        let wrong: Vec<_> = found.iter().filter(|finding| finding.verdict == Grade::Wrong).collect();
         assert_eq!(wrong.len(), 1, "{words}: {found:?}");
         assert!(wrong[0].seen.contains(words), "{words}: {:?}", wrong[0]);
         assert_eq!(wrong[0].mend, steps, "{words}");
@@ -369,7 +369,7 @@ mod tests {
         let need = example::needs(&["id"]);
         let found = table(&catalog, std::slice::from_ref(&need), &need, "crieur");
         let add = "ALTER PUBLICATION \"crieur\" ADD TABLE ONLY \"public\".\"special\";";
-        assert_eq!((found.len(), found[0].verdict, found[0].mend[0].as_str()), (1, Verdict::Wrong, add), "{found:?}");
+        assert_eq!((found.len(), found[0].verdict, found[0].mend[0].as_str()), (1, Grade::Wrong, add), "{found:?}");
     }
 
     #[test]
@@ -383,11 +383,11 @@ mod tests {
         let need = example::needs(&["city"]);
         let said = |catalog: &Catalog| table(catalog, std::slice::from_ref(&need), &need, "crieur").remove(0);
         let note = said(&catalog);
-        assert_eq!(note.verdict, Verdict::Note, "keys widen, writes do not fail: {note:?}");
+        assert_eq!(note.verdict, Grade::Note, "keys widen, writes do not fail: {note:?}");
         assert!(note.seen.contains("with FULL the server would refuse its updates"), "{note:?}");
         catalog.tables[0].carriers[0].identity = "f".into();
         let wrong = said(&catalog);
-        assert_eq!(wrong.verdict, Verdict::Wrong);
+        assert_eq!(wrong.verdict, Grade::Wrong);
         assert!(wrong.seen.contains("column list of publication \"warehouse\""), "{wrong:?}");
         assert_eq!(wrong.mend, ["ALTER TABLE \"public\".\"t\" REPLICA IDENTITY DEFAULT;"]);
     }

@@ -21,8 +21,8 @@ use tokio_postgres::error::SqlState;
 use crate::catalog::identity::{self, Choice};
 use crate::catalog::{Carrier, Catalog, FUNCTIONS_SQL, TRIGGERS_SQL};
 use crate::cli::check;
-use crate::cli::check::server::Names;
-use crate::cli::finding::{Finding, Verdict, report, wrong};
+use crate::cli::check::server::ServerNames;
+use crate::cli::finding::{Finding, Grade, report, wrong};
 use crate::cli::setup::obstacles::obstacles;
 use crate::cli::setup::plan::{Slotting, Statement, choices, plan, publishing, ready};
 use crate::cli::trial;
@@ -71,7 +71,12 @@ impl SetupArgs {
 
 /// Tries the plan where it changes something, one carrier after the other: a trial locks what it alters. An index that is
 /// still to be built cannot be tried.
-async fn trial(postgres: &Client, catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>) -> Result<Vec<Finding>> {
+async fn trial(
+    postgres: &Client,
+    catalog: &Catalog,
+    needs: &[TableNeeds],
+    names: ServerNames<'_>,
+) -> Result<Vec<Finding>> {
     let chosen = choices(catalog, needs, names.publication);
     let mut out = Vec::new();
     for table in ready(catalog, needs) {
@@ -118,7 +123,7 @@ pub async fn run(
     (mode, slotting): (Doing, Slotting),
     out: &mut dyn Write,
 ) -> Result<Exit> {
-    let names = Names { publication: &config.postgres.publication, slot: &config.postgres.slot };
+    let names = ServerNames { publication: &config.postgres.publication, slot: &config.postgres.slot };
     apply(postgres, needs, names, (mode, slotting), out).await
 }
 
@@ -126,7 +131,7 @@ pub async fn run(
 pub async fn apply(
     postgres: &Client,
     needs: &[TableNeeds],
-    names: Names<'_>,
+    names: ServerNames<'_>,
     (mode, slotting): (Doing, Slotting),
     out: &mut dyn Write,
 ) -> Result<Exit> {
@@ -165,7 +170,7 @@ pub async fn apply(
 async fn looked_at(
     postgres: &Client,
     needs: &[TableNeeds],
-    (names, slotting): (Names<'_>, Slotting),
+    (names, slotting): (ServerNames<'_>, Slotting),
     out: &mut dyn Write,
 ) -> Result<Exit> {
     let mut left = Vec::new();
@@ -173,7 +178,7 @@ async fn looked_at(
         tokio::time::sleep(pause).await;
         let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
         let found = check::of_catalog(&catalog, needs, names);
-        let costs = found.iter().filter(|finding| finding.verdict == Verdict::Note && !finding.mend.is_empty());
+        let costs = found.iter().filter(|finding| finding.verdict == Grade::Note && !finding.mend.is_empty());
         let costs: Vec<Finding> = costs.filter(|finding| finding.subject.starts_with("table ")).cloned().collect();
         // The role of the daemon may be another, and make the slot.
         let makes_it = slotting == Slotting::Left && catalog.slot.is_none();
@@ -284,7 +289,7 @@ mod tests {
     use super::*;
     use crate::cli::check::example;
 
-    const NAMES: Names<'static> = Names { publication: "crieur", slot: "crieur" };
+    const NAMES: ServerNames<'static> = ServerNames { publication: "crieur", slot: "crieur" };
 
     fn sqls(spoil: impl FnOnce(&mut Catalog), columns: &[&str]) -> Vec<String> {
         let mut catalog = example::catalog();

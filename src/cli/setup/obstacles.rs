@@ -5,14 +5,14 @@
 use crate::catalog::identity::{self, Choice};
 use crate::catalog::{Catalog, Publication};
 use crate::cli::check;
-use crate::cli::check::server::Names;
+use crate::cli::check::server::ServerNames;
 use crate::cli::finding::{Finding, wrong};
 use crate::cli::setup::plan::{Slotting, choices, publishes_generated, publishing, ready};
 use crate::postgres::quote;
 use crate::rules::about::needs::TableNeeds;
 
 /// The catalog as the plan leaves it: what is wrong in it then, the plan does not mend.
-fn planned(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slotting: Slotting) -> Catalog {
+fn planned(catalog: &Catalog, needs: &[TableNeeds], names: ServerNames<'_>, slotting: Slotting) -> Catalog {
     let mut after = catalog.clone();
     let chosen = choices(catalog, needs, names.publication);
     for carrier in after.tables.iter_mut().flat_map(|table| &mut table.carriers) {
@@ -40,7 +40,7 @@ fn planned(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slotting: 
 }
 
 /// What stands in the way of the plan: nothing is begun while there is something.
-pub fn obstacles(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slotting: Slotting) -> Vec<Finding> {
+pub fn obstacles(catalog: &Catalog, needs: &[TableNeeds], names: ServerNames<'_>, slotting: Slotting) -> Vec<Finding> {
     let after = planned(catalog, needs, names, slotting);
     let mut out = wrong(check::of_catalog(&after, needs, names));
     // The plan makes it, or the daemon.
@@ -55,7 +55,7 @@ pub fn obstacles(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slot
 }
 
 /// What belongs to another role, whose statements would be refused.
-fn foreign(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>) -> Vec<Finding> {
+fn foreign(catalog: &Catalog, needs: &[TableNeeds], names: ServerNames<'_>) -> Vec<Finding> {
     let me = &catalog.role.name;
     let hand_over = |finding: Finding, owner: &str| {
         let role = quote::identifier(owner);

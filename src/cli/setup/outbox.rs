@@ -119,7 +119,7 @@ fn refused(error: &tokio_postgres::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::about::needs::Image;
+    use crate::rules::about::needs::ImageNeed;
 
     #[test]
     fn explain_says_what_the_triggers_capture() {
@@ -139,8 +139,8 @@ mod tests {
     fn a_table_is_watched_with_what_the_rules_read_and_all_of_them_ignore() {
         let mut need = TableNeeds::new("public", "it's", "rule 1");
         assert_eq!(watch(&need), r#"SELECT crieur.watch('"public"."it''s"', columns => '{}');"#);
-        need.reads("id", Image::OldToo, "rule 1");
-        need.reads("a\"b\\", Image::OldToo, "rule 1");
+        need.reads("id", ImageNeed::OldToo, "rule 1");
+        need.reads("a\"b\\", ImageNeed::OldToo, "rule 1");
         need.ignores(["seen".to_owned(), "views".to_owned()].iter());
         need.ignores(["views".to_owned()].iter());
         assert_eq!(

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::catalog::identity::{self, Choice, Ground, Indexes, probes, wanted_by_all};
 use crate::catalog::refusal::{send_generated, with_ours};
 use crate::catalog::{Carrier, Catalog, FUNCTIONS, FUNCTIONS_SQL, Publication, TRIGGERS, TRIGGERS_SQL, Table};
-use crate::cli::check::server::{self, Names};
+use crate::cli::check::server::{self, ServerNames};
 use crate::cli::check::tables::{PUBLISH, unpublished};
 use crate::postgres::quote;
 use crate::rules::about::needs::TableNeeds;
@@ -62,7 +62,7 @@ pub(super) fn choices<'c>(
 }
 
 /// Every statement that is missing, in order. Pure; tables that the server cannot stream are left to `check`.
-pub fn plan(catalog: &Catalog, needs: &[TableNeeds], names: Names<'_>, slotting: Slotting) -> Vec<Statement> {
+pub fn plan(catalog: &Catalog, needs: &[TableNeeds], names: ServerNames<'_>, slotting: Slotting) -> Vec<Statement> {
     let tables = ready(catalog, needs);
     let chosen = choices(catalog, needs, names.publication);
     let mut out: Vec<Statement> = chosen.values().flat_map(|(carrier, choice)| identities(carrier, choice)).collect();

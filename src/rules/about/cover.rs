@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::glob;
 use crate::keys::FamilyId;
-use crate::rules::ruleset::{Part, Rules};
+use crate::rules::ruleset::{KeyPart, Rules};
 
 /// Longer keys suit whatever template covers them: there is no telling in reasonable time.
 const KEY_BYTES_MAX: usize = 1024;
@@ -26,8 +26,8 @@ impl Rules {
     pub fn covering<'r>(&'r self, key: &'r [u8]) -> impl Iterator<Item = (FamilyId, Suits)> + 'r {
         (0..).map(FamilyId).zip(&self.templates).filter_map(move |(family, template)| {
             let begins = match template.parts.first() {
-                Some(Part::Literal(literal)) => key.starts_with(literal),
-                Some(Part::Star | Part::Column(..) | Part::Answer(..)) | None => true,
+                Some(KeyPart::Literal(literal)) => key.starts_with(literal),
+                Some(KeyPart::Star | KeyPart::Column(..) | KeyPart::Answer(..)) | None => true,
             };
             if !begins || !glob::matches(&template.family, key) {
                 return None;
@@ -43,19 +43,21 @@ impl Rules {
 }
 
 /// Whether each value can be a plain one: part by part, every place where the next one may begin.
-fn suits(parts: &[Part], key: &[u8]) -> bool {
+fn suits(parts: &[KeyPart], key: &[u8]) -> bool {
     if key.len() > KEY_BYTES_MAX {
         return true;
     }
     let mut places = BTreeSet::from([0]);
     for part in parts {
         places = match part {
-            Part::Literal(literal) => {
+            KeyPart::Literal(literal) => {
                 let fitting = places.into_iter().filter(|place| key[*place..].starts_with(literal));
                 fitting.map(|place| place + literal.len()).collect()
             }
-            Part::Star => places.first().map_or_else(BTreeSet::new, |first| (*first..=key.len()).collect()),
-            Part::Column(..) | Part::Answer(..) => places.iter().flat_map(|place| value_ends(key, *place)).collect(),
+            KeyPart::Star => places.first().map_or_else(BTreeSet::new, |first| (*first..=key.len()).collect()),
+            KeyPart::Column(..) | KeyPart::Answer(..) => {
+                places.iter().flat_map(|place| value_ends(key, *place)).collect()
+            }
         };
     }
     places.contains(&key.len())

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::change::Value;
 use crate::rules::read::template::{self, Piece};
-use crate::rules::ruleset::{On, Part, Rule, Rules, Template};
+use crate::rules::ruleset::{KeyPart, On, Rule, Rules, Template};
 use crate::rules::value::condition::{Comparison, Condition, Constant, Kind, Right};
 use crate::rules::value::filter::Filter;
 use crate::rules::value::number;
@@ -163,8 +163,8 @@ impl Rules {
     }
 }
 
-fn value_of(part: &Part) -> Option<(Path, Use)> {
-    let Part::Column(column, reading) = part else { return None };
+fn value_of(part: &KeyPart) -> Option<(Path, Use)> {
+    let KeyPart::Column(column, reading) = part else { return None };
     let dated = reading.filters.first().is_some_and(|filter| matches!(filter, Filter::Year | Filter::Month));
     let path = Path { column: column.clone(), inside: reading.path.clone() };
     Some((path, if dated { Use::Dated } else { Use::Plainly }))
@@ -189,7 +189,7 @@ fn compared(condition: &Condition<Path>, out: &mut Vec<(Path, Use)>) {
 /// Whether a template is a text and a `*` under which every key of the other lies.
 fn covers_all(by: &Template, template: &Template) -> bool {
     match (by.parts.as_slice(), template.parts.first()) {
-        ([Part::Literal(begins), Part::Star], Some(Part::Literal(literal))) => literal.starts_with(begins),
+        ([KeyPart::Literal(begins), KeyPart::Star], Some(KeyPart::Literal(literal))) => literal.starts_with(begins),
         _ => false,
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Whether a column must be known of the row as it was before an update or a delete.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Image {
+pub enum ImageNeed {
     /// Only rules for inserts read it.
     NewOnly,
     /// A rule for updates or deletes reads it: the replica identity must carry it.
@@ -17,7 +17,7 @@ pub enum Image {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ColumnNeed {
     /// Which rows it is read of.
-    pub image: Image,
+    pub image: ImageNeed,
     /// The first rule that reads it, for messages.
     pub rule: String,
 }
@@ -68,7 +68,7 @@ impl TableNeeds {
     }
 
     /// A rule reads a column of this image, or of a wider one.
-    pub fn reads(&mut self, column: &str, image: Image, rule: &str) {
+    pub fn reads(&mut self, column: &str, image: ImageNeed, rule: &str) {
         let need = self.columns.entry(column.to_owned());
         let need = need.or_insert_with(|| ColumnNeed { image, rule: rule.to_owned() });
         need.image = need.image.max(image);
@@ -76,7 +76,7 @@ impl TableNeeds {
 
     /// The columns that the replica identity must carry.
     pub fn columns_on_old(&self) -> impl Iterator<Item = &str> {
-        let old = self.columns.iter().filter(|(_, need)| need.image == Image::OldToo);
+        let old = self.columns.iter().filter(|(_, need)| need.image == ImageNeed::OldToo);
         old.map(|(name, _)| name.as_str())
     }
 }

@@ -6,7 +6,7 @@ use super::{Before, Made, NULL, UNKNOWN, apply, odd};
 use crate::change::Value;
 use crate::glob;
 use crate::rules::invalidations::Invalidations;
-use crate::rules::plan::render::{Piece, pattern};
+use crate::rules::plan::render::{KeyPiece, pattern};
 use crate::rules::read::parse::rules_of;
 
 /// Any bytes, mostly those that a pattern makes something of.
@@ -31,9 +31,9 @@ proptest! {
         fill in prop::collection::vec(bytes(), 6),
         other in bytes(),
     ) {
-        let made: Vec<Piece<'_>> = pieces.iter().map(|piece| match piece {
-            Some(text) => Piece::Value(Value::Text(text)),
-            None => Piece::Value(Value::Unknown),
+        let made: Vec<KeyPiece<'_>> = pieces.iter().map(|piece| match piece {
+            Some(text) => KeyPiece::Value(Value::Text(text)),
+            None => KeyPiece::Value(Value::Unknown),
         }).collect();
         let pattern = pattern(&made);
         let fits = pieces.iter().zip(&fill).map(|(piece, fill)| piece.clone().unwrap_or(fill.clone()));

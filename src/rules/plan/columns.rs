@@ -9,12 +9,12 @@ use crate::change::{Old, Relation, ReplicaIdentity, Tuple, Value};
 
 /// Columns of one relation, by their positions; the position behind the last one stands for columns that it lacks.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Columns(SmallVec<[u64; 2]>);
+pub struct ColumnSet(SmallVec<[u64; 2]>);
 
-impl Columns {
+impl ColumnSet {
     /// None of the columns of a relation with so many.
     pub fn none(count: usize) -> Self {
-        Columns(smallvec![0; count / 64 + 1])
+        ColumnSet(smallvec![0; count / 64 + 1])
     }
 
     /// Adds one; the position behind the last one is a column that the relation lacks.
@@ -24,13 +24,13 @@ impl Columns {
     }
 
     /// Adds all of another set of the same relation.
-    pub fn extend(&mut self, other: &Columns) {
+    pub fn extend(&mut self, other: &ColumnSet) {
         self.0.iter_mut().zip(&other.0).for_each(|(mine, theirs)| *mine |= theirs);
     }
 
     /// Whether a column is in both.
     #[inline]
-    pub fn meets(&self, other: &Columns) -> bool {
+    pub fn meets(&self, other: &ColumnSet) -> bool {
         self.0.iter().zip(&other.0).any(|(mine, theirs)| mine & theirs != 0)
     }
 
@@ -46,34 +46,34 @@ pub struct Comparing {
     identity: ReplicaIdentity,
     count: usize,
     /// The columns that rules ask about.
-    watched: Columns,
+    watched: ColumnSet,
     /// Those that the replica identity does not carry.
-    outside: Columns,
+    outside: ColumnSet,
     /// Those that the relation lacks.
-    lacking: Columns,
+    lacking: ColumnSet,
 }
 
 impl Comparing {
     /// Of no column yet.
     pub fn new(relation: &Relation) -> Self {
         let count = relation.columns.len();
-        let (mut lacking, mut all) = (Columns::none(count), Columns::none(count));
+        let (mut lacking, mut all) = (ColumnSet::none(count), ColumnSet::none(count));
         lacking.insert(count);
         all.insert(count);
         for (position, _) in relation.columns.iter().enumerate().filter(|(_, column)| !column.in_identity) {
             all.insert(position);
         }
-        Comparing { identity: relation.identity, count, watched: Columns::none(count), outside: all, lacking }
+        Comparing { identity: relation.identity, count, watched: ColumnSet::none(count), outside: all, lacking }
     }
 
     /// Rules ask about these as well.
-    pub fn watch(&mut self, columns: &Columns) {
+    pub fn watch(&mut self, columns: &ColumnSet) {
         self.watched.extend(columns);
     }
 
     /// The watched columns that may have changed; others may or may not be among them.
     #[inline]
-    pub fn changed(&self, old: Old<'_>, new: Tuple<'_>) -> Columns {
+    pub fn changed(&self, old: Old<'_>, new: Tuple<'_>) -> ColumnSet {
         match old {
             Old::Full(old) => self.compared(&self.lacking, old, new),
             // What an old key holds of other columns is not real, whatever it is.
@@ -86,7 +86,7 @@ impl Comparing {
     }
 
     #[inline]
-    fn compared(&self, surely: &Columns, old: Tuple<'_>, new: Tuple<'_>) -> Columns {
+    fn compared(&self, surely: &ColumnSet, old: Tuple<'_>, new: Tuple<'_>) -> ColumnSet {
         if old.columns() != self.count || new.columns() != self.count {
             return self.all();
         }
@@ -101,8 +101,8 @@ impl Comparing {
         changed
     }
 
-    fn all(&self) -> Columns {
-        Columns(self.watched.0.iter().map(|_| u64::MAX).collect())
+    fn all(&self) -> ColumnSet {
+        ColumnSet(self.watched.0.iter().map(|_| u64::MAX).collect())
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
             let identity = ReplicaIdentity::Full;
             let relation = Relation { oid: Oid(1), schema, name, identity, columns: columns(count).collect() };
             let mut comparing = Comparing::new(&relation);
-            let (mut last, mut lacking) = (Columns::none(count), Columns::none(count));
+            let (mut last, mut lacking) = (ColumnSet::none(count), ColumnSet::none(count));
             last.insert(count - 1);
             lacking.insert(count);
             comparing.watch(&last);

@@ -7,7 +7,7 @@
 use crate::glob;
 use crate::keys::{FamilyId, TxOrdinal};
 use crate::rules::invalidations::Invalidations;
-use crate::rules::ruleset::{On, Part, Rule, Rules, Template};
+use crate::rules::ruleset::{KeyPart, On, Rule, Rules, Template};
 
 /// What messages and the configuration call the patterns.
 pub const SETTING: &str = "cache.invalidate";
@@ -49,7 +49,7 @@ impl Rules {
             self.templates.push(Template {
                 rule,
                 source: pattern.clone(),
-                parts: vec![Part::Literal(literal.to_vec()), Part::Star],
+                parts: vec![KeyPart::Literal(literal.to_vec()), KeyPart::Star],
                 lookup: None,
                 family,
                 guarded: true,
@@ -69,8 +69,8 @@ impl Rules {
         let custom = |template: &Template| self.rules[template.rule].tables.is_empty();
         (0..).map(FamilyId).zip(&self.templates).filter(move |(_, template)| custom(template)).filter_map(
             |(family, template)| match template.parts.first() {
-                Some(Part::Literal(literal)) => Some((family, template, literal.as_slice())),
-                Some(Part::Star | Part::Column(..) | Part::Answer(..)) | None => None,
+                Some(KeyPart::Literal(literal)) => Some((family, template, literal.as_slice())),
+                Some(KeyPart::Star | KeyPart::Column(..) | KeyPart::Answer(..)) | None => None,
             },
         )
     }

@@ -12,7 +12,7 @@ use crate::rules::value::reading::{Form, Made, Reading};
 
 /// One value that some key needs as it is sent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Slot {
+pub struct ImageSlot {
     /// Index of the column in every tuple.
     pub position: usize,
     /// How it is written.
@@ -34,7 +34,7 @@ pub struct Making {
 
 /// Where a planned value comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
+pub enum ValueSource {
     /// Index into the slots.
     Slot(usize),
     /// Index into the makings.
@@ -70,21 +70,21 @@ impl<'a, 'p> Image<'a, 'p> {
 
     /// A value, made now unless it was made before.
     #[inline]
-    pub fn value(&self, source: Source) -> Value<'_> {
+    pub fn value(&self, source: ValueSource) -> Value<'_> {
         match source {
-            Source::Slot(slot) => self.raw[slot],
-            Source::Made(index) => {
+            ValueSource::Slot(slot) => self.raw[slot],
+            ValueSource::Made(index) => {
                 let Making { slot, form, reading } = &self.makings[index];
                 self.made[index].get_or_init(|| reading.make(*form, self.raw[*slot])).value()
             }
-            Source::Missing => Value::Unknown,
+            ValueSource::Missing => Value::Unknown,
         }
     }
 }
 
 /// The slots' values in one walk; a tuple that ends early leaves the rest unknown.
 #[inline]
-pub fn raw<'a>(slots: &[Slot], tuple: Tuple<'a>) -> Raw<'a> {
+pub fn raw<'a>(slots: &[ImageSlot], tuple: Tuple<'a>) -> Raw<'a> {
     let mut image = Raw::new();
     let mut values = tuple.values();
     let (mut at, mut last) = (0, Value::Unknown);
@@ -100,7 +100,7 @@ pub fn raw<'a>(slots: &[Slot], tuple: Tuple<'a>) -> Raw<'a> {
 
 /// What is known of the old row. An update's `new` image gains what only the old one tells: an unchanged TOAST.
 #[inline]
-pub fn raw_old<'a>(slots: &[Slot], identity: ReplicaIdentity, old: Old<'a>, new: Option<&mut Raw<'a>>) -> Raw<'a> {
+pub fn raw_old<'a>(slots: &[ImageSlot], identity: ReplicaIdentity, old: Old<'a>, new: Option<&mut Raw<'a>>) -> Raw<'a> {
     let mut image = match (old, &new) {
         (Old::Full(tuple) | Old::Key(tuple), _) => raw(slots, tuple),
         // Nothing was sent because the identity's columns are as they were: `ExtractReplicaIdentity`

@@ -11,8 +11,8 @@ use crate::change::Value;
 use crate::keys::{FamilyId, KeySet, TxOrdinal};
 use crate::question::{Answer, AnswerRow, Question};
 use crate::rules::invalidations::Invalidations;
-use crate::rules::plan::render::{Piece, Pieces, render};
-use crate::rules::ruleset::{Part, Rules, Template};
+use crate::rules::plan::render::{KeyPiece, Pieces, render};
+use crate::rules::ruleset::{KeyPart, Rules, Template};
 use crate::rules::value::reading::{Form, Made};
 
 const NULL: u8 = 0;
@@ -133,10 +133,10 @@ impl Entry<'_> {
         let made: SmallVec<[Made<'_>; 4]> = self.template.parts.iter().filter_map(|part| part.made(row)).collect();
         let (mut values, mut made) = (self.values.iter().copied(), made.iter());
         let pieces = self.template.parts.iter().map(|part| match part {
-            Part::Literal(bytes) => Piece::Literal(bytes),
-            Part::Star => Piece::Star,
-            Part::Column(..) => Piece::Value(values.next().unwrap_or(Value::Unknown)),
-            Part::Answer(..) => Piece::Value(made.next().map_or(Value::Unknown, Made::value)),
+            KeyPart::Literal(bytes) => KeyPiece::Literal(bytes),
+            KeyPart::Star => KeyPiece::Star,
+            KeyPart::Column(..) => KeyPiece::Value(values.next().unwrap_or(Value::Unknown)),
+            KeyPart::Answer(..) => KeyPiece::Value(made.next().map_or(Value::Unknown, Made::value)),
         });
         let pieces: Pieces<'_> = pieces.collect();
         let protect: &[Vec<u8>] = if self.template.guarded { &rules.protect } else { &[] };
@@ -144,11 +144,11 @@ impl Entry<'_> {
     }
 }
 
-impl Part {
+impl KeyPart {
     /// The value of an answer's column, as the template reads it.
     fn made<'a>(&self, row: Option<&'a AnswerRow>) -> Option<Made<'a>> {
         match self {
-            Part::Answer(column, reading) => {
+            KeyPart::Answer(column, reading) => {
                 let value = match row.and_then(|row| row.get(*column)) {
                     Some(Some(text)) => Value::Text(text),
                     Some(None) => Value::Null,
@@ -156,7 +156,7 @@ impl Part {
                 };
                 Some(reading.make(Form::Verbatim, value))
             }
-            Part::Literal(_) | Part::Star | Part::Column(..) => None,
+            KeyPart::Literal(_) | KeyPart::Star | KeyPart::Column(..) => None,
         }
     }
 }

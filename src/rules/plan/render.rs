@@ -10,7 +10,7 @@ use crate::rules::plan::cause::Cause;
 
 /// A piece of one key, its value filled in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Piece<'a> {
+pub enum KeyPiece<'a> {
     /// Bytes that the template spells out.
     Literal(&'a [u8]),
     /// `*` of the template.
@@ -20,12 +20,12 @@ pub enum Piece<'a> {
 }
 
 /// The pieces of one key.
-pub type Pieces<'a> = SmallVec<[Piece<'a>; 8]>;
+pub type Pieces<'a> = SmallVec<[KeyPiece<'a>; 8]>;
 
 /// Adds the key or the pattern; under the transactions `first` to `last`.
 #[inline]
 pub fn render<'a>(
-    pieces: impl Iterator<Item = Piece<'a>> + Clone,
+    pieces: impl Iterator<Item = KeyPiece<'a>> + Clone,
     family: FamilyId,
     (first, last): (TxOrdinal, TxOrdinal),
     protect: &[Vec<u8>],
@@ -34,9 +34,11 @@ pub fn render<'a>(
     let mut key = out.keys.write();
     for piece in pieces.clone() {
         match piece {
-            Piece::Literal(text) | Piece::Value(Value::Text(text)) => key.push(text),
-            Piece::Value(Value::Null) => return,
-            Piece::Star | Piece::Value(Value::Unknown) => return render_pattern(pieces, family, (first, last), out),
+            KeyPiece::Literal(text) | KeyPiece::Value(Value::Text(text)) => key.push(text),
+            KeyPiece::Value(Value::Null) => return,
+            KeyPiece::Star | KeyPiece::Value(Value::Unknown) => {
+                return render_pattern(pieces, family, (first, last), out);
+            }
         }
     }
     if protect.iter().any(|pattern| glob::matches(pattern, key.bytes())) {
@@ -49,16 +51,16 @@ pub fn render<'a>(
 /// The same for pieces of which one is a star or unknown; a NULL behind it makes no key all the same.
 #[cold]
 fn render_pattern<'a>(
-    pieces: impl Iterator<Item = Piece<'a>>,
+    pieces: impl Iterator<Item = KeyPiece<'a>>,
     family: FamilyId,
     (first, last): (TxOrdinal, TxOrdinal),
     out: &mut Invalidations,
 ) {
     let pieces: Pieces<'_> = pieces.collect();
-    if pieces.contains(&Piece::Value(Value::Null)) {
+    if pieces.contains(&KeyPiece::Value(Value::Null)) {
         return;
     }
-    if pieces.contains(&Piece::Value(Value::Unknown)) {
+    if pieces.contains(&KeyPiece::Value(Value::Unknown)) {
         out.widened += 1;
         out.causes.add(Cause::Widened);
     }
@@ -70,16 +72,16 @@ fn render_pattern<'a>(
 }
 
 /// The escaped glob: `*` for every star and every unknown value, neighbours collapsed.
-pub fn pattern(pieces: &[Piece<'_>]) -> Vec<u8> {
+pub fn pattern(pieces: &[KeyPiece<'_>]) -> Vec<u8> {
     let mut pattern = Vec::new();
     let mut after_star = false;
     for piece in pieces {
         match piece {
-            Piece::Literal(text) | Piece::Value(Value::Text(text)) => {
+            KeyPiece::Literal(text) | KeyPiece::Value(Value::Text(text)) => {
                 glob::escape_into(&mut pattern, text);
                 after_star &= text.is_empty();
             }
-            Piece::Star | Piece::Value(Value::Null | Value::Unknown) => {
+            KeyPiece::Star | KeyPiece::Value(Value::Null | Value::Unknown) => {
                 if !after_star {
                     pattern.push(b'*');
                 }

@@ -7,15 +7,15 @@ use std::cell::Cell;
 
 use smallvec::SmallVec;
 
-use crate::rules::plan::columns::Columns;
-use crate::rules::plan::images::{Image, Source};
+use crate::rules::plan::columns::ColumnSet;
+use crate::rules::plan::images::{Image, ValueSource};
 use crate::rules::value::condition::{Condition, Kind, Possible};
 
 /// One value of a condition.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Operand {
     /// Where it comes from.
-    pub source: Source,
+    pub source: ValueSource,
     /// How it is compared.
     pub kind: Kind,
     /// Its column's position, that behind the last one when the relation lacks it.
@@ -35,7 +35,7 @@ enum Asked {
 struct Part {
     asked: Asked,
     /// The columns that it is about.
-    reads: Columns,
+    reads: ColumnSet,
 }
 
 /// All conditions of one relation.
@@ -52,7 +52,7 @@ pub struct Side<'s, 'a, 'p> {
     /// By part; nothing is possible of what was not asked.
     found: SmallVec<[Cell<Possible>; 64]>,
     /// Columns that differ from those of another side.
-    other: Option<(&'s Columns, &'s Side<'s, 'a, 'p>)>,
+    other: Option<(&'s ColumnSet, &'s Side<'s, 'a, 'p>)>,
 }
 
 impl Conditions {
@@ -63,7 +63,7 @@ impl Conditions {
 
     /// Adds a condition; its index.
     pub fn add(&mut self, condition: &Condition<Operand>) -> usize {
-        let mut reads = Columns::none(self.columns);
+        let mut reads = ColumnSet::none(self.columns);
         condition.visit(&mut |operand: &Operand| reads.insert(operand.column));
         let asked = match condition {
             Condition::And(all) => Asked::All(all.iter().map(|each| self.add(each)).collect()),
@@ -83,7 +83,7 @@ impl Conditions {
     }
 
     /// The columns that a condition is about.
-    pub fn reads(&self, index: usize) -> &Columns {
+    pub fn reads(&self, index: usize) -> &ColumnSet {
         &self.parts[index].reads
     }
 
@@ -98,7 +98,7 @@ impl Conditions {
     pub fn beside<'s, 'a, 'p>(
         &self,
         image: &'s Image<'a, 'p>,
-        changed: &'s Columns,
+        changed: &'s ColumnSet,
         other: &'s Side<'s, 'a, 'p>,
     ) -> Side<'s, 'a, 'p> {
         Side { other: Some((changed, other)), ..self.of(image) }

@@ -17,12 +17,12 @@ pub struct Foreign {
     /// The rule's place.
     pub place: String,
     /// What stands in the key.
-    pub found: Found,
+    pub found: ForeignFound,
 }
 
 /// One of them in a template.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Found {
+pub struct ForeignFound {
     /// As it stands there.
     pub written: String,
     /// The column that it seems to mean; `None` for `%s`.
@@ -64,7 +64,7 @@ impl Rules {
 }
 
 /// What stands in a template that looks like it.
-pub fn find(template: &str) -> Vec<Found> {
+pub fn find(template: &str) -> Vec<ForeignFound> {
     let values: BTreeSet<String> = template::pieces(template)
         .into_iter()
         .flatten()
@@ -84,7 +84,7 @@ pub fn find(template: &str) -> Vec<Found> {
         // Beside a value of the same column a text is most likely meant as one.
         if is_value || column.as_ref().is_none_or(|column| !values.contains(column)) {
             let meant = column.as_ref().map(|column| meant(template, &place, column));
-            out.push(Found { written, column, meant, sign });
+            out.push(ForeignFound { written, column, meant, sign });
         }
     }
     out

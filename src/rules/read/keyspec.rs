@@ -9,11 +9,11 @@ use crate::change::Value;
 use crate::glob;
 use crate::mistake::{Place, suggestion};
 use crate::question::LookupId;
-use crate::rules::plan::render::{self, Piece as RenderPiece, Pieces};
+use crate::rules::plan::render::{self, KeyPiece, Pieces};
 use crate::rules::read::foreign::{self, Sign};
-use crate::rules::read::rule::{Named, RuleReader};
+use crate::rules::read::rule::{NamedLookup, RuleReader};
 use crate::rules::read::template::{self, Piece};
-use crate::rules::ruleset::{AnswerColumn, Part, Template};
+use crate::rules::ruleset::{AnswerColumn, KeyPart, Template};
 use crate::rules::value::reading::Reading;
 
 /// Families that one template may be spelled out to.
@@ -23,12 +23,12 @@ const FAMILIES_MAX: usize = 256;
 struct Draft<'t> {
     text: &'t str,
     at: &'t Range<usize>,
-    spelled: Vec<Vec<Part>>,
+    spelled: Vec<Vec<KeyPart>>,
     fed_by: Option<LookupId>,
 }
 
 impl RuleReader<'_, '_> {
-    pub(super) fn keys(&mut self, block: &DeTable<'_>, namespace: Option<&str>, lookups: &mut [Named]) {
+    pub(super) fn keys(&mut self, block: &DeTable<'_>, namespace: Option<&str>, lookups: &mut [NamedLookup]) {
         let companions = block.get("companions").map_or_else(Vec::new, |value| self.texts(value, "companions"));
         for (companion, at) in &companions {
             if companion.is_empty() || companion.contains(['{', '}', '*']) {
@@ -87,10 +87,10 @@ impl RuleReader<'_, '_> {
         at: &Range<usize>,
         namespace: Option<&str>,
         pieces: Vec<Piece>,
-        lookups: &mut [Named],
+        lookups: &mut [NamedLookup],
         companions: &[(String, Range<usize>)],
     ) {
-        let prefix = namespace.map(|namespace| Part::Literal(format!("{namespace}:").into_bytes()));
+        let prefix = namespace.map(|namespace| KeyPart::Literal(format!("{namespace}:").into_bytes()));
         let mut draft = Draft { text, at, spelled: vec![prefix.into_iter().collect()], fed_by: None };
         for piece in pieces {
             if self.piece(&mut draft, piece, lookups).is_none() {
@@ -104,10 +104,10 @@ impl RuleReader<'_, '_> {
         let rule = self.reader.rules.rules.len() - 1;
         for parts in draft.spelled {
             // A star at the end covers what follows the key.
-            let followed = if parts.last() == Some(&Part::Star) { &[] } else { companions };
+            let followed = if parts.last() == Some(&KeyPart::Star) { &[] } else { companions };
             let with = |companion: &[u8]| {
                 let mut parts = parts.clone();
-                push(&mut parts, Part::Literal(companion.to_vec()));
+                push(&mut parts, KeyPart::Literal(companion.to_vec()));
                 parts
             };
             let all = followed.iter().map(|(companion, _)| with(companion.as_bytes()));
@@ -125,10 +125,10 @@ impl RuleReader<'_, '_> {
     }
 
     /// Adds a piece to every spelling; `None` when it was refused.
-    fn piece(&mut self, draft: &mut Draft<'_>, piece: Piece, lookups: &mut [Named]) -> Option<()> {
+    fn piece(&mut self, draft: &mut Draft<'_>, piece: Piece, lookups: &mut [NamedLookup]) -> Option<()> {
         let part = match piece {
-            Piece::Literal(literal) => Part::Literal(literal.into_bytes()),
-            Piece::Star => Part::Star,
+            Piece::Literal(literal) => KeyPart::Literal(literal.into_bytes()),
+            Piece::Star => KeyPart::Star,
             Piece::Value(name, reading, place) => {
                 let place = self.inside(draft.at, draft.text, &place);
                 self.value(name, reading, place, lookups, &mut draft.fed_by)?
@@ -138,7 +138,7 @@ impl RuleReader<'_, '_> {
                 for parts in spelled.iter().take(FAMILIES_MAX) {
                     for constant in &constants {
                         let mut parts = parts.clone();
-                        push(&mut parts, Part::Literal(constant.clone().into_bytes()));
+                        push(&mut parts, KeyPart::Literal(constant.clone().into_bytes()));
                         draft.spelled.push(parts);
                     }
                 }
@@ -155,16 +155,16 @@ impl RuleReader<'_, '_> {
         name: String,
         mut reading: Reading,
         at: Range<usize>,
-        lookups: &mut [Named],
+        lookups: &mut [NamedLookup],
         fed_by: &mut Option<LookupId>,
-    ) -> Option<Part> {
+    ) -> Option<KeyPart> {
         let Some(named) = lookups.iter_mut().find(|lookup| lookup.name == name) else {
             let note = suggestion(&name, lookups.iter().map(|lookup| lookup.name.as_str()));
             if !reading.path.is_empty() && note.starts_with("did you mean") {
                 self.error(at, format!("unknown lookup \"{name}\""), note);
                 return None;
             }
-            return Some(Part::Column(name, reading));
+            return Some(KeyPart::Column(name, reading));
         };
         named.used = true;
         if reading.path.is_empty() {
@@ -182,14 +182,14 @@ impl RuleReader<'_, '_> {
             columns.push(column);
             columns.len() - 1
         });
-        Some(Part::Answer(index, reading))
+        Some(KeyPart::Answer(index, reading))
     }
 
     /// Adds a template whose family is neither everything nor protected; `None` when it was refused.
     fn add(&mut self, mut template: Template, at: &Range<usize>) -> Option<()> {
         let key = &template.source;
-        if !template.parts.iter().any(|part| matches!(part, Part::Literal(text) if !text.is_empty())) {
-            let message = match template.parts.iter().all(|part| matches!(part, Part::Literal(_))) {
+        if !template.parts.iter().any(|part| matches!(part, KeyPart::Literal(text) if !text.is_empty())) {
+            let message = match template.parts.iter().all(|part| matches!(part, KeyPart::Literal(_))) {
                 true => "key is empty".to_owned(),
                 false => format!("key \"{key}\" has no literal text: its family would be every key of the cache"),
             };
@@ -223,21 +223,21 @@ impl RuleReader<'_, '_> {
 }
 
 /// Adds a part; literals that meet become one, stars that meet as well.
-fn push(parts: &mut Vec<Part>, part: Part) {
+fn push(parts: &mut Vec<KeyPart>, part: KeyPart) {
     match (parts.last_mut(), part) {
-        (Some(Part::Literal(before)), Part::Literal(more)) => before.extend_from_slice(&more),
-        (Some(Part::Star), Part::Star) => {}
+        (Some(KeyPart::Literal(before)), KeyPart::Literal(more)) => before.extend_from_slice(&more),
+        (Some(KeyPart::Star), KeyPart::Star) => {}
         (_, part) => parts.push(part),
     }
 }
 
 /// The pattern that covers every key of a template.
-fn family(parts: &[Part]) -> Vec<u8> {
+fn family(parts: &[KeyPart]) -> Vec<u8> {
     let pieces: Pieces<'_> = parts
         .iter()
         .map(|part| match part {
-            Part::Literal(bytes) => RenderPiece::Literal(bytes),
-            Part::Star | Part::Column(..) | Part::Answer(..) => RenderPiece::Value(Value::Unknown),
+            KeyPart::Literal(bytes) => KeyPiece::Literal(bytes),
+            KeyPart::Star | KeyPart::Column(..) | KeyPart::Answer(..) => KeyPiece::Value(Value::Unknown),
         })
         .collect();
     render::pattern(&pieces)

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::rules::read::name::table_name;
-use crate::rules::read::reader::{Ignored, Reader, Toml};
+use crate::rules::read::reader::{Ignored, RulesReader, Toml};
 use crate::rules::read::rule::RuleReader;
 use crate::rules::ruleset::Rules;
 use crate::rules::value::condition::Condition;
@@ -17,16 +17,16 @@ use crate::rules::value::path::Path;
 /// What stands at the top of a rules file.
 pub const TOP: [&str; 3] = ["rules", "conditions", "ignore"];
 
-impl<'m> Reader<'m> {
+impl<'m> RulesReader<'m> {
     /// Reads rules for a cache with these protected patterns.
     pub fn new(protect: &[Vec<u8>], mistakes: &'m mut Mistakes) -> Self {
         let rules = Rules { protect: protect.into(), ..Rules::default() };
-        Reader { rules, mistakes, conditions: Vec::new(), ignored: Vec::new() }
+        RulesReader { rules, mistakes, conditions: Vec::new(), ignored: Vec::new() }
     }
 
     /// Everything that was read.
     pub fn finish(self) -> Rules {
-        let Reader { rules, mistakes, ignored, .. } = self;
+        let RulesReader { rules, mistakes, ignored, .. } = self;
         let named: Vec<String> = rules.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect();
         for Ignored { table: (schema, table), place, .. } in ignored {
             let name = format!("{schema}.{table}");
@@ -143,7 +143,7 @@ fn read_all(text: &str, protect: &[&str]) -> (Rules, Mistakes) {
     let table = DeTable::parse(&file.text).expect("valid TOML");
     let protect: Vec<Vec<u8>> = protect.iter().map(|pattern| pattern.as_bytes().to_vec()).collect();
     let mut mistakes = Mistakes::default();
-    let mut reader = Reader::new(&protect, &mut mistakes);
+    let mut reader = RulesReader::new(&protect, &mut mistakes);
     reader.shared(&file, table.get_ref());
     reader.read(&file, table.get_ref().get("rules").expect("the text has rules"));
     let rules = reader.finish();

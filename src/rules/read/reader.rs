@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::mistake::{Mistakes, Place, SourceFile};
-use crate::rules::ruleset::{Rules, Table, TableId};
+use crate::rules::ruleset::{RuleTable, Rules, TableId};
 use crate::rules::value::condition::Condition;
 use crate::rules::value::path::Path;
 
@@ -14,7 +14,7 @@ pub(super) type Toml<'i> = Spanned<DeValue<'i>>;
 
 /// Collects the rules of one or more files.
 #[derive(Debug)]
-pub struct Reader<'m> {
+pub struct RulesReader<'m> {
     pub(super) rules: Rules,
     pub(super) mistakes: &'m mut Mistakes,
     /// `[conditions]`, in order.
@@ -31,7 +31,7 @@ pub(super) struct Ignored {
     pub(super) place: Place,
 }
 
-impl Reader<'_> {
+impl RulesReader<'_> {
     /// The table of this name, new or known.
     pub(super) fn table(&mut self, schema: String, name: String) -> TableId {
         let tables = &mut self.rules.tables;
@@ -39,7 +39,7 @@ impl Reader<'_> {
         TableId(known.unwrap_or_else(|| {
             let of_it = self.ignored.iter().filter(|Ignored { table: (s, n), .. }| (s, n) == (&schema, &name));
             let ignore = of_it.flat_map(|ignored| ignored.columns.iter().cloned()).collect();
-            tables.push(Table { schema, name, ignore });
+            tables.push(RuleTable { schema, name, ignore });
             tables.len() - 1
         }))
     }

@@ -8,12 +8,12 @@ use toml::de::DeTable;
 use crate::mistake::{Place, SourceFile, suggestion};
 use crate::question::LookupId;
 use crate::rules::read::name::table_name;
-use crate::rules::read::reader::{Reader, Toml};
+use crate::rules::read::reader::{RulesReader, Toml};
 use crate::rules::read::sql;
 use crate::rules::read::syntax::{self};
 use crate::rules::read::template;
 use crate::rules::read::written;
-use crate::rules::ruleset::{Lookup, On, Part, Rule, TableId};
+use crate::rules::ruleset::{KeyPart, Lookup, On, Rule, TableId};
 use crate::rules::value::condition::Condition;
 use crate::rules::value::path::Path;
 
@@ -45,7 +45,7 @@ const LOOKUP_KEYS: &[&str] = &["sql", "args", "tables"];
 const READING: [&str; 4] = ["SELECT", "WITH", "VALUES", "TABLE"];
 
 /// A lookup of the rule that is being read.
-pub(super) struct Named {
+pub(super) struct NamedLookup {
     pub(super) name: String,
     pub(super) id: LookupId,
     pub(super) used: bool,
@@ -54,7 +54,7 @@ pub(super) struct Named {
 
 /// Reads one `[[rules]]` block.
 pub(super) struct RuleReader<'r, 'm> {
-    pub(super) reader: &'r mut Reader<'m>,
+    pub(super) reader: &'r mut RulesReader<'m>,
     pub(super) file: &'r Rc<SourceFile>,
     pub(super) at: Range<usize>,
 }
@@ -200,7 +200,7 @@ impl RuleReader<'_, '_> {
         let in_keys = |column: &str| {
             let mut templates = rules.templates.iter().filter(|template| template.rule == index);
             templates.any(|template| {
-                template.parts.iter().any(|part| matches!(part, Part::Column(name, _) if name == column))
+                template.parts.iter().any(|part| matches!(part, KeyPart::Column(name, _) if name == column))
                     || rules.arguments_of(template).iter().any(|path| path.column == column)
             })
         };
@@ -248,7 +248,7 @@ impl RuleReader<'_, '_> {
         Some(text)
     }
 
-    fn lookups(&mut self, block: &DeTable<'_>) -> Vec<Named> {
+    fn lookups(&mut self, block: &DeTable<'_>) -> Vec<NamedLookup> {
         let Some(value) = block.get("lookup") else { return Vec::new() };
         let Some(table) = value.get_ref().as_table() else {
             self.reader.wrong_type(
@@ -262,7 +262,7 @@ impl RuleReader<'_, '_> {
         table.iter().filter_map(|(name, value)| self.lookup(name.get_ref(), name.span(), value)).collect()
     }
 
-    fn lookup(&mut self, name: &str, at: Range<usize>, value: &Toml<'_>) -> Option<Named> {
+    fn lookup(&mut self, name: &str, at: Range<usize>, value: &Toml<'_>) -> Option<NamedLookup> {
         let Some(table) = value.get_ref().as_table() else {
             self.reader.wrong_type(self.file, value, "lookup", "a table with sql and args");
             return None;
@@ -307,7 +307,7 @@ impl RuleReader<'_, '_> {
         });
         rules.arguments.push(args);
         rules.sources.push(sources);
-        Some(Named { name: name.to_owned(), id, used: false, at })
+        Some(NamedLookup { name: name.to_owned(), id, used: false, at })
     }
 
     /// Bytes of the file for bytes of a string's value.

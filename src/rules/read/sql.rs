@@ -162,12 +162,12 @@ pub(crate) fn subselect(sql: &str) -> &str {
 }
 
 /// A column of the result, by its name and its type (`pg_type.oid`).
-pub type Column<'a> = (&'a str, u32);
+pub type AskedColumn<'a> = (&'a str, u32);
 
 /// The text that the stream would carry: that of the type's output function. The cast is the same but for a few types,
 /// and cheaper.
-fn texts(columns: &[Column<'_>]) -> String {
-    let text = |(name, type_oid): &Column<'_>| match (quote::identifier(name), type_oid) {
+fn texts(columns: &[AskedColumn<'_>]) -> String {
+    let text = |(name, type_oid): &AskedColumn<'_>| match (quote::identifier(name), type_oid) {
         // bool is `true` instead of `t`, bpchar loses blanks, inet gains `/32`.
         (name, 16 | 869 | 1042) => {
             format!("CASE WHEN q.{name} IS NOT NULL THEN pg_catalog.format('%s', q.{name}) END")
@@ -186,7 +186,7 @@ fn kinds<'a>(columns: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// The statement for one question: its columns as text, so that keys need no type, and their types.
-pub fn for_one(sql: &str, columns: &[Column<'_>]) -> String {
+pub fn for_one(sql: &str, columns: &[AskedColumn<'_>]) -> String {
     // The line break ends a comment at the end of the rule's SQL.
     let kinds = kinds(columns.iter().map(|(name, _)| *name));
     format!("SELECT {}{kinds} FROM ({}\n) AS q", texts(columns), subselect(sql))
@@ -211,7 +211,7 @@ pub fn types(sql: &str, columns: &[AnswerColumn]) -> String {
 
 /// The statement for many questions: one array of texts for each parameter; the question's number from 1 goes before
 /// the columns. `types` are the parameters' types, schema and name.
-pub fn for_many(sql: &str, columns: &[Column<'_>], types: &[(&str, &str)]) -> String {
+pub fn for_many(sql: &str, columns: &[AskedColumn<'_>], types: &[(&str, &str)]) -> String {
     let sql = subselect(sql);
     let (mut inner, mut from) = (String::new(), 0);
     for (at, number) in all(sql) {

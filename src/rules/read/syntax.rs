@@ -90,18 +90,18 @@ fn quoted(text: &str, start: usize) -> Result<(Token, Range<usize>), TemplateErr
 }
 
 /// Named conditions.
-pub type Names = [(String, Condition<Path>)];
+pub type NamedConditions = [(String, Condition<Path>)];
 
 struct Parser<'t> {
     text: &'t str,
-    names: &'t Names,
+    names: &'t NamedConditions,
     token: Token,
     at: Range<usize>,
     depth: usize,
 }
 
 /// Reads a whole condition.
-pub fn condition(text: &str, names: &Names) -> Result<Condition<Path>, TemplateError> {
+pub fn condition(text: &str, names: &NamedConditions) -> Result<Condition<Path>, TemplateError> {
     let (token, at) = token(text, 0)?;
     let mut parser = Parser { text, names, token, at, depth: 0 };
     let condition = parser.any()?;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::rules::value::filter::Filter;
 use crate::rules::value::path::Path;
-use crate::rules::value::reading::{Reading, Writing};
+use crate::rules::value::reading::{Reading, TextOf};
 
 /// One piece of a template.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -139,11 +139,11 @@ fn placeholder(inside: &str, at: Range<usize>) -> Result<Piece, TemplateError> {
         const NOTE: &str = "a list of one constant is written without braces; a column of that name as {\"4\"}";
         return refuse(at, format!("\"{name}\" is a constant, and a list needs two"), NOTE);
     }
-    let mut reading = Reading { path: path.inside, writing: Writing::JavaScript, filters: Vec::new(), or };
+    let mut reading = Reading { path: path.inside, writing: TextOf::JavaScript, filters: Vec::new(), or };
     for (index, word) in words.enumerate() {
         match Filter::NAMES.iter().find(|(name, _)| *name == word) {
             Some((_, filter)) => reading.filters.push(*filter),
-            None if word == "pg" && index == 0 => reading.writing = Writing::PostgreSql,
+            None if word == "pg" && index == 0 => reading.writing = TextOf::PostgreSql,
             None if word == "pg" => return refuse(at, "pg must be the first filter", "write {amount|pg|md5}"),
             None => {
                 const KNOWN: &str = "filters are pg, lower, upper, urlencode, md5, sha256, year, month";
@@ -197,7 +197,7 @@ mod tests {
                     Piece::Choice(constants) => format!("({})", constants.join("/")),
                     Piece::Value(name, reading, at) => {
                         let path: String = reading.path.iter().map(|step| format!("/{step}")).collect();
-                        let pg = if reading.writing == Writing::PostgreSql { "|pg" } else { "" };
+                        let pg = if reading.writing == TextOf::PostgreSql { "|pg" } else { "" };
                         let filters: String = reading.filters.iter().map(|filter| format!("|{filter:?}")).collect();
                         let or = reading.or.iter().map(|or| format!("=={}", String::from_utf8_lossy(or)));
                         format!("{name}{path}{pg}{filters}{}@{}", or.collect::<String>(), at.start)

@@ -1,13 +1,13 @@
 //! One value out of a JSON text, with the meaning of PostgreSQL's `->` and `->>`. No allocation, no recursion.
 //!
 //! PostgreSQL sends `json` and `jsonb` as valid JSON (`src/backend/utils/adt/jsonfuncs.c` reads them); whatever is not
-//! valid here is answered with [`Found::Invalid`], which the rules take for an unknown value. No bytes can panic it.
+//! valid here is answered with [`FoundInJson::Invalid`], which the rules take for an unknown value. No bytes can panic it.
 
 use std::borrow::Cow;
 
 /// What stands at a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Found<'a> {
+pub enum FoundInJson<'a> {
     /// Nothing, or JSON's null: SQL's NULL.
     Null,
     /// `true` or `false`, as text.
@@ -26,35 +26,35 @@ pub enum Found<'a> {
 /// it is negative.
 ///
 /// Of a field that stands twice the last one counts, as in PostgreSQL.
-pub fn find<'a>(text: &'a [u8], path: &[String]) -> Found<'a> {
-    let Some((mut value, rest)) = value(blank(text)) else { return Found::Invalid };
+pub fn find<'a>(text: &'a [u8], path: &[String]) -> FoundInJson<'a> {
+    let Some((mut value, rest)) = value(blank(text)) else { return FoundInJson::Invalid };
     if !blank(rest).is_empty() {
-        return Found::Invalid;
+        return FoundInJson::Invalid;
     }
     for step in path {
         let inner = match value.first() {
             Some(b'{') => field(value, step.as_bytes()),
             Some(b'[') => element(value, step),
-            _ if classified(value) == Found::Invalid => return Found::Invalid,
-            _ => return Found::Null,
+            _ if classified(value) == FoundInJson::Invalid => return FoundInJson::Invalid,
+            _ => return FoundInJson::Null,
         };
         value = match inner {
             Some(Some(inner)) => inner,
-            Some(None) => return Found::Null,
-            None => return Found::Invalid,
+            Some(None) => return FoundInJson::Null,
+            None => return FoundInJson::Invalid,
         };
     }
     classified(value)
 }
 
-fn classified(value: &[u8]) -> Found<'_> {
+fn classified(value: &[u8]) -> FoundInJson<'_> {
     match value {
-        b"null" => Found::Null,
-        b"true" | b"false" => Found::Boolean(value),
-        [b'"', text @ .., b'"'] => Found::Text(text),
-        [b'{' | b'[', ..] => Found::Composite(value),
-        [b'-' | b'0'..=b'9', ..] => Found::Number(value),
-        _ => Found::Invalid,
+        b"null" => FoundInJson::Null,
+        b"true" | b"false" => FoundInJson::Boolean(value),
+        [b'"', text @ .., b'"'] => FoundInJson::Text(text),
+        [b'{' | b'[', ..] => FoundInJson::Composite(value),
+        [b'-' | b'0'..=b'9', ..] => FoundInJson::Number(value),
+        _ => FoundInJson::Invalid,
     }
 }
 
@@ -219,39 +219,39 @@ mod tests {
         let text =
             br#" {"a" : {"b": [10, "x\n", {"c": null}], "b.c": true}, "n": -1.50, "a2": "", "t": "\u00e9\ud83d\ude00",
             "d": 1, "d": 2, "e\"": "q", "o": {}, "o2": {"-1": 7}, "l": [ ] } "#;
-        let cases: &[(&str, Found<'_>)] = &[
-            ("a.b.0", Found::Number(b"10")),
-            ("a.b.1", Found::Text(b"x\\n")),
-            ("a.b.2.c", Found::Null),
-            ("a.b.3", Found::Null),
-            ("a.b.-1", Found::Composite(b"{\"c\": null}")),
-            ("a.b.-2", Found::Text(b"x\\n")),
-            ("a.b.-3", Found::Number(b"10")),
-            ("a.b.-4", Found::Null),
-            ("a.b.-0", Found::Number(b"10")),
-            ("a.b.-", Found::Null),
-            ("a.b.-9223372036854775808", Found::Null),
-            ("a.b.-99999999999999999999", Found::Null),
-            ("a.-1", Found::Null),
-            ("o2.-1", Found::Number(b"7")),
-            ("l.-1", Found::Null),
-            ("a.b.x", Found::Null),
-            ("a.0", Found::Null),
-            ("n", Found::Number(b"-1.50")),
-            ("n.x", Found::Null),
-            ("a2", Found::Text(b"")),
-            ("d", Found::Number(b"2")),
-            ("e\"", Found::Text(b"q")),
-            ("o", Found::Composite(b"{}")),
-            ("l.0", Found::Null),
-            ("a.b.2", Found::Composite(b"{\"c\": null}")),
-            ("zz", Found::Null),
+        let cases: &[(&str, FoundInJson<'_>)] = &[
+            ("a.b.0", FoundInJson::Number(b"10")),
+            ("a.b.1", FoundInJson::Text(b"x\\n")),
+            ("a.b.2.c", FoundInJson::Null),
+            ("a.b.3", FoundInJson::Null),
+            ("a.b.-1", FoundInJson::Composite(b"{\"c\": null}")),
+            ("a.b.-2", FoundInJson::Text(b"x\\n")),
+            ("a.b.-3", FoundInJson::Number(b"10")),
+            ("a.b.-4", FoundInJson::Null),
+            ("a.b.-0", FoundInJson::Number(b"10")),
+            ("a.b.-", FoundInJson::Null),
+            ("a.b.-9223372036854775808", FoundInJson::Null),
+            ("a.b.-99999999999999999999", FoundInJson::Null),
+            ("a.-1", FoundInJson::Null),
+            ("o2.-1", FoundInJson::Number(b"7")),
+            ("l.-1", FoundInJson::Null),
+            ("a.b.x", FoundInJson::Null),
+            ("a.0", FoundInJson::Null),
+            ("n", FoundInJson::Number(b"-1.50")),
+            ("n.x", FoundInJson::Null),
+            ("a2", FoundInJson::Text(b"")),
+            ("d", FoundInJson::Number(b"2")),
+            ("e\"", FoundInJson::Text(b"q")),
+            ("o", FoundInJson::Composite(b"{}")),
+            ("l.0", FoundInJson::Null),
+            ("a.b.2", FoundInJson::Composite(b"{\"c\": null}")),
+            ("zz", FoundInJson::Null),
         ];
         for (steps, expected) in cases {
             assert_eq!(find(text, &path(steps)), *expected, "{steps}");
         }
         for text in ["", "{", "{\"a\"", "{\"a\":", "[1", "nul", "{\"a\":1}x", "\"a", "{a:1}", "\\", "{\"a\":x}"] {
-            assert_eq!(find(text.as_bytes(), &path("a")), Found::Invalid, "{text}");
+            assert_eq!(find(text.as_bytes(), &path("a")), FoundInJson::Invalid, "{text}");
         }
         assert_eq!(unescaped(b"\\u00e9\\ud83d\\ude00\\/"), Some(Cow::Borrowed("é😀/".as_bytes())));
         for broken in ["\\u0000", "\\ud83d", "\\ud83dx", "\\x", "\\", "\\u12"] {
@@ -265,7 +265,7 @@ mod tests {
             for text in [text.as_bytes(), &bytes] {
                 for steps in ["", "a", "0", "-1", "a.0", "a.-2", "0.a"] {
                     let found = find(text, &path(steps));
-                    if let Found::Text(text) = found {
+                    if let FoundInJson::Text(text) = found {
                         let _ = unescaped(text);
                     }
                 }

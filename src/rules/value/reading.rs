@@ -7,12 +7,12 @@ use std::borrow::Cow;
 
 use crate::change::Value;
 use crate::rules::value::filter::{Filter, iso_timestamp};
-use crate::rules::value::json::{self, Found};
+use crate::rules::value::json::{self, FoundInJson};
 use crate::rules::value::number;
 
 /// Which text of a value is meant.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Writing {
+pub enum TextOf {
     /// As JavaScript writes it in a template string.
     JavaScript,
     /// `|pg`: as PostgreSQL sends it.
@@ -25,7 +25,7 @@ pub struct Reading {
     /// Fields and positions inside of the column's JSON; empty for the column itself.
     pub path: Vec<String>,
     /// Whose text.
-    pub writing: Writing,
+    pub writing: TextOf,
     /// In the order of writing.
     pub filters: Vec<Filter>,
     /// What NULL becomes; without it NULL makes no key.
@@ -35,7 +35,7 @@ pub struct Reading {
 impl Reading {
     /// The column's own text.
     pub const POSTGRESQL: Reading =
-        Reading { path: Vec::new(), writing: Writing::PostgreSql, filters: Vec::new(), or: None };
+        Reading { path: Vec::new(), writing: TextOf::PostgreSql, filters: Vec::new(), or: None };
 
     /// Whether the column's form is all there is to it.
     pub fn is_plain(&self) -> bool {
@@ -43,8 +43,8 @@ impl Reading {
     }
 
     /// In whose text the column itself is wanted: inside of JSON only PostgreSQL's will do.
-    pub fn column_writing(&self) -> Writing {
-        if self.path.is_empty() { self.writing } else { Writing::PostgreSql }
+    pub fn column_writing(&self) -> TextOf {
+        if self.path.is_empty() { self.writing } else { TextOf::PostgreSql }
     }
 
     /// The value of a column of this form.
@@ -72,11 +72,13 @@ impl Reading {
 
     fn inside<'a>(&self, text: &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, NotJson> {
         match (json::find(text, &self.path), self.writing) {
-            (Found::Null, _) => Ok(None),
-            (Found::Invalid, _) => Err(NotJson),
-            (Found::Text(text), _) => json::unescaped(text).map(Some).ok_or(NotJson),
-            (Found::Number(text), Writing::JavaScript) => Ok(Some(Form::Float.written(text))),
-            (Found::Boolean(text) | Found::Composite(text) | Found::Number(text), _) => Ok(Some(Cow::Borrowed(text))),
+            (FoundInJson::Null, _) => Ok(None),
+            (FoundInJson::Invalid, _) => Err(NotJson),
+            (FoundInJson::Text(text), _) => json::unescaped(text).map(Some).ok_or(NotJson),
+            (FoundInJson::Number(text), TextOf::JavaScript) => Ok(Some(Form::Float.written(text))),
+            (FoundInJson::Boolean(text) | FoundInJson::Composite(text) | FoundInJson::Number(text), _) => {
+                Ok(Some(Cow::Borrowed(text)))
+            }
         }
     }
 }
@@ -103,13 +105,13 @@ pub enum Form {
 impl Form {
     /// `pg_type.oid` is fixed for built-in types (`src/include/catalog/pg_type.dat`). Of domains and enums nothing is
     /// known but the text.
-    pub fn of(type_oid: u32, writing: Writing) -> Self {
+    pub fn of(type_oid: u32, writing: TextOf) -> Self {
         match (writing, type_oid) {
-            (Writing::JavaScript, 16) => Form::Boolean,
-            (Writing::JavaScript, 1700) => Form::Numeric,
-            (Writing::JavaScript, 700 | 701) => Form::Float,
-            (Writing::JavaScript, 1114 | 1184) => Form::Timestamp,
-            (Writing::JavaScript | Writing::PostgreSql, _) => Form::Verbatim,
+            (TextOf::JavaScript, 16) => Form::Boolean,
+            (TextOf::JavaScript, 1700) => Form::Numeric,
+            (TextOf::JavaScript, 700 | 701) => Form::Float,
+            (TextOf::JavaScript, 1114 | 1184) => Form::Timestamp,
+            (TextOf::JavaScript | TextOf::PostgreSql, _) => Form::Verbatim,
         }
     }
 

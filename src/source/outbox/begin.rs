@@ -35,7 +35,7 @@ const LISTEN: &str = "LISTEN crieur";
 
 /// A session that has the lease.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct OutboxBegun {
     pub(super) session: Session,
     pub(super) start: Start,
     pub(super) era: u32,
@@ -45,15 +45,15 @@ pub(super) struct Begun {
 
 /// What a try comes to.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    Running(Box<Begun>),
+pub(super) enum OutboxOutcome {
+    Running(Box<OutboxBegun>),
     /// Another daemon is at work; the session waits for its end.
     Busy(Box<Session>, u32),
 }
 
 /// What is known before a try.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Past {
+pub(super) enum OutboxPast {
     /// This daemon never had the outbox. What is missing now most likely never was there.
     None,
     /// It had. What is missing went away and may come back.
@@ -68,7 +68,7 @@ fn server(identity: Option<(String, u32)>, database: &str, nonce: &str) -> (Stri
 
 /// What the server says about itself and its outbox.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Facts {
+pub(crate) struct OutboxFacts {
     /// As in [`Start::system`].
     pub(crate) system: String,
     pub(crate) timeline: u32,
@@ -80,7 +80,7 @@ pub(crate) struct Facts {
     pub(crate) notifies: bool,
 }
 
-impl Facts {
+impl OutboxFacts {
     /// Asks for all of it.
     pub(crate) async fn read(client: &Client) -> Result<Self> {
         let identity = session::identity(client).await?;
@@ -92,7 +92,7 @@ impl Facts {
         let identity = identity.map(|of| (of.system, of.timeline));
         let (system, timeline) = server(identity, &text(4)?, &text(2)?);
         let watched = seen::spelled(&text(1)?);
-        Ok(Facts { system, timeline, run: text(0)?, watched, notifies: text(3)? == "t" })
+        Ok(OutboxFacts { system, timeline, run: text(0)?, watched, notifies: text(3)? == "t" })
     }
 }
 
@@ -101,12 +101,12 @@ impl Facts {
 pub(crate) struct Known {
     server: Option<(String, u32)>,
     digest: String,
-    pub(crate) facts: Facts,
+    pub(crate) facts: OutboxFacts,
 }
 
 impl Known {
     /// Asks for the facts only if they may differ from those of the last look. The digest is asked for first, so it is
-    /// never younger than the facts that are kept with it. Of [`Facts::run`] it knows nothing.
+    /// never younger than the facts that are kept with it. Of [`OutboxFacts::run`] it knows nothing.
     pub(crate) async fn read(client: &Client, last: Option<Known>) -> Result<Self> {
         // Behind a pooler the server may be another one at each question.
         let server = session::identity(client).await?.map(|of| (of.system, of.timeline));
@@ -116,7 +116,7 @@ impl Known {
             digest.ok_or_else(|| Error::definite(Exit::Protocol, "the digest of what is watched cannot be read"))?;
         match last {
             Some(known) if known.server == server && known.digest == digest => Ok(known),
-            _ => Ok(Known { server, digest, facts: Facts::read(client).await? }),
+            _ => Ok(Known { server, digest, facts: OutboxFacts::read(client).await? }),
         }
     }
 }
@@ -126,8 +126,8 @@ pub(super) async fn begin(
     options: Arc<OutboxOptions>,
     (owner, lasting): (String, Arc<Lasting>),
     session: impl Future<Output = Result<Session>>,
-    past: Past,
-) -> Result<Outcome> {
+    past: OutboxPast,
+) -> Result<OutboxOutcome> {
     let session = session.await?;
     let client = &session.client;
     let taken_at = Instant::now();
@@ -136,7 +136,7 @@ pub(super) async fn begin(
             Acquired::Busy(pid) => return Ok(Err(pid)),
             Acquired::Mine { era, confirmed } => (era, confirmed),
         };
-        let facts = Facts::read(client).await?;
+        let facts = OutboxFacts::read(client).await?;
         // They may be of an outbox that was made anew behind the lease: positions of the one before mean nothing there.
         if lease::remove(client, (&options.slot, &owner, &lasting), &Removal::default()).await? == Removed::Lost {
             return Err(Error::transient("the lease of the outbox was lost at once"));
@@ -148,7 +148,7 @@ pub(super) async fn begin(
     });
     let (era, confirmed, facts) = match begun.await.map_err(|error| lenient(error, past))? {
         Ok(begun) => begun,
-        Err(pid) => return Ok(Outcome::Busy(Box::new(session), pid)),
+        Err(pid) => return Ok(OutboxOutcome::Busy(Box::new(session), pid)),
     };
     let at = options.dsn.servers();
     log!(Id::OutboxStarted, at, slot = options.slot, position = %confirmed, era, notify = facts.notifies, "outbox started");
@@ -161,7 +161,7 @@ pub(super) async fn begin(
         publication: facts.watched,
         slot: if confirmed == first { SlotOrigin::Created } else { SlotOrigin::Counted(first) },
     };
-    Ok(Outcome::Running(Box::new(Begun { session, start, era, taken_at })))
+    Ok(OutboxOutcome::Running(Box::new(OutboxBegun { session, start, era, taken_at })))
 }
 
 /// Positions of an era: none reaches into the next. A terabyte of rows, and eight million eras before a `bigint` ends.
@@ -187,12 +187,12 @@ pub(super) fn busy(slot: &str, pid: u32) -> Error {
 }
 
 /// A schema, a table or a function that is missing: not installed yet, or on its way.
-fn lenient(error: Error, past: Past) -> Error {
+fn lenient(error: Error, past: OutboxPast) -> Error {
     match (error.sqlstate.as_deref(), past) {
-        (Some("3F000" | "42P01" | "42883" | "42703"), Past::None) => error
+        (Some("3F000" | "42P01" | "42883" | "42703"), OutboxPast::None) => error
             .class(Class::Definite(Exit::Config))
             .hint("Run `crieur setup`: it installs the schema crieur and the triggers."),
-        (Some("3F000" | "42P01" | "42883" | "42703" | "42501"), Past::Worked) => error.class(Class::Transient),
+        (Some("3F000" | "42P01" | "42883" | "42703" | "42501"), OutboxPast::Worked) => error.class(Class::Transient),
         _ => error,
     }
 }

@@ -38,15 +38,15 @@ use crate::observe::{Id, log};
 use crate::postgres::session::Session;
 use crate::reminder::Reminder;
 use crate::source::Source;
-use crate::source::outbox::begin::{Begun, Outcome, Past, busy, first_of};
+use crate::source::outbox::begin::{OutboxBegun, OutboxOutcome, OutboxPast, busy, first_of};
 use crate::source::outbox::lease::Lasting;
 use crate::source::outbox::overflow::NAMED;
 use crate::source::outbox::page::UNREADABLE;
-use crate::source::outbox::worker::{Batch, Orders, Worker};
+use crate::source::outbox::worker::{Orders, RowBatch, Worker};
 use crate::start::Start;
 use crate::words::Words;
 
-pub(crate) use begin::{Facts, Known};
+pub(crate) use begin::{Known, OutboxFacts};
 pub(crate) use follow::Follower;
 pub(crate) use lease::{BEGIN_WRITE, transact};
 pub use options::OutboxOptions;
@@ -58,7 +58,7 @@ const SHOW_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A position of the outbox. Made here and nowhere else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Ack {
+pub struct OutboxAck {
     /// Counts how often this daemon took the lease. The era does not tell as much: an outbox that was made anew, or a
     /// standby that took over, may give out one again.
     acquisition: u64,
@@ -70,8 +70,8 @@ struct Running {
     start: Start,
     worker: JoinHandle<()>,
     orders: watch::Sender<Orders>,
-    batches: mpsc::Receiver<Result<Batch>>,
-    batch: Batch,
+    batches: mpsc::Receiver<Result<RowBatch>>,
+    batch: RowBatch,
     /// Rows of the batch that were taken.
     taken: usize,
     shapes: Shapes,
@@ -96,7 +96,7 @@ impl Drop for Running {
 
 enum State {
     Away,
-    Connecting(LocalBoxFuture<'static, Result<Outcome>>),
+    Connecting(LocalBoxFuture<'static, Result<OutboxOutcome>>),
     /// Logged in, and another daemon was at work at the last look. Survives [`Source::disconnect`].
     Waiting(Box<Session>, u32),
     Running(Box<Running>),
@@ -112,9 +112,9 @@ pub struct Outbox {
     owner: String,
     lasting: Arc<Lasting>,
     state: State,
-    past: Past,
+    past: OutboxPast,
     era: u32,
-    /// As in [`Ack`].
+    /// As in [`OutboxAck`].
     acquisition: u64,
     /// Everything up to here is confirmed.
     confirmed: Lsn,
@@ -139,7 +139,7 @@ impl Outbox {
             owner: lease::owner(),
             lasting: Arc::default(),
             state: State::Away,
-            past: Past::None,
+            past: OutboxPast::None,
             era: 0,
             acquisition: 0,
             confirmed: Lsn(0),
@@ -164,8 +164,8 @@ impl Outbox {
         let outcome = connecting.await;
         self.state = State::Away;
         match outcome? {
-            Outcome::Running(begun) => self.run(*begun),
-            Outcome::Busy(session, pid) => {
+            OutboxOutcome::Running(begun) => self.run(*begun),
+            OutboxOutcome::Busy(session, pid) => {
                 self.state = State::Waiting(session, pid);
                 return Err(busy(&self.options.slot, pid));
             }
@@ -192,20 +192,20 @@ impl Outbox {
         Err(error)
     }
 
-    fn run(&mut self, begun: Begun) {
-        let Begun { session, start, era, taken_at } = begun;
+    fn run(&mut self, begun: OutboxBegun) {
+        let OutboxBegun { session, start, era, taken_at } = begun;
         let (orders, obeyed) = watch::channel(Orders::default());
         let (found, batches) = mpsc::channel(1);
         let who = (Arc::clone(&self.options), self.owner.clone(), Arc::clone(&self.lasting));
         let worker = Worker::new(session, who, (first_of(era).0, taken_at), obeyed, found);
-        (self.era, self.confirmed, self.past) = (era, start.confirmed, Past::Worked);
+        (self.era, self.confirmed, self.past) = (era, start.confirmed, OutboxPast::Worked);
         self.acquisition += 1;
         self.state = State::Running(Box::new(Running {
             start,
             worker: tokio::spawn(worker.run()),
             orders,
             batches,
-            batch: Batch::default(),
+            batch: RowBatch::default(),
             taken: 0,
             shapes: Shapes::default(),
             encoder: Encoder::default(),
@@ -225,7 +225,7 @@ impl Running {
     }
 
     /// Takes the next batch that was found; `None` when the worker is gone.
-    fn receive(&mut self, batch: Batch) {
+    fn receive(&mut self, batch: RowBatch) {
         self.shapes.extend(batch.shapes.iter().cloned());
         (self.batch, self.taken) = (batch, 0);
     }
@@ -300,17 +300,17 @@ fn say_not_understood(written: std::result::Result<(), Unreadable>, said: &mut R
 }
 
 impl Source for Outbox {
-    type Ack = Ack;
+    type Ack = OutboxAck;
 
     async fn ready(&mut self) -> Result<()> {
         self.receive().await.map_err(|error| error.at(&self.options.dsn.servers()))
     }
 
-    fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
+    fn take(&mut self) -> Result<Option<Event<'_, OutboxAck>>> {
         let State::Running(running) = &mut self.state else { return Ok(None) };
         let running = &mut **running;
         let acquisition = self.acquisition;
-        let ack = |lsn| Ack { acquisition, lsn };
+        let ack = |lsn| OutboxAck { acquisition, lsn };
         while !running.assembler.has_queued() && running.messages.is_empty() {
             if !running.advance()? {
                 return Ok(None);
@@ -325,7 +325,7 @@ impl Source for Outbox {
         Ok(Some(step.map_or(Event::Skipped, |step| assembler.event(step, ack))))
     }
 
-    fn acknowledge(&mut self, upto: Ack) {
+    fn acknowledge(&mut self, upto: OutboxAck) {
         if self.is_current(upto) {
             self.confirmed = self.confirmed.max(upto.lsn);
             if let State::Running(running) = &self.state {
@@ -363,12 +363,12 @@ impl Source for Outbox {
         }
     }
 
-    fn lsn(&self, ack: Ack) -> Lsn {
+    fn lsn(&self, ack: OutboxAck) -> Lsn {
         ack.lsn
     }
 
     /// What is not removed when the lease is taken again comes again with new positions.
-    fn is_current(&self, ack: Ack) -> bool {
+    fn is_current(&self, ack: OutboxAck) -> bool {
         ack.acquisition == self.acquisition
     }
 

@@ -56,7 +56,7 @@ const SHRINK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Rows, and the shapes that they are the first to name.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct RowBatch {
     pub(super) page: Page,
     /// The position of each row.
     pub(super) positions: Vec<u64>,
@@ -74,7 +74,7 @@ pub(super) struct Worker {
     /// When the lease was renewed last, or taken.
     renewed: Instant,
     orders: watch::Receiver<Orders>,
-    batches: mpsc::Sender<Result<Batch>>,
+    batches: mpsc::Sender<Result<RowBatch>>,
     /// Positions of this era come behind this one.
     first: u64,
     /// The last position that was given out.
@@ -104,7 +104,7 @@ impl Worker {
         (options, owner, lasting): (Arc<OutboxOptions>, String, Arc<Lasting>),
         (first, taken_at): (u64, Instant),
         orders: watch::Receiver<Orders>,
-        batches: mpsc::Sender<Result<Batch>>,
+        batches: mpsc::Sender<Result<RowBatch>>,
     ) -> Self {
         let now = Instant::now();
         Worker {
@@ -182,7 +182,7 @@ impl Worker {
     }
 
     /// Gives back what a flood left: disk, and tables that are to be swept because the outbox was full.
-    async fn tend(&mut self) -> Result<Option<Batch>> {
+    async fn tend(&mut self) -> Result<Option<RowBatch>> {
         let now = Instant::now();
         let (client, limit) = (&self.session.client, self.options.answer_timeout);
         if self.is_drained() && self.taken.is_empty() && self.shrink_due <= now {
@@ -213,11 +213,11 @@ impl Worker {
     }
 
     /// Tables to be swept; the collapse rows go when that is confirmed.
-    async fn sweeps(&mut self, xid: u64, tables: Vec<i32>, ids: Vec<i64>) -> Result<Batch> {
+    async fn sweeps(&mut self, xid: u64, tables: Vec<i32>, ids: Vec<i64>) -> Result<RowBatch> {
         let shapes = self.unknown(tables.clone()).await?;
         self.received += 1;
         self.taken.collapsed(self.received, ids);
-        Ok(Batch { positions: vec![self.received], shapes, sweeps: Some((xid, tables)), ..Batch::default() })
+        Ok(RowBatch { positions: vec![self.received], shapes, sweeps: Some((xid, tables)), ..RowBatch::default() })
     }
 
     /// Says each minute that old transactions are waited for.
@@ -246,7 +246,7 @@ impl Worker {
     }
 
     /// The next page, and when to look again. `None` when there is nothing to say.
-    async fn look(&mut self) -> Result<Option<Batch>> {
+    async fn look(&mut self) -> Result<Option<RowBatch>> {
         let before = Instant::now();
         let limit = self.options.answer_timeout;
         let page = answered(limit, self.poll.page(&self.session.client)).await?;
@@ -267,7 +267,7 @@ impl Worker {
         if self.received - self.first >= ERA_BYTES / 2 {
             return Err(Error::transient("the outbox's positions of this era are used up"));
         }
-        Ok(Some(Batch { page, positions, shapes, sweeps: None }))
+        Ok(Some(RowBatch { page, positions, shapes, sweeps: None }))
     }
 
     /// Gives each row its position, and keeps what names them all.
@@ -332,7 +332,7 @@ impl Worker {
 }
 
 /// Waits until it is time to look and there is room for what is found.
-async fn ready(due: Instant, batches: mpsc::Sender<Result<Batch>>) -> Option<mpsc::OwnedPermit<Result<Batch>>> {
+async fn ready(due: Instant, batches: mpsc::Sender<Result<RowBatch>>) -> Option<mpsc::OwnedPermit<Result<RowBatch>>> {
     sleep_until(due).await;
     batches.reserve_owned().await.ok()
 }

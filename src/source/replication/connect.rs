@@ -16,7 +16,7 @@ use crate::postgres::link::answered;
 use crate::postgres::quote;
 use crate::postgres::wire::{ROLES_PATH, Wire};
 use crate::source::replication::options::{Life, SlotOptions};
-use crate::source::replication::slot::{self, Condition};
+use crate::source::replication::slot::{self, SlotCondition};
 use crate::start::{SlotOrigin, Start};
 
 /// A slot is free for a moment whenever its daemon begins anew, with other rules for one. Whoever stands by may have the
@@ -60,11 +60,11 @@ pub(super) async fn start(options: Rc<SlotOptions>, waiting: Option<Box<Wire>>, 
         None => Box::new(Wire::connect(&options.dsn, options.connect_timeout).await?),
     };
     let mut condition = answered(limit, slot::look(&mut wire, &options.slot)).await?;
-    if stood_by && !matches!(condition, Condition::Busy(_)) {
+    if stood_by && !matches!(condition, SlotCondition::Busy(_)) {
         sleep(GRACE).await;
         condition = answered(limit, slot::look(&mut wire, &options.slot)).await?;
     }
-    if let Condition::Busy(pid) = condition {
+    if let SlotCondition::Busy(pid) = condition {
         return Ok(Outcome::Busy(wire, pid));
     }
     let facts = answered(limit, async {
@@ -96,19 +96,19 @@ async fn usable_slot(
     wire: &mut Wire,
     options: &SlotOptions,
     facts: &Facts,
-    condition: Condition,
+    condition: SlotCondition,
     past: Past,
 ) -> Result<(Lsn, SlotOrigin)> {
     let name = &options.slot;
     let (what, dead) = match condition {
-        Condition::Free(confirmed) if past != Past::Undecodable => return Ok((confirmed, SlotOrigin::Found)),
-        Condition::Free(_) => ("cannot be decoded from its position on".to_owned(), true),
-        Condition::Missing if options.life == Life::Session => {
+        SlotCondition::Free(confirmed) if past != Past::Undecodable => return Ok((confirmed, SlotOrigin::Found)),
+        SlotCondition::Free(_) => ("cannot be decoded from its position on".to_owned(), true),
+        SlotCondition::Missing if options.life == Life::Session => {
             return Ok((slot::create(wire, name, facts.version, Life::Session).await?, SlotOrigin::Created));
         }
-        Condition::Missing => ("does not exist".to_owned(), false),
-        Condition::Dead(reason) => (reason, true),
-        Condition::Busy(pid) => return Err(busy(name, pid)),
+        SlotCondition::Missing => ("does not exist".to_owned(), false),
+        SlotCondition::Dead(reason) => (reason, true),
+        SlotCondition::Busy(pid) => return Err(busy(name, pid)),
     };
     if !dead {
         answered(options.liveness_timeout, slot::refuse_without_room(wire)).await?;

@@ -37,7 +37,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 /// A position that the server may forget everything before. Made here and nowhere else, from the end of a commit or
 /// from a keepalive between transactions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Ack {
+pub struct SlotAck {
     /// Counts servers, their runs and slots: positions of one mean nothing to the next.
     era: u32,
     lsn: Lsn,
@@ -193,17 +193,17 @@ impl Replication {
 }
 
 impl Source for Replication {
-    type Ack = Ack;
+    type Ack = SlotAck;
 
     async fn ready(&mut self) -> Result<()> {
         self.receive().await.map_err(|error| error.at(&self.options.dsn.servers()))
     }
 
-    fn take(&mut self) -> Result<Option<Event<'_, Ack>>> {
+    fn take(&mut self) -> Result<Option<Event<'_, SlotAck>>> {
         let State::Running(stream) = &mut self.state else { return Ok(None) };
         let Stream { wire, assembler, sent_at, wanted, caught_up, .. } = &mut **stream;
         let era = self.era;
-        let ack = |lsn| Ack { era, lsn };
+        let ack = |lsn| SlotAck { era, lsn };
         if let Some(step) = assembler.queued()? {
             return Ok(Some(assembler.event(step, ack)));
         }
@@ -242,7 +242,7 @@ impl Source for Replication {
         }
     }
 
-    fn acknowledge(&mut self, upto: Ack) {
+    fn acknowledge(&mut self, upto: SlotAck) {
         if self.is_current(upto) {
             self.confirmed = self.confirmed.max(upto.lsn);
         }
@@ -288,11 +288,11 @@ impl Source for Replication {
         }
     }
 
-    fn lsn(&self, ack: Ack) -> Lsn {
+    fn lsn(&self, ack: SlotAck) -> Lsn {
         ack.lsn
     }
 
-    fn is_current(&self, ack: Ack) -> bool {
+    fn is_current(&self, ack: SlotAck) -> bool {
         ack.era == self.era
     }
 

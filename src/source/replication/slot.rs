@@ -19,7 +19,7 @@ const VERSION_FAILOVER: u32 = 170_000;
 
 /// What became of a slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Condition {
+pub(crate) enum SlotCondition {
     /// There is none of this name.
     Missing,
     /// It exists and can never be read again.
@@ -31,7 +31,7 @@ pub(crate) enum Condition {
 }
 
 /// Asks the catalog.
-pub(crate) async fn look(wire: &mut Wire, slot: &str) -> Result<Condition> {
+pub(crate) async fn look(wire: &mut Wire, slot: &str) -> Result<SlotCondition> {
     // to_jsonb reads columns that older servers do not have as NULL.
     let sql = format!(
         "SELECT s.slot_type, s.plugin, s.database = pg_catalog.current_database(), to_jsonb(s) ->> 'two_phase', \
@@ -41,13 +41,13 @@ pub(crate) async fn look(wire: &mut Wire, slot: &str) -> Result<Condition> {
         quote::literal(slot)
     );
     match wire.simple_query(&sql).await?.into_iter().next() {
-        None => Ok(Condition::Missing),
+        None => Ok(SlotCondition::Missing),
         Some(row) => condition(&row, slot),
     }
 }
 
 /// What the row of [`look`] says.
-fn condition(row: &TextRow, slot: &str) -> Result<Condition> {
+fn condition(row: &TextRow, slot: &str) -> Result<SlotCondition> {
     let text = |column: usize| row.get(column).and_then(Option::as_deref);
     let foreign = |what: &str| {
         Err(Error::definite(Exit::Config, format!("replication slot \"{slot}\" {what}"))
@@ -66,21 +66,21 @@ fn condition(row: &TextRow, slot: &str) -> Result<Condition> {
         return Err(two_phase());
     }
     if let Some(pid) = text(4).and_then(|pid| pid.parse().ok()) {
-        return Ok(Condition::Busy(pid));
+        return Ok(SlotCondition::Busy(pid));
     }
     if let Some(reason) = text(6) {
-        return Ok(Condition::Dead(format!("was invalidated ({reason})")));
+        return Ok(SlotCondition::Dead(format!("was invalidated ({reason})")));
     }
     if text(7) == Some("true") {
-        return Ok(Condition::Dead("was invalidated by a conflict with recovery".to_owned()));
+        return Ok(SlotCondition::Dead("was invalidated by a conflict with recovery".to_owned()));
     }
     if text(5) == Some("lost") {
-        return Ok(Condition::Dead("lost its WAL (max_slot_wal_keep_size)".to_owned()));
+        return Ok(SlotCondition::Dead("lost its WAL (max_slot_wal_keep_size)".to_owned()));
     }
     match text(8).and_then(|lsn| lsn.parse().ok()) {
-        Some(confirmed) => Ok(Condition::Free(confirmed)),
+        Some(confirmed) => Ok(SlotCondition::Free(confirmed)),
         // A creation that did not end leaves a slot without a position only until its session is gone.
-        None => Ok(Condition::Dead("has no confirmed position".to_owned())),
+        None => Ok(SlotCondition::Dead("has no confirmed position".to_owned())),
     }
 }
 
@@ -154,12 +154,12 @@ mod tests {
             }
             condition(&row, "crieur").map_err(|error| error.exit())
         };
-        assert_eq!(row(&[]), Ok(Condition::Free(Lsn(0x20))));
-        assert_eq!(row(&[(3, None), (7, None)]), Ok(Condition::Free(Lsn(0x20))), "an old server");
-        assert_eq!(row(&[(5, Some("unreserved"))]), Ok(Condition::Free(Lsn(0x20))));
-        assert_eq!(row(&[(4, Some("77")), (8, None)]), Ok(Condition::Busy(77)));
+        assert_eq!(row(&[]), Ok(SlotCondition::Free(Lsn(0x20))));
+        assert_eq!(row(&[(3, None), (7, None)]), Ok(SlotCondition::Free(Lsn(0x20))), "an old server");
+        assert_eq!(row(&[(5, Some("unreserved"))]), Ok(SlotCondition::Free(Lsn(0x20))));
+        assert_eq!(row(&[(4, Some("77")), (8, None)]), Ok(SlotCondition::Busy(77)));
         for (column, text) in [(5, Some("lost")), (6, Some("idle_timeout")), (7, Some("true")), (8, None)] {
-            assert!(matches!(row(&[(column, text)]), Ok(Condition::Dead(_))), "{text:?}");
+            assert!(matches!(row(&[(column, text)]), Ok(SlotCondition::Dead(_))), "{text:?}");
         }
         for (column, text) in [(0, "physical"), (1, "wal2json"), (2, "f"), (3, "true")] {
             assert!(row(&[(column, Some(text)), (5, Some("lost"))]).is_err(), "{text}");
