@@ -221,7 +221,7 @@ mod tests {
         let mut reader = recent.reader();
         assert_eq!(all(&mut reader), [1]);
         mark(&recent);
-        assert!(matches!(reader.read(), Some(Read::Entry(Entry { news: News::Marked(_), number: 1, .. }))));
+        assert!(matches!(reader.read(), Some(Read::Entry(RecentEntry { news: News::Marked(_), number: 1, .. }))));
         drop(reader);
         (0..10).for_each(|_| mark(&recent));
         assert_eq!(recent.kept().next, 2);
