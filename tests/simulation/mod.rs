@@ -1,17 +1,18 @@
-//! The real loop over a simulated source, cache, control session and clock. A seed makes the schedule and the faults.
+//! The real loop over a simulated source, caches, control session and clock. A seed makes the schedule and the faults.
 //!
 //! Safety, at every step: what is confirmed was answered, and positions never go back. Liveness: after the faults end,
-//! everything is delivered and confirmed, and no value in the cache is another than the database's. Daemons are stopped
-//! and killed at any time. A failing seed is one line: `SEED=n cargo test --test main simulation`; `SEEDS=n` runs more.
+//! everything is delivered and confirmed, and no value in a cache is another than the database's. Daemons are stopped
+//! and killed at any time. With two and three caches of which one goes wrong, all of that holds for each of them, and the
+//! others keep up with the stream. A failing seed is one line: `SEED=n cargo test --test main simulation`; `SEEDS=n` runs more.
 
 mod outbox;
 mod parts;
 mod scenario;
 mod source;
+mod store;
 mod world;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -24,12 +25,16 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use parts::{SimCache, SimControl};
-use scenario::{End, KINDS, Kind, Plan};
+use scenario::{End, KINDS, Kind, OF_SEVERAL, Plan};
 use source::SimSource;
-use world::{Copy, Dice, Shared, World};
+use store::Store;
+use world::{Dice, Shared, World};
 
 /// Runs in every test run; `SEED` runs one.
 const SEEDS: u64 = 1_000;
+
+/// The same with several caches.
+const SEEDS_OF_SEVERAL: u64 = 460;
 
 /// How often `SEED` runs its one.
 const AGAIN: u64 = 1_000;
@@ -62,17 +67,32 @@ fn world(seed: u64) -> World {
     let mut dice = Dice(seed);
     let kind = KINDS[(seed % KINDS.len() as u64) as usize];
     let plan = Plan::new(kind, &mut dice);
-    world_of(plan, dice)
+    world_of(plan, dice, 1)
 }
 
-fn world_of(plan: Plan, mut dice: Dice) -> World {
+/// Two caches, or three: one of them goes wrong.
+fn world_of_several(seed: u64) -> World {
+    let mut dice = Dice(seed);
+    let kinds = KINDS.len() + OF_SEVERAL.len();
+    let kind = *KINDS.iter().chain(&OF_SEVERAL).nth(seed as usize % kinds).expect("there are so many");
+    let plan = Plan::new(kind, &mut dice);
+    world_of(plan, dice, 2 + seed as usize / kinds % 2)
+}
+
+fn world_of(plan: Plan, mut dice: Dice, caches: usize) -> World {
     let (replica, echoes) = match plan.kind {
         Kind::Chaos => (dice.one_in(4), dice.one_in(2)),
         kind => (kind == Kind::Replicas, kind == Kind::Plain),
     };
     // A sweep that no mark followed yet is of the server that had it, and only a name tells it from a copy.
     let settles = matches!(plan.kind, Kind::GoesBack | Kind::Killed | Kind::Stopped | Kind::Plain | Kind::Lookups);
-    let nameless = (settles && dice.one_in(3)) || plan.kind == Kind::Flaky;
+    let victim = if caches > 1 { dice.roll(caches as u64) as usize } else { 0 };
+    let all_troubled = caches == 1 || dice.one_in(2);
+    let store = |index| {
+        let is_flaky = plan.kind == Kind::Flaky && index == victim;
+        Store { nameless: (settles && dice.one_in(3)) || is_flaky, ..Store::default() }
+    };
+    let stores = (0..caches).map(store).collect();
     let budget = if plan.kind == Kind::Budget { 30 + dice.roll(200) } else { 0 };
     World {
         plan,
@@ -83,7 +103,6 @@ fn world_of(plan: Plan, mut dice: Dice) -> World {
         outbox: None,
         ids: 0,
         xids: 2,
-        owed: BTreeMap::new(),
         confirmed: 0,
         budget,
         run: 0,
@@ -93,14 +112,12 @@ fn world_of(plan: Plan, mut dice: Dice) -> World {
         stream: 0,
         slot_lost: false,
         owner: None,
-        cache: Copy::default(),
-        copy: None,
-        server: 0,
-        nameless,
-        late: false,
+        stores,
+        victim,
+        all_troubled,
+        began: Instant::now(),
         control_lost: false,
         unanswered: false,
-        full: false,
         quiet: false,
         failure: None,
     }
@@ -108,7 +125,12 @@ fn world_of(plan: Plan, mut dice: Dice) -> World {
 
 fn settings(world: &Shared) -> (Settings, Policy) {
     let mut world = world.borrow_mut();
-    let keys_max = if world.plan.kind == Kind::Late { 1 } else { 20 };
+    let (keys_min, keys_max) = match world.plan.kind {
+        Kind::Late => (1, 1),
+        // What is late then waits for another cache, and for no room.
+        Kind::Away | Kind::Slow => (20, 20),
+        _ => (1, 20),
+    };
     let waits = world.outbox.is_some() && world.dice.one_in(2);
     let (echo, echo_wal_bytes_max) = match (world.echoes, world.budget) {
         (true, _) => (vec![Duration::from_millis(20), Duration::from_millis(90)], u64::MAX),
@@ -122,7 +144,7 @@ fn settings(world: &Shared) -> (Settings, Policy) {
         slot: "sim".into(),
         publication: "crieur".to_owned(),
         replicas: if world.replica { Replicas::Some } else { Replicas::None },
-        batch_keys_max: 1 + world.dice.roll(keys_max) as usize,
+        batch_keys_max: keys_min + world.dice.roll(keys_max) as usize,
         memory_bytes_max: 1 << 20,
         stop_timeout: Duration::from_millis(50 + world.dice.roll(2_000)),
     };
@@ -152,9 +174,11 @@ where
     S: Source,
     S::Ack: 'static,
 {
-    let (cache, control) = (SimCache::new(Rc::clone(world)), SimControl(Rc::clone(world)));
+    let (control, count) = (SimControl(Rc::clone(world)), world.borrow().stores.len());
     let (settings, policy) = settings(world);
-    let pipeline = Pipeline::new(source, vec![(cache, policy)], control, rules(), settings, |_| {});
+    let caches = (0..count).map(|store| (SimCache::new(Rc::clone(world), store), policy.clone())).collect();
+    world.borrow_mut().began = Instant::now();
+    let pipeline = Pipeline::new(source, caches, control, rules(), settings, |_| {});
     let end = end(&mut world.borrow_mut(), daemon);
     let stop = async {
         match end {
@@ -183,7 +207,7 @@ async fn settled(world: &Shared, written: &Cell<bool>) {
         let mut world = world.borrow_mut();
         let over = written.get() && Instant::now() > world.plan.faults_end;
         world.quiet |= over;
-        let done = world.owed.is_empty() && world.is_confirmed() && world.is_proven();
+        let done = world.owed().is_empty() && world.is_confirmed() && world.is_proven();
         rest = if over && done { rest + 1 } else { 0 };
         if world.failure.is_some() || rest > 60 {
             return;
@@ -211,7 +235,11 @@ async fn one_seed(seed: u64, world: fn(u64) -> World) -> Result<(), String> {
     let world = Rc::new(RefCell::new(world(seed)));
     let written = Rc::new(Cell::new(false));
     let mut others = vec![tokio::task::spawn_local(scenario::happen(Rc::clone(&world)))];
-    others.extend((1..=4).map(|reader| tokio::task::spawn_local(world::read(Rc::clone(&world), reader))));
+    others.push(tokio::task::spawn_local(store::watch(Rc::clone(&world))));
+    let caches = world.borrow().stores.len();
+    for (store, reader) in (0..caches).flat_map(|store| (1..=4).map(move |reader| (store, reader))) {
+        others.push(tokio::task::spawn_local(world::read(Rc::clone(&world), store, reader)));
+    }
     let (writer, done) = (Rc::clone(&world), Rc::clone(&written));
     others.push(tokio::task::spawn_local(async move {
         let is_outbox = writer.borrow().outbox.is_some();
@@ -234,7 +262,7 @@ async fn one_seed(seed: u64, world: fn(u64) -> World) -> Result<(), String> {
         other.await.map_err(|panicked| format!("{kind:?}: {panicked}"))?;
     }
     let world = world.borrow();
-    match (world.stale(), &world.owed) {
+    match (world.stale(), world.owed()) {
         (stale, _) if !stale.is_empty() => Err(format!("{kind:?}: stale for ever: {stale:?}")),
         (_, owed) if !owed.is_empty() => Err(format!("{kind:?}: never deleted: {owed:?}")),
         _ if !world.is_confirmed() => Err(format!("{kind:?}: stuck at {} of {}", world.confirmed, world.end())),
@@ -250,6 +278,11 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn no_schedule_confirms_too_early_or_leaves_a_stale_value() {
     run(SEEDS, world, "simulation");
+}
+
+#[test]
+fn no_schedule_of_several_caches_breaks_a_promise_in_any_of_them() {
+    run(SEEDS_OF_SEVERAL, world_of_several, "of_several_caches");
 }
 
 /// Runs so many seeds, or what the environment says.

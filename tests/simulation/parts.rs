@@ -16,27 +16,68 @@ use tokio::time::{Instant, sleep};
 
 use super::outbox::tables::xid8;
 use super::scenario::Kind;
+use super::store::Store;
 use super::world::{Commit, Shared};
 
 /// A client of the cache: which server its connections lead to.
 pub struct SimCache {
     world: Shared,
+    /// Which cache it is.
+    store: usize,
     known: Cell<Option<u64>>,
     marking: Cell<Option<u64>>,
     lineage: Cell<Lineage>,
 }
 
 impl SimCache {
-    pub fn new(world: Shared) -> Self {
-        SimCache { world, known: Cell::new(None), marking: Cell::new(None), lineage: Cell::default() }
+    pub fn new(world: Shared, store: usize) -> Self {
+        SimCache { world, store, known: Cell::new(None), marking: Cell::new(None), lineage: Cell::default() }
+    }
+
+    /// Asks the cache something: `None` where nobody reaches it, which is known at once or after a while.
+    async fn ask<T>(&self, question: impl FnOnce(&mut Store) -> T) -> Option<T> {
+        let wait = {
+            let mut world = self.world.borrow_mut();
+            let slow_ms = world.stores[self.store].slow_ms;
+            if slow_ms > 0 { world.pause(slow_ms) } else { Duration::ZERO }
+        };
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        let is_away = self.world.borrow().stores[self.store].away;
+        if !is_away {
+            return Some(question(&mut self.world.borrow_mut().stores[self.store]));
+        }
+        let (hangs, wait) = {
+            let mut world = self.world.borrow_mut();
+            (world.dice.one_in(2), world.pause(100))
+        };
+        if hangs {
+            sleep(wait).await;
+        }
+        None
+    }
+
+    fn server(&self) -> u64 {
+        self.world.borrow().stores[self.store].server
+    }
+
+    fn fault(&self, one_in: u64) -> bool {
+        self.world.borrow_mut().fault_at(self.store, one_in)
+    }
+
+    /// Whether what was asked of `server` is lost.
+    async fn loses(&self, server: u64, one_in: u64) -> bool {
+        let found = self.ask(|store| store.server).await;
+        self.fault(one_in) || found != Some(server)
     }
 
     fn connect(&self) -> u64 {
-        let server = self.world.borrow().server;
-        let breaks = self.world.borrow_mut().breaks();
+        let server = self.server();
+        let breaks = self.world.borrow_mut().breaks(self.store);
         if self.known.replace(Some(server)).is_some_and(|known| known != server || breaks) {
             let Lineage { another, unknown } = self.lineage.get();
-            let lineage = match self.world.borrow().nameless {
+            let lineage = match self.world.borrow().stores[self.store].nameless {
                 true => Lineage { another, unknown: unknown + 1 },
                 false => Lineage { another: another + 1, unknown },
             };
@@ -58,9 +99,9 @@ impl SimCache {
             let goes_back = matches!(world.plan.kind, Kind::GoesBack | Kind::GoesBackTwice);
             goes_back && world.dice.one_in(late_one_in)
         };
-        self.world.borrow_mut().late |= late;
+        self.world.borrow_mut().stores[self.store].late |= late;
         self.wait(if late { 60 } else { 3 }).await;
-        self.world.borrow_mut().late &= !late;
+        self.world.borrow_mut().stores[self.store].late &= !late;
     }
 
     async fn wait(&self, most_ms: u64) {
@@ -73,15 +114,18 @@ impl Cache for SimCache {
     async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
         let server = self.connect();
         self.wait(5).await;
+        if self.ask(|_| ()).await.is_none() {
+            return self.broken("simulated absence");
+        }
         for key in keys.iter().flat_map(|set| set.iter()) {
             // Half a pipeline may be done before the connection breaks.
-            if self.world.borrow_mut().fault(60) || self.world.borrow().server != server {
+            if self.fault(60) || self.server() != server {
                 return self.broken("simulated half reply");
             }
-            self.world.borrow_mut().delete(|held| held.as_bytes() == key.bytes);
+            self.world.borrow_mut().delete(self.store, |held| held.as_bytes() == key.bytes);
         }
         self.wait(5).await;
-        if self.world.borrow_mut().fault(20) || self.world.borrow().server != server {
+        if self.loses(server, 20).await {
             return self.broken("simulated lost reply");
         }
         self.reply(5).await;
@@ -93,12 +137,12 @@ impl Cache for SimCache {
         let server = self.connect();
         for step in 0..3 {
             self.wait(5).await;
-            if self.world.borrow_mut().fault(10) || self.world.borrow().server != server {
+            if self.loses(server, 10).await {
                 return self.broken("simulated cut of a scan");
             }
             let visited = |key: &str| key.bytes().map(usize::from).sum::<usize>() % 3 == step;
             let matches = |key: &str| patterns.iter().any(|pattern| glob::matches(pattern.bytes, key.as_bytes()));
-            self.world.borrow_mut().delete(|key| visited(key) && matches(key));
+            self.world.borrow_mut().delete(self.store, |key| visited(key) && matches(key));
         }
         self.reply(2).await;
         Ok(Swept::default())
@@ -107,21 +151,22 @@ impl Cache for SimCache {
     async fn try_out(&self, _name: &str, _families: &[Vec<u8>]) -> Result<()> {
         self.connect();
         self.wait(3).await;
-        if self.world.borrow_mut().fault(15) { self.broken("simulated loss of an attempt") } else { Ok(()) }
+        let lost = self.ask(|_| ()).await.is_none() || self.fault(15);
+        if lost { self.broken("simulated loss of an attempt") } else { Ok(()) }
     }
 
     async fn mark(&self, _name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
         let server = match self.marking.get() {
-            Some(server) if server == self.world.borrow().server => server,
+            Some(server) if server == self.server() => server,
             _ => self.connect(),
         };
         let lineage = self.lineage();
         self.wait(3).await;
-        if self.world.borrow_mut().fault(15) || self.world.borrow().server != server {
+        if self.loses(server, 15).await {
             return self.broken("simulated loss of the mark");
         }
         self.marking.set(Some(server));
-        let mark = self.world.borrow().cache.mark.clone();
+        let mark = self.world.borrow().stores[self.store].cache.mark.clone();
         self.wait(3).await;
         Ok((mark, lineage))
     }
@@ -131,25 +176,43 @@ impl Cache for SimCache {
         // A slow answer may come when the server that the mark is of has ended.
         let slow = self.world.borrow().plan.kind == Kind::Restart && self.world.borrow_mut().dice.one_in(4);
         self.wait(if slow { 400 } else { 2 }).await;
-        if self.world.borrow().server != server {
+        let Some(found) = self.ask(|store| store.server).await else {
+            self.marking.set(None);
+            let refused = self.world.borrow_mut().dice.one_in(2);
+            return if refused {
+                Ok(Swap::Refused(Error::transient("simulated absence")))
+            } else {
+                self.broken("simulated absence")
+            };
+        };
+        if found != server {
             self.marking.set(None);
             return Ok(Swap::Lost);
         }
-        if self.world.borrow_mut().fault(10) {
+        if self.fault(10) {
             self.marking.set(None);
             return Ok(Swap::Refused(Error::transient("simulated refusal")));
         }
-        if self.world.borrow().full || self.world.borrow_mut().fault(12) {
+        if self.world.borrow().stores[self.store].full || self.fault(12) {
+            // Without a mark the next start sweeps; until then the position may move.
+            self.world.borrow_mut().said(self.store, mark);
             return Ok(Swap::Full);
         }
-        if !expected.contains(&self.world.borrow().cache.mark) {
-            return Ok(Swap::Other);
+        {
+            let mut world = self.world.borrow_mut();
+            let cache = &mut world.stores[self.store].cache;
+            if !expected.contains(&cache.mark) {
+                return Ok(Swap::Other);
+            }
+            cache.mark = Some(mark.to_vec());
+            cache.marks += 1;
+            world.marked(self.store, mark);
         }
-        self.world.borrow_mut().cache.mark = Some(mark.to_vec());
-        self.world.borrow_mut().cache.marks += 1;
-        self.world.borrow_mut().marked(mark);
         self.wait(2).await;
-        if self.world.borrow_mut().fault(10) {
+        if self.ask(|_| ()).await.is_none() {
+            return self.broken("simulated absence");
+        }
+        if self.fault(10) {
             return self.broken("simulated loss of the answer");
         }
         Ok(Swap::Written)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::outbox;
-use super::world::{Copy, Dice, Shared, World};
+use super::world::{Dice, Shared, World};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -59,6 +59,10 @@ pub enum Kind {
     Budget,
     /// The line to a cache that does not say who it is breaks all the time, and then another server answers.
     Flaky,
+    /// Nobody reaches one of several caches for a while; then it has what it had, less, or nothing.
+    Away,
+    /// Each answer of one of several caches takes long for a while.
+    Slow,
 }
 
 /// Those of a stream; the outbox has its own list.
@@ -86,6 +90,9 @@ pub const KINDS: [Kind; 21] = [
     Kind::Flaky,
 ];
 
+/// Where there are several caches.
+pub const OF_SEVERAL: [Kind; 2] = [Kind::Away, Kind::Slow];
+
 /// How a life of the daemon ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -104,6 +111,8 @@ pub struct Plan {
     /// Replies are lost between these two.
     pub troubles: std::ops::Range<Instant>,
     pub faults_end: Instant,
+    /// How long one of several caches is away or slow.
+    pub wrong: Duration,
     /// Whether the walsender sends keepalives. Without them only a commit brings a position.
     pub chatty: bool,
     /// Ends of lives of the first daemon, the last first.
@@ -125,18 +134,21 @@ impl Plan {
                 written: now + ms(600),
                 troubles: now..faults_end,
                 faults_end,
+                wrong: Duration::ZERO,
                 chatty,
                 ends: Vec::new(),
             };
         }
         let at = now + ms(450 + dice.roll(300)) + Duration::from_micros(dice.roll(1_000));
+        let wrong = if OF_SEVERAL.contains(&kind) { ms(200 + dice.roll(1_200)) } else { Duration::ZERO };
         let written = match kind {
+            Kind::Away | Kind::Slow => at + wrong + ms(dice.roll(100)),
             Kind::Publication | Kind::AlteredAway => at + ms(400),
             Kind::RestartThenBack | Kind::Lookups => at + ms(150),
             // The last position may be the one that waits for its mark when the cache goes back.
             _ => at + ms(dice.roll(100)) - ms(20),
         };
-        let troubled = if dice.one_in(3) { ms(dice.roll(100)) } else { Duration::ZERO };
+        let troubled = if !OF_SEVERAL.contains(&kind) && dice.one_in(3) { ms(dice.roll(100)) } else { Duration::ZERO };
         let ends = match kind {
             Kind::Killed => vec![(at + ms(dice.roll(150)), End::Killed), (at, End::Killed)],
             Kind::Stopped => vec![(at + ms(dice.roll(150)), End::Stopped), (at, End::Stopped)],
@@ -148,14 +160,15 @@ impl Plan {
             _ if dice.one_in(3) => vec![(at + ms(dice.roll(200)), End::Killed)],
             _ => Vec::new(),
         };
-        let faults_end = at + ms(450);
-        Plan { kind, at, written, troubles: at..at + troubled, faults_end, chatty, ends }
+        let faults_end = at + wrong + ms(450);
+        Plan { kind, at, written, troubles: at..at + troubled, faults_end, wrong, chatty, ends }
     }
 }
 
 /// Does what the plan says; a moment is left to the dice wherever the order of two steps may matter.
 pub async fn happen(world: Shared) {
     let plan = world.borrow().plan.clone();
+    let victim = world.borrow().victim;
     // A copy that lacks few deletes often holds the very mark that was written last.
     let age = {
         let mut world = world.borrow_mut();
@@ -167,15 +180,16 @@ pub async fn happen(world: Shared) {
             let most_ms = 10 + world.borrow_mut().dice.roll(200);
             super::world::chaos(world, most_ms).await;
         }
-        Kind::GoesBack | Kind::Flaky => go_back(&world, plan.at - age, age).await,
+        Kind::GoesBack | Kind::Flaky => go_back(&world, victim, plan.at - age, age).await,
         Kind::GoesBackTwice => {
-            go_back(&world, plan.at - age, age).await;
+            go_back(&world, victim, plan.at - age, age).await;
             let (wait, age) = pauses(&world, 30, 30);
-            go_back(&world, Instant::now() + wait, age).await;
+            let second = world.borrow_mut().a_store();
+            go_back(&world, second, Instant::now() + wait, age).await;
         }
         Kind::Emptied => emptied(&world, plan.at).await,
         Kind::Publication => for_a_while(&world, plan.at, 200, |world, is| world.publish(!is)).await,
-        Kind::Full => for_a_while(&world, plan.at, 300, |world, is| world.full = is).await,
+        Kind::Full => for_a_while(&world, plan.at, 300, |world, is| world.stores[victim].full = is).await,
         Kind::Restart => once(&world, plan.at, |world| world.borrow_mut().crash()).await,
         Kind::NewSlot => {
             once(&world, plan.at - ms(140), |world| world.borrow_mut().cut_outbox()).await;
@@ -190,17 +204,17 @@ pub async fn happen(world: Shared) {
         }
         Kind::RestartThenBack => {
             sleep_until(plan.at - age / 2).await;
-            let copy = world.borrow().cache.clone();
+            let copy = world.borrow().stores[victim].cache.clone();
             once(&world, plan.at, |world| world.borrow_mut().crash()).await;
             let wait = world.borrow_mut().pause(300);
             sleep(ms(100) + wait).await;
-            world.borrow_mut().become_copy(copy);
+            world.borrow_mut().become_copy(victim, copy);
         }
         Kind::AlteredAway => altered_away(&world, plan.at, age).await,
         Kind::Lookups => {
             once(&world, plan.at, |world| world.borrow_mut().unanswered = true).await;
             let wait = world.borrow_mut().pause(50);
-            go_back(&world, Instant::now() + wait, age / 2).await;
+            go_back(&world, victim, Instant::now() + wait, age / 2).await;
             let wait = world.borrow_mut().pause(50);
             sleep(wait).await;
             world.borrow_mut().unanswered = false;
@@ -209,6 +223,14 @@ pub async fn happen(world: Shared) {
         Kind::Overflow => for_a_while(&world, plan.at - age, 3_000, |world, is| world.tables().full = is).await,
         Kind::Stalled => outbox::stall(world, plan.at).await,
         Kind::Recorded => for_a_while(&world, plan.at - age, 400, |world, is| world.tables().recording = is).await,
+        Kind::Away => away(&world, plan.at, plan.wrong).await,
+        Kind::Slow => {
+            sleep_until(plan.at).await;
+            let slow_ms = 50 + world.borrow_mut().dice.roll(400);
+            world.borrow_mut().stores[victim].slow_ms = slow_ms;
+            sleep(plan.wrong).await;
+            world.borrow_mut().stores[victim].slow_ms = 0;
+        }
         Kind::Replicas | Kind::Killed | Kind::Stopped | Kind::Takeover | Kind::Plain | Kind::Budget => {}
     }
 }
@@ -232,21 +254,39 @@ async fn once(world: &Shared, at: Instant, fault: impl Fn(&Shared)) {
     fault(world);
 }
 
+/// Nobody reaches a cache; where it was restarted meanwhile, it has less than before.
+async fn away(world: &Shared, at: Instant, wrong: Duration) {
+    let victim = world.borrow().victim;
+    let age = world.borrow_mut().pause(200);
+    sleep_until(at - age).await;
+    let copy = world.borrow().stores[victim].cache.clone();
+    sleep_until(at).await;
+    world.borrow_mut().stores[victim].away = true;
+    sleep(wrong).await;
+    let mut world = world.borrow_mut();
+    world.stores[victim].away = false;
+    match world.dice.roll(3) {
+        0 => {}
+        1 => world.become_copy(victim, copy),
+        _ => world.lose_all(victim),
+    }
+}
+
 /// Another server answers; its copy was made `age` before.
-async fn go_back(world: &Shared, copied: Instant, age: Duration) {
+async fn go_back(world: &Shared, store: usize, copied: Instant, age: Duration) {
     sleep_until(copied).await;
-    let copy = world.borrow().cache.clone();
+    let copy = world.borrow().stores[store].cache.clone();
     sleep(age).await;
     // What was answered by then may be on its way still.
     if world.borrow_mut().dice.one_in(2) {
-        late_answer(world).await;
+        late_answer(world, store).await;
     }
-    world.borrow_mut().become_copy(copy);
+    world.borrow_mut().become_copy(store, copy);
 }
 
-async fn late_answer(world: &Shared) {
+async fn late_answer(world: &Shared, store: usize) {
     for _ in 0..100 {
-        if world.borrow().late {
+        if world.borrow().stores[store].late {
             return;
         }
         sleep(ms(1)).await;
@@ -255,8 +295,9 @@ async fn late_answer(world: &Shared) {
 
 /// A table is not published for a moment, and the daemon sees only the end of it.
 async fn altered_away(world: &Shared, at: Instant, age: Duration) {
+    let victim = world.borrow().victim;
     sleep_until(at - age).await;
-    let copy = world.borrow().cache.clone();
+    let copy = world.borrow().stores[victim].cache.clone();
     sleep_until(at).await;
     let crashes = world.borrow_mut().dice.one_in(2);
     if crashes {
@@ -266,7 +307,7 @@ async fn altered_away(world: &Shared, at: Instant, age: Duration) {
     let (first, second) = pauses(world, 40, 8);
     sleep(first).await;
     if !crashes {
-        world.borrow_mut().become_copy(copy);
+        world.borrow_mut().become_copy(victim, copy);
     }
     sleep(second).await;
     world.borrow_mut().publish(true);
@@ -276,19 +317,20 @@ async fn altered_away(world: &Shared, at: Instant, age: Duration) {
 /// behind it when no mark could be written.
 async fn emptied(world: &Shared, at: Instant) {
     sleep_until(at).await;
+    let victim = world.borrow().victim;
     let (again, full) = {
         let mut world = world.borrow_mut();
-        world.cache = Copy { marks: world.cache.marks, ..Copy::default() };
-        world.server += world.dice.roll(2);
-        world.full = world.dice.one_in(3);
-        (world.full || world.dice.one_in(2), world.full)
+        world.lose_all(victim);
+        let full = world.dice.one_in(3);
+        world.stores[victim].full = full;
+        (full || world.dice.one_in(2), full)
     };
     if again {
         let most_ms = if full { 150 } else { 30 };
         let (wait, age) = pauses(world, most_ms, 20);
-        go_back(world, at + wait, age).await;
+        go_back(world, victim, at + wait, age).await;
     }
     let wait = world.borrow_mut().pause(60);
     sleep(wait).await;
-    world.borrow_mut().full = false;
+    world.borrow_mut().stores[victim].full = false;
 }

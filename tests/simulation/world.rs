@@ -2,17 +2,15 @@
 //! wrong with them. The daemon's parts are `source.rs` and `parts.rs`; nothing here knows what the daemon does.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
-
-use crieur::lsn::Lsn;
-use crieur::mark::Mark;
 
 use tokio::time::{Instant, sleep};
 
 use super::outbox::tables::Tables;
 use super::scenario::{Kind, Plan};
+use super::store::{Held, Store};
 
 /// A small generator with a good mix (splitmix64): a schedule must depend on nothing but its seed.
 #[derive(Clone)]
@@ -72,22 +70,6 @@ pub struct Moved {
     pub to: u64,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Held {
-    Lease(u64),
-    /// The transactions that the SELECT saw.
-    Value(BTreeSet<u32>),
-}
-
-/// What one copy of the cache holds.
-#[derive(Clone, Default)]
-pub struct Copy {
-    pub keys: BTreeMap<String, Held>,
-    pub mark: Option<Vec<u8>>,
-    /// Marks written before this copy was made.
-    pub marks: u64,
-}
-
 pub struct World {
     pub dice: Dice,
     pub plan: Plan,
@@ -98,8 +80,6 @@ pub struct World {
     pub outbox: Option<Tables>,
     pub ids: u32,
     pub xids: u32,
-    /// Keys of each transaction that were not deleted yet at a moment when it was visible.
-    pub owed: BTreeMap<u32, BTreeSet<String>>,
     pub confirmed: u64,
     /// What echoes may hold back for ever; zero where each of them comes.
     pub budget: u64,
@@ -112,19 +92,17 @@ pub struct World {
     pub slot_lost: bool,
     /// The daemon that has the slot.
     pub owner: Option<u32>,
-    pub cache: Copy,
-    pub copy: Option<Copy>,
-    /// Which server is behind the cache's address.
-    pub server: u64,
-    /// It does not say which server that is.
-    pub nameless: bool,
-    /// An answer of the cache takes long to arrive.
-    pub late: bool,
+    /// The caches.
+    pub stores: Vec<Store>,
+    /// The cache that goes wrong.
+    pub victim: usize,
+    /// Whether replies of the others are lost as well.
+    pub all_troubled: bool,
+    /// When the daemon began that runs now.
+    pub began: Instant,
     pub control_lost: bool,
     /// Lookups fail, or are refused.
     pub unanswered: bool,
-    /// The cache refuses the mark.
-    pub full: bool,
     pub quiet: bool,
     pub failure: Option<String>,
 }
@@ -136,9 +114,17 @@ impl World {
         self.plan.troubles.contains(&Instant::now()) && self.dice.one_in(one_in)
     }
 
+    /// Whether a command to this cache goes wrong.
+    pub fn fault_at(&mut self, store: usize, one_in: u64) -> bool {
+        (self.all_troubled || store == self.victim) && self.fault(one_in)
+    }
+
     /// Whether a connection to the cache is a new one each few commands.
-    pub fn breaks(&mut self) -> bool {
-        self.plan.kind == Kind::Flaky && Instant::now() < self.plan.faults_end && self.dice.one_in(3)
+    pub fn breaks(&mut self, store: usize) -> bool {
+        self.plan.kind == Kind::Flaky
+            && store == self.victim
+            && Instant::now() < self.plan.faults_end
+            && self.dice.one_in(3)
     }
 
     pub fn pause(&mut self, most_ms: u64) -> Duration {
@@ -159,50 +145,9 @@ impl World {
         moves.filter(|moved| moved.row == row).map(|moved| moved.to).next().unwrap_or(row % OWNERS)
     }
 
-    /// A mark was written: every value in the cache must have all up to it, and nothing that never happened.
-    pub fn marked(&mut self, text: &[u8]) {
-        let mark: Mark = serde_json::from_slice(text).expect("the daemon writes marks");
-        let known = mark.run == self.run.to_string() && mark.publication == self.publication.to_string();
-        if !known || !self.published || self.slot_lost {
-            return; // The daemon cannot know it yet, and says so in the mark.
-        }
-        let upto = mark.lsn.parse::<Lsn>().expect("a position").0;
-        let covered = self.outbox.as_ref().map(|outbox| outbox.covered(upto));
-        let owed = covered.iter().flatten().find_map(|id| self.owed.get(id));
-        if let Some(keys) = owed {
-            self.failure = Some(format!("the mark says {upto} with {keys:?} undeleted"));
-        }
-        let is_covered = |commit: &Commit| match &covered {
-            Some(covered) => covered.contains(&commit.id),
-            None => commit.end <= upto,
-        };
-        for (key, held) in &self.cache.keys {
-            let Held::Value(seen) = held else { continue };
-            let lacks = self.log.iter().any(|c| is_covered(c) && !seen.contains(&c.id) && c.keys.contains(key));
-            let invented = seen.iter().any(|id| self.happened(*id).is_none());
-            if lacks || invented {
-                self.failure = Some(format!("the mark says {upto}, {key} is stale (invented: {invented})"));
-            }
-        }
-    }
-
     /// The commit, unless a server forgot it.
-    fn happened(&self, id: u32) -> Option<&Commit> {
+    pub fn happened(&self, id: u32) -> Option<&Commit> {
         self.log.binary_search_by_key(&id, |commit| commit.id).ok().map(|index| &self.log[index])
-    }
-
-    /// The keys for which `deleted` says so are gone.
-    pub fn delete(&mut self, deleted: impl Fn(&str) -> bool) {
-        let now = Instant::now();
-        self.cache.keys.retain(|key, _| !deleted(key));
-        let mut owed = std::mem::take(&mut self.owed);
-        for (id, keys) in &mut owed {
-            if self.happened(*id).is_some_and(|commit| commit.visible_at <= now) {
-                keys.retain(|key| !deleted(key));
-            }
-        }
-        owed.retain(|_, keys| !keys.is_empty());
-        self.owed = owed;
     }
 
     pub fn end(&self) -> u64 {
@@ -215,11 +160,6 @@ impl World {
             Some((bytes, to_sweep)) => bytes <= self.budget && !to_sweep,
             None => self.confirmed + self.budget >= self.end(),
         }
-    }
-
-    pub fn stale(&self) -> Vec<String> {
-        let wrong = |(key, held): &(&String, &Held)| matches!(held, Held::Value(value) if *value != self.value(key));
-        self.cache.keys.iter().filter(wrong).map(|(key, _)| key.clone()).collect()
     }
 
     /// A crash and recovery: what was not flushed is gone, though it was seen; what was logged is visible.
@@ -235,7 +175,7 @@ impl World {
     fn lose(&mut self, then: Instant) {
         let kept = self.log.iter().take_while(|commit| commit.flushed_at <= then).count();
         for lost in self.log.split_off(kept) {
-            self.owed.remove(&lost.id);
+            self.forgive(lost.id);
         }
         if let Some(outbox) = &mut self.outbox {
             let ids: BTreeSet<u32> = self.log.iter().map(|commit| commit.id).collect();
@@ -256,7 +196,7 @@ impl World {
         }
         let kept = self.log.iter().take_while(|commit| commit.replayed_at <= now).count();
         for lost in self.log.split_off(kept) {
-            self.owed.remove(&lost.id);
+            self.forgive(lost.id);
         }
         for commit in &mut self.log {
             (commit.visible_at, commit.flushed_at) = (commit.visible_at.min(now), commit.flushed_at.min(now));
@@ -289,7 +229,7 @@ impl World {
             if outbox.stalled.is_some() {
                 outbox.cut();
             }
-            return self.owed.clear();
+            return self.stores.iter_mut().for_each(|store| store.owed.clear());
         }
         self.slot_lost = true;
         self.cut();
@@ -302,52 +242,32 @@ impl World {
         }
     }
 
-    /// Whether the mark in the cache is one that a daemon that starts now would trust.
-    pub fn is_proven(&self) -> bool {
-        let mark = self.cache.mark.as_ref().and_then(|text| serde_json::from_slice::<Mark>(text).ok());
-        let confirmed = self.outbox.as_ref().map_or(self.confirmed, Tables::confirmed);
-        mark.is_some_and(|mark| {
-            mark.run == self.run.to_string()
-                && mark.publication == self.publication.to_string()
-                && mark.lsn.parse::<Lsn>().is_ok_and(|lsn| lsn.0 >= confirmed)
-        })
-    }
-
     /// The slot is gone; the new one begins at the end of the WAL, when the daemon connects.
     pub fn new_slot(&mut self) {
         self.confirmed = self.end();
         self.log.iter_mut().for_each(|commit| commit.flushed_at = commit.flushed_at.min(Instant::now()));
-        for commit in &self.log {
-            self.owed.remove(&commit.id);
+        for index in 0..self.log.len() {
+            self.forgive(self.log[index].id);
         }
     }
 
-    /// The cache goes back; behind the same connections only where a mark can tell (the model has the other rows).
-    fn go_back(&mut self) {
-        match self.copy.take() {
-            None => self.copy = Some(self.cache.clone()),
-            Some(copy) => {
-                let silent = copy.marks + 8 < self.cache.marks && self.dice.one_in(2);
-                let marks = self.cache.marks;
-                self.cache = Copy { marks, ..copy };
-                self.server += u64::from(!silent);
-            }
+    /// Nobody has to delete anything for this transaction.
+    fn forgive(&mut self, id: u32) {
+        for store in &mut self.stores {
+            store.owed.remove(&id);
         }
-    }
-
-    /// Another server answers, with this copy.
-    pub fn become_copy(&mut self, copy: Copy) {
-        self.cache = Copy { marks: self.cache.marks, ..copy };
-        self.server += 1;
     }
 
     fn chaos(&mut self) {
         // The last two are of an outbox only.
         match self.dice.roll(if self.outbox.is_some() { 11 } else { 9 }) {
-            0..=2 => self.go_back(),
+            0..=2 => {
+                let store = self.a_store();
+                self.go_back(store);
+            }
             3 => {
-                self.cache = Copy { marks: self.cache.marks, ..Copy::default() };
-                self.server += self.dice.roll(2);
+                let store = self.a_store();
+                self.lose_all(store);
             }
             4 if !self.replica => self.crash(),
             5 => self.lose_slot(),
@@ -401,7 +321,9 @@ impl World {
     pub fn log_commit(&mut self, commit: Commit) {
         self.hand_over(&commit);
         if commit.published && !commit.keys.is_empty() {
-            self.owed.insert(commit.id, commit.keys.clone());
+            for store in &mut self.stores {
+                store.owed.insert(commit.id, commit.keys.clone());
+            }
         }
         self.log.push(commit);
     }
@@ -496,11 +418,13 @@ impl World {
         let key = format!("owner:{}", moved.from);
         for earlier in self.log.iter_mut().filter(|earlier| earlier.rows.contains(&moved.row)) {
             earlier.keys.remove(&key);
-            if let Some(keys) = self.owed.get_mut(&earlier.id) {
+            for keys in self.stores.iter_mut().filter_map(|store| store.owed.get_mut(&earlier.id)) {
                 keys.remove(&key);
             }
         }
-        self.owed.retain(|_, keys| !keys.is_empty());
+        for store in &mut self.stores {
+            store.owed.retain(|_, keys| !keys.is_empty());
+        }
     }
 
     /// A key that a reader asks for.
@@ -523,7 +447,7 @@ impl World {
 }
 
 /// A reader that fills keys: plain ones promise to store before the last echo, others have a lease and all the time.
-pub async fn read(world: Shared, reader: u64) {
+pub async fn read(world: Shared, store: usize, reader: u64) {
     let mut token = reader << 32;
     loop {
         let wait = world.borrow_mut().pause(12);
@@ -535,12 +459,12 @@ pub async fn read(world: Shared, reader: u64) {
         let (key, lease) = {
             let mut world = world.borrow_mut();
             let key = world.wanted();
-            if world.cache.keys.contains_key(&key) {
+            if world.stores[store].cache.keys.contains_key(&key) {
                 continue;
             }
             let lease = !world.echoes || world.dice.one_in(2);
             if lease {
-                world.cache.keys.insert(key.clone(), Held::Lease(token));
+                world.stores[store].cache.keys.insert(key.clone(), Held::Lease(token));
             }
             (key, lease)
         };
@@ -550,8 +474,8 @@ pub async fn read(world: Shared, reader: u64) {
         let wait = world.borrow_mut().holds(lease);
         sleep(wait).await;
         let mut world = world.borrow_mut();
-        if !lease || world.cache.keys.get(&key) == Some(&Held::Lease(token)) {
-            world.cache.keys.insert(key, Held::Value(value));
+        if !lease || world.stores[store].cache.keys.get(&key) == Some(&Held::Lease(token)) {
+            world.stores[store].cache.keys.insert(key, Held::Value(value));
         }
     }
 }

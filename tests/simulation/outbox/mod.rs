@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
-use super::scenario::{KINDS, Kind, Plan};
+use super::scenario::{KINDS, Kind, OF_SEVERAL, Plan};
 use super::world::{Dice, Shared, World};
 use tables::Tables;
 
@@ -29,6 +29,9 @@ pub use writers::write;
 /// Runs in every test run; `SEED` runs one.
 const SEEDS: u64 = 138;
 
+/// The same with several caches.
+const SEEDS_OF_SEVERAL: u64 = 52;
+
 /// Those of a stream that an outbox has too, and its own.
 fn kinds() -> Vec<Kind> {
     let own = [Kind::Cut, Kind::Late, Kind::Overflow, Kind::Stalled, Kind::Recorded];
@@ -36,9 +39,20 @@ fn kinds() -> Vec<Kind> {
 }
 
 fn world(seed: u64) -> World {
-    let mut dice = Dice(seed);
     let kinds = kinds();
-    let kind = kinds[(seed % kinds.len() as u64) as usize];
+    world_of(seed, kinds[seed as usize % kinds.len()], 1)
+}
+
+/// Two caches, or three: one of them goes wrong.
+fn world_of_several(seed: u64) -> World {
+    let mut kinds = kinds();
+    kinds.extend(OF_SEVERAL);
+    let (kind, round) = (kinds[seed as usize % kinds.len()], seed as usize / kinds.len());
+    world_of(seed, kind, 2 + round % 2)
+}
+
+fn world_of(seed: u64, kind: Kind, caches: usize) -> World {
+    let mut dice = Dice(seed);
     let mut plan = Plan::new(kind, &mut dice);
     if kind == Kind::Chaos {
         // Long enough to get a lease that a killed daemon left.
@@ -51,7 +65,7 @@ fn world(seed: u64) -> World {
     }
     let page_rows = if dice.one_in(2) { 1 + dice.roll(6) as usize } else { 1_000 };
     let tables = Tables::new(page_rows, dice.one_in(2));
-    let mut world = super::world_of(plan, dice);
+    let mut world = super::world_of(plan, dice, caches);
     if world.budget > 0 {
         world.budget *= 10; // Rows are longer than the WAL of the other simulation.
     }
@@ -122,4 +136,9 @@ fn a_loop_that_waits_for_the_cache_shows_that_it_turns() {
 #[test]
 fn no_schedule_of_an_outbox_removes_too_early_or_leaves_a_stale_value() {
     super::run(SEEDS, world, "simulation::outbox");
+}
+
+#[test]
+fn no_schedule_of_an_outbox_and_several_caches_breaks_a_promise_in_any_of_them() {
+    super::run(SEEDS_OF_SEVERAL, world_of_several, "an_outbox_and_several");
 }

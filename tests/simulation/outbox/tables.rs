@@ -454,8 +454,11 @@ impl World {
             return texts([flag(false), flag(recording), "0".to_owned()]);
         }
         let seconds = Duration::from_secs_f64(literal(sql, "secs => ").parse().expect("seconds"));
-        progress.confirmed =
-            progress.confirmed.max(literal(sql, "greatest(p.confirmed, ").parse().expect("a position"));
+        let upto = literal(sql, "greatest(p.confirmed, ").parse().expect("a position");
+        if upto > progress.confirmed {
+            self.given_on(self.run, upto);
+        }
+        progress.confirmed = progress.confirmed.max(upto);
         progress.until = Some(now + seconds);
         let at = self.lazily();
         self.set_progress(at, progress);
@@ -475,7 +478,7 @@ impl World {
             for row in tables.rows.iter_mut().filter(|row| row.gone.is_none() && named(row)) {
                 (row.gone, gone) = (Some(at), gone + 1);
                 let xid = xid8(row.xid);
-                if let Some(keys) = self.owed.get(&row.commit) {
+                if let Some(keys) = self.stores.iter().find_map(|store| store.owed.get(&row.commit)) {
                     self.failure = Some(format!("removed a row of {xid} with {keys:?} undeleted"));
                 }
             }
@@ -517,7 +520,8 @@ impl World {
         for row in tables.collapse.iter_mut().filter(|row| ids.contains(&row.id) && row.gone.is_none()) {
             row.gone = Some(at);
             let (shape, relying) = (row.shape, &row.relying);
-            let owed = row.relied.iter().filter_map(|commit| self.owed.get(commit)).flatten();
+            let of = |commit| self.stores.iter().filter_map(move |store| store.owed.get(commit));
+            let owed = row.relied.iter().flat_map(of).flatten();
             let owed: Vec<&String> = owed.filter(|key| is_of(shape, key)).collect();
             if !owed.is_empty() || !relying.is_empty() {
                 self.failure = Some(format!("shape {shape} counts as swept: {owed:?} undeleted, {relying:?} open"));
