@@ -89,6 +89,21 @@ impl Invalidations {
         Some(largest)
     }
 
+    /// Collapses the largest families until all takes at most so many bytes, or one pattern for each family is left. Says
+    /// how many were collapsed.
+    pub fn collapse_to(&mut self, bytes_max: usize, rules: &Rules) -> u64 {
+        let mut collapsed = 0;
+        while self.bytes_used() > bytes_max {
+            let before = self.bytes_used();
+            self.collapse_largest(rules);
+            if self.bytes_used() >= before {
+                break;
+            }
+            collapsed += 1;
+        }
+        collapsed
+    }
+
     /// Collapses the families with most patterns until at most `most` are left: a sweep compares every key of the cache
     /// with every pattern. Says how many were collapsed.
     pub fn collapse_patterns(&mut self, most: usize, rules: &Rules) -> u64 {

@@ -20,10 +20,10 @@ use crate::reminder::Reminder;
 /// How often a replica that lags is asked again.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// A session with one standby; connects when first needed, anew after an error.
+/// Sessions with one standby, as many as ask at once; each connects when first needed, anew after an error.
 struct Replica {
     dsn: Dsn,
-    session: RefCell<Option<Session>>,
+    idle: RefCell<Vec<Session>>,
 }
 
 /// All of `postgres.replicas`.
@@ -37,7 +37,7 @@ pub struct ReplicaSessions {
 impl ReplicaSessions {
     /// `limit` is for each connection and each answer.
     pub fn new(dsns: Vec<Dsn>, limit: Duration) -> Self {
-        let replicas = dsns.into_iter().map(|dsn| Replica { dsn, session: RefCell::default() }).collect();
+        let replicas = dsns.into_iter().map(|dsn| Replica { dsn, idle: RefCell::default() }).collect();
         ReplicaSessions { replicas, limit }
     }
 
@@ -54,7 +54,7 @@ impl ReplicaSessions {
         let mut said = Reminder::begun(Id::ReplicaBehind, Instant::now());
         loop {
             // Out of its place while it is used: an error, or a dropped call, leaves none behind.
-            let session = replica.session.take();
+            let session = replica.idle.borrow_mut().pop();
             let session = match session {
                 Some(session) => session,
                 None => Session::connect(&replica.dsn, self.limit, "-c default_transaction_read_only=on").await?,
@@ -63,7 +63,7 @@ impl ReplicaSessions {
                 Ok(replayed) => replayed?,
                 Err(_) => return Err(Error::transient(format!("no answer within {:?}", self.limit))),
             };
-            replica.session.replace(Some(session));
+            replica.idle.borrow_mut().push(session);
             if replayed >= lsn {
                 return Ok(());
             }

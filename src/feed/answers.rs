@@ -43,9 +43,9 @@ enum Past {
     /// They have ended.
     #[default]
     Over,
-    /// Nobody looked since the stream connected.
+    /// Nobody has said yet which were.
     Unseen,
-    /// These were open at the first look.
+    /// These were.
     Open(Snapshot),
 }
 
@@ -83,17 +83,20 @@ impl Answers {
         self.past = Past::Unseen;
     }
 
+    /// What was open when the stream connected, or a moment later: a snapshot that lists every such transaction
+    /// ([`Gate::elders`](crate::control::Gate::elders)).
+    pub fn elders(&mut self, snapshot: Snapshot) {
+        self.past = Past::Open(snapshot);
+    }
+
     /// A snapshot of the gate: none is kept until all that was open when the stream connected has ended.
     pub fn saw(&mut self, snapshot: &Snapshot) {
-        let past = match &self.past {
-            Past::Over => return,
-            Past::Unseen if snapshot.ended_by(snapshot) => Past::Over,
-            Past::Unseen => Past::Open(snapshot.clone()),
-            Past::Open(before) if before.ended_by(snapshot) => Past::Over,
-            Past::Open(_) => return,
-        };
-        // One that is on its way may be from before the end.
-        (self.now.0, self.cleared.0, self.past) = (self.now.0 + 1, self.now.0 + 1, past);
+        if let Past::Open(elders) = &self.past
+            && elders.ended_by(snapshot)
+        {
+            // An answer that is on its way may be from before the end.
+            (self.now.0, self.cleared.0, self.past) = (self.now.0 + 1, self.now.0 + 1, Past::Over);
+        }
     }
 
     /// The gate is asked anew: without a look at the definitions nothing is known of what leaves behind it.
@@ -309,6 +312,10 @@ mod tests {
         answers.connected();
         answers.defined(Definitions::default());
         assert_eq!(answers.known(&question(0, "0")), None, "changes may have been missed");
+        answers.saw(&snapshot(9, &[]));
+        keep_now(&mut answers, "1");
+        assert_eq!(answers.known(&question(0, "1")), None, "the gate's snapshot lists not all that are open");
+        answers.elders(snapshot(9, &[5, 7]));
         for (seen, is_kept) in [
             (snapshot(9, &[5, 7]), false),
             (snapshot(10, &[7]), false),
@@ -322,6 +329,7 @@ mod tests {
         }
         answers.connected();
         answers.defined(Definitions::default());
+        answers.elders(snapshot(30, &[]));
         answers.saw(&snapshot(30, &[]));
         keep_now(&mut answers, "1");
         assert!(answers.known(&question(0, "1")).is_some(), "nothing was open");
@@ -332,7 +340,7 @@ mod tests {
         let mut answers = answers_of(1 << 20);
         answers.connected();
         answers.defined(Definitions::default());
-        answers.saw(&Snapshot::Taken { xmax: 9, in_progress: vec![5] });
+        answers.elders(Snapshot::Taken { xmax: 9, in_progress: vec![5] });
         let asked = answers.now();
         answers.saw(&Snapshot::Taken { xmax: 9, in_progress: vec![] });
         keep(&mut answers, asked, 0, "1");

@@ -59,18 +59,18 @@ pub fn patience(lateness: Duration) -> Duration {
 pub enum Described {
     /// The tables that a relation's rows belong to.
     Tables(Relation, Option<Named>),
-    /// What readers see of the tables.
-    Catalog(Option<CatalogView>),
+    /// What readers see of the tables, and the transactions that are open, where somebody needs them.
+    Catalog(Option<CatalogView>, Option<Snapshot>),
 }
 
 /// What the feed hands over to every target.
 #[derive(Debug)]
 pub enum Handed<A> {
-    /// A load that is visible, lookups resolved; with it everything up to the position was handed over. And when its oldest
-    /// change committed.
-    Load(Invalidations, Option<A>, Option<std::time::Instant>),
+    /// A load that is visible, lookups resolved; with it everything up to the position was handed over. And when its
+    /// oldest change committed.
+    Load(Box<Invalidations>, Option<A>, Option<std::time::Instant>),
     /// Patterns that nobody waits for.
-    Sweep(Untold),
+    Sweep(Box<Untold>),
     /// Everything up to this position was handed over.
     Position(A),
 }
@@ -112,6 +112,8 @@ pub struct Done {
 pub struct Limits {
     /// Keys in one pipeline.
     pub batch_keys_max: usize,
+    /// What the batch may hold, in bytes: each target gets as much at once.
+    pub batch_bytes_max: usize,
     /// Bound of all key sets together, in bytes.
     pub memory_bytes_max: usize,
 }
@@ -121,10 +123,10 @@ pub struct Limits {
 pub struct Room {
     /// What keys may take, in bytes.
     pub keys_bytes_max: usize,
-    /// What is on its way behind the feed and cannot collapse, in bytes: of the target that holds least.
+    /// What is on its way to the target that holds least and cannot collapse, in bytes. One that is away stops nobody.
+    pub leaving_least: usize,
+    /// The same of all targets together.
     pub leaving: usize,
-    /// What intake may hold, in bytes.
-    pub intake_bytes_max: usize,
 }
 
 /// The stream's side.
@@ -195,7 +197,7 @@ where
     pub fn renewed(self, rules: &Rc<Rules>, control: &Rc<D>) -> Self {
         let Feed { source, limits, teller, done, watching, .. } = self;
         let renewed = Feed::new(source, Rc::clone(control), Rc::clone(rules), limits, "", teller);
-        Feed { done, watching, ..renewed }
+        Feed { done, watching: watching.renewed(), ..renewed }
     }
 
     /// The source, for what positions mean.
@@ -269,13 +271,14 @@ where
     /// Whether another event may be taken.
     pub fn has_room(&self, room: &Room) -> bool {
         let batch = &self.intake.batch;
-        let on_its_way = batch.bytes_used() + self.lookups.bytes_used() + room.leaving;
-        !self.describing.is_out() && !self.is_full() && on_its_way < room.keys_bytes_max / 4 * 3
+        let most = room.keys_bytes_max / 4 * 3;
+        let on_its_way = batch.bytes_used() + self.lookups.bytes_used() + room.leaving_least;
+        !self.describing.is_out() && !self.is_full() && on_its_way < most && room.leaving < most
     }
 
     fn is_full(&self) -> bool {
         let batch = &self.intake.batch;
-        batch.len() >= self.limits.batch_keys_max || batch.bytes_used() >= self.limits.memory_bytes_max / 8
+        batch.len() >= self.limits.batch_keys_max || batch.bytes_used() >= self.limits.batch_bytes_max
     }
 
     /// Takes one event that is in the source's buffer; says whether there was one.
@@ -307,10 +310,13 @@ where
 
     /// Asks the catalog what readers see of the tables; nothing is taken until it answered.
     fn read_catalog(&mut self) {
-        let control = Rc::clone(&self.control);
+        let (control, keeps) = (Rc::clone(&self.control), self.lookups.keeps());
         self.describing.start(async move {
-            let ask = async || control.catalog().await.map_err(Error::having_worked);
-            insist(Part::Session, "read the catalog", ask).await.map(Described::Catalog)
+            let ask = async || {
+                let elders = if keeps { Some(control.elders().await?) } else { None };
+                Ok::<_, Error>(Described::Catalog(control.catalog().await?, elders))
+            };
+            insist(Part::Session, "read the catalog", async || ask().await.map_err(Error::having_worked)).await
         });
     }
 
@@ -328,7 +334,10 @@ where
     pub fn described(&mut self, described: Described) {
         match described {
             Described::Tables(relation, tables) => self.intake.resolved(&relation, tables, &self.rules),
-            Described::Catalog(view) => self.intake.catalog(view, &self.rules),
+            Described::Catalog(view, elders) => {
+                self.intake.catalog(view, &self.rules);
+                elders.into_iter().for_each(|elders| self.lookups.elders(elders));
+            }
         }
     }
 
@@ -422,7 +431,7 @@ where
     fn hand_over(&mut self, Cut { load, tickets, born }: Cut) -> Result<()> {
         tickets.into_iter().for_each(|ticket| self.ledger.done(ticket));
         let upto = self.ledger.settled(|_| false)?;
-        self.handed.push_back(Handed::Load(load, upto, born));
+        self.handed.push_back(Handed::Load(Box::new(load), upto, born));
         Ok(())
     }
 

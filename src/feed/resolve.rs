@@ -67,6 +67,16 @@ impl Lookups {
         self.answers.borrow_mut().connected();
     }
 
+    /// Whether answers are kept at all.
+    pub(super) fn keeps(&self) -> bool {
+        self.answers.borrow().keeps()
+    }
+
+    /// What was open when the stream connected.
+    pub(super) fn elders(&mut self, snapshot: Snapshot) {
+        self.answers.borrow_mut().elders(snapshot);
+    }
+
     /// A snapshot of the gate came.
     pub(super) fn saw(&mut self, snapshot: &Snapshot) {
         self.answers.borrow_mut().saw(snapshot);

@@ -50,6 +50,11 @@ impl Watching {
         Watching { began: Instant::now(), watch, stall, heard: false, due: None, out, blind }
     }
 
+    /// Under other rules, with another session: nothing is looked at until the stream connects.
+    pub(super) fn renewed(self) -> Self {
+        Watching { due: None, out: Kept::default(), blind: Outage::default(), ..self }
+    }
+
     /// A keepalive tells how far the server is; anything else is a part of the stream.
     #[inline]
     pub(super) fn hears<A>(&mut self, event: &Event<'_, A>) {
@@ -183,7 +188,7 @@ where
         // Tables that triggers no longer tell of were altered.
         let all = self.untold(tables.iter());
         let altered = self.untold(tables.iter().filter(|table| sighting.uncovered.contains(table)));
-        self.handed.push_back(Handed::Sweep(Untold { all, altered }));
+        self.handed.push_back(Handed::Sweep(Box::new(Untold { all, altered })));
     }
 
     fn untold<'a>(&mut self, tables: impl Iterator<Item = &'a (String, String)>) -> Invalidations {

@@ -85,7 +85,7 @@ impl<A: Copy + Ord> Ledger<A> {
 
     fn redeem(&self, ticket: Ticket) -> (SpanId, Owed) {
         let ours = ticket.lost.as_ref().is_some_and(|lost| Rc::ptr_eq(lost, &self.lost));
-        debug_assert!(ours, "a ticket is handed back to the ledger that gave it out");
+        assert!(ours, "a ticket is handed back to the ledger that gave it out");
         ticket.take()
     }
 

@@ -36,19 +36,22 @@ where
         self.feed.bytes_leaving() + targets.sum::<usize>()
     }
 
-    /// What may be taken in, now that everything else holds what it does.
+    /// What is on its way behind the feed.
     pub(super) fn room(&self) -> Room {
         let keys_bytes_max = self.keys_bytes_max();
-        Room {
-            keys_bytes_max,
-            leaving: self.targets.iter().map(Target::bytes_leaving).min().unwrap_or(0),
-            intake_bytes_max: keys_bytes_max.saturating_sub(self.bytes_behind_intake()),
-        }
+        let leaving = self.targets.iter().map(Target::bytes_leaving);
+        let (leaving_least, leaving) = (leaving.clone().min().unwrap_or(0), leaving.sum());
+        Room { keys_bytes_max, leaving_least, leaving }
+    }
+
+    /// What intake may hold, now that everything else holds what it does.
+    pub(super) fn intake_bytes_max(&self) -> usize {
+        self.keys_bytes_max().saturating_sub(self.bytes_behind_intake())
     }
 
     /// Collapses what can collapse, largest first, until all keys together are within the bound.
     pub(super) fn give_way(&mut self) {
-        while self.feed.intake_bytes() > self.room().intake_bytes_max {
+        while self.feed.intake_bytes() > self.intake_bytes_max() {
             let intake = self.feed.largest();
             let freed = match self.targets.iter_mut().max_by_key(|target| target.largest()) {
                 Some(target) if target.largest() > intake => target.collapse_largest(),

@@ -110,6 +110,8 @@ pub struct Pipeline<S: Source, C, D> {
     phase: Phase<D>,
     /// Every target's mark was judged since this daemon has the slot.
     is_ready: bool,
+    /// Something happened since the totals were told.
+    is_news: bool,
     /// The target that is asked first.
     first: usize,
     /// Other rules to go on with.
@@ -140,11 +142,15 @@ where
     ) -> Self {
         let (control, rules, teller) = (Rc::new(control), Rc::new(rules), Teller::new(listener));
         let words = source.words();
-        let limits = Limits { batch_keys_max: settings.batch_keys_max, memory_bytes_max: settings.memory_bytes_max };
-        let memory_bytes_max = settings.memory_bytes_max / caches.len().max(1);
+        let share = settings.memory_bytes_max / caches.len().max(1);
+        let limits = Limits {
+            batch_keys_max: settings.batch_keys_max,
+            batch_bytes_max: share / 8,
+            memory_bytes_max: settings.memory_bytes_max,
+        };
         let targets = caches.into_iter().map(|(cache, policy)| {
             let (slot, replicas) = (settings.slot.clone(), settings.replicas);
-            let settings = target::Settings { policy, slot, replicas, memory_bytes_max };
+            let settings = target::Settings { policy, slot, replicas, memory_bytes_max: share };
             let (control, rules) = (Rc::clone(&control), Rc::clone(&rules));
             Target::new(Rc::new(cache), control, rules, settings, words, teller.clone())
         });
@@ -157,6 +163,7 @@ where
             teller,
             phase: Phase::Running,
             is_ready: false,
+            is_news: false,
             first: 0,
             reloads: None,
         }
@@ -211,7 +218,7 @@ where
                 (index, happened) = any(&mut self.targets, self.first) => {
                     self.first = index + 1;
                     self.targets[index].on(happened?, self.feed.source());
-                    self.tell();
+                    self.is_news = true;
                 }
                 // 4. Times: each only ends the wait, the work is in `start`.
                 () = at(targets_due) => {}
@@ -256,11 +263,11 @@ where
     /// Takes every event that is in the source's buffer, as long as there is room.
     fn take(&mut self) -> Result<()> {
         self.connected()?;
-        let mut room = self.room();
+        let (room, mut intake_bytes_max) = (self.room(), self.intake_bytes_max());
         while !self.phase.is_draining() && self.feed.has_room(&room) {
-            if self.feed.intake_bytes() > room.intake_bytes_max {
+            if self.feed.intake_bytes() > intake_bytes_max {
                 self.give_way();
-                room = self.room();
+                intake_bytes_max = self.intake_bytes_max();
             }
             if !self.feed.take_one()? {
                 break;
@@ -309,8 +316,10 @@ where
             && self.targets.iter().any(Target::wants_early)
             && let Some(keys) = self.feed.early()
         {
-            let wanting = self.targets.iter_mut().filter(|target| target.wants_early());
+            let mut wanting = self.targets.iter_mut().filter(|target| target.wants_early());
+            let first = wanting.next();
             wanting.for_each(|target| target.take_early(keys.clone(), now));
+            first.into_iter().for_each(|target| target.take_early(keys.clone(), now));
         }
         let (draining, connected) = (self.phase.is_draining(), self.feed.is_connected());
         let beats = !draining && !self.feed.is_held_back();
@@ -326,6 +335,9 @@ where
             self.is_ready = true;
             self.teller.tell(News::Ready);
         }
+        if std::mem::take(&mut self.is_news) {
+            self.tell();
+        }
         Ok(())
     }
 
@@ -335,12 +347,12 @@ where
             let Some((last, others)) = self.targets.split_last_mut() else { continue };
             match handed {
                 Handed::Load(load, upto, born) => {
-                    others.iter_mut().for_each(|target| target.take_in(load.clone(), upto, born));
-                    last.take_in(load, upto, born);
+                    others.iter_mut().for_each(|target| target.take_in((*load).clone(), upto, born));
+                    last.take_in(*load, upto, born);
                 }
                 Handed::Sweep(untold) => {
-                    others.iter_mut().for_each(|target| target.take_untold(untold.clone()));
-                    last.take_untold(untold);
+                    others.iter_mut().for_each(|target| target.take_untold((*untold).clone()));
+                    last.take_untold(*untold);
                 }
                 Handed::Position(upto) => self.targets.iter_mut().for_each(|target| target.take_position(upto)),
             }
@@ -355,7 +367,7 @@ where
         let Some(ack) = self.confirmed.least(self.targets.iter().map(current)) else { return };
         self.reached = (self.feed.acknowledge(ack), self.reached.1 + 1);
         reached(Step::Acknowledged);
-        self.tell();
+        self.is_news = true;
     }
 
     /// When the open batch should ask the gate; `None` while nobody could take what leaves.
