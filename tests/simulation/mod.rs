@@ -3,7 +3,8 @@
 //! Safety, at every step: what is confirmed was answered, and positions never go back. Liveness: after the faults end,
 //! everything is delivered and confirmed, and no value in a cache is another than the database's. Daemons are stopped
 //! and killed at any time. With two and three caches of which one goes wrong, all of that holds for each of them, and the
-//! others keep up with the stream. A failing seed is one line: `SEED=n cargo test --test main simulation`; `SEEDS=n` runs more.
+//! others keep up with the stream. A failing seed is one line: `SEED=n cargo test --test main simulation`; `SEEDS=n`
+//! runs more.
 
 mod outbox;
 mod parts;
