@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::error::{Class, Error, Exit, Result};
 use crate::lsn::Lsn;
@@ -20,8 +20,17 @@ use crate::source::replication::slot::{self, SlotCondition};
 use crate::start::{SlotOrigin, Start};
 
 /// A slot is free for a moment whenever its daemon begins anew, with other rules for one. Whoever stands by may have the
-/// old rules, so it leaves the slot to that daemon for so long.
+/// old rules, so it leaves the slot to that daemon for at least so long,
 const GRACE: Duration = Duration::from_millis(700);
+/// and for at most so long.
+const GRACE_MAX: Duration = Duration::from_secs(5);
+/// A daemon that begins anew needs about a dozen round trips: TCP, TLS, SCRAM, what the server is, the slot, the start.
+const GRACE_ROUND_TRIPS: u32 = 24;
+
+/// How long the slot is left to the daemon that had it: as far as that one is from the server, so is this one, mostly.
+fn grace(round_trip: Duration) -> Duration {
+    (round_trip * GRACE_ROUND_TRIPS).clamp(GRACE, GRACE_MAX)
+}
 
 /// A stream that was started, from which nothing was read yet.
 #[derive(Debug)]
@@ -59,9 +68,10 @@ pub(super) async fn start(options: Rc<SlotOptions>, waiting: Option<Box<Wire>>, 
         Some(wire) => wire,
         None => Box::new(Wire::connect(&options.dsn, options.connect_timeout).await?),
     };
+    let asked = Instant::now();
     let mut condition = answered(limit, slot::look(&mut wire, &options.slot)).await?;
     if stood_by && !matches!(condition, SlotCondition::Busy(_)) {
-        sleep(GRACE).await;
+        sleep(grace(asked.elapsed())).await;
         condition = answered(limit, slot::look(&mut wire, &options.slot)).await?;
     }
     if let SlotCondition::Busy(pid) = condition {
@@ -196,6 +206,14 @@ fn protocol_options(version: u32, publication: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slot_is_left_longer_to_a_daemon_that_is_far_from_the_server() {
+        for (round_trip_ms, grace_ms) in [(0, 700), (1, 700), (29, 700), (50, 1_200), (100, 2_400), (1_000, 5_000)] {
+            let grace = grace(Duration::from_millis(round_trip_ms));
+            assert_eq!(grace, Duration::from_millis(grace_ms), "{round_trip_ms}");
+        }
+    }
 
     #[test]
     fn quotes_the_publication_for_the_option_and_for_the_list_in_it() {
