@@ -113,6 +113,15 @@ impl<A: Copy + Ord> Ledger<A> {
         self.ticket(ticket.span, Owed::Part)
     }
 
+    /// Adds a ticket to those that wait together: one part of a span stands for all of it. Past very many spans each load
+    /// joins the last one, so without this what waits for a cache that is away would grow by a ticket with each load.
+    pub fn gather(&mut self, waiting: &mut Vec<Ticket>, ticket: Ticket) {
+        match waiting.last().is_some_and(|last| (last.span, last.owed) == (ticket.span, ticket.owed)) {
+            true => self.done(ticket),
+            false => waiting.push(ticket),
+        }
+    }
+
     /// What the ticket stands for was answered.
     pub fn done(&mut self, ticket: Ticket) {
         match self.redeem(ticket) {
@@ -246,6 +255,35 @@ mod tests {
         ledger.done(echo);
         assert_eq!(ledger.settled(|_| true).expect("nothing is lost"), Some(1));
         assert!(ledger.is_empty());
+    }
+
+    #[test]
+    fn tickets_that_wait_together_are_no_more_than_the_spans() {
+        let (mut ledger, mut waiting) = (Ledger::default(), Vec::new());
+        let loads = 30_000;
+        for load in 1..=loads {
+            let ticket = ledger.open_or_join(Some(load));
+            ledger.gather(&mut waiting, ticket);
+        }
+        assert_eq!(waiting.len(), 10_000);
+        let last = waiting.pop().expect("there are many");
+        waiting.into_iter().for_each(|ticket| ledger.done(ticket));
+        assert!(ledger.settled(|_| true).expect("nothing is lost") < Some(loads), "the last stands for many");
+        ledger.done(last);
+        assert_eq!(ledger.settled(|_| true).expect("nothing is lost"), Some(loads));
+    }
+
+    #[test]
+    fn a_part_and_an_echo_of_one_span_are_both_owed() {
+        let (mut ledger, mut waiting) = (Ledger::default(), Vec::new());
+        let part = ledger.open(Some(1));
+        let echo = ledger.split(&part);
+        let echo = ledger.echoing(echo);
+        ledger.gather(&mut waiting, part);
+        ledger.gather(&mut waiting, echo);
+        assert_eq!(waiting.len(), 2);
+        waiting.into_iter().for_each(|ticket| ledger.done(ticket));
+        assert!(ledger.settled(|_| true).expect("nothing is lost").is_some());
     }
 
     #[test]

@@ -66,11 +66,7 @@ where
     pub(super) fn await_replicas(&mut self, delivery: Delivery) {
         self.lagging.next.load.merge(delivery.load);
         for ticket in delivery.tickets {
-            // One part stands for all of a span that wait together.
-            match self.lagging.next.tickets.last().is_some_and(|last| last.span() == ticket.span()) {
-                true => self.ledger.done(ticket),
-                false => self.lagging.next.tickets.push(ticket),
-            }
+            self.ledger.gather(&mut self.lagging.next.tickets, ticket);
         }
         self.start_round();
     }

@@ -224,11 +224,7 @@ where
                 // A flight holds what cannot collapse any more: no more than a share of this target's share.
                 let most = self.settings.memory_bytes_max / 8;
                 self.done.collapsed += waiting.load.collapse_to(most, &self.rules);
-                // One part stands for all of a span that wait together.
-                match waiting.tickets.last().is_some_and(|last| last.span() == ticket.span()) {
-                    true => self.ledger.done(ticket),
-                    false => waiting.tickets.push(ticket),
-                }
+                self.ledger.gather(&mut waiting.tickets, ticket);
             }
             None => self.inbox = Some(Delivery { load, tickets: vec![ticket], stage: Stage::Fresh }),
         }

@@ -90,7 +90,7 @@ where
             Some(queued) => {
                 queued.load.merge(delivery.load);
                 self.done.collapsed += queued.load.collapse_patterns(PATTERNS_MAX, &self.rules);
-                queued.tickets.extend(delivery.tickets);
+                delivery.tickets.into_iter().for_each(|ticket| self.ledger.gather(&mut queued.tickets, ticket));
             }
             None => self.sweeping.queued.push(delivery),
         }

@@ -6,6 +6,7 @@
 //! others keep up with the stream. A failing seed is one line: `SEED=n cargo test --test main simulation`; `SEEDS=n`
 //! runs more.
 
+mod memory;
 mod outbox;
 mod parts;
 mod scenario;

@@ -189,7 +189,7 @@ impl World {
     }
 
     /// What nothing is wrong with goes on while one cache is away or slow: keys are deleted, and marks move.
-    fn keep_up(&mut self) {
+    pub fn keep_up(&mut self) {
         let now = Instant::now();
         let settled_by = |commit: &Commit| commit.visible_at.max(commit.flushed_at).max(self.began);
         let (mut late, mut ready) = (None, self.began);
