@@ -78,7 +78,7 @@ fn what_waits_for_a_cache_that_is_away_collapses_within_the_bound_and_stops_nobo
     waits(|store| store.away = true);
 }
 
-/// A flight that is out cannot collapse, and may be nearly as large as the bound.
+/// A flight that is out cannot collapse.
 #[test]
 fn what_is_on_its_way_to_a_cache_that_is_slow_stops_nobody() {
     waits(|store| store.slow_ms = 4_000);
@@ -117,8 +117,10 @@ fn waits(wrong: impl FnOnce(&mut Store)) {
         assert!(totals.collapsed > 0, "all keys waited as they were");
         assert!(totals.keys < 2 * COMMITS * ROWS, "each cache got each key by itself");
         let most = most.get();
-        assert!(most > MEMORY_BYTES_MAX as u64 / 3, "the bound was never near: {most}");
-        assert!(most <= MEMORY_BYTES_MAX as u64, "{most} bytes of keys");
+        // An inbox may have an eighth of its cache's share; the rest is on its way, waits for the gate, or can come again.
+        let share = MEMORY_BYTES_MAX as u64 / 2;
+        assert!(most > share / 8, "the bound was never near: {most}");
+        assert!(most <= share / 2, "{most} bytes of keys");
         assert_eq!((world.borrow().stale(), &world.borrow().failure), (Vec::new(), &None));
     });
 }
