@@ -15,8 +15,15 @@ use proptest::prelude::*;
 /// One step of a random life of the batch.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A transaction commits with these keys; with none it is an empty one.
+    /// A transaction commits with these keys: one that was streamed, or, where one arrives, that one with these as its
+    /// last. With none it may be an empty one.
     Commit(Vec<u8>),
+    /// The transaction that arrives names these; it begins with them where none does.
+    Change(Vec<u8>),
+    /// What the transaction that arrives named so far may leave.
+    Piece,
+    /// The stream breaks inside of the transaction that arrives, which comes again.
+    Interrupt,
     /// A keepalive between transactions.
     Idle,
     /// A snapshot that contains the transactions for which the mask, taken in turn, says so.
@@ -28,6 +35,9 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => prop::collection::vec(0u8..6, 0..4).prop_map(Step::Commit),
+        3 => prop::collection::vec(0u8..6, 0..3).prop_map(Step::Change),
+        1 => Just(Step::Piece),
+        1 => Just(Step::Interrupt),
         1 => Just(Step::Idle),
         3 => prop::collection::vec(any::<bool>(), 1..5).prop_map(Step::Cut),
         3 => any::<usize>().prop_map(Step::Answer),
@@ -57,13 +67,32 @@ struct Model {
     visible: BTreeSet<u32>,
     last: u32,
     flights: usize,
+    /// The last transaction arrives, and its commit does not stand in the stream yet.
+    arrives: bool,
+    /// The stream broke in the last transaction, which comes again.
+    comes_again: bool,
 }
 
 impl Model {
     /// Everything up to this position is answered.
     fn answered(&self) -> u64 {
         let out = self.owed.keys().chain(self.flying.values().flatten()).min();
-        out.map_or(u64::MAX, |xid| u64::from(*xid) * 10 - 1)
+        out.map_or(u64::MAX, |xid| u64::from(*xid) * 100 - 1)
+    }
+
+    /// The next transaction of the stream.
+    fn begin(&mut self) {
+        self.last += u32::from(!std::mem::take(&mut self.comes_again));
+        self.arrives = true;
+    }
+
+    /// The transaction of now named these; a key that left with an earlier piece of it is owed anew.
+    fn named(&mut self, keys: &[u8]) {
+        self.owed.entry(self.last).or_default().extend(keys);
+    }
+
+    fn is_between(&self) -> bool {
+        !self.arrives && !self.comes_again
     }
 
     fn cut(&mut self, cut: Option<&Cut>) {
@@ -78,6 +107,17 @@ impl Model {
         self.flying.insert(self.flights, leaving);
         self.flights += 1;
     }
+}
+
+/// The transaction that arrives names these keys, if any.
+fn name(batch: &mut Batch<u64>, model: &mut Model, keys: &[u8]) {
+    if keys.is_empty() {
+        return;
+    }
+    batch.named(|tx, load| {
+        keys.iter().for_each(|key| _ = load.keys.insert(&[*key], FamilyId(u32::from(*key)), tx));
+    });
+    model.named(keys);
 }
 
 fn live(steps: &[Step]) {
@@ -97,14 +137,34 @@ fn live(steps: &[Step]) {
     };
     for step in steps {
         match step {
+            Step::Commit(keys) if model.arrives => {
+                name(&mut batch, &mut model, keys);
+                position = u64::from(model.last) * 100;
+                batch.commit(Xid(model.last), position, &mut ledger);
+                model.arrives = false;
+            }
             Step::Commit(keys) => {
-                model.last += 1;
-                position = u64::from(model.last) * 10;
+                model.begin();
+                position = u64::from(model.last) * 100;
                 batch.commit_streamed(Xid(model.last), load(keys), position, &mut ledger);
                 if !keys.is_empty() {
-                    model.owed.insert(model.last, keys.iter().copied().collect());
+                    model.named(keys);
                 }
+                model.arrives = false;
             }
+            Step::Change(keys) => {
+                if !model.arrives {
+                    model.begin();
+                    batch.begin(Xid(model.last));
+                }
+                name(&mut batch, &mut model, keys);
+            }
+            Step::Piece => batch.close_piece(),
+            Step::Interrupt => {
+                batch.interrupted();
+                model.comes_again |= std::mem::take(&mut model.arrives);
+            }
+            Step::Idle if !model.is_between() => {}
             Step::Idle => {
                 position += 1;
                 batch.idle(position, &mut ledger);
@@ -125,6 +185,10 @@ fn live(steps: &[Step]) {
             confirmed = ack;
         }
         assert!(confirmed <= model.answered(), "confirmed {confirmed}, answered {}", model.answered());
+    }
+    if model.arrives {
+        position = u64::from(model.last) * 100;
+        batch.commit(Xid(model.last), position, &mut ledger);
     }
     // Liveness: once everything is visible and answered, everything is confirmed.
     model.visible.extend(1..=model.last);
@@ -163,6 +227,21 @@ fn transactions_that_share_a_span_hold_one_part_of_it_together() {
     let commits = (0..4).map(|key| Step::Commit(vec![key]));
     let steps: Vec<Step> = commits.chain([only(1), only(3), Step::Answer(0), Step::Answer(0), only(2)]).collect();
     live(&steps);
+}
+
+#[test]
+fn a_transaction_that_comes_again_is_confirmed_behind_all_that_it_named() {
+    let (all, none) = (|| Step::Cut(vec![true]), || Step::Cut(vec![false]));
+    let piece = |key| [Step::Change(vec![key]), Step::Piece];
+    live(&[piece(0).to_vec(), vec![all(), Step::Interrupt, Step::Commit(vec![0]), Step::Answer(0)]].concat());
+    live(&[piece(0).to_vec(), vec![none()], piece(1).to_vec(), vec![all(), Step::Commit(vec![])]].concat());
+    live(
+        &[
+            vec![Step::Change(vec![0]), Step::Interrupt, none(), Step::Change(vec![0]), all()],
+            vec![Step::Commit(vec![1])],
+        ]
+        .concat(),
+    );
 }
 
 /// Answers deliveries at `times` (milliseconds) and lets the echoes run dry.
