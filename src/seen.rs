@@ -50,7 +50,7 @@ impl Seen<'_> {
 
 /// The word that stands for a table's name.
 pub fn key(schema: &str, name: &str) -> String {
-    hash(&format!("{schema}\0{name}"))
+    hash(format!("{schema}\0{name}"))
 }
 
 /// The text for an answer of `sql/outbox/facts.sql`. One that is not of tables is the text itself.
@@ -61,14 +61,14 @@ pub fn spelled(answer: &str) -> String {
         let labels: BTreeSet<String> = facts.labels.iter().flatten().map(|label| hash(label)[..8].to_owned()).collect();
         let one = labels.len() > LABELS_MAX;
         let labels = labels.into_iter().collect::<Vec<_>>().join("+");
-        let labels = if one { hash(&labels) } else { labels };
+        let labels = if one { hash(labels) } else { labels };
         let look = hash(facts.look.as_deref().unwrap_or_default());
         let (key, files, versions) = (key(&facts.schema, &facts.name), short(&facts.files), short(&facts.versions));
         format!("{key}:{look}:{files}:{versions}:{labels}")
     };
     let words: BTreeSet<String> = tables.iter().map(word).collect();
     let words = words.into_iter().collect::<Vec<_>>().join(" ");
-    if tables.len() <= TABLES_MAX { format!("{TABLES} {words}") } else { hash(&words) }
+    if tables.len() <= TABLES_MAX { format!("{TABLES} {words}") } else { hash(words) }
 }
 
 /// Tables in which values may have changed from one text to the other, as [`key`] names them; `None` where a text is not

@@ -5,3 +5,4 @@ pub mod digest;
 pub mod equated;
 pub mod lint;
 pub mod needs;
+mod written;

@@ -29,6 +29,24 @@ pub struct Like {
 }
 
 impl Like {
+    /// The pattern, each character that stands for itself behind the escape where it must, and whether case is ignored.
+    pub fn written(&self) -> (String, bool) {
+        let mut pattern = String::new();
+        for element in &self.elements {
+            match element {
+                Element::Any => pattern.push('%'),
+                Element::One => pattern.push('_'),
+                Element::Character(character) => {
+                    if matches!(character, '%' | '_' | '\\') {
+                        pattern.push('\\');
+                    }
+                    pattern.push(*character);
+                }
+            }
+        }
+        (pattern, self.case == Case::Ignored)
+    }
+
     /// Compiles; `None` when the pattern ends with its escape, which PostgreSQL refuses.
     pub fn new(pattern: &str, case: Case) -> Option<Like> {
         let mut elements = Vec::new();
