@@ -7,6 +7,8 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
+use strsim::osa_distance;
+
 use crate::error::Exit;
 
 /// A file as it was read.
@@ -227,28 +229,10 @@ pub fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> O
     let lower = written.to_lowercase();
     let near = names
         .into_iter()
-        .map(|name| (distance(&lower, &name.to_lowercase()), name))
+        .map(|name| (osa_distance(&lower, &name.to_lowercase()), name))
         .filter(|(distance, name)| *distance * 3 <= name.chars().count().max(3))
         .min();
     near.map(|(_, name)| name)
-}
-
-/// Insertions, deletions, replacements and swaps of neighbours that turn `from` into `into`.
-pub(super) fn distance(from: &str, into: &str) -> usize {
-    let (from, into): (Vec<char>, Vec<char>) = (from.chars().collect(), into.chars().collect());
-    let mut rows = vec![(0..=into.len()).collect::<Vec<usize>>()];
-    for (i, a) in from.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, b) in into.iter().enumerate() {
-            let mut best = (rows[i][j] + usize::from(a != b)).min(rows[i][j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *a == into[j - 1] && from[i - 1] == *b {
-                best = best.min(rows[i - 1][j - 1] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[from.len()][into.len()]
 }
 
 #[cfg(test)]
@@ -256,9 +240,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_the_edits_between_two_names() {
-        for (from, into, edits) in [("slott", "slot", 1), ("", "abc", 3), ("solt", "slot", 1), ("same", "same", 0)] {
-            assert_eq!(distance(from, into), edits, "{from} {into}");
+    fn suggests_a_name_that_is_near() {
+        let cases = [
+            ("slott", Some("slot")),
+            ("solt", Some("slot")), // Two neighbours that changed places are one edit.
+            ("SLOT", Some("slot")),
+            ("tolerated_lga", Some("tolerated_lag")),
+            ("toleratd_lg", Some("tolerated_lag")),
+            ("slxtt", None),
+            ("", None),
+        ];
+        for (written, near) in cases {
+            assert_eq!(nearest(written, ["slot", "tolerated_lag"]), near, "{written}");
         }
     }
 

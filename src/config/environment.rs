@@ -6,9 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use strsim::osa_distance;
+
 use crate::config::layers::Layer;
 use crate::config::reference::{ConfigKey, reference};
-use crate::mistake::{Mistakes, Place, distance, suggestion};
+use crate::mistake::{Mistakes, Place, suggestion};
 use crate::postgres::dsn::Dsn;
 
 /// The level of the log.
@@ -101,7 +103,7 @@ fn slip(name: &str) -> Option<String> {
     if !squeezed.starts_with("CRIEUR_") || OF_TESTS.contains(&name) {
         return None;
     }
-    let meant = known.iter().find(|known| distance(&squeezed, &self::squeezed(known)) <= 2)?;
+    let meant = known.iter().find(|known| osa_distance(&squeezed, &self::squeezed(known)) <= 2)?;
     Some(format!("did you mean \"{meant}\"? sections and keys are parted by two underscores"))
 }
 
