@@ -1,5 +1,7 @@
 //! Names of tables as rules write them: read as PostgreSQL reads identifiers, never folded or guessed otherwise.
 
+use crate::rules::value::path::quoted;
+
 /// Schema and table of `table`, `schema.table`, `"My Schema"."My.Table"`. Unquoted names are folded to lower case, as
 /// PostgreSQL folds identifiers; a quote inside of quotes is doubled.
 pub(crate) fn table_name(text: &str) -> Option<(String, String)> {
@@ -12,23 +14,14 @@ pub(crate) fn table_name(text: &str) -> Option<(String, String)> {
 }
 
 fn identifier(text: &str) -> Option<(String, &str)> {
-    let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find('.').unwrap_or(text.len());
-        let (name, rest) = text.split_at(end);
-        let plain = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
-        let starts = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
-        return (starts && name.chars().all(plain)).then(|| (name.to_ascii_lowercase(), rest));
-    };
-    let mut name = String::new();
-    let mut chars = quoted.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '"' if chars.next_if(|(_, next)| *next == '"').is_some() => name.push('"'),
-            '"' => return (!name.is_empty()).then(|| (name, &quoted[at + 1..])),
-            other => name.push(other),
-        }
+    if let Some(inside) = text.strip_prefix('"') {
+        return quoted(inside);
     }
-    None
+    let end = text.find('.').unwrap_or(text.len());
+    let (name, rest) = text.split_at(end);
+    let plain = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+    let starts = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
+    (starts && name.chars().all(plain)).then(|| (name.to_ascii_lowercase(), rest))
 }
 
 #[cfg(test)]

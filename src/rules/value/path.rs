@@ -29,23 +29,56 @@ impl Path {
 }
 
 fn step(text: &str) -> Option<(String, &str)> {
-    if let Some(quoted) = text.strip_prefix('"') {
-        let mut name = String::new();
-        let mut rest = quoted;
-        loop {
-            let (part, behind) = rest.split_once('"')?;
-            name.push_str(part);
-            match behind.strip_prefix('"') {
-                Some(behind) => (name.push('"'), rest = behind).1,
-                None => return (!name.is_empty()).then_some((name, behind)),
-            }
-        }
+    if let Some(inside) = text.strip_prefix('"') {
+        return quoted(inside);
     }
     let end = text.find(|c: char| !is_name(c)).unwrap_or(text.len());
     (end > 0).then(|| (text[..end].to_owned(), &text[end..]))
 }
 
+/// The name that stands in double quotes, and what stands behind them; `text` begins behind the first quote. A quote in
+/// the name is doubled, and no name is empty, as in PostgreSQL.
+pub(in crate::rules) fn quoted(text: &str) -> Option<(String, &str)> {
+    let (mut name, mut rest) = (String::new(), text);
+    loop {
+        let (part, behind) = rest.split_once('"')?;
+        name.push_str(part);
+        let Some(more) = behind.strip_prefix('"') else {
+            return (!name.is_empty()).then_some((name, behind));
+        };
+        name.push('"');
+        rest = more;
+    }
+}
+
 /// What a name without quotes is made of.
 pub(in crate::rules) fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_' || c == '$' || c == '-'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_quotes_are_read_as_postgresql_reads_them() {
+        let cases = [
+            (r#"a""#, Some(("a", ""))),
+            (r#"My Table".b"#, Some(("My Table", ".b"))),
+            (r#"a.b" c"#, Some(("a.b", " c"))),
+            (r#"a""b""#, Some((r#"a"b"#, ""))),
+            (r#"""""#, Some((r#"""#, ""))),
+            (r#"""""""#, Some((r#""""#, ""))),
+            (r#"é" "d""#, Some(("é", r#" "d""#))),
+            (r#"""#, None),
+            (r#""""#, None),
+            ("open", None),
+            (r#"open"""#, None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            let read = quoted(text);
+            assert_eq!(read.as_ref().map(|(name, behind)| (name.as_str(), *behind)), expected, "{text}");
+        }
+    }
 }
