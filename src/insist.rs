@@ -11,6 +11,7 @@ use crate::backoff::Backoff;
 use crate::error::{Class, Error, Result};
 use crate::observe::{Id, log};
 use crate::outage::{Outage, Say, span};
+use crate::random;
 
 /// Who must answer for a step to succeed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,15 +67,9 @@ pub async fn insist<T>(part: Part, what: &str, mut step: impl AsyncFnMut() -> Re
 /// The pause before the next try after `error`.
 pub fn pause(backoff: &mut Backoff, error: &Error) -> Duration {
     match error.class {
-        Class::TransientSlow => backoff.next_slow(random()),
-        Class::Transient | Class::Definite(_) => backoff.next(random()),
+        Class::TransientSlow => backoff.next_slow(random::fraction()),
+        Class::Transient | Class::Definite(_) => backoff.next(random::fraction()),
     }
-}
-
-/// A number in 0..1 for jitter, from the hasher's seed.
-fn random() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// A step that failed is a warning while it may mend itself, and an error when it has not.

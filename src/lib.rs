@@ -80,7 +80,8 @@ pub mod start;
 pub mod url;
 pub mod words;
 
-// Both servers: TLS, and what answers at an address.
+// Both servers: TLS, what answers at an address, and random names and pauses.
+mod random;
 pub mod stranger;
 pub mod tls;
 

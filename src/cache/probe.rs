@@ -14,6 +14,7 @@ use super::reply::{self, Mends};
 use crate::config::Leases;
 use crate::error::{Error, Result};
 use crate::glob;
+use crate::random;
 
 /// The commands of the mark's script (`SWAP` in `redis.rs`), each as far as it can be tried: the first that is refused is
 /// the answer. `ARGV[1]` says whether the script will ask who the server is. Before version 7 a script's error has its
@@ -162,10 +163,9 @@ fn probe_key(family: &[u8], random: &str) -> Vec<u8> {
     key
 }
 
-/// A name that nobody holds: a seed of the standard library's hasher, which comes from the system's random source.
+/// A name that nobody holds.
 fn random_name() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    format!("crieur-check-{:016x}", RandomState::new().hash_one("check"))
+    format!("crieur-check-{:016x}", u64::from_ne_bytes(random::bytes()))
 }
 
 /// What the reply to one attempt means.

@@ -24,6 +24,7 @@ use crate::mark::Mark;
 use crate::observe::news::News;
 use crate::observe::{Id, log};
 use crate::outage::{Outage, Say, span};
+use crate::random;
 use crate::target::proof::Held;
 use crate::target::repairs::{UNPROVEN, When};
 
@@ -124,11 +125,9 @@ impl<A: Copy + Ord> Marking<A> {
     }
 }
 
-/// A text that no other mark has: 128 bits of the seed that the hasher draws anew each time.
+/// A text that no other mark has.
 fn nonce() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    let seed = RandomState::new();
-    format!("{:016x}{:016x}", seed.hash_one(0u8), seed.hash_one(1u8))
+    format!("{:032x}", u128::from_ne_bytes(random::bytes()))
 }
 
 impl<A, C, D> Target<A, C, D>

@@ -4,7 +4,6 @@
 //! pooler that gives each transaction another session. The lease only decides who works; what makes a removal safe is
 //! that it happens in the same statement that renews the lease.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::postgres::quote;
 use crate::postgres::sqlstate::session_error;
+use crate::random;
 use crate::source::outbox::page::Run;
 use crate::source::outbox::taken::Removal;
 
@@ -63,7 +63,7 @@ pub(crate) const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ 
 /// Who this process is: the process, its machine, and a number that no other one draws.
 pub(super) fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let nonce = RandomState::new().hash_one(0u8);
+    let nonce = u64::from_ne_bytes(random::bytes());
     format!("{}@{}/{nonce:016x}", std::process::id(), host.trim())
 }
 
