@@ -9,6 +9,8 @@ TEST = $(CARGO) test --features failpoints
 THREADS = --test-threads=4
 QUICK = delivery:: leases:: mistakes:: outbox_sql:: position:: reload:: tools::
 BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
+# Of the mutants, so many in `make test`: each is a build. `make mutations` is all of them.
+MUTANTS ?= 10
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
@@ -27,12 +29,13 @@ servers: ## two throwaway servers for the quick start, until Ctrl-C
 	@$(CARGO) build --release --bin crieur --example demo
 	@$(CARGO) run --quiet --release --example demo -- servers
 
-test: ## install what is missing, then run every test, those against real servers included
+test: check ## formatting, lints, then every test, those against real servers and some mutants included; installs what is missing
 	@tests/setup.sh
 	$(TEST) --no-fail-fast --lib --test main --test live -- $(THREADS)
 	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=1
 	CRIEUR_MODE=outbox FAULTS=DaemonKilled,DaemonOvertaken TORTURE_SECONDS=30 \
 	    $(TEST) --test torture -- --nocapture after_faults_at_random
+	MUTANTS=$(MUTANTS) tests/mutations.sh
 
 quick: ## tests without servers, and those of the main road on real ones: less than three minutes behind the first build
 	@tests/setup.sh
@@ -76,7 +79,7 @@ writers: ## what the outbox's triggers cost writers, beside a slot of logical re
 	@tests/setup.sh
 	@tests/writers.sh
 
-mutations: ## turn off each guard of the rules in turn: at least one case must notice
+mutations: ## turn off each guard of the rules, the ledger, the mark and its meaning in turn: at least one test must notice
 	tests/mutations.sh
 
 # No sanitizer: what is fuzzed is safe Rust. Findings stay in target/fuzz; a seed with a name goes to tests/fuzz/corpus.

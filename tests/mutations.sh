@@ -1,7 +1,9 @@
 #!/bin/sh
-# Turns off one guard of the rules at a time, in a copy of the sources, and expects at least one case to fail.
+# Turns off one guard at a time, in a copy of the sources, and expects at least one test to fail: guards of the rules, of
+# the ledger, of what a mark means, and of the gate.
 #
-#   tests/mutations.sh [NAME]      a mutant that no case notices ends it with 1
+#   tests/mutations.sh [NAME]      a mutant that no test notices ends it with 1
+#   MUTANTS=N tests/mutations.sh   N of them only, others each day, so that all have their turn
 #
 # Each mutant is: name | file | text | what stands there instead. The text must be there: a mutant that changes nothing
 # is a mistake of this script, and said so.
@@ -11,6 +13,10 @@ copy="$root/target/mutations"
 mkdir -p "$copy/target"
 only=${1:-}
 survived=0
+mutants=$(grep -c '^try ' "$0")
+step=$(( (mutants + ${MUTANTS:-$mutants} - 1) / ${MUTANTS:-$mutants} ))
+turn=$(( $(date +%s) / 86400 % step ))
+count=0
 
 fresh() {
     for part in Cargo.toml Cargo.lock src tests systemd sql; do
@@ -19,8 +25,10 @@ fresh() {
 }
 
 try() {
-    name=$1 file="$copy/src/$2" from=$3 into=$4
+    name=$1 file="$copy/src/$2" from=$3 into=$4 tests=${5:-rules::cases}
+    count=$((count + 1))
     [ -z "$only" ] || [ "$only" = "$name" ] || return 0
+    [ -n "$only" ] || [ $((count % step)) -eq "$turn" ] || return 0
     fresh
     FROM=$from INTO=$into perl -0pi -e 's/\Q$ENV{FROM}\E/$ENV{INTO}/ or die "not found\n"' "$file" 2>/dev/null
     if cmp -s "$file" "$root/src/$2"; then
@@ -33,11 +41,11 @@ try() {
     if ! (cd "$copy" && CARGO_TARGET_DIR="$copy/target" cargo test --lib --no-run) > "$log" 2>&1; then
         echo "BROKEN    $name: does not compile, see target/mutations/$name.log"
         survived=1
-    elif (cd "$copy" && CARGO_TARGET_DIR="$copy/target" cargo test --lib rules::cases) > "$log" 2>&1; then
+    elif (cd "$copy" && CARGO_TARGET_DIR="$copy/target" cargo test --lib "$tests") > "$log" 2>&1; then
         echo "SURVIVED  $name"
         survived=1
     else
-        echo "caught    $name by $(sed -n 's/^test rules::cases::\(.*\) \.\.\. FAILED$/\1/p' "$log" | tr '\n' ' ')"
+        echo "caught    $name by $(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | tr '\n' ' ')"
     fi
 }
 
@@ -51,7 +59,7 @@ try ignore-old    rules/plan/columns.rs     'Old::Key(old) => self.compared(&sel
 try condition     rules/plan/mod.rs   'rule.when.is_none_or(' 'rule.when.filter(|_| false).is_none_or('
 try unknown       rules/value/condition.rs   'Value::Unknown => Possible::ANY,' 'Value::Unknown => Possible::FALSE,'
 try sql-null      rules/value/condition.rs   '(Value::Null, _) | (_, Value::Null) => Possible::NULL,' '(Value::Null, _) | (_, Value::Null) => Possible::FALSE,'
-try changed       rules/plan/mod.rs   'let changed = rule.changed.as_ref().map(' 'let changed = rule.changed.as_ref().filter(|_| false).map('
+try changed       rules/plan/compile.rs   'let changed = rule.changed.as_ref().map(' 'let changed = rule.changed.as_ref().filter(|_| false).map('
 try changed-old   rules/plan/mod.rs   'old != new || old == Value::Unknown' 'old != new && old != Value::Unknown'
 try lookups       rules/plan/mod.rs   'return lookup::encode(key.family, arguments, values, tx, &mut out.lookups);' 'let _ = (arguments, values); return;'
 try lookup-values rules/plan/lookup.rs      'Some(Answer::Refused(_) | Answer::Late(_)) | None => entry.render(rules, key.family, None, txs, out),' 'Some(Answer::Refused(_) | Answer::Late(_)) | None => {}'
@@ -71,4 +79,28 @@ try like-before   rules/plan/mod.rs   'if *changed != update.changed {' 'if conc
 try toast-same    rules/plan/columns.rs     'new != Value::Unknown && ' ''
 try lacking       rules/plan/columns.rs     'lacking.insert(count);' '_ = &lacking;'
 try exponent      rules/value/number.rs      '(digits.starts_with(b"0.000000"))' 'false'
+try part-out      ledger/window.rs    'span.out > 0 || (span.echoes > 0' 'span.out > 1 || (span.echoes > 0' ledger
+try echo-out      ledger/window.rs    '|| (span.echoes > 0 && held_back(upto))' '|| (span.echoes > 9 && held_back(upto))' ledger
+try barrier       ledger/window.rs    'if self.spans.iter().take(upto).any(|span| is_out(span, self.confirmed)) {' 'if upto > 999 {' ledger
+try withdrawn     ledger/window.rs    'self.confirmed = None;' '' ledger
+try ack-back      ledger/window.rs    'self.confirmed = self.confirmed.max(Some(ack));' 'self.confirmed = Some(ack);' ledger
+# No mutant for `idle` joining a span whose echoes are out: the position behind such a span is given on with it either way.
+try oldest        ledger/window.rs    'self.answered = self.answered.min(id.0);' '' ledger
+try lost-ticket   ledger/mod.rs       'lost.set(lost.get() + 1);' '' ledger
+try least         ledger/mod.rs       'marked.into_iter().min().flatten()?' 'marked.into_iter().max().flatten()?' ledger
+try ring-forgot   target/ring.rs      'self.forgotten.is_none_or(|forgotten| forgotten < first).then_some(first)' 'Some(first)' target::ring
+try answers-past  feed/answers.rs     '&& self.past == Past::Over' '' feed::answers
+try lineage       cache/continuity.rs 'if self.another != before.another {' 'if false {' cache::continuity
+try mark-missing  mark.rs             'else { return Some(Gap::Missing) }' 'else { return None }' mark
+try mark-system   mark.rs             'mark.timeline != start.timeline || ' '' mark
+try mark-database mark.rs             '} else if mark.system != start.system {' '} else if false {' mark
+try mark-behind   mark.rs             'lsn < start.confirmed {' 'lsn <= start.confirmed {' mark
+try mark-new-slot mark.rs             'lsn == start.confirmed && start.slot' 'lsn > start.confirmed && start.slot' mark
+try mark-run      mark.rs             '} else if mark.run != start.run {' '} else if false {' mark
+try mark-rules    mark.rs             '} else if !holds(&mark.rules, rules) {' '} else if false {' mark
+try proof-moved   target/proof.rs     '(Slot::MovedOn, _, _, Some(gap)) => Meaning::Sweep(gap),' '' target::proof
+try proof-behind  target/proof.rs     'Some(gap)) if !is_behind =>' 'Some(gap)) if is_behind =>' target::proof
+try proof-same    target/proof.rs     '(_, Fit::Ours, Continuity::Same, _) => Meaning::Holds' '(_, Fit::Ours, Continuity::Same | Continuity::Another, _) => Meaning::Holds' target::proof
+try proof-unmoved target/proof.rs     '(_, Fit::Unmoved, Continuity::Same | Continuity::Unknown, _)' '(_, Fit::Unmoved, _, _)' target::proof
+try proof-tables  target/proof.rs     'gap == Some(Gap::OtherTables) && !is_ours' 'false' target::proof
 exit $survived
