@@ -22,8 +22,8 @@
 //! | what a snapshot contains leaves | `feed/gating.rs`, `feed/mod.rs` (`cut`) |
 //! | lookups are asked | `feed/resolve.rs` |
 //! | a load reaches each target | `run/mod.rs` (`hand_over`), `target/mod.rs` (`take_in`) |
-//! | keys are deleted, and echoed | `target/flight.rs`, `cache/unlink.rs`, `target/echo.rs` |
-//! | the mark is written | `target/marking.rs` |
+//! | keys are deleted, and echoed | `target/delete.rs`, `cache/unlink.rs`, `target/echo.rs` |
+//! | the mark is written | `target/confirm.rs` |
 //! | the position is confirmed | `run/mod.rs` (`confirm`) |
 //!
 //! # Besides the road
@@ -31,9 +31,9 @@
 //! Behind each connection a target reads its mark; what that proves is one table (`target/proof.rs`), and a cache that
 //! went back in time gets what it lacks from the ring of recent keys, or a sweep (`target/gap.rs`), ever more slowly when
 //! one cause comes again (`target/repairs.rs`). The feed looks at the server every two seconds: the slot's WAL, the
-//! publication, whether the server still takes the application's writes (`feed/watching.rs`, `control/mending.rs`), and
+//! publication, whether the server still takes the application's writes (`feed/sight.rs`, `control/mending.rs`), and
 //! whether it holds the stream back (`feed/stall.rs`). DDL is judged when it commits, by what readers see of the table
-//! (`feed/ddl.rs`). Whether to connect anew is decided in `feed/connection.rs`. What cannot be known is widened, never
+//! (`feed/ddl.rs`). Whether to connect anew is decided in `feed/connect.rs`. What cannot be known is widened, never
 //! skipped.
 //!
 //! Whatever a person may look for in the log has an id, and one list says its level and what to do (`observe/ids.rs`).

@@ -2,20 +2,20 @@
 //!
 //! Events become keys of the open batch (`intake.rs`, `batch.rs`). What a snapshot contains leaves (`gating.rs`), its
 //! lookups are asked (`resolve.rs`), and it is handed over, together with the position up to which nothing is owed here.
-//! The feed also keeps the connection (`connection.rs`) and looks at the server (`watching.rs`).
+//! The feed also keeps the connection (`connect.rs`) and looks at the server (`sight.rs`).
 
 pub mod answers;
 pub mod batch;
-mod connection;
+mod connect;
 pub mod ddl;
 mod gating;
 pub mod intake;
 mod refusals;
 mod resolve;
+mod sight;
 pub mod stall;
 pub mod tables;
 pub mod watch;
-mod watching;
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -29,12 +29,12 @@ use crate::control::{CatalogView, Control, Named, Sighting};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::feed::batch::Cut;
-use crate::feed::connection::Connection;
+use crate::feed::connect::Connection;
 use crate::feed::gating::Gating;
 use crate::feed::intake::{Intake, Need};
 use crate::feed::refusals::Refusals;
 use crate::feed::resolve::{Lookups, Resolved};
-use crate::feed::watching::Watching;
+use crate::feed::sight::Watching;
 use crate::gate::Snapshot;
 use crate::insist::{Part, insist};
 use crate::kept::Kept;
@@ -47,7 +47,7 @@ use crate::rules::{Invalidations, Rules};
 use crate::source::{BACKLOG, Source};
 use crate::words::Words;
 
-pub use connection::{Connected, Ended};
+pub use connect::{Connected, Ended};
 
 /// How long a batch may wait to become larger: nothing for a fresh stream, a fraction of its lateness in a backlog.
 pub fn patience(lateness: Duration) -> Duration {

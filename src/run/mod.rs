@@ -5,9 +5,9 @@
 //! says it.
 
 mod memory;
-mod reload;
+mod renew;
 
-pub use reload::Reload;
+pub use renew::Reload;
 
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
@@ -205,7 +205,7 @@ where
                 biased;
                 // 1. A stop is heard even under full load.
                 () = &mut stop, if self.phase.hears_a_stop() => self.begin_stop(),
-                reload = reload::next(&mut self.reloads), if !draining => self.begin_reload(reload),
+                reload = renew::next(&mut self.reloads), if !draining => self.begin_reload(reload),
                 () = at(self.phase.ends()) => break,
                 // 2. The server ends sessions that stay silent, so status goes before all work.
                 () = at(self.feed.status_due()) => {

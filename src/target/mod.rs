@@ -1,25 +1,25 @@
 //! A target is one cache: everything that belongs to it, and nothing that belongs to the stream.
 //!
 //! The loop hands a target loads, in the order in which they left the gate, and positions. The target deletes
-//! (`flight.rs`), sweeps (`sweeping.rs`), deletes again (`echo.rs`, `lagging.rs`), and writes the mark that says up to
-//! where all of that was answered (`marking.rs`). Behind each new connection the target reads the mark and judges what it
+//! (`delete.rs`), sweeps (`sweep.rs`), deletes again (`echo.rs`, `replicas.rs`), and writes the mark that says up to
+//! where all of that was answered (`confirm.rs`). Behind each new connection the target reads the mark and judges what it
 //! proves (`proof.rs`, `gap.rs`). What a target owes stands in its own ledger, so no target waits for another.
 //!
 //! Three states, each of its own part: the flight is idle or flying; the sweep is idle or sweeping; what the mark proves
 //! is nothing, trusted, or a gap ([`proof::Held`]).
 
+mod confirm;
+mod delete;
 pub mod echo;
-mod flight;
 mod gap;
-mod lagging;
 mod look;
-mod marking;
 mod owed;
 pub mod pace;
 pub mod proof;
 mod repairs;
+mod replicas;
 pub mod ring;
-mod sweeping;
+mod sweep;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -39,15 +39,15 @@ use crate::load::Untold;
 use crate::observe::teller::Teller;
 use crate::rules::{Invalidations, Rules};
 use crate::start::Start;
+use crate::target::confirm::{Marking, Written};
+use crate::target::delete::{Flight, Landed};
 use crate::target::echo::{Delivery, Echoes, Stage};
-use crate::target::flight::{Flight, Landed};
 use crate::target::gap::Gaps;
-use crate::target::lagging::Lagging;
 use crate::target::look::{Found, Look};
-use crate::target::marking::{Marking, Written};
 use crate::target::repairs::Repairs;
+use crate::target::replicas::Lagging;
 use crate::target::ring::Ring;
-use crate::target::sweeping::{Scanned, Sweeping};
+use crate::target::sweep::{Scanned, Sweeping};
 use crate::words::Words;
 
 /// Whether readers also read from standbys.

@@ -42,7 +42,7 @@ impl State {
         })
     }
 
-    /// `connected` and `leave_other_server` in `connection.rs`.
+    /// `connected` and `leave_other_server` in `connect.rs`.
     fn connect(&self) -> Option<State> {
         self.with(|state, daemon| {
             let (None, Some(confirmed)) = (daemon.start, state.slot) else { return None };
