@@ -2,11 +2,13 @@
 //!
 //! Events become keys of the open batch (`intake.rs`, `batch.rs`). What a snapshot contains leaves (`gating.rs`), its
 //! lookups are asked (`resolve.rs`), and it is handed over, together with the position up to which nothing is owed here.
-//! The feed also keeps the connection (`connect.rs`) and looks at the server (`sight.rs`).
+//! The feed also keeps the connection (`connect.rs`) and looks at the server (`sight.rs`). What each of the two holds
+//! stands in a file that does not know the feed (`connection.rs`, `watching.rs`).
 
 pub mod answers;
 pub mod batch;
 mod connect;
+mod connection;
 pub mod ddl;
 mod gating;
 pub mod intake;
@@ -16,6 +18,7 @@ mod sight;
 pub mod stall;
 pub mod tables;
 pub mod watch;
+mod watching;
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -29,12 +32,12 @@ use crate::control::{CatalogView, Control, Named, Sighting};
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::feed::batch::Cut;
-use crate::feed::connect::Connection;
+use crate::feed::connection::Connection;
 use crate::feed::gating::Gating;
 use crate::feed::intake::{Intake, Need};
 use crate::feed::refusals::Refusals;
-use crate::feed::resolve::{Lookups, Resolved};
-use crate::feed::sight::Watching;
+use crate::feed::resolve::{Resolved, Resolving};
+use crate::feed::watching::Watching;
 use crate::gate::Snapshot;
 use crate::insist::{Part, insist};
 use crate::kept::Kept;
@@ -47,7 +50,7 @@ use crate::rules::{Invalidations, Rules};
 use crate::source::{BACKLOG, Source};
 use crate::words::Words;
 
-pub use connect::{Connected, Ended};
+pub use connection::{Connected, Ended};
 
 /// How long a batch may wait to become larger: nothing for a fresh stream, a fraction of its lateness in a backlog.
 pub fn patience(lateness: Duration) -> Duration {
@@ -77,7 +80,7 @@ pub enum Handed<A> {
 
 /// What the feed waited for.
 #[derive(Debug)]
-pub enum Happened {
+pub enum FeedHappened {
     /// Events may be taken, or the connection ended.
     Ready(Result<()>),
     /// A snapshot came.
@@ -96,7 +99,7 @@ pub enum Happened {
 
 /// What the feed did so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct FeedTotals {
     /// Keys widened to a pattern because a value was unknown.
     pub widened: u64,
     /// Lookups that the server refused.
@@ -109,7 +112,7 @@ pub struct Done {
 
 /// Bounds.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct Bounds {
     /// Keys in one pipeline.
     pub batch_keys_max: usize,
     /// What the batch may hold, in bytes: each target gets as much at once.
@@ -134,14 +137,14 @@ pub struct Feed<S: Source, D> {
     source: S,
     control: Rc<D>,
     rules: Rc<Rules>,
-    limits: Limits,
+    bounds: Bounds,
     teller: Teller,
-    done: Done,
+    done: FeedTotals,
     intake: Intake<S::Ack>,
     /// The batch's first key arrived then.
     filling_since: Option<Instant>,
     gating: Gating,
-    lookups: Lookups,
+    lookups: Resolving,
     ledger: Ledger<S::Ack>,
     handed: VecDeque<Handed<S::Ack>>,
     /// What the catalog is asked for, and what the stream waits for.
@@ -153,7 +156,7 @@ pub struct Feed<S: Source, D> {
 
 impl<S: Source, D> std::fmt::Debug for Feed<S, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Feed").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Feed").field("bounds", &self.bounds).finish_non_exhaustive()
     }
 }
 
@@ -171,15 +174,15 @@ where
     D: Control + 'static,
 {
     /// Nothing is connected yet. `publication` is the name, for hints.
-    pub fn new(source: S, control: Rc<D>, rules: Rc<Rules>, limits: Limits, publication: &str, teller: Teller) -> Self {
+    pub fn new(source: S, control: Rc<D>, rules: Rc<Rules>, bounds: Bounds, publication: &str, teller: Teller) -> Self {
         Feed {
-            lookups: Lookups::new(&rules, source.is_in_commit_order(), limits.memory_bytes_max),
+            lookups: Resolving::new(&rules, source.is_in_commit_order(), bounds.memory_bytes_max),
             source,
             control,
             rules,
-            limits,
+            bounds,
             teller,
-            done: Done::default(),
+            done: FeedTotals::default(),
             intake: Intake::default(),
             filling_since: None,
             gating: Gating::default(),
@@ -195,8 +198,8 @@ where
     /// The same stream under other rules, whose lookups `control` asks. What was not handed over comes again.
     #[must_use]
     pub fn renewed(self, rules: &Rc<Rules>, control: &Rc<D>) -> Self {
-        let Feed { source, limits, teller, done, watching, .. } = self;
-        let renewed = Feed::new(source, Rc::clone(control), Rc::clone(rules), limits, "", teller);
+        let Feed { source, bounds, teller, done, watching, .. } = self;
+        let renewed = Feed::new(source, Rc::clone(control), Rc::clone(rules), bounds, "", teller);
         Feed { done, watching: watching.renewed(), ..renewed }
     }
 
@@ -211,7 +214,7 @@ where
     }
 
     /// What was done so far.
-    pub fn done(&self) -> Done {
+    pub fn done(&self) -> FeedTotals {
         self.done
     }
 
@@ -239,26 +242,26 @@ where
     }
 
     /// Waits for whatever the feed waits for. Cancel-safe. More changes come last: a flood must not starve the rest.
-    pub async fn next(&mut self, listens: bool, gate_due: Option<Instant>, draining: bool) -> Happened {
+    pub async fn next(&mut self, listens: bool, gate_due: Option<Instant>, draining: bool) -> FeedHappened {
         let listens_at = self.connection.again();
         let watch_due = if draining { None } else { self.watching.due() };
         tokio::select! {
             biased;
-            came = self.gating.came() => Happened::Snapshot(came),
-            found = self.lookups.ended() => Happened::LookedUp(found),
-            described = self.describing.ended() => Happened::Described(described),
-            seen = self.watching.ended() => Happened::Sighted(seen),
-            () = self.control.lost() => Happened::ControlLost,
-            () = at(gate_due) => Happened::Due,
+            came = self.gating.came() => FeedHappened::Snapshot(came),
+            found = self.lookups.ended() => FeedHappened::LookedUp(found),
+            described = self.describing.ended() => FeedHappened::Described(described),
+            seen = self.watching.ended() => FeedHappened::Sighted(seen),
+            () = self.control.lost() => FeedHappened::ControlLost,
+            () = at(gate_due) => FeedHappened::Due,
             () = at(watch_due) => {
                 self.begin_watch();
-                Happened::Due
+                FeedHappened::Due
             }
             () = at(listens_at), if listens => {
                 self.connection.try_again();
-                Happened::Due
+                FeedHappened::Due
             }
-            ready = self.source.ready(), if listens && listens_at.is_none() => Happened::Ready(ready),
+            ready = self.source.ready(), if listens && listens_at.is_none() => FeedHappened::Ready(ready),
         }
     }
 
@@ -278,7 +281,7 @@ where
 
     fn is_full(&self) -> bool {
         let batch = &self.intake.batch;
-        batch.len() >= self.limits.batch_keys_max || batch.bytes_used() >= self.limits.batch_bytes_max
+        batch.len() >= self.bounds.batch_keys_max || batch.bytes_used() >= self.bounds.batch_bytes_max
     }
 
     /// Takes one event that is in the source's buffer; says whether there was one.
@@ -292,7 +295,10 @@ where
             Need::Tables(relation) => self.ask_tables_of(relation),
             Need::Warning => refusals::misunderstood(),
             Need::Untold => self.refusals.untold(),
-            Need::Refusal(count) => self.refused(count),
+            Need::Refusal(count) => {
+                self.done.not_allowed += count;
+                self.refusals.not_allowed(count);
+            }
         }
         Ok(true)
     }

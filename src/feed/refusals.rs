@@ -2,11 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::Feed;
-use crate::control::Control;
 use crate::observe::{Id, log};
 use crate::reminder::Reminder;
-use crate::source::Source;
 
 /// When each was said. Anybody can cause them, at any rate.
 #[derive(Debug, Default)]
@@ -24,6 +21,18 @@ impl Refusals {
             );
         }
     }
+
+    /// A transaction named keys that it may not; they stay.
+    pub(super) fn not_allowed(&mut self, count: u64) {
+        if let Some(count) = self.0.counted(&Id::NotAllowed, count, Instant::now()) {
+            log!(
+                Id::NotAllowed,
+                hint = "Allow them in cache.invalidate, for example [\"properties:search:*\"], or correct the call.",
+                count,
+                "crieur.invalidate named keys that cache.invalidate does not allow: they stay"
+            );
+        }
+    }
 }
 
 /// Asked for once.
@@ -33,24 +42,4 @@ pub(super) fn misunderstood() {
         hint = "Only crieur's own triggers and functions should send messages with the prefix \"crieur\".",
         "a logical message was not understood: every key of the rules is swept, as for each such message"
     );
-}
-
-impl<S, D> Feed<S, D>
-where
-    S: Source,
-    S::Ack: 'static,
-    D: Control + 'static,
-{
-    /// A transaction named keys that it may not; they stay.
-    pub(super) fn refused(&mut self, count: u64) {
-        self.done.not_allowed += count;
-        if let Some(count) = self.refusals.0.counted(&Id::NotAllowed, count, Instant::now()) {
-            log!(
-                Id::NotAllowed,
-                hint = "Allow them in cache.invalidate, for example [\"properties:search:*\"], or correct the call.",
-                count,
-                "crieur.invalidate named keys that cache.invalidate does not allow: they stay"
-            );
-        }
-    }
 }

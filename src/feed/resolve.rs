@@ -33,7 +33,7 @@ pub struct Resolved {
 
 /// What waits for the answers of its lookups, and the answers that are kept.
 #[derive(Debug)]
-pub(super) struct Lookups {
+pub(super) struct Resolving {
     answers: Rc<RefCell<Answers>>,
     waiting: VecDeque<Cut>,
     out: Kept<Result<Resolved>>,
@@ -43,13 +43,13 @@ pub(super) struct Lookups {
     keys_bytes_max: usize,
 }
 
-impl Lookups {
+impl Resolving {
     /// No answers yet. Where transactions come in another order than they were committed, one may come ahead of a change
     /// that it saw, and only asking is fresh enough: none are kept.
     pub(super) fn new(rules: &Rules, in_commit_order: bool, memory_bytes_max: usize) -> Self {
         let keeps = (0..).map(LookupId).zip(rules.lookups()).any(|(id, _)| rules.keeps(id));
         let bytes_max = if keeps && in_commit_order { memory_bytes_max / 64 } else { 0 };
-        Lookups {
+        Resolving {
             answers: Rc::new(RefCell::new(Answers::new(bytes_max))),
             waiting: VecDeque::new(),
             out: Kept::default(),

@@ -6,15 +6,12 @@
 use tokio::time::Instant;
 
 use super::{Feed, Handed, Room};
-use crate::change::Event;
 use crate::control::{Control, Sighting};
 use crate::error::{Error, Result};
-use crate::feed::stall::{Ends, Stall, Turn};
-use crate::feed::watch::{Judgement, Notice, Watch};
+use crate::feed::stall::StallTurn;
+use crate::feed::watch::Notice;
 use crate::insist::complain;
-use crate::kept::Kept;
 use crate::load::Untold;
-use crate::lsn::Lsn;
 use crate::observe::news::News;
 use crate::observe::{Id, log};
 use crate::outage::{Outage, Say};
@@ -24,75 +21,7 @@ use crate::seen;
 use crate::source::Source;
 
 /// How often the server is looked at.
-pub(super) const WATCH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
-
-/// What was seen so far, and since when its times count. The two are one value: other rules begin a new loop, and behind
-/// times of the loop before nothing would be due for as long as that had lasted.
-#[derive(Debug)]
-pub(super) struct Watching {
-    began: Instant,
-    watch: Watch,
-    stall: Stall,
-    /// A change came since the last look.
-    heard: bool,
-    due: Option<Instant>,
-    /// The look that is on its way.
-    out: Kept<Result<Option<Sighting>>>,
-    /// Of the look itself.
-    blind: Outage,
-}
-
-impl Watching {
-    /// `publication` is the name, for hints.
-    pub(super) fn new(publication: &str) -> Self {
-        let (watch, stall) = (Watch::new(publication), Stall::default());
-        let (out, blind) = (Kept::default(), Outage::default());
-        Watching { began: Instant::now(), watch, stall, heard: false, due: None, out, blind }
-    }
-
-    /// Under other rules, with another session: nothing is looked at until the stream connects.
-    pub(super) fn renewed(self) -> Self {
-        Watching { due: None, out: Kept::default(), blind: Outage::default(), ..self }
-    }
-
-    /// A keepalive tells how far the server is; anything else is a part of the stream.
-    #[inline]
-    pub(super) fn hears<A>(&mut self, event: &Event<'_, A>) {
-        self.heard |= !matches!(event, Event::Skipped | Event::Idle(_));
-    }
-
-    /// The server's WAL goes on and nothing of it comes: how far the cache is behind is not known.
-    pub(super) fn is_held_back(&self) -> bool {
-        self.stall.is_held()
-    }
-
-    /// A new connection: what the old one lacked comes on it.
-    pub(super) fn begins_anew(&mut self) {
-        self.stall = Stall::default();
-        self.out.forget();
-        self.due = Some(Instant::now());
-    }
-
-    /// When the next look is due.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.due
-    }
-
-    /// Waits for the look that is on its way. Cancel-safe.
-    pub(super) async fn ended(&mut self) -> Result<Option<Sighting>> {
-        self.out.ended().await
-    }
-
-    fn compare(&mut self, now: Instant, sighting: &Sighting, received: Lsn, listens: bool) -> Turn {
-        let waits = listens && !std::mem::take(&mut self.heard);
-        let ends = Ends { flushed: sighting.flushed.parse().ok(), received, waits };
-        self.stall.look(now.duration_since(self.began), ends)
-    }
-
-    fn judge(&mut self, now: Instant, sighting: &Sighting) -> Judgement {
-        self.watch.judge(now.duration_since(self.began), sighting)
-    }
-}
+const WATCH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl<S, D> Feed<S, D>
 where
@@ -150,14 +79,14 @@ where
         let listens = self.is_connected() && self.has_room(room) && self.connection.again().is_none();
         let was_held = self.watching.is_held_back();
         match self.watching.compare(now, sighting, self.source.received(), listens) {
-            Turn::Flows => {}
-            Turn::Waits => self.source.ask(),
-            Turn::Held(since) => {
+            StallTurn::Flows => {}
+            StallTurn::Waits => self.source.ask(),
+            StallTurn::Held(since) => {
                 self.source.ask();
                 let clock = now.duration_since(self.watching.began);
                 self.watching.watch.held_back(clock, since, sighting).iter().for_each(tell);
             }
-            Turn::Ended => log!(Id::Flows, "the server no longer holds the stream back"),
+            StallTurn::Ended => log!(Id::Flows, "the server no longer holds the stream back"),
         }
         if self.watching.is_held_back() != was_held {
             self.teller.tell(News::HeldBack(!was_held));

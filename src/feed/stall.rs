@@ -33,7 +33,7 @@ pub struct Stall {
 
 /// What a look comes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Turn {
+pub enum StallTurn {
     /// Nothing is missing.
     Flows,
     /// What was flushed at the last look has not come: the server should say how far it has sent.
@@ -51,7 +51,7 @@ impl Stall {
     }
 
     /// Judges one look.
-    pub fn look(&mut self, now: Duration, ends: Ends) -> Turn {
+    pub fn look(&mut self, now: Duration, ends: Ends) -> StallTurn {
         let lacks = |upto: Lsn| ends.waits && ends.received < upto;
         self.since = match (self.since, ends.flushed) {
             (Some(since), _) if since.1 == ends.received && lacks(since.2) => Some(since),
@@ -62,14 +62,14 @@ impl Stall {
         match waits {
             Some(waits) if waits >= PATIENCE => {
                 self.held = true;
-                Turn::Held(waits)
+                StallTurn::Held(waits)
             }
             // It came a bit further: held back all the same, while that was not all.
-            Some(_) if self.held => Turn::Held(Duration::ZERO),
-            Some(waits) if waits > Duration::ZERO => Turn::Waits,
-            Some(_) => Turn::Flows,
-            None if std::mem::take(&mut self.held) => Turn::Ended,
-            None => Turn::Flows,
+            Some(_) if self.held => StallTurn::Held(Duration::ZERO),
+            Some(waits) if waits > Duration::ZERO => StallTurn::Waits,
+            Some(_) => StallTurn::Flows,
+            None if std::mem::take(&mut self.held) => StallTurn::Ended,
+            None => StallTurn::Flows,
         }
     }
 }
@@ -78,7 +78,7 @@ impl Stall {
 mod tests {
     use super::*;
 
-    fn turns(looks: &[(u64, u64, u64, bool)]) -> Vec<Turn> {
+    fn turns(looks: &[(u64, u64, u64, bool)]) -> Vec<StallTurn> {
         let mut stall = Stall::default();
         let look = |(at, flushed, received, waits): &(u64, u64, u64, bool)| {
             let ends = Ends { flushed: Some(Lsn(*flushed)), received: Lsn(*received), waits: *waits };
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn only_a_stream_that_lacks_what_was_flushed_long_ago_is_held_back() {
-        use Turn::{Ended, Flows, Held, Waits};
+        use StallTurn::{Ended, Flows, Held, Waits};
         let held = |seconds| Held(Duration::from_secs(seconds));
         // Quiet, busy, and one that lags by a little at each look.
         assert_eq!(turns(&[(0, 5, 5, true), (2, 5, 5, true), (60, 5, 5, true)]), [Flows; 3]);

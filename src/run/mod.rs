@@ -5,9 +5,10 @@
 //! says it.
 
 mod memory;
+mod reload;
 mod renew;
 
-pub use renew::Reload;
+pub use reload::Reload;
 
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
@@ -22,7 +23,7 @@ use crate::cache::Cache;
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::failpoints::{Step, reached};
-use crate::feed::{self, Ended, Feed, Handed, Limits};
+use crate::feed::{Bounds, Ended, Feed, FeedHappened, Handed};
 use crate::insist::at_most;
 use crate::ledger::{Confirmed, Positions};
 use crate::lsn::Lsn;
@@ -31,7 +32,7 @@ use crate::observe::teller::Teller;
 use crate::observe::{Id, log};
 use crate::rules::Rules;
 use crate::source::Source;
-use crate::target::{self, Policy, Replicas, Target, Turn};
+use crate::target::{Policy, Replicas, Target, TargetHappened, TargetSettings, Turn};
 
 /// What the loop needs to know of the configuration.
 #[derive(Debug, Clone)]
@@ -143,20 +144,20 @@ where
         let (control, rules, teller) = (Rc::new(control), Rc::new(rules), Teller::new(listener));
         let words = source.words();
         let share = settings.memory_bytes_max / caches.len().max(1);
-        let limits = Limits {
+        let bounds = Bounds {
             batch_keys_max: settings.batch_keys_max,
             batch_bytes_max: share / 8,
             memory_bytes_max: settings.memory_bytes_max,
         };
         let targets = caches.into_iter().map(|(cache, policy)| {
             let (slot, replicas) = (settings.slot.clone(), settings.replicas);
-            let settings = target::Settings { policy, slot, replicas, memory_bytes_max: share };
+            let settings = TargetSettings { policy, slot, replicas, memory_bytes_max: share };
             let (control, rules) = (Rc::clone(&control), Rc::clone(&rules));
             Target::new(Rc::new(cache), control, rules, settings, words, teller.clone())
         });
         Pipeline {
             targets: targets.collect(),
-            feed: Feed::new(source, control, rules, limits, &settings.publication, teller.clone()),
+            feed: Feed::new(source, control, rules, bounds, &settings.publication, teller.clone()),
             confirmed: Confirmed::default(),
             reached: (Lsn::default(), 0),
             settings,
@@ -205,7 +206,7 @@ where
                 biased;
                 // 1. A stop is heard even under full load.
                 () = &mut stop, if self.phase.hears_a_stop() => self.begin_stop(),
-                reload = renew::next(&mut self.reloads), if !draining => self.begin_reload(reload),
+                reload = reload::next(&mut self.reloads), if !draining => self.begin_reload(reload),
                 () = at(self.phase.ends()) => break,
                 // 2. The server ends sessions that stay silent, so status goes before all work.
                 () = at(self.feed.status_due()) => {
@@ -230,32 +231,32 @@ where
     }
 
     /// Does what follows from what the feed waited for.
-    fn happened(&mut self, happened: feed::Happened) -> Result<()> {
+    fn happened(&mut self, happened: FeedHappened) -> Result<()> {
         match happened {
-            feed::Happened::Due => {}
-            feed::Happened::Snapshot(came) => came?,
-            feed::Happened::LookedUp(resolved) => self.feed.looked_up(resolved?)?,
-            feed::Happened::Sighted(seen) => {
+            FeedHappened::Due => {}
+            FeedHappened::Snapshot(came) => came?,
+            FeedHappened::LookedUp(resolved) => self.feed.looked_up(resolved?)?,
+            FeedHappened::Sighted(seen) => {
                 let room = self.room();
                 self.feed.sighted(seen, &room)?;
             }
-            feed::Happened::Described(described) => {
+            FeedHappened::Described(described) => {
                 self.feed.described(described?);
                 let taken = self.take();
                 self.source_result(taken)?;
             }
-            feed::Happened::Ready(ready) => {
+            FeedHappened::Ready(ready) => {
                 let taken = ready.and_then(|()| self.take());
                 self.source_result(taken)?;
             }
             // The server may be shutting down, and its walsender would wait until everything is confirmed: for echoes,
             // for a cache that is away, for a snapshot that nobody can take any more. The stream goes on from the
             // confirmed position.
-            feed::Happened::ControlLost if self.feed.is_connected() => {
+            FeedHappened::ControlLost if self.feed.is_connected() => {
                 let lost = "the control session ended: the server may be shutting down";
                 self.source_result(Err(Error::transient(lost)))?;
             }
-            feed::Happened::ControlLost => {}
+            FeedHappened::ControlLost => {}
         }
         Ok(())
     }
@@ -448,7 +449,7 @@ where
 
 /// Waits for what happens first at any of the targets, and says at which. None is starved: the one behind the last is
 /// asked first.
-async fn any<A, C, D>(targets: &mut [Target<A, C, D>], first: usize) -> (usize, Result<target::Happened>)
+async fn any<A, C, D>(targets: &mut [Target<A, C, D>], first: usize) -> (usize, Result<TargetHappened>)
 where
     A: Copy + Ord + 'static,
     C: Cache + 'static,

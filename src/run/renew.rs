@@ -5,7 +5,6 @@
 //! for which a position need not have waited. What was not confirmed comes again and meets the new rules, and the mark,
 //! which tells the old rules, brings a sweep of the keys of those that are new.
 
-use std::future::pending;
 use std::rc::Rc;
 
 use tokio::sync::mpsc::Receiver;
@@ -15,29 +14,8 @@ use crate::cache::Cache;
 use crate::control::Control;
 use crate::ledger::Confirmed;
 use crate::observe::{Id, log};
-use crate::rules::Rules;
+use crate::run::reload::Reload;
 use crate::source::Source;
-
-/// Rules to go on with.
-#[derive(Debug)]
-pub struct Reload<D> {
-    /// The rules.
-    pub rules: Rules,
-    /// A session that asks their lookups and watches their tables.
-    pub control: D,
-}
-
-/// The next one; never where nobody sends any.
-pub(super) async fn next<D>(reloads: &mut Option<Receiver<Reload<D>>>) -> Reload<D> {
-    let Some(receiver) = reloads else { return pending().await };
-    match receiver.recv().await {
-        Some(reload) => reload,
-        None => {
-            *reloads = None;
-            pending().await
-        }
-    }
-}
 
 impl<S, C, D> Pipeline<S, C, D>
 where

@@ -5,7 +5,6 @@
 //! the next heartbeat.
 
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,15 +15,14 @@ use crate::config::{Metering, OnGap};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
-use crate::kept::Kept;
 use crate::ledger::Positions;
-use crate::ledger::window::SpanId;
 use crate::lsn::Lsn;
 use crate::mark::Mark;
 use crate::observe::news::News;
 use crate::observe::{Id, log};
-use crate::outage::{Outage, Say, span};
+use crate::outage::{Say, span};
 use crate::random;
+use crate::target::marking::{MarkOutcome, Writing};
 use crate::target::proof::Held;
 use crate::target::repairs::{UNPROVEN, When};
 
@@ -39,91 +37,6 @@ fn confirm_interval(metering: Metering) -> Duration {
 
 /// The pause behind a mark that the cache refused, which it may do for hours: each try takes a new connection.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-
-/// What became of writing a mark.
-#[derive(Debug)]
-pub enum Written {
-    /// It is there, or another, or there is no place for it.
-    Tried(Swap),
-    /// The answer was lost: it may be there.
-    Unknown(Error),
-}
-
-/// A mark on its way to the cache.
-#[derive(Debug)]
-struct Writing<A> {
-    /// What may be confirmed once it is there; `None` for a heartbeat that moves nothing.
-    ack: Option<A>,
-    lsn: Lsn,
-    mark: Mark,
-    text: Vec<u8>,
-    /// The first span that it does not cover.
-    first: SpanId,
-}
-
-/// What was answered, what the mark says of it, and the mark that is on its way.
-#[derive(Debug)]
-pub(super) struct Marking<A> {
-    /// Everything up to here was answered, and no mark says so yet.
-    answered: Option<A>,
-    writing: Option<Writing<A>>,
-    out: Kept<Result<Written>>,
-    /// What the last mark of this connection's server says.
-    marked: Option<A>,
-    confirm_due: Option<Instant>,
-    beat_due: Option<Instant>,
-    /// Of writing the mark.
-    outage: Outage,
-}
-
-impl<A> Default for Marking<A> {
-    fn default() -> Self {
-        let (out, outage) = (Kept::default(), Outage::default());
-        Marking { answered: None, writing: None, out, marked: None, confirm_due: None, beat_due: None, outage }
-    }
-}
-
-impl<A: Copy + Ord> Marking<A> {
-    pub(super) fn is_writing(&self) -> bool {
-        self.writing.is_some()
-    }
-
-    /// Whether something was answered that no mark says yet.
-    pub(super) fn is_owed(&self) -> bool {
-        self.answered.is_some()
-    }
-
-    /// Whether the mark says all that was answered.
-    pub(super) fn is_settled(&self) -> bool {
-        self.answered.is_none() && self.writing.as_ref().is_none_or(|writing| writing.ack.is_none())
-    }
-
-    pub(super) fn marked(&self) -> Option<A> {
-        self.marked
-    }
-
-    /// What was answered and not marked, which comes again behind a barrier.
-    pub(super) fn withdraw(&mut self) -> Option<A> {
-        self.answered.take()
-    }
-
-    pub(super) fn leave_server(&mut self) {
-        (self.answered, self.marked) = (None, None);
-    }
-
-    pub(super) fn confirm_at_once(&mut self) {
-        self.confirm_due = None;
-    }
-
-    /// When the next mark may be written: behind the last one after a pause, and at the latest with the next beat.
-    pub(super) fn due(&self, beats: bool) -> Option<Instant> {
-        self.confirm_due.or_else(|| self.beat_due.filter(|_| beats))
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Written>> {
-        self.out.poll(cx)
-    }
-}
 
 /// A text that no other mark has.
 fn nonce() -> String {
@@ -208,8 +121,8 @@ where
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
         self.marking.out.start(async move {
             match cache.swap_mark(&slot, &expected, &text).await {
-                Ok(swap) => Ok(Written::Tried(swap)),
-                Err(error) if error.is_transient() => Ok(Written::Unknown(error)),
+                Ok(swap) => Ok(MarkOutcome::Tried(swap)),
+                Err(error) if error.is_transient() => Ok(MarkOutcome::Unknown(error)),
                 Err(error) => Err(error.while_doing("write the mark")),
             }
         });
@@ -218,14 +131,14 @@ where
     }
 
     /// The mark was written, or not: only when it is there the position behind it may be confirmed.
-    pub(super) fn written(&mut self, written: Written, stream: &impl Positions<A>) {
+    pub(super) fn written(&mut self, written: MarkOutcome, stream: &impl Positions<A>) {
         let Some(writing) = self.marking.writing.take() else { return };
         // What is read meanwhile may be from before it.
         if self.look.is_reading() {
             self.read_mark();
         }
         match written {
-            Written::Tried(Swap::Written) => {
+            MarkOutcome::Tried(Swap::Written) => {
                 reached(Step::MarkWritten);
                 self.ring.marked(&writing.mark.nonce, writing.first);
                 self.repairs.proved();
@@ -237,37 +150,37 @@ where
                 self.teller.tell(News::Marked(writing.lsn));
             }
             // Without a mark the next start sweeps; until then the position may move.
-            Written::Tried(Swap::Full) if self.settings.policy.on_gap == OnGap::Sweep => {
+            MarkOutcome::Tried(Swap::Full) if self.settings.policy.on_gap == OnGap::Sweep => {
                 self.complain_about_mark(
                     "failed to write the mark: OOM, the cache is full and evicts nothing; the next start sweeps",
                     None,
                 );
                 self.acknowledge(writing.ack, stream);
             }
-            Written::Tried(Swap::Full) => {
+            MarkOutcome::Tried(Swap::Full) => {
                 self.complain_about_mark(
                     "failed to write the mark: OOM, the cache is full and evicts nothing; nothing is confirmed",
                     None,
                 );
                 self.marking.answered = self.marking.answered.max(writing.ack);
             }
-            Written::Tried(Swap::Other) if without(Guard::Mark) => {
+            MarkOutcome::Tried(Swap::Other) if without(Guard::Mark) => {
                 self.look.forget();
                 self.acknowledge(writing.ack, stream);
             }
             // A server closes idle connections; the next beat must not find the same again.
-            Written::Tried(Swap::Lost) => {
+            MarkOutcome::Tried(Swap::Lost) => {
                 self.may_be_there(&writing);
                 self.marking.answered = self.marking.answered.max(writing.ack);
                 self.marking.beat_due = None;
                 self.read_mark();
             }
-            Written::Tried(Swap::Refused(error)) => {
+            MarkOutcome::Tried(Swap::Refused(error)) => {
                 self.complain_about_mark("failed to write the mark", Some(error));
                 self.marking.answered = self.marking.answered.max(writing.ack);
                 self.marking.confirm_due = Some(Instant::now() + REFUSED_PAUSE);
             }
-            Written::Tried(Swap::Other | Swap::Unproven) => {
+            MarkOutcome::Tried(Swap::Other | Swap::Unproven) => {
                 self.marking.answered = self.marking.answered.max(writing.ack);
                 let what = "the mark cannot be written where it was read";
                 let when = self.repairs.when(UNPROVEN, what);
@@ -276,7 +189,7 @@ where
                 }
                 self.read_mark();
             }
-            Written::Unknown(error) => {
+            MarkOutcome::Unknown(error) => {
                 self.complain_about_mark("failed to write the mark", Some(error));
                 self.marking.answered = self.marking.answered.max(writing.ack);
                 self.may_be_there(&writing);

@@ -5,51 +5,22 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use super::{Replicas, Target, bytes_of};
+use super::{Replicas, Target};
 use crate::cache::{Cache, Deleted};
 use crate::control::Control;
 use crate::error::Result;
 use crate::failpoints::{Step, reached};
 use crate::insist::{Part, insist};
-use crate::kept::Kept;
 use crate::keys::KeySet;
 use crate::ledger::Ticket;
 use crate::ledger::window::SpanId;
 use crate::observe::news::News;
 use crate::rules::Invalidations;
-use crate::target::echo::{Delivery, Stage};
-
-/// Deliveries whose keys were deleted, and what that did.
-#[derive(Debug)]
-pub struct Landed {
-    deliveries: Vec<Delivery>,
-    deleted: Deleted,
-}
-
-/// The pipeline of UNLINKs that is out.
-#[derive(Debug, Default)]
-pub(super) struct Flight {
-    out: Kept<Result<Landed>>,
-    bytes: usize,
-}
-
-impl Flight {
-    pub(super) fn is_out(&self) -> bool {
-        self.out.is_out()
-    }
-
-    pub(super) fn bytes_used(&self) -> usize {
-        self.bytes
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Landed>> {
-        self.out.poll(cx)
-    }
-}
+use crate::target::echo::{Delivery, Stage, bytes_of};
+use crate::target::flight::Landed;
 
 /// Deletes the exact keys of all deliveries in one pipeline.
 async fn fly<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<Landed> {

@@ -36,6 +36,11 @@ pub struct Delivery {
     pub stage: Stage,
 }
 
+/// Bytes of all deliveries.
+pub(super) fn bytes_of<'a>(deliveries: impl IntoIterator<Item = &'a Delivery>) -> usize {
+    deliveries.into_iter().map(|delivery| delivery.load.bytes_used()).sum()
+}
+
 /// `I` is the caller's clock: anything that a duration can be added to.
 #[derive(Debug)]
 struct Bucket<I> {

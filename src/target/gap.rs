@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -17,11 +16,10 @@ use crate::cache::Cache;
 use crate::cache::continuity::Continuity;
 use crate::config::OnGap;
 use crate::control::Control;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::insist::{Part, insist};
-use crate::kept::Kept;
 use crate::keys::FamilyId;
 use crate::ledger::Positions;
 use crate::mark::{Gap, gap, gap_at_first, nonce, publication, rules};
@@ -40,32 +38,6 @@ use crate::target::repairs::{NAMELESS, When};
 
 /// How often the transactions that a sweep waits for are looked at.
 const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Gaps whose sweep has not begun, or waits for the transactions that were open.
-#[derive(Debug, Default)]
-pub(super) struct Gaps {
-    /// The sweep of all of them.
-    sweep: GapSweep,
-    /// The transactions that the sweep waits for, and when that was last said.
-    elders: Option<(Snapshot, Reminder<Id, Instant>)>,
-    looking: Kept<Result<Snapshot>>,
-}
-
-impl Gaps {
-    /// Whether no sweep is still to begin.
-    pub(super) fn is_over(&self) -> bool {
-        self.sweep.tickets.is_empty()
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Snapshot>> {
-        self.looking.poll(cx)
-    }
-
-    fn add(&mut self, sweep: GapSweep) {
-        self.sweep.join(sweep);
-        self.elders = None;
-    }
-}
 
 /// The id of the line that says this gap and its sweep.
 fn id(gap: &Gap) -> Id {

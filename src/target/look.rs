@@ -13,7 +13,7 @@ pub type Found = (Option<Vec<u8>>, Lineage);
 
 /// What is known of the mark.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(super) struct Looking {
     held: Held,
     reading: Kept<Result<Found>>,
     /// The cache, when its mark was compared last.
@@ -28,9 +28,9 @@ pub(super) struct Look {
     is_known: bool,
 }
 
-impl Default for Look {
+impl Default for Looking {
     fn default() -> Self {
-        Look {
+        Looking {
             held: Held::Nothing,
             reading: Kept::default(),
             lineage: Lineage::default(),
@@ -42,7 +42,7 @@ impl Default for Look {
     }
 }
 
-impl Look {
+impl Looking {
     /// A new connection of the stream.
     pub(super) fn connected(&mut self, start: &Start, altered: bool) {
         self.start = Some(start.clone());

@@ -6,13 +6,18 @@
 //! proves (`proof.rs`, `gap.rs`). What a target owes stands in its own ledger, so no target waits for another.
 //!
 //! Three states, each of its own part: the flight is idle or flying; the sweep is idle or sweeping; what the mark proves
-//! is nothing, trusted, or a gap ([`proof::Held`]).
+//! is nothing, trusted, or a gap ([`proof::Held`]). What each part holds stands in a file that does not know the target
+//! (`flight.rs`, `sweeping.rs`, `lagging.rs`, `marking.rs`, `gaps.rs`, `look.rs`); the target ties them together here.
 
 mod confirm;
 mod delete;
 pub mod echo;
+mod flight;
 mod gap;
+mod gaps;
+mod lagging;
 mod look;
+mod marking;
 mod owed;
 pub mod pace;
 pub mod proof;
@@ -20,6 +25,7 @@ mod repairs;
 mod replicas;
 pub mod ring;
 mod sweep;
+mod sweeping;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -39,15 +45,15 @@ use crate::load::Untold;
 use crate::observe::teller::Teller;
 use crate::rules::{Invalidations, Rules};
 use crate::start::Start;
-use crate::target::confirm::{Marking, Written};
-use crate::target::delete::{Flight, Landed};
-use crate::target::echo::{Delivery, Echoes, Stage};
-use crate::target::gap::Gaps;
-use crate::target::look::{Found, Look};
+use crate::target::echo::{Delivery, Echoes, Stage, bytes_of};
+use crate::target::flight::{Flight, Landed};
+use crate::target::gaps::Gaps;
+use crate::target::lagging::Lagging;
+use crate::target::look::{Found, Looking};
+use crate::target::marking::{MarkOutcome, Marking};
 use crate::target::repairs::Repairs;
-use crate::target::replicas::Lagging;
 use crate::target::ring::Ring;
-use crate::target::sweep::{Scanned, Sweeping};
+use crate::target::sweeping::{Scanned, Sweeping};
 use crate::words::Words;
 
 /// Whether readers also read from standbys.
@@ -76,7 +82,7 @@ pub struct Policy {
 
 /// What a target needs to know besides.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct TargetSettings {
     /// What the configuration says of its cache.
     pub policy: Policy,
     /// Name of the mark: the slot.
@@ -89,7 +95,7 @@ pub struct Settings {
 
 /// What a target did so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct TargetTotals {
     /// Exact keys sent to the cache, echoes included.
     pub keys: u64,
     /// Of these, keys that existed.
@@ -117,7 +123,7 @@ pub struct Turn<'a, P> {
 
 /// What a target waited for.
 #[derive(Debug)]
-pub enum Happened {
+pub enum TargetHappened {
     /// Every reply of a flight was read.
     Landed(Landed),
     /// A sweep ended.
@@ -125,7 +131,7 @@ pub enum Happened {
     /// The mark was read.
     MarkRead(Found),
     /// The mark was written, or not.
-    MarkWritten(Written),
+    MarkWritten(MarkOutcome),
     /// Every replica has replayed what was asked.
     CaughtUp,
     /// A snapshot for the sweep of a gap.
@@ -137,10 +143,10 @@ pub struct Target<A, C, D> {
     cache: Rc<C>,
     control: Rc<D>,
     rules: Rc<Rules>,
-    settings: Settings,
+    settings: TargetSettings,
     words: Words,
     teller: Teller,
-    done: Done,
+    done: TargetTotals,
     ledger: Ledger<A>,
     /// What came since the last flight left: one load, however much that is.
     inbox: Option<Delivery>,
@@ -151,7 +157,7 @@ pub struct Target<A, C, D> {
     echoes: Echoes<Instant>,
     lagging: Lagging,
     ring: Ring,
-    look: Look,
+    look: Looking,
     marking: Marking<A>,
     gaps: Gaps,
     repairs: Repairs,
@@ -174,7 +180,7 @@ where
         cache: Rc<C>,
         control: Rc<D>,
         rules: Rc<Rules>,
-        settings: Settings,
+        settings: TargetSettings,
         words: Words,
         teller: Teller,
     ) -> Self {
@@ -187,14 +193,14 @@ where
             settings,
             words,
             teller,
-            done: Done::default(),
+            done: TargetTotals::default(),
             ledger: Ledger::default(),
             inbox: None,
             again: VecDeque::new(),
             flight: Flight::default(),
             sweeping: Sweeping::default(),
             lagging: Lagging::default(),
-            look: Look::default(),
+            look: Looking::default(),
             marking: Marking::default(),
             gaps: Gaps::default(),
             repairs: Repairs::default(),
@@ -277,39 +283,39 @@ where
     }
 
     /// Waits for whatever the target waits for.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Happened>> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<TargetHappened>> {
         if let Poll::Ready(landed) = self.flight.poll(cx) {
-            return Poll::Ready(landed.map(Happened::Landed));
+            return Poll::Ready(landed.map(TargetHappened::Landed));
         }
         if let Poll::Ready(swept) = self.sweeping.poll(cx) {
-            return Poll::Ready(swept.map(Happened::Swept));
+            return Poll::Ready(swept.map(TargetHappened::Swept));
         }
         // What is on its way to the cache may stand behind the mark that was read, or before it.
         if !self.flight.is_out()
             && !self.marking.is_writing()
             && let Poll::Ready(found) = self.look.poll(cx)
         {
-            return Poll::Ready(found.map(Happened::MarkRead));
+            return Poll::Ready(found.map(TargetHappened::MarkRead));
         }
         if let Poll::Ready(round) = self.lagging.poll(cx) {
-            return Poll::Ready(round.map(|()| Happened::CaughtUp));
+            return Poll::Ready(round.map(|()| TargetHappened::CaughtUp));
         }
         if let Poll::Ready(snapshot) = self.gaps.poll(cx) {
-            return Poll::Ready(snapshot.map(Happened::Looked));
+            return Poll::Ready(snapshot.map(TargetHappened::Looked));
         }
         let written = ready!(self.marking.poll(cx));
-        Poll::Ready(written.map(Happened::MarkWritten))
+        Poll::Ready(written.map(TargetHappened::MarkWritten))
     }
 
     /// Does what follows.
-    pub fn on(&mut self, happened: Happened, stream: &impl Positions<A>) {
+    pub fn on(&mut self, happened: TargetHappened, stream: &impl Positions<A>) {
         match happened {
-            Happened::Landed(landed) => self.landed(landed),
-            Happened::Swept(scanned) => self.swept(scanned),
-            Happened::MarkRead(found) => self.compare(found, stream),
-            Happened::MarkWritten(written) => self.written(written, stream),
-            Happened::CaughtUp => self.caught_up(),
-            Happened::Looked(snapshot) => self.looked(snapshot),
+            TargetHappened::Landed(landed) => self.landed(landed),
+            TargetHappened::Swept(scanned) => self.swept(scanned),
+            TargetHappened::MarkRead(found) => self.compare(found, stream),
+            TargetHappened::MarkWritten(written) => self.written(written, stream),
+            TargetHappened::CaughtUp => self.caught_up(),
+            TargetHappened::Looked(snapshot) => self.looked(snapshot),
         }
     }
 
@@ -388,7 +394,7 @@ where
     }
 
     /// What was done so far.
-    pub fn done(&self) -> Done {
+    pub fn done(&self) -> TargetTotals {
         self.done
     }
 
@@ -436,9 +442,4 @@ where
         self.done.collapsed += u64::from(freed > 0);
         freed
     }
-}
-
-/// Bytes of all deliveries.
-fn bytes_of<'a>(deliveries: impl IntoIterator<Item = &'a Delivery>) -> usize {
-    deliveries.into_iter().map(|delivery| delivery.load.bytes_used()).sum()
 }

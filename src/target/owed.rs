@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
-use super::bytes_of;
 use crate::keys::FamilyId;
 use crate::ledger::Ticket;
 use crate::mark::Gap;
 use crate::rules::plan::cause::{Cause, Causes};
 use crate::rules::{Invalidations, Rules};
-use crate::target::echo::Delivery;
+use crate::target::echo::{Delivery, bytes_of};
 
 /// The sweep of a gap, or of several.
 #[derive(Debug, Default)]

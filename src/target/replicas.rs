@@ -5,56 +5,13 @@
 //! the position.
 
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use super::Target;
 use crate::cache::Cache;
 use crate::control::Control;
-use crate::error::Result;
 use crate::insist::{Part, insist};
-use crate::kept::Kept;
-use crate::ledger::Ticket;
-use crate::rules::{Invalidations, Rules};
 use crate::target::echo::{Delivery, Stage};
-
-/// Deliveries of one round.
-#[derive(Debug, Default)]
-struct Waiting {
-    load: Invalidations,
-    tickets: Vec<Ticket>,
-}
-
-/// What waits for the read replicas, and what they are asked about now.
-#[derive(Debug, Default)]
-pub(super) struct Lagging {
-    next: Waiting,
-    asked: Waiting,
-    round: Kept<Result<()>>,
-}
-
-impl Lagging {
-    pub(super) fn bytes_used(&self) -> usize {
-        self.next.load.bytes_used() + self.asked.load.bytes_used()
-    }
-
-    /// What the larger of the two holds, in bytes.
-    pub(super) fn largest(&self) -> usize {
-        self.next.load.bytes_used().max(self.asked.load.bytes_used())
-    }
-
-    /// Collapses the largest family of the larger one; says how many bytes that freed.
-    pub(super) fn collapse_largest(&mut self, rules: &Rules) -> usize {
-        let both = [&mut self.next.load, &mut self.asked.load];
-        let load = both.into_iter().max_by_key(|load| load.bytes_used()).expect("there are two");
-        let before = load.bytes_used();
-        load.collapse_largest(rules);
-        before.saturating_sub(load.bytes_used())
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        self.round.poll(cx)
-    }
-}
+use crate::target::lagging::Waiting;
 
 impl<A, C, D> Target<A, C, D>
 where

@@ -2,71 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use super::{Target, bytes_of};
+use super::Target;
 use crate::cache::{Cache, Swept};
 use crate::control::Control;
 use crate::error::Result;
 use crate::failpoints::{Step, reached};
 use crate::insist::{Part, insist};
-use crate::kept::Kept;
 use crate::keys::KeySet;
 use crate::observe::news::News;
 use crate::observe::{Id, log};
 use crate::rules::plan::cause::{Cause, Causes};
-use crate::target::echo::{Delivery, Stage};
+use crate::target::echo::{Delivery, Stage, bytes_of};
 use crate::target::owed::Repair;
 use crate::target::repairs::{SWEPT_BY_TWO, When};
+use crate::target::sweeping::Scanned;
 
 /// More patterns than this in one sweep collapse into their families: each is compared with every key of the cache.
 const PATTERNS_MAX: usize = 1_000;
-
-/// Deliveries whose patterns were swept, and what that did.
-#[derive(Debug)]
-pub struct Scanned {
-    deliveries: Vec<Delivery>,
-    swept: Swept,
-}
-
-/// The sweep that runs, and what waits for the next one.
-#[derive(Debug, Default)]
-pub(super) struct Sweeping {
-    /// One per stage.
-    queued: Vec<Delivery>,
-    out: Kept<Result<Scanned>>,
-    /// What the running sweep holds, in bytes.
-    bytes: usize,
-    /// The cache became another while the sweep ran: parts of it may have been answered by the one before.
-    again: bool,
-}
-
-impl Sweeping {
-    /// Whether a sweep runs.
-    pub(super) fn is_out(&self) -> bool {
-        self.out.is_out()
-    }
-
-    /// Whether one runs or waits.
-    pub(super) fn is_busy(&self) -> bool {
-        self.is_out() || !self.queued.is_empty()
-    }
-
-    /// The sweep that runs, if one does, is to run once more.
-    pub(super) fn run_again(&mut self) {
-        self.again = self.is_out();
-    }
-
-    pub(super) fn bytes_used(&self) -> usize {
-        self.bytes + bytes_of(&self.queued)
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Scanned>> {
-        self.out.poll(cx)
-    }
-}
 
 /// Sweeps the patterns of all deliveries in one pass.
 async fn sweep<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<Scanned> {

@@ -1,5 +1,5 @@
-//! One of two caches is away, or so slow as to be of no use, while many keys change: what waits for it is one set that collapses to families within the
-//! bound, and the other cache gets its keys as before.
+//! One of two caches is away, or so slow as to be of no use, while many keys change: what waits for it is one set that
+//! collapses to families within the bound, and the other cache gets its keys as before.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
