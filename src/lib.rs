@@ -1,7 +1,7 @@
 //! crieur keeps Redis-protocol caches coherent with PostgreSQL: a committed row deletes its cache keys.
 //!
 //! ```text
-//!                                                                ┌── target: inbox -> flight -> echoes -> ring -> mark
+//!                                                                ┌── target: inbox -> flight -> ring -> echoes -> mark
 //!  PostgreSQL ──> source ──event──> rules ──keys──> batch ──> gate ──> lookups ──┤
 //!      ^          (decode)                       (visible?)  (once)  └── target: ...
 //!      │                                                                                         │
@@ -17,7 +17,7 @@
 //!
 //! | step | file |
 //! |---|---|
-//! | bytes become an event | `source/replication.rs`, `decode/` |
+//! | bytes become an event | `source/replication/`, `decode/` |
 //! | an event becomes keys of the open batch | `feed/intake.rs`, `rules/plan/`, `feed/batch.rs` |
 //! | what a snapshot contains leaves | `feed/gating.rs`, `feed/mod.rs` (`cut`) |
 //! | lookups are asked | `feed/resolve.rs` |
@@ -33,8 +33,10 @@
 //! one cause comes again (`target/repairs.rs`). The feed looks at the server every two seconds: the slot's WAL, the
 //! publication, whether the server still takes the application's writes (`feed/sight.rs`, `control/mending.rs`), and
 //! whether it holds the stream back (`feed/stall.rs`). DDL is judged when it commits, by what readers see of the table
-//! (`feed/ddl.rs`). Whether to connect anew is decided in `feed/connect.rs`. What cannot be known is widened, never
-//! skipped.
+//! (`feed/ddl.rs`). Whether to connect anew is decided in `feed/connect.rs` after an error, in `feed/sight.rs` after
+//! a look, and in `run/mod.rs` when the control session ends. A cache that is away is tried again in `insist.rs`; its
+//! connections are dropped in `cache/redis.rs`, and its mark is compared when it answers again (`target/gap.rs`). What
+//! cannot be known is widened, never skipped.
 //!
 //! Whatever a person may look for in the log has an id, and one list says its level and what to do (`observe/ids.rs`).
 //! What lasts is said again once a minute (`reminder.rs`). The metrics and the status line are made from news
@@ -56,7 +58,7 @@
 //! | elders | transactions that were open when a gap was found |
 //! | span | a piece of the stream for which something is owed |
 //! | ticket | one part of a span: whoever holds it owes an answer |
-//! | look | what readers see of a table besides its rows |
+//! | look | of a table: what readers see besides its rows (`notice.rs`); of a target: what it knows of its mark |
 //!
 //! Words and pure modules never see tokio, sockets, clocks or logs; a source sees no cache, a target sees no source, and
 //! the loop knows only traits. `tests/tidy/` keeps these walls.

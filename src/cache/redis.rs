@@ -1,6 +1,7 @@
 //! The cache over RESP: which connection a call runs on, and what each call sends.
 //!
-//! It decides nothing: keys come from the rules, retries and their delays from the loop, patterns are `sweep.rs`.
+//! Keys come from the rules, patterns are `sweep.rs`, retries with a pause are `insist.rs`. Only a connection that was
+//! closed while it was idle, and a key that is too long for one command, are tried again here.
 //! The invariant: a connection is taken out of its place for a call and put back after success, so that an error, and
 //! a call dropped half way, leave none behind whose replies could be taken for those of the next call.
 

@@ -1,4 +1,4 @@
-//! PreparedLookups on an ordinary session: prepared once, and one statement for all questions of a batch to the same lookup.
+//! Lookups on an ordinary session: prepared once, and one statement for all questions of a batch to the same lookup.
 //!
 //! Nothing is kept here but statements: which answers are still true is `feed/answers.rs`'s business. Statements last
 //! until a table is altered, a row's columns are of other types than they were, or the connection ends.

@@ -37,7 +37,7 @@ pub trait Source {
     /// The next event that is already in the buffer.
     fn take(&mut self) -> Result<Option<Event<'_, Self::Ack>>>;
 
-    /// Everything up to and including `upto` was answered. Never goes back; sent with the next status.
+    /// Everything up to and including `upto` was marked by every target. Never goes back; sent with the next status.
     fn acknowledge(&mut self, upto: Self::Ack);
 
     /// When the next status is due, if there is a connection.

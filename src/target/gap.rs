@@ -2,8 +2,8 @@
 //!
 //! A cache that holds a mark has had every delete up to it, and perhaps none after it. So behind every new connection
 //! the mark is read: what was deleted since that mark is deleted again from the ring, and where the ring does not reach
-//! back so far, every family of the rules is swept. Nothing is confirmed before that is done. What a mark means is the
-//! table in `proof.rs`; here it is done.
+//! back so far, what may be stale is swept, or only warned of (`cache.on_gap`). Nothing is confirmed before that is done.
+//! What a mark means is the table in `proof.rs`; here it is done.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

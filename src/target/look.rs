@@ -77,7 +77,7 @@ impl Looking {
         self.held = Held::Trusted(mark.into_iter().collect());
     }
 
-    /// The mark proves nothing, and a sweep is on its way.
+    /// The mark proves nothing; a sweep is on its way, unless `cache.on_gap` is "warn".
     pub(super) fn doubt(&mut self, was: Option<Vec<u8>>) {
         self.held = Held::Gap { was, maybe: None };
     }
