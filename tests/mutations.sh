@@ -10,7 +10,7 @@
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 copy="$root/target/mutations"
-mkdir -p "$copy/target"
+mkdir -p "$copy"
 only=${1:-}
 survived=0
 mutants=$(grep -c '^try ' "$0")
@@ -38,10 +38,10 @@ try() {
     fi
     touch "$file"
     log="$copy/$name.log"
-    if ! (cd "$copy" && CARGO_TARGET_DIR="$copy/target" cargo test --lib --no-run) > "$log" 2>&1; then
+    if ! (cd "$copy" && CARGO_TARGET_DIR="$root/target" cargo test --lib --no-run) > "$log" 2>&1; then
         echo "BROKEN    $name: does not compile, see target/mutations/$name.log"
         survived=1
-    elif (cd "$copy" && CARGO_TARGET_DIR="$copy/target" cargo test --lib "$tests") > "$log" 2>&1; then
+    elif (cd "$copy" && CARGO_TARGET_DIR="$root/target" cargo test --lib "$tests") > "$log" 2>&1; then
         echo "SURVIVED  $name"
         survived=1
     else
