@@ -1,9 +1,18 @@
 //! A future that is kept over turns of a loop until it ends: whatever else happens meanwhile, it is polled again.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::task::{Context, Poll};
 
 use futures_util::future::LocalBoxFuture;
+use tokio::time::{Instant, sleep_until};
+
+/// Waits until then, for ever where there is no such moment.
+pub async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}
 
 /// One such future, or none. Waiting for none lasts for ever.
 pub struct Kept<T>(Option<LocalBoxFuture<'static, T>>);

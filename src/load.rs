@@ -76,29 +76,27 @@ impl Invalidations {
         apply(&mut self.forgets);
     }
 
-    /// Replaces the family that takes most memory by its pattern. Over-deleting is safe, running out of memory is not.
-    pub fn collapse_largest(&mut self, rules: &Rules) -> Option<FamilyId> {
+    /// Replaces the family that takes most memory by its pattern; says how many bytes that freed. Over-deleting is safe,
+    /// running out of memory is not.
+    pub fn collapse_largest(&mut self, rules: &Rules) -> usize {
+        let before = self.bytes_used();
         let mut bytes: HashMap<FamilyId, usize> = HashMap::new();
         for set in [&self.keys, &self.patterns, &self.lookups] {
             for key in set.iter() {
                 *bytes.entry(key.family).or_default() += key.bytes.len() + 32;
             }
         }
-        let largest = bytes.into_iter().max_by_key(|(family, bytes)| (*bytes, family.0))?.0;
-        self.collapse(largest, rules);
-        Some(largest)
+        if let Some((largest, _)) = bytes.into_iter().max_by_key(|(family, bytes)| (*bytes, family.0)) {
+            self.collapse(largest, rules);
+        }
+        before.saturating_sub(self.bytes_used())
     }
 
     /// Collapses the largest families until all takes at most so many bytes, or one pattern for each family is left. Says
     /// how many were collapsed.
     pub fn collapse_to(&mut self, bytes_max: usize, rules: &Rules) -> u64 {
         let mut collapsed = 0;
-        while self.bytes_used() > bytes_max {
-            let before = self.bytes_used();
-            self.collapse_largest(rules);
-            if self.bytes_used() >= before {
-                break;
-            }
+        while self.bytes_used() > bytes_max && self.collapse_largest(rules) > 0 {
             collapsed += 1;
         }
         collapsed

@@ -176,7 +176,7 @@ fn settings() -> Settings {
     }
 }
 
-fn caches<C>(cache: C) -> Vec<(C, Policy)> {
+fn caches<C>(caches: impl IntoIterator<Item = C>) -> Vec<(C, Policy)> {
     let policy = Policy {
         echo: Vec::new(),
         echo_wal_bytes_max: u64::MAX,
@@ -184,7 +184,7 @@ fn caches<C>(cache: C) -> Vec<(C, Policy)> {
         heartbeat: Duration::from_secs(10),
         metering: Metering::None,
     };
-    vec![(cache, policy)]
+    caches.into_iter().map(|cache| (cache, policy.clone())).collect()
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -206,7 +206,7 @@ fn a_quiet_night_makes_nothing_old() {
         });
         let pipeline = Pipeline::new(
             Quiet::default(),
-            caches(Empty::default()),
+            caches([Empty::default()]),
             Looks(healthy),
             rules("t:{id}"),
             settings(),
@@ -223,7 +223,8 @@ fn a_quiet_night_makes_nothing_old() {
     });
 }
 
-/// A table whose changes do not come is swept every ten seconds, also behind a reload: however long the daemon was up.
+/// A table whose changes do not come is swept every ten seconds in each cache, also behind a reload: however long the
+/// daemon was up.
 #[test]
 fn other_rules_do_not_stop_the_sweeps_of_a_table_that_is_not_published() {
     run(async {
@@ -234,11 +235,11 @@ fn other_rules_do_not_stop_the_sweeps_of_a_table_that_is_not_published() {
             unpublished: vec![("public".into(), "t".into())],
             ..Sighting::default()
         };
-        let cache = Empty::default();
+        let both = [Empty::default(), Empty::default()];
         let (sender, reloads) = mpsc::channel(1);
         let control = Looks(missing.clone());
         let pipeline =
-            Pipeline::new(Quiet::default(), caches(cache.clone()), control, rules("t:{id}"), settings(), |_| {});
+            Pipeline::new(Quiet::default(), caches(both.clone()), control, rules("t:{id}"), settings(), |_| {});
         let pipeline = pipeline.reloading(reloads);
         let stop = async {
             sleep(Duration::from_secs(3600)).await;
@@ -246,9 +247,11 @@ fn other_rules_do_not_stop_the_sweeps_of_a_table_that_is_not_published() {
             assert!(sender.send(reload).await.is_ok(), "the loop listens");
             let reloaded = Instant::now();
             sleep(Duration::from_secs(65)).await;
-            let since = cache.0.sweeps.borrow().iter().filter(|at| **at > reloaded).count();
-            // One is that of the new rules.
-            assert!((6..=8).contains(&since), "{since} sweeps in 65 seconds behind a reload");
+            for cache in &both {
+                let since = cache.0.sweeps.borrow().iter().filter(|at| **at > reloaded).count();
+                // One is that of the new rules.
+                assert!((6..=8).contains(&since), "{since} sweeps in 65 seconds behind a reload");
+            }
         };
         pipeline.run(stop).await.expect("nothing stops it");
     });

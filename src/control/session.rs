@@ -53,7 +53,7 @@ pub struct ControlSession {
     watch: Option<[String; 3]>,
     /// What the server may refuse writes for.
     mending: Option<Mending>,
-    /// PreparedLookups whose answers are kept.
+    /// Lookups whose answers are kept.
     kept: Option<KeptLookups>,
     /// A statement failed because its connection had ended, or the server takes no new ones.
     failed: Notify,

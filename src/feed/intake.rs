@@ -4,6 +4,7 @@
 //! Keys of a streamed transaction wait here under its xid, never its rows; its abort drops them, its commit moves them
 //! into the batch. When memory is short the largest set collapses into its families.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -20,7 +21,7 @@ use crate::lsn::Xid;
 use crate::notice::DdlNotice;
 use crate::rules::plan::cause::Cause;
 use crate::rules::plan::custom::{Allowed, Asked};
-use crate::rules::{Invalidations, Rules, TableId};
+use crate::rules::{Invalidations, Plan, Rules, TableId};
 
 /// What the loop must do before it takes the next event.
 #[derive(Debug)]
@@ -50,6 +51,9 @@ pub struct Intake<A> {
     misunderstood: bool,
     /// Whether a table was altered since that was last asked.
     altered: bool,
+    /// The plan that is every family of the rules, made when it is first needed: a relation that nobody knows needs it for
+    /// each row. An intake lives with one set of rules.
+    everything: OnceCell<Rc<Plan>>,
 }
 
 impl<A: Copy + Ord> Default for Intake<A> {
@@ -62,6 +66,7 @@ impl<A: Copy + Ord> Default for Intake<A> {
             open_bytes: 0,
             misunderstood: false,
             altered: false,
+            everything: OnceCell::new(),
         }
     }
 }
@@ -104,7 +109,10 @@ impl<A: Copy + Ord> Intake<A> {
     fn change(&mut self, change: Change<'_>, rules: &Rules) {
         match self.tables.meaning(change.relation) {
             Some(TableMeaning::Rules(plan)) => self.batch.change(plan, &change.row),
-            Some(TableMeaning::Everything) => self.batch.whole(&rules.everything(), Cause::Unknown),
+            Some(TableMeaning::Everything) => {
+                let everything = self.everything(rules);
+                self.batch.whole(&everything, Cause::Unknown);
+            }
             Some(TableMeaning::Changed(changed)) => {
                 self.altered = true;
                 let changed = Rc::clone(changed);
@@ -118,9 +126,10 @@ impl<A: Copy + Ord> Intake<A> {
 
     fn open_change(&mut self, xid: Xid, change: Change<'_>, rules: &Rules) {
         let Some(meaning) = self.tables.meaning(change.relation).cloned() else { return };
+        let everything = matches!(meaning, TableMeaning::Everything).then(|| self.everything(rules));
         self.open_load(xid, |load| match &meaning {
             TableMeaning::Rules(plan) => plan.apply(&change.row, 0, load),
-            TableMeaning::Everything => rules.everything().whole(Cause::Unknown, 0, load),
+            TableMeaning::Everything => everything.iter().for_each(|plan| plan.whole(Cause::Unknown, 0, load)),
             TableMeaning::Changed(changed) => {
                 changed.families(rules).for_each(|plan| plan.whole(Cause::Ddl, 0, load));
                 changed.plan.apply(&change.row, 0, load);
@@ -130,6 +139,10 @@ impl<A: Copy + Ord> Intake<A> {
             self.altered = true;
             self.tables.swept(change.relation, changed, Some(xid));
         }
+    }
+
+    fn everything(&self, rules: &Rules) -> Rc<Plan> {
+        Rc::clone(self.everything.get_or_init(|| Rc::new(rules.everything())))
     }
 
     /// Adds to the keys of an open transaction.
@@ -176,12 +189,14 @@ impl<A: Copy + Ord> Intake<A> {
             }
             Some(DdlNotice::DdlUntold {}) => {
                 self.altered = true;
-                self.named(place, |tx, load| rules.everything().whole(Cause::Ddl, tx, load));
+                let everything = self.everything(rules);
+                self.named(place, |tx, load| everything.whole(Cause::Ddl, tx, load));
                 self.ddl.untold(place);
                 return Need::Untold;
             }
             None => {
-                self.named(place, |tx, load| rules.everything().whole(Cause::Unreadable, tx, load));
+                let everything = self.everything(rules);
+                self.named(place, |tx, load| everything.whole(Cause::Unreadable, tx, load));
                 // It may be about DDL.
                 self.ddl.untold(place);
                 let said = std::mem::replace(&mut self.misunderstood, true);
@@ -243,9 +258,7 @@ impl<A: Copy + Ord> Intake<A> {
     /// Collapses the largest family of the largest open transaction; says how many bytes that freed.
     pub fn collapse_largest(&mut self, rules: &Rules) -> usize {
         let Some(load) = self.open.values_mut().max_by_key(|load| load.bytes_used()) else { return 0 };
-        let before = load.bytes_used();
-        load.collapse_largest(rules);
-        let freed = before.saturating_sub(load.bytes_used());
+        let freed = load.collapse_largest(rules);
         self.open_bytes -= freed;
         freed
     }

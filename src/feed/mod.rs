@@ -21,11 +21,10 @@ pub mod watch;
 mod watching;
 
 use std::collections::VecDeque;
-use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::change::Relation;
 use crate::control::{CatalogView, Control, Named, Sighting};
@@ -40,7 +39,7 @@ use crate::feed::resolve::{Resolved, Resolving};
 use crate::feed::watching::Watching;
 use crate::gate::Snapshot;
 use crate::insist::{Part, insist};
-use crate::kept::Kept;
+use crate::kept::{Kept, at};
 use crate::keys::KeySet;
 use crate::ledger::Ledger;
 use crate::load::Untold;
@@ -157,13 +156,6 @@ pub struct Feed<S: Source, D> {
 impl<S: Source, D> std::fmt::Debug for Feed<S, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Feed").field("bounds", &self.bounds).finish_non_exhaustive()
-    }
-}
-
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => pending().await,
     }
 }
 

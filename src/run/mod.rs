@@ -10,14 +10,14 @@ mod renew;
 
 pub use reload::Reload;
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::cache::Cache;
 use crate::control::Control;
@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::failpoints::{Step, reached};
 use crate::feed::{Bounds, Ended, Feed, FeedHappened, Handed};
 use crate::insist::at_most;
+use crate::kept::at;
 use crate::ledger::{Confirmed, Positions};
 use crate::lsn::Lsn;
 use crate::observe::news::{News, Totals};
@@ -75,13 +76,6 @@ impl<D> Phase<D> {
     /// Whether a stop says anything new.
     fn hears_a_stop(&self) -> bool {
         !matches!(self, Phase::Draining { reload: None, .. })
-    }
-}
-
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => pending().await,
     }
 }
 
@@ -320,11 +314,11 @@ where
             let mut wanting = self.targets.iter_mut().filter(|target| target.wants_early());
             let first = wanting.next();
             wanting.for_each(|target| target.take_early(keys.clone(), now));
-            first.into_iter().for_each(|target| target.take_early(keys.clone(), now));
+            if let Some(first) = first {
+                first.take_early(keys, now);
+            }
         }
-        let (draining, connected) = (self.phase.is_draining(), self.feed.is_connected());
-        let beats = !draining && !self.feed.is_held_back();
-        let turn = Turn { now, stream: self.feed.source(), draining, beats };
+        let (turn, connected) = (turn(&self.feed, &self.phase, now), self.feed.is_connected());
         for target in &mut self.targets {
             if !connected {
                 target.disconnected();
@@ -378,9 +372,7 @@ where
     }
 
     fn targets_due(&self) -> Option<Instant> {
-        let draining = self.phase.is_draining();
-        let beats = !draining && !self.feed.is_held_back();
-        let turn = Turn { now: Instant::now(), stream: self.feed.source(), draining, beats };
+        let turn = turn(&self.feed, &self.phase, Instant::now());
         self.targets.iter().filter_map(|target| target.due(&turn)).min()
     }
 
@@ -445,6 +437,17 @@ where
             log!(Id::LastStatus, "failed to say the last status: {}", error.chain());
         }
     }
+}
+
+/// What the targets are told at a turn of the loop.
+fn turn<'a, S, D>(feed: &'a Feed<S, D>, phase: &Phase<D>, now: Instant) -> Turn<'a, S>
+where
+    S: Source,
+    S::Ack: 'static,
+    D: Control + 'static,
+{
+    let draining = phase.is_draining();
+    Turn { now, stream: feed.source(), draining, beats: !draining && !feed.is_held_back() }
 }
 
 /// Waits for what happens first at any of the targets, and says at which. None is starved: the one behind the last is

@@ -162,7 +162,7 @@ where
                     "failed to write the mark: OOM, the cache is full and evicts nothing; nothing is confirmed",
                     None,
                 );
-                self.marking.answered = self.marking.answered.max(writing.ack);
+                self.marking.comes_again(writing.ack);
             }
             MarkOutcome::Tried(Swap::Other) if without(Guard::Mark) => {
                 self.look.forget();
@@ -171,17 +171,17 @@ where
             // A server closes idle connections; the next beat must not find the same again.
             MarkOutcome::Tried(Swap::Lost) => {
                 self.may_be_there(&writing);
-                self.marking.answered = self.marking.answered.max(writing.ack);
+                self.marking.comes_again(writing.ack);
                 self.marking.beat_due = None;
                 self.read_mark();
             }
             MarkOutcome::Tried(Swap::Refused(error)) => {
                 self.complain_about_mark("failed to write the mark", Some(error));
-                self.marking.answered = self.marking.answered.max(writing.ack);
+                self.marking.comes_again(writing.ack);
                 self.marking.confirm_due = Some(Instant::now() + REFUSED_PAUSE);
             }
             MarkOutcome::Tried(Swap::Other | Swap::Unproven) => {
-                self.marking.answered = self.marking.answered.max(writing.ack);
+                self.marking.comes_again(writing.ack);
                 let what = "the mark cannot be written where it was read";
                 let when = self.repairs.when(UNPROVEN, what);
                 if when != When::Now {
@@ -191,7 +191,7 @@ where
             }
             MarkOutcome::Unknown(error) => {
                 self.complain_about_mark("failed to write the mark", Some(error));
-                self.marking.answered = self.marking.answered.max(writing.ack);
+                self.marking.comes_again(writing.ack);
                 self.may_be_there(&writing);
                 self.read_mark();
             }

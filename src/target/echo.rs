@@ -142,9 +142,6 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
     /// Collapses the largest family of the largest bucket; says how many bytes that freed.
     pub fn collapse_largest(&mut self, rules: &Rules) -> usize {
         let largest = self.stages.iter_mut().flatten().max_by_key(|bucket| bucket.load.bytes_used());
-        let Some(load) = largest.map(|bucket| &mut bucket.load) else { return 0 };
-        let before = load.bytes_used();
-        load.collapse_largest(rules);
-        before.saturating_sub(load.bytes_used())
+        largest.map_or(0, |bucket| bucket.load.collapse_largest(rules))
     }
 }

@@ -35,10 +35,8 @@ impl Lagging {
     /// Collapses the largest family of the larger one; says how many bytes that freed.
     pub(super) fn collapse_largest(&mut self, rules: &Rules) -> usize {
         let both = [&mut self.next.load, &mut self.asked.load];
-        let load = both.into_iter().max_by_key(|load| load.bytes_used()).expect("there are two");
-        let before = load.bytes_used();
-        load.collapse_largest(rules);
-        before.saturating_sub(load.bytes_used())
+        let larger = both.into_iter().max_by_key(|load| load.bytes_used());
+        larger.map_or(0, |load| load.collapse_largest(rules))
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {

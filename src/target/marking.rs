@@ -79,6 +79,11 @@ impl<A: Copy + Ord> Marking<A> {
         self.answered.take()
     }
 
+    /// The mark of it was not written, or nobody knows: it comes again with the next one.
+    pub(super) fn comes_again(&mut self, ack: Option<A>) {
+        self.answered = self.answered.max(ack);
+    }
+
     pub(super) fn leave_server(&mut self) {
         (self.answered, self.marked) = (None, None);
     }

@@ -432,10 +432,7 @@ where
     pub fn collapse_largest(&mut self) -> usize {
         let (inbox, lagging, echoes) = (bytes_of(&self.inbox), self.lagging.largest(), self.echoes.largest());
         let freed = match &mut self.inbox {
-            Some(waiting) if inbox >= lagging.max(echoes) => {
-                waiting.load.collapse_largest(&self.rules);
-                inbox.saturating_sub(waiting.load.bytes_used())
-            }
+            Some(waiting) if inbox >= lagging.max(echoes) => waiting.load.collapse_largest(&self.rules),
             _ if lagging > echoes => self.lagging.collapse_largest(&self.rules),
             _ => self.echoes.collapse_largest(&self.rules),
         };

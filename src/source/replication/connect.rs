@@ -192,7 +192,7 @@ pub(crate) fn protocol_version(version: u32) -> u32 {
     if version < 140_000 { 1 } else { 2 }
 }
 
-/// SlotOptions of pgoutput (`src/backend/replication/pgoutput/pgoutput.c`, `parse_output_parameters`) by server version.
+/// Options of pgoutput (`src/backend/replication/pgoutput/pgoutput.c`, `parse_output_parameters`) by server version.
 fn protocol_options(version: u32, publication: &str) -> String {
     // A replication command knows no E'' literal, so a backslash stays as it is.
     let names = format!("publication_names '{}'", quote::identifier(publication).replace('\'', "''"));
