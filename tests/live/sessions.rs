@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::harness::postgres::{Options, Postgres};
 use super::harness::proxy::Proxy;
-use super::harness::wait::PATIENCE;
+use super::harness::wait::{PATIENCE, eventually};
 use super::scene::Scene;
 
 /// Asks, while answers stand still behind the log-in, and again when they do not.
@@ -22,9 +22,13 @@ async fn goes_on(proxy: &Proxy, control: &impl Gate) {
     let error = asked.expect_err("nobody answers");
     assert!(error.is_transient() && error.message.starts_with("the server gave no answer within"), "{error}");
     proxy.heal();
-    // A pooled session finds no schema here: that is an answer.
-    let error = control.snapshot().await.err();
-    assert!(error.is_none_or(|error| error.sqlstate.is_some()));
+    // A pooled session finds no schema here: that is an answer. The limit of a statement is short, and a busy machine may
+    // need more than one attempt to keep it.
+    let answered = async || {
+        let error = control.snapshot().await.err();
+        error.is_none_or(|error| error.sqlstate.is_some())
+    };
+    eventually("the session goes on", PATIENCE, answered).await;
 }
 
 #[tokio::test]
