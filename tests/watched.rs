@@ -19,7 +19,7 @@ use crieur::rules::Rules;
 use crieur::run::{Pipeline, Reload, Settings};
 use crieur::source::Source;
 use crieur::start::{SlotOrigin, Start};
-use crieur::target::{Policy, Replicas};
+use crieur::target::{HOLDS_FOR_EVER, Policy, Replicas};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
@@ -183,6 +183,8 @@ fn caches<C>(caches: impl IntoIterator<Item = C>) -> Vec<(C, Policy)> {
         on_gap: OnGap::Sweep,
         heartbeat: Duration::from_secs(10),
         metering: Metering::None,
+        required: true,
+        hold_wal_bytes_max: HOLDS_FOR_EVER,
     };
     caches.into_iter().map(|cache| (cache, policy.clone())).collect()
 }

@@ -29,7 +29,7 @@ use crate::run::{Pipeline, Settings};
 use crate::source::Source;
 use crate::source::outbox::{self, Outbox};
 use crate::source::replication::{self, Life, Replication};
-use crate::target::{Policy, Replicas};
+use crate::target::{HOLDS_FOR_EVER, Policy, Replicas};
 
 /// The daemon, or a dry run of it.
 #[derive(Debug, clap::Args)]
@@ -127,6 +127,8 @@ fn policy(config: &Config) -> Policy {
         on_gap: config.cache.on_gap,
         heartbeat: config.cache.heartbeat,
         metering: config.cache.metering,
+        required: true,
+        hold_wal_bytes_max: HOLDS_FOR_EVER,
     }
 }
 

@@ -78,7 +78,15 @@ pub struct Policy {
     pub heartbeat: Duration,
     /// Whether each command costs money.
     pub metering: Metering,
+    /// Whether the daemon is ready only when it has judged this cache's mark.
+    pub required: bool,
+    /// WAL that the cache may hold back while its mark does not move, in bytes; then the position goes on without it, and
+    /// its mark tells what it lacks. 0: it never holds any; [`HOLDS_FOR_EVER`]: there is no limit.
+    pub hold_wal_bytes_max: u64,
 }
+
+/// A cache that is never left behind, however much WAL it holds back.
+pub const HOLDS_FOR_EVER: u64 = u64::MAX;
 
 /// What a target needs to know besides.
 #[derive(Debug, Clone)]

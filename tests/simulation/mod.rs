@@ -22,7 +22,7 @@ use crieur::config::{Config, Metering, OnGap};
 use crieur::rules::Rules;
 use crieur::run::{Pipeline, Settings};
 use crieur::source::Source;
-use crieur::target::{Policy, Replicas};
+use crieur::target::{HOLDS_FOR_EVER, Policy, Replicas};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -156,6 +156,8 @@ fn settings(world: &Shared) -> (Settings, Policy) {
         on_gap: OnGap::Sweep,
         heartbeat: Duration::from_millis(200),
         metering: Metering::None,
+        required: true,
+        hold_wal_bytes_max: HOLDS_FOR_EVER,
     };
     (settings, policy)
 }
