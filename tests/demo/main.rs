@@ -6,7 +6,7 @@
 //!
 //! `make servers`: the two servers alone, for the quick start of the documentation, until Ctrl-C.
 
-#[path = "../live/harness/mod.rs"]
+#[path = "../harness/mod.rs"]
 mod harness;
 
 mod changes;

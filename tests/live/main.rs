@@ -26,6 +26,7 @@ mod failover;
 mod far;
 mod faults;
 mod golden;
+#[path = "../harness/mod.rs"]
 mod harness;
 mod heartbeat;
 mod held_back;

@@ -9,7 +9,7 @@
 
 #[path = "../live/daemon.rs"]
 mod daemon;
-#[path = "../live/harness/mod.rs"]
+#[path = "../harness/mod.rs"]
 mod harness;
 
 mod crashes;
