@@ -5,6 +5,7 @@
 
 pub mod acl;
 pub mod address;
+pub mod any;
 pub mod continuity;
 pub mod health;
 pub mod identity;

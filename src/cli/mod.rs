@@ -26,8 +26,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::cache::any::AnyCache;
 use crate::cache::inspect::Inspect;
-use crate::cache::redis::RedisCache;
 use crate::cli::finding::Shown;
 use crate::cli::origin::Origin;
 use crate::cli::output::{LastingOut, cannot_write, is_enough, say};
@@ -182,7 +182,7 @@ fn check(config: &Config, shown: Shown) -> Result<Exit> {
         }
         let origin = Origin::of(config)?;
         let session = origin.session().await?;
-        let cache = RedisCache::new(&config.cache)?;
+        let cache = AnyCache::new(&config.cache)?;
         let cache = cache.examine(&config.postgres.slot, &config.rules.patterns()).await;
         let checked = check::run(&origin, &session.client, cache, shown, &mut LastingOut::stdout()).await;
         checked.map_err(|error| origin.blamed(error))
@@ -218,7 +218,7 @@ fn diff(files: &[PathBuf], recording: &Path) -> Exit {
 }
 
 fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {
-    let cache = RedisCache::new(&config.cache)?;
+    let cache = AnyCache::new(&config.cache)?;
     block_on(coverage::run(config, arguments, &cache, &mut LastingOut::stdout()))
 }
 
@@ -245,7 +245,7 @@ fn record(config: &Config, arguments: &record::RecordArgs) -> Result<Exit> {
 fn replay(config: &Config, arguments: &replay::ReplayArgs) -> Result<Exit> {
     let recording = recorded(&arguments.recording)?;
     block_on(async {
-        let cache = arguments.execute.then(|| RedisCache::new(&config.cache)).transpose()?;
+        let cache = arguments.execute.then(|| AnyCache::new(&config.cache)).transpose()?;
         replay::run(config, &recording, cache.as_ref(), &mut std::io::stdout()).await
     })
 }

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use crate::cache::Cache;
-use crate::cache::redis::RedisCache;
+use crate::cache::any::AnyCache;
 use crate::cli::output::cannot_write;
 use crate::config::Config;
 use crate::error::{Exit, Result};
@@ -54,7 +54,7 @@ pub async fn transactions(
 pub async fn run(
     config: &Config,
     recording: &Recording,
-    cache: Option<&RedisCache>,
+    cache: Option<&AnyCache>,
     out: &mut impl Write,
 ) -> Result<Exit> {
     let (mut sent, mut existed) = (0, 0);

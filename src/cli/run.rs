@@ -8,7 +8,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 
 use crate::admin::{self, AdminState};
-use crate::cache::redis::RedisCache;
+use crate::cache::any::AnyCache;
 use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
 use crate::cli::progress::ProgressLine;
 use crate::cli::reload::{self, RulesFile};
@@ -147,7 +147,7 @@ where
     D: Control + 'static,
 {
     let (settings, policy) = (settings(&config), policy(&config));
-    let cache = RedisCache::new(&config.cache)?;
+    let cache = AnyCache::new(&config.cache)?;
     let watch = AdminState::new(cache.health());
     if let Some(address) = config.admin {
         admin::serve(address, watch.clone()).await?;

@@ -1,0 +1,96 @@
+//! A cache of any kind: what its configuration asks for, behind one type, so that one loop drives different ones.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::continuity::Lineage;
+use super::health::Health;
+use super::inspect::Inspect;
+use super::probe::Examined;
+use super::redis::RedisCache;
+use super::sweep::Progress;
+use super::{Cache, Deleted, Swap, Swept};
+use crate::config;
+use crate::error::Result;
+use crate::keys::KeySet;
+
+/// A cache of any kind.
+pub enum AnyCache {
+    /// One server, over its own protocol.
+    Server(Box<RedisCache>),
+}
+
+/// The same call of whichever cache it is.
+macro_rules! each {
+    ($any:expr, $cache:ident => $call:expr) => {
+        match $any {
+            AnyCache::Server($cache) => $call,
+        }
+    };
+}
+
+impl AnyCache {
+    /// The kind that the configuration asks for. Checks what can be checked without a connection.
+    ///
+    /// # Errors
+    ///
+    /// Definite ones: an address or a file that cannot be used.
+    pub fn new(config: &config::CacheSettings) -> Result<Self> {
+        Ok(AnyCache::Server(Box::new(RedisCache::new(config)?)))
+    }
+
+    /// How far the current or last sweep is.
+    pub fn progress(&self) -> &Progress {
+        each!(self, cache => cache.progress())
+    }
+
+    /// Whether the cache answers.
+    pub fn health(&self) -> Arc<Health> {
+        each!(self, cache => cache.health())
+    }
+
+    /// For messages: where it is, and where that was written.
+    pub fn server(&self) -> &str {
+        each!(self, cache => cache.server())
+    }
+}
+
+impl Cache for AnyCache {
+    async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
+        each!(self, cache => cache.delete(keys).await)
+    }
+
+    async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
+        each!(self, cache => cache.sweep(patterns).await)
+    }
+
+    async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
+        each!(self, cache => cache.try_out(name, families).await)
+    }
+
+    async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
+        each!(self, cache => cache.mark(name).await)
+    }
+
+    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
+        each!(self, cache => cache.swap_mark(name, expected, mark).await)
+    }
+
+    fn name(&self) -> &str {
+        each!(self, cache => cache.name())
+    }
+
+    fn lineage(&self) -> Lineage {
+        each!(self, cache => cache.lineage())
+    }
+}
+
+impl Inspect for AnyCache {
+    async fn examine(&self, name: &str, families: &[Vec<u8>]) -> Result<Examined> {
+        each!(self, cache => cache.examine(name, families).await)
+    }
+
+    async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool> {
+        each!(self, cache => cache.keys(matching, each).await)
+    }
+}
