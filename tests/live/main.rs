@@ -70,4 +70,5 @@ mod surroundings;
 mod tls;
 mod tools;
 mod unseen;
+mod upstash;
 mod values;
