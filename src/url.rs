@@ -15,8 +15,46 @@ fn wrong(what: impl Into<String>, hint: impl Into<String>) -> Option<Wrong> {
 }
 
 /// The forms of a cache's URL.
-pub const CACHE_FORMS: &str =
-    "Write redis://[user:password@]host[:port][/db], rediss://… for TLS, or unix:///path[?db=n&user=…&pass=…].";
+pub const CACHE_FORMS: &str = "Write redis://[user:password@]host[:port][/db], rediss://… for TLS, unix:///path[?db=n&user=…&pass=…], \
+     redis+sentinel://host:port,host:port/NAME[/db] for Sentinels, or redis+cluster://host:port,host:port for a cluster.";
+
+/// How Sentinels are named.
+const SENTINEL_FORM: &str = "Write redis+sentinel://[user:password@]host:port,host:port/NAME[/db]: user and password are the cache's, NAME is what the \
+     Sentinels call its primary (SENTINEL MASTERS lists the names), and rediss+sentinel:// is for TLS.";
+
+/// How a cluster is named.
+const CLUSTER_FORM: &str = "Write redis+cluster://[user:password@]host:port,host:port, and rediss+cluster:// for TLS.";
+
+/// Hosts of one machine, where HTTP without TLS is as safe as the machine.
+const LOOPBACK: &[&str] = &["127.0.0.1", "localhost", "[::1]"];
+
+/// What a cache's scheme says of the servers behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CacheForm {
+    /// One server that holds all keys.
+    Single,
+    /// Sentinels that say where the primary is.
+    Sentinel,
+    /// Nodes of a cluster.
+    Cluster,
+    /// A service that takes commands over HTTP.
+    Rest,
+}
+
+/// What the scheme announces; `None` where no cache has it.
+pub fn cache_form(text: &str) -> Option<CacheForm> {
+    let (scheme, _) = split(text)?;
+    match scheme.split_once('+') {
+        None if matches!(scheme.as_str(), "redis" | "rediss" | "valkey" | "valkeys" | "unix") => {
+            Some(CacheForm::Single)
+        }
+        None => matches!(scheme.as_str(), "http" | "https").then_some(CacheForm::Rest),
+        Some(("redis" | "valkey", "unix")) => Some(CacheForm::Single),
+        Some(("redis" | "rediss" | "valkey" | "valkeys", "sentinel")) => Some(CacheForm::Sentinel),
+        Some(("redis" | "rediss" | "valkey" | "valkeys", "cluster")) => Some(CacheForm::Cluster),
+        Some(_) => None,
+    }
+}
 
 /// The forms of a database's URL.
 pub const DATABASE_FORMS: &str =
@@ -81,34 +119,39 @@ pub fn of_cache(text: &str) -> Option<Wrong> {
         return Some(found);
     }
     let Some((scheme, rest)) = split(text) else { return wrong("has no scheme", CACHE_FORMS) };
-    match scheme.as_str() {
-        "redis" | "rediss" | "valkey" | "valkeys" => {}
-        "unix" | "redis+unix" | "valkey+unix" => return None,
-        "http" | "https" if rest.contains("upstash") => {
-            let hint = "Upstash: write rediss://default:<token>@<endpoint>:6379; the REST token is the password.";
-            return wrong("leads to a REST interface, not to the Redis protocol", hint);
-        }
-        "http" | "https" => return wrong("is a web address; crieur speaks the Redis protocol", CACHE_FORMS),
-        "postgres" | "postgresql" => return wrong("is the URL of a PostgreSQL database", EXCHANGED),
-        other if other.contains("sentinel") || other.contains("cluster") => {
-            let hint = "Write redis://, and the host and port of the one primary that holds all keys.";
-            return wrong("names Sentinels or a cluster; this version speaks to one primary", hint);
-        }
-        _ => return wrong("has a scheme that no cache has", CACHE_FORMS),
+    let Some(form) = cache_form(text) else {
+        return match scheme.as_str() {
+            "postgres" | "postgresql" => wrong("is the URL of a PostgreSQL database", EXCHANGED),
+            other if other.contains("sentinel") => wrong("has a scheme that crieur does not know", SENTINEL_FORM),
+            other if other.contains("cluster") => wrong("has a scheme that crieur does not know", CLUSTER_FORM),
+            _ => wrong("has a scheme that no cache has", CACHE_FORMS),
+        };
+    };
+    if scheme == "unix" || scheme.ends_with("+unix") {
+        return None;
     }
     let (authority, behind) = authority(rest);
+    if form == CacheForm::Rest {
+        return of_rest(&scheme, authority);
+    }
     if behind.contains('@') {
         return wrong("has a /, ? or # before its @, so that the host would end there", ENCODE);
     }
-    let host = hosts(authority);
-    if let Some(found) = without_brackets(host, &scheme) {
+    let hosts = hosts(authority);
+    if let Some(found) = without_brackets(hosts, &scheme) {
         return Some(found);
     }
+    if form == CacheForm::Single && hosts.contains(',') {
+        let hint = format!("Name the one primary, or what the hosts are. {SENTINEL_FORM} {CLUSTER_FORM}");
+        return wrong("names several hosts behind a scheme for one", hint);
+    }
+    hosts.split(',').find_map(of_host).or_else(|| of_path(form, behind.split(['?', '#']).next().unwrap_or_default()))
+}
+
+/// What is wrong with one host and its port.
+fn of_host(host: &str) -> Option<Wrong> {
     let after_address = host.rsplit_once(']').map_or(host, |(_, port)| port);
     let (name, port) = after_address.rsplit_once(':').unwrap_or((after_address, ""));
-    if host.contains(',') {
-        return wrong("names several hosts; this version speaks to one primary", CACHE_FORMS);
-    }
     if !port.is_empty() && port.parse::<u16>().is_err() {
         return wrong(
             "has a port that is no number up to 65535",
@@ -124,11 +167,39 @@ pub fn of_cache(text: &str) -> Option<Wrong> {
             "Write 127.0.0.1 or the host's name.",
         );
     }
-    let path = behind.split(['?', '#']).next().unwrap_or_default().trim_matches('/');
-    if !path.is_empty() && path.parse::<u32>().is_err() {
-        return wrong("names a database that is no number", CACHE_FORMS);
-    }
     None
+}
+
+/// What is wrong with the path: the database, and before it the name of the primary that Sentinels watch.
+fn of_path(form: CacheForm, path: &str) -> Option<Wrong> {
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    if form == CacheForm::Sentinel && parts.next().is_none() {
+        return wrong("does not name the primary behind its Sentinels", SENTINEL_FORM);
+    }
+    let database = parts.collect::<Vec<_>>().join("/");
+    if form == CacheForm::Cluster && !database.bytes().all(|byte| byte == b'0') {
+        return wrong("names a database, and a cluster has no other than 0", CLUSTER_FORM);
+    }
+    (!database.is_empty() && database.parse::<u32>().is_err())
+        .then(|| Wrong { what: "names a database that is no number".to_owned(), hint: CACHE_FORMS.to_owned() })
+}
+
+/// What is wrong with the address of a service that takes commands over HTTP.
+fn of_rest(scheme: &str, authority: &str) -> Option<Wrong> {
+    if authority.contains('@') {
+        return wrong(
+            "holds a user or a token before its host",
+            "Write https://host, and the token under the key token of the same cache.",
+        );
+    }
+    let host = authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(authority, |(host, _)| host);
+    if scheme == "http" && !LOOPBACK.contains(&host) {
+        return wrong(
+            "is a web address without TLS, over which a token would be readable",
+            format!("Write https:// for Upstash's REST interface. {CACHE_FORMS}"),
+        );
+    }
+    of_host(authority)
 }
 
 /// What is wrong with the URL of a database, as far as its text tells. A key/value string has no scheme.
@@ -210,19 +281,28 @@ mod tests {
             ("redis://${HOST}", Some("holds ${…, which nobody has replaced")),
             ("redis://:<password>@h", Some("holds the place for a password instead of one")),
             ("localhost:6379", Some("has no scheme")),
-            ("https://eu1.upstash.io", Some("leads to a REST interface, not to the Redis protocol")),
-            ("http://h:6379", Some("is a web address; crieur speaks the Redis protocol")),
+            ("https://eu1.upstash.io", None),
+            ("http://127.0.0.1:8080", None),
+            ("http://h:6379", Some("is a web address without TLS, over which a token would be readable")),
+            ("https://default:t@eu1.upstash.io", Some("holds a user or a token before its host")),
             ("postgres://u@h/d", Some("is the URL of a PostgreSQL database")),
-            (
-                "redis+sentinel://h:26379/mymaster",
-                Some("names Sentinels or a cluster; this version speaks to one primary"),
-            ),
+            ("redis+sentinel://h:26379/mymaster", None),
+            ("rediss+sentinel://u:p@a,b:1,[::1]:2/my%20master/3?sentinel_password=x", None),
+            ("redis+sentinel://a:26379,b:26379", Some("does not name the primary behind its Sentinels")),
+            ("redis+sentinel://a:26379/m/zero", Some("names a database that is no number")),
+            ("redis+sentinel://a:26379,/m", Some("names no host")),
+            ("redis+sentinel://a:26379,::1/m", Some("holds an IPv6 address without brackets")),
+            ("redis+sentinel://a:26379,b:99999/m", Some("has a port that is no number up to 65535")),
+            ("redis-sentinel://a:26379/m", Some("has a scheme that crieur does not know")),
+            ("redis+cluster://a:7001,b:7002", None),
+            ("rediss+cluster://u:p@a:7001/0", None),
+            ("redis+cluster://a:7001/1", Some("names a database, and a cluster has no other than 0")),
             ("reddis://h", Some("has a scheme that no cache has")),
             ("redis://:pa#ss@h", Some("has a /, ? or # before its @, so that the host would end there")),
             ("redis://u:1/2@h:6379/0", Some("has a /, ? or # before its @, so that the host would end there")),
             ("redis://::1:6379", Some("holds an IPv6 address without brackets")),
             ("redis://u:p@fe80::1/0", Some("holds an IPv6 address without brackets")),
-            ("redis://a:1,b:2", Some("names several hosts; this version speaks to one primary")),
+            ("redis://a:1,b:2", Some("names several hosts behind a scheme for one")),
             ("redis://h:99999", Some("has a port that is no number up to 65535")),
             ("redis://:p@", Some("names no host")),
             ("redis://0.0.0.0:6379", Some("names what servers listen on (0.0.0.0), not what one connects to")),
@@ -244,7 +324,10 @@ mod tests {
             ("redis://:hunter2#@h", "[redacted]"),
             ("host=h password=hunter2", "[redacted]"),
             ("host=h password=redis://hunter2", "[redacted]"),
-            ("https://hunter2", "[redacted]"),
+            ("redis+sentinel://u:hunter2@a,b:1/m?sentinel_password=hunter2", "redis+sentinel://[redacted]@a,b:1/m"),
+            ("redis+cluster://a:1,b:2", "redis+cluster://a:1,b:2"),
+            ("https://default:hunter2@x.upstash.io", "[redacted]"),
+            ("http://hunter2", "[redacted]"),
         ] {
             assert_eq!(shown(text), expected, "{text}");
         }

@@ -11,6 +11,7 @@ use ::redis::{ConnectionAddr, IntoConnectionInfo};
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
+use super::place::{HostPort, NodeLogin};
 use super::query::plain;
 use super::socket::{self, CacheSocket, HeardBytes, Stream};
 use crate::config::TlsFiles;
@@ -92,6 +93,18 @@ impl Address {
         Ok((place, user, password, database, is_tls))
     }
 
+    /// One of several servers: `what` it is in messages ("the cache", "the Sentinel"), at a place that another server named.
+    pub fn of_node(login: &NodeLogin, what: &str, place: &HostPort) -> Self {
+        let NodeLogin { trust, user, password, database, nodes, written } = login.clone();
+        let reached = nodes.lead(place).clone();
+        let server = match reached == *place {
+            true => format!("{what} at {place}{written}"),
+            false => format!("{what} at {reached}, which calls itself {place}{written}"),
+        };
+        let place = Place::Tcp { host: reached.host, port: reached.port };
+        Address { place, trust, user, password, database, server }
+    }
+
     /// Connects, and does the handshake of TLS; logs nobody in.
     pub(super) async fn open(&self) -> Result<(Stream, HeardBytes)> {
         let (host, port) = match &self.place {
@@ -171,7 +184,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-fn bad_url(what: &str) -> Error {
+pub(super) fn bad_url(what: &str) -> Error {
     Error::definite(Exit::Config, format!("the address {what}"))
 }
 
@@ -193,7 +206,7 @@ fn unconnected(cause: io::Error) -> Error {
 }
 
 /// Reads the files once, so that a mistake is found at the start.
-fn trust(files: &TlsFiles) -> Result<Arc<Trust>> {
+pub(super) fn trust(files: &TlsFiles) -> Result<Arc<Trust>> {
     let roots = files.authority.clone().map_or(Roots::System, Roots::File);
     let client = match (&files.certificate, &files.key) {
         (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
@@ -212,7 +225,7 @@ fn alone(given: &str, missing: &str) -> Error {
 }
 
 /// Without TLS there is nothing that the files could be for.
-fn no_trust(files: &TlsFiles) -> Result<Option<Arc<Trust>>> {
+pub(super) fn no_trust(files: &TlsFiles) -> Result<Option<Arc<Trust>>> {
     let TlsFiles { authority, certificate, key } = files;
     let of = |file: &Option<PathBuf>, name| file.as_ref().map(|_| name);
     let named = of(authority, FILES.root).or(of(certificate, FILES.certificate)).or(of(key, FILES.key));

@@ -22,6 +22,11 @@ enum Meaning {
     Prefix,
     /// A file, which has a key of our configuration.
     File(&'static str),
+    /// Who logs in at the Sentinels.
+    SentinelUser,
+    SentinelPassword,
+    /// TLS to the Sentinels, when true.
+    SentinelTls,
     /// How a client waits, pools, or speaks: it does not tell where the keys are.
     Manner,
 }
@@ -49,6 +54,10 @@ const PARAMETERS: &[(&str, Meaning)] = &[
     ("sslcafile", Meaning::File("cache.tls_ca")),
     ("sslcertfile", Meaning::File("cache.tls_cert")),
     ("sslkeyfile", Meaning::File("cache.tls_key")),
+    ("sentineluser", Meaning::SentinelUser),
+    ("sentinelusername", Meaning::SentinelUser),
+    ("sentinelpassword", Meaning::SentinelPassword),
+    ("sentineltls", Meaning::SentinelTls),
 ];
 
 /// Those that change nothing here.
@@ -106,11 +115,31 @@ fn meaning(name: &str) -> Option<Meaning> {
 
 /// A URL in parts, and what its query adds.
 #[derive(Default)]
-struct Parts {
-    database: Option<u32>,
-    user: Option<String>,
-    password: Option<String>,
-    tls: Option<bool>,
+pub(super) struct Parts {
+    pub(super) database: Option<u32>,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) tls: Option<bool>,
+    pub(super) sentinel_user: Option<String>,
+    pub(super) sentinel_password: Option<String>,
+    pub(super) sentinel_tls: Option<bool>,
+}
+
+/// A URL whose query and user are understood.
+struct ReadUrl<'a> {
+    scheme: String,
+    parts: Parts,
+    hosts: &'a str,
+    path: &'a str,
+}
+
+/// A URL that names several servers.
+pub(super) struct Several {
+    pub(super) parts: Parts,
+    /// As they are written, parted by commas.
+    pub(super) hosts: String,
+    /// The parts of the path, decoded.
+    pub(super) path: Vec<String>,
 }
 
 impl Parts {
@@ -133,12 +162,34 @@ impl Parts {
             Some(Meaning::File(key)) => {
                 Err((format!("has the parameter \"{name}\""), format!("Write the file into {key} instead.")))
             }
+            Some(Meaning::SentinelUser) => once(&mut self.sentinel_user, value.to_owned(), "Sentinels' user"),
+            Some(Meaning::SentinelPassword) => {
+                once(&mut self.sentinel_password, value.to_owned(), "Sentinels' password")
+            }
+            Some(Meaning::SentinelTls) => once(&mut self.sentinel_tls, truth(name, value)?, "Sentinels' use of TLS"),
             Some(Meaning::Manner) => Ok(()),
             None => Err((
                 format!("has the parameter \"{name}\", which crieur does not know"),
                 "Take it away if it changes neither the server nor the database nor the keys.".to_owned(),
             )),
         }
+    }
+}
+
+impl Parts {
+    /// What Sentinels are told has no meaning where there are none.
+    pub(super) fn refuse_sentinels(&self) -> Result<(), RefusedQuery> {
+        let Parts { sentinel_user, sentinel_password, sentinel_tls, .. } = self;
+        if sentinel_user.is_none() && sentinel_password.is_none() && sentinel_tls.is_none() {
+            return Ok(());
+        }
+        let hint = "Write redis+sentinel://host:port,host:port/NAME, or take the parameter away.";
+        Err(("has a parameter for Sentinels and names none".to_owned(), hint.to_owned()))
+    }
+
+    /// A database that stands in the path.
+    pub(super) fn database_of_path(&mut self, text: &str) -> Result<(), RefusedQuery> {
+        once(&mut self.database, number(text)?, "database")
     }
 }
 
@@ -207,10 +258,9 @@ fn not_text() -> RefusedQuery {
     ("has a user or password that is not UTF-8".to_owned(), "Percent-encode them as UTF-8: é is %C3%A9.".to_owned())
 }
 
-/// The same URL in the words that the redis crate knows: database in the path, TLS in the scheme, nothing else.
-pub fn plain(url: &str) -> Result<String, RefusedQuery> {
-    let url = url.trim();
-    let Some((scheme, rest)) = url.split_once("://") else { return Ok(url.to_owned()) };
+/// What the query and the user of a URL say; `None` where it has no scheme.
+fn read(url: &str) -> Result<Option<ReadUrl<'_>>, RefusedQuery> {
+    let Some((scheme, rest)) = url.split_once("://") else { return Ok(None) };
     let scheme = scheme.to_ascii_lowercase();
     let rest = match rest.split_once('#') {
         Some((rest, "")) => rest,
@@ -230,7 +280,7 @@ pub fn plain(url: &str) -> Result<String, RefusedQuery> {
         parts.take(name, &value)?;
     }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let (login, host) = authority.rsplit_once('@').map_or((None, authority), |(login, host)| (Some(login), host));
+    let (login, hosts) = authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
     if let Some(login) = login {
         let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
         if !user.is_empty() {
@@ -240,11 +290,31 @@ pub fn plain(url: &str) -> Result<String, RefusedQuery> {
             once(&mut parts.password, decoded(password).ok_or_else(not_text)?, "password")?;
         }
     }
+    Ok(Some(ReadUrl { scheme, parts, hosts, path }))
+}
+
+/// The same URL in the words that the redis crate knows: database in the path, TLS in the scheme, nothing else.
+pub fn plain(url: &str) -> Result<String, RefusedQuery> {
+    let url = url.trim();
+    let Some(ReadUrl { scheme, mut parts, hosts, path }) = read(url)? else { return Ok(url.to_owned()) };
+    parts.refuse_sentinels()?;
     match scheme.as_str() {
-        "unix" | "redis+unix" | "valkey+unix" => socket(&parts, host, path),
-        "redis" | "valkey" | "rediss" | "valkeys" => server(&mut parts, &scheme, host, path),
+        "unix" | "redis+unix" | "valkey+unix" => socket(&parts, hosts, path),
+        "redis" | "valkey" | "rediss" | "valkeys" => server(&mut parts, &scheme, hosts, path),
         _ => Ok(url.to_owned()), // The crate refuses it.
     }
+}
+
+/// A URL that names several servers, of Sentinels or of a cluster: the path is the caller's to read.
+pub(super) fn several(url: &str) -> Result<Several, RefusedQuery> {
+    let Some(ReadUrl { scheme, mut parts, hosts, path }) = read(url.trim())? else { return Err(malformed()) };
+    let base = scheme.split('+').next().unwrap_or_default();
+    if matches!(base, "rediss" | "valkeys") {
+        once(&mut parts.tls, true, "use of TLS")?;
+    }
+    let path = path.split('/').filter(|part| !part.is_empty());
+    let path = path.map(|part| decoded(part).ok_or_else(malformed)).collect::<Result<_, _>>()?;
+    Ok(Several { parts, hosts: hosts.to_owned(), path })
 }
 
 fn socket(parts: &Parts, host: &str, path: &str) -> Result<String, RefusedQuery> {
@@ -269,7 +339,7 @@ fn server(parts: &mut Parts, scheme: &str, host: &str, path: &str) -> Result<Str
     }
     let path = decoded(path.trim_matches('/')).ok_or_else(malformed)?;
     if !path.is_empty() {
-        once(&mut parts.database, number(&path)?, "database")?;
+        parts.database_of_path(&path)?;
     }
     if scheme.ends_with("ss") || scheme == "valkeys" {
         once(&mut parts.tls, true, "use of TLS")?;

@@ -14,6 +14,7 @@ use ::redis::{Cmd, Value};
 use tokio::time::{Instant, timeout};
 
 use super::address::Address;
+use super::forms::{CacheAddress, unready};
 use super::health::Health;
 use super::identity::{Acquaintance, Identity, Info, Met};
 use super::inspect::Inspect;
@@ -28,6 +29,9 @@ use crate::error::{Error, Result};
 use crate::keys::KeySet;
 use crate::observe::{Id, log};
 use crate::reminder::Reminder;
+
+const ONE_PRIMARY: &str = "Write redis://, and the host and port of the one primary that holds all keys.";
+const UPSTASH: &str = "Upstash: write rediss://default:<token>@<endpoint>:6379; the REST token is the password.";
 
 /// Connections that a long key may break before it is left out.
 const LONG_KEY_TRIES: usize = 3;
@@ -101,8 +105,15 @@ pub struct RedisCache {
 impl RedisCache {
     /// Checks URL and certificate authority; connects on the first call.
     pub fn new(config: &config::CacheSettings) -> Result<Self> {
+        let place = if config.url.origin().is_empty() { "cache.url" } else { config.url.origin() };
+        let address = match CacheAddress::new(&config.url, &config.tls)? {
+            CacheAddress::Single(address) => address,
+            CacheAddress::Sentinel(_) => return Err(unready("names Sentinels").hint(ONE_PRIMARY).at(place)),
+            CacheAddress::Cluster(_) => return Err(unready("names a cluster").hint(ONE_PRIMARY).at(place)),
+            CacheAddress::Rest(_) => return Err(unready("leads to a REST interface").hint(UPSTASH).at(place)),
+        };
         Ok(RedisCache {
-            address: Address::new(&config.url, &config.tls)?,
+            address,
             protect: config.protect.clone(),
             leases: config.leases,
             timeout: config.timeout,
