@@ -1,7 +1,7 @@
 //! The documentation: what is made from the code agrees with the code, what is linked exists, what is quoted is said,
 //! pages stay short, and the French pages say the same things as the English ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -115,6 +115,40 @@ fn the_parts_that_are_made_from_the_code_agree_with_the_code() {
         }
     }
     assert_eq!(seen.len(), ReferencePart::value_variants().len(), "parts that stand on no page: {seen:?} do");
+    complain(complaints);
+}
+
+/// The scripts stand once, in `lua/`: guide/readers.md, its sister and the table of `lua/` say the same as the files.
+#[test]
+fn every_script_on_a_page_is_a_file_of_its_own() {
+    let entries = std::fs::read_dir(root().join("lua")).expect("a folder of the repository");
+    let paths = entries.map(|entry| entry.expect("readable").path());
+    let scripts: BTreeMap<String, String> = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "lua"))
+        .map(|path| {
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
+            (name, std::fs::read_to_string(&path).expect("a script is readable text"))
+        })
+        .collect();
+    let table = std::fs::read_to_string(root().join("lua/README.md")).expect("the table is there");
+    let mut complaints: Vec<String> = scripts
+        .keys()
+        .filter(|name| !table.contains(&format!("| `{name}` |")))
+        .map(|name| format!("lua/README.md does not say what {name} takes and answers"))
+        .collect();
+    let mut shown = 0;
+    for (path, page) in pages() {
+        for (_, content) in blocks(&page).into_iter().filter(|(info, _)| info.starts_with("lua")) {
+            let indent = content.len() - content.trim_start().len();
+            let plain: String =
+                content.lines().map(|line| format!("{}\n", line.get(indent..).unwrap_or_default())).collect();
+            shown += 1;
+            if !scripts.values().any(|script| *script == plain) {
+                complaints.push(format!("{}: this is no file of lua/:\n{plain}", path.display()));
+            }
+        }
+    }
+    assert!(shown >= 8 && scripts.len() >= 6, "{shown} blocks, {} files", scripts.len());
     complain(complaints);
 }
 
@@ -241,7 +275,9 @@ fn every_file_of_the_repository_that_a_page_names_exists() {
     let mut complaints = Vec::new();
     for (path, page) in pages() {
         let plain: String = prose(&page).map(|line| format!("{line} ")).collect();
-        let is_ours = |word: &&str| ["src/", "tests/", "sql/", "systemd/"].iter().any(|root| word.starts_with(root));
+        let is_ours = |word: &&str| {
+            ["src/", "tests/", "sql/", "systemd/", "lua/", "clients/"].iter().any(|root| word.starts_with(root))
+        };
         let named =
             identifiers(&plain).into_iter().filter(is_ours).map(|word| word.split(['*', ' ']).next().unwrap_or(word));
         let lost = named.filter(|word| !root().join(word).exists());

@@ -19,7 +19,7 @@ turn=$(( $(date +%s) / 86400 % step ))
 count=0
 
 fresh() {
-    for part in Cargo.toml Cargo.lock src tests systemd sql; do
+    for part in Cargo.toml Cargo.lock src tests systemd sql lua; do
         rm -rf "${copy:?}/$part" && cp -a "$root/$part" "$copy/$part"
     done
 }

@@ -12,14 +12,8 @@ const READS: u64 = 50;
 /// first change is made.
 const CHANGES: [u64; 4] = [1, 5, 15, 3600];
 
-const TAKE: &str = "local found = redis.call('GET', KEYS[1])
-if found then return found end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', '10000')
-return false";
-
-const STORE: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'EX', '600')
-return 1";
+const TAKE: &str = include_str!("../../lua/take.lua");
+const STORE: &str = include_str!("../../lua/store-in-key.lua");
 
 /// Reads once: whether the cache had the value.
 async fn read(cache: &mut redis::Connection, sql: &tokio_postgres::Client, id: usize, lease: Option<u64>) -> bool {
@@ -28,19 +22,20 @@ async fn read(cache: &mut redis::Connection, sql: &tokio_postgres::Client, id: u
     if found.is_some() {
         return true;
     }
-    let lease = lease.map(|number| format!("L{number}"));
-    if let Some(lease) = &lease {
+    let lease = lease.map(|number| {
+        let own = format!("L{number}");
         let mut take = redis::cmd("EVAL");
-        let other: Option<String> = take.arg(TAKE).arg(1).arg(&key).arg(lease).query(cache).expect("it answers");
-        assert!(other.is_none(), "the key has one reader");
-    }
+        let lease: String = take.arg(TAKE).arg(1).arg(&key).arg(&own).arg(10_000).query(cache).expect("it answers");
+        assert!(lease.starts_with(&format!("{own}:")), "the key has one reader");
+        lease
+    });
     let row = sql.query_one("SELECT title FROM properties WHERE id = $1", &[&(id as i32)]).await.expect("valid SQL");
     let title: String = row.get(0);
     match lease {
         Some(lease) => {
             let mut store = redis::cmd("EVAL");
-            let _: bool =
-                store.arg(STORE).arg(1).arg(&key).arg(lease).arg(format!("V{title}")).query(cache).expect("it answers");
+            store.arg(STORE).arg(1).arg(&key).arg(lease).arg(format!("V{title}")).arg(600);
+            let _: bool = store.query(cache).expect("it answers");
         }
         None => redis::cmd("SET").arg(&key).arg(&title).query(cache).expect("it is writable"),
     }

@@ -1,4 +1,4 @@
-//! The lease protocols of docs/guide/readers.md, with its own scripts, on every server and against the real daemon.
+//! The lease protocols of docs/guide/readers.md, by the scripts of `lua/`, on every server and against the real daemon.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,22 +19,17 @@ enum Place {
 
 const PLACES: [Place; 2] = [Place::InTheKey, Place::BesideTheKey];
 
-const TAKE: &str = "-- take the lease in the key";
-const TAKE_ANEW: &str = "-- take a lease that is another at each run";
-const GIVE_BACK: &str = "-- give a lease back";
+const TAKE: &str = include_str!("../../lua/take.lua");
+const STORE_IN_KEY: &str = include_str!("../../lua/store-in-key.lua");
+const STORE_BESIDE: &str = include_str!("../../lua/store-beside.lua");
+const GIVE_BACK: &str = include_str!("../../lua/give-back.lua");
+const LOCK_TAKE: &str = include_str!("../../lua/lock-take.lua");
+const LOCK_RENEW: &str = include_str!("../../lua/lock-renew.lua");
 
-/// The script of docs/guide/readers.md that begins with this line.
-fn script(title: &str) -> String {
-    let page = include_str!("../../docs/guide/readers.md");
-    let start = page.find(title).unwrap_or_else(|| panic!("the page has no script {title:?}"));
-    let end = page[start..].find("```").expect("a script ends");
-    page[start..start + end].to_owned()
-}
-
-fn evaluate<T: redis::FromRedisValue>(cache: &mut Connection, title: &str, keys: &[&str], arguments: &[&str]) -> T {
+fn evaluate<T: redis::FromRedisValue>(cache: &mut Connection, script: &str, keys: &[&str], arguments: &[&str]) -> T {
     let mut command = redis::cmd("EVAL");
-    command.arg(script(title)).arg(keys.len()).arg(keys).arg(arguments);
-    command.query(cache).unwrap_or_else(|error| panic!("{title}: {error}"))
+    command.arg(script).arg(keys.len()).arg(keys).arg(arguments);
+    command.query(cache).unwrap_or_else(|error| panic!("{script}: {error}"))
 }
 
 impl Place {
@@ -52,38 +47,30 @@ impl Place {
         }
     }
 
-    /// Whether `token` is now the lease of `key`.
+    /// Whether `token` is now the lease of `key`: the command, which may be executed once only.
+    ///
+    /// Without GET, which Redis 6 does not know together with NX: nothing here asks whose lease stands instead.
     fn take(self, cache: &mut Connection, key: &str, token: &str, milliseconds: &str) -> bool {
-        match self {
-            Place::InTheKey => {
-                evaluate::<Option<String>>(cache, TAKE, &[key], &[&format!("L{token}"), milliseconds]).is_none()
-            }
-            Place::BesideTheKey => {
-                let mut command = redis::cmd("SET");
-                command.arg(self.key(key)).arg(token).arg("NX").arg("PX").arg(milliseconds);
-                command.query::<Option<String>>(cache).expect("it answers").is_some()
-            }
-        }
+        let mut command = redis::cmd("SET");
+        command.arg(self.key(key)).arg(self.lease(token)).arg("NX").arg("PX").arg(milliseconds);
+        command.query::<Option<String>>(cache).expect("it answers").is_some()
+    }
+
+    fn lease(self, token: &str) -> String {
+        if self == Place::InTheKey { format!("L{token}") } else { token.to_owned() }
     }
 
     /// Whether the value was stored.
     fn store(self, cache: &mut Connection, key: &str, token: &str, value: &str) -> bool {
         let value = self.value(value);
         match self {
-            Place::InTheKey => {
-                let title = "-- store if the lease in the key is still there";
-                evaluate(cache, title, &[key], &[&format!("L{token}"), &value, "600"])
-            }
-            Place::BesideTheKey => {
-                let title = "-- store if the lease beside the key is still there";
-                evaluate(cache, title, &[key, &self.key(key)], &[token, &value, "600"])
-            }
+            Place::InTheKey => evaluate(cache, STORE_IN_KEY, &[key], &[&format!("L{token}"), &value, "600"]),
+            Place::BesideTheKey => evaluate(cache, STORE_BESIDE, &[key, &self.key(key)], &[token, &value, "600"]),
         }
     }
 
     fn give_back(self, cache: &mut Connection, key: &str, token: &str) -> bool {
-        let token = if self == Place::InTheKey { format!("L{token}") } else { token.to_owned() };
-        evaluate(cache, GIVE_BACK, &[&self.key(key)], &[&token])
+        evaluate(cache, GIVE_BACK, &[&self.key(key)], &[&self.lease(token)])
     }
 
     /// The value, if one is stored.
@@ -112,7 +99,7 @@ fn unlink(cache: &mut Connection, keys: &[&str]) {
 }
 
 #[tokio::test]
-async fn the_scripts_of_the_readme_store_only_under_a_lease_that_is_still_there() {
+async fn the_scripts_store_only_under_a_lease_that_is_still_there() {
     for server in Server::ALL {
         let redis = Redis::start(server, &[]);
         let cache = &mut redis.connection();
@@ -135,12 +122,12 @@ async fn the_scripts_of_the_readme_store_only_under_a_lease_that_is_still_there(
             eventually("the lease expires", PATIENCE, async || !exists(cache, &place.key("k"))).await;
             assert!(!place.store(cache, "k", "5", "late") && !exists(cache, "k"), "{says}: expired");
         }
-        redis_7_needs_no_script_to_take(server, cache);
+        redis_7_tells_with_the_take_whose_lease_stands(server, cache);
     }
 }
 
-/// `SET … NX GET`: the one command does what the script does, where the server knows it.
-fn redis_7_needs_no_script_to_take(server: &Server, cache: &mut Connection) {
+/// `SET … NX GET`: one command, where the server knows it.
+fn redis_7_tells_with_the_take_whose_lease_stands(server: &Server, cache: &mut Connection) {
     let mut take = |token: &str| -> redis::RedisResult<Option<String>> {
         redis::cmd("SET").arg("n").arg(token).arg("NX").arg("GET").arg("PX").arg("10000").query(cache)
     };
@@ -150,6 +137,30 @@ fn redis_7_needs_no_script_to_take(server: &Server, cache: &mut Connection) {
     }
     assert_eq!(take("L1").ok(), Some(None), "{server:?}");
     assert_eq!(take("L2").ok(), Some(Some("L1".to_owned())), "{server:?}");
+}
+
+/// Valkey 9 compares by itself: what stores and gives back without a script. Redis 7 does not know the words, and says so.
+#[test]
+fn a_conditional_set_stores_and_a_conditional_delete_gives_back_where_the_server_has_them() {
+    let redis = Redis::start(&Server::Valkey9, &[]);
+    let cache = &mut redis.connection();
+    let mut say = |words: &str| -> redis::RedisResult<Option<String>> {
+        redis::Cmd::new().arg(&words.split(' ').collect::<Vec<_>>()).query(cache)
+    };
+    assert_eq!(say("SET k L1 NX GET PX 60000"), Ok(None));
+    assert_eq!(say("SET k Vother IFEQ L2 EX 600"), Ok(None), "another's lease");
+    assert_eq!(say("SET k Vmine IFEQ L1 EX 600"), Ok(Some("OK".to_owned())));
+    assert_eq!(say("SET k Vmine IFEQ L1 EX 600"), Ok(None), "a lease serves once");
+    assert_eq!(say("UNLINK k"), Ok(Some("1".to_owned())));
+    assert_eq!(say("SET k Vold IFEQ L1 EX 600"), Ok(None), "deleted in between");
+    assert_eq!(say("GET k"), Ok(None));
+    assert_eq!(say("SET k L3 NX GET PX 60000"), Ok(None));
+    assert_eq!(say("DELIFEQ k L1"), Ok(Some("0".to_owned())), "another's lease");
+    assert_eq!(say("DELIFEQ k L3"), Ok(Some("1".to_owned())));
+    let redis = Redis::start(&Server::System, &[]);
+    let words = ["SET", "k", "V1", "IFEQ", "L1", "EX", "600"];
+    let refused = redis::Cmd::new().arg(&words).query::<Option<String>>(&mut redis.connection());
+    assert!(refused.is_err(), "the page says that this server does not know it");
 }
 
 /// A client that sends the take again by itself: its first copy is executed late, behind the delete of a newer change.
@@ -171,13 +182,13 @@ fn a_take_that_is_executed_again_behind_a_delete_serves_no_store_when_the_script
             unlink(cache, &["k", &key]);
 
             let own = if place == Place::InTheKey { "L2" } else { "2" };
-            let mut take = |own: &str| evaluate::<String>(cache, TAKE_ANEW, &[&key], &[own, "60000"]);
+            let mut take = |own: &str| evaluate::<String>(cache, TAKE, &[&key], &[own, "60000"]);
             let lease = take(own);
             assert!(lease.starts_with(&format!("{own}:")), "{says}: {lease}");
             assert_eq!(take(own), lease, "{says}: it is still there, and the reader's own");
             assert_eq!(take("L3"), lease, "{says}: another reader sees whose it is");
             unlink(cache, &["k", &key]);
-            let late: String = evaluate(cache, TAKE_ANEW, &[&key], &[own, "60000"]);
+            let late: String = evaluate(cache, TAKE, &[&key], &[own, "60000"]);
             assert_ne!(late, lease, "{says}");
             let token = |lease: &str| lease.trim_start_matches('L').to_owned();
             assert!(
@@ -187,6 +198,60 @@ fn a_take_that_is_executed_again_behind_a_delete_serves_no_store_when_the_script
             assert!(place.store(cache, "k", &token(&late), "new"), "{says}: the lease that is there serves");
             unlink(cache, &["k", &key]);
         }
+    }
+}
+
+/// A store or a give-back that runs again, late, finds another lease or none, whatever happened meanwhile.
+#[test]
+fn a_store_or_a_give_back_that_is_executed_again_changes_nothing() {
+    for server in Server::ALL {
+        let redis = Redis::start(server, &[]);
+        let cache = &mut redis.connection();
+        for place in PLACES {
+            let says = format!("{server:?} {place:?}");
+            assert!(place.take(cache, "k", "1", "60000") && place.store(cache, "k", "1", "first"), "{says}");
+            assert!(!place.store(cache, "k", "1", "first"), "{says}: behind the value that it stored itself");
+            unlink(cache, &["k", &place.key("k")]);
+            assert!(!place.store(cache, "k", "1", "first") && !exists(cache, "k"), "{says}: behind a delete");
+            assert!(place.take(cache, "k", "2", "60000"), "{says}");
+            assert!(!place.store(cache, "k", "1", "first") && !place.give_back(cache, "k", "1"), "{says}");
+            assert!(place.give_back(cache, "k", "2") && !place.give_back(cache, "k", "2"), "{says}");
+            assert!(place.take(cache, "k", "3", "60000") && !place.give_back(cache, "k", "2"), "{says}");
+            assert!(place.store(cache, "k", "3", "last") && !place.give_back(cache, "k", "3"), "{says}");
+            assert_eq!(place.get(cache, "k").as_deref(), Some("last"), "{says}");
+            unlink(cache, &["k", &place.key("k")]);
+        }
+    }
+}
+
+#[test]
+fn a_lock_has_one_holder_and_a_fence_that_grows_over_holders_and_over_a_flush() {
+    for server in Server::ALL {
+        let redis = Redis::start(server, &[]);
+        let cache = &mut redis.connection();
+        type Taken = (u64, u64);
+        let take = |cache: &mut Connection, token: &str| -> Taken {
+            evaluate(cache, LOCK_TAKE, &["lock:k"], &[token, "60000"])
+        };
+        let (first, fence) = take(cache, "a");
+        assert_eq!((first, fence.to_string().len()), (1, 16), "{server:?}: microseconds since 1970");
+        let (other, left) = take(cache, "b");
+        assert!(other == 0 && (1..=60_000).contains(&left), "{server:?}: {other} {left}");
+        assert_eq!(take(cache, "a").0, 1, "{server:?}: a token knows itself again");
+        let renew = |cache: &mut Connection, token: &str, ms: &str| -> u64 {
+            evaluate(cache, LOCK_RENEW, &["lock:k"], &[token, ms])
+        };
+        assert_eq!((renew(cache, "b", "90000"), renew(cache, "a", "90000")), (0, 1), "{server:?}");
+        assert!(take(cache, "b").1 > 60_000, "{server:?}: the renewal counts");
+        let release =
+            |cache: &mut Connection, token: &str| -> u64 { evaluate(cache, GIVE_BACK, &["lock:k"], &[token]) };
+        assert_eq!((release(cache, "b"), release(cache, "a"), release(cache, "a")), (0, 1, 0), "{server:?}");
+        let (second, later) = take(cache, "b");
+        assert!(second == 1 && later > fence, "{server:?}: {later} behind {fence}");
+        let () = redis::cmd("FLUSHALL").query(cache).expect("it answers");
+        let (third, last) = take(cache, "c");
+        assert!(third == 1 && last > later, "{server:?}: {last} behind {later}");
+        assert_eq!((renew(cache, "b", "1000"), release(cache, "b")), (0, 0), "{server:?}: it has lost the lock");
     }
 }
 

@@ -5,6 +5,7 @@ use super::Expected::{Fails, Safe};
 use super::Fault::*;
 use super::Guard::*;
 use super::Protocol::{Companion, LeaseInKey, Plain};
+use super::Repeat::{GiveBack, Store, Take, TakeAnew};
 use super::Writer::{Aborts, Asynchronous, Commits, Elsewhere};
 
 /// One reader that fills once, one commit, every guard, no fault.
@@ -14,6 +15,7 @@ const BASE: Config = Config {
     writers: &[Commits],
     readers: 1,
     rounds: 1,
+    repeats: &[],
     expiry: false,
     replica: false,
     early: false,
@@ -43,6 +45,35 @@ pub fn orders() -> Vec<Config> {
         Config { name: "ours, companion lease", protocol: Companion, expiry: true, ..two },
         Config { name: "ours, two with a companion lease", readers: 2, early: true, expiry: true, ..COMPANION },
         Config { name: "ours, rollback and other tables", writers: &[Commits, Aborts, Elsewhere], ..BASE },
+    ]
+}
+
+/// A lease whose text is fixed is taken again behind the delete that should have ended it: the reader's own store then
+/// finds it.
+pub fn holes() -> Vec<Config> {
+    let again = Config { repeats: &[Take], expected: Fails, ..LEASE };
+    vec![
+        Config { name: "a fixed lease is taken again, in the key", ..again },
+        Config { name: "a fixed lease is taken again, companion", protocol: Companion, ..again },
+        Config { name: "everything runs again with a fixed lease", repeats: &[Take, Store, GiveBack], ..again },
+    ]
+}
+
+/// At most once, or by the script: stores and leases that go back may run again as they like.
+pub fn closed() -> Vec<Config> {
+    let once = Config { repeats: &[Store, GiveBack], expiry: true, early: true, ..LEASE };
+    let anew = Config { repeats: &[TakeAnew, Store, GiveBack], ..once };
+    let two = Config { readers: 2, early: false, ..once };
+    vec![
+        Config { name: "at most once, lease in the key", rounds: 2, ..once },
+        Config { name: "at most once, companion lease", protocol: Companion, rounds: 2, ..once },
+        Config { name: "at most once, two with a lease in the key", ..two },
+        Config { name: "at most once, two with a companion lease", protocol: Companion, ..two },
+        Config { name: "by script, lease in the key", rounds: 2, ..anew },
+        Config { name: "by script, companion lease", protocol: Companion, rounds: 2, ..anew },
+        Config { name: "by script, two with a lease in the key", readers: 2, early: false, ..anew },
+        Config { name: "by script, two with a companion lease", protocol: Companion, readers: 2, early: false, ..anew },
+        Config { name: "by script, two changes", writers: &[Commits, Commits], early: false, ..anew },
     ]
 }
 

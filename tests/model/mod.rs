@@ -12,7 +12,7 @@ mod world;
 use std::time::Instant;
 
 use search::{Seen, System, search};
-use world::{Set, State, Tx};
+use world::{Copied, Set, State, Tx};
 
 /// How readers fill the cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +23,18 @@ pub enum Protocol {
     LeaseInKey,
     /// The token is at `lease:{K}`.
     Companion,
+}
+
+/// Commands of readers that are executed again, late: the client sent them twice, or something between did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Repeat {
+    /// The take of a lease whose text is the same each time.
+    Take,
+    /// The take by the script, which makes another lease each time it runs.
+    TakeAnew,
+    Store,
+    /// Readers give leases back, too, and that twice.
+    GiveBack,
 }
 
 /// What a transaction does.
@@ -109,6 +121,8 @@ pub struct Config {
     pub readers: usize,
     /// How often each reader may fill.
     pub rounds: u8,
+    /// What is executed a second time, at any time later.
+    pub repeats: &'static [Repeat],
     /// Leases may expire at any time.
     pub expiry: bool,
     /// Readers read a replica.
@@ -149,6 +163,8 @@ pub enum Step {
     Lease(usize),
     Read(usize),
     Store(usize),
+    GiveBack(usize),
+    Late(Copied),
     Expire,
     Lag,
     Fault(Fault),
@@ -191,6 +207,10 @@ impl std::fmt::Display for Step {
             Step::Lease(reader) => return write!(f, "reader {reader} takes a lease"),
             Step::Read(reader) => return write!(f, "reader {reader} selects"),
             Step::Store(reader) => return write!(f, "reader {reader} stores what it selected"),
+            Step::GiveBack(reader) => return write!(f, "reader {reader} gives its lease back"),
+            Step::Late(Copied::Take(_)) => "AGAIN, late: a lease is taken that was taken before",
+            Step::Late(Copied::Store(..)) => "AGAIN, late: a store",
+            Step::Late(Copied::GiveBack(_)) => "AGAIN, late: a lease is given back",
             Step::Fault(fault) => return write!(f, "FAULT: {}", fault_text(*fault)),
             Step::Flush => "the WAL is flushed",
             Step::Replay => "the read replica replays one commit",
@@ -323,4 +343,20 @@ fn a_cache_without_a_name_keeps_a_stale_value_only_where_no_connection_breaks() 
 #[test]
 fn no_server_that_forgot_leaves_a_stale_value() {
     check(&cases::servers());
+}
+
+#[test]
+fn a_take_that_runs_again_is_a_hole_and_two_ways_close_it() {
+    let (holes, closed) = (cases::holes(), cases::closed());
+    check(&holes);
+    check(&closed);
+    for hole in &holes {
+        let (_, trace) = search(hole, STATES_MAX).failure.expect("it was found just now");
+        let place = |wanted: fn(&Step) -> bool| trace.iter().position(wanted);
+        let deleted = place(|step| matches!(step, Step::Deliver));
+        let again = place(|step| matches!(step, Step::Late(Copied::Take(_))));
+        // A store that runs again is no better than the first, once its lease is back.
+        let stored = trace.iter().rposition(|step| matches!(step, Step::Store(_) | Step::Late(Copied::Store(..))));
+        assert!(deleted.is_some() && deleted < again && again < stored, "{}: {trace:?}", hole.name);
+    }
 }

@@ -5,7 +5,7 @@
 //! wait for ever. The one bound there is belongs to plain readers, see [`State::held_by`].
 
 use super::daemon::Daemon;
-use super::{Config, Fault, Guard, Protocol, Step, Writer};
+use super::{Config, Fault, Guard, Protocol, Repeat, Step, Writer};
 
 /// Transactions at most; one bit each in a [`Set`].
 pub const TXS: usize = 3;
@@ -49,6 +49,17 @@ pub struct Swapping {
     pub mark: Mark,
     pub server: u8,
 }
+
+/// A second copy of a reader's command, still on its way: a client sent it again, or something between did.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Copied {
+    Take(u8),
+    Store(Set, u8),
+    GiveBack(u8),
+}
+
+/// What a script adds to the lease that it makes, so that a second run makes another.
+const ANEW: u8 = 128;
 
 /// What became of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +106,41 @@ impl Cache {
         Swap::Written
     }
 
+    /// Takes a lease, if nothing stands at its place: SET with NX, or the script.
+    fn take(&mut self, protocol: Protocol, token: u8) -> bool {
+        match protocol {
+            Protocol::LeaseInKey if self.key == Key::Empty => self.key = Key::Lease(token),
+            Protocol::Companion if self.lease.is_none() => self.lease = Some(token),
+            Protocol::Plain | Protocol::LeaseInKey | Protocol::Companion => return false,
+        }
+        true
+    }
+
+    /// SET, or compare-and-set under a lease.
+    fn store(&mut self, protocol: Protocol, value: Set, token: u8) {
+        let stands = match protocol {
+            Protocol::Plain => true,
+            Protocol::LeaseInKey => self.key == Key::Lease(token),
+            Protocol::Companion => self.lease == Some(token),
+        };
+        if stands {
+            self.key = Key::Value(value);
+            if protocol == Protocol::Companion {
+                self.lease = None;
+            }
+        }
+    }
+
+    /// Removes the lease, if it is this one.
+    fn give_back(&mut self, token: u8) {
+        if self.key == Key::Lease(token) {
+            self.key = Key::Empty;
+        }
+        if self.lease == Some(token) {
+            self.lease = None;
+        }
+    }
+
     /// UNLINK of the key and its companion, one command.
     pub fn unlink(&mut self) {
         (self.key, self.lease) = (Key::Empty, None);
@@ -138,6 +184,8 @@ pub struct State {
     pub daemon: Option<Daemon>,
     /// A mark that a dead daemon sent, still on its way.
     pub stray: Option<Swapping>,
+    /// Copies of readers' commands on their way, in order; each will arrive.
+    pub copies: Vec<Copied>,
     /// Marks that were made.
     pub nonces: u8,
     /// Whether the slot was made anew since the last connection.
@@ -166,6 +214,7 @@ impl State {
             served: 0,
             daemon: Some(Daemon::running()),
             stray: None,
+            copies: Vec::new(),
             nonces: 0,
             created: false,
             faults: Fault::ALL.map(|fault| config.faults.iter().filter(|wanted| **wanted == fault).count() as u8),
@@ -234,18 +283,47 @@ impl State {
         more.then(|| State { replayed: self.replayed + 1, ..self.clone() })
     }
 
-    /// SET NX of a lease.
+    /// The take of a lease.
     pub fn lease(&self, config: &Config, reader: usize) -> Option<State> {
         let Reader { at: Reading::Idle, rounds: rounds @ 1.. } = self.readers[reader] else { return None };
         let token = (reader as u8) * 8 + rounds;
         let mut next = self.clone();
-        match config.protocol {
-            Protocol::Plain => return None,
-            Protocol::LeaseInKey if self.cache.key == Key::Empty => next.cache.key = Key::Lease(token),
-            Protocol::Companion if self.cache.lease.is_none() => next.cache.lease = Some(token),
-            Protocol::LeaseInKey | Protocol::Companion => return None,
+        if !next.cache.take(config.protocol, token) {
+            return None;
         }
+        next.copy(config, Repeat::Take, Copied::Take(token));
+        next.copy(config, Repeat::TakeAnew, Copied::Take(token | ANEW));
         next.readers[reader] = Reader { at: Reading::Leased(token), rounds: rounds - 1 };
+        Some(next)
+    }
+
+    /// Leaves a copy of a command on its way, where the configuration repeats such commands. One that arrives at once
+    /// does nothing, so that this is no other world than one in which only some are repeated.
+    fn copy(&mut self, config: &Config, repeat: Repeat, copied: Copied) {
+        if config.repeats.contains(&repeat) {
+            let place = self.copies.partition_point(|other| *other < copied);
+            self.copies.insert(place, copied);
+        }
+    }
+
+    /// A copy arrives; nobody waits for its answer.
+    fn copy_arrives(&self, config: &Config, place: usize) -> State {
+        let mut next = self.clone();
+        match next.copies.remove(place) {
+            Copied::Take(token) => _ = next.cache.take(config.protocol, token),
+            Copied::Store(value, token) => next.cache.store(config.protocol, value, token),
+            Copied::GiveBack(token) => next.cache.give_back(token),
+        }
+        next
+    }
+
+    /// The fetch failed: the lease goes back.
+    pub fn give_back(&self, config: &Config, reader: usize) -> Option<State> {
+        let Reading::Leased(token) = self.readers[reader].at else { return None };
+        let mut next = config.repeats.contains(&Repeat::GiveBack).then(|| self.clone())?;
+        next.cache.give_back(token);
+        next.copy(config, Repeat::GiveBack, Copied::GiveBack(token));
+        next.readers[reader].at = Reading::Idle;
         Some(next)
     }
 
@@ -261,22 +339,13 @@ impl State {
         Some(next)
     }
 
-    /// SET, or compare-and-set under a lease.
+    /// The store of what was selected.
     pub fn store(&self, config: &Config, reader: usize) -> Option<State> {
         let Reading::Holding(value, token) = self.readers[reader].at else { return None };
         let mut next = self.clone();
         next.readers[reader].at = Reading::Idle;
-        let stored = match config.protocol {
-            Protocol::Plain => true,
-            Protocol::LeaseInKey => self.cache.key == Key::Lease(token),
-            Protocol::Companion => self.cache.lease == Some(token),
-        };
-        if stored {
-            next.cache.key = Key::Value(value);
-            if config.protocol == Protocol::Companion {
-                next.cache.lease = None;
-            }
-        }
+        next.cache.store(config.protocol, value, token);
+        next.copy(config, Repeat::Store, Copied::Store(value, token));
         if let Some(daemon) = &mut next.daemon {
             daemon.nobody_waits_for(reader);
         }
@@ -402,6 +471,10 @@ impl State {
             try_step(Step::Lease(reader), self.lease(config, reader));
             try_step(Step::Read(reader), self.read(config, reader));
             try_step(Step::Store(reader), self.store(config, reader));
+            try_step(Step::GiveBack(reader), self.give_back(config, reader));
+        }
+        for (place, copied) in self.copies.iter().enumerate() {
+            try_step(Step::Late(*copied), Some(self.copy_arrives(config, place)));
         }
         try_step(Step::Flush, self.flush());
         try_step(Step::Replay, self.replay(config));

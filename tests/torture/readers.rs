@@ -20,20 +20,10 @@ use crate::world::LAST_ECHO;
 const PLAIN_HOLD_MS: u64 = 600;
 const LEASE_HOLD_MS: u64 = 2_000;
 
-/// docs/guide/readers.md, "Lease in the key": values begin with V, leases with L.
-const STORE_IN_KEY: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-    redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
-    return 1";
-
-/// docs/guide/readers.md, "Lease beside the key".
-const STORE_BESIDE: &str = "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-    redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
-    redis.call('DEL', KEYS[2])
-    return 1";
-
-/// docs/guide/readers.md, "give a lease back".
-const GIVE_BACK: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-    return redis.call('DEL', KEYS[1])";
+/// Values begin with V, leases with L.
+const STORE_IN_KEY: &str = include_str!("../../lua/store-in-key.lua");
+const STORE_BESIDE: &str = include_str!("../../lua/store-beside.lua");
+const GIVE_BACK: &str = include_str!("../../lua/give-back.lua");
 
 /// Longer than any run: nothing expires that should have been deleted.
 const TTL_SECONDS: u64 = 1_000_000;
