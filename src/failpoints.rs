@@ -18,6 +18,8 @@ pub enum Guard {
     Ring,
     /// Every reply of a pipeline is looked at.
     Replies,
+    /// A mark carries what was deleted since the last one, where the cache does not say who it is.
+    Carried,
 }
 
 /// Steps between receive and confirm.

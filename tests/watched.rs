@@ -118,7 +118,7 @@ impl Cache for Empty {
         Ok((self.0.mark.borrow().clone(), Lineage::default()))
     }
 
-    async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
+    async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], _again: &KeySet) -> Result<Swap> {
         if !expected.contains(&self.0.mark.borrow()) {
             return Ok(Swap::Other);
         }

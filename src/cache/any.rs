@@ -72,12 +72,16 @@ impl Cache for AnyCache {
         each!(self, cache => cache.mark(name).await)
     }
 
-    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
-        each!(self, cache => cache.swap_mark(name, expected, mark).await)
+    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
+        each!(self, cache => cache.swap_mark(name, expected, mark, again).await)
     }
 
     fn name(&self) -> &str {
         each!(self, cache => cache.name())
+    }
+
+    fn is_nameless(&self) -> bool {
+        each!(self, cache => cache.is_nameless())
     }
 
     fn lineage(&self) -> Lineage {

@@ -86,6 +86,11 @@ impl Acquaintance {
         self.lineage.unknown += 1;
     }
 
+    /// Whether the server that was met last does not say who it is.
+    pub(super) fn is_nameless(&self) -> bool {
+        matches!(self.last, Some(None))
+    }
+
     /// How often connections led elsewhere.
     pub(super) fn lineage(&self) -> Lineage {
         self.lineage

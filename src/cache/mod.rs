@@ -20,6 +20,7 @@ pub mod redis;
 pub mod reply;
 mod scan;
 mod socket;
+mod swap;
 pub mod sweep;
 mod unlink;
 
@@ -83,8 +84,16 @@ pub trait Cache {
     async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)>;
 
     /// Writes the mark of `name` behind every delete that was answered, if one of `expected` is what is there
-    /// (`None`: nothing is). One step for the server: between the look and the write nothing can be lost.
-    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap>;
+    /// (`None`: nothing is). One step for the server: between the look and the write nothing can be lost. The same step
+    /// deletes the keys of `again` once more, ahead of the mark: what was deleted since the last one, where the cache
+    /// does not say who it is ([`is_nameless`](Cache::is_nameless)).
+    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap>;
+
+    /// Whether the cache that answered last does not say who it is. Its connections prove nothing then: each mark carries
+    /// the keys that were deleted since the last one, so a cache that has the mark has these deletes.
+    fn is_nameless(&self) -> bool {
+        false
+    }
 
     /// Which cache this is, for messages.
     fn name(&self) -> &str {

@@ -16,10 +16,11 @@ use tokio::time::{Instant, timeout};
 use super::address::Address;
 use super::forms::{CacheAddress, unready};
 use super::health::Health;
-use super::identity::{Acquaintance, Identity, Info, Met};
+use super::identity::{Acquaintance, Info, Met};
 use super::inspect::Inspect;
 use super::link::{CacheLink, count};
 use super::probe::{self, Examined};
+use super::swap::{self, Swapping, mark_key};
 use super::sweep::{Progress, Steps, SweepGround};
 use super::{Cache, Deleted, Swap, Swept, reply, scan, sweep};
 use crate::amount::shown;
@@ -35,23 +36,6 @@ const UPSTASH: &str = "Upstash: write rediss://default:<token>@<endpoint>:6379; 
 
 /// Connections that a long key may break before it is left out.
 const LONG_KEY_TRIES: usize = 3;
-
-/// Writes the mark `ARGV[1]` if the one that is there stands in `ARGV[5..]`, or if there is none and `ARGV[2]` allows it.
-/// `ARGV[3]` and `ARGV[4]` are the server's identity: a proxy may lead to another server than the one that had the deletes
-/// without closing a connection, and a promoted replica can hold the last mark and lack what was deleted since.
-/// Before version 7 a script's error has its place before its code; the code is what counts.
-const SWAP: &str = "if ARGV[3] ~= '' or ARGV[4] ~= '' then
-  local info = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
-  local function is(name, value) return value == '' or string.find(info, name .. ':' .. value, 1, true) end
-  if not (is('run_id', ARGV[3]) and is('master_replid', ARGV[4])) then return -1 end
-end
-local found = redis.call('GET', KEYS[1])
-local expected = not found and ARGV[2] ~= ''
-for i = 5, #ARGV do expected = expected or found == ARGV[i] end
-if not expected then return 0 end
-local written = redis.pcall('SET', KEYS[1], ARGV[1])
-if written.err then return redis.error_reply(string.match(written.err, '%u+ .*') or written.err) end
-return 1";
 
 /// Where a connection waits that answered everything so far.
 type Place = RefCell<Vec<CacheLink>>;
@@ -93,6 +77,8 @@ pub struct RedisCache {
     known: RefCell<Acquaintance>,
     /// A sweep runs over the only connection.
     sweeping: Cell<bool>,
+    /// One ended on it, and no mark was written since: nothing but this connection proves it.
+    swept: Cell<bool>,
     /// The mark is written by the script, though a plain command would be cheaper.
     by_script: Cell<bool>,
     /// That no new connection can be made while the present one works.
@@ -125,6 +111,7 @@ impl RedisCache {
             generation: Cell::default(),
             known: RefCell::default(),
             sweeping: Cell::default(),
+            swept: Cell::default(),
             by_script: Cell::default(),
             said: RefCell::default(),
             steps: Steps::default(),
@@ -211,7 +198,7 @@ impl RedisCache {
     /// address that leads to another one is left in time.
     async fn young(&self, mut link: CacheLink) -> Option<CacheLink> {
         let is_only = link.identity.is_none();
-        if link.born.elapsed() < self.age_max || (is_only && self.sweeping.get()) {
+        if link.born.elapsed() < self.age_max || (is_only && (self.sweeping.get() || self.swept.get())) {
             return Some(link);
         }
         let mut fresh = match self.connect().await {
@@ -290,6 +277,7 @@ impl RedisCache {
         let swept =
             sweep::run(&SweepGround { steps: &self.steps, progress: &self.progress, alone }, &mut link, plan).await;
         drop(sweeping);
+        self.swept.set(is_only && swept.is_ok());
         if is_only && swept.is_err() && !link.was_answered() {
             self.broken();
         }
@@ -336,35 +324,6 @@ impl RedisCache {
         self.health.note(result.is_ok());
         result.map_err(|error| self.judged(error))
     }
-}
-
-fn mark_key(name: &str) -> String {
-    format!("crieur:mark:{name}")
-}
-
-/// Compares and sets in one step, whatever marks may be there.
-fn script_swap(name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], identity: Option<&Identity>) -> Cmd {
-    let mut command = Cmd::new();
-    command.arg("EVAL").arg(SWAP).arg(1).arg(mark_key(name)).arg(mark);
-    command.arg(if expected.contains(&None) { "or nothing" } else { "" });
-    let [run, history] = identity.map_or(["", ""], Identity::fields);
-    command.arg(run).arg(history);
-    for text in expected.iter().flatten() {
-        command.arg(text);
-    }
-    command
-}
-
-/// The same as one command, where only one mark can be there: a script is billed together with each command inside.
-fn plain_swap(name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Option<Cmd> {
-    let [expected] = expected else { return None };
-    let mut command = Cmd::new();
-    command.arg("SET").arg(mark_key(name)).arg(mark);
-    match expected {
-        None => command.arg("NX"),
-        Some(text) => command.arg("IFEQ").arg(text),
-    };
-    Some(command)
 }
 
 impl Cache for RedisCache {
@@ -428,15 +387,16 @@ impl Cache for RedisCache {
 
     /// Only where the mark was read: on another connection may be another server, whose mark nobody has looked at. A
     /// refusal is no outage: a full cache deletes keys and takes no mark.
-    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
+    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
         let read_on = self.marking.borrow_mut().pop();
         let Some(link) = read_on else { return Ok(Swap::Unproven) };
         let Some(mut link) = self.young(link).await else { return Ok(Swap::Unproven) };
+        let asked = Swapping { name, expected, mark, again, leases: self.leases };
         let is_cheap = self.metering == Metering::ByCommand && link.identity.is_none() && !self.by_script.get();
-        let plain = if is_cheap { plain_swap(name, expected, mark) } else { None };
+        let plain = if is_cheap { asked.plain() } else { None };
         let is_plain = plain.is_some();
-        let command = plain.unwrap_or_else(|| script_swap(name, expected, mark, link.identity.as_ref()));
-        let swap = match link.again().ask(command).await {
+        let pipeline = plain.unwrap_or_else(|| asked.script(link.identity.as_ref()));
+        let swap = match link.again().exchange(&pipeline, asked.bytes()).await.map(swap::outcome) {
             Ok(Value::Int(1) | Value::Okay) => Ok(Swap::Written),
             Ok(Value::Int(0) | Value::Nil) => Ok(Swap::Other),
             Ok(Value::Int(-1)) => {
@@ -461,7 +421,14 @@ impl Cache for RedisCache {
             }
             Err(error) => Err(error),
         };
+        if let Ok(Swap::Written) = swap {
+            self.swept.set(false);
+        }
         self.ended(&self.marking, link, swap)
+    }
+
+    fn is_nameless(&self) -> bool {
+        self.known.borrow().is_nameless()
     }
 
     fn lineage(&self) -> Lineage {

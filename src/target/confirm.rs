@@ -119,8 +119,9 @@ where
         let expected = self.look.held().expected();
         self.marking.writing = Some(Writing { ack, lsn, mark, text: text.clone(), first: self.ledger.first_open() });
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
+        let again = if without(Guard::Carried) { Rc::default() } else { self.unmarked.send() };
         self.marking.out.start(async move {
-            match cache.swap_mark(&slot, &expected, &text).await {
+            match cache.swap_mark(&slot, &expected, &text, &again).await {
                 Ok(swap) => Ok(MarkOutcome::Tried(swap)),
                 Err(error) if error.is_transient() => Ok(MarkOutcome::Unknown(error)),
                 Err(error) => Err(error.while_doing("write the mark")),
@@ -133,6 +134,10 @@ where
     /// The mark was written, or not: only when it is there the position behind it may be confirmed.
     pub(super) fn written(&mut self, written: MarkOutcome, stream: &impl Positions<A>) {
         let Some(writing) = self.marking.writing.take() else { return };
+        match written {
+            MarkOutcome::Tried(Swap::Written) => self.unmarked.marked(),
+            MarkOutcome::Tried(_) | MarkOutcome::Unknown(_) => self.unmarked.not_marked(),
+        }
         // What is read meanwhile may be from before it.
         if self.look.is_reading() {
             self.read_mark();

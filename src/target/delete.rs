@@ -68,6 +68,9 @@ where
         self.done.existed += deleted.existed;
         self.teller.tell(News::Deleted(deleted));
         for delivery in deliveries {
+            if delivery.stage != Stage::Early && self.cache.is_nameless() {
+                self.unmarked.deleted(&delivery.load.keys);
+            }
             let (keys, patterns) = self.parted(delivery);
             keys.into_iter().for_each(|delivery| self.delivered(delivery));
             patterns.into_iter().for_each(|delivery| self.queue_sweep(delivery));
@@ -110,7 +113,7 @@ where
             (Stage::Fresh, Some(last)) if next.is_some() => self.ring.push(Cow::Borrowed(&delivery.load), last),
             (Stage::Fresh, Some(last)) => self.ring.push(Cow::Owned(std::mem::take(&mut delivery.load)), last),
             // The keys of a replica's turn are in the ring since they were fresh.
-            (Stage::Fresh | Stage::Replica, _) => {}
+            (Stage::Fresh | Stage::Replica | Stage::Repeated, _) => {}
             (Stage::Echo(_), _) => reached(Step::Echoed),
         }
         match next {

@@ -23,6 +23,8 @@ pub enum Stage {
     Replica,
     /// The echo with this index in `cache.echo`.
     Echo(usize),
+    /// What was swept, once more: its echoes came or come all the same.
+    Repeated,
 }
 
 /// Keys on their way to the cache, and what is owed for them.
@@ -70,7 +72,7 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
     /// The stage that follows `stage`, if there is one.
     pub fn next(&self, stage: Stage) -> Option<usize> {
         let next = match stage {
-            Stage::Early => return None,
+            Stage::Early | Stage::Repeated => return None,
             Stage::Fresh | Stage::Replica => 0,
             Stage::Echo(index) => index + 1,
         };

@@ -117,7 +117,8 @@ where
             Meaning::Holds => {}
             Meaning::Covered => self.trust_first(found),
             Meaning::Arrived => self.look.trust(found),
-            Meaning::Replay => self.go_on_from(found, fit, continuity),
+            Meaning::Carried if self.unmarked.is_complete() => self.carry_on(),
+            Meaning::Carried | Meaning::Replay => self.go_on_from(found, fit, continuity),
             Meaning::Sweep(gap) => {
                 if continuity == Continuity::Another {
                     self.sweeping.run_again();
@@ -136,6 +137,25 @@ where
             self.ring.marked(&nonce, self.ledger.first_open());
         }
         self.look.trust(found);
+    }
+
+    /// The cache does not say whether it is another, and has our mark. The next mark comes soon, and carries what was
+    /// deleted since; patterns are swept once more.
+    fn carry_on(&mut self) {
+        if self.unmarked.has_keys() {
+            self.marking.beat_due = None;
+        }
+        let patterns = self.unmarked.take_patterns();
+        if patterns.is_empty() {
+            return;
+        }
+        let load = Invalidations { patterns, ..Invalidations::default() };
+        let ticket = self.ledger.open_barrier(self.marking.withdraw());
+        let delivery = Delivery { load, tickets: vec![ticket], stage: Stage::Repeated };
+        match self.repairs.when(NAMELESS, "each command to the cache takes a new connection") {
+            When::Now => self.queue_sweep(delivery),
+            when => self.repairs.owed.push(Instant::now() + when.pause(), Repair::Again(vec![delivery])),
+        }
     }
 
     /// The cache is another than before, or may be: what was deleted since its mark is deleted again, or everything.

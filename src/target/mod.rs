@@ -9,6 +9,7 @@
 //! is nothing, trusted, or a gap ([`proof::Held`]). What each part holds stands in a file that does not know the target
 //! (`flight.rs`, `sweeping.rs`, `lagging.rs`, `marking.rs`, `gaps.rs`, `look.rs`); the target ties them together here.
 
+mod carried;
 mod confirm;
 mod delete;
 pub mod echo;
@@ -45,6 +46,7 @@ use crate::load::Untold;
 use crate::observe::teller::Teller;
 use crate::rules::{Invalidations, Rules};
 use crate::start::Start;
+use crate::target::carried::Unmarked;
 use crate::target::echo::{Delivery, Echoes, Stage, bytes_of};
 use crate::target::flight::{Flight, Landed};
 use crate::target::gaps::Gaps;
@@ -165,6 +167,7 @@ pub struct Target<A, C, D> {
     echoes: Echoes<Instant>,
     lagging: Lagging,
     ring: Ring,
+    unmarked: Unmarked,
     look: Looking,
     marking: Marking<A>,
     gaps: Gaps,
@@ -208,6 +211,7 @@ where
             flight: Flight::default(),
             sweeping: Sweeping::default(),
             lagging: Lagging::default(),
+            unmarked: Unmarked::default(),
             look: Looking::default(),
             marking: Marking::default(),
             gaps: Gaps::default(),
@@ -288,6 +292,7 @@ where
     pub fn stand_by(&mut self) {
         self.look.stand_by();
         self.ring.clear();
+        self.unmarked.clear();
     }
 
     /// Waits for whatever the target waits for.
@@ -428,7 +433,8 @@ where
 
     /// What may yet be deleted and can collapse, in bytes.
     pub fn bytes_waiting(&self) -> usize {
-        bytes_of(&self.inbox) + self.echoes.bytes_used() + self.lagging.bytes_used() + self.ring.bytes_used()
+        let memory = self.ring.bytes_used() + self.unmarked.bytes_used();
+        bytes_of(&self.inbox) + self.echoes.bytes_used() + self.lagging.bytes_used() + memory
     }
 
     /// The largest of what can collapse, in bytes.

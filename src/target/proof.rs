@@ -104,6 +104,9 @@ pub enum Meaning {
     Covered,
     /// The mark behind a sweep is there.
     Arrived,
+    /// The cache does not say whether it is the same, and has our mark: the next one carries the keys that were deleted
+    /// since. Only what it cannot carry goes again.
+    Carried,
     /// What was deleted since the mark that was found goes again, from the ring; a sweep where that does not reach.
     Replay,
     /// The cache may hold stale keys, nobody knows which.
@@ -123,8 +126,13 @@ pub fn meaning(fit: Fit, continuity: Continuity, slot: Slot, gap: Option<Gap>) -
         (_, Fit::First, _, None) => Meaning::Covered,
         (_, Fit::First, _, Some(gap)) => Meaning::Sweep(gap),
         (_, Fit::Ours, Continuity::Same, _) => Meaning::Holds,
+        // A connection to a nameless server is no evidence: one that closes each of them would be in doubt for ever.
+        (_, Fit::Ours, Continuity::Unknown, gap) => match since(gap) {
+            Meaning::Replay => Meaning::Carried,
+            other => other,
+        },
         // Even our own mark: a replica that was promoted may have it, and lack what was deleted since.
-        (_, Fit::Ours, Continuity::Unknown | Continuity::Another, gap) | (_, Fit::NotOurs, _, gap) => since(gap),
+        (_, Fit::Ours, Continuity::Another, gap) | (_, Fit::NotOurs, _, gap) => since(gap),
         // The sweep goes on in this very cache, as far as anybody can tell. Were a connection to a nameless server taken
         // for another cache, one that closes idle connections would be swept for ever.
         (_, Fit::Unmoved, Continuity::Same | Continuity::Unknown, _) => Meaning::Holds,
@@ -187,15 +195,15 @@ mod tests {
     /// Each fit, with what the mark says of the slot (nothing, behind it, of another run), under each connection.
     #[test]
     fn a_stream_that_was_compared_before_leaves_the_word_to_the_mark_and_the_connection() {
-        use Meaning::{Arrived, Covered, Holds, Replay, Sweep};
+        use Meaning::{Arrived, Carried, Covered, Holds, Replay, Sweep};
         let (went_back, restarted) = (Sweep(Gap::WentBack), Sweep(Gap::Restarted));
         let gaps = [None, Some(BEHIND), Some(Gap::Restarted)];
         let first = [Covered, Sweep(BEHIND), restarted.clone()];
         let since = [Replay, Replay, restarted.clone()];
-        let sweep = [went_back, Sweep(BEHIND), restarted];
+        let sweep = [went_back, Sweep(BEHIND), restarted.clone()];
         let table = [
             (Fit::First, [first.clone(), first.clone(), first]),
-            (Fit::Ours, [[Holds, Holds, Holds], since.clone(), since.clone()]),
+            (Fit::Ours, [[Holds, Holds, Holds], [Carried, Carried, restarted.clone()], since.clone()]),
             (Fit::NotOurs, [since.clone(), since.clone(), since]),
             (Fit::Unmoved, [[Holds, Holds, Holds], [Holds, Holds, Holds], sweep.clone()]),
             (Fit::Arrived, [[Arrived, Arrived, Arrived], [Arrived, Arrived, Arrived], sweep.clone()]),

@@ -70,6 +70,9 @@ where
         self.done.swept += swept.deleted;
         self.say_swept(&deliveries, swept);
         self.teller.tell(News::SweepEnded(swept));
+        if self.cache.is_nameless() {
+            deliveries.iter().for_each(|delivery| self.unmarked.swept(&delivery.load.patterns));
+        }
         let again = std::mem::take(&mut self.sweeping.again);
         match again {
             true => self.sweep_later(deliveries),

@@ -37,6 +37,7 @@ mod inherited;
 mod leases;
 mod lookups;
 mod mistakes;
+mod nameless;
 mod oracle;
 mod outbox;
 mod outbox_install;

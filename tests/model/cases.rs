@@ -167,20 +167,30 @@ pub fn caches() -> Vec<Config> {
 /// A cache that does not say which server it is: a new connection proves nothing, and what came after the mark is deleted
 /// again all the same.
 ///
-/// What such a cache loses without breaking a connection nobody sees before the next mark, which finds its own
-/// predecessor: docs/explain says so.
+/// What such a cache loses without breaking a connection the next mark brings along; but not what was swept: a mark finds
+/// its own predecessor then. docs/explain says so.
 pub fn nameless() -> Vec<Config> {
     let cut = Config { nameless: true, ring: true, faults: &[Failover], ..LEASE };
-    let unseen = Config { faults: &[FailoverUnseen], expected: Fails, ..cut };
+    let unseen = Config { faults: &[FailoverUnseen], ..cut };
+    let swept = Config { faults: &[SlotLost, Failover], ..cut };
     vec![
-        Config { name: "nameless, nobody looks", without: &[Identity], expected: Fails, ..cut },
+        Config { name: "nameless, nothing is carried", without: &[Carried], expected: Fails, ..cut },
         Config { name: "nameless, lease in the key", writers: &[Commits, Commits], ..cut },
         Config { name: "nameless, companion lease", protocol: Companion, ..cut },
         Config { name: "nameless, plain", protocol: Plain, ..cut },
         Config { name: "nameless and a lost reply", faults: &[Failover, ReplyLost], ..cut },
         Config { name: "nameless and kill -9", faults: &[Failover, DaemonCrash], ..cut },
         Config { name: "nameless, emptied", faults: &[CacheEmptied], ..cut },
-        Config { name: "nameless, failover unseen: a limit", ..unseen },
+        Config { name: "nameless, failover unseen", ..unseen },
+        Config { name: "nameless, failover unseen, companion lease", protocol: Companion, ..unseen },
+        Config { name: "nameless, failover unseen, plain", protocol: Plain, ..unseen },
+        Config {
+            name: "nameless, failover unseen, nothing is carried",
+            without: &[Carried],
+            expected: Fails,
+            ..unseen
+        },
+        Config { name: "nameless, failover behind a sweep: a limit", expected: Fails, ..swept },
     ]
 }
 

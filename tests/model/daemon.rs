@@ -52,6 +52,8 @@ struct Sweep {
     key_visited: bool,
     /// The cache became another meanwhile: it runs once more.
     again: bool,
+    /// It ran before, and its echoes came or come.
+    repeated: bool,
 }
 
 impl Sweep {
@@ -111,6 +113,9 @@ pub struct Daemon {
     /// Which cache the connections lead to, as it said itself when they were made.
     server: u8,
     ring: Ring,
+    /// The key was deleted since the last mark, by a cache that does not say who it is; and it was swept.
+    unmarked: bool,
+    unmarked_sweep: bool,
 }
 
 /// A position names the run of the server that it belongs to: `era` of the source.
@@ -215,7 +220,10 @@ impl Daemon {
         }
         let (None, Some(start)) = (&self.writing, self.start) else { return };
         // Behind a gap the heartbeat brings the first mark; any other is no step, see `heartbeat`.
-        let beat = matches!(self.held, Held::Gap { .. }) && self.window.is_empty() && self.unswept.is_empty();
+        let first = matches!(self.held, Held::Gap { .. }) && self.window.is_empty() && self.unswept.is_empty();
+        // What the next one carries is gone for certain then.
+        let carries = matches!(self.held, Held::Trusted(_)) && !self.window.is_barred() && self.unmarked;
+        let beat = first || carries;
         let ack = self.answered.take();
         if ack.is_none() && (!beat || config.lacks(Guard::Beat)) {
             return;
@@ -224,7 +232,8 @@ impl Daemon {
         *nonces += 1;
         let upto = ack.or(self.marked).map_or(start.confirmed, |ack| lsn(ack).max(start.confirmed));
         let mark = Mark { lsn: upto, run, nonce: *nonces };
-        let swapping = Swapping { expected: self.held.expected(), mark, server: self.server };
+        let carries = std::mem::take(&mut self.unmarked);
+        let swapping = Swapping { expected: self.held.expected(), mark, server: self.server, carries };
         self.writing = Some(Writing { ack, swapping, first: self.window.first_open() });
     }
 
@@ -257,8 +266,20 @@ impl Daemon {
                 self.held = Held::Trusted(found.into_iter().collect());
             }
             Meaning::Arrived => self.held = Held::Trusted(found.into_iter().collect()),
+            Meaning::Carried => self.carry_on(config),
             Meaning::Replay => self.go_on_from(found, state, config),
             Meaning::Sweep(gap) => self.gap(&gap, found, state, config),
+        }
+    }
+
+    /// The next mark carries what was deleted since the last one; a sweep runs once more.
+    fn carry_on(&mut self, config: &Config) {
+        if std::mem::take(&mut self.unmarked_sweep) {
+            let span = self.window.open_barrier(self.answered.take());
+            self.sweep_for(vec![span], config);
+            if let [only] = &mut self.sweeps[..] {
+                only.repeated = true;
+            }
         }
     }
 
@@ -308,12 +329,13 @@ impl Daemon {
             return waiting.spans.extend(spans);
         }
         let lease_visited = config.protocol != Protocol::Companion;
-        self.sweeps.push(Sweep { spans, lease_visited, key_visited: false, again: false });
+        self.sweeps.push(Sweep { spans, lease_visited, key_visited: false, again: false, repeated: false });
     }
 
     /// The answer to a mark was lost, or it was refused: `written` in `position.rs`.
     fn mark_is_unknown(&mut self, perhaps: bool) {
         let Some(writing) = self.writing.take() else { return };
+        self.unmarked |= writing.swapping.carries;
         self.answered = self.answered.max(writing.ack.filter(|ack| is_current(*ack, self.run)));
         if perhaps {
             self.ring.marked(writing.swapping.mark, writing.first);
@@ -324,6 +346,8 @@ impl Daemon {
 
     /// The keys of these spans were deleted.
     fn delivered(&mut self, spans: Vec<SpanId>, held: Set, swept: bool, config: &Config) {
+        self.unmarked |= config.nameless && !swept;
+        self.unmarked_sweep |= config.nameless && swept;
         if let Some(last) = spans.iter().max().filter(|_| config.ring) {
             self.ring.push(*last, swept);
         }

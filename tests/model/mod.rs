@@ -75,6 +75,8 @@ pub enum Guard {
     Beat,
     /// A sweep visits every companion lease before it visits keys.
     LeasesFirst,
+    /// A mark carries what was deleted since the last one, where the cache does not say who it is.
+    Carried,
 }
 
 /// What goes wrong, once for each time that it is listed.

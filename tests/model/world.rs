@@ -48,6 +48,8 @@ pub struct Swapping {
     pub expected: Vec<Option<Mark>>,
     pub mark: Mark,
     pub server: u8,
+    /// The key goes once more, in the same step.
+    pub carries: bool,
 }
 
 /// A second copy of a reader's command, still on its way: a client sent it again, or something between did.
@@ -101,6 +103,9 @@ impl Cache {
         }
         if !swapping.expected.contains(&self.mark) {
             return Swap::Other;
+        }
+        if swapping.carries && !config.lacks(Guard::Carried) {
+            self.unlink();
         }
         self.mark = Some(swapping.mark);
         Swap::Written

@@ -171,7 +171,7 @@ impl Cache for SimCache {
         Ok((mark, lineage))
     }
 
-    async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Result<Swap> {
+    async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
         let Some(server) = self.marking.get() else { return Ok(Swap::Unproven) };
         // A slow answer may come when the server that the mark is of has ended.
         let slow = self.world.borrow().plan.kind == Kind::Restart && self.world.borrow_mut().dice.one_in(4);
@@ -206,6 +206,9 @@ impl Cache for SimCache {
             }
             cache.mark = Some(mark.to_vec());
             cache.marks += 1;
+            for key in again.iter() {
+                world.delete(self.store, |held| held.as_bytes() == key.bytes);
+            }
             world.marked(self.store, mark);
         }
         self.wait(2).await;
@@ -216,6 +219,10 @@ impl Cache for SimCache {
             return self.broken("simulated loss of the answer");
         }
         Ok(Swap::Written)
+    }
+
+    fn is_nameless(&self) -> bool {
+        self.world.borrow().stores[self.store].nameless
     }
 
     fn lineage(&self) -> Lineage {

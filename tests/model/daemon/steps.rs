@@ -131,6 +131,7 @@ impl State {
             let echo = daemon.echoes.remove(due);
             state.delete(config);
             daemon.window.echo_done(echo.span);
+            daemon.unmarked |= config.nameless;
             daemon.used(state.cache.server, config);
             Some(())
         })
@@ -169,6 +170,7 @@ impl State {
                 }
             }
             daemon.ring.marked(mark, writing.first);
+            daemon.unmarked_sweep = false;
             (daemon.writing, daemon.held) = (None, Held::Trusted(vec![mark]));
             if let Some(ack) = writing.ack.filter(|ack| is_current(*ack, daemon.run)) {
                 (daemon.marked, daemon.acknowledged) = (Some(ack), Some(ack));
@@ -245,6 +247,11 @@ impl State {
                 return Some(());
             }
             let sweep = daemon.sweeps.remove(0);
+            if sweep.repeated {
+                daemon.unmarked_sweep = true;
+                sweep.spans.into_iter().for_each(|span| daemon.window.part_done(span));
+                return Some(());
+            }
             daemon.delivered(sweep.spans, held, true, config);
             Some(())
         })
