@@ -1,5 +1,6 @@
 //! The commands: argv in, exit code out. Edges only; what a command decides lives in pure modules.
 
+mod beside;
 pub mod check;
 pub mod coverage;
 pub mod diff;

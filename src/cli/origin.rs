@@ -1,6 +1,9 @@
 //! Where the changes of a configuration come from, replication or an outbox: what a command does differently for each.
 
+use crate::cli::beside::{Onlooker, OutboxBeside, TemporarySlot};
 use crate::config::{Config, Mode};
+use crate::control::pooled::PooledControl;
+use crate::control::session::ControlSession;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::dsn::Dsn;
 use crate::postgres::session::Session;
@@ -46,6 +49,31 @@ impl<'c> Origin<'c> {
         }
     }
 
+    /// Lets somebody look at what is committed from now on, until `stop`; `None` where that came before the stream.
+    pub async fn beside<O: Onlooker>(
+        &self,
+        purpose: &str,
+        mut stop: impl Future<Output = ()> + Unpin,
+        onlooker: O,
+    ) -> Result<Option<O::Seen>> {
+        let (config, dsn, Config { postgres, rules, .. }) = (self.config, &self.dsn, self.config);
+        let (connect, lookup) = (postgres.connect_timeout, postgres.lookup_timeout);
+        match postgres.mode {
+            Mode::Replication => {
+                let opened = before(&mut stop, TemporarySlot::open(config, dsn, purpose)).await?;
+                let Some((stream, header)) = opened else { return Ok(None) };
+                let control = ControlSession::new(dsn.clone(), connect, lookup, rules.lookups());
+                onlooker.look_on(stream, header, control, stop).await.map(Some)
+            }
+            Mode::Outbox => {
+                let opened = before(&mut stop, OutboxBeside::open(config, dsn)).await?;
+                let Some((stream, header)) = opened else { return Ok(None) };
+                let control = PooledControl::new(dsn.clone(), connect, lookup, rules, Vec::new());
+                onlooker.look_on(stream, header, control, stop).await.map(Some)
+            }
+        }
+    }
+
     /// What a statement of a session fails with is the server's. What cannot be written, or was never sent, is no fault of
     /// it.
     pub fn blamed(&self, error: Error) -> Error {
@@ -53,5 +81,13 @@ impl<'c> Origin<'c> {
             Exit::CantCreate | Exit::Software | Exit::Config | Exit::Usage => error,
             _ => error.at(&self.dsn.servers()),
         }
+    }
+}
+
+/// What comes of `work`, unless `stop` comes first.
+async fn before<T>(stop: impl Future<Output = ()> + Unpin, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+    tokio::select! {
+        () = stop => Ok(None),
+        done = work => done.map(Some),
     }
 }

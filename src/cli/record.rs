@@ -11,30 +11,20 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use crate::amount::duration;
+use crate::cli::beside::{Beside, Onlooker};
+use crate::cli::origin::Origin;
 use crate::cli::output::cannot_write;
 use crate::cli::process::end_signal;
-use crate::config::{Config, Mode};
+use crate::config::Config;
 use crate::control::Control;
-use crate::control::pooled::PooledControl;
-use crate::control::session::ControlSession;
 use crate::decode::Frame;
-use crate::decode::frame::{Reply, StandbyStatus};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::{Lsn, Xid};
-use crate::postgres::dsn::Dsn;
-use crate::postgres::facts::Facts;
-use crate::postgres::link::answered;
-use crate::postgres::session::Session;
-use crate::postgres::sqlstate::session_error;
-use crate::postgres::wire::{Wire, error_response};
 use crate::question::{Answer, Question};
-use crate::source::outbox::{self, Follower};
 use crate::source::recording::{Header, LookupAnswer, PartitionRoot, RecordingWriter};
-use crate::source::replication::connect::{protocol_version, start_stream};
-use crate::source::replication::now;
 use crate::tap::{FrameTap, Tapped};
 
 /// While lookups wait for their transaction to become visible, a snapshot is taken this often.
@@ -42,9 +32,6 @@ const VISIBLE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The longest wait for what committed before the stop.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-
-/// While waiting for it, the server is asked this often how far it is.
-const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Arguments of `crieur record`.
 #[derive(Debug, clap::Args)]
@@ -131,157 +118,54 @@ pub async fn record(
     config: &Config,
     out: impl Write,
     stop: impl Future<Output = ()>,
-    mut news: impl FnMut(Milestone),
+    news: impl FnMut(Milestone),
 ) -> Result<Recorded> {
-    let dsn = Dsn::read(&config.postgres.url)?;
-    if config.postgres.mode == Mode::Outbox {
-        return follow(config, dsn, out, stop, news).await;
-    }
-    let Config { postgres, rules, .. } = config;
-    let mut wire = Wire::connect(&dsn, postgres.connect_timeout).await?;
     let mut stop = pin!(stop);
-    let opened = tokio::select! {
-        // Making a slot waits for transactions that are open, for as long as they are.
-        () = &mut stop => return Err(Error::transient("stopped before the recording began")),
-        opened = open(&mut wire, &postgres.publication, postgres.liveness_timeout) => opened,
-    };
-    let (header, facts, begin) = opened?;
-    let mut silence = Silence::new(postgres.liveness_timeout);
-    let control = ControlSession::new(dsn.clone(), postgres.connect_timeout, postgres.lookup_timeout, rules.lookups());
-    let mut recorder = Recorder::new(config, control, RecordingWriter::new(out, &header)?, begin);
-    news(Milestone::Ready(begin));
-    let mut status_due = Instant::now();
-    loop {
-        let wake = recorder.wake(status_due).min(silence.due());
-        tokio::select! {
-            () = &mut stop => break,
-            () = sleep_until(wake) => {}
-            filled = wire.fill() => {
-                filled?;
-                silence = Silence::new(postgres.liveness_timeout);
+    let origin = Origin::of(config)?;
+    let recorded = origin.beside("record", stop.as_mut(), Recording { config, out, news }).await?;
+    recorded.ok_or_else(|| Error::transient("stopped before the recording began"))
+}
+
+/// Where a recording goes, and who hears of it.
+struct Recording<'a, W, N> {
+    config: &'a Config,
+    out: W,
+    news: N,
+}
+
+impl<W: Write, N: FnMut(Milestone)> Onlooker for Recording<'_, W, N> {
+    type Seen = Recorded;
+
+    async fn look_on(
+        mut self,
+        mut stream: impl Beside,
+        header: Header,
+        control: impl Control,
+        mut stop: impl Future<Output = ()> + Unpin,
+    ) -> Result<Recorded> {
+        let mut recorder = Recorder::new(self.config, control, RecordingWriter::new(self.out, &header)?);
+        (self.news)(Milestone::Ready(stream.position()));
+        // Behind the stop: what committed before it belongs to the recording, as far as it comes within a bounded time.
+        let mut end: Option<(Lsn, Instant)> = None;
+        while end.is_none_or(|(end, limit)| {
+            Instant::now() < limit && (stream.position() < end || !recorder.waiting.is_empty())
+        }) {
+            tokio::select! {
+                () = &mut stop, if end.is_none() => end = Some((stream.end().await?, Instant::now() + DRAIN_MAX)),
+                () = sleep(VISIBLE_INTERVAL), if !recorder.waiting.is_empty() => {}
+                more = stream.wait() => more?,
+            }
+            stream.turn().await?;
+            while let Some(frame) = stream.frame()? {
+                recorder.frame(&frame).await?;
+            }
+            recorder.lookups().await?;
+            if recorder.waiting.is_empty() {
+                (self.news)(Milestone::Settled(stream.position()));
             }
         }
-        recorder.take_in(&mut wire).await?;
-        if recorder.waiting.is_empty() {
-            news(Milestone::Settled(recorder.received));
-        }
-        let reply = silence.ask(Instant::now())?;
-        if recorder.status_wanted || reply == Reply::Requested || Instant::now() >= status_due {
-            let status = recorder.status(reply);
-            answered(postgres.liveness_timeout, wire.send_copy_data(&status)).await?;
-            status_due = Instant::now() + facts.status_interval;
-        }
-    }
-    recorder.drain(&mut wire, end_of_wal(config, &dsn).await?).await?;
-    wire.copy_done().await?;
-    recorder.finish()
-}
-
-/// [`record`] in outbox mode: rows are read beside the daemon, which removes none meanwhile.
-async fn follow(
-    config: &Config,
-    dsn: Dsn,
-    out: impl Write,
-    stop: impl Future<Output = ()>,
-    mut news: impl FnMut(Milestone),
-) -> Result<Recorded> {
-    let postgres = &config.postgres;
-    let session = Session::through_pooler(&dsn, postgres.connect_timeout).await?;
-    let facts = outbox::OutboxFacts::read(&session.client).await?;
-    let version = outbox::query(&session.client, "SELECT pg_catalog.current_setting('server_version')", &[]).await?;
-    let version: String =
-        version.first().map_or(Ok(String::new()), |row| row.try_get(0)).map_err(|error| session_error(&error))?;
-    let header = Header {
-        server_version: version,
-        protocol_version: 1,
-        slot: postgres.slot.clone(),
-        publication: "crieur.outbox".to_owned(),
-        system_identifier: facts.system,
-    };
-    let control = PooledControl::new(dsn, postgres.connect_timeout, postgres.lookup_timeout, &config.rules, Vec::new());
-    let mut follower = Follower::begin(session, postgres.liveness_timeout).await?;
-    let mut recorder = Recorder::new(config, control, RecordingWriter::new(out, &header)?, follower.position());
-    news(Milestone::Ready(follower.position()));
-    let mut stop = pin!(stop);
-    let mut over = false;
-    // What committed before the stop is visible to the look behind it.
-    while !over {
-        over = tokio::select! {
-            () = &mut stop => true,
-            () = tokio::time::sleep(VISIBLE_INTERVAL) => false,
-        };
-        for frame in follower.frames().await? {
-            recorder.message(b'd', &frame).await?;
-        }
-        recorder.lookups().await?;
-        news(Milestone::Settled(follower.position()));
-    }
-    follower.end().await?;
-    recorder.finish()
-}
-
-/// How far the server's WAL goes now.
-async fn end_of_wal(config: &Config, dsn: &Dsn) -> Result<Lsn> {
-    const SQL: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
-                       ELSE pg_catalog.pg_current_wal_flush_lsn() END::text";
-    let session = Session::connect(dsn, config.postgres.connect_timeout, "").await?;
-    let row = session.client.query_one(SQL, &[]).await;
-    let text: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
-    text.parse().map_err(|cause| Error::definite(Exit::Protocol, "read the end of WAL").because(cause))
-}
-
-/// Makes the temporary slot and starts the stream. Each answer but that about the slot comes within `limit`.
-async fn open(wire: &mut Wire, publication: &str, limit: Duration) -> Result<(Header, Facts, Lsn)> {
-    let slot = format!("crieur_record_{}", std::process::id());
-    // NOEXPORT_SNAPSHOT: the session runs statements after this one.
-    let sql = format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT");
-    let made = wire.simple_query(&sql).await.map_err(|error| error.while_doing("create a temporary slot"))?;
-    let begin = made.first().and_then(|row| row.get(1)?.as_deref()?.parse().ok());
-    let begin =
-        begin.ok_or_else(|| Error::definite(Exit::Protocol, "the server does not say where the slot begins"))?;
-    let version = "SELECT pg_catalog.current_setting('server_version')";
-    let version = answered(limit, wire.simple_query(version)).await?;
-    let facts = answered(limit, Facts::read(wire, publication)).await?;
-    answered(limit, start_stream(wire, &slot, publication, facts.version)).await?;
-    let header = Header {
-        server_version: version.into_iter().flatten().flatten().next().unwrap_or_default(),
-        protocol_version: protocol_version(facts.version),
-        slot,
-        publication: publication.to_owned(),
-        system_identifier: facts.system.clone(),
-    };
-    Ok((header, facts, begin))
-}
-
-/// Since when nothing was received, as in the daemon's own stream: half of the limit on, a reply is asked for once, and
-/// behind all of it the link is dead.
-struct Silence {
-    since: Instant,
-    limit: Duration,
-    asked: bool,
-}
-
-impl Silence {
-    fn new(limit: Duration) -> Self {
-        Silence { since: Instant::now(), limit, asked: false }
-    }
-
-    /// When there is something to do about it.
-    fn due(&self) -> Instant {
-        self.since + if self.asked { self.limit } else { self.limit / 2 }
-    }
-
-    /// Whether a reply is to be asked for now.
-    fn ask(&mut self, now: Instant) -> Result<Reply> {
-        if now >= self.since + self.limit {
-            let limit = self.limit;
-            return Err(Error::transient(format!("nothing received for {limit:?}: the link is dead")));
-        }
-        if self.asked || now < self.due() {
-            return Ok(Reply::NotRequested);
-        }
-        self.asked = true;
-        Ok(Reply::Requested)
+        stream.close().await?;
+        recorder.finish()
     }
 }
 
@@ -293,15 +177,11 @@ struct Recorder<'a, W: Write, C: Control> {
     tap: FrameTap<'a>,
     /// Questions of transactions that are not yet visible, in commit order.
     waiting: VecDeque<(Xid, Vec<Question>)>,
-    /// The slot's position: the only one that is ever reported as flushed.
-    confirmed: Lsn,
-    received: Lsn,
-    status_wanted: bool,
     recorded: Recorded,
 }
 
 impl<'a, W: Write, C: Control> Recorder<'a, W, C> {
-    fn new(config: &'a Config, control: C, writer: RecordingWriter<W>, confirmed: Lsn) -> Self {
+    fn new(config: &'a Config, control: C, writer: RecordingWriter<W>) -> Self {
         let limits = &config.limits;
         Recorder {
             config,
@@ -309,37 +189,15 @@ impl<'a, W: Write, C: Control> Recorder<'a, W, C> {
             control,
             tap: FrameTap::new(&config.rules, limits.memory_bytes_max.try_into().unwrap_or(usize::MAX)),
             waiting: VecDeque::new(),
-            confirmed,
-            received: confirmed,
-            status_wanted: false,
             recorded: Recorded::default(),
         }
     }
 
-    /// When to look again without new bytes.
-    fn wake(&self, status_due: Instant) -> Instant {
-        if self.waiting.is_empty() { status_due } else { status_due.min(Instant::now() + VISIBLE_INTERVAL) }
-    }
-
     /// The frame is written before it is understood: what cannot be decoded is what one wants to have recorded.
-    async fn message(&mut self, tag: u8, body: &[u8]) -> Result<()> {
-        match tag {
-            b'd' => {}
-            b'N' | b'S' => return Ok(()),
-            b'E' => return Err(error_response(body)),
-            _ => return Err(Error::transient("the server ended the stream")),
-        }
-        self.writer.frame(body)?;
+    async fn frame(&mut self, frame: &[u8]) -> Result<()> {
+        self.writer.frame(frame)?;
         self.recorded.frames += 1;
-        let (start, payload) = match Frame::parse(body)? {
-            Frame::XLogData { start, payload, .. } => (start, payload),
-            Frame::Keepalive { end, reply, .. } => {
-                self.status_wanted |= reply == Reply::Requested;
-                self.received = self.received.max(end);
-                return Ok(());
-            }
-        };
-        self.received = self.received.max(start);
+        let Frame::XLogData { payload, .. } = Frame::parse(frame)? else { return Ok(()) };
         for Tapped { tables, transaction } in self.tap.payload(payload, &self.control).await? {
             if let Some((oid, named)) = tables {
                 let mut named = named.unwrap_or_default().into_iter();
@@ -350,27 +208,6 @@ impl<'a, W: Write, C: Control> Recorder<'a, W, C> {
                 let questions = self.config.rules.questions(&transaction.load.lookups);
                 self.waiting.push_back((transaction.xid, questions));
             }
-        }
-        Ok(())
-    }
-
-    /// Writes what is in the buffer, and asks what it wants to know.
-    async fn take_in(&mut self, wire: &mut Wire) -> Result<()> {
-        while let Some((tag, body)) = wire.message()? {
-            self.message(tag, body).await?;
-        }
-        self.lookups().await
-    }
-
-    /// What committed before the stop belongs to the recording, as far as it comes within a bounded time.
-    async fn drain(&mut self, wire: &mut Wire, end: Lsn) -> Result<()> {
-        let limit = Instant::now() + DRAIN_MAX;
-        while Instant::now() < limit && (self.received < end || !self.waiting.is_empty()) {
-            wire.send_copy_data(&self.status(Reply::Requested)).await?;
-            if let Ok(filled) = timeout_at(Instant::now() + DRAIN_INTERVAL, wire.fill()).await {
-                filled?;
-            }
-            self.take_in(wire).await?;
         }
         Ok(())
     }
@@ -400,13 +237,6 @@ impl<'a, W: Write, C: Control> Recorder<'a, W, C> {
         };
         self.recorded.lookups += 1;
         self.writer.lookup(&LookupAnswer { sql, args: question.args, rows })
-    }
-
-    /// Received as far as it came, flushed no further than the slot was.
-    fn status(&mut self, reply: Reply) -> [u8; 34] {
-        self.status_wanted = false;
-        let (written, flushed) = (self.received, self.confirmed);
-        StandbyStatus { written, flushed, applied: flushed, sent_at: now(), reply }.encode()
     }
 
     fn finish(mut self) -> Result<Recorded> {

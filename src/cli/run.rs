@@ -28,7 +28,7 @@ use crate::rules::Rules;
 use crate::run::{Pipeline, Settings};
 use crate::source::Source;
 use crate::source::outbox::{self, Outbox};
-use crate::source::replication::{self, Life, Replication};
+use crate::source::replication::{self, Replication};
 use crate::target::{HOLDS_FOR_EVER, Policy, Replicas};
 
 /// The daemon, or a dry run of it.
@@ -85,7 +85,6 @@ async fn stream(config: Config, file: &Path, recent: Recent) -> Result<Totals> {
             let source = Replication::new(replication::SlotOptions {
                 dsn: dsn.clone(),
                 slot: slot.clone(),
-                life: Life::Lasting,
                 publication: publication.clone(),
                 connect_timeout,
                 liveness_timeout,

@@ -96,7 +96,6 @@ async fn refused(server: &Postgres) -> Error {
     let mut source = Replication::new(replication::SlotOptions {
         dsn: Dsn::parse(&server.url()).expect("a URL"),
         slot: "two_phase".to_owned(),
-        life: replication::Life::Lasting,
         publication: "crieur".to_owned(),
         connect_timeout: PATIENCE,
         liveness_timeout: PATIENCE,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use super::daemon::{self, STARTED};
+use super::daemon;
 use super::harness::postgres::{Options, Version};
 use super::harness::process::{Process, Signal};
 use super::harness::wait::{PATIENCE, settled};
@@ -190,10 +190,10 @@ struct Dry {
 
 impl Dry {
     async fn start(scene: &Scene) -> Dry {
-        Dry::start_with(scene, &scene.config()).await
+        Dry::start_with(&scene.config()).await
     }
 
-    async fn start_with(scene: &Scene, config: &str) -> Dry {
+    async fn start_with(config: &str) -> Dry {
         let dir = tempfile::tempdir().expect("the temporary directory is writable");
         let path = |name: &str| dir.path().join(name);
         fs::write(path("crieur.toml"), config).expect("the directory is ours");
@@ -202,11 +202,7 @@ impl Dry {
         command.args(["run", "--dry-run", "--config"]).arg(path("crieur.toml")).env_clear();
         command.stdin(Stdio::null()).stdout(file("out")).stderr(file("log"));
         let dry = Dry { process: Process::start(&mut command, dir.path()), dir };
-        let begun = match scene.mode {
-            Mode::Replication => STARTED,
-            Mode::Outbox => "dry run: ",
-        };
-        let begins = async || if dry.said("log").contains(begun) { Ok(()) } else { Err(dry.said("log")) };
+        let begins = async || if dry.said("log").contains("id=run.dry") { Ok(()) } else { Err(dry.said("log")) };
         settled("the dry run begins", PATIENCE, begins).await;
         dry
     }
@@ -385,7 +381,7 @@ async fn explain_makes_the_keys_that_the_daemon_makes() {
         );
         let config = scene.config().replace(RULES, &rules);
         assert_eq!(daemon::run("setup", &config, &[]).status.code(), Some(0));
-        let dry = Dry::start_with(&scene, &config).await;
+        let dry = Dry::start_with(&config).await;
         scene
             .run(
                 "INSERT INTO odd VALUES (1, 0.12345678901234567890123, 250000, 9007199254740993, 1e20, true,

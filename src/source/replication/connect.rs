@@ -15,8 +15,8 @@ use crate::postgres::facts::{self, Facts};
 use crate::postgres::link::answered;
 use crate::postgres::quote;
 use crate::postgres::wire::{ROLES_PATH, Wire};
-use crate::source::replication::options::{Life, SlotOptions};
-use crate::source::replication::slot::{self, SlotCondition};
+use crate::source::replication::options::SlotOptions;
+use crate::source::replication::slot::{self, Life, SlotCondition};
 use crate::start::{SlotOrigin, Start};
 
 /// A slot is free for a moment whenever its daemon begins anew, with other rules for one. Whoever stands by may have the
@@ -83,7 +83,8 @@ pub(super) async fn start(options: Rc<SlotOptions>, waiting: Option<Box<Wire>>, 
     });
     let facts = facts.await?;
     if facts.publication.is_empty() {
-        return Err(no_publication(&options.publication, past));
+        let error = no_publication(&options.publication);
+        return Err(if past == Past::None { error } else { error.class(Class::Transient) });
     }
     let (confirmed, origin) = usable_slot(&mut wire, &options, &facts, condition, past).await?;
     let started = answered(limit, start_stream(&mut wire, &options.slot, &options.publication, facts.version)).await;
@@ -113,9 +114,6 @@ async fn usable_slot(
     let (what, dead) = match condition {
         SlotCondition::Free(confirmed) if past != Past::Undecodable => return Ok((confirmed, SlotOrigin::Found)),
         SlotCondition::Free(_) => ("cannot be decoded from its position on".to_owned(), true),
-        SlotCondition::Missing if options.life == Life::Session => {
-            return Ok((slot::create(wire, name, facts.version, Life::Session).await?, SlotOrigin::Created));
-        }
         SlotCondition::Missing => ("does not exist".to_owned(), false),
         SlotCondition::Dead(reason) => (reason, true),
         SlotCondition::Busy(pid) => return Err(busy(name, pid)),
@@ -141,13 +139,10 @@ pub(super) fn busy(slot: &str, pid: u32) -> Error {
     error
 }
 
-fn no_publication(name: &str, past: Past) -> Error {
-    let error = Error::definite(Exit::Config, format!("publication \"{name}\" does not exist"))
-        .hint("Run `crieur setup`; every key that the rules own is swept when it is there.");
-    match past {
-        Past::None => error,
-        Past::Streamed | Past::Undecodable => error.class(Class::Transient),
-    }
+/// The error of a publication that is not there.
+pub(crate) fn no_publication(name: &str) -> Error {
+    Error::definite(Exit::Config, format!("publication \"{name}\" does not exist"))
+        .hint("Run `crieur setup`; every key that the rules own is swept when it is there.")
 }
 
 /// What a daemon that has streamed meets may pass: a dropped publication, a slot that somebody removes meanwhile, a

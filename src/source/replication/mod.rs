@@ -26,7 +26,7 @@ use crate::source::Source;
 use crate::source::replication::connect::{Begun, Outcome, Past, busy, start, stream_error};
 use crate::source::replication::lazy::Lazy;
 use crate::start::{SlotOrigin, Start};
-pub use options::{Life, SlotOptions};
+pub use options::SlotOptions;
 
 /// Seconds from 1970 to 2000, where PostgreSQL's clock starts.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);

@@ -4,15 +4,6 @@ use std::time::Duration;
 
 use crate::postgres::dsn::Dsn;
 
-/// How long the slot lives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Life {
-    /// Until somebody drops it: it keeps what was not confirmed.
-    Lasting,
-    /// As long as its connection.
-    Session,
-}
-
 /// Where and how to stream.
 #[derive(Debug, Clone)]
 pub struct SlotOptions {
@@ -20,8 +11,6 @@ pub struct SlotOptions {
     pub dsn: Dsn,
     /// The replication slot; made anew when it is missing or dead.
     pub slot: String,
-    /// How long it lives.
-    pub life: Life,
     /// The publication.
     pub publication: String,
     /// Limit for TCP, TLS and log-in together, for each host.

@@ -12,10 +12,18 @@ use crate::observe::{Id, log};
 use crate::postgres::quote;
 use crate::postgres::wire::{TextRow, Wire};
 use crate::reminder;
-use crate::source::replication::options::Life;
 
 /// The first version whose logical slots can be synchronized to a standby.
 const VERSION_FAILOVER: u32 = 170_000;
+
+/// How long the slot lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Life {
+    /// Until somebody drops it: it keeps what was not confirmed.
+    Lasting,
+    /// As long as its connection.
+    Session,
+}
 
 /// What became of a slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
