@@ -48,6 +48,9 @@ pub fn long_functions(text: &str, most: usize) -> Vec<(usize, usize)> {
     let starts = lines.iter().enumerate().filter(|(_, line)| begins_function(line));
     let lengths = starts.map(|(start, line)| {
         let close = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
+        // One that a trait only declares ends with its signature.
+        let head = lines[start..].iter().copied().find(|line| line.ends_with(['{', ';', '}'])).unwrap_or_default();
+        let close = if head.ends_with(';') { head } else { &close };
         let end = lines[start..].iter().position(|line| *line == close).unwrap_or(0);
         (start + 1, end + 1)
     });
@@ -244,6 +247,9 @@ mod tests {
         let long = format!("impl A {{\n    pub(super) fn f() {{\n{}    }}\n}}", "        x();\n".repeat(9));
         assert_eq!(long_functions(&long, 10), [(2, 11)]);
         assert_eq!(long_functions(&long, 11), []);
+        let declared =
+            format!("trait T {{\n    fn f(\n        &self,\n    );\n{}}}\n    }}", "    fn g();\n".repeat(9));
+        assert_eq!(long_functions(&declared, 5), []);
     }
 
     #[test]
