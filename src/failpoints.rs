@@ -20,6 +20,8 @@ pub enum Guard {
     Replies,
     /// A mark carries what was deleted since the last one, where the cache does not say who it is.
     Carried,
+    /// The outbox is looked at even when no notification comes.
+    Looks,
 }
 
 /// Steps between receive and confirm.

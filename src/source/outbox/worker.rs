@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::decode::outbox::Shape;
 use crate::error::{Error, Result};
+use crate::failpoints::{Guard, without};
 use crate::observe::{Id, log};
 use crate::postgres::link::answered;
 use crate::postgres::session::Session;
@@ -26,6 +27,9 @@ use crate::source::outbox::taken::Taken;
 /// The pause between looks under load, and when nothing has come for long.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Longer than any test waits, for one that wants to see that a notification wakes the task.
+const PAUSE_UNLOOKED: Duration = Duration::from_secs(3_600);
 
 /// The pause behind a look when a notification came.
 const PAUSE_NOTIFIED: Duration = Duration::from_millis(1);
@@ -85,16 +89,21 @@ pub(super) struct Worker {
     closing: Option<Closing>,
     /// That old transactions are waited for.
     elders_said: Reminder<Id, Instant>,
-    tend_due: Instant,
-    shrink_due: Instant,
     known: std::collections::HashSet<i32>,
     pause: Duration,
-    poll_due: Instant,
     polled: Instant,
-    renew_due: Instant,
-    remove_due: Instant,
+    due: Due,
     /// The last page was not the end of its look.
     unfinished: bool,
+}
+
+/// When each of the task's works comes next.
+struct Due {
+    look: Instant,
+    renewal: Instant,
+    removal: Instant,
+    tending: Instant,
+    shrinking: Instant,
 }
 
 impl Worker {
@@ -121,14 +130,16 @@ impl Worker {
             taken: Taken::default(),
             closing: None,
             elders_said: Reminder::default(),
-            tend_due: now,
-            shrink_due: now + SHRINK_INTERVAL,
             known: Default::default(),
             pause: PAUSE_MIN,
-            poll_due: now,
             polled: now,
-            renew_due: now + RENEW_INTERVAL,
-            remove_due: now,
+            due: Due {
+                look: now,
+                renewal: now + RENEW_INTERVAL,
+                removal: now,
+                tending: now,
+                shrinking: now + SHRINK_INTERVAL,
+            },
             unfinished: false,
         }
     }
@@ -150,23 +161,23 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = self.session.ended.notified() => return Err(Error::transient("the session with the outbox ended")),
-                () = sleep_until(self.remove_due), if due => self.remove(orders.confirmed).await?,
-                () = sleep_until(self.renew_due) => self.remove(0).await?,
+                () = sleep_until(self.due.removal), if due => self.remove(orders.confirmed).await?,
+                () = sleep_until(self.due.renewal) => self.remove(0).await?,
                 changed = self.orders.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
                 }
                 () = self.session.notified.notified() => {
-                    self.poll_due = self.poll_due.min(self.polled + PAUSE_NOTIFIED);
+                    self.due.look = self.due.look.min(self.polled + PAUSE_NOTIFIED);
                 }
-                permit = ready(self.tend_due, self.batches.clone()), if !self.unfinished => {
+                permit = ready(self.due.tending, self.batches.clone()), if !self.unfinished => {
                     let Some(permit) = permit else { return Ok(()) };
                     if let Some(batch) = self.tend().await? {
                         permit.send(Ok(batch));
                     }
                 }
-                permit = ready(self.poll_due, self.batches.clone()) => {
+                permit = ready(self.due.look, self.batches.clone()) => {
                     let Some(permit) = permit else { return Ok(()) };
                     if let Some(batch) = self.look().await? {
                         permit.send(Ok(batch));
@@ -185,8 +196,8 @@ impl Worker {
     async fn tend(&mut self) -> Result<Option<RowBatch>> {
         let now = Instant::now();
         let (client, limit) = (&self.session.client, self.options.answer_timeout);
-        if self.is_drained() && self.taken.is_empty() && self.shrink_due <= now {
-            self.shrink_due = now + SHRINK_INTERVAL;
+        if self.is_drained() && self.taken.is_empty() && self.due.shrinking <= now {
+            self.due.shrinking = now + SHRINK_INTERVAL;
             answered(limit, overflow::shrink(client)).await?;
         }
         let fresh = self.closing.is_none();
@@ -194,7 +205,7 @@ impl Worker {
             self.closing = answered(limit, overflow::close(client)).await?;
             self.elders_said = Reminder::begun(Id::OutboxWaits, now);
         }
-        self.tend_due = now + if self.closing.is_some() { ELDERS_INTERVAL } else { TEND_INTERVAL };
+        self.due.tending = now + if self.closing.is_some() { ELDERS_INTERVAL } else { TEND_INTERVAL };
         let Some(closing) = &self.closing else { return Ok(None) };
         let over = answered(limit, overflow::is_over(client, closing)).await?;
         let (xid, shapes) = (closing.xid, closing.shapes.clone());
@@ -255,7 +266,7 @@ impl Worker {
         self.pause = if page.len() > 0 { PAUSE_MIN } else { (self.pause * 5 / 4).min(PAUSE_MAX) };
         // Looking never takes more than a fifth of the time.
         let pause = if page.is_last { self.pause.max((self.polled - before) * 4) } else { Duration::ZERO };
-        self.poll_due = self.polled + pause;
+        self.due.look = self.polled + if without(Guard::Looks) && page.is_last { PAUSE_UNLOOKED } else { pause };
         let ends = std::mem::replace(&mut self.unfinished, !page.is_last);
         let positions = self.take(&page)?;
         if page.is_last {
@@ -307,7 +318,7 @@ impl Worker {
             Removed::Lost => return Err(Error::transient("another daemon has taken over the outbox")),
         };
         self.renewed = now;
-        (self.renew_due, self.remove_due) = (now + RENEW_INTERVAL, now + pause);
+        (self.due.renewal, self.due.removal) = (now + RENEW_INTERVAL, now + pause);
         Ok(())
     }
 
