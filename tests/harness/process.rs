@@ -3,7 +3,9 @@
 //! Invariant: a server never outlives the process that started it, save by SIGKILL of the latter. Values end their server on
 //! drop; the list is for an end without drops (a panic that aborts, Ctrl-C in the demo).
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
@@ -139,10 +141,16 @@ fn alive(pid: u32) -> bool {
     stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z') && !rest.is_empty())
 }
 
-/// A port that was free a moment ago. Another process may take it first, so whoever uses it tries again.
+/// A port that was free a moment ago, at random from below those that the kernel gives to outgoing connections: none of
+/// them takes it meanwhile, and this process hands it out once. Another test process still may, so servers try again.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address").port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = 10_000 + (RandomState::new().build_hasher().finish() % 22_000) as u16;
+        if GIVEN.lock().expect("no holder panics").insert(port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A user that a server runs as.

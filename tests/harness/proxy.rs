@@ -26,6 +26,8 @@ struct Faults {
     refuse: bool,
     /// Answers stand still as soon as a session is ready.
     stall_when_ready: bool,
+    /// Answers to queries stand still; what a stream sends comes through.
+    only_streams: bool,
     /// Directions that stand still: bytes are neither passed on nor read.
     stalled: Vec<Direction>,
     /// So many bytes of answers pass, over all connections together, then everything is cut and refused.
@@ -136,6 +138,11 @@ impl Proxy {
         self.shared.lock().stall_when_ready = true;
     }
 
+    /// Answers to PostgreSQL's ordinary sessions stand still from now on; a stream that runs goes on.
+    pub fn stall_all_but_streams(&self) {
+        self.shared.lock().only_streams = true;
+    }
+
     /// Each piece of an answer arrives so much later from now on, as from a server that is far away.
     pub fn delay(&self, delay: Duration) {
         self.shared.lock().delay = delay;
@@ -157,7 +164,7 @@ impl Proxy {
         let mut faults = self.shared.lock();
         faults.refuse = false;
         faults.stalled.clear();
-        faults.stall_when_ready = false;
+        (faults.stall_when_ready, faults.only_streams) = (false, false);
         faults.delay = Duration::ZERO;
         faults.answers_left = None;
         self.shared.changed.notify_all();
@@ -202,7 +209,9 @@ fn copy(shared: &Shared, mut from: TcpStream, mut to: TcpStream, direction: Dire
             Ok(read) => read,
         };
         let mut faults = shared.lock();
-        while faults.stalled.contains(&direction) && !faults.closed {
+        // CopyData: pieces begin with a message as long as they are small.
+        let is_answer = direction == Direction::Answers && buffer[0] != b'd';
+        while (faults.stalled.contains(&direction) || faults.only_streams && is_answer) && !faults.closed {
             faults = shared.changed.wait(faults).expect("no holder panics");
         }
         let allowed = match (&mut faults.answers_left, direction) {

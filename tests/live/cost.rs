@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::daemon::Daemon;
-use super::scene::Scene;
+use super::harness::wait::{PATIENCE, eventually};
+use super::scene::{Mode, Scene};
 
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -81,5 +82,29 @@ async fn the_cost_of_an_idle_outbox_and_the_time_from_commit_to_delete() {
         stop.store(true, Ordering::Relaxed);
         load.join().expect("it writes");
         assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+#[tokio::test]
+#[ignore = "figures, not a verdict"]
+async fn the_time_from_a_killed_daemon_to_the_first_delete_of_the_one_that_stands_by() {
+    for mode in Mode::ALL {
+        let scene = Scene::of(mode, Default::default(), &[]).await;
+        let (mut working, mut took) = (scene.daemon().await, Vec::new());
+        for id in 0..10 {
+            let mut waiting = Daemon::start(&scene.config(), &[]);
+            waiting.wait_for_log("id=stream.standing_by");
+            scene.confirmed(&working).await;
+            scene.fill();
+            working.kill();
+            let killed = Instant::now();
+            scene.run(&format!("INSERT INTO visit_bookings VALUES ({id}, 1)")).await;
+            eventually("the key goes", PATIENCE, async || scene.gone().contains("available_slots:1")).await;
+            took.push(killed.elapsed());
+            working = waiting;
+        }
+        took.sort();
+        print(&format!("{mode:?}: taken over"), &took);
+        assert_eq!(working.stop(), Some(0));
     }
 }

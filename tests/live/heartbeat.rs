@@ -1,8 +1,7 @@
 //! What the mark tells while PostgreSQL is idle and while the cache only changed a little: the heartbeat and the ring.
 
-use std::time::Duration;
-
 use super::daemon::Daemon;
+use super::harness::postgres;
 use super::harness::process::Signal;
 use super::harness::proxy::Proxy;
 use super::harness::redis::{Data, Redis, Server};
@@ -26,8 +25,11 @@ pub fn marked_at(scene: &Scene) -> u64 {
 
 #[tokio::test]
 async fn a_cache_that_forgets_while_postgresql_is_idle_is_noticed_with_the_heartbeat() {
-    let mut scene = Scene::start().await;
+    // PostgreSQL is silent for longer than a test is patient: only a heartbeat can notice anything.
+    let conf = vec!["wal_sender_timeout = 10min".to_owned()];
+    let mut scene = Scene::with(postgres::Options { conf, ..Default::default() }, &[]).await;
     let beating = scene.config().replace("[cache]\n", "[cache]\nheartbeat = \"200ms\"\n");
+    let beating = beating.replace("[postgres]\n", "[postgres]\nliveness_timeout = \"10m\"\n");
     let mut daemon = scene.daemon_with(&beating).await;
     daemon.allow_failing_cache();
     scene.confirmed(&daemon).await;
@@ -51,8 +53,7 @@ async fn a_cache_that_forgets_while_postgresql_is_idle_is_noticed_with_the_heart
         let () = scene.cache.ask(command);
         scene.fill();
         daemon.signal(Signal::Cont);
-        // A heartbeat, and the sweep after it; far less than PostgreSQL's own idle messages take.
-        settled(&format!("{command:?} is noticed"), Duration::from_secs(5), async || {
+        settled(&format!("{command:?} is noticed"), PATIENCE, async || {
             let seen = count(&daemon, SWEPT);
             if seen > before { Ok(()) } else { Err(daemon.log()) }
         })

@@ -13,6 +13,7 @@ use crieur::rules::{AnswerColumn, Lookup};
 
 use super::daemon::Daemon;
 use super::harness::postgres::{Options, Postgres};
+use super::harness::wait::{PATIENCE, settled};
 use super::scene::{Mode, RULES, Scene, set};
 
 const TABLES: &str = "
@@ -325,9 +326,21 @@ async fn a_lookup_hangs(mode: Mode) {
     let log_after = daemon.log();
     assert_eq!(log_after.matches("id=lookup.refused").count(), complaints.len(), "{mode:?}: {log_after}");
     locker.batch_execute("COMMIT").await.expect("it holds the lock");
-    let gone = scene.change(&daemon, "DELETE FROM rental_payments WHERE id = 71").await;
-    assert_eq!(gone, set(&["dashboard:41", "payments:lease:71"]));
+    answers(&scene, &daemon).await;
     assert_eq!(daemon.stop(), Some(0));
+}
+
+/// Lookups are answered again: a payment deletes exactly its keys. The limit is short, so a busy machine may need several.
+async fn answers(scene: &Scene, daemon: &Daemon) {
+    let mut id = 10_000;
+    settled("a lookup is answered", PATIENCE, async || {
+        id += 1;
+        match scene.change(daemon, &format!("INSERT INTO rental_payments VALUES ({id}, 71, 1)")).await {
+            gone if gone == set(&["dashboard:41", "payments:lease:71"]) => Ok(()),
+            gone => Err((gone, daemon.log())),
+        }
+    })
+    .await;
 }
 
 /// Behind the slow lookup in the same batch.
@@ -338,7 +351,7 @@ keys = ["pay:{home.property_id}"]
 lookup.home = { sql = "SELECT property_id FROM leases WHERE id = $1", args = ["lease_id"] }
 "#;
 
-/// Each of 500 questions is well within the limit; one after the other they take twenty times as long.
+/// Each of 500 questions is well within the limit; one after the other they take five times as long.
 #[tokio::test]
 async fn many_slow_questions_widen_their_keys_in_time_and_the_daemon_goes_on() {
     for mode in Mode::ALL {
@@ -348,7 +361,7 @@ async fn many_slow_questions_widen_their_keys_in_time_and_the_daemon_goes_on() {
 
 async fn questions_are_slow(mode: Mode) {
     let scene = Scene::of(mode, Options::default(), &[]).await;
-    let config = scene.config().replace("[cache]", "lookup_timeout = \"500ms\"\n[cache]");
+    let config = scene.config().replace("[cache]", "lookup_timeout = \"2s\"\n[cache]");
     let config = config.replace("WHERE l.id = $1\"", "CROSS JOIN LATERAL pg_sleep(0.02 + 0 * l.id) WHERE l.id = $1\"");
     let config = config + HOME;
     scene.run("INSERT INTO leases SELECT i, 1 FROM generate_series(100, 599) AS i").await;
@@ -364,8 +377,7 @@ async fn questions_are_slow(mode: Mode) {
     assert!((1..=3).contains(&complaints.len()), "{complaints:?}");
     assert!(complaints.iter().all(|line| line.contains("owner (")), "{complaints:?}");
     assert!(!log.contains("failed to look up"), "{log}");
-    let gone = scene.change(&daemon, "INSERT INTO rental_payments VALUES (1, 71, 1)").await;
-    assert_eq!(gone, set(&["dashboard:41", "payments:lease:71"]), "{mode:?}");
+    answers(&scene, &daemon).await;
     assert_eq!(daemon.stop(), Some(0));
 }
 

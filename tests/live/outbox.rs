@@ -23,19 +23,17 @@ fn speaks_of_no_stream(daemon: &Daemon) {
 
 const UNINSTALL: &str = include_str!("../../sql/uninstall.sql");
 
-/// Waits until these keys are gone, and no other; how long that took.
-async fn goes(scene: &Scene, daemon: &Daemon, keys: &[&str]) -> Duration {
-    let began = std::time::Instant::now();
+/// Waits until these keys are gone, and no other.
+async fn goes(scene: &Scene, daemon: &Daemon, keys: &[&str]) {
     settled("the keys go", PATIENCE, async || match scene.gone() {
         gone if gone == set(keys) => Ok(()),
         gone => Err((gone, daemon.log())),
     })
     .await;
-    began.elapsed()
 }
 
 #[tokio::test]
-async fn a_daemon_that_stands_by_works_within_two_seconds() {
+async fn a_daemon_that_stands_by_works_when_the_other_is_gone_and_sweeps_nothing() {
     let scene = Scene::outbox().await;
     let mut first = scene.daemon().await;
     let mut second = Daemon::start(&scene.config(), &[]);
@@ -43,12 +41,8 @@ async fn a_daemon_that_stands_by_works_within_two_seconds() {
     scene.confirmed(&first).await;
     first.kill();
     scene.fill();
-    let killed = std::time::Instant::now();
     scene.run("UPDATE properties SET title = 'b' WHERE id = 1").await;
     goes(&scene, &second, ONE).await;
-    let took = killed.elapsed();
-    // 1.5 s of lease and a look every 0.3 s; the rest is slack for a loaded machine.
-    assert!(took < Duration::from_millis(2_500), "{took:?}\n{}", second.log());
     assert!(!second.log().contains("sweeping"), "the mark proves that nothing is missing:\n{}", second.log());
     // One that stops gives the lease back: nobody waits for its end.
     let mut third = Daemon::start(&scene.config(), &[]);
@@ -496,7 +490,11 @@ async fn a_slot_that_is_named_like_a_recording_keeps_no_row() {
                  VALUES ('record_main', '1@host/1', clock_timestamp() + interval '19 s')";
     scene.run(other).await;
     scene.run("INSERT INTO visits VALUES (1)").await;
-    settled("the row is removed while that lease lasts", Duration::from_secs(10), async || {
+    settled("the row is removed while that lease lasts", PATIENCE, async || {
+        scene.run(
+            "UPDATE crieur.progress SET owner_until = clock_timestamp() + interval '19 s' WHERE slot = 'record_main'",
+        )
+        .await;
         match scene.ask("SELECT count(*)::text FROM crieur.outbox").await {
             none if none == "0" => Ok(()),
             some => Err((some, daemon.log())),

@@ -1,16 +1,14 @@
 //! SIGTERM, whatever the daemon waits for: it ends within `limits.stop_timeout`, with 0, and has confirmed nothing that
 //! was not done.
 
-use std::time::{Duration, Instant};
-
 use super::daemon::{Daemon, STARTED};
 use super::harness::postgres::Shutdown;
 use super::harness::proxy::{Direction, Proxy};
 use super::harness::wait::{PATIENCE, eventually};
 use super::scene::{Scene, config};
 
-/// What the last status may take besides, and a machine that does other things.
-const SLACK: Duration = Duration::from_secs(4);
+/// Every other limit is longer than a test is patient: only that of a stop can end a wait.
+const PATIENT: &str = "connect_timeout = \"5m\"\nliveness_timeout = \"5m\"\nlookup_timeout = \"5m\"\n";
 
 /// What it is doing when it hears the signal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +31,8 @@ async fn a_stop_ends_in_time_whatever_is_waited_for() {
     let url = format!("postgres://postgres@127.0.0.1:{}/postgres", postgres.port());
     let limits = "[limits]\nstop_timeout = \"1s\"\n";
     let through = config(&url, &format!("redis://127.0.0.1:{}", cache.port())) + limits;
+    let through = through.replace("[postgres]\n", &format!("[postgres]\n{PATIENT}"));
+    let through = through.replace("[cache]\n", "[cache]\ntimeout = \"5m\"\n");
     for doing in
         [Sweeping, WaitingForTheCache, StandingBy, CreatingItsSlot, WaitingForASilentPostgres, WaitingForPostgres]
     {
@@ -77,10 +77,7 @@ async fn a_stop_ends_in_time_whatever_is_waited_for() {
                 daemon.wait_for_log("id=stream.interrupted");
             }
         }
-        let asked = Instant::now();
         assert_eq!(daemon.stop(), Some(0), "{doing:?}");
-        let took = asked.elapsed();
-        assert!(took < Duration::from_secs(1) + SLACK, "{doing:?} took {took:?}:\n{}", daemon.log());
         cache.heal();
         postgres.heal();
         if let Some(open) = open {
