@@ -32,13 +32,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct AdminState {
     metrics: Arc<Mutex<Metrics>>,
-    cache: Arc<Health>,
+    /// Of the caches that the daemon needs to be ready.
+    caches: Arc<[Arc<Health>]>,
 }
 
 impl AdminState {
-    /// Of a daemon that starts now, with this cache.
-    pub fn new(cache: Arc<Health>) -> Self {
-        AdminState { metrics: Arc::new(Mutex::new(Metrics::new(Instant::now()))), cache }
+    /// Of a daemon that starts now, with these caches.
+    pub fn new(caches: Vec<Arc<Health>>) -> Self {
+        AdminState { metrics: Arc::new(Mutex::new(Metrics::new(Instant::now()))), caches: caches.into() }
     }
 
     /// Takes what the loop says.
@@ -52,7 +53,10 @@ impl AdminState {
 
     fn answer(&self, request: &Request) -> Answer {
         let now = Instant::now();
-        let cache = CacheState { away: self.cache.is_away(), outages: self.cache.outages() };
+        let cache = CacheState {
+            away: self.caches.iter().any(|cache| cache.is_away()),
+            outages: self.caches.iter().map(|cache| cache.outages()).sum(),
+        };
         let verdict = |reason: Option<&'static str>, fine: &'static str| match reason {
             None => Answer::text("200 OK", format!("{fine}\n")),
             Some(reason) => Answer::text("503 Service Unavailable", format!("{reason}\n")),

@@ -32,6 +32,25 @@ pub fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
+/// Commands: a number, perhaps with a decimal point, and `k` or `M`, as in `200k` and `1.5M`.
+pub fn commands(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let digits: u32 = match unit.trim() {
+        "" => 0,
+        "k" | "K" => 3,
+        "M" => 6,
+        _ => return None,
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    // Zeros behind the last digit of the part say nothing.
+    let length: u32 = part.trim_end_matches('0').len().try_into().ok()?;
+    let missing = digits.checked_sub(length)?;
+    let part: u64 = part.parse::<u64>().ok()? / 10_u64.checked_pow(u32::try_from(part.len()).ok()? - length)?;
+    whole.parse::<u64>().ok()?.checked_mul(10_u64.pow(digits))?.checked_add(part.checked_mul(10_u64.pow(missing))?)
+}
+
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -81,6 +100,22 @@ mod tests {
         ];
         for (text, size) in sizes {
             assert_eq!(bytes(text), size, "{text}");
+        }
+        for (text, number) in [
+            ("200k", Some(200_000)),
+            ("1.5M", Some(1_500_000)),
+            ("0.0005 M", Some(500)),
+            ("12", Some(12)),
+            ("2.50k", Some(2_500)),
+            ("1.5", None),
+            ("1.0005k", None),
+            ("1G", None),
+            (".5k", None),
+            ("1.k", None),
+            ("", None),
+            ("99999999999999999999M", None),
+        ] {
+            assert_eq!(commands(text), number, "{text}");
         }
     }
 }

@@ -35,7 +35,7 @@ impl AnyCache {
     /// # Errors
     ///
     /// Definite ones: an address or a file that cannot be used.
-    pub fn new(config: &config::CacheSettings) -> Result<Self> {
+    pub fn new(config: &config::CacheConfig) -> Result<Self> {
         Ok(AnyCache::Server(Box::new(RedisCache::new(config)?)))
     }
 

@@ -26,7 +26,7 @@ use super::{Cache, Deleted, Swap, Swept, reply, scan, sweep};
 use crate::amount::shown;
 use crate::cache::continuity::Lineage;
 use crate::config::{self, Leases, Metering};
-use crate::error::{Error, Result};
+use crate::error::{Error, Exit, Result};
 use crate::keys::KeySet;
 use crate::observe::{Id, log};
 use crate::reminder::Reminder;
@@ -90,7 +90,7 @@ pub struct RedisCache {
 
 impl RedisCache {
     /// Checks URL and certificate authority; connects on the first call.
-    pub fn new(config: &config::CacheSettings) -> Result<Self> {
+    pub fn new(config: &config::CacheConfig) -> Result<Self> {
         let place = if config.url.origin().is_empty() { "cache.url" } else { config.url.origin() };
         let address = match CacheAddress::new(&config.url, &config.tls)? {
             CacheAddress::Single(address) => address,

@@ -183,9 +183,12 @@ fn check(config: &Config, shown: Shown) -> Result<Exit> {
         }
         let origin = Origin::of(config)?;
         let session = origin.session().await?;
-        let cache = AnyCache::new(&config.cache)?;
-        let cache = cache.examine(&config.postgres.slot, &config.rules.patterns()).await;
-        let checked = check::run(&origin, &session.client, cache, shown, &mut LastingOut::stdout()).await;
+        let mut examined = Vec::new();
+        for cache in &config.caches {
+            let answers = AnyCache::new(cache)?.examine(&config.postgres.slot, &config.rules.patterns()).await;
+            examined.push((cache, answers));
+        }
+        let checked = check::run(&origin, &session.client, examined, shown, &mut LastingOut::stdout()).await;
         checked.map_err(|error| origin.blamed(error))
     })
 }
@@ -219,8 +222,8 @@ fn diff(files: &[PathBuf], recording: &Path) -> Exit {
 }
 
 fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {
-    let cache = AnyCache::new(&config.cache)?;
-    block_on(coverage::run(config, arguments, &cache, &mut LastingOut::stdout()))
+    let caches = config.caches.iter().map(|cache| Ok((cache, AnyCache::new(cache)?))).collect::<Result<Vec<_>>>()?;
+    block_on(coverage::run(config, arguments, &caches, &mut LastingOut::stdout()))
 }
 
 fn setup(config: &Config, how: (setup::Doing, Slotting)) -> Result<Exit> {
@@ -246,8 +249,9 @@ fn record(config: &Config, arguments: &record::RecordArgs) -> Result<Exit> {
 fn replay(config: &Config, arguments: &replay::ReplayArgs) -> Result<Exit> {
     let recording = recorded(&arguments.recording)?;
     block_on(async {
-        let cache = arguments.execute.then(|| AnyCache::new(&config.cache)).transpose()?;
-        replay::run(config, &recording, cache.as_ref(), &mut std::io::stdout()).await
+        let caches = if arguments.execute { config.caches.as_slice() } else { &[] };
+        let caches = caches.iter().map(AnyCache::new).collect::<Result<Vec<_>>>()?;
+        replay::run(config, &recording, &caches, &mut std::io::stdout()).await
     })
 }
 

@@ -98,6 +98,9 @@ fn value(kind: ConfigKind) -> String {
         ConfigKind::Count(least, most) => format!("Value: a whole number from `{least}` to `{most}`."),
         ConfigKind::Texts => "Value: a list of texts.".to_owned(),
         ConfigKind::Prefixes => "Value: a list of texts, each with its only `*` at the end.".to_owned(),
+        ConfigKind::Secret => "Value: a text, which is never shown.".to_owned(),
+        ConfigKind::Flag => "Value: `true` or `false`.".to_owned(),
+        ConfigKind::Budget => "Value: commands a month, such as `\"200k\"` or `\"1.5M\"`, or `\"none\"`.".to_owned(),
         ConfigKind::Socket => "Value: an address and a port.".to_owned(),
     }
 }
@@ -113,7 +116,9 @@ fn default(key: &ConfigKey) -> String {
             let items: Vec<_> = list.split(',').map(|item| format!("\"{item}\"")).collect();
             format!("`Default:` `[{}]`.", items.join(", "))
         }
-        Some(number) if matches!(key.kind, ConfigKind::Count(..)) => format!("`Default:` `{number}`."),
+        Some(number) if matches!(key.kind, ConfigKind::Count(..) | ConfigKind::Flag) => {
+            format!("`Default:` `{number}`.")
+        }
         Some(text) => format!("`Default:` `\"{text}\"`."),
     }
 }

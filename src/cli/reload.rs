@@ -3,6 +3,7 @@
 //! Only `[[rules]]`, what they share, and `cache.invalidate` can change while the daemon runs; a change of anything else
 //! is named and waits for the next start.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::Signal;
@@ -10,11 +11,10 @@ use tokio::sync::mpsc::Sender;
 
 use crate::cli::output::say;
 use crate::cli::process::environment;
-use crate::config::{Config, Effective};
+use crate::config::{CacheConfig, Config, Effective};
 use crate::mistake::Mistakes;
 use crate::observe::{Id, log};
 use crate::rules::Rules;
-use crate::rules::plan::custom::SETTING;
 use crate::run::Reload;
 use crate::secret::Secret;
 
@@ -32,7 +32,7 @@ impl RulesFile {
     pub(super) fn new(path: &Path, config: &Config) -> Self {
         RulesFile {
             path: path.to_owned(),
-            protect: config.cache.protect.clone(),
+            protect: config.protect.clone(),
             settings: config.effective().collect(),
             addresses: addresses(config),
             digest: config.rules.digest().to_owned(),
@@ -81,37 +81,36 @@ impl RulesFile {
 }
 
 /// Addresses with their secrets, by the names of their settings. Never shown.
-type Addresses = [(&'static str, Vec<String>); 3];
+type Addresses = Vec<(String, Vec<String>)>;
 
-/// Their names. Where a list was empty it is not redacted, so its text changes as well.
-const ADDRESSES: [&str; 3] = ["postgres.url", "postgres.replicas", "cache.url"];
+/// Ends of their names. Where a list was empty it is not redacted, so its text changes as well.
+const ADDRESSES: [&str; 3] = [".url", ".replicas", ".token"];
 
 fn addresses(config: &Config) -> Addresses {
     let texts = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect();
     let one = std::slice::from_ref::<Secret>;
-    let [postgres, replicas, cache] = ADDRESSES;
-    [
-        (postgres, texts(one(&config.postgres.url))),
-        (replicas, texts(&config.postgres.replicas)),
-        (cache, texts(one(&config.cache.url))),
-    ]
+    let of_cache = |cache: &CacheConfig| (format!("{}.url", cache.section), texts(one(&cache.url)));
+    let postgres = [("url", texts(one(&config.postgres.url))), ("replicas", texts(&config.postgres.replicas))];
+    let postgres = postgres.into_iter().map(|(name, texts)| (format!("postgres.{name}"), texts));
+    postgres.chain(config.caches.iter().map(of_cache)).collect()
 }
 
 /// Names of those that differ: a password that was changed, a host that moved.
-fn moved(before: &Addresses, now: &Addresses) -> impl Iterator<Item = &'static str> {
-    before.iter().zip(now).filter(|(before, now)| before != now).map(|((name, _), _)| *name)
+fn moved(before: &Addresses, now: &Addresses) -> Vec<String> {
+    let names: BTreeSet<&String> = before.iter().chain(now).map(|(name, _)| name).collect();
+    let texts =
+        |all: &Addresses, wanted: &str| all.iter().find(|(name, _)| name == wanted).map(|(_, texts)| texts.clone());
+    names.into_iter().filter(|name| texts(before, name) != texts(now, name)).cloned().collect()
 }
 
 /// Names of settings that differ and that only a start reads. Addresses are redacted and look alike: see [`moved`].
-fn changed(before: &[Effective], now: &[Effective]) -> Vec<&'static str> {
-    let value = |list: &[Effective], name: &str| {
-        list.iter().find(|(key, _, _)| *key == name).map(|(_, value, _)| value.clone())
-    };
-    let mut names: Vec<&str> = before.iter().chain(now).map(|(name, _, _)| *name).collect();
-    names.sort_unstable();
-    names.dedup();
-    names.retain(|name| *name != SETTING && !ADDRESSES.contains(name) && value(before, name) != value(now, name));
-    names
+fn changed(before: &[Effective], now: &[Effective]) -> Vec<String> {
+    let value =
+        |list: &[Effective], name: &str| list.iter().find(|(key, _, _)| key == name).map(|(_, value, _)| value.clone());
+    let waits = |name: &str| !name.ends_with(".invalidate") && !ADDRESSES.iter().any(|end| name.ends_with(end));
+    let names: BTreeSet<&String> = before.iter().chain(now).map(|(name, _, _)| name).collect();
+    let differs = |name: &&String| waits(name) && value(before, name) != value(now, name);
+    names.into_iter().filter(differs).cloned().collect()
 }
 
 /// Lines of their own, as at the start.
@@ -148,7 +147,8 @@ mod tests {
 
     #[test]
     fn only_settings_that_a_start_reads_wait_for_one() {
-        let setting = |name, value: &str| (name, value.to_owned(), "file".to_owned());
+        use crate::rules::plan::custom::SETTING;
+        let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned(), "file".to_owned());
         let before = [setting("cache.timeout", "5s"), setting("cache.protect", "a"), setting(SETTING, "")];
         let now = [setting("cache.timeout", "5s"), setting("cache.protect", "b"), setting(SETTING, "c:*")];
         assert_eq!(changed(&before, &now), ["cache.protect"]);
@@ -160,9 +160,12 @@ mod tests {
         let of = |url: &str, replicas: &[&str]| {
             let replicas = replicas.iter().map(|replica| (*replica).to_owned()).collect();
             [("postgres.url", vec![url.to_owned()]), ("postgres.replicas", replicas), ("cache.url", vec!["c".into()])]
+                .map(|(name, texts)| (name.to_owned(), texts))
+                .to_vec()
         };
-        let names = |before, now| moved(&before, &now).collect::<Vec<_>>();
+        let names = |before, now| moved(&before, &now);
         assert_eq!(names(of("a", &["r"]), of("a", &["r"])), [""; 0]);
+        assert_eq!(names(of("a", &[]), of("a", &[])[..2].to_vec()), ["cache.url"]);
         assert_eq!(names(of("a", &["r"]), of("b", &["r"])), ["postgres.url"]);
         assert_eq!(names(of("a", &[]), of("a", &["r"])), ["postgres.replicas"]);
         assert_eq!(names(of("a", &["r", "s"]), of("a", &["s", "r"])), ["postgres.replicas"]);

@@ -25,7 +25,7 @@ pub struct ReplayArgs {
     /// The configuration file; its rules decide what is deleted.
     #[arg(long, value_name = "FILE", default_value = "/etc/crieur/crieur.toml")]
     pub config: PathBuf,
-    /// Delete the keys from the configured cache.
+    /// Delete the keys from the configured caches.
     #[arg(long)]
     pub execute: bool,
 }
@@ -50,31 +50,27 @@ pub async fn transactions(
     Ok(count)
 }
 
-/// Prints the recording's transactions; with a cache, deletes what they name and says how much existed.
-pub async fn run(
-    config: &Config,
-    recording: &Recording,
-    cache: Option<&AnyCache>,
-    out: &mut impl Write,
-) -> Result<Exit> {
+/// Prints the recording's transactions; with caches, deletes what they name from each and says how much existed.
+pub async fn run(config: &Config, recording: &Recording, caches: &[AnyCache], out: &mut impl Write) -> Result<Exit> {
     let (mut sent, mut existed) = (0, 0);
     let bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);
     let count = transactions(recording, &config.rules, bytes_max, async |settled: Settled| {
         write!(out, "{settled}").map_err(cannot_write)?;
-        let Some(cache) = cache else { return Ok(()) };
-        let deleted = cache.delete(&[&settled.load.keys, &settled.found.keys]).await?;
-        (sent, existed) = (sent + deleted.sent, existed + deleted.existed);
-        for patterns in [&settled.load.patterns, &settled.found.patterns] {
-            if !patterns.is_empty() {
-                existed += cache.sweep(patterns).await?.deleted;
+        for cache in caches {
+            let deleted = cache.delete(&[&settled.load.keys, &settled.found.keys]).await?;
+            (sent, existed) = (sent + deleted.sent, existed + deleted.existed);
+            for patterns in [&settled.load.patterns, &settled.found.patterns] {
+                if !patterns.is_empty() {
+                    existed += cache.sweep(patterns).await?.deleted;
+                }
             }
         }
         Ok(())
     })
     .await?;
-    let end = match cache {
-        None => writeln!(out, "{count} transactions delete something; nothing was deleted now"),
-        Some(_) => writeln!(out, "{count} transactions, {sent} keys sent, {existed} existed and are deleted"),
+    let end = match caches {
+        [] => writeln!(out, "{count} transactions delete something; nothing was deleted now"),
+        [..] => writeln!(out, "{count} transactions, {sent} keys sent, {existed} existed and are deleted"),
     };
     end.map_err(cannot_write)?;
     Ok(Exit::Ok)

@@ -14,7 +14,7 @@ use crate::cli::progress::ProgressLine;
 use crate::cli::reload::{self, RulesFile};
 use crate::cli::status::Status;
 use crate::cli::{dry, log};
-use crate::config::{Config, Mode, Postgres};
+use crate::config::{CacheConfig, Config, Mode, Postgres};
 use crate::control::Control;
 use crate::control::pooled::PooledControl;
 use crate::control::session::ControlSession;
@@ -55,6 +55,11 @@ pub fn run(config: Config, file: &Path) -> Exit {
     log!(Id::Starts, version = env!("CARGO_PKG_VERSION"), "crieur starts");
     for (key, value, origin) in config.effective() {
         log!(Id::Setting, %origin, "{key} = {value}");
+    }
+    if config.caches.len() > 1 {
+        let of = |cache: &CacheConfig| format!("{} ({})", cache.name, cache.url.origin());
+        let named: Vec<String> = config.caches.iter().map(of).collect();
+        log!(Id::SeveralCaches, "{} caches: {}", named.len(), named.join(", "));
     }
     let result = block_on(stream(config, file, recent));
     notify(&[NotifyState::Stopping]);
@@ -118,15 +123,15 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// What the configuration says of the cache.
-fn policy(config: &Config) -> Policy {
+/// What the configuration says of a cache.
+fn policy(cache: &CacheConfig) -> Policy {
     Policy {
-        echo: if without(Guard::Echo) { Vec::new() } else { config.cache.echo.clone() },
-        echo_wal_bytes_max: config.cache.echo_wal_bytes_max,
-        on_gap: config.cache.on_gap,
-        heartbeat: config.cache.heartbeat,
-        metering: config.cache.metering,
-        required: true,
+        echo: if without(Guard::Echo) { Vec::new() } else { cache.echo.clone() },
+        echo_wal_bytes_max: cache.echo_wal_bytes_max,
+        on_gap: cache.on_gap,
+        heartbeat: cache.heartbeat,
+        metering: cache.metering,
+        required: cache.required,
         hold_wal_bytes_max: HOLDS_FOR_EVER,
     }
 }
@@ -145,15 +150,18 @@ where
     S::Ack: 'static,
     D: Control + 'static,
 {
-    let (settings, policy) = (settings(&config), policy(&config));
-    let cache = AnyCache::new(&config.cache)?;
-    let watch = AdminState::new(cache.health());
+    let settings = settings(&config);
+    let caches = config.caches.iter().map(|cache| Ok((AnyCache::new(cache)?, policy(cache))));
+    let caches = caches.collect::<Result<Vec<_>>>()?;
+    let healths = caches.iter().filter(|(_, policy)| policy.required).map(|(cache, _)| cache.health());
+    let healths: Vec<_> = healths.collect();
+    let watch = AdminState::new(healths.clone());
     if let Some(address) = config.admin {
         admin::serve(address, watch.clone()).await?;
     }
     let rules_file = RulesFile::new(file, &config);
     let stop = stop_signal()?;
-    let (mut progress, status) = (ProgressLine::default(), Status::new(cache.health()));
+    let (mut progress, status) = (ProgressLine::default(), Status::new(healths));
     let teller = status.clone();
     let news = move |news: News| {
         status.news(&news);
@@ -164,7 +172,7 @@ where
     let (sender, reloads) = mpsc::channel(1);
     let hangup = listen(SignalKind::hangup())?;
     let first = control(&config.rules);
-    let pipeline = Pipeline::new(source, vec![(cache, policy)], first, config.rules, settings, news).reloading(reloads);
+    let pipeline = Pipeline::new(source, caches, first, config.rules, settings, news).reloading(reloads);
     tokio::select! {
         ended = pipeline.run(stop) => ended,
         () = reload::at_each(hangup, rules_file, control, sender) => unreachable!("it waits for signals for ever"),

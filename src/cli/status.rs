@@ -153,17 +153,17 @@ pub(super) struct Status(Rc<RefCell<Told>>);
 
 struct Told {
     standing: Standing,
-    cache: Arc<Health>,
+    caches: Vec<Arc<Health>>,
     at: Option<Instant>,
     line: String,
     wrong: Vec<&'static str>,
 }
 
 impl Status {
-    /// Of a daemon that starts now, with this cache.
-    pub(super) fn new(cache: Arc<Health>) -> Self {
+    /// Of a daemon that starts now, with these caches.
+    pub(super) fn new(caches: Vec<Arc<Health>>) -> Self {
         let standing = Standing::new(Instant::now());
-        Status(Rc::new(RefCell::new(Told { standing, cache, at: None, line: String::new(), wrong: Vec::new() })))
+        Status(Rc::new(RefCell::new(Told { standing, caches, at: None, line: String::new(), wrong: Vec::new() })))
     }
 
     /// Takes what the loop says.
@@ -198,7 +198,7 @@ impl Status {
     /// With `more`, or when something went wrong or right, at once; when only numbers changed, now and then.
     fn tell(&self, more: &[NotifyState<'_>]) {
         let (mut told, now) = (self.0.borrow_mut(), Instant::now());
-        let away = told.cache.is_away();
+        let away = told.caches.iter().any(|cache| cache.is_away());
         told.standing.cache(away, now);
         let (line, wrong) = told.standing.line(now);
         let due = told.at.is_none_or(|at| now.duration_since(at) >= INTERVAL);

@@ -5,12 +5,16 @@
 
 use std::path::Path;
 
-use crate::config::environment::Given;
+use crate::config::environment::{self, Given};
 use crate::error::{Error, Exit, Result};
 use crate::mistake::Place;
 
-/// Credential file name, and the environment variable whose value it holds.
-pub const CREDENTIALS: [(&str, &str); 2] = [("database_url", "DATABASE_URL"), ("redis_url", "REDIS_URL")];
+/// The variable whose value the credential of this name holds: its own name in upper case, if we read such a variable.
+fn variable(credential: &str) -> Option<String> {
+    let name = credential.to_ascii_uppercase();
+    let is_ours = environment::is_of_applications(&name) || name.starts_with("CRIEUR__");
+    (is_ours && credential == credential.to_ascii_lowercase()).then_some(name)
+}
 
 /// The value of a credential: one trailing line end is an editor's habit, not a part of the secret.
 fn value(text: &str) -> Option<String> {
@@ -19,14 +23,18 @@ fn value(text: &str) -> Option<String> {
     (!text.trim().is_empty()).then(|| text.to_owned())
 }
 
-/// What `directory` (`$CREDENTIALS_DIRECTORY`) holds a file for; a missing file is no error.
+/// What `directory` (`$CREDENTIALS_DIRECTORY`) holds files for; other files are of other programs.
 pub fn from_directory(directory: &Path) -> Result<Vec<Given>> {
     let mut found = Vec::new();
-    for (file, name) in CREDENTIALS {
+    // systemd makes the directory; where somebody else names one that is not there, there are no credentials.
+    let Ok(entries) = std::fs::read_dir(directory) else { return Ok(found) };
+    let mut files: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    files.sort();
+    for (file, name) in files.iter().filter_map(|file| Some((file, variable(file)?))) {
         let path = directory.join(file);
         match std::fs::read_to_string(&path) {
             Ok(text) => found.extend(value(&text).map(|value| Given {
-                name: name.to_owned(),
+                name: name.clone(),
                 value,
                 place: Place::Whole(path.display().to_string()),
             })),

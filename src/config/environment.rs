@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use strsim::osa_distance;
 
 use crate::config::layers::Layer;
+use crate::config::named::{self, MAIN, Section};
 use crate::config::reference::{ConfigKey, reference};
 use crate::mistake::{Mistakes, Place, suggestion};
 use crate::postgres::dsn::Dsn;
@@ -18,6 +19,9 @@ pub const LOG: &str = "CRIEUR_LOG";
 
 /// Levels, from the fewest lines to the most; a number from 0 means the same.
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// The address of an Upstash database, and its token: what Upstash and Vercel put into an application's environment.
+pub(super) const UPSTASH: [&str; 2] = ["UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"];
 
 /// Variables of test builds (`failpoints.rs`).
 const OF_TESTS: [&str; 2] = ["CRIEUR_CRASH_AT", "CRIEUR_WITHOUT"];
@@ -58,6 +62,13 @@ impl std::fmt::Debug for Given {
 #[derive(Debug, Default)]
 pub(super) struct Environment(BTreeMap<String, Given>);
 
+impl Environment {
+    /// A value that is not blank: an application may export the name empty to say "none".
+    pub(super) fn given(&self, name: &str) -> Option<&Given> {
+        self.0.get(name).filter(|given| !given.value.trim().is_empty())
+    }
+}
+
 impl<G: Into<Given>> FromIterator<G> for Environment {
     fn from_iter<I: IntoIterator<Item = G>>(all: I) -> Self {
         Environment(all.into_iter().map(Into::into).map(|given| (given.name.clone(), given)).collect())
@@ -66,21 +77,35 @@ impl<G: Into<Given>> FromIterator<G> for Environment {
 
 /// Whether a variable must be readable text: one of ours, or one that an application may have for us.
 pub fn concerns_us(name: &str) -> bool {
-    name.to_ascii_uppercase().starts_with("CRIEUR_") || reference().iter().any(|key| key.also == Some(name))
+    name.to_ascii_uppercase().starts_with("CRIEUR_") || is_of_applications(name)
 }
 
-/// The two layers of the environment: below the file, above the file.
-pub(super) fn layers(environment: &Environment, mistakes: &mut Mistakes) -> (Layer, Layer) {
+/// Whether it is a name that an application may have for us.
+pub(super) fn is_of_applications(name: &str) -> bool {
+    reference().iter().any(|key| key.also == Some(name)) || UPSTASH.contains(&name)
+}
+
+/// The two layers of the environment: below the file, above the file. `caches` are the names in the file.
+pub(super) fn layers(environment: &Environment, caches: &[&str], mistakes: &mut Mistakes) -> (Layer, Layer) {
     let (mut below, mut above) = (Layer::default(), Layer::default());
     for Given { name, value, place } in environment.0.values() {
         let place = place.clone();
         if let Some(key) = reference().iter().find(|key| key.also == Some(name)) {
-            // An application may export the name empty to say "none".
-            if !value.trim().is_empty() {
-                below.set(key, value.as_str(), place, mistakes);
+            if environment.given(name).is_some() {
+                below.set(&Section::written(key.split().0), key, value.as_str(), place, mistakes);
             }
         } else if let Some(key) = reference().iter().find(|key| key.variable() == *name) {
-            above.set(key, value.as_str(), place, mistakes);
+            let section = Section::written(key.split().0);
+            if let Some(twin) = twin(environment, name, key, &section) {
+                let message = format!("{name} and {twin} are two names of one setting");
+                mistakes.error(place, message, format!("set one of the two: [cache] is the cache named {MAIN}"));
+                continue;
+            }
+            above.set(&section, key, value.as_str(), place, mistakes);
+        } else if let Some(of_a_cache) = name.strip_prefix(named::VARIABLES) {
+            named_cache(of_a_cache, caches, &mut above, (name, value, place), mistakes);
+        } else if UPSTASH.contains(&name.as_str()) {
+            // Whether they make a cache depends on what else there is: see `caches.rs`.
         } else if name == LOG {
             if !value.trim().is_empty() && level(value).is_none() {
                 let allowed = format!("{LOG} must be one of: {}", LEVELS.join(", "));
@@ -93,6 +118,44 @@ pub(super) fn layers(environment: &Environment, mistakes: &mut Mistakes) -> (Lay
     (below, above)
 }
 
+/// The variable of the same setting of the cache named `main`.
+fn twin(environment: &Environment, name: &str, key: &ConfigKey, section: &Section) -> Option<String> {
+    let twin = Section::of_cache(section.cache()?).variable(key);
+    (twin != name && environment.0.contains_key(&twin)).then_some(twin)
+}
+
+/// Takes `CRIEUR__CACHES__NAME__KEY`, of which `rest` is `NAME__KEY`.
+fn named_cache(
+    rest: &str,
+    caches: &[&str],
+    above: &mut Layer,
+    (variable, value, place): (&str, &str, Place),
+    mistakes: &mut Mistakes,
+) {
+    let unknown = |mistakes: &mut Mistakes, place, note| {
+        mistakes.error(place, format!("unknown environment variable {variable}"), note);
+    };
+    let Some((name, key_name)) = rest.rsplit_once("__") else {
+        return unknown(mistakes, place, format!("write {}NAME__URL with the name of a cache", named::VARIABLES));
+    };
+    // A variable has no lower case and no hyphen: the file says how the name is written.
+    let in_file = caches.iter().find(|cache| named::in_variables(cache) == name);
+    let name = in_file.map_or_else(|| name.to_ascii_lowercase(), |cache| (*cache).to_owned());
+    let section = Section::of_cache(&name);
+    let keys = || reference().iter().filter(|key| key.is_of_a_cache());
+    if let Some(wrong) = named::wrong(&name) {
+        return unknown(mistakes, place, format!("\"{name}\" is not the name of a cache: {wrong}; {}", named::FORM));
+    }
+    let Some(key) = keys().find(|key| key.split().1.eq_ignore_ascii_case(key_name)) else {
+        let known: Vec<String> = keys().map(|key| section.variable(key)).collect();
+        return unknown(mistakes, place, suggestion(variable, known.iter().map(String::as_str)));
+    };
+    if variable != section.variable(key) {
+        return unknown(mistakes, place, format!("did you mean \"{}\"?", section.variable(key)));
+    }
+    above.set(&section, key, value, place, mistakes);
+}
+
 /// What was meant by a variable that is not ours, but written as if.
 fn slip(name: &str) -> Option<String> {
     let known: Vec<String> = reference().iter().map(ConfigKey::variable).chain([LOG.to_owned()]).collect();
@@ -103,8 +166,22 @@ fn slip(name: &str) -> Option<String> {
     if !squeezed.starts_with("CRIEUR_") || OF_TESTS.contains(&name) {
         return None;
     }
+    let caches = named::VARIABLES.replace("__", "_");
+    if let Some((name, key)) = squeezed.strip_prefix(&caches).and_then(|rest| of_a_cache(rest)) {
+        return Some(format!("did you mean \"{}{name}__{key}\"? {PARTED}", named::VARIABLES));
+    }
     let meant = known.iter().find(|known| osa_distance(&squeezed, &self::squeezed(known)) <= 2)?;
-    Some(format!("did you mean \"{meant}\"? sections and keys are parted by two underscores"))
+    Some(format!("did you mean \"{meant}\"? {PARTED}"))
+}
+
+/// How the parts of our variables are told from each other.
+const PARTED: &str = "sections, names and keys are parted by two underscores";
+
+/// The name and the key of `DAKAR_TLS_CA`, if it ends in a key of a cache.
+fn of_a_cache(rest: &str) -> Option<(&str, String)> {
+    let keys = reference().iter().filter(|key| key.is_of_a_cache()).map(|key| key.split().1.to_ascii_uppercase());
+    let named = |key: String| Some((rest.strip_suffix(&key)?.strip_suffix('_')?, key));
+    keys.filter_map(named).filter(|(name, _)| !name.is_empty()).min_by_key(|(name, _)| name.len())
 }
 
 /// The name in upper case, each run of underscores as one.
@@ -119,9 +196,7 @@ fn squeezed(name: &str) -> String {
 /// Addresses that stand where crieur does not look; said when `missing` (a key's name) is nowhere else.
 pub(super) fn elsewhere(environment: &Environment, missing: &ConfigKey, mistakes: &mut Mistakes) {
     let (schemes, others): (&[&str], &[&str]) = match missing.name {
-        "cache.url" => {
-            (&["redis://", "rediss://", "valkey://", "valkeys://"], &["UPSTASH_REDIS_REST_URL", "KV_REST_API_URL"])
-        }
+        "cache.url" => (&["redis://", "rediss://", "valkey://", "valkeys://"], &["KV_REST_API_URL"]),
         _ => (&["postgres://", "postgresql://"], &["PGHOST", "PGHOSTADDR", "PGSERVICE"]),
     };
     let read = missing.also.unwrap_or_default();
@@ -137,7 +212,7 @@ pub(super) fn elsewhere(environment: &Environment, missing: &ConfigKey, mistakes
             mistakes.warning(place, message, format!("crieur reads {read}"));
         } else if others.contains(&name.as_str()) {
             let note = match missing.name {
-                "cache.url" => "it is of a REST interface; for Upstash write rediss://default:<token>@<endpoint>:6379",
+                "cache.url" => "crieur reads UPSTASH_REDIS_REST_URL with UPSTASH_REDIS_REST_TOKEN",
                 _ => "crieur reads none of libpq's variables: write postgres://user:password@host:port/database",
             };
             mistakes.warning(place, format!("{name} does not say {}", missing.name), note);
@@ -189,6 +264,11 @@ mod tests {
             ("CRIEUR_CACHE__PROTECT", "a", Some("CRIEUR__CACHE__PROTECT")),
             ("crieur__cache__on_gap", "warn", Some("CRIEUR__CACHE__ON_GAP")),
             ("CRIEUR_POSTGRES_SLOTS", "a", Some("CRIEUR__POSTGRES__SLOT")),
+            ("CRIEUR_CACHES_DAKAR_TLS_CA", "a", Some("CRIEUR__CACHES__DAKAR__TLS_CA")),
+            ("CRIEUR__CACHES__DAKAR__URLS", "a", Some("did you mean \"CRIEUR__CACHES__DAKAR__URL\"?")),
+            ("CRIEUR__CACHES__DAKAR", "a", Some("CRIEUR__CACHES__NAME__URL")),
+            ("CRIEUR__CACHES__DAKAR__URL", "redis://a", None),
+            ("CRIEUR_CACHES_SERVICE_HOST", "10.0.0.1", None),
             ("CRIEUR__LOG", "info", Some("CRIEUR_LOG")),
             ("CRIEUR_LOGS", "info", Some("CRIEUR_LOG")),
             ("CRIEUR_LOG", "verbose", Some("one of: off, error, warn, info, debug, trace")),
@@ -203,7 +283,7 @@ mod tests {
             ("CRIEUR", "/usr/bin/crieur", None),
         ] {
             let mut mistakes = Mistakes::default();
-            layers(&variables(&[(name, value)]), &mut mistakes);
+            layers(&variables(&[(name, value)]), &[], &mut mistakes);
             let said = mistakes.to_string();
             match meant {
                 Some(words) => assert!(said.contains(words) && said.contains(name), "{name}={value}: {said}"),
@@ -219,10 +299,10 @@ mod tests {
             ("KV_URL", "rediss://:hunter2@h"),
             ("PGHOST", "hunter2"),
             ("POSTGRES_URL", "postgres://u:hunter2@h"),
-            ("UPSTASH_REDIS_REST_URL", "https://hunter2.upstash.io"),
+            ("KV_REST_API_URL", "https://hunter2.upstash.io"),
         ]);
         for (missing, names) in
-            [("cache.url", ["KV_URL", "UPSTASH_REDIS_REST_URL"]), ("postgres.url", ["PGHOST", "POSTGRES_URL"])]
+            [("cache.url", ["KV_URL", "KV_REST_API_URL"]), ("postgres.url", ["PGHOST", "POSTGRES_URL"])]
         {
             let mut mistakes = Mistakes::default();
             elsewhere(&there, key(missing), &mut mistakes);

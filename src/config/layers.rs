@@ -3,6 +3,7 @@
 //! An explicit line of the file wins over DATABASE_URL, which an application's environment may hold for its own, pooled
 //! connection; `CRIEUR__POSTGRES__URL` can only be meant for this daemon and wins over the file.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -10,17 +11,18 @@ use config::{ConfigError, Map, Source, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::config::named::{self, MAIN, Section};
 use crate::config::reference::{ConfigKey, ConfigKind, Unfit, reference};
 use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::rules::read::parse::TOP;
 
 type Toml<'i> = Spanned<DeValue<'i>>;
 
-/// Values of one origin, by full key.
+/// Values by the table's names of their keys: what one origin says of one cache, or of everything else.
 #[derive(Clone, Debug, Default)]
-pub struct Layer(Map<String, Value>);
+pub struct Values(Map<String, Value>);
 
-impl Source for Layer {
+impl Source for Values {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
         Box::new(self.clone())
     }
@@ -30,12 +32,12 @@ impl Source for Layer {
     }
 }
 
-impl Layer {
+impl Values {
     /// The defaults of the table of keys.
     pub fn defaults() -> Self {
         let value =
             |key: &ConfigKey| Some((key.name.to_owned(), Value::new(Some(&"default".to_owned()), key.default?)));
-        Layer(reference().iter().filter_map(value).collect())
+        Values(reference().iter().filter_map(value).collect())
     }
 
     /// With addresses that nobody connects to.
@@ -45,14 +47,64 @@ impl Layer {
         }
         self
     }
+}
 
-    pub(super) fn set(&mut self, key: &ConfigKey, kind: impl Into<ValueKind>, place: Place, mistakes: &mut Mistakes) {
+/// Values of one origin: those of each cache by its name, and all others.
+#[derive(Clone, Debug, Default)]
+pub struct Layer {
+    others: Values,
+    caches: BTreeMap<String, Values>,
+}
+
+impl Layer {
+    /// What it says of a cache, or of everything else.
+    pub(super) fn of(&self, cache: Option<&str>) -> Values {
+        match cache {
+            Some(name) => self.caches.get(name).cloned().unwrap_or_default(),
+            None => self.others.clone(),
+        }
+    }
+
+    /// The caches that it speaks of.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.caches.keys().map(String::as_str)
+    }
+
+    /// The text of a cache's key.
+    pub(super) fn text(&self, cache: &str, key: &str) -> Option<String> {
+        let value = self.caches.get(cache)?.0.get(key)?;
+        value.clone().into_string().ok()
+    }
+
+    /// Speaks of the cache no more.
+    pub(super) fn forget(&mut self, cache: &str) {
+        self.caches.remove(cache);
+    }
+
+    /// Speaks of the cache, whatever follows.
+    fn mention(&mut self, cache: &str) {
+        self.caches.entry(cache.to_owned()).or_default();
+    }
+
+    /// Takes a value of the key in `section`.
+    pub(super) fn set(
+        &mut self,
+        section: &Section,
+        key: &ConfigKey,
+        kind: impl Into<ValueKind>,
+        place: Place,
+        mistakes: &mut Mistakes,
+    ) {
         let value = Value::new(Some(&place.to_string()), kind);
         match key.kind.check(&value) {
             Ok(_) => {
-                self.0.insert(key.name.to_owned(), value);
+                let values = match section.cache() {
+                    Some(name) => self.caches.entry(name.to_owned()).or_default(),
+                    None => &mut self.others,
+                };
+                values.0.insert(key.name.to_owned(), value);
             }
-            Err(Unfit(what)) => mistakes.error(place, format!("{} {what}", key.name), note(key)),
+            Err(Unfit(what)) => mistakes.error(place, format!("{} {what}", section.shown(key)), note(key)),
         }
     }
 }
@@ -67,63 +119,114 @@ fn note(key: &ConfigKey) -> String {
 fn top_level() -> Vec<&'static str> {
     let mut names: Vec<&str> = reference().iter().map(|key| key.split().0).collect();
     names.dedup();
+    names.push(named::CACHES);
     names.push("rules_file");
     names.extend(TOP);
     names
 }
 
+/// A file that is read, and where its mistakes go.
+struct Reading<'a, 'i> {
+    file: &'a Rc<SourceFile>,
+    table: &'a DeTable<'i>,
+    mistakes: &'a mut Mistakes,
+    layer: Layer,
+}
+
 /// The layer of a file. The rules and `rules_file` are left to the caller.
 pub fn file(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mistakes) -> Layer {
-    let mut layer = Layer::default();
-    let place = |at| Place::File(Rc::clone(file), at);
+    let mut reading = Reading { file, table, mistakes, layer: Layer::default() };
     for (name, value) in table {
         let section = name.get_ref().as_ref();
         if section == "rules_file" || TOP.contains(&section) {
             continue;
         }
-        if !top_level().contains(&section) {
-            let later = ["caches", "metrics"].contains(&section);
-            let note = if later {
-                "it is not in this version: remove it".to_owned()
-            } else {
-                suggestion(section, top_level())
+        if section == named::CACHES {
+            reading.caches(value);
+        } else if top_level().contains(&section) {
+            reading.section(&Section::written(section), value);
+        } else {
+            let note = match section {
+                "metrics" => "it is not in this version: remove it".to_owned(),
+                _ => suggestion(section, top_level()),
             };
-            mistakes.error(place(name.span()), format!("unknown key \"{section}\""), note);
-            continue;
+            reading.error(name.span(), format!("unknown key \"{section}\""), note);
         }
+    }
+    reading.layer
+}
+
+impl Reading<'_, '_> {
+    fn place(&self, at: std::ops::Range<usize>) -> Place {
+        Place::File(Rc::clone(self.file), at)
+    }
+
+    fn error(&mut self, at: std::ops::Range<usize>, message: impl Into<String>, note: impl Into<String>) {
+        let place = self.place(at);
+        self.mistakes.error(place, message, note);
+    }
+
+    /// `[caches.NAME]`, each.
+    fn caches(&mut self, value: &Toml<'_>) {
         let Some(entries) = value.get_ref().as_table() else {
-            mistakes.error(
-                place(value.span()),
-                format!("\"{section}\" must be a table"),
-                format!("write [{section}] on a line of its own"),
-            );
-            continue;
+            return self.error(value.span(), "\"caches\" must be a table", "write [caches.NAME] on a line of its own");
         };
+        let mut variables = BTreeSet::new();
         for (name, value) in entries {
-            match reference().iter().find(|key| key.split() == (section, name.get_ref().as_ref())) {
-                Some(key) => match kind_of(key, value) {
-                    Some(kind) => layer.set(key, kind, place(value.span()), mistakes),
-                    None => {
-                        let what = match key.kind.check(&Value::new(None, ValueKind::Nil)) {
-                            Err(Unfit(what)) => what,
-                            Ok(_) => "has the wrong type".to_owned(),
-                        };
-                        mistakes.error(place(value.span()), format!("{} {what}", key.name), note(key));
-                    }
-                },
+            let (at, name) = (name.span(), name.get_ref().as_ref());
+            if let Some(wrong) = named::wrong(name) {
+                self.error(at, format!("\"{name}\" is not the name of a cache: {wrong}"), named::FORM);
+                continue;
+            }
+            if !variables.insert(named::in_variables(name)) {
+                let message = format!("the cache \"{name}\" has the variables of another one");
+                self.error(at, message, "two names must differ in more than upper and lower case, - and _");
+                continue;
+            }
+            if name == MAIN
+                && let Some((other, _)) = self.table.get_key_value(named::CACHE)
+            {
+                let (line, _) = self.file.position(other.span().start);
+                let message = format!("[caches.{MAIN}] is the section [cache], which is at {}:{line}", self.file.name);
+                self.error(at, message, "write the keys of this cache in one of the two sections");
+                continue;
+            }
+            self.section(&Section::of_cache(name), value);
+        }
+    }
+
+    /// The keys of one section.
+    fn section(&mut self, section: &Section, value: &Toml<'_>) {
+        let Some(entries) = value.get_ref().as_table() else {
+            let message = format!("\"{section}\" must be a table");
+            return self.error(value.span(), message, format!("write [{section}] on a line of its own"));
+        };
+        if let Some(cache) = section.cache() {
+            self.layer.mention(cache);
+        }
+        for (name, value) in entries {
+            let known = |key: &&ConfigKey| key.split() == (section.in_table(), name.get_ref().as_ref());
+            let Some(key) = reference().iter().find(known) else {
+                let allowed = reference().iter().map(|key| key.split()).filter(|(of, _)| *of == section.in_table());
+                let note = suggestion(name.get_ref(), allowed.map(|(_, name)| name));
+                self.error(name.span(), format!("unknown key \"{}\" in [{section}]", name.get_ref()), note);
+                continue;
+            };
+            match kind_of(key, value) {
+                Some(kind) => {
+                    let place = self.place(value.span());
+                    self.layer.set(section, key, kind, place, self.mistakes);
+                }
                 None => {
-                    let allowed = reference().iter().map(|key| key.split()).filter(|(of, _)| *of == section);
-                    let note = suggestion(name.get_ref(), allowed.map(|(_, name)| name));
-                    mistakes.error(
-                        place(name.span()),
-                        format!("unknown key \"{}\" in [{section}]", name.get_ref()),
-                        note,
-                    );
+                    let what = match key.kind.check(&Value::new(None, ValueKind::Nil)) {
+                        Err(Unfit(what)) => what,
+                        Ok(_) => "has the wrong type".to_owned(),
+                    };
+                    self.error(value.span(), format!("{} {what}", section.shown(key)), note(key));
                 }
             }
         }
     }
-    layer
 }
 
 /// A value for the layers. A list must be written as a list: its comma separated form is the environment's.
@@ -132,6 +235,7 @@ fn kind_of(key: &ConfigKey, value: &Toml<'_>) -> Option<ValueKind> {
         matches!(key.kind, ConfigKind::Texts | ConfigKind::Prefixes | ConfigKind::Urls | ConfigKind::Ascending);
     match value.get_ref() {
         DeValue::String(text) if !is_list => Some(ValueKind::String(text.to_string())),
+        DeValue::Boolean(flag) if key.kind == ConfigKind::Flag => Some(ValueKind::Boolean(*flag)),
         DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(ValueKind::I64),
         DeValue::Array(items) if is_list => {
             let texts = items.iter().map(|item| item.get_ref().as_str().map(|text| Value::new(None, text)));

@@ -49,7 +49,13 @@ pub const MEANINGS: &[(&str, &str)] = &[
         "The address of the cache: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and database number. \
          The parameters `?db=3`, `?ssl=true`, `?username=` and `?password=` mean what they mean to redis-py, go-redis \
          and ioredis. crieur refuses, by its name, a parameter that contradicts another one, a prefix of keys \
-         (`keyPrefix`), and a parameter that crieur does not know.",
+         (`keyPrefix`), and a parameter that crieur does not know. The address that Upstash shows under REST API \
+         (`https://…upstash.io`) needs `token` beside it; crieur reaches the same database over the Redis protocol.",
+    ),
+    (
+        "cache.token",
+        "The token that belongs to an `https://` address. `UPSTASH_REDIS_REST_URL` and `UPSTASH_REDIS_REST_TOKEN` \
+         together make a cache named `upstash` when no cache has that address.",
     ),
     (
         "cache.tls_ca",
@@ -63,6 +69,21 @@ pub const MEANINGS: &[(&str, &str)] = &[
          crieur reads this file again, too.",
     ),
     ("cache.tls_key", "The PEM file of the private key of `cache.tls_cert`."),
+    (
+        "cache.transport",
+        "How crieur reaches a cache with an `https://` address: `tcp` is the Redis protocol at port 6379 of the same host. \
+         `rest` is not in this version.",
+    ),
+    (
+        "cache.required",
+        "Whether `/readyz` waits for this cache and names it when it does not answer. `false` suits a cache that may be away \
+         while the site works.",
+    ),
+    (
+        "cache.hold_wal_bytes_max",
+        "How much WAL may wait in PostgreSQL for this cache while the cache is away. This version reads the key and waits \
+         without a bound.",
+    ),
     (
         "cache.echo",
         "The delays of the second deletes, ascending. The last delay bounds how long a plain reader may keep a value \
@@ -108,6 +129,11 @@ pub const MEANINGS: &[(&str, &str)] = &[
         "Whether each command is billed. `yes`: no delete ahead of the gate, the mark at most once a second, longer \
          defaults of `cache.heartbeat` and `cache.connection_age_max`. `no`: none of this. `auto`: crieur decides by \
          the host (`.upstash.io`, `.kv.vercel-storage.com`).",
+    ),
+    (
+        "cache.budget",
+        "How many commands the service may bill in a month. On a host of Upstash the default is `\"200k\"`. This version \
+         reads the key and does not keep to it.",
     ),
     ("cache.timeout", "Without an answer for this long crieur drops the connection and sends the same keys again."),
     (

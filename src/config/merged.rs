@@ -1,24 +1,31 @@
 //! The layers as one: for each key its checked value, as it would be written, and where it comes from.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use config::Source as _;
 
 use crate::config::environment::{self, Environment};
-use crate::config::layers::Layer;
+use crate::config::layers::Values;
+use crate::config::named::Section;
 use crate::config::reference::{self, Checked, reference};
 use crate::mistake::{Mistakes, Place};
 use crate::secret::Secret;
 use crate::url;
 
-/// The merged layers, each value checked.
-pub(super) struct Merged(pub(super) Vec<(&'static reference::ConfigKey, Option<Setting>)>);
+/// The merged layers of one cache, or of all other sections: each value checked.
+pub(super) struct Merged {
+    /// Of a cache: the section as it is shown.
+    cache: Option<Section>,
+    pub(super) settings: Vec<(&'static reference::ConfigKey, Option<Setting>)>,
+}
 
 /// The checked value, as it would be written, and its origin.
 pub(super) type Setting = (Checked, String, String);
 
 impl Merged {
-    pub(super) fn merge(layers: [Layer; 4]) -> Self {
+    /// Of the cache in `section`, or of everything else.
+    pub(super) fn merge(cache: Option<Section>, layers: [Values; 4]) -> Self {
         let merged = layers.into_iter().fold(config::Config::builder(), |builder, layer| builder.add_source(layer));
         let merged =
             merged.build().and_then(|merged| merged.collect()).expect("checked scalars and lists under fixed keys");
@@ -29,34 +36,48 @@ impl Merged {
             let checked = key.kind.check(value).ok()?;
             Some((checked, written(key, value), value.origin().unwrap_or("default").to_owned()))
         };
-        Merged(reference().iter().map(|key| (key, find(key))).collect())
+        let keys = reference().iter().filter(|key| key.is_of_a_cache() == cache.is_some());
+        Merged { settings: keys.map(|key| (key, find(key))).collect(), cache }
+    }
+
+    /// The section as it is written, of a cache.
+    pub(super) fn section(&self) -> String {
+        self.cache.as_ref().map_or_else(String::new, ToString::to_string)
+    }
+
+    /// The key as it is written: `cache.url`, `caches.dakar.url`.
+    pub(super) fn shown(&self, key: &reference::ConfigKey) -> String {
+        self.cache.as_ref().map_or_else(|| key.name.to_owned(), |section| section.shown(key))
     }
 
     pub(super) fn require_urls(&self, mistakes: &mut Mistakes) {
-        for (key, value) in &self.0 {
-            if let (Some(also), None) = (key.also, value) {
-                let (section, name) = key.split();
-                let note = format!("write {name} = \"…\" under [{section}], or set {}, or {also}", key.variable());
-                mistakes.error(Place::Nowhere, format!("{} is missing", key.name), note);
-            }
+        for (key, value) in &self.settings {
+            let (Some(also), None) = (key.also, value) else { continue };
+            let (section, name) = key.split();
+            let section = self.cache.clone().unwrap_or(Section::written(section));
+            let also = if section.has_names_of_applications() { format!(", or {also}") } else { String::new() };
+            let note = format!("write {name} = \"…\" under [{section}], or set {}{also}", section.variable(key));
+            mistakes.error(Place::Nowhere, format!("{} is missing", section.shown(key)), note);
         }
     }
 
     /// What the environment holds besides, and somebody may think that crieur reads.
     pub(super) fn look_elsewhere(&self, env: &Environment, mistakes: &mut Mistakes) {
-        for (key, value) in self.0.iter().filter(|(key, _)| key.also.is_some()) {
+        for (key, value) in self.settings.iter().filter(|(key, _)| key.also.is_some()) {
             match value {
-                None => environment::elsewhere(env, key, mistakes),
+                None if self.cache.as_ref().is_none_or(Section::has_names_of_applications) => {
+                    environment::elsewhere(env, key, mistakes);
+                }
                 Some((Checked::Text(address), _, _)) if key.name == "postgres.url" => {
                     environment::unread(env, address, mistakes);
                 }
-                Some(_) => {}
+                None | Some(_) => {}
             }
         }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Checked> {
-        let (_, value) = self.0.iter().find(|(key, _)| key.name == name)?;
+        let (_, value) = self.settings.iter().find(|(key, _)| key.name == name)?;
         value.as_ref().map(|(checked, _, _)| checked)
     }
 
@@ -85,10 +106,27 @@ impl Merged {
 
     /// The variable that a value comes from, or its key, file and line.
     pub(super) fn origin(&self, name: &str) -> String {
-        let found = self.0.iter().find(|(key, _)| key.name == name);
+        let found = self.settings.iter().find(|(key, _)| key.name == name);
         let Some((key, Some((_, _, origin)))) = found else { return name.to_owned() };
-        let is_variable = key.also == Some(origin) || key.variable() == *origin;
-        if is_variable { origin.clone() } else { format!("{name} in {origin}") }
+        let is_variable = origin.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
+        if is_variable { origin.clone() } else { format!("{} in {origin}", self.shown(key)) }
+    }
+
+    /// Whether a layer says the value, not the default.
+    pub(super) fn is_written(&self, name: &str) -> bool {
+        let found = self.settings.iter().find(|(key, _)| key.name == name);
+        matches!(found, Some((_, Some((_, _, origin)))) if origin != "nowhere" && !origin.starts_with("default"))
+    }
+
+    /// Puts another value in the place of a default.
+    pub(super) fn set_default(&mut self, name: &str, text: &str, origin: &str) {
+        if self.is_written(name) {
+            return;
+        }
+        if let Some((key, setting)) = self.settings.iter_mut().find(|(key, _)| key.name == name) {
+            let checked = key.kind.check(&config::Value::new(None, text)).unwrap_or_else(|_| unfit(name, None));
+            *setting = Some((checked, text.to_owned(), origin.to_owned()));
+        }
     }
 
     pub(super) fn duration(&self, name: &str) -> Duration {
@@ -103,6 +141,27 @@ impl Merged {
             Some(Checked::Number(number)) => *number,
             other => unfit(name, other),
         }
+    }
+
+    pub(super) fn flag(&self, name: &str) -> bool {
+        match self.get(name) {
+            Some(Checked::Flag(flag)) => *flag,
+            other => unfit(name, other),
+        }
+    }
+
+    pub(super) fn durations(&self, name: &str) -> Vec<Duration> {
+        match self.get(name) {
+            Some(Checked::Durations(delays)) => delays.clone(),
+            other => unfit(name, other),
+        }
+    }
+
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(|value| match value {
+            Checked::Path(path) => path.clone(),
+            other => unfit(name, Some(other)),
+        })
     }
 
     pub(super) fn texts(&self, name: &str) -> Vec<String> {
@@ -127,7 +186,9 @@ fn written(key: &reference::ConfigKey, value: &config::Value) -> String {
         (reference::ConfigKind::Urls, config::ValueKind::Array(items)) => {
             items.iter().map(|item| url::shown(&item.to_string())).collect::<Vec<_>>().join(",")
         }
-        (reference::ConfigKind::Url | reference::ConfigKind::Urls, _) => "[redacted]".to_owned(),
+        (reference::ConfigKind::Url | reference::ConfigKind::Urls | reference::ConfigKind::Secret, _) => {
+            "[redacted]".to_owned()
+        }
         (_, config::ValueKind::Array(items)) => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         (_, _) => value.to_string(),
     }

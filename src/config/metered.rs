@@ -2,10 +2,7 @@
 //!
 //! While nothing happens the mark is all that is sent, so its heartbeat decides the price of an idle month.
 
-use std::time::Duration;
-
 use crate::config::merged::Merged;
-use crate::config::reference::ConfigKind;
 
 /// Whether each command costs money.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,19 +13,37 @@ pub enum Metering {
     ByCommand,
 }
 
+/// The default of `budget` on a host of Upstash: less than half of what the free plan gives, since the site needs some.
+const BUDGET: &str = "200k";
+
 /// Defaults where each command costs money, in the place of those in the reference.
 const DEFAULTS: &[(&str, &str)] = &[("cache.heartbeat", "1m"), ("cache.connection_age_max", "5m")];
 
 /// Ends of host names of services that bill commands: Upstash, and Upstash as Vercel sold it.
 const HOSTS: &[&str] = &[".upstash.io", ".kv.vercel-storage.com"];
 
-/// Whether the address is one of a service that bills commands.
-fn of_url(url: &str) -> Metering {
+/// The host of an address, in lower case; of several the first.
+pub(super) fn host(url: &str) -> String {
     let behind_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = behind_scheme.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let host = host.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-    if HOSTS.iter().any(|end| host.ends_with(end)) { Metering::ByCommand } else { Metering::None }
+    host.split([':', ',']).next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Whether the host is one of Upstash.
+pub(super) fn is_upstash(host: &str) -> bool {
+    HOSTS.iter().any(|end| host.ends_with(end))
+}
+
+/// Whether it is the address of a REST interface.
+pub(super) fn is_web(url: &str) -> bool {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme.trim().to_ascii_lowercase());
+    matches!(scheme.as_deref(), Some("https" | "http"))
+}
+
+/// Whether the address is one of a service that bills commands.
+fn of_url(url: &str) -> Metering {
+    if is_upstash(&host(url)) { Metering::ByCommand } else { Metering::None }
 }
 
 /// Whether commands are billed, as it is written or as the address says; puts the other defaults into their places.
@@ -38,12 +53,11 @@ pub(super) fn settle(merged: &mut Merged) -> Metering {
         "no" => Metering::None,
         _ => of_url(&merged.text("cache.url")),
     };
-    for (name, default) in DEFAULTS.iter().filter(|_| metering == Metering::ByCommand) {
-        let setting = merged.0.iter_mut().find(|(key, _)| key.name == *name).and_then(|(_, setting)| setting.as_mut());
-        if let Some((checked, text, origin)) = setting.filter(|(_, _, origin)| origin == "default") {
-            let value = config::Value::new(None, *default);
-            *checked = ConfigKind::Duration(Duration::ZERO, Duration::MAX).check(&value).expect("a duration");
-            (*text, *origin) = ((*default).to_owned(), "default where commands are billed".to_owned());
+    if metering == Metering::ByCommand {
+        let origin = "default where commands are billed";
+        DEFAULTS.iter().for_each(|(name, default)| merged.set_default(name, default, origin));
+        if is_upstash(&host(&merged.text("cache.url"))) {
+            merged.set_default("cache.budget", BUDGET, "default on a host of Upstash");
         }
     }
     metering

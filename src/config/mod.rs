@@ -1,11 +1,13 @@
 //! What the operator wrote, parsed and proved: after this nothing about it can be wrong.
 
+mod caches;
 pub mod credentials;
 pub(crate) mod environment;
 mod layers;
 pub mod meaning;
 mod merged;
 mod metered;
+mod named;
 pub mod reference;
 mod rules_file;
 mod settings;
@@ -14,8 +16,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 
+use crate::config::caches::Layers;
 use crate::config::environment::Environment;
-use crate::config::layers::Layer;
+use crate::config::layers::Values;
 use crate::config::merged::{Merged, unfit};
 use crate::config::reference::Checked;
 use crate::mistake::{Mistakes, SourceFile};
@@ -23,17 +26,20 @@ use crate::rules::Rules;
 
 pub use environment::Given;
 pub use metered::Metering;
+pub use named::{MAIN, UPSTASH};
 pub use reference::reference;
 pub use rules_file::rules_of_file;
-pub use settings::{CacheSettings, Leases, Limits, Mode, OnGap, Postgres, TlsFiles};
+pub use settings::{CacheConfig, Leases, Limits, Mode, OnGap, Postgres, TlsFiles, Transport};
 
 /// Everything that a command needs.
 #[derive(Debug)]
 pub struct Config {
     /// `[postgres]`
     pub postgres: Postgres,
-    /// `[cache]`
-    pub cache: CacheSettings,
+    /// `[cache]` and `[caches.NAME]`: at least one, `main` before the others.
+    pub caches: Vec<CacheConfig>,
+    /// `protect` of all caches: what the rules never delete.
+    pub protect: Vec<Vec<u8>>,
     /// `[limits]`
     pub limits: Limits,
     /// `admin.listen`: where the metrics are; default: nowhere.
@@ -46,7 +52,7 @@ pub struct Config {
 }
 
 /// One key, its value as it would be written (secrets redacted), and where it comes from.
-pub type Effective = (&'static str, String, String);
+pub type Effective = (String, String, String);
 
 /// How a configuration is read.
 #[derive(Clone, Copy)]
@@ -89,52 +95,48 @@ impl Config {
         let mut mistakes = Mistakes::default();
         let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
         let env: Environment = env.collect();
-        let (below, above) = environment::layers(&env, &mut mistakes);
         let from_file = layers::file(&file, &table, &mut mistakes);
+        let names: Vec<&str> = from_file.names().collect();
+        let (below, above) = environment::layers(&env, &names, &mut mistakes);
         let defaults = match reading {
-            Reading::Unconnected => Layer::defaults().with_no_addresses(),
-            Reading::Whole | Reading::Anew(_) => Layer::defaults(),
+            Reading::Unconnected => Values::defaults().with_no_addresses(),
+            Reading::Whole | Reading::Anew(_) => Values::defaults(),
         };
-        let merged = Merged::merge([defaults, below, from_file, above]);
-        merged.require_urls(&mut mistakes);
-        merged.look_elsewhere(&env, &mut mistakes);
-        let written = || merged.texts("cache.protect").into_iter().map(String::into_bytes).collect();
+        let main_is_named = from_file.names().any(|name| name == MAIN) && !table.contains_key("cache");
+        let mut layers = Layers { defaults, below, file: from_file, above, main_is_named };
+        layers.of_applications(&env, &mut mistakes);
+        let (merged, caches) = (Merged::merge(None, layers.of(None)), layers.merged());
+        for part in std::iter::once(&merged).chain(caches.iter().map(|(_, cache)| cache)) {
+            part.require_urls(&mut mistakes);
+            part.look_elsewhere(&env, &mut mistakes);
+        }
+        caches.iter().for_each(|(_, cache)| caches::contradictions(cache, &mut mistakes));
+        let united = |key| rules_file::united(&caches, key);
+        let written = || united("cache.protect").into_iter().map(String::into_bytes).collect();
         let protect = match reading {
             Reading::Anew(protect) => protect.to_vec(),
             Reading::Whole | Reading::Unconnected => written(),
         };
         let mut rules = rules_file::read_rules(&file, &table, directory, &protect, &mut mistakes)?;
-        rules.allow(&merged.texts("cache.invalidate"));
+        rules.allow(&united("cache.invalidate"));
         if !mistakes.is_harmless() {
             return Err(mistakes);
         }
-        Ok(Config::of(merged, rules, protect, mistakes))
+        Ok(Config::of(merged, caches, (rules, protect), mistakes))
     }
 
     /// Every value in its place.
-    fn of(mut merged: Merged, rules: Rules, protect: Vec<Vec<u8>>, warnings: Mistakes) -> Config {
-        let metering = metered::settle(&mut merged);
-        let echo = match merged.get("cache.echo") {
-            Some(Checked::Durations(delays)) => delays.clone(),
-            other => unfit("cache.echo", other),
-        };
-        let path = |name| {
-            merged.get(name).map(|value| match value {
-                Checked::Path(path) => path.clone(),
-                other => unfit(name, Some(other)),
-            })
-        };
-        let tls = TlsFiles {
-            authority: path("cache.tls_ca"),
-            certificate: path("cache.tls_cert"),
-            key: path("cache.tls_key"),
-        };
-        let leases = if merged.text("cache.leases") == "companion" { Leases::Companion } else { Leases::None };
+    fn of(
+        merged: Merged,
+        mut of_caches: Vec<(String, Merged)>,
+        (rules, protect): (Rules, Vec<Vec<u8>>),
+        warnings: Mistakes,
+    ) -> Config {
+        let caches = of_caches.iter_mut().map(|(name, merged)| caches::config(name.clone(), merged)).collect();
         let admin = merged.get("admin.listen").map(|value| match value {
             Checked::Socket(address) => *address,
             other => unfit("admin.listen", Some(other)),
         });
-        let on_gap = if merged.text("cache.on_gap") == "warn" { OnGap::Warn } else { OnGap::Sweep };
         Config {
             postgres: Postgres {
                 url: merged.secret("postgres.url"),
@@ -146,19 +148,8 @@ impl Config {
                 liveness_timeout: merged.duration("postgres.liveness_timeout"),
                 lookup_timeout: merged.duration("postgres.lookup_timeout"),
             },
-            cache: CacheSettings {
-                url: merged.secret("cache.url"),
-                tls,
-                echo,
-                echo_wal_bytes_max: merged.number("cache.echo_wal_bytes_max"),
-                protect,
-                leases,
-                on_gap,
-                metering,
-                heartbeat: merged.duration("cache.heartbeat"),
-                connection_age_max: merged.duration("cache.connection_age_max"),
-                timeout: merged.duration("cache.timeout"),
-            },
+            caches,
+            protect,
             limits: Limits {
                 memory_bytes_max: merged.number("limits.memory_bytes_max"),
                 batch_keys_max: merged.number("limits.batch_keys_max").try_into().unwrap_or(usize::MAX),
@@ -167,10 +158,9 @@ impl Config {
             admin,
             rules,
             warnings,
-            effective: merged
-                .0
-                .into_iter()
-                .filter_map(|(key, value)| value.map(|(_, text, origin)| (key.name, text, origin)))
+            effective: std::iter::once(&merged)
+                .chain(of_caches.iter().map(|(_, cache)| cache))
+                .flat_map(effective)
                 .collect(),
         }
     }
@@ -179,6 +169,15 @@ impl Config {
     pub fn effective(&self) -> impl Iterator<Item = Effective> {
         self.effective.clone().into_iter()
     }
+}
+
+/// The settings of a part, as they are shown.
+fn effective(merged: &Merged) -> Vec<Effective> {
+    let shown = |(key, setting): &(&'static reference::ConfigKey, Option<merged::Setting>)| {
+        let (_, text, origin) = setting.as_ref()?;
+        Some((merged.shown(key), text.clone(), origin.clone()))
+    };
+    merged.settings.iter().filter_map(shown).collect()
 }
 
 #[cfg(test)]
@@ -213,10 +212,10 @@ mod tests {
             (yes.as_str(), URLS, Metering::ByCommand, (60, 300)),
         ] {
             let config = load(text, &env).expect("valid");
-            let cache = &config.cache;
+            let cache = &config.caches[0];
             assert_eq!(cache.metering, metering, "{text}");
             assert_eq!((cache.heartbeat.as_secs(), cache.connection_age_max.as_secs()), seconds, "{text}");
-            let shown = config.effective().find(|(name, ..)| *name == "cache.heartbeat").expect("each key is shown").1;
+            let shown = config.effective().find(|(name, ..)| name == "cache.heartbeat").expect("each key is shown").1;
             assert_eq!(crate::amount::duration(&shown), Some(cache.heartbeat), "{text}");
         }
     }
@@ -249,12 +248,12 @@ mod tests {
         let text = format!("{replicas}\n[cache]\necho = []\non_gap = \"warn\"\n{RULES}");
         let config = load(&text, &env).expect("valid");
         assert_eq!(config.postgres.slot, "bench");
-        assert_eq!(config.cache.protect, [b"lock:*".to_vec(), b"session:*".to_vec()]);
-        assert_eq!(config.cache.echo, [Duration::from_secs(1), Duration::from_secs(2)]);
+        assert_eq!(config.caches[0].protect, [b"lock:*".to_vec(), b"session:*".to_vec()]);
+        assert_eq!(config.caches[0].echo, [Duration::from_secs(1), Duration::from_secs(2)]);
         let replicas = config.postgres.replicas.iter().map(Secret::expose).collect::<Vec<_>>();
         assert_eq!(replicas, ["postgres://a/d", "postgres://b,c/d"]);
-        assert_eq!(config.cache.on_gap, OnGap::Warn);
-        assert!(load(&text, &env[..3]).expect("valid").cache.echo.is_empty());
+        assert_eq!(config.caches[0].on_gap, OnGap::Warn);
+        assert!(load(&text, &env[..3]).expect("valid").caches[0].echo.is_empty());
         assert_eq!(config.limits.memory_bytes_max, 64 << 20);
     }
 

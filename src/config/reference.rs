@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use config::{Value, ValueKind};
 
-use crate::amount::{bytes, duration, shown};
+use crate::amount::{bytes, commands, duration, shown};
 
 /// What a key holds, and its bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +35,12 @@ pub enum ConfigKind {
     Texts,
     /// A list of texts, each with its only `*` at the end.
     Prefixes,
+    /// A text that is never shown.
+    Secret,
+    /// `true` or `false`.
+    Flag,
+    /// Commands a month: `"200k"`, `"1.5M"`, a whole number, or `"none"`.
+    Budget,
     /// `127.0.0.1:9186`, `[::1]:9186`: an address and a port, no name that somebody else resolves.
     Socket,
 }
@@ -115,9 +121,16 @@ const KEYS: &[ConfigKey] = &[
             "cache.url",
             ConfigKind::Url,
             None,
-            "the cache: redis://, rediss://, unix://, with user, password and database number",
+            "the cache: redis://, rediss://, unix://, with user, password and database number; or https:// of Upstash, with token",
         )
     },
+    key("cache.token", ConfigKind::Secret, None, "the token of an https:// address"),
+    key(
+        "cache.transport",
+        ConfigKind::Choice(&["tcp", "rest"]),
+        Some("tcp"),
+        "how an https:// address is reached: over the Redis protocol, or over HTTPS where nothing else is open",
+    ),
     key(
         "cache.tls_ca",
         ConfigKind::Path,
@@ -131,6 +144,13 @@ const KEYS: &[ConfigKey] = &[
         "PEM file of the certificate that crieur shows to a cache that asks for one; read again when it changes",
     ),
     key("cache.tls_key", ConfigKind::Path, None, "PEM file of the key of cache.tls_cert"),
+    key("cache.required", ConfigKind::Flag, Some("true"), "whether /readyz and systemd wait for this cache"),
+    key(
+        "cache.hold_wal_bytes_max",
+        ConfigKind::Bytes(0),
+        Some("1GiB"),
+        "WAL that PostgreSQL keeps for this cache while the cache is away; 0 never waits for the cache",
+    ),
     key(
         "cache.echo",
         ConfigKind::Ascending,
@@ -186,6 +206,12 @@ const KEYS: &[ConfigKey] = &[
         "whether each command is billed (auto: by the host, Upstash): no early delete, the mark at most once a second, longer defaults",
     ),
     key(
+        "cache.budget",
+        ConfigKind::Budget,
+        Some("none"),
+        "commands that the service may bill in a month; 200k on a host of Upstash",
+    ),
+    key(
         "cache.timeout",
         ConfigKind::Duration(MILLISECOND, HOUR),
         Some("5s"),
@@ -218,6 +244,11 @@ pub fn reference() -> &'static [ConfigKey] {
 }
 
 impl ConfigKey {
+    /// Whether each cache has this key.
+    pub fn is_of_a_cache(&self) -> bool {
+        self.split().0 == "cache"
+    }
+
     /// `CRIEUR__POSTGRES__SLOT`
     pub fn variable(&self) -> String {
         format!("CRIEUR__{}", self.name.to_ascii_uppercase().replace('.', "__"))
@@ -246,6 +277,10 @@ pub enum Checked {
     Texts(Vec<String>),
     /// An address and a port.
     Socket(SocketAddr),
+    /// Yes or no.
+    Flag(bool),
+    /// Commands a month; `None` is no bound.
+    Budget(Option<u64>),
 }
 
 /// Why a value does not fit: what it must be. It never repeats the value.
@@ -256,7 +291,7 @@ impl ConfigKind {
     /// Checks a value of the file or of the environment, where everything is text and lists are comma separated.
     pub fn check(self, value: &Value) -> Result<Checked, Unfit> {
         match self {
-            ConfigKind::Url | ConfigKind::Name => text(value)
+            ConfigKind::Url | ConfigKind::Name | ConfigKind::Secret => text(value)
                 .filter(|text| !text.is_empty())
                 .map(Checked::Text)
                 .ok_or(unfit("must be a text that is not empty")),
@@ -306,6 +341,10 @@ impl ConfigKind {
                 .filter(|list| list.iter().all(|item| is_prefix(item)))
                 .map(Checked::Texts)
                 .ok_or(unfit("must be an array of texts that end in *, their only special character: [\"search:*\"]")),
+            ConfigKind::Flag => flag(value).map(Checked::Flag).ok_or(unfit("must be true or false")),
+            ConfigKind::Budget => budget(value)
+                .map(Checked::Budget)
+                .ok_or(unfit("must be commands a month, for example \"200k\" or \"1.5M\", or \"none\" for no bound")),
             ConfigKind::Socket => text(value)
                 .and_then(|text| text.parse().ok())
                 .map(Checked::Socket)
@@ -330,6 +369,23 @@ fn number(value: &Value) -> Option<u64> {
         ValueKind::I64(number) => u64::try_from(*number).ok(),
         ValueKind::String(text) => text.replace('_', "").parse().ok(),
         _ => None,
+    }
+}
+
+fn flag(value: &Value) -> Option<bool> {
+    match &value.kind {
+        ValueKind::Boolean(flag) => Some(*flag),
+        ValueKind::String(text) => text.trim().to_ascii_lowercase().parse().ok(),
+        _ => None,
+    }
+}
+
+/// Commands a month, at least one; `Some(None)` is no bound.
+fn budget(value: &Value) -> Option<Option<u64>> {
+    let written = number(value).or_else(|| commands(&text(value)?)).filter(|commands| *commands > 0);
+    match text(value) {
+        Some(text) if text.trim() == "none" => Some(None),
+        Some(_) | None => written.map(Some),
     }
 }
 
@@ -387,6 +443,13 @@ mod tests {
             ("cache.invalidate", "a:*:b"),
             ("cache.invalidate", "a[b]:*"),
             ("cache.url", ""),
+            ("cache.required", "maybe"),
+            ("cache.budget", "0"),
+            ("cache.budget", "200K/month"),
+            ("cache.budget", "-1"),
+            ("cache.hold_wal_bytes_max", "1TB"),
+            ("cache.transport", "http"),
+            ("cache.token", ""),
             ("cache.leases", "yes"),
             ("admin.listen", "localhost:9186"),
             ("admin.listen", "9186"),
@@ -394,6 +457,15 @@ mod tests {
         for (name, value) in refused {
             let key = KEYS.iter().find(|key| key.name == name).expect("a key of the table");
             assert!(key.kind.check(&Value::new(None, value)).is_err(), "{name} = {value}");
+        }
+        for (written, commands) in
+            [("200k", Some(200_000)), ("1.5M", Some(1_500_000)), ("12_000", Some(12_000)), ("none", None)]
+        {
+            assert_eq!(
+                ConfigKind::Budget.check(&Value::new(None, written)),
+                Ok(Checked::Budget(commands)),
+                "{written}"
+            );
         }
         let long = "a".repeat(64);
         assert!(ConfigKind::Slot.check(&Value::new(None, long.as_str())).is_err());

@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use toml::de::DeTable;
 
-use crate::config::layers::{self, Layer};
+use crate::config::caches::Layers;
+use crate::config::layers::{self, Layer, Values};
 use crate::config::merged::Merged;
 use crate::error::Exit;
 use crate::mistake::{self, Mistakes, Place, SourceFile};
@@ -19,12 +20,25 @@ pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
     let mut mistakes = Mistakes::default();
     let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
     let from_file = layers::file(&file, &table, &mut mistakes);
-    let merged = Merged::merge([Layer::defaults(), Layer::default(), from_file, Layer::default()]);
-    let protect: Vec<Vec<u8>> = merged.texts("cache.protect").into_iter().map(String::into_bytes).collect();
+    let (below, above) = (Layer::default(), Layer::default());
+    let layers = Layers { defaults: Values::defaults(), below, file: from_file, above, main_is_named: false };
+    let caches = layers.merged();
+    let protect: Vec<Vec<u8>> = united(&caches, "cache.protect").into_iter().map(String::into_bytes).collect();
     let directory = path.parent().unwrap_or(Path::new(""));
     let mut rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
-    rules.allow(&merged.texts("cache.invalidate"));
+    rules.allow(&united(&caches, "cache.invalidate"));
     if mistakes.is_harmless() { Ok(rules) } else { Err(mistakes) }
+}
+
+/// The texts of all caches, each once.
+pub(super) fn united(caches: &[(String, Merged)], key: &str) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for text in caches.iter().flat_map(|(_, merged)| merged.texts(key)) {
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    all
 }
 
 /// The rules of the file and of its `rules_file`.

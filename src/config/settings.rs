@@ -55,7 +55,7 @@ pub enum Leases {
     Companion,
 }
 
-/// The files of `[cache]` that TLS needs.
+/// The files of a cache that TLS needs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TlsFiles {
     /// The authority; without it: the system's.
@@ -66,11 +66,35 @@ pub struct TlsFiles {
     pub key: Option<PathBuf>,
 }
 
-/// `[cache]`
+/// How an `https://` address is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// Over the Redis protocol, at the same host.
+    Tcp,
+    /// Over HTTPS.
+    Rest,
+}
+
+/// `[cache]`, `[caches.NAME]`
 #[derive(Debug)]
-pub struct CacheSettings {
-    /// `url` or `REDIS_URL`: `redis://`, `rediss://`, `unix://`, with user, password and database number.
+pub struct CacheConfig {
+    /// `main`, or the NAME of its section: stands in metrics and in the log.
+    pub name: String,
+    /// The section as it is written: `cache`, `caches.dakar`.
+    pub section: String,
+    /// `url` or `REDIS_URL`, with user, password and database number. Of an `https://` address over the Redis protocol:
+    /// what follows from address and token.
     pub url: Secret,
+    /// `token`, default none: of an `https://` address.
+    pub token: Option<Secret>,
+    /// `transport`, default `tcp`.
+    pub transport: Transport,
+    /// `required`, default true: whether the daemon is ready only with this cache.
+    pub required: bool,
+    /// `hold_wal_bytes_max`, default 1 GiB: WAL that waits for the cache while it is away.
+    pub hold_wal_bytes_max: u64,
+    /// `budget`, default none (200 000 on a host of Upstash): commands that may be billed in a month.
+    pub budget: Option<u64>,
     /// `tls_ca`, default the system's; `tls_cert` and `tls_key`, default none: PEM files.
     pub tls: TlsFiles,
     /// `echo`, default `["250ms", "2s", "30s"]`: delays of the second deletes, ascending.
@@ -79,6 +103,8 @@ pub struct CacheSettings {
     pub echo_wal_bytes_max: u64,
     /// `protect`, default `["lock:*"]`: glob patterns that are never deleted.
     pub protect: Vec<Vec<u8>>,
+    /// `invalidate`, default none: keys that transactions may name themselves, as texts that end in `*`.
+    pub invalidate: Vec<String>,
     /// `leases`, default `none`.
     pub leases: Leases,
     /// `on_gap`, default `sweep`.
@@ -91,6 +117,13 @@ pub struct CacheSettings {
     pub connection_age_max: Duration,
     /// `timeout`, default 5 s: without an answer for this long the connection is dropped and the keys go again.
     pub timeout: Duration,
+}
+
+impl CacheConfig {
+    /// What it is called where there are others: `cache` alone would be any of them.
+    pub fn called(&self) -> String {
+        if self.section == "cache" { self.section.clone() } else { format!("cache {}", self.name) }
+    }
 }
 
 /// `[limits]`

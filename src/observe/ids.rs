@@ -87,6 +87,11 @@ ids! {
         stale "No."
         act "Nothing."
         ends "At once."
+    SeveralCaches "run.caches" Info
+        means "There are several caches: their names, and where the address of each was written."
+        stale "No."
+        act "Nothing. A cache that you did not expect comes from the environment: unset its variable."
+        ends "At once."
     Stopping "run.stopping" Info
         means "A stop was asked for, and what is in flight is finished."
         stale "No."

@@ -8,7 +8,19 @@ use crate::cache::identity::Info;
 use crate::cache::probe::{Examined, Tried};
 use crate::cache::reply::{self, Mends};
 use crate::cli::finding::{Finding, Grade, folded};
-use crate::config::Leases;
+use crate::config::{CacheConfig, Leases};
+use crate::error::Result;
+
+/// Findings on one of the caches, each with its name where it has one.
+pub fn of(cache: &CacheConfig, examined: Result<Examined>, families: &[Vec<u8>]) -> Vec<Finding> {
+    let found = match examined {
+        Ok(examined) => findings(&examined, families, cache.leases),
+        Err(error) => vec![Finding::wrong("cache", error.chain()).mend_all(error.hint)],
+    };
+    let called = cache.called();
+    let named = |finding: Finding| Finding { subject: finding.subject.replacen("cache", &called, 1), ..finding };
+    found.into_iter().map(named).collect()
+}
 
 /// Findings on a cache that was examined.
 pub fn findings(examined: &Examined, families: &[Vec<u8>], leases: Leases) -> Vec<Finding> {

@@ -13,7 +13,7 @@ use crate::catalog::Catalog;
 use crate::cli::finding::{Finding, Grade, Shown, print};
 use crate::cli::origin::Origin;
 use crate::cli::trial;
-use crate::config::Mode;
+use crate::config::{CacheConfig, Mode};
 use crate::error::{Exit, Result};
 use crate::rules::about::needs::TableNeeds;
 
@@ -57,11 +57,11 @@ pub fn of_catalog(catalog: &Catalog, needs: &[TableNeeds], names: server::Server
 
 /// Reads the catalog, the lookups and the cache, prints what was found, and says how to exit.
 ///
-/// What was found out about the cache comes as an outcome: a cache that is away is a finding, not the end.
+/// What was found out about each cache comes as an outcome: a cache that is away is a finding, not the end.
 pub async fn run(
     origin: &Origin<'_>,
     postgres: &Client,
-    cache: Result<Examined>,
+    caches: Vec<(&CacheConfig, Result<Examined>)>,
     shown: Shown,
     out: &mut dyn Write,
 ) -> Result<Exit> {
@@ -83,9 +83,8 @@ pub async fn run(
     findings.extend(rules::paths(postgres, &config.rules, &catalog, config.postgres.lookup_timeout).await?);
     findings.extend(of_address);
     findings.extend(lookups::findings(postgres, origin, &catalog).await?);
-    match cache {
-        Ok(examined) => findings.extend(cache::findings(&examined, &config.rules.patterns(), config.cache.leases)),
-        Err(error) => findings.push(Finding::wrong("cache", error.chain()).mend_all(error.hint)),
+    for (cache, examined) in caches {
+        findings.extend(cache::of(cache, examined, &config.rules.patterns()));
     }
     print(out, &findings, shown)
 }

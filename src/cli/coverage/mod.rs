@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use crate::cache::inspect::Inspect;
 use crate::cache::lease;
-use crate::config::{Config, Leases};
+use crate::config::{CacheConfig, Config, Leases};
 use crate::error::{Error, Exit, Result};
 use crate::glob;
 use crate::keys::FamilyId;
@@ -142,9 +142,31 @@ impl<'r> Survey<'r> {
     }
 }
 
-/// Looks at the keys of the cache and prints what was found; says how to exit.
-pub async fn run(config: &Config, arguments: &CoverageArgs, cache: &impl Inspect, out: &mut dyn Write) -> Result<Exit> {
-    let mut survey = Survey::new(&config.rules, config.cache.leases, &arguments.glob);
+/// Looks at the keys of each cache and prints what was found; says how to exit.
+pub async fn run(
+    config: &Config,
+    arguments: &CoverageArgs,
+    caches: &[(&CacheConfig, impl Inspect)],
+    out: &mut dyn Write,
+) -> Result<Exit> {
+    let mut worst = Exit::Ok;
+    for (settings, cache) in caches {
+        if caches.len() > 1 {
+            writeln!(out, "cache {}:", settings.name).map_err(unwritten)?;
+        }
+        let exit = look(config, arguments, (settings, cache), out).await?;
+        worst = if worst == Exit::Ok { exit } else { worst };
+    }
+    Ok(worst)
+}
+
+async fn look(
+    config: &Config,
+    arguments: &CoverageArgs,
+    (settings, cache): (&CacheConfig, &impl Inspect),
+    out: &mut dyn Write,
+) -> Result<Exit> {
+    let mut survey = Survey::new(&config.rules, settings.leases, &arguments.glob);
     let mut each = |key: &[u8]| {
         if survey.keys == arguments.keys_max {
             return ControlFlow::Break(());
@@ -153,7 +175,11 @@ pub async fn run(config: &Config, arguments: &CoverageArgs, cache: &impl Inspect
         ControlFlow::Continue(())
     };
     let whole = cache.keys(arguments.glob.as_bytes(), &mut each).await?;
-    report(survey, whole, out).map_err(|error| Error::definite(Exit::CantCreate, "write the report").because(error))
+    report(survey, whole, out).map_err(unwritten)
+}
+
+fn unwritten(cause: std::io::Error) -> Error {
+    Error::definite(Exit::CantCreate, "write the report").because(cause)
 }
 
 /// The report. Something that no rule can delete is worth an exit code; a template without keys need not be wrong.

@@ -1,0 +1,226 @@
+//! The caches: which there are, and what is said of each. Pure.
+//!
+//! A cache is there because the file or a variable of ours names it, because `REDIS_URL` does (the cache named `main`),
+//! or because the two variables of Upstash do (the cache named `upstash`). What an application's environment names makes
+//! no second cache with an address that is configured already.
+
+use std::collections::BTreeSet;
+
+use crate::config::environment::{Environment, Given, UPSTASH as VARIABLES};
+use crate::config::layers::{Layer, Values};
+use crate::config::merged::{Merged, unfit};
+use crate::config::metered;
+use crate::config::named::{MAIN, Section, UPSTASH};
+use crate::config::reference::{Checked, ConfigKey, reference};
+use crate::config::settings::{CacheConfig, Leases, OnGap, TlsFiles, Transport};
+use crate::mistake::{Mistakes, Place};
+use crate::secret::Secret;
+
+/// The layers of a configuration, the later one wins.
+pub(super) struct Layers {
+    pub(super) defaults: Values,
+    /// `DATABASE_URL`, `REDIS_URL` and their like.
+    pub(super) below: Layer,
+    pub(super) file: Layer,
+    /// `CRIEUR__…`
+    pub(super) above: Layer,
+    /// The file writes the cache `main` as `[caches.main]`.
+    pub(super) main_is_named: bool,
+}
+
+impl Layers {
+    /// The layers of a cache, or of everything else.
+    pub(super) fn of(&self, cache: Option<&str>) -> [Values; 4] {
+        [self.defaults.clone(), self.below.of(cache), self.file.of(cache), self.above.of(cache)]
+    }
+
+    /// What is written for a key of a cache.
+    fn text(&self, cache: &str, key: &str) -> Option<String> {
+        [&self.above, &self.file, &self.below].into_iter().find_map(|layer| layer.text(cache, key))
+    }
+
+    /// Every name: `main` first, the others by the alphabet.
+    fn names(&self) -> Vec<String> {
+        let layers = [&self.below, &self.file, &self.above];
+        let names: BTreeSet<&str> = layers.into_iter().flat_map(Layer::names).collect();
+        let main = names.contains(MAIN).then_some(MAIN);
+        main.into_iter().chain(names.iter().copied().filter(|name| *name != MAIN)).map(str::to_owned).collect()
+    }
+
+    /// The caches whose addresses name this host.
+    fn at_host(&self, host: &str) -> Vec<String> {
+        let is_there = |name: &String| self.text(name, "cache.url").is_some_and(|url| metered::host(&url) == host);
+        self.names().into_iter().filter(is_there).collect()
+    }
+
+    /// Takes what an application's environment says.
+    pub(super) fn of_applications(&mut self, environment: &Environment, mistakes: &mut Mistakes) {
+        let is_only_from_environment =
+            |layers: &Layers| layers.file.names().chain(layers.above.names()).all(|name| name != MAIN);
+        if let Some(url) = self.below.text(MAIN, "cache.url")
+            && is_only_from_environment(self)
+            && self.names().iter().any(|name| name != MAIN && self.text(name, "cache.url").as_ref() == Some(&url))
+        {
+            self.below.forget(MAIN);
+        }
+        let [url, token] = VARIABLES.map(|name| environment.given(name));
+        match (url, token) {
+            (Some(url), token) => self.upstash(url, token, mistakes),
+            (None, Some(token)) => self.token(token, &|host| metered::is_upstash(host), mistakes),
+            (None, None) => {}
+        }
+    }
+
+    /// The database of Upstash is a cache of its own, unless one has its address.
+    fn upstash(&mut self, url: &Given, token: Option<&Given>, mistakes: &mut Mistakes) {
+        let host = metered::host(&url.value);
+        if !metered::is_web(&url.value) || host.is_empty() {
+            let message = format!("{} must begin with https://, and name a host", url.name);
+            return mistakes.error(url.place.clone(), message, "Upstash shows this address under REST API");
+        }
+        let there = self.at_host(&host);
+        if let Some(token) = token
+            && !there.is_empty()
+        {
+            return self.token(token, &|other| other == host, mistakes);
+        }
+        if !there.is_empty() {
+            return;
+        }
+        let Some(token) = token else {
+            let message = format!("{} is set, and {} is not", url.name, VARIABLES[1]);
+            return mistakes.warning(url.place.clone(), message, "without its token this address makes no cache");
+        };
+        if self.text(UPSTASH, "cache.url").is_some() {
+            let message = format!("{} is not used: the cache named {UPSTASH} has another address", url.name);
+            return mistakes.warning(url.place.clone(), message, "give the configured cache another name");
+        }
+        for (key, given) in [("cache.url", url), ("cache.token", token)] {
+            let value = given.value.trim();
+            self.below.set(&Section::of_cache(UPSTASH), of_table(key), value, given.place.clone(), mistakes);
+        }
+    }
+
+    /// Gives the token to the caches that have the address without one.
+    fn token(&mut self, token: &Given, is_meant: &dyn Fn(&str) -> bool, mistakes: &mut Mistakes) {
+        for name in self.names() {
+            let Some(url) = self.text(&name, "cache.url") else { continue };
+            let lacks = metered::is_web(&url) && self.text(&name, "cache.token").is_none();
+            if lacks && is_meant(&metered::host(&url)) {
+                let section = Section::of_cache(&name);
+                self.below.set(&section, of_table("cache.token"), token.value.trim(), token.place.clone(), mistakes);
+            }
+        }
+    }
+
+    /// Each cache, merged. Where there is none, the one that is missing.
+    pub(super) fn merged(&self) -> Vec<(String, Merged)> {
+        let mut names = self.names();
+        if names.is_empty() {
+            names.push(MAIN.to_owned());
+        }
+        let merge = |name: String| {
+            let is_plain = name == MAIN && !self.main_is_named;
+            let section = if is_plain { Section::written("cache") } else { Section::of_cache(&name) };
+            let merged = Merged::merge(Some(section), self.of(Some(&name)));
+            (name, merged)
+        };
+        names.into_iter().map(merge).collect()
+    }
+}
+
+fn of_table(name: &str) -> &'static ConfigKey {
+    reference().iter().find(|key| key.name == name).unwrap_or_else(|| unfit(name, None))
+}
+
+/// What contradicts itself in the settings of one cache.
+pub(super) fn contradictions(merged: &Merged, mistakes: &mut Mistakes) {
+    let Some(Checked::Text(url)) = merged.get("cache.url").filter(|_| merged.is_written("cache.url")) else { return };
+    let [address, token, transport] =
+        ["cache.url", "cache.token", "cache.transport"].map(|name| merged.shown(of_table(name)));
+    let origin = merged.origin("cache.url");
+    let mut wrong = |message: String, note: &str| mistakes.error(Place::Nowhere, message, note);
+    let is_web = metered::is_web(url);
+    let is_rest = merged.text("cache.transport") == "rest";
+    if is_web && merged.get("cache.token").is_none() {
+        wrong(
+            format!("{token} is missing, and the address begins with https:// ({origin})"),
+            "Upstash shows both under REST API: write token = \"…\" beside the address, or set UPSTASH_REDIS_REST_TOKEN",
+        );
+    } else if !is_web && merged.get("cache.token").is_some() {
+        wrong(
+            format!("{token} is set, and the address does not begin with https:// ({origin})"),
+            "remove the token: in other addresses the password stands before the @",
+        );
+    }
+    if !is_web && is_rest {
+        wrong(
+            format!("{transport} is \"rest\", and the address does not begin with https:// ({origin})"),
+            "write the address and the token that Upstash shows under REST API, or transport = \"tcp\"",
+        );
+    } else if is_web && !is_rest && !metered::is_upstash(&metered::host(url)) {
+        wrong(
+            format!("{address} is a web address ({origin}), and its host is none of Upstash"),
+            "write redis://host:port or rediss://host:port; or transport = \"rest\" where the host speaks Upstash's REST",
+        );
+    }
+    if merged.text("cache.on_gap") == "warn" && merged.is_written("cache.hold_wal_bytes_max") {
+        let message = format!("{} has no effect", merged.shown(of_table("cache.hold_wal_bytes_max")));
+        let note = "with on_gap = \"warn\" nothing sweeps, so the position waits for this cache as long as it is away";
+        mistakes.warning(Place::Nowhere, message, note);
+    }
+}
+
+/// The settings of one cache.
+pub(super) fn config(name: String, merged: &mut Merged) -> CacheConfig {
+    let metering = metered::settle(merged);
+    let transport = if merged.text("cache.transport") == "rest" { Transport::Rest } else { Transport::Tcp };
+    let token = merged.get("cache.token").is_some().then(|| merged.secret("cache.token"));
+    let budget = match merged.get("cache.budget") {
+        Some(Checked::Budget(budget)) => *budget,
+        other => unfit("cache.budget", other),
+    };
+    CacheConfig {
+        url: address(merged.secret("cache.url"), token.as_ref(), transport),
+        section: merged.section(),
+        token,
+        transport,
+        tls: TlsFiles {
+            authority: merged.path("cache.tls_ca"),
+            certificate: merged.path("cache.tls_cert"),
+            key: merged.path("cache.tls_key"),
+        },
+        required: merged.flag("cache.required"),
+        hold_wal_bytes_max: merged.number("cache.hold_wal_bytes_max"),
+        budget,
+        echo: merged.durations("cache.echo"),
+        echo_wal_bytes_max: merged.number("cache.echo_wal_bytes_max"),
+        protect: merged.texts("cache.protect").into_iter().map(String::into_bytes).collect(),
+        invalidate: merged.texts("cache.invalidate"),
+        leases: if merged.text("cache.leases") == "companion" { Leases::Companion } else { Leases::None },
+        on_gap: if merged.text("cache.on_gap") == "warn" { OnGap::Warn } else { OnGap::Sweep },
+        metering,
+        heartbeat: merged.duration("cache.heartbeat"),
+        connection_age_max: merged.duration("cache.connection_age_max"),
+        timeout: merged.duration("cache.timeout"),
+        name,
+    }
+}
+
+/// The address to connect to: the Redis protocol of an Upstash database has the host and the token of its REST interface.
+fn address(url: Secret, token: Option<&Secret>, transport: Transport) -> Secret {
+    let Some(token) = token.filter(|_| transport == Transport::Tcp && metered::is_web(url.expose())) else {
+        return url;
+    };
+    let host = metered::host(url.expose());
+    Secret::written(format!("rediss://default:{}@{host}:6379", percent(token.expose())), url.origin().to_owned())
+}
+
+/// Every byte but letters and digits, as a URL writes it.
+fn percent(text: &str) -> String {
+    let written = |byte: u8| match byte.is_ascii_alphanumeric() {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    text.bytes().map(written).collect()
+}

@@ -1,0 +1,141 @@
+//! Sections and the names of caches: what may be written, and what it is called. Pure.
+//!
+//! The table of keys has one section `cache`; its keys stand in `[cache]`, which is the cache named `main`, and in each
+//! `[caches.NAME]`.
+
+use std::fmt;
+
+use crate::config::reference::ConfigKey;
+
+/// The section of the table whose keys each cache has, and the section of the cache named `main`.
+pub(super) const CACHE: &str = "cache";
+
+/// What stands before the names of caches.
+pub(super) const CACHES: &str = "caches";
+
+/// The name of the cache of `[cache]` and `REDIS_URL`.
+pub const MAIN: &str = "main";
+
+/// The name of the cache that the variables of Upstash make.
+pub const UPSTASH: &str = "upstash";
+
+/// Bytes of a name: it stands in variables, metrics and lines of the log.
+const NAME_BYTES_MAX: usize = 40;
+
+/// The beginning of the variables of named caches.
+pub(super) const VARIABLES: &str = "CRIEUR__CACHES__";
+
+/// What a name must be.
+pub(super) const FORM: &str = "a name has 1 to 40 letters from a to z, digits, _ and -: [caches.dakar]";
+
+/// What is wrong with the name of a cache.
+pub(super) fn wrong(name: &str) -> Option<&'static str> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        Some("it is empty or longer than 40 characters")
+    } else if !name.bytes().all(is_allowed) {
+        Some("it has another character than letters from a to z, digits, _ and -")
+    } else {
+        None
+    }
+}
+
+/// The name as it stands in variables, which have neither lower case nor hyphens.
+pub(super) fn in_variables(name: &str) -> String {
+    name.to_ascii_uppercase().replace('-', "_")
+}
+
+/// A section as it is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Section {
+    /// `postgres`, `cache`, `caches.dakar`
+    written: String,
+    /// The cache that it is of.
+    cache: Option<String>,
+}
+
+impl Section {
+    /// A section of the table of keys.
+    pub(super) fn written(section: &str) -> Self {
+        let cache = (section == CACHE).then(|| MAIN.to_owned());
+        Section { written: section.to_owned(), cache }
+    }
+
+    /// `[caches.NAME]`
+    pub(super) fn of_cache(name: &str) -> Self {
+        Section { written: format!("{CACHES}.{name}"), cache: Some(name.to_owned()) }
+    }
+
+    /// The name of the cache whose section it is.
+    pub(super) fn cache(&self) -> Option<&str> {
+        self.cache.as_deref()
+    }
+
+    /// The section of the table that has its keys.
+    pub(super) fn in_table(&self) -> &str {
+        if self.cache.is_some() { CACHE } else { &self.written }
+    }
+
+    /// The key as it would be written with its section.
+    pub(super) fn shown(&self, key: &ConfigKey) -> String {
+        format!("{}.{}", self.written, key.split().1)
+    }
+
+    /// The variable of the key.
+    pub(super) fn variable(&self, key: &ConfigKey) -> String {
+        match &self.cache {
+            Some(name) if self.written != CACHE => {
+                format!("{VARIABLES}{}__{}", in_variables(name), key.split().1.to_ascii_uppercase())
+            }
+            Some(_) | None => key.variable(),
+        }
+    }
+
+    /// Whether names that an application may already have for the address mean this section.
+    pub(super) fn has_names_of_applications(&self) -> bool {
+        self.cache.as_ref().is_none_or(|name| name == MAIN)
+    }
+}
+
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_can_stand_in_a_variable_a_metric_and_a_line_of_the_log() {
+        for (name, is_right) in [
+            ("dakar", true),
+            ("Dakar-2", true),
+            ("a_b", true),
+            ("7", true),
+            ("", false),
+            ("a b", false),
+            ("dakar.sn", false),
+            ("é", false),
+            ("_a__b-", true),
+            ("a\"b", false),
+            (&"a".repeat(41), false),
+        ] {
+            assert_eq!(wrong(name).is_none(), is_right, "{name}");
+        }
+    }
+
+    #[test]
+    fn each_section_has_the_names_of_its_keys() {
+        let key = crate::config::reference().iter().find(|key| key.name == "cache.tls_ca").expect("a key");
+        for (section, shown, variable) in [
+            (Section::written(CACHE), "cache.tls_ca", "CRIEUR__CACHE__TLS_CA"),
+            (Section::of_cache("main"), "caches.main.tls_ca", "CRIEUR__CACHES__MAIN__TLS_CA"),
+            (Section::of_cache("da-kar"), "caches.da-kar.tls_ca", "CRIEUR__CACHES__DA_KAR__TLS_CA"),
+        ] {
+            assert_eq!((section.shown(key).as_str(), section.variable(key).as_str()), (shown, variable));
+            assert_eq!(section.in_table(), CACHE);
+        }
+    }
+}
