@@ -224,3 +224,134 @@ fn percent(text: &str) -> String {
     };
     text.bytes().map(written).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Config, Metering};
+
+    const DATABASE: (&str, &str) = ("DATABASE_URL", "postgres://a/d");
+    const UPSTASH: [(&str, &str); 2] =
+        [("UPSTASH_REDIS_REST_URL", "https://nice-cat-1.upstash.io"), ("UPSTASH_REDIS_REST_TOKEN", "AX/hunter2==")];
+    const MAIN_URL: (&str, &str) = ("REDIS_URL", "redis://127.0.0.1:6379");
+
+    fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("crieur.toml");
+        std::fs::write(&path, format!("{text}\n[[rules]]\ntable = 't'\nkeys = ['k']\n")).expect("written");
+        let env = env.iter().chain([&DATABASE]).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let folder = directory.path().display().to_string() + "/";
+        Config::load(Path::new(&path), env).map_err(|mistakes| mistakes.to_string().replace(&folder, ""))
+    }
+
+    /// Each cache as `name=address (origin)`, and what is warned of.
+    fn caches(text: &str, env: &[(&str, &str)]) -> (Vec<String>, String) {
+        let config = load(text, env).unwrap_or_else(|said| panic!("{text}\n{said}"));
+        let shown = |cache: &CacheConfig| format!("{}={}", cache.name, cache.url.expose());
+        (config.caches.iter().map(shown).collect(), config.warnings.to_string())
+    }
+
+    #[test]
+    fn a_cache_is_made_by_its_section_by_its_variable_and_by_what_an_application_has() {
+        let tcp = "upstash=rediss://default:AX%2Fhunter2%3D%3D@nice-cat-1.upstash.io:6379";
+        let two = "[cache]\nurl = 'redis://a'\n[caches.dakar]\nurl = 'redis://b'";
+        let of_rest = "[caches.vercel]\nurl = 'https://nice-cat-1.upstash.io'";
+        let dakar = ("CRIEUR__CACHES__DAKAR__URL", "redis://c");
+        for (text, env, expected) in [
+            ("", &[MAIN_URL][..], &["main=redis://127.0.0.1:6379"][..]),
+            ("[caches.main]\nurl = 'redis://a'", &[MAIN_URL], &["main=redis://a"]),
+            ("[caches.dakar]\nurl = 'redis://a'", &[], &["dakar=redis://a"]),
+            (two, &[], &["main=redis://a", "dakar=redis://b"]),
+            (two, &[dakar, MAIN_URL], &["main=redis://a", "dakar=redis://c"]),
+            ("[caches.Dakar]\necho = []", &[dakar], &["Dakar=redis://c"]),
+            ("", &[dakar, MAIN_URL], &["main=redis://127.0.0.1:6379", "dakar=redis://c"]),
+            ("[caches.a]\nurl = 'redis://127.0.0.1:6379'", &[MAIN_URL], &["a=redis://127.0.0.1:6379"]),
+            ("", &UPSTASH, &[tcp]),
+            ("", &[UPSTASH[0], UPSTASH[1], MAIN_URL], &["main=redis://127.0.0.1:6379", tcp]),
+            ("[caches.upstash]\nrequired = false", &UPSTASH, &[tcp]),
+            ("[cache]\nurl = 'rediss://x@nice-cat-1.upstash.io'", &UPSTASH, &["main=rediss://x@nice-cat-1.upstash.io"]),
+            (of_rest, &UPSTASH, &[&tcp.replace("upstash=", "vercel=")]),
+            (of_rest, &UPSTASH[1..], &[&tcp.replace("upstash=", "vercel=")]),
+        ] {
+            assert_eq!(
+                caches(text, env),
+                (expected.iter().map(|text| (*text).to_owned()).collect(), String::new()),
+                "{text}"
+            );
+        }
+        let (one, warned) = caches("", &[UPSTASH[0], MAIN_URL]);
+        assert!(one.len() == 1 && warned.contains("UPSTASH_REDIS_REST_TOKEN is not"), "{one:?} {warned}");
+        let (both, warned) = caches("[caches.upstash]\nurl = 'redis://a'", &UPSTASH);
+        assert!(both == ["upstash=redis://a"] && warned.contains("has another address"), "{both:?} {warned}");
+    }
+
+    #[test]
+    fn each_cache_has_its_own_settings_and_the_defaults_of_its_host() {
+        let text = "[cache]\nurl = 'redis://a'\nbudget = '1.5M'\n[caches.dakar]\nurl = 'redis://b'\nrequired = false\n\
+                    hold_wal_bytes_max = 0\necho = []\n[caches.fixed]\nurl = 'rediss://:t@b.upstash.io'\nbudget = 'none'";
+        let config = load(text, &UPSTASH).expect("valid");
+        let seen = |cache: &CacheConfig| {
+            let seconds = cache.heartbeat.as_secs();
+            (cache.required, cache.hold_wal_bytes_max, cache.budget, cache.echo.len(), seconds, cache.metering)
+        };
+        assert_eq!(
+            config.caches.iter().map(|cache| (cache.name.as_str(), seen(cache))).collect::<Vec<_>>(),
+            [
+                ("main", (true, 1 << 30, Some(1_500_000), 3, 2, Metering::None)),
+                ("dakar", (false, 0, None, 0, 2, Metering::None)),
+                ("fixed", (true, 1 << 30, None, 3, 60, Metering::ByCommand)),
+                ("upstash", (true, 1 << 30, Some(200_000), 3, 60, Metering::ByCommand)),
+            ]
+        );
+        let shown: Vec<String> = config.effective().map(|(key, value, _)| format!("{key}={value}")).collect();
+        for line in ["cache.budget=1.5M", "caches.dakar.required=false", "caches.upstash.token=[redacted]"] {
+            assert!(shown.iter().any(|shown| shown == line), "{line} in {shown:?}");
+        }
+        assert!(!format!("{shown:?} {config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_cache_names_it_and_the_way_out() {
+        for (text, env, words) in [
+            (
+                "[cache]\nurl = 'redis://a'\n[caches.main]\nurl = 'redis://b'",
+                &[][..],
+                &["crieur.toml:1", "crieur.toml:3:9", "[cache]"][..],
+            ),
+            ("[caches.'da kar']\nurl = 'redis://a'", &[], &["\"da kar\" is not the name of a cache", "letters"]),
+            (
+                "[caches.da-kar]\nurl = 'redis://a'\n[caches.DA_KAR]\nurl = 'redis://b'",
+                &[],
+                &["\"da-kar\"", "\"DA_KAR\"", "the same variables"],
+            ),
+            (
+                "[caches.dakar]\nurls = 'redis://a'",
+                &[],
+                &["unknown key \"urls\" in [caches.dakar]", "did you mean \"url\""],
+            ),
+            ("[caches.dakar]\nrequired = 'perhaps'", &[], &["caches.dakar.required must be true or false"]),
+            ("[caches.dakar]\nrequired = false", &[], &["caches.dakar.url is missing", "CRIEUR__CACHES__DAKAR__URL"]),
+            ("[caches.a]\nurl = 'https://x.upstash.io'", &[], &["caches.a.token is missing", "crieur.toml:2"]),
+            ("[caches.a]\nurl = 'redis://x'\ntoken = 'hunter2'", &[], &["caches.a.token is set", "remove the token"]),
+            ("[caches.a]\nurl = 'redis://x'\ntransport = 'rest'", &[], &["caches.a.transport is \"rest\""]),
+            ("[caches.a]\nurl = 'https://example.com'\ntoken = 'hunter2'", &[], &["caches.a.url is a web address"]),
+            ("caches = 1", &[MAIN_URL], &["\"caches\" must be a table"]),
+            ("[caches]\ndakar = 1", &[MAIN_URL], &["\"caches.dakar\" must be a table"]),
+            ("", &[MAIN_URL, ("CRIEUR__CACHES__É__URL", "redis://a")], &["is not the name of a cache"]),
+            (
+                "",
+                &[MAIN_URL, ("CRIEUR__CACHE__ECHO", ""), ("CRIEUR__CACHES__MAIN__ECHO", "1s")],
+                &["CRIEUR__CACHE__ECHO and CRIEUR__CACHES__MAIN__ECHO are two names of one setting"],
+            ),
+            ("", &[UPSTASH[0]], &["cache.url is missing", "UPSTASH_REDIS_REST_TOKEN is not"]),
+            ("", &[("UPSTASH_REDIS_REST_URL", "redis://hunter2"), UPSTASH[1]], &["must begin with https://"]),
+        ] {
+            let said = load(text, env).map(|config| format!("{config:?}")).expect_err(text);
+            assert!(words.iter().all(|words| said.contains(words)) && !said.contains("hunter2"), "{text}\n{said}");
+        }
+        let warned = caches("[cache]\nurl = 'redis://a'\non_gap = 'warn'\nhold_wal_bytes_max = '1GiB'", &[]).1;
+        assert!(warned.contains("cache.hold_wal_bytes_max has no effect"), "{warned}");
+    }
+}

@@ -3,7 +3,7 @@
 //! An explicit line of the file wins over DATABASE_URL, which an application's environment may hold for its own, pooled
 //! connection; `CRIEUR__POSTGRES__URL` can only be meant for this daemon and wins over the file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -171,15 +171,15 @@ impl Reading<'_, '_> {
         let Some(entries) = value.get_ref().as_table() else {
             return self.error(value.span(), "\"caches\" must be a table", "write [caches.NAME] on a line of its own");
         };
-        let mut variables = BTreeSet::new();
+        let mut variables: BTreeMap<String, &str> = BTreeMap::new();
         for (name, value) in entries {
             let (at, name) = (name.span(), name.get_ref().as_ref());
             if let Some(wrong) = named::wrong(name) {
                 self.error(at, format!("\"{name}\" is not the name of a cache: {wrong}"), named::FORM);
                 continue;
             }
-            if !variables.insert(named::in_variables(name)) {
-                let message = format!("the cache \"{name}\" has the variables of another one");
+            if let Some(other) = variables.insert(named::in_variables(name), name) {
+                let message = format!("the caches \"{other}\" and \"{name}\" would have the same variables");
                 self.error(at, message, "two names must differ in more than upper and lower case, - and _");
                 continue;
             }

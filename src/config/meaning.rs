@@ -58,6 +58,11 @@ pub const MEANINGS: &[(&str, &str)] = &[
          together make a cache named `upstash` when no cache has that address.",
     ),
     (
+        "cache.transport",
+        "How crieur reaches a cache with an `https://` address: `tcp` is the Redis protocol at port 6379 of the same host. \
+         `rest` is not in this version.",
+    ),
+    (
         "cache.tls_ca",
         "The PEM file of the authority that signed the cache's certificate. Without this key crieur uses the system's \
          authorities. crieur reads the file again at the next connection when the file has changed, so a rotation needs \
@@ -69,11 +74,6 @@ pub const MEANINGS: &[(&str, &str)] = &[
          crieur reads this file again, too.",
     ),
     ("cache.tls_key", "The PEM file of the private key of `cache.tls_cert`."),
-    (
-        "cache.transport",
-        "How crieur reaches a cache with an `https://` address: `tcp` is the Redis protocol at port 6379 of the same host. \
-         `rest` is not in this version.",
-    ),
     (
         "cache.required",
         "Whether `/readyz` waits for this cache and names it when it does not answer. `false` suits a cache that may be away \

@@ -103,7 +103,7 @@ pub struct Pipeline<S: Source, C, D> {
     settings: Settings,
     teller: Teller,
     phase: Phase<D>,
-    /// Every target's mark was judged since this daemon has the slot.
+    /// The mark of every required target was judged since this daemon has the slot.
     is_ready: bool,
     /// Something happened since the totals were told.
     is_news: bool,
@@ -326,7 +326,8 @@ where
             target.start(&turn)?;
         }
         self.confirm();
-        if !self.is_ready && connected && self.targets.iter().all(Target::is_known) {
+        let needed = self.targets.iter().filter(|target| target.is_required()).all(Target::is_known);
+        if !self.is_ready && connected && needed {
             self.is_ready = true;
             self.teller.tell(News::Ready);
         }

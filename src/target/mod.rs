@@ -396,6 +396,11 @@ where
         self.look.is_known()
     }
 
+    /// Whether the daemon is ready only with this cache.
+    pub fn is_required(&self) -> bool {
+        self.settings.policy.required
+    }
+
     /// The last position that the mark says of this server.
     pub fn marked(&self) -> Option<A> {
         self.marking.marked()

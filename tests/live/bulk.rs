@@ -258,7 +258,7 @@ async fn a_commit_of_500_000_rows_takes_little_longer_than_its_deletes() {
     let before = sweeps(&bulk);
     let sink = Config::load(&bulk.daemon.config_path(), std::iter::empty::<(String, String)>())
         .expect("the daemon runs with it");
-    let sink = RedisCache::new(&sink.cache).expect("valid URL");
+    let sink = RedisCache::new(&sink.caches[0]).expect("valid URL");
     let mut keys = KeySet::default();
     for id in 1..=ROWS {
         keys.insert(format!("properties:detail:{id}").as_bytes(), FamilyId(0), 0);
