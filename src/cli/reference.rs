@@ -17,8 +17,10 @@ use crate::observe::ids::{Entry, LIST, Level};
 /// Which part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum ReferencePart {
-    /// Every configuration key.
+    /// Every configuration key but those of the caches.
     Configuration,
+    /// Every key of a cache.
+    CacheKeys,
     /// Every metric, as the page of a daemon shows it.
     Metrics,
     /// Every exit code.
@@ -43,7 +45,8 @@ pub enum ReferencePart {
 pub fn text(part: ReferencePart, crieur: clap::Command) -> String {
     let mut out = String::new();
     match part {
-        ReferencePart::Configuration => configuration(&mut out),
+        ReferencePart::Configuration => configuration(&mut out, false),
+        ReferencePart::CacheKeys => configuration(&mut out, true),
         ReferencePart::Metrics => metrics(&mut out),
         ReferencePart::ExitCodes => exit_codes(&mut out),
         ReferencePart::Commands => commands(&mut out, crieur),
@@ -61,9 +64,9 @@ macro_rules! line {
     ($out:expr, $($format:tt)*) => {{ let _ = writeln!($out, $($format)*); }};
 }
 
-fn configuration(out: &mut String) {
+fn configuration(out: &mut String, of_caches: bool) {
     let mut section = "";
-    for key in reference() {
+    for key in reference().iter().filter(|key| key.is_of_a_cache() == of_caches) {
         if key.split().0 != section {
             section = key.split().0;
             line!(out, "## `[{section}]`\n");

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::config::environment::{Environment, Given, UPSTASH as VARIABLES};
-use crate::config::layers::{Layer, Values};
+use crate::config::layers::{Layer, LayerValues};
 use crate::config::merged::{Merged, unfit};
 use crate::config::metered;
 use crate::config::named::{MAIN, Section, UPSTASH};
@@ -18,7 +18,7 @@ use crate::secret::Secret;
 
 /// The layers of a configuration, the later one wins.
 pub(super) struct Layers {
-    pub(super) defaults: Values,
+    pub(super) defaults: LayerValues,
     /// `DATABASE_URL`, `REDIS_URL` and their like.
     pub(super) below: Layer,
     pub(super) file: Layer,
@@ -30,7 +30,7 @@ pub(super) struct Layers {
 
 impl Layers {
     /// The layers of a cache, or of everything else.
-    pub(super) fn of(&self, cache: Option<&str>) -> [Values; 4] {
+    pub(super) fn of(&self, cache: Option<&str>) -> [LayerValues; 4] {
         [self.defaults.clone(), self.below.of(cache), self.file.of(cache), self.above.of(cache)]
     }
 

@@ -18,11 +18,11 @@ use crate::rules::read::parse::TOP;
 
 type Toml<'i> = Spanned<DeValue<'i>>;
 
-/// Values by the table's names of their keys: what one origin says of one cache, or of everything else.
+/// LayerValues by the table's names of their keys: what one origin says of one cache, or of everything else.
 #[derive(Clone, Debug, Default)]
-pub struct Values(Map<String, Value>);
+pub struct LayerValues(Map<String, Value>);
 
-impl Source for Values {
+impl Source for LayerValues {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
         Box::new(self.clone())
     }
@@ -32,12 +32,12 @@ impl Source for Values {
     }
 }
 
-impl Values {
+impl LayerValues {
     /// The defaults of the table of keys.
     pub fn defaults() -> Self {
         let value =
             |key: &ConfigKey| Some((key.name.to_owned(), Value::new(Some(&"default".to_owned()), key.default?)));
-        Values(reference().iter().filter_map(value).collect())
+        LayerValues(reference().iter().filter_map(value).collect())
     }
 
     /// With addresses that nobody connects to.
@@ -49,16 +49,16 @@ impl Values {
     }
 }
 
-/// Values of one origin: those of each cache by its name, and all others.
+/// LayerValues of one origin: those of each cache by its name, and all others.
 #[derive(Clone, Debug, Default)]
 pub struct Layer {
-    others: Values,
-    caches: BTreeMap<String, Values>,
+    others: LayerValues,
+    caches: BTreeMap<String, LayerValues>,
 }
 
 impl Layer {
     /// What it says of a cache, or of everything else.
-    pub(super) fn of(&self, cache: Option<&str>) -> Values {
+    pub(super) fn of(&self, cache: Option<&str>) -> LayerValues {
         match cache {
             Some(name) => self.caches.get(name).cloned().unwrap_or_default(),
             None => self.others.clone(),

@@ -1,4 +1,4 @@
-//! What each configuration key does, in sentences: the text of `docs/operate/configuration.md`. Pure.
+//! What each configuration key does, in sentences: the text of `docs/operate/configuration.md` and `cache-keys.md`. Pure.
 
 /// Key and text, in the order of [`super::reference::reference`].
 pub const MEANINGS: &[(&str, &str)] = &[

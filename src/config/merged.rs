@@ -6,7 +6,7 @@ use std::time::Duration;
 use config::Source as _;
 
 use crate::config::environment::{self, Environment};
-use crate::config::layers::Values;
+use crate::config::layers::LayerValues;
 use crate::config::named::Section;
 use crate::config::reference::{self, Checked, reference};
 use crate::mistake::{Mistakes, Place};
@@ -25,7 +25,7 @@ pub(super) type Setting = (Checked, String, String);
 
 impl Merged {
     /// Of the cache in `section`, or of everything else.
-    pub(super) fn merge(cache: Option<Section>, layers: [Values; 4]) -> Self {
+    pub(super) fn merge(cache: Option<Section>, layers: [LayerValues; 4]) -> Self {
         let merged = layers.into_iter().fold(config::Config::builder(), |builder, layer| builder.add_source(layer));
         let merged =
             merged.build().and_then(|merged| merged.collect()).expect("checked scalars and lists under fixed keys");

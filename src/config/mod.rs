@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use crate::config::caches::Layers;
 use crate::config::environment::Environment;
-use crate::config::layers::Values;
+use crate::config::layers::LayerValues;
 use crate::config::merged::{Merged, unfit};
 use crate::config::reference::Checked;
 use crate::mistake::{Mistakes, SourceFile};
@@ -99,8 +99,8 @@ impl Config {
         let names: Vec<&str> = from_file.names().collect();
         let (below, above) = environment::layers(&env, &names, &mut mistakes);
         let defaults = match reading {
-            Reading::Unconnected => Values::defaults().with_no_addresses(),
-            Reading::Whole | Reading::Anew(_) => Values::defaults(),
+            Reading::Unconnected => LayerValues::defaults().with_no_addresses(),
+            Reading::Whole | Reading::Anew(_) => LayerValues::defaults(),
         };
         let main_is_named = from_file.names().any(|name| name == MAIN) && !table.contains_key("cache");
         let mut layers = Layers { defaults, below, file: from_file, above, main_is_named };

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use toml::de::DeTable;
 
 use crate::config::caches::Layers;
-use crate::config::layers::{self, Layer, Values};
+use crate::config::layers::{self, Layer, LayerValues};
 use crate::config::merged::Merged;
 use crate::error::Exit;
 use crate::mistake::{self, Mistakes, Place, SourceFile};
@@ -21,7 +21,7 @@ pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
     let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
     let from_file = layers::file(&file, &table, &mut mistakes);
     let (below, above) = (Layer::default(), Layer::default());
-    let layers = Layers { defaults: Values::defaults(), below, file: from_file, above, main_is_named: false };
+    let layers = Layers { defaults: LayerValues::defaults(), below, file: from_file, above, main_is_named: false };
     let caches = layers.merged();
     let protect: Vec<Vec<u8>> = united(&caches, "cache.protect").into_iter().map(String::into_bytes).collect();
     let directory = path.parent().unwrap_or(Path::new(""));
