@@ -26,7 +26,7 @@ use super::{Cache, Deleted, Swap, Swept, reply, scan, sweep};
 use crate::amount::shown;
 use crate::cache::continuity::Lineage;
 use crate::config::{self, Leases, Metering};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Result};
 use crate::keys::KeySet;
 use crate::observe::{Id, log};
 use crate::reminder::Reminder;
