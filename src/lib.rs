@@ -99,6 +99,7 @@ pub mod rules;
 
 // The guarantee: pure.
 pub mod backoff;
+pub mod budget;
 pub mod gate;
 pub mod ledger;
 mod load;

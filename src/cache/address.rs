@@ -188,7 +188,7 @@ pub(super) fn bad_url(what: &str) -> Error {
     Error::definite(Exit::Config, format!("the address {what}"))
 }
 
-fn unconnected(cause: io::Error) -> Error {
+pub(super) fn unconnected(cause: io::Error) -> Error {
     let hint = match cause.kind() {
         io::ErrorKind::ConnectionRefused => {
             "Nobody listens there: start the cache, or correct host and port in the address."

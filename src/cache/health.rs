@@ -8,6 +8,7 @@ pub struct Health {
     away: AtomicBool,
     outages: AtomicU64,
     deleted: AtomicBool,
+    billed: AtomicU64,
 }
 
 impl Health {
@@ -31,6 +32,16 @@ impl Health {
     /// Whether keys were ever deleted: a cache that did is one that can.
     pub fn has_deleted(&self) -> bool {
         self.deleted.load(Ordering::Relaxed)
+    }
+
+    /// Commands were sent that are billed.
+    pub fn bill(&self, commands: u64) {
+        self.billed.fetch_add(commands, Ordering::Relaxed);
+    }
+
+    /// Commands that were sent and are billed.
+    pub fn billed(&self) -> u64 {
+        self.billed.load(Ordering::Relaxed)
     }
 
     /// Times that it went away.

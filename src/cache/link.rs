@@ -8,13 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, Value};
+use ::redis::{AsyncConnectionConfig, Pipeline, RedisConnectionInfo, Value};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::address::Address;
 use super::identity::{Identity, Info};
 use super::socket::{End, HeardBytes, Stream};
+use super::speak::{Speaks, count};
 use super::unlink::{Unlinks, is_long};
 use super::{Deleted, reply};
 use crate::config::Leases;
@@ -164,56 +165,6 @@ impl CacheLink {
         Ok(())
     }
 
-    /// Sends the pipeline, which holds about `bytes` of data, and reads as many replies as it has commands.
-    pub(super) async fn exchange(&mut self, pipeline: &Pipeline, bytes: usize) -> Result<Vec<Value>> {
-        let transfer = Duration::from_secs((bytes / BYTES_PER_SECOND_MIN) as u64);
-        self.connection.set_response_timeout(self.timeout + transfer);
-        let replies = self.connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
-        self.state = match (&replies, self.state) {
-            (Ok(replies), _) if replies.iter().any(reply::closes) => State::Closed,
-            (Ok(_), _) => State::Answered,
-            (Err(error), State::Untried) if error.is_io_error() && !error.is_timeout() => State::Closed,
-            (Err(_), _) => State::Broken,
-        };
-        let replies = replies.map_err(|error| match self.heard.last_words() {
-            Some((code, detail)) => reply::last_words(&code, &detail),
-            None => reply::broken(error),
-        })?;
-        if replies.len() == pipeline.len() { Ok(replies) } else { Err(reply::unexpected("a pipeline")) }
-    }
-
-    /// Sends one command and reads its reply.
-    pub(super) async fn ask(&mut self, command: Cmd) -> Result<Value> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.add_command(command);
-        let reply = self.exchange(&pipeline, 0).await?.pop();
-        reply.ok_or_else(|| reply::unexpected("a command"))
-    }
-
-    /// UNLINKs the keys, each with its lease, and checks every reply. Keys that may be too long for the server are left
-    /// to [`unlink_alone`](CacheLink::unlink_alone); they come back.
-    pub(super) async fn unlink<'a>(
-        &mut self,
-        keys: impl Iterator<Item = &'a [u8]>,
-        leases: Leases,
-    ) -> Result<(Deleted, Vec<&'a [u8]>)> {
-        let (mut done, mut long) = (Deleted::default(), Vec::new());
-        let mut unlinks = Unlinks::new(leases);
-        for key in keys {
-            if is_long(key.len()) {
-                long.push(key);
-                continue;
-            }
-            done.sent += 1;
-            if unlinks.is_full(key.len()) {
-                done.existed += self.flush(&mut unlinks).await?;
-            }
-            unlinks.push(key);
-        }
-        done.existed += self.flush(&mut unlinks).await?;
-        Ok((done, long))
-    }
-
     /// UNLINKs one long key, on a connection that no other key needs; `None` when the server closed it unanswered, or
     /// said that it does not read so much.
     pub(super) async fn unlink_alone(&mut self, key: &[u8], leases: Leases) -> Result<Option<Deleted>> {
@@ -245,12 +196,49 @@ impl CacheLink {
     }
 }
 
-/// The reply of a command that counts.
-pub(super) fn count(command: &str, value: &Value) -> Result<u64> {
-    match value {
-        Value::Int(count) => u64::try_from(*count).map_err(|_| reply::unexpected(command)),
-        Value::ServerError(error) => Err(reply::refused(command, error)),
-        _ => Err(reply::unexpected(command)), // Value is foreign and non-exhaustive.
+impl Speaks for CacheLink {
+    async fn exchange(&mut self, pipeline: &Pipeline, bytes: usize) -> Result<Vec<Value>> {
+        let transfer = Duration::from_secs((bytes / BYTES_PER_SECOND_MIN) as u64);
+        self.connection.set_response_timeout(self.timeout + transfer);
+        let replies = self.connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
+        self.state = match (&replies, self.state) {
+            (Ok(replies), _) if replies.iter().any(reply::closes) => State::Closed,
+            (Ok(_), _) => State::Answered,
+            (Err(error), State::Untried) if error.is_io_error() && !error.is_timeout() => State::Closed,
+            (Err(_), _) => State::Broken,
+        };
+        let replies = replies.map_err(|error| match self.heard.last_words() {
+            Some((code, detail)) => reply::last_words(&code, &detail),
+            None => reply::broken(error),
+        })?;
+        if replies.len() == pipeline.len() { Ok(replies) } else { Err(reply::unexpected("a pipeline")) }
+    }
+
+    /// Keys that may be too long for the server are left to [`unlink_alone`](CacheLink::unlink_alone).
+    async fn unlink<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        leases: Leases,
+    ) -> Result<(Deleted, Vec<&'a [u8]>)> {
+        let (mut done, mut long) = (Deleted::default(), Vec::new());
+        let mut unlinks = Unlinks::new(leases);
+        for key in keys {
+            if is_long(key.len()) {
+                long.push(key);
+                continue;
+            }
+            done.sent += 1;
+            if unlinks.is_full(key.len()) {
+                done.existed += self.flush(&mut unlinks).await?;
+            }
+            unlinks.push(key);
+        }
+        done.existed += self.flush(&mut unlinks).await?;
+        Ok((done, long))
+    }
+
+    fn info(&self) -> &Info {
+        &self.info
     }
 }
 
@@ -259,18 +247,5 @@ pub(super) fn okay(command: &str, value: &Value) -> Result<()> {
         Value::Okay => Ok(()),
         Value::ServerError(error) => Err(reply::refused(command, error)),
         _ => Err(reply::unexpected(command)), // Value is foreign and non-exhaustive.
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_count_is_success() {
-        assert_eq!(count("UNLINK", &Value::Int(0)).ok(), Some(0));
-        for value in [Value::Int(-1), Value::Nil, Value::Okay, Value::Array(vec![]), Value::BulkString(b"1".to_vec())] {
-            assert!(count("UNLINK", &value).is_err(), "{value:?}");
-        }
     }
 }

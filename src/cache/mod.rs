@@ -6,6 +6,7 @@
 pub mod acl;
 pub mod address;
 pub mod any;
+mod bill;
 pub mod continuity;
 pub mod forms;
 pub mod health;
@@ -18,8 +19,10 @@ pub mod probe;
 mod query;
 pub mod redis;
 pub mod reply;
+pub mod rest;
 mod scan;
 mod socket;
+mod speak;
 mod swap;
 pub mod sweep;
 mod unlink;

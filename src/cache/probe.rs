@@ -9,8 +9,8 @@ use ::redis::{Cmd, Pipeline, ServerError, Value};
 
 use super::identity::Info;
 use super::lease;
-use super::link::CacheLink;
 use super::reply::{self, Mends};
+use super::speak::Speaks;
 use crate::config::Leases;
 use crate::error::{Error, Result};
 use crate::glob;
@@ -70,13 +70,18 @@ struct Attempt {
 }
 
 /// Tries everything. An error is one of the connection.
-pub(super) async fn each(link: &mut CacheLink, mark: &str, families: &[Vec<u8>], leases: Leases) -> Result<Vec<Tried>> {
-    if let Some(error) = link.info.field("redis_mode").and_then(reply::unsuitable) {
+pub(super) async fn each(
+    link: &mut impl Speaks,
+    mark: &str,
+    families: &[Vec<u8>],
+    leases: Leases,
+) -> Result<Vec<Tried>> {
+    if let Some(error) = link.info().field("redis_mode").and_then(reply::unsuitable) {
         let refusal = Some((error, Mends::Person));
         return Ok(vec![Tried { subject: "look at the server".to_owned(), command: "INFO", refusal }]);
     }
     let random = random_name();
-    let attempts = attempts(mark, families, leases, link.identity.is_some(), &random);
+    let attempts = attempts(mark, families, leases, link.info().identity().is_some(), &random);
     let replies = exchange(link, attempts.iter().map(|attempt| &attempt.cmd)).await?;
     let mut tried: Vec<Tried> =
         attempts.into_iter().zip(&replies).map(|(attempt, value)| judged(attempt, value)).collect();
@@ -95,7 +100,7 @@ pub(super) async fn each(link: &mut CacheLink, mark: &str, families: &[Vec<u8>],
     Ok(tried)
 }
 
-async fn exchange(link: &mut CacheLink, commands: impl Iterator<Item = &Cmd>) -> Result<Vec<Value>> {
+async fn exchange(link: &mut impl Speaks, commands: impl Iterator<Item = &Cmd>) -> Result<Vec<Value>> {
     let mut pipeline = Pipeline::new();
     commands.for_each(|command| _ = pipeline.add_command(command.clone()));
     if pipeline.is_empty() { Ok(Vec::new()) } else { link.exchange(&pipeline, 0).await }

@@ -18,8 +18,9 @@ use super::forms::{CacheAddress, unready};
 use super::health::Health;
 use super::identity::{Acquaintance, Info, Met};
 use super::inspect::Inspect;
-use super::link::{CacheLink, count};
+use super::link::CacheLink;
 use super::probe::{self, Examined};
+use super::speak::{self, Speaks, count};
 use super::swap::{self, Swapping, mark_key};
 use super::sweep::{Progress, Steps, SweepGround};
 use super::{Cache, Deleted, Swap, Swept, reply, scan, sweep};
@@ -367,19 +368,17 @@ impl Cache for RedisCache {
         let read = async |link: &mut CacheLink| {
             // Before the question: what turns out meanwhile is looked at again.
             let lineage = self.lineage();
-            let mut command = Cmd::new();
-            command.arg("GET").arg(mark_key(name));
-            match link.ask(command).await? {
-                Value::Nil => Ok((None, lineage)),
-                Value::BulkString(mark) => Ok((Some(mark), lineage)),
-                // Not a text: somebody else wrote under our name. Kept, it could never be compared nor replaced.
-                Value::ServerError(error) if error.code() == "WRONGTYPE" => {
+            // Where replicas answer reads, a script is what only the primary runs.
+            let is_primary_asked = self.metering == Metering::ByCommand && link.identity.is_none();
+            let command = if is_primary_asked { speak::read_at_primary } else { speak::read };
+            match speak::mark("GET", link.ask(command(&mark_key(name))).await?) {
+                Ok(found) => Ok((found, lineage)),
+                Err(Some(error)) => Err(error),
+                Err(None) => {
                     let mut command = Cmd::new();
                     command.arg("UNLINK").arg(mark_key(name));
                     count("UNLINK", &link.ask(command).await?).map(|_| (None, lineage))
                 }
-                Value::ServerError(error) => Err(reply::refused("GET", &error)),
-                _ => Err(reply::unexpected("GET")), // Value is foreign and non-exhaustive.
             }
         };
         self.noted(self.on_link(&self.marking, read).await)

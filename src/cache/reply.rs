@@ -19,7 +19,8 @@ const IN_SCRIPT: &str = "@user_script:";
 const MAXCLIENTS: &str = "max number of clients";
 const CLUSTER: &str = "This server is a cluster node; this version speaks to one primary that holds all keys.";
 const SENTINEL: &str = "cache.url must name the primary itself; `SENTINEL get-master-addr-by-name` tells where it is.";
-const QUOTA: &str = "The commands of this plan are used up: raise the plan, or wait for the next day or month.";
+const QUOTA: &str = "Raise the plan, or wait until the month (or the day) ends: nothing is deleted until then, and crieur goes on by \
+    itself. The budget of this cache bounds what crieur itself uses; the application's own commands count, too.";
 const REPLICA: &str = "The cache is a replica, perhaps the old primary after a failover; cache.url must lead to the primary, and a \
     load balancer in front of it to nothing else.";
 const WAIT: &str = "The cache is busy with itself; the keys go again until it answers.";
@@ -100,6 +101,28 @@ pub fn last_words(code: &str, detail: &str) -> Error {
     classify("the connection", code, detail)
 }
 
+/// Whether this error says that the commands of a plan are used up.
+pub(super) fn is_quota(code: &str, detail: &str) -> bool {
+    code == "ERR" && QUOTA_TEXTS.iter().any(|text| detail.starts_with(text))
+}
+
+/// Of such a text the numbers are told, and nothing else.
+fn used_up(detail: &str) -> String {
+    let number = |name: &str| {
+        let behind = detail.split_once(name)?.1.trim_start();
+        let digits = behind.split(|c: char| !c.is_ascii_digit()).next()?;
+        (!digits.is_empty() && digits.len() <= 15).then_some(digits)
+    };
+    let of = if detail.starts_with(QUOTA_TEXTS[1]) { "day" } else { "month" };
+    match (number("Limit:"), number("Usage:")) {
+        (Some(limit), Some(usage)) => {
+            format!("the plan of this cache is used up: {usage} commands of {limit} in this {of}")
+        }
+        (Some(limit), None) => format!("the plan of this cache is used up: {limit} commands in this {of}"),
+        (None, _) => format!("the plan of this cache is used up: its commands of this {of}"),
+    }
+}
+
 pub(super) fn classify(command: &str, code: &str, detail: &str) -> Error {
     let ((class, _), hint) = meaning(code, detail);
     // A code is a short word of capitals; anything else may be data.
@@ -112,6 +135,7 @@ pub(super) fn classify(command: &str, code: &str, detail: &str) -> Error {
         "an error"
     };
     let message = match code {
+        _ if is_quota(code, detail) => used_up(detail),
         "ERR" if detail.starts_with(MAXCLIENTS) => {
             format!("the cache refused the connection: too many clients (maxclients): ERR {MAXCLIENTS} reached")
         }
@@ -130,6 +154,10 @@ const WEATHER: (Class, Mends) = (Class::Transient, Mends::Itself);
 const MENDED: (Class, Mends) = (Class::Transient, Mends::Person);
 /// A right is missing, which may be granted while the daemon runs.
 const GRANTED: (Class, Mends) = (Class::Transient, Mends::Rights);
+/// The same, and each try would be refused for hours.
+const USED_UP: (Class, Mends) = (Class::TransientSlow, Mends::Person);
+/// How the texts begin that say that a plan's commands are used up.
+const QUOTA_TEXTS: [&str; 2] = ["max requests limit exceeded", "max daily request limit exceeded"];
 /// No retry can help.
 const STOPS: (Class, Mends) = (Class::Definite(Exit::Unavailable), Mends::Person);
 
@@ -179,8 +207,8 @@ fn meaning_of_err(detail: &str) -> ((Class, Mends), Option<&'static str>) {
         ("invalid password", MENDED, LOGIN), // Before Redis 6.
         // What a long command is answered with before the log-in, instead of NOAUTH (networking.c).
         ("Protocol error: unauthenticated", MENDED, PASSWORD),
-        ("max requests limit exceeded", MENDED, QUOTA),
-        ("max daily request limit exceeded", MENDED, QUOTA),
+        (QUOTA_TEXTS[0], USED_UP, QUOTA),
+        (QUOTA_TEXTS[1], USED_UP, QUOTA),
         // A command inside of a script (`scriptVerifyACL` in script.c).
         ("ACL failure in script", GRANTED, GRANT),
         ("The user executing the script", GRANTED, GRANT),
@@ -252,6 +280,22 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_that_is_used_up_is_named_with_its_numbers_and_asked_seldom() {
+        let month = "max requests limit exceeded. Limit: 500000, Usage: 500003. See https://secret";
+        for (detail, message) in [
+            (month, "the plan of this cache is used up: 500003 commands of 500000 in this month"),
+            (
+                "max daily request limit exceeded. Limit: 10000",
+                "the plan of this cache is used up: 10000 commands in this day",
+            ),
+            ("max requests limit exceeded", "the plan of this cache is used up: its commands of this month"),
+        ] {
+            let error = classify("UNLINK", "ERR", detail);
+            assert_eq!((error.message.as_str(), error.class), (message, Class::TransientSlow));
+        }
+    }
+
+    #[test]
     fn an_unknown_code_is_transient_and_no_text_of_the_server_is_repeated() {
         for (code, detail) in [("ERR", "secret"), ("EXECABORT", "secret"), ("NEW", "secret"), ("secret", ""), ("", "")]
         {
@@ -282,6 +326,7 @@ mod tests {
             ("ERR", "unknown command 'EVAL'", Mends::Person),
             ("ERR", "DB index is out of range", Mends::Person),
             ("ERR", "max requests limit exceeded. Limit: 500000", Mends::Person),
+            ("ERR", "max daily request limit exceeded. Limit: 10000, Usage: 10000.", Mends::Person),
         ] {
             assert_eq!(super::mends(code, detail), mends, "{code} {detail}");
             assert!(mends != Mends::Itself || classify("X", code, detail).is_transient(), "{code}");

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use ::redis::{Cmd, Value};
 
-use super::link::CacheLink;
 use super::reply;
+use super::speak::Speaks;
 use crate::error::Result;
 
 /// Buckets that one SCAN of a look visits: well below a millisecond of the server's one thread.
@@ -16,9 +16,10 @@ const SCAN_COUNT: u32 = 500;
 pub(super) type KeyPage = (Vec<u8>, Vec<Vec<u8>>);
 
 /// Asks for a page. An error is that of the connection.
-pub(super) async fn ask(link: &mut CacheLink, cursor: &[u8], matching: &[u8], buckets: u32) -> Result<Value> {
+pub(super) async fn ask(link: &mut impl Speaks, cursor: &[u8], matching: &[u8], buckets: u32) -> Result<Value> {
     let mut command = Cmd::new();
-    command.arg("SCAN").arg(cursor).arg("MATCH").arg(matching).arg("COUNT").arg(buckets);
+    // The pattern last: over REST only the last argument may be other bytes than text.
+    command.arg("SCAN").arg(cursor).arg("COUNT").arg(buckets).arg("MATCH").arg(matching);
     link.ask(command).await
 }
 
@@ -34,7 +35,7 @@ pub(super) fn read(answer: Value) -> Result<KeyPage> {
 /// Gives every key to `each`, until that breaks; whether these were all. The server rests between two pages for as long as
 /// it worked.
 pub(super) async fn all(
-    link: &mut CacheLink,
+    link: &mut impl Speaks,
     matching: &[u8],
     each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<bool> {

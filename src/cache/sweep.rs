@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use ::redis::Cmd;
 
-use super::link::{CacheLink, count};
+use super::speak::{Speaks, count};
 use super::{Deleted, Swept, lease, scan};
 use crate::config::Leases;
 use crate::error::Result;
@@ -180,7 +180,7 @@ pub(super) struct SweepGround<'a, L> {
 /// The passes.
 pub(super) async fn run<L: Alone>(
     ground: &SweepGround<'_, L>,
-    link: &mut CacheLink,
+    link: &mut impl Speaks,
     plan: &SweepPlan<'_>,
 ) -> Result<Swept> {
     let progress = ground.progress;
@@ -216,7 +216,11 @@ pub(super) async fn run<L: Alone>(
 }
 
 /// Deletes the leases of condemned keys, most of which are not stored yet; nothing of it is counted.
-async fn sweep_leases<L: Alone>(ground: &SweepGround<'_, L>, link: &mut CacheLink, plan: &SweepPlan<'_>) -> Result<()> {
+async fn sweep_leases<L: Alone>(
+    ground: &SweepGround<'_, L>,
+    link: &mut impl Speaks,
+    plan: &SweepPlan<'_>,
+) -> Result<()> {
     let mut cursor = b"0".to_vec();
     loop {
         let leases;
@@ -232,7 +236,7 @@ async fn sweep_leases<L: Alone>(ground: &SweepGround<'_, L>, link: &mut CacheLin
 /// How many of the keys existed.
 async fn unlink<'a, L: Alone>(
     ground: &SweepGround<'_, L>,
-    link: &mut CacheLink,
+    link: &mut impl Speaks,
     keys: impl Iterator<Item = &'a [u8]>,
     leases: Leases,
 ) -> Result<u64> {
@@ -243,7 +247,7 @@ async fn unlink<'a, L: Alone>(
 /// One page; the next attempt takes smaller ones where it did not come.
 async fn page<L>(
     ground: &SweepGround<'_, L>,
-    link: &mut CacheLink,
+    link: &mut impl Speaks,
     cursor: &[u8],
     matching: &[u8],
 ) -> Result<scan::KeyPage> {
@@ -253,7 +257,7 @@ async fn page<L>(
 }
 
 /// DBSIZE only feeds the display: a user that may not ask sees no total.
-async fn size(link: &mut CacheLink) -> Result<u64> {
+async fn size(link: &mut impl Speaks) -> Result<u64> {
     let mut command = Cmd::new();
     command.arg("DBSIZE");
     let value = link.ask(command).await?;

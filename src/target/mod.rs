@@ -19,6 +19,7 @@ mod gaps;
 mod lagging;
 mod look;
 mod marking;
+pub mod meter;
 mod owed;
 pub mod pace;
 pub mod proof;

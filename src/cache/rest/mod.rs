@@ -1,0 +1,402 @@
+//! Upstash over its REST interface, for where nothing but HTTPS is open.
+//!
+//! There is no connection to prove anything: each request may be answered by another server than the one before. So the
+//! cache is nameless (`cache/identity.rs`): each mark carries, in its own transaction, what was deleted since the last one.
+//! Reads may come from a replica that lags; they are asked behind a write of our own, whose sync token says how far the
+//! replica must be. What is sent is sent once: where the answer to a mark is lost, the mark is looked at.
+
+mod http;
+mod io;
+mod json;
+mod pack;
+mod status;
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::redis::{Cmd, Pipeline, Value};
+use tokio::time::sleep;
+
+use super::address::trust;
+use super::continuity::Lineage;
+use super::forms::RestAddress;
+use super::health::Health;
+use super::identity::Info;
+use super::inspect::Inspect;
+use super::probe::{self, Examined};
+use super::speak::{self, Speaks, count};
+use super::swap::{self, Swapping, mark_key};
+use super::sweep::{Progress, Steps, SweepGround, SweepPlan};
+use super::{Cache, Deleted, Swap, Swept, bill, reply, scan, sweep};
+use crate::config::{self, Leases};
+use crate::error::{Error, Exit, Result};
+use crate::keys::KeySet;
+use crate::observe::{Id, log};
+use crate::secret::Secret;
+use http::{Client, Lane, Unanswered};
+use json::Form;
+use pack::{Packed, batches};
+
+/// How often the items of a request that were refused are sent again, alone, before the caller hears of it.
+const ITEM_TRIES: u32 = 3;
+/// Ahead of the first of these; each next pause is twice as long.
+const ITEM_PAUSE: Duration = Duration::from_millis(100);
+/// Written ahead of a scan: what the scan is asked behind.
+const SYNC_KEY: &str = "crieur:sync";
+
+/// A service that takes commands over HTTP.
+pub struct RestCache {
+    client: Client,
+    /// For messages: "the cache at eu1-x.upstash.io:443 (UPSTASH_REDIS_REST_URL)".
+    server: String,
+    protect: Vec<Vec<u8>>,
+    leases: Leases,
+    deletes: Lane,
+    marks: Lane,
+    sweeps: Lane,
+    /// The service does not know SET with IFEQ: the mark is written by the script.
+    by_script: Cell<bool>,
+    steps: Steps,
+    progress: Progress,
+    health: Arc<Health>,
+}
+
+impl RestCache {
+    /// Checks the token; connects on the first call.
+    ///
+    /// # Errors
+    ///
+    /// Definite ones: a token is missing or cannot be one.
+    pub fn new(address: RestAddress, token: Option<&Secret>, config: &config::CacheSettings) -> Result<Self> {
+        let place = if config.url.origin().is_empty() { "cache.url" } else { config.url.origin() };
+        let missing = || {
+            Error::definite(Exit::Config, "the address is that of a REST interface, and there is no token")
+                .hint("Write its token (UPSTASH_REDIS_REST_TOKEN) into the key token beside it.")
+        };
+        let token = token.ok_or_else(missing).map_err(|error| error.at(place))?;
+        let server = format!("the cache at {} ({place}, over REST)", address.place);
+        let trust = if address.tls { Some(trust(&config.tls)?) } else { None };
+        let client = Client::new(address.place, trust, token.expose().trim(), config.timeout);
+        Ok(RestCache {
+            client: client.map_err(|error| error.at(place))?,
+            server,
+            protect: config.protect.clone(),
+            leases: config.leases,
+            deletes: Lane::default(),
+            marks: Lane::default(),
+            sweeps: Lane::default(),
+            by_script: Cell::default(),
+            steps: Steps::default(),
+            progress: Progress::default(),
+            health: Arc::default(),
+        })
+    }
+
+    /// How far the current or last sweep is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Whether the cache answers.
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
+    }
+
+    /// For messages: where it is, and where that was written.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    fn link<'a>(&'a self, lane: &'a Lane) -> RestLink<'a> {
+        RestLink { cache: self, lane, info: Info::default() }
+    }
+
+    /// A cache that deleted keys is one that can: what it refuses now may pass.
+    fn judged(&self, error: Error) -> Error {
+        let error = if self.health.has_deleted() { error.having_worked() } else { error };
+        error.at(&self.server)
+    }
+
+    fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        self.health.note(result.is_ok());
+        result.map_err(|error| self.judged(error))
+    }
+
+    /// Keys that nobody can have stored count as deleted.
+    fn leave_out(&self, keys: &[&[u8]]) -> Deleted {
+        for key in keys {
+            log!(
+                Id::KeyTooLong,
+                hint = "No client can have stored a key of this length there.",
+                "{} does not take a key of {} bytes: the key is left out",
+                self.server,
+                key.len()
+            );
+        }
+        Deleted { sent: keys.len() as u64, existed: 0 }
+    }
+
+    async fn sweep_all(&self, patterns: &KeySet) -> Result<Swept> {
+        let plan = SweepPlan::new(patterns, &self.protect, self.leases);
+        let mut link = self.link(&self.sweeps);
+        link.write_something().await?;
+        let alone = async |keys: &[&[u8]]| Ok(self.leave_out(keys));
+        sweep::run(&SweepGround { steps: &self.steps, progress: &self.progress, alone }, &mut link, &plan).await
+    }
+
+    /// The mark as the primary has it: a script may write, so no replica runs it.
+    async fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let mut link = self.link(&self.marks);
+        match speak::mark("EVAL", link.ask(speak::read_at_primary(&mark_key(name))).await?) {
+            Ok(found) => Ok(found),
+            Err(Some(error)) => Err(error),
+            Err(None) => {
+                let mut command = Cmd::new();
+                command.arg("UNLINK").arg(mark_key(name));
+                count("UNLINK", &link.ask(command).await?).map(|_| None)
+            }
+        }
+    }
+
+    /// Sends the swap once; a lost answer is no error yet.
+    async fn swap(&self, pipeline: &Pipeline) -> Result<std::result::Result<Value, Error>> {
+        let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
+        let inner = match commands.as_slice() {
+            // What stands between MULTI and EXEC is the body of a transaction.
+            [_, inner @ .., _] if commands.len() > 2 => inner,
+            all => all,
+        };
+        let forms: Option<Vec<Form>> = inner.iter().map(|command| json::form(command)).collect();
+        let Some(forms) = forms else { return Err(reply::unexpected("the mark")) };
+        let arrays: Vec<&[u8]> = forms
+            .iter()
+            .filter_map(|form| if let Form::Array(array) = form { Some(array.as_slice()) } else { None })
+            .collect();
+        if arrays.len() != forms.len() {
+            return Err(Error::transient("the keys behind the mark hold bytes that JSON cannot carry"));
+        }
+        let (path, body, several) = match arrays.as_slice() {
+            [one] => ("/", one.to_vec(), None),
+            all => ("/multi-exec", json::array(all.iter().copied()), Some(all.len())),
+        };
+        let answer = match self.client.post(&self.marks, path, body, true).await {
+            Ok(answer) => answer,
+            Err(Unanswered::Unsent(error)) => return Err(error),
+            Err(Unanswered::Lost(error)) => {
+                self.health.bill(inner.iter().map(|command| bill::of(command, None)).sum());
+                return Ok(Err(error));
+            }
+        };
+        match status::replies(&answer, several) {
+            Ok(replies) => {
+                self.health
+                    .bill(inner.iter().zip(&replies).map(|(command, reply)| bill::of(command, Some(reply))).sum());
+                Ok(Ok(swap::outcome(vec![Value::Array(replies)])))
+            }
+            // Something that is no answer may stand in front of one.
+            Err(error) if answer.status.is_success() => Ok(Err(error)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A way to the service for one call.
+struct RestLink<'a> {
+    cache: &'a RestCache,
+    lane: &'a Lane,
+    info: Info,
+}
+
+impl RestLink<'_> {
+    /// The replies to the commands `chosen` of `forms`, each with its place.
+    async fn send(&self, forms: &[Form], chosen: &[usize], writes: bool) -> Result<Vec<(usize, Value)>> {
+        let mut out = Vec::with_capacity(chosen.len());
+        for batch in batches(forms, chosen) {
+            let answer = self.cache.client.post(self.lane, &batch.path, batch.body, writes).await;
+            let answer = answer.map_err(Unanswered::into_error)?;
+            let several = batch.several.then_some(batch.at.len());
+            out.extend(batch.at.into_iter().zip(status::replies(&answer, several)?));
+        }
+        Ok(out)
+    }
+
+    /// Sends UNLINKs until each was answered with a count; those that were refused go again, and no others.
+    async fn flush(&self, packed: &mut Packed) -> Result<u64> {
+        let (forms, keys) = packed.take();
+        let mut left: Vec<usize> = (0..forms.len()).collect();
+        let (mut existed, mut pause) = (0, ITEM_PAUSE);
+        for tries in 1.. {
+            self.cache.health.bill(left.len() as u64);
+            let mut refused = Vec::new();
+            for (index, value) in self.send(&forms, &left, true).await? {
+                match count("UNLINK", &value) {
+                    Ok(count) => existed += count,
+                    Err(error) if tries >= ITEM_TRIES || status::is_lasting(&error) => return Err(error),
+                    Err(_) => refused.push(index),
+                }
+            }
+            if refused.is_empty() {
+                break;
+            }
+            left = refused;
+            sleep(pause).await;
+            pause *= 2;
+        }
+        Ok(existed.min(keys))
+    }
+
+    /// A write of our own, behind which a scan sees everything that was there. Whoever may not write that key scans behind
+    /// the last delete.
+    async fn write_something(&mut self) -> Result<()> {
+        let mut command = Cmd::new();
+        command.arg("SET").arg(SYNC_KEY).arg("").arg("PX").arg(60_000);
+        match self.ask(command).await? {
+            Value::ServerError(error) if error.code() != "NOPERM" && error.code() != "OOM" => {
+                Err(reply::refused("SET", &error))
+            }
+            _ => Ok(()), // Value is foreign and non-exhaustive.
+        }
+    }
+}
+
+impl Speaks for RestLink<'_> {
+    async fn exchange(&mut self, pipeline: &Pipeline, _bytes: usize) -> Result<Vec<Value>> {
+        let forms: Option<Vec<Form>> = pipeline.cmd_iter().map(json::form).collect();
+        let forms = forms.ok_or_else(|| reply::unexpected("bytes that JSON cannot carry"))?;
+        let all: Vec<usize> = (0..forms.len()).collect();
+        let writes = pipeline.cmd_iter().any(speak::may_write);
+        let replies: Vec<Value> = self.send(&forms, &all, writes).await?.into_iter().map(|(_, value)| value).collect();
+        let billed = pipeline.cmd_iter().zip(&replies).map(|(command, reply)| bill::of(command, Some(reply)));
+        self.cache.health.bill(billed.sum());
+        Ok(replies)
+    }
+
+    async fn unlink<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        leases: Leases,
+    ) -> Result<(Deleted, Vec<&'a [u8]>)> {
+        let (mut done, mut long) = (Deleted::default(), Vec::new());
+        let mut packed = Packed::new(leases);
+        for key in keys {
+            if pack::is_too_long(key.len()) {
+                long.push(key);
+                continue;
+            }
+            done.sent += 1;
+            if packed.is_full() {
+                done.existed += self.flush(&mut packed).await?;
+            }
+            packed.push(key);
+        }
+        done.existed += self.flush(&mut packed).await?;
+        Ok((done, long))
+    }
+
+    fn info(&self) -> &Info {
+        &self.info
+    }
+}
+
+impl Cache for RestCache {
+    fn name(&self) -> &str {
+        &self.server
+    }
+
+    async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
+        if keys.iter().all(|set| set.is_empty()) {
+            return Ok(Deleted::default());
+        }
+        let all = keys.iter().flat_map(|set| set.iter().map(|key| key.bytes));
+        let deleted = self.link(&self.deletes).unlink(all, self.leases).await;
+        let (done, long) = self.noted(deleted)?;
+        if done.sent > 0 {
+            self.health.note_deleted();
+        }
+        let alone = self.leave_out(&long);
+        Ok(Deleted { sent: done.sent + alone.sent, existed: done.existed })
+    }
+
+    async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
+        if patterns.is_empty() {
+            return Ok(Swept::default());
+        }
+        self.noted(self.sweep_all(patterns).await)
+    }
+
+    async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
+        let tried = async {
+            let tried = probe::each(&mut self.link(&self.marks), &mark_key(name), families, self.leases).await?;
+            tried.into_iter().try_for_each(probe::Tried::into_result)
+        };
+        self.noted(tried.await)
+    }
+
+    async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
+        self.noted(self.read(name).await).map(|found| (found, self.lineage()))
+    }
+
+    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
+        let asked = Swapping { name, expected, mark, again, leases: self.leases };
+        let plain = if self.by_script.get() { None } else { asked.plain() };
+        let is_plain = plain.is_some();
+        let swapped = self.swap(&plain.unwrap_or_else(|| asked.script(None))).await;
+        match swapped.map_err(|error| self.judged(error))? {
+            Ok(Value::Int(1) | Value::Okay) => Ok(Swap::Written),
+            // The same request may have come twice, through a proxy that sends again: the first wrote it.
+            Ok(Value::Int(0) | Value::Nil) => Ok(match self.read(name).await {
+                Ok(Some(found)) if found == mark => Swap::Written,
+                Ok(_) | Err(_) => Swap::Other,
+            }),
+            Ok(Value::ServerError(error)) if error.code() == "OOM" => Ok(Swap::Full),
+            Ok(Value::ServerError(error)) => {
+                // A service that does not know IFEQ: the script does the same, once the mark was read again.
+                if is_plain
+                    && error.code() == "ERR"
+                    && reply::mends("ERR", error.details().unwrap_or_default()) == reply::Mends::Itself
+                {
+                    self.by_script.set(true);
+                    return Ok(Swap::Unproven);
+                }
+                let refused = self.judged(reply::refused("the mark", &error));
+                if refused.is_transient() { Ok(Swap::Refused(refused)) } else { Err(refused) }
+            }
+            Ok(_) => Err(self.judged(reply::unexpected("the mark"))), // Value is foreign and non-exhaustive.
+            Err(_) => Ok(match self.read(name).await {
+                Ok(Some(found)) if found == mark => Swap::Written,
+                // It may still be on its way.
+                Ok(_) | Err(_) => Swap::Lost,
+            }),
+        }
+    }
+
+    fn is_nameless(&self) -> bool {
+        true
+    }
+
+    /// Requests tell nothing of who answers: what a leader that changed has lost is in the next mark's transaction, or
+    /// the mark is gone with it.
+    fn lineage(&self) -> Lineage {
+        Lineage::default()
+    }
+}
+
+impl Inspect for RestCache {
+    async fn examine(&self, name: &str, families: &[Vec<u8>]) -> Result<Examined> {
+        let mut link = self.link(&self.marks);
+        let mut asked = Pipeline::new();
+        asked.cmd("INFO").arg("server").cmd("INFO").arg("memory");
+        let replies = link.exchange(&asked, 0).await.map_err(|error| error.at(&self.server))?;
+        let read = |index: usize| Info::read(replies.get(index..=index).unwrap_or_default());
+        let tried = probe::each(&mut link, &mark_key(name), families, self.leases).await;
+        let tried = tried.map_err(|error| error.at(&self.server))?;
+        Ok(Examined { info: read(0), memory: read(1), tried, user: "default".to_owned() })
+    }
+
+    async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool> {
+        let scanned = scan::all(&mut self.link(&self.sweeps), matching, each).await;
+        scanned.map_err(|error| error.while_doing("scan").at(&self.server))
+    }
+}

@@ -1,0 +1,88 @@
+//! A way to a cache: commands out, as many replies back. What is asked over it does not know which way it is.
+
+use ::redis::{Arg, Cmd, Pipeline, Value};
+
+use super::identity::Info;
+use super::{Deleted, reply};
+use crate::config::Leases;
+use crate::error::{Error, Result};
+
+/// A way to a cache, for one call.
+#[allow(async_fn_in_trait)] // One thread: no future of ours needs to be Send.
+pub(super) trait Speaks {
+    /// Sends the pipeline, which holds about `bytes` of data, and reads as many replies as it has commands, errors among
+    /// them.
+    async fn exchange(&mut self, pipeline: &Pipeline, bytes: usize) -> Result<Vec<Value>>;
+
+    /// UNLINKs the keys, each with its lease, and checks every reply. Keys that may be too long for the server come back.
+    async fn unlink<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        leases: Leases,
+    ) -> Result<(Deleted, Vec<&'a [u8]>)>;
+
+    /// What the server said of itself when it was met.
+    fn info(&self) -> &Info;
+
+    /// Sends one command and reads its reply.
+    async fn ask(&mut self, command: Cmd) -> Result<Value> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.add_command(command);
+        let reply = self.exchange(&pipeline, 0).await?.pop();
+        reply.ok_or_else(|| reply::unexpected("a command"))
+    }
+}
+
+/// The reply of a command that counts.
+pub(super) fn count(command: &str, value: &Value) -> Result<u64> {
+    match value {
+        Value::Int(count) => u64::try_from(*count).map_err(|_| reply::unexpected(command)),
+        Value::ServerError(error) => Err(reply::refused(command, error)),
+        _ => Err(reply::unexpected(command)), // Value is foreign and non-exhaustive.
+    }
+}
+
+/// The text of the mark in the reply to a question for it: `Err(None)` where it is no text, which somebody else wrote
+/// under our name. Kept, it could never be compared nor replaced.
+pub(super) fn mark(command: &str, value: Value) -> std::result::Result<Option<Vec<u8>>, Option<Error>> {
+    match value {
+        Value::Nil => Ok(None),
+        Value::BulkString(mark) => Ok(Some(mark)),
+        Value::ServerError(error) if error.code() == "WRONGTYPE" => Err(None),
+        Value::ServerError(error) => Err(Some(reply::refused(command, &error))),
+        _ => Err(Some(reply::unexpected(command))), // Value is foreign and non-exhaustive.
+    }
+}
+
+/// Asks for a key.
+pub(super) fn read(key: &str) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg("GET").arg(key);
+    command
+}
+
+/// Asks the primary for a key: a script may write, so no replica runs it.
+pub(super) fn read_at_primary(key: &str) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg("EVAL").arg("return redis.call('GET', KEYS[1])").arg(1).arg(key);
+    command
+}
+
+/// Whether the command may change something, as far as those go that crieur sends.
+pub(super) fn may_write(command: &Cmd) -> bool {
+    let Some(Arg::Simple(name)) = command.args_iter().next() else { return true }; // Arg is foreign and non-exhaustive.
+    ![&b"GET"[..], b"SCAN", b"INFO", b"DBSIZE"].contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_count_is_success() {
+        assert_eq!(count("UNLINK", &Value::Int(0)).ok(), Some(0));
+        for value in [Value::Int(-1), Value::Nil, Value::Okay, Value::Array(vec![]), Value::BulkString(b"1".to_vec())] {
+            assert!(count("UNLINK", &value).is_err(), "{value:?}");
+        }
+    }
+}
