@@ -4,10 +4,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::continuity::Lineage;
+use super::forms::CacheAddress;
 use super::health::Health;
 use super::inspect::Inspect;
 use super::probe::Examined;
 use super::redis::RedisCache;
+use super::rest::RestCache;
 use super::sweep::Progress;
 use super::{Cache, Deleted, Swap, Swept};
 use crate::config;
@@ -18,6 +20,8 @@ use crate::keys::KeySet;
 pub enum AnyCache {
     /// One server, over its own protocol.
     Server(Box<RedisCache>),
+    /// Upstash, over its REST interface.
+    Rest(Box<RestCache>),
 }
 
 /// The same call of whichever cache it is.
@@ -25,6 +29,7 @@ macro_rules! each {
     ($any:expr, $cache:ident => $call:expr) => {
         match $any {
             AnyCache::Server($cache) => $call,
+            AnyCache::Rest($cache) => $call,
         }
     };
 }
@@ -36,7 +41,10 @@ impl AnyCache {
     ///
     /// Definite ones: an address or a file that cannot be used.
     pub fn new(config: &config::CacheConfig) -> Result<Self> {
-        Ok(AnyCache::Server(Box::new(RedisCache::new(config)?)))
+        Ok(match CacheAddress::new(&config.url, &config.tls)? {
+            CacheAddress::Rest(address) => AnyCache::Rest(Box::new(RestCache::new(address, config)?)),
+            _ => AnyCache::Server(Box::new(RedisCache::new(config)?)),
+        })
     }
 
     /// How far the current or last sweep is.

@@ -31,6 +31,19 @@ local written = redis.pcall('SET', KEYS[1], ARGV[1])
 if written.err then return redis.error_reply(string.match(written.err, '%u+ .*') or written.err) end
 return 1";
 
+/// The same for keys that are no text, over a transport that carries nothing else. `ARGV[2]` marks may be there: `+` and
+/// its text each, or `-` for none. Behind them stand the keys, in hexadecimal.
+const SWAP_BYTES: &str = "local found = redis.call('GET', KEYS[1])
+found = found and '+' .. found or '-'
+local first, expected = 3 + tonumber(ARGV[2]), false
+for i = 3, first - 1 do expected = expected or ARGV[i] == found end
+if not expected then return 0 end
+for i = first, #ARGV do
+  redis.call('UNLINK', (string.gsub(ARGV[i], '%x%x', function(digits) return string.char(tonumber(digits, 16)) end)))
+end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1";
+
 /// The key of the mark.
 pub(super) fn mark_key(name: &str) -> String {
     format!("crieur:mark:{name}")
@@ -74,6 +87,29 @@ impl Swapping<'_> {
         command.arg(run).arg(history);
         for text in self.expected.iter().flatten() {
             command.arg(text);
+        }
+        alone(command)
+    }
+
+    /// The same where some of the keys are no text and nothing else can be sent.
+    pub(super) fn script_of_bytes(&self) -> Pipeline {
+        let hexadecimal = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let mut command = Cmd::new();
+        command.arg("EVAL").arg(SWAP_BYTES).arg(1).arg(mark_key(self.name)).arg(self.mark);
+        command.arg(self.expected.len());
+        for expected in self.expected {
+            match expected {
+                Some(text) => command.arg([b"+", text.as_slice()].concat()),
+                None => command.arg("-"),
+            };
+        }
+        let mut companion = Vec::new();
+        for key in self.again.iter() {
+            if self.leases == Leases::Companion {
+                lease::write(&mut companion, key.bytes);
+                command.arg(hexadecimal(&companion));
+            }
+            command.arg(hexadecimal(key.bytes));
         }
         alone(command)
     }

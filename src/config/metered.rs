@@ -51,6 +51,8 @@ pub(super) fn settle(merged: &mut Merged) -> Metering {
     let metering = match merged.text("cache.metered").as_str() {
         "yes" => Metering::ByCommand,
         "no" => Metering::None,
+        // Whoever speaks this interface bills, and a budget is for commands that are billed.
+        _ if merged.text("cache.transport") == "rest" || merged.is_written("cache.budget") => Metering::ByCommand,
         _ => of_url(&merged.text("cache.url")),
     };
     if metering == Metering::ByCommand {

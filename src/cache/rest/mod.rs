@@ -34,7 +34,6 @@ use crate::config::{self, Leases};
 use crate::error::{Error, Exit, Result};
 use crate::keys::KeySet;
 use crate::observe::{Id, log};
-use crate::secret::Secret;
 use http::{Client, Lane, Unanswered};
 use json::Form;
 use pack::{Packed, batches};
@@ -69,13 +68,13 @@ impl RestCache {
     /// # Errors
     ///
     /// Definite ones: a token is missing or cannot be one.
-    pub fn new(address: RestAddress, token: Option<&Secret>, config: &config::CacheSettings) -> Result<Self> {
+    pub fn new(address: RestAddress, config: &config::CacheConfig) -> Result<Self> {
         let place = if config.url.origin().is_empty() { "cache.url" } else { config.url.origin() };
         let missing = || {
             Error::definite(Exit::Config, "the address is that of a REST interface, and there is no token")
                 .hint("Write its token (UPSTASH_REDIS_REST_TOKEN) into the key token beside it.")
         };
-        let token = token.ok_or_else(missing).map_err(|error| error.at(place))?;
+        let token = config.token.as_ref().ok_or_else(missing).map_err(|error| error.at(place))?;
         let server = format!("the cache at {} ({place}, over REST)", address.place);
         let trust = if address.tls { Some(trust(&config.tls)?) } else { None };
         let client = Client::new(address.place, trust, token.expose().trim(), config.timeout);
@@ -175,7 +174,7 @@ impl RestCache {
             .filter_map(|form| if let Form::Array(array) = form { Some(array.as_slice()) } else { None })
             .collect();
         if arrays.len() != forms.len() {
-            return Err(Error::transient("the keys behind the mark hold bytes that JSON cannot carry"));
+            return Err(reply::unexpected("bytes that JSON cannot carry"));
         }
         let (path, body, several) = match arrays.as_slice() {
             [one] => ("/", one.to_vec(), None),
@@ -340,9 +339,11 @@ impl Cache for RestCache {
 
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
         let asked = Swapping { name, expected, mark, again, leases: self.leases };
-        let plain = if self.by_script.get() { None } else { asked.plain() };
+        let is_text = again.iter().all(|key| std::str::from_utf8(key.bytes).is_ok());
+        let plain = if self.by_script.get() || !is_text { None } else { asked.plain() };
         let is_plain = plain.is_some();
-        let swapped = self.swap(&plain.unwrap_or_else(|| asked.script(None))).await;
+        let script = || if is_text { asked.script(None) } else { asked.script_of_bytes() };
+        let swapped = self.swap(&plain.unwrap_or_else(script)).await;
         match swapped.map_err(|error| self.judged(error))? {
             Ok(Value::Int(1) | Value::Okay) => Ok(Swap::Written),
             // The same request may have come twice, through a proxy that sends again: the first wrote it.
