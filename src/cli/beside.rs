@@ -59,6 +59,8 @@ pub trait Beside {
 pub trait Onlooker {
     /// What came of it.
     type Seen;
+    /// What may go wrong with it.
+    type Failure: From<Error>;
 
     /// Looks at the stream until `stop`; `control` answers lookups.
     async fn look_on(
@@ -67,7 +69,7 @@ pub trait Onlooker {
         header: Header,
         control: impl Control,
         stop: impl Future<Output = ()> + Unpin,
-    ) -> Result<Self::Seen>;
+    ) -> std::result::Result<Self::Seen, Self::Failure>;
 }
 
 /// A temporary slot, and its stream.

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use crate::cli::output::cannot_write;
 use crate::config::rules_of_file;
 use crate::error::{Exit, Result};
 use crate::glob;
@@ -125,7 +124,7 @@ pub fn rules(old: &Path, new: &Path) -> std::result::Result<(Rules, Rules), Mist
 }
 
 /// Prints what differs.
-pub async fn run(old: &Rules, new: &Rules, recording: &Recording, out: &mut impl Write) -> Result<Exit> {
+pub async fn run(old: &Rules, new: &Rules, recording: &Recording, out: &mut impl Write) -> anyhow::Result<Exit> {
     let (mut before, mut after) = (Walk::new(recording, old), Walk::new(recording, new));
     let (mut left, mut right) = (before.transaction().await?, after.transaction().await?);
     let mut sum = Sum::default();
@@ -140,18 +139,16 @@ pub async fn run(old: &Rules, new: &Rules, recording: &Recording, out: &mut impl
         let was = if here { std::mem::replace(&mut left, before.transaction().await?) } else { None };
         let is = if there { std::mem::replace(&mut right, after.transaction().await?) } else { None };
         let deletes = |side: Option<(u64, Deletes)>| side.map(|(_, deletes)| deletes).unwrap_or_default();
-        compare(number, &deletes(was), &deletes(is), &mut sum, out).map_err(cannot_write)?;
+        compare(number, &deletes(was), &deletes(is), &mut sum, out)?;
     }
     let Sum { added, removed, transactions, unknown } = sum;
     writeln!(
         out,
         "{added} added, {removed} removed in {transactions} of {} transactions",
         before.tap.commits().max(after.tap.commits())
-    )
-    .map_err(cannot_write)?;
+    )?;
     if unknown > 0 {
-        writeln!(out, "{unknown} lookups have no answer in the recording: their keys are shown as a pattern")
-            .map_err(cannot_write)?;
+        writeln!(out, "{unknown} lookups have no answer in the recording: their keys are shown as a pattern")?;
     }
     Ok(Exit::Ok)
 }

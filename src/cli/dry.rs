@@ -9,17 +9,16 @@ use std::pin::pin;
 
 use crate::cli::beside::{Beside, Onlooker};
 use crate::cli::origin::Origin;
-use crate::cli::output::cannot_write;
 use crate::config::Config;
 use crate::control::Control;
 use crate::decode::Frame;
-use crate::error::{Exit, Result};
+use crate::error::Exit;
 use crate::observe::{Id, log};
 use crate::source::recording::Header;
 use crate::tap::{FrameTap, Settled};
 
 /// Prints until `stop`, or until the connection ends.
-pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl Write) -> Result<Exit> {
+pub async fn run(config: &Config, stop: impl Future<Output = ()>, out: &mut impl Write) -> anyhow::Result<Exit> {
     let mut stop = pin!(stop);
     Origin::of(config)?.beside("dry", stop.as_mut(), Printer { config, out }).await?;
     Ok(Exit::Ok)
@@ -33,6 +32,7 @@ struct Printer<'a, W> {
 
 impl<W: Write> Onlooker for Printer<'_, W> {
     type Seen = ();
+    type Failure = anyhow::Error;
 
     async fn look_on(
         self,
@@ -40,14 +40,14 @@ impl<W: Write> Onlooker for Printer<'_, W> {
         _: Header,
         control: impl Control,
         mut stop: impl Future<Output = ()> + Unpin,
-    ) -> Result<()> {
+    ) -> anyhow::Result<()> {
         let rules = &self.config.rules;
         let mut tap = FrameTap::new(rules, self.config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX));
         let left_alone = "the configured slot and the cache are left alone";
         log!(Id::Dry, "dry run: keys are printed and nothing is deleted; {left_alone}");
         loop {
             tokio::select! {
-                () = &mut stop => return stream.close().await,
+                () = &mut stop => return Ok(stream.close().await?),
                 more = stream.wait() => more?,
             }
             stream.turn().await?;
@@ -56,7 +56,7 @@ impl<W: Write> Onlooker for Printer<'_, W> {
                 let tapped = tap.payload(payload, &control).await?;
                 for transaction in tapped.into_iter().filter_map(|tapped| tapped.transaction) {
                     let settled = Settled::ask(transaction, rules, &control).await?;
-                    write!(self.out, "{settled}").and_then(|()| self.out.flush()).map_err(cannot_write)?;
+                    write!(self.out, "{settled}").and_then(|()| self.out.flush())?;
                 }
             }
         }

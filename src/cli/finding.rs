@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::Write;
 
-use crate::error::{Error, Exit, Result};
+use crate::error::Exit;
 
 /// What of a report is printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,22 +92,22 @@ fn escaped(text: &str) -> String {
 }
 
 /// Prints the findings and says whether something must be mended. What is wrong comes first.
-pub fn report(out: &mut dyn Write, findings: &[Finding]) -> Result<Exit> {
+pub fn report(out: &mut dyn Write, findings: &[Finding]) -> anyhow::Result<Exit> {
     print(out, findings, Shown::All)
 }
 
 /// [`report`], of what is to be shown.
-pub fn print(out: &mut dyn Write, findings: &[Finding], shown: Shown) -> Result<Exit> {
+pub fn print(out: &mut dyn Write, findings: &[Finding], shown: Shown) -> anyhow::Result<Exit> {
     let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
     let (wrong, notes) = (count(Grade::Wrong), count(Grade::Note));
     let mut lines = folded(findings);
     lines.sort_by_key(|finding| finding.verdict);
     lines.retain(|finding| shown == Shown::All || finding.verdict == Grade::Wrong);
     for finding in &lines {
-        writeln!(out, "{finding}").map_err(unwritten)?;
+        writeln!(out, "{finding}")?;
     }
     if shown == Shown::All {
-        writeln!(out, "{} ok, {notes} to note, {wrong} wrong", count(Grade::Ready)).map_err(unwritten)?;
+        writeln!(out, "{} ok, {notes} to note, {wrong} wrong", count(Grade::Ready))?;
     }
     Ok(if wrong == 0 { Exit::Ok } else { Exit::Failed })
 }
@@ -129,10 +129,6 @@ pub fn folded(findings: &[Finding]) -> Vec<Finding> {
         }
     }
     out.into_iter().map(|(_, line)| line).collect()
-}
-
-fn unwritten(error: std::io::Error) -> Error {
-    Error::definite(Exit::CantCreate, "write the report").because(error)
 }
 
 /// Those that must be mended.

@@ -31,11 +31,11 @@ use crate::cache::any::AnyCache;
 use crate::cache::inspect::Inspect;
 use crate::cli::finding::Shown;
 use crate::cli::origin::Origin;
-use crate::cli::output::{LastingOut, cannot_write, is_enough, say};
+use crate::cli::output::{LastingOut, say, told};
 use crate::cli::process::{block_on, environment};
 use crate::cli::setup::plan::Slotting;
 use crate::config::{Config, Given, Mode};
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
 use crate::mistake::Mistakes;
 use crate::postgres::dsn::Dsn;
 use crate::source::recording::Recording;
@@ -150,7 +150,7 @@ fn with(
 ) -> Exit {
     let environment = match environment() {
         Ok(environment) => environment,
-        Err(error) => return report(Err(error)),
+        Err(error) => return report(Err(error.into())),
     };
     match load(file, environment) {
         Ok(config) => {
@@ -164,19 +164,35 @@ fn with(
     }
 }
 
-/// Shows an error of a command that runs and ends.
-fn report(result: Result<Exit>) -> Exit {
-    result.unwrap_or_else(|error| {
-        if is_enough(&error) {
-            return Exit::Ok;
+/// Shows an error of a command that runs and ends. One that is none of ours is of a file, or of standard output.
+fn report(result: anyhow::Result<Exit>) -> Exit {
+    let error = match result.map_err(|error| error.downcast::<Error>()) {
+        Ok(exit) => return exit,
+        Err(Ok(error)) => error,
+        Err(Err(other)) => {
+            let Some(text) = told(&other) else { return Exit::Ok };
+            say(format_args!(
+                "error: {text}
+"
+            ));
+            return Exit::CantCreate;
         }
-        let hint = error.hint.as_ref().map_or_else(String::new, |hint| format!("hint: {hint}\n"));
-        say(format_args!("error: {}\n{hint}", error.chain()));
-        error.exit()
-    })
+    };
+    let hint = error.hint.as_ref().map_or_else(String::new, |hint| {
+        format!(
+            "hint: {hint}
+"
+        )
+    });
+    say(format_args!(
+        "error: {}
+{hint}",
+        error.chain()
+    ));
+    error.exit()
 }
 
-fn check(config: &Config, shown: Shown) -> Result<Exit> {
+fn check(config: &Config, shown: Shown) -> anyhow::Result<Exit> {
     block_on(async {
         for replica in &config.postgres.replicas {
             Dsn::read(replica)?;
@@ -193,7 +209,7 @@ fn check(config: &Config, shown: Shown) -> Result<Exit> {
     })
 }
 
-fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
+fn explain(config: &Config, arguments: &mut explain::Args) -> anyhow::Result<Exit> {
     arguments.fill_from(&mut std::io::stdin())?;
     let mut text = explain::explain(&config.rules, arguments)?;
     if config.postgres.mode == Mode::Outbox {
@@ -202,18 +218,17 @@ fn explain(config: &Config, arguments: &mut explain::Args) -> Result<Exit> {
     print(&text)
 }
 
-fn print(text: &str) -> Result<Exit> {
-    LastingOut::stdout().write_all(text.as_bytes()).map_err(cannot_write)?;
+fn print(text: &str) -> anyhow::Result<Exit> {
+    LastingOut::stdout().write_all(text.as_bytes())?;
     Ok(Exit::Ok)
 }
 
 fn diff(files: &[PathBuf], recording: &Path) -> Exit {
     let [old, new] = files else { return Exit::Usage };
     match diff::rules(old, new) {
-        Ok((old, new)) => report(
-            recorded(recording)
-                .and_then(|recording| block_on(diff::run(&old, &new, &recording, &mut std::io::stdout()))),
-        ),
+        Ok((old, new)) => {
+            report(block_on(async { diff::run(&old, &new, &recorded(recording)?, &mut std::io::stdout()).await }))
+        }
         Err(mistakes) => {
             say(&mistakes);
             mistakes.exit()
@@ -221,12 +236,12 @@ fn diff(files: &[PathBuf], recording: &Path) -> Exit {
     }
 }
 
-fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> Result<Exit> {
+fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> anyhow::Result<Exit> {
     let caches = config.caches.iter().map(|cache| Ok((cache, AnyCache::new(cache)?))).collect::<Result<Vec<_>>>()?;
     block_on(coverage::run(config, arguments, &caches, &mut LastingOut::stdout()))
 }
 
-fn setup(config: &Config, how: (setup::Doing, Slotting)) -> Result<Exit> {
+fn setup(config: &Config, how: (setup::Doing, Slotting)) -> anyhow::Result<Exit> {
     let out = &mut LastingOut::stdout();
     if (config.postgres.mode, how.0) == (Mode::Outbox, setup::Doing::Print) {
         return setup::outbox::print(&config.rules, out);
@@ -242,11 +257,11 @@ fn setup(config: &Config, how: (setup::Doing, Slotting)) -> Result<Exit> {
     })
 }
 
-fn record(config: &Config, arguments: &record::RecordArgs) -> Result<Exit> {
+fn record(config: &Config, arguments: &record::RecordArgs) -> anyhow::Result<Exit> {
     block_on(record::run(config, arguments, &mut LastingOut::stdout()))
 }
 
-fn replay(config: &Config, arguments: &replay::ReplayArgs) -> Result<Exit> {
+fn replay(config: &Config, arguments: &replay::ReplayArgs) -> anyhow::Result<Exit> {
     let recording = recorded(&arguments.recording)?;
     block_on(async {
         let caches = if arguments.execute { config.caches.as_slice() } else { &[] };

@@ -55,7 +55,7 @@ impl<'c> Origin<'c> {
         purpose: &str,
         mut stop: impl Future<Output = ()> + Unpin,
         onlooker: O,
-    ) -> Result<Option<O::Seen>> {
+    ) -> std::result::Result<Option<O::Seen>, O::Failure> {
         let (config, dsn, Config { postgres, rules, .. }) = (self.config, &self.dsn, self.config);
         let (connect, lookup) = (postgres.connect_timeout, postgres.lookup_timeout);
         match postgres.mode {
@@ -74,12 +74,13 @@ impl<'c> Origin<'c> {
         }
     }
 
-    /// What a statement of a session fails with is the server's. What cannot be written, or was never sent, is no fault of
-    /// it.
-    pub fn blamed(&self, error: Error) -> Error {
-        match error.exit() {
-            Exit::CantCreate | Exit::Software | Exit::Config | Exit::Usage => error,
-            _ => error.at(&self.dsn.servers()),
+    /// What a statement of a session fails with is the server's. What was never sent, or is of what a command says, is no
+    /// fault of it.
+    pub fn blamed(&self, error: anyhow::Error) -> anyhow::Error {
+        match error.downcast::<Error>() {
+            Ok(error) if matches!(error.exit(), Exit::Software | Exit::Config | Exit::Usage) => error.into(),
+            Ok(error) => error.at(&self.dsn.servers()).into(),
+            Err(other) => other,
         }
     }
 }

@@ -6,22 +6,19 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
-use crate::error::{Error, Exit};
-
 /// Writes to standard error. What cannot be written there cannot be told anywhere else either.
 pub(crate) fn say(text: impl Display) {
     let _ = std::io::stderr().write_all(text.to_string().as_bytes());
 }
 
-/// The error of a text that standard output does not take.
-pub(crate) fn cannot_write(cause: std::io::Error) -> Error {
-    Error::definite(Exit::CantCreate, "the output cannot be written").because(cause)
-}
-
-/// Whether the error only says that the reader of standard output has gone: it has read what it wanted.
-pub(crate) fn is_enough(error: &Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    error.exit() == Exit::CantCreate && cause.is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe)
+/// An error of a command that is none of ours, told: a file that it names, or else standard output. `None` where that only
+/// says that the reader has gone, who has read what it wanted.
+pub(crate) fn told(error: &anyhow::Error) -> Option<String> {
+    if error.chain().len() > 1 {
+        return Some(format!("{error:#}"));
+    }
+    let gone = error.downcast_ref::<std::io::Error>().is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe);
+    (!gone).then(|| format!("the output cannot be written: {error}"))
 }
 
 /// An output for work that must not stop half-way: when its reader has gone, the rest is written to nobody.
@@ -94,10 +91,12 @@ mod tests {
     }
 
     #[test]
-    fn only_a_closed_standard_output_is_enough() {
-        let broken = || std::io::Error::from(ErrorKind::BrokenPipe);
-        assert!(is_enough(&cannot_write(broken())));
-        assert!(!is_enough(&cannot_write(ErrorKind::StorageFull.into())));
-        assert!(!is_enough(&Error::transient("the connection ended").because(broken())));
+    fn only_a_closed_standard_output_is_nothing_to_tell() {
+        let io = |kind: ErrorKind| anyhow::Error::from(std::io::Error::from(kind));
+        assert_eq!(told(&io(ErrorKind::BrokenPipe)), None);
+        let full = told(&io(ErrorKind::StorageFull)).expect("it is told");
+        assert!(full.starts_with("the output cannot be written: "), "{full}");
+        let named = told(&io(ErrorKind::BrokenPipe).context("recording \"x\" cannot be made")).expect("it is told");
+        assert!(named.starts_with("recording \"x\" cannot be made: "), "{named}");
     }
 }

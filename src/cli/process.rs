@@ -40,7 +40,9 @@ pub(crate) fn environment() -> Result<Vec<Given>> {
 ///
 /// The end waits for nobody: a resolver that does not answer holds its thread for most of a minute, and a service manager
 /// would kill the process meanwhile.
-pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn block_on<T, E: From<Error>>(
+    work: impl Future<Output = std::result::Result<T, E>>,
+) -> std::result::Result<T, E> {
     let built = tokio::runtime::Builder::new_current_thread().max_blocking_threads(RESOLVERS_MAX).enable_all().build();
     let runtime = built.map_err(|cause| Error::definite(Exit::Os, "start the runtime").because(cause))?;
     let result = runtime.block_on(work);
@@ -101,7 +103,7 @@ mod tests {
                 let _ = ended.recv_timeout(std::time::Duration::from_secs(30));
                 ANSWERED.store(true, Ordering::SeqCst);
             }));
-            Ok(())
+            Ok::<_, Error>(())
         };
         block_on(work).expect("the work is done");
         assert!(!ANSWERED.load(Ordering::SeqCst), "the end waited for the thread");

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::time::{Instant, sleep};
 
 use crate::amount::duration;
 use crate::cli::beside::{Beside, Onlooker};
 use crate::cli::origin::Origin;
-use crate::cli::output::cannot_write;
 use crate::cli::process::end_signal;
 use crate::config::Config;
 use crate::control::Control;
@@ -68,7 +68,7 @@ pub struct Recorded {
 }
 
 /// Records until told to stop.
-pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) -> Result<Exit> {
+pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) -> anyhow::Result<Exit> {
     let signal = end_signal()?;
     let stop = async {
         match arguments.duration {
@@ -97,8 +97,7 @@ pub async fn run(config: &Config, arguments: &RecordArgs, say: &mut impl Write) 
         _ => error,
     })?;
     let Recorded { frames, lookups, unanswered } = recorded;
-    said.and_then(|()| writeln!(say, "{frames} frames, {lookups} lookups answered, {unanswered} not"))
-        .map_err(cannot_write)?;
+    said.and_then(|()| writeln!(say, "{frames} frames, {lookups} lookups answered, {unanswered} not"))?;
     Ok(Exit::Ok)
 }
 
@@ -107,10 +106,9 @@ fn parse_duration(text: &str) -> std::result::Result<Duration, &'static str> {
 }
 
 /// A new file that only its owner can read.
-fn create(path: &Path) -> Result<std::fs::File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|cause| {
-        Error::definite(Exit::CantCreate, format!("recording \"{}\" cannot be made", path.display())).because(cause)
-    })
+fn create(path: &Path) -> anyhow::Result<std::fs::File> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.with_context(|| format!("recording \"{}\" cannot be made", path.display()))
 }
 
 /// Writes the stream to `out` until `stop`.
@@ -135,6 +133,7 @@ struct Recording<'a, W, N> {
 
 impl<W: Write, N: FnMut(Milestone)> Onlooker for Recording<'_, W, N> {
     type Seen = Recorded;
+    type Failure = Error;
 
     async fn look_on(
         mut self,

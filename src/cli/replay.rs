@@ -8,9 +8,8 @@ use std::path::PathBuf;
 
 use crate::cache::Cache;
 use crate::cache::any::AnyCache;
-use crate::cli::output::cannot_write;
 use crate::config::Config;
-use crate::error::{Exit, Result};
+use crate::error::Exit;
 use crate::rules::Rules;
 use crate::source::Source;
 use crate::source::recording::{RecordedControl, RecordedSource, Recording};
@@ -35,8 +34,8 @@ pub async fn transactions(
     recording: &Recording,
     rules: &Rules,
     bytes_max: usize,
-    mut each: impl AsyncFnMut(Settled) -> Result<()>,
-) -> Result<u64> {
+    mut each: impl AsyncFnMut(Settled) -> anyhow::Result<()>,
+) -> anyhow::Result<u64> {
     let mut source = RecordedSource::new(recording);
     let control = RecordedControl::new(recording, rules.lookups());
     let mut tap = Tap::new(rules, bytes_max);
@@ -51,11 +50,16 @@ pub async fn transactions(
 }
 
 /// Prints the recording's transactions; with caches, deletes what they name from each and says how much existed.
-pub async fn run(config: &Config, recording: &Recording, caches: &[AnyCache], out: &mut impl Write) -> Result<Exit> {
+pub async fn run(
+    config: &Config,
+    recording: &Recording,
+    caches: &[AnyCache],
+    out: &mut impl Write,
+) -> anyhow::Result<Exit> {
     let (mut sent, mut existed) = (0, 0);
     let bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);
     let count = transactions(recording, &config.rules, bytes_max, async |settled: Settled| {
-        write!(out, "{settled}").map_err(cannot_write)?;
+        write!(out, "{settled}")?;
         for cache in caches {
             let deleted = cache.delete(&[&settled.load.keys, &settled.found.keys]).await?;
             (sent, existed) = (sent + deleted.sent, existed + deleted.existed);
@@ -72,6 +76,6 @@ pub async fn run(config: &Config, recording: &Recording, caches: &[AnyCache], ou
         [] => writeln!(out, "{count} transactions delete something; nothing was deleted now"),
         [..] => writeln!(out, "{count} transactions, {sent} keys sent, {existed} existed and are deleted"),
     };
-    end.map_err(cannot_write)?;
+    end?;
     Ok(Exit::Ok)
 }

@@ -43,7 +43,7 @@ pub struct RunArgs {
 }
 
 /// Prints what would be deleted, until SIGTERM or SIGINT.
-pub fn dry(config: &Config) -> Result<Exit> {
+pub fn dry(config: &Config) -> anyhow::Result<Exit> {
     log::start(Recent::default());
     block_on(async { dry::run(config, end_signal()?, &mut std::io::stdout()).await })
 }

@@ -64,7 +64,7 @@ pub async fn run(
     caches: Vec<(&CacheConfig, Result<Examined>)>,
     shown: Shown,
     out: &mut dyn Write,
-) -> Result<Exit> {
+) -> anyhow::Result<Exit> {
     let (config, needs) = (origin.config, origin.needs());
     let names = server::ServerNames { publication: &config.postgres.publication, slot: &config.postgres.slot };
     let catalog = Catalog::read(postgres, names.publication, names.slot, &needs).await?;

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use crate::cache::inspect::Inspect;
 use crate::cache::lease;
 use crate::config::{CacheConfig, Config, Leases};
-use crate::error::{Error, Exit, Result};
+use crate::error::Exit;
 use crate::glob;
 use crate::keys::FamilyId;
 use crate::rules::Rules;
@@ -148,11 +148,11 @@ pub async fn run(
     arguments: &CoverageArgs,
     caches: &[(&CacheConfig, impl Inspect)],
     out: &mut dyn Write,
-) -> Result<Exit> {
+) -> anyhow::Result<Exit> {
     let mut worst = Exit::Ok;
     for (settings, cache) in caches {
         if caches.len() > 1 {
-            writeln!(out, "cache {}:", settings.name).map_err(unwritten)?;
+            writeln!(out, "cache {}:", settings.name)?;
         }
         let exit = look(config, arguments, (settings, cache), out).await?;
         worst = if worst == Exit::Ok { exit } else { worst };
@@ -165,7 +165,7 @@ async fn look(
     arguments: &CoverageArgs,
     (settings, cache): (&CacheConfig, &impl Inspect),
     out: &mut dyn Write,
-) -> Result<Exit> {
+) -> anyhow::Result<Exit> {
     let mut survey = Survey::new(&config.rules, settings.leases, &arguments.glob);
     let mut each = |key: &[u8]| {
         if survey.keys == arguments.keys_max {
@@ -175,11 +175,7 @@ async fn look(
         ControlFlow::Continue(())
     };
     let whole = cache.keys(arguments.glob.as_bytes(), &mut each).await?;
-    report(survey, whole, out).map_err(unwritten)
-}
-
-fn unwritten(cause: std::io::Error) -> Error {
-    Error::definite(Exit::CantCreate, "write the report").because(cause)
+    Ok(report(survey, whole, out)?)
 }
 
 /// The report. Something that no rule can delete is worth an exit code; a template without keys need not be wrong.

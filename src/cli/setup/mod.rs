@@ -122,7 +122,7 @@ pub async fn run(
     needs: &[TableNeeds],
     (mode, slotting): (Doing, Slotting),
     out: &mut dyn Write,
-) -> Result<Exit> {
+) -> anyhow::Result<Exit> {
     let names = ServerNames { publication: &config.postgres.publication, slot: &config.postgres.slot };
     apply(postgres, needs, names, (mode, slotting), out).await
 }
@@ -134,7 +134,7 @@ pub async fn apply(
     names: ServerNames<'_>,
     (mode, slotting): (Doing, Slotting),
     out: &mut dyn Write,
-) -> Result<Exit> {
+) -> anyhow::Result<Exit> {
     let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
     let plan = plan(&catalog, needs, names, slotting);
     let obstacles = obstacles(&catalog, needs, names, slotting);
@@ -149,19 +149,20 @@ pub async fn apply(
         return refuse(out, &refused);
     }
     if plan.is_empty() {
-        writeln!(out, "nothing to do").map_err(unwritten)?;
+        writeln!(out, "nothing to do")?;
     } else {
         postgres.batch_execute(LOCK_TIMEOUT).await.map_err(|error| refused_by_server(LOCK_TIMEOUT, &error))?;
     }
     for (number, statement) in plan.iter().enumerate() {
-        execute(postgres, statement, out).await.map_err(|error| match (number, &error.hint) {
+        let done = execute(postgres, statement).await.map_err(|error| match (number, &error.hint) {
             (0, _) | (_, Some(_)) => error,
             (_, None) => error.hint("What is printed above is done. Run `crieur setup` again: it goes on from there."),
         })?;
+        writeln!(out, "{done}")?;
     }
     if slotting == Slotting::Left && catalog.slot.is_none() {
         let slot = quote::identifier(names.slot);
-        writeln!(out, "slot {slot}\n    left to crieur: it makes the slot at its start").map_err(unwritten)?;
+        writeln!(out, "slot {slot}\n    left to crieur: it makes the slot at its start")?;
     }
     looked_at(postgres, needs, (names, slotting), out).await
 }
@@ -172,7 +173,7 @@ async fn looked_at(
     needs: &[TableNeeds],
     (names, slotting): (ServerNames<'_>, Slotting),
     out: &mut dyn Write,
-) -> Result<Exit> {
+) -> anyhow::Result<Exit> {
     let mut left = Vec::new();
     for pause in SECOND_LOOKS {
         tokio::time::sleep(pause).await;
@@ -186,7 +187,7 @@ async fn looked_at(
         left.retain(|finding| finding.subject != "role" && !(finding.subject == "slot" && makes_it));
         left.extend(trial::standing(postgres, &catalog, &left).await?);
         if left.is_empty() {
-            costs.iter().try_for_each(|finding| writeln!(out, "{finding}")).map_err(unwritten)?;
+            costs.iter().try_for_each(|finding| writeln!(out, "{finding}"))?;
             return Ok(Exit::Ok);
         }
     }
@@ -194,9 +195,9 @@ async fn looked_at(
 }
 
 /// Says what stands in the way; nothing was begun.
-fn refuse(out: &mut dyn Write, obstacles: &[Finding]) -> Result<Exit> {
+fn refuse(out: &mut dyn Write, obstacles: &[Finding]) -> anyhow::Result<Exit> {
     let exit = report(out, obstacles)?;
-    writeln!(out, "nothing was changed: setup begins when none of this is wrong").map_err(unwritten)?;
+    writeln!(out, "nothing was changed: setup begins when none of this is wrong")?;
     Ok(exit)
 }
 
@@ -213,18 +214,18 @@ fn optional(sql: &str) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Runs one statement, and says so when it is done. Without the event triggers changed columns are still noticed; without
-/// the functions rules work.
-async fn execute(postgres: &Client, statement: &Statement, out: &mut dyn Write) -> Result<()> {
+/// Runs one statement, and gives back what to say of it. Without the event triggers changed columns are still noticed;
+/// without the functions rules work.
+async fn execute(postgres: &Client, statement: &Statement) -> Result<String> {
     let Statement { why, sql, .. } = statement;
     let optional = optional(sql);
     let shown = optional.map_or(sql.as_str(), |(shown, _)| shown);
     match (run_probed(postgres, statement).await, optional) {
         (Err(error), Some((_, without))) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             let said = error.as_db_error().map_or("", |error| error.message());
-            writeln!(out, "{shown}\n    {why}\n    NOT DONE: {without} ({said})\n\n{sql}").map_err(unwritten)
+            Ok(format!("{shown}\n    {why}\n    NOT DONE: {without} ({said})\n\n{sql}"))
         }
-        (Ok(()), _) => writeln!(out, "{shown}\n    {why}").map_err(unwritten),
+        (Ok(()), _) => Ok(format!("{shown}\n    {why}")),
         (Err(error), _) => Err(refused_by_server(shown, &error)),
     }
 }
@@ -246,10 +247,10 @@ async fn run_probed(postgres: &Client, statement: &Statement) -> std::result::Re
 
 /// The script on standard output; what it cannot mend as comments, so that psql can run the whole. While names are wrong
 /// there is no script: it would publish what the rules do not mean.
-fn print(out: &mut dyn Write, obstacles: &[Finding], plan: &[Statement]) -> Result<Exit> {
+fn print(out: &mut dyn Write, obstacles: &[Finding], plan: &[Statement]) -> anyhow::Result<Exit> {
     for line in obstacles.iter().flat_map(|finding| finding.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
     {
-        writeln!(out, "-- {line}").map_err(unwritten)?;
+        writeln!(out, "-- {line}")?;
     }
     // The script is for whoever owns the tables, and for the server as it is when it is run.
     let is_for_another =
@@ -259,12 +260,8 @@ fn print(out: &mut dyn Write, obstacles: &[Finding], plan: &[Statement]) -> Resu
         true if plan.is_empty() => "-- Nothing to do.\n".to_owned(),
         true => script(plan),
     };
-    out.write_all(text.as_bytes()).map_err(unwritten)?;
+    out.write_all(text.as_bytes())?;
     Ok(if obstacles.is_empty() { Exit::Ok } else { Exit::Failed })
-}
-
-fn unwritten(error: std::io::Error) -> Error {
-    Error::definite(Exit::CantCreate, "write the report").because(error)
 }
 
 /// The server's refusal, with what the role lacks.

@@ -57,24 +57,20 @@ fn script(needs: &[TableNeeds]) -> String {
 }
 
 /// Prints the script. It depends on the rules alone, so whoever may not reach the server can hand it on.
-pub(crate) fn print(rules: &Rules, out: &mut dyn Write) -> Result<Exit> {
-    out.write_all(script(&rules.tables()).as_bytes()).map_err(unwritten)?;
+pub(crate) fn print(rules: &Rules, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    out.write_all(script(&rules.tables()).as_bytes())?;
     Ok(Exit::Ok)
-}
-
-fn unwritten(cause: std::io::Error) -> Error {
-    Error::definite(Exit::CantCreate, "write the report").because(cause)
 }
 
 /// Runs what is missing of the script; says what it did and how to exit. Nothing is touched while the rules name what is
 /// not there.
-pub(crate) async fn setup(rules: &Rules, client: &Client, out: &mut dyn Write) -> Result<Exit> {
+pub(crate) async fn setup(rules: &Rules, client: &Client, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let needs = rules.tables();
     let misnamed = misnamed(&Catalog::read(client, "", "", &needs).await?, &needs);
     if !misnamed.is_empty() {
         return report(out, &misnamed);
     }
-    writeln!(out, "schema crieur\n    tables, functions: brought to this version").map_err(unwritten)?;
+    writeln!(out, "schema crieur\n    tables, functions: brought to this version")?;
     run(client, INSTALL).await?;
     run(client, FUNCTIONS_SQL).await?;
     let missing = uncovered(client, rules).await?;
@@ -84,8 +80,7 @@ pub(crate) async fn setup(rules: &Rules, client: &Client, out: &mut dyn Write) -
             continue;
         }
         let call = watch(need);
-        writeln!(out, "{call}\n    triggers on the table and its partitions, for what the rules read")
-            .map_err(unwritten)?;
+        writeln!(out, "{call}\n    triggers on the table and its partitions, for what the rules read")?;
         run(client, &call).await?;
     }
     Ok(Exit::Ok)
