@@ -24,7 +24,7 @@ const COMMITS: u64 = 400;
 const ROWS: u64 = 100;
 
 /// A transaction that everybody sees at once, of rows that no other one has.
-fn commit(number: u64) -> Commit {
+pub fn commit(number: u64) -> Commit {
     let now = Instant::now();
     let rows: Vec<u64> = (0..ROWS).map(|row| number * ROWS + row).collect();
     let things = rows.iter().map(|row| format!("thing:{row}"));

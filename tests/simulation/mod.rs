@@ -12,6 +12,7 @@ mod parts;
 mod scenario;
 mod source;
 mod store;
+mod untold;
 mod world;
 
 use std::cell::{Cell, RefCell};
@@ -111,6 +112,7 @@ fn world_of(plan: Plan, mut dice: Dice, caches: usize) -> World {
         timeline: 1,
         publication: 0,
         published: true,
+        unpublished: None,
         stream: 0,
         slot_lost: false,
         owner: None,

@@ -329,12 +329,15 @@ impl Lookups for SimControl {
 }
 
 impl Catalogue for SimControl {
-    /// Triggers that were dropped or made again are noticed here.
+    /// Triggers that were dropped or made again are noticed here, and tables that were left out.
     async fn watch(&self) -> Result<Option<Sighting>> {
         let wait = self.0.borrow_mut().pause(3);
         sleep(wait).await;
         let world = self.0.borrow();
         let (timeline, publication) = (world.timeline, world.publication.to_string());
+        if let Some(unpublished) = world.unpublished.clone() {
+            return Ok(Some(Sighting { timeline, publication, unpublished, ..Sighting::default() }));
+        }
         Ok(world.outbox.as_ref().map(|outbox| {
             let system = format!("sim/1/outbox/{}", outbox.nonce);
             Sighting { system, timeline, publication, ..Sighting::default() }

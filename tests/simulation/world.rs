@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crieur::control::Named;
 use tokio::time::{Instant, sleep};
 
 use super::outbox::tables::Tables;
@@ -87,6 +88,8 @@ pub struct World {
     pub timeline: u32,
     pub publication: u64,
     pub published: bool,
+    /// Tables whose changes do not come, when somebody looks.
+    pub unpublished: Option<Named>,
     /// Connections of the walsender; a cut makes it another.
     pub stream: u64,
     pub slot_lost: bool,
