@@ -5,8 +5,8 @@
 #   tests/mutations.sh [NAME]      a mutant that no test notices ends it with 1
 #   MUTANTS=N tests/mutations.sh   N of them only, others each day, so that all have their turn
 #
-# Each mutant is: name | file | text | what stands there instead. The text must be there: a mutant that changes nothing
-# is a mistake of this script, and said so.
+# Each mutant is: name | file | text | what stands there instead | tests, cases of rules unless said | what is built, the
+# library unless said. The text must be there: a mutant that changes nothing is a mistake of this script, and said so.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 copy="$root/target/mutations"
@@ -19,13 +19,13 @@ turn=$(( $(date +%s) / 86400 % step ))
 count=0
 
 fresh() {
-    for part in Cargo.toml Cargo.lock src tests systemd sql lua; do
-        rm -rf "${copy:?}/$part" && cp -a "$root/$part" "$copy/$part"
-    done
+    parts="Cargo.toml Cargo.lock README.md README.fr.md src tests systemd sql docs lua clients"
+    (cd "$copy" && rm -rf $parts)
+    (cd "$root" && tar -c --exclude=node_modules --exclude=target $parts) | tar -x -C "$copy"
 }
 
 try() {
-    name=$1 file="$copy/src/$2" from=$3 into=$4 tests=${5:-rules::cases}
+    name=$1 file="$copy/src/$2" from=$3 into=$4 tests=${5:-rules::cases} build=${6:---lib}
     count=$((count + 1))
     [ -z "$only" ] || [ "$only" = "$name" ] || return 0
     [ -n "$only" ] || [ $((count % step)) -eq "$turn" ] || return 0
@@ -38,10 +38,10 @@ try() {
     fi
     touch "$file"
     log="$copy/$name.log"
-    if ! (cd "$copy" && CARGO_TARGET_DIR="$root/target" cargo test --lib --no-run) > "$log" 2>&1; then
+    if ! (cd "$copy" && CARGO_TARGET_DIR="$root/target" cargo test $build --no-run) > "$log" 2>&1; then
         echo "BROKEN    $name: does not compile, see target/mutations/$name.log"
         survived=1
-    elif (cd "$copy" && CARGO_TARGET_DIR="$root/target" cargo test --lib "$tests") > "$log" 2>&1; then
+    elif (cd "$copy" && CARGO_TARGET_DIR="$root/target" cargo test $build "$tests") > "$log" 2>&1; then
         echo "SURVIVED  $name"
         survived=1
     else
@@ -103,4 +103,18 @@ try proof-behind  target/proof.rs     'Some(gap)) if !is_behind =>' 'Some(gap)) 
 try proof-same    target/proof.rs     '(_, Fit::Ours, Continuity::Same, _) => Meaning::Holds' '(_, Fit::Ours, Continuity::Same | Continuity::Another, _) => Meaning::Holds' target::proof
 try proof-unmoved target/proof.rs     '(_, Fit::Unmoved, Continuity::Same | Continuity::Unknown, _)' '(_, Fit::Unmoved, _, _)' target::proof
 try proof-tables  target/proof.rs     'gap == Some(Gap::OtherTables) && !is_ours' 'false' target::proof
+# What only the whole loop shows: its simulation, with one cache and with several.
+loop="simulation::no_schedule" whole="--test main"
+try loop-answered target/marking.rs   'self.answered = self.answered.max(ack);' '_ = ack;' "$loop" "$whole"
+try loop-withdraw target/marking.rs   'self.answered.take()' 'self.answered' "$loop" "$whole"
+try loop-leave    target/marking.rs   '(self.answered, self.marked) = (None, None);' '' "$loop" "$whole"
+try loop-reading  target/confirm.rs   'return Ok(()); // Whether something' '// Whether something' "$loop" "$whole"
+try loop-current  target/confirm.rs   '&& stream.is_current(ack)' '' "$loop" "$whole"
+try loop-beat     target/confirm.rs   'Held::Trusted(_) => !self.ledger.is_barred(),' 'Held::Trusted(_) => true,' "$loop" "$whole"
+try loop-lineage  target/gap.rs       'self.cache.lineage() != self.look.lineage()' 'false' "$loop" "$whole"
+try loop-behind   target/gap.rs       'altered || start.slot == SlotOrigin::Created || is_behind(start)' 'altered' "$loop" "$whole"
+try loop-again    target/gap.rs       'Some(lacking) => self.replay(lacking),' 'Some(_) => {}' "$loop" "$whole"
+try loop-barrier  target/gap.rs       'self.ledger.open_barrier(self.marking.withdraw())' 'self.ledger.open(None)' "$loop" "$whole"
+try loop-forget   ledger/mod.rs       'self.0 = None;' '' "$loop" "$whole"
+try loop-others   run/mod.rs          'target.take_in((*load).clone(), upto, born)' '_ = target' "$loop" "$whole"
 exit $survived
