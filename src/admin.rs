@@ -17,6 +17,7 @@ use crate::cache::health::Health;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{CacheState, Metrics};
 use crate::observe::news::News;
+use crate::observe::speaker::{CacheName, speaker};
 use crate::observe::{Id, log};
 
 /// Connections at once; the others wait in the listener's queue.
@@ -32,19 +33,44 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct AdminState {
     metrics: Arc<Mutex<Metrics>>,
-    /// Of the caches that the daemon needs to be ready.
-    caches: Arc<[Arc<Health>]>,
+    caches: Arc<Mutex<Vec<WatchedCache>>>,
+}
+
+/// A cache that is watched.
+#[derive(Clone, Debug)]
+pub struct WatchedCache {
+    /// What the configuration calls it.
+    pub name: CacheName,
+    /// The daemon is ready only with it.
+    pub required: bool,
+    /// Whether it answers.
+    pub health: Arc<Health>,
+}
+
+impl WatchedCache {
+    /// What it is like now.
+    pub fn state(&self) -> CacheState {
+        let WatchedCache { name, required, health } = self;
+        let (away, outages) = (health.is_away(), health.outages());
+        CacheState { name: CacheName::clone(name), required: *required, away, outages }
+    }
 }
 
 impl AdminState {
     /// Of a daemon that starts now, with these caches.
-    pub fn new(caches: Vec<Arc<Health>>) -> Self {
-        AdminState { metrics: Arc::new(Mutex::new(Metrics::new(Instant::now()))), caches: caches.into() }
+    pub fn new(caches: Vec<WatchedCache>) -> Self {
+        let metrics = Arc::new(Mutex::new(Metrics::new(Instant::now())));
+        AdminState { metrics, caches: Arc::new(Mutex::new(caches)) }
+    }
+
+    fn states(&self) -> Vec<CacheState> {
+        let caches = self.caches.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        caches.iter().map(WatchedCache::state).collect()
     }
 
     /// Takes what the loop says.
     pub fn news(&self, news: &News) {
-        self.metrics().news(news, Instant::now());
+        self.metrics().news(news, speaker().as_ref(), Instant::now());
     }
 
     fn metrics(&self) -> MutexGuard<'_, Metrics> {
@@ -53,13 +79,11 @@ impl AdminState {
 
     fn answer(&self, request: &Request) -> Answer {
         let now = Instant::now();
-        let cache = CacheState {
-            away: self.caches.iter().any(|cache| cache.is_away()),
-            outages: self.caches.iter().map(|cache| cache.outages()).sum(),
-        };
-        let verdict = |reason: Option<&'static str>, fine: &'static str| match reason {
-            None => Answer::text("200 OK", format!("{fine}\n")),
-            Some(reason) => Answer::text("503 Service Unavailable", format!("{reason}\n")),
+        let (caches, metrics) = (self.states(), self.metrics());
+        let each = metrics.of_each(&caches, now);
+        let verdict = |is_well: bool, what: &str| {
+            let status = if is_well { "200 OK" } else { "503 Service Unavailable" };
+            Answer::text(status, format!("{what}\n{each}"))
         };
         match request {
             Request::Bad => Answer::text("400 Bad Request", "not a request of HTTP/1\n"),
@@ -68,12 +92,15 @@ impl AdminState {
                 "/metrics" => Answer {
                     status: "200 OK",
                     kind: "text/plain; version=0.0.4; charset=utf-8",
-                    body: self.metrics().text(cache, now),
+                    body: metrics.text(&caches, now),
                 },
-                "/healthz" => verdict(self.metrics().dead(now), "alive"),
-                "/readyz" => match self.metrics().standing(cache) {
-                    Ok(what) => verdict(None, what),
-                    Err(reason) => verdict(Some(reason), ""),
+                "/healthz" => {
+                    let dead = metrics.dead(now);
+                    verdict(dead.is_none(), dead.unwrap_or("alive"))
+                }
+                "/readyz" => match metrics.standing(&caches) {
+                    Ok(what) => verdict(true, &what),
+                    Err(reason) => verdict(false, &reason),
                 },
                 _ => Answer::text("404 Not Found", "there is /metrics, /healthz and /readyz\n"),
             },

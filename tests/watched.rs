@@ -178,6 +178,8 @@ fn settings() -> Settings {
 
 fn caches<C>(caches: impl IntoIterator<Item = C>) -> Vec<(C, Policy)> {
     let policy = Policy {
+        name: "main".to_owned(),
+        protect: Vec::new(),
         echo: Vec::new(),
         echo_wal_bytes_max: u64::MAX,
         on_gap: OnGap::Sweep,

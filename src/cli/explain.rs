@@ -353,7 +353,9 @@ fn line(text: &mut String, rules: &Rules, kind: &str, key: &str, family: FamilyI
         None => "",
     };
     let meets = rules.condition_behind(family).map(|said| format!(", where \"{said}\"")).unwrap_or_default();
-    let _ = writeln!(text, "{kind}   {key}\n          by \"{template}\" at {place}{side}{meets}");
+    let of = |caches: &[String]| format!(", in {} alone", caches.join(", "));
+    let caches = rules.caches_of(family).map(of).unwrap_or_default();
+    let _ = writeln!(text, "{kind}   {key}\n          by \"{template}\" at {place}{side}{meets}{caches}");
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::amount::shown;
 use crate::cache::acl;
 use crate::config::meaning::MEANINGS;
 use crate::config::reference::{ConfigKey, ConfigKind};
-use crate::config::{Leases, reference};
+use crate::config::{Leases, MAIN, reference};
 use crate::error::Exit;
 use crate::mark::Gap;
 use crate::metrics::{CacheState, Metrics};
@@ -133,14 +133,17 @@ fn variables(key: &ConfigKey) -> String {
 
 /// The page of a daemon that has just started, read as Prometheus reads it.
 fn metrics(out: &mut String) {
-    let page = Metrics::new(Instant::now()).text(CacheState::default(), Instant::now());
+    let main = CacheState { name: MAIN.into(), required: true, away: false, outages: 0 };
+    let page = Metrics::new(Instant::now()).text(&[main], Instant::now());
     line!(out, "| Metric | Kind | Meaning |\n|---|---|---|");
     let kinds: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     for (name, help) in page.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')) {
         let label = match name {
             "crieur_role" => "{role}",
-            "crieur_gaps_total" => "{kind}",
+            "crieur_gaps_total" => "{cache,kind}",
             "crieur_build_info" => "{version}",
+            "crieur_mark_lsn_bytes" | "crieur_mark_age_seconds" => "{cache}",
+            name if page.contains(&format!("\n{name}{{cache=")) => "{cache}",
             _ => "",
         };
         let kind = kinds.iter().find(|(other, _)| *other == name).map_or("", |(_, kind)| kind);
@@ -148,6 +151,7 @@ fn metrics(out: &mut String) {
     }
     let roles: Vec<_> = page.lines().filter_map(|line| line.split("role=\"").nth(1)?.split('"').next()).collect();
     line!(out, "\nThe label `role` is one of `{}`.", roles.join("`, `"));
+    line!(out, "The label `cache` is the name of the cache: `{MAIN}` for `[cache]`.");
     line!(out, "The label `kind` is one of `{}`.", Gap::ALL.map(|gap| gap.kind()).join("`, `"));
 }
 

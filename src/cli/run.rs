@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 
-use crate::admin::{self, AdminState};
+use crate::admin::{self, AdminState, WatchedCache};
 use crate::cache::any::AnyCache;
 use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
 use crate::cli::progress::ProgressLine;
@@ -126,6 +126,8 @@ fn settings(config: &Config) -> Settings {
 /// What the configuration says of a cache.
 fn policy(cache: &CacheConfig) -> Policy {
     Policy {
+        name: cache.name.clone(),
+        protect: cache.protect.clone(),
         echo: if without(Guard::Echo) { Vec::new() } else { cache.echo.clone() },
         echo_wal_bytes_max: cache.echo_wal_bytes_max,
         on_gap: cache.on_gap,
@@ -153,15 +155,19 @@ where
     let settings = settings(&config);
     let caches = config.caches.iter().map(|cache| Ok((AnyCache::new(cache)?, policy(cache))));
     let caches = caches.collect::<Result<Vec<_>>>()?;
-    let healths = caches.iter().filter(|(_, policy)| policy.required).map(|(cache, _)| cache.health());
-    let healths: Vec<_> = healths.collect();
-    let watch = AdminState::new(healths.clone());
+    let watched = |(cache, policy): &(AnyCache, Policy)| WatchedCache {
+        name: policy.name.as_str().into(),
+        required: policy.required,
+        health: cache.health(),
+    };
+    let watched: Vec<WatchedCache> = caches.iter().map(watched).collect();
+    let watch = AdminState::new(watched.clone());
     if let Some(address) = config.admin {
         admin::serve(address, watch.clone()).await?;
     }
     let rules_file = RulesFile::new(file, &config);
     let stop = stop_signal()?;
-    let (mut progress, status) = (ProgressLine::default(), Status::new(healths));
+    let (mut progress, status) = (ProgressLine::default(), Status::new(watched));
     let teller = status.clone();
     let news = move |news: News| {
         status.news(&news);

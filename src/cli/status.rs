@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use crate::cache::health::Health;
+use crate::admin::WatchedCache;
 use crate::cli::process::notify;
+use crate::metrics::CacheState;
 use crate::observe::news::{News, Totals};
 use crate::outage::span;
 
@@ -37,7 +37,8 @@ struct Standing {
     since: Instant,
     /// The cache answered once.
     ready: bool,
-    away_since: Option<Instant>,
+    /// The caches that do not answer, each with its words.
+    away: Vec<(String, Instant)>,
     sweeping_since: Option<Instant>,
     held_since: Option<Instant>,
     noticed: Option<Instant>,
@@ -51,7 +52,7 @@ impl Standing {
             doing: Doing::Starting,
             since: now,
             ready: false,
-            away_since: None,
+            away: Vec::new(),
             sweeping_since: None,
             held_since: None,
             noticed: None,
@@ -76,6 +77,7 @@ impl Standing {
             | News::SweepBegan
             | News::SweepEnded(_)
             | News::Said(_)
+            | News::CacheTotals(..)
             | News::Totals(..) => self.doing,
         };
         if doing != self.doing {
@@ -94,36 +96,44 @@ impl Standing {
             | News::Gap(_)
             | News::Deleted(_)
             | News::Marked(_)
+            | News::CacheTotals(..)
             | News::Said(_) => {}
         }
     }
 
-    /// Whether the cache answers, as the last attempt found it.
-    fn cache(&mut self, away: bool, now: Instant) {
-        self.away_since = if away { self.away_since.or(Some(now)) } else { None };
+    /// Which caches do not answer, as the last attempts found.
+    fn caches(&mut self, caches: &[CacheState], now: Instant) {
+        let words = |state: &CacheState| {
+            let named = if caches.len() > 1 { format!("the cache {}", state.name) } else { "the cache".to_owned() };
+            format!("{named} does not answer")
+        };
+        let away: Vec<String> = caches.iter().filter(|state| state.away).map(words).collect();
+        let since = |what: &String| self.away.iter().find(|(known, _)| known == what).map_or(now, |(_, since)| *since);
+        self.away = away.into_iter().map(|what| (what.clone(), since(&what))).collect();
     }
 
     /// What is wrong, and since when; the gravest first.
-    fn wrong(&self, now: Instant) -> Vec<(&'static str, Instant)> {
+    fn wrong(&self, now: Instant) -> Vec<(String, Instant)> {
         let mut wrong = Vec::new();
+        let said = |what: &str, since| (what.to_owned(), since);
         match self.doing {
-            Doing::Starting => wrong.push(("nothing is read from PostgreSQL yet", self.since)),
-            Doing::Interrupted => wrong.push(("reading from PostgreSQL is interrupted", self.since)),
-            Doing::Streaming if !self.ready && self.away_since.is_none() => {
-                wrong.push(("the cache has not answered yet", self.since));
+            Doing::Starting => wrong.push(said("nothing is read from PostgreSQL yet", self.since)),
+            Doing::Interrupted => wrong.push(said("reading from PostgreSQL is interrupted", self.since)),
+            Doing::Streaming if !self.ready && self.away.is_empty() => {
+                wrong.push(said("the cache has not answered yet", self.since));
             }
             Doing::Streaming | Doing::StandingBy(_) => {}
         }
         let held = self.held_since.filter(|_| self.doing == Doing::Streaming);
-        wrong.extend(held.map(|since| ("the server holds the stream back", since)));
-        wrong.extend(self.away_since.map(|since| ("the cache does not answer", since)));
-        let noticed = self.noticed.filter(|said| now.duration_since(*said) < NOTICE);
-        wrong.extend(noticed.map(|said| ("the log names what is wrong on the server", said)));
+        wrong.extend(held.map(|since| said("the server holds the stream back", since)));
+        wrong.extend(self.away.iter().cloned());
+        let noticed = self.noticed.filter(|told| now.duration_since(*told) < NOTICE);
+        wrong.extend(noticed.map(|told| said("the log names what is wrong on the server", told)));
         wrong
     }
 
     /// The line, and what is wrong in it.
-    fn line(&self, now: Instant) -> (String, Vec<&'static str>) {
+    fn line(&self, now: Instant) -> (String, Vec<String>) {
         let wrong = self.wrong(now);
         let mut parts: Vec<String> =
             wrong.iter().map(|(what, since)| format!("{what}, for {}", span(now.duration_since(*since)))).collect();
@@ -153,15 +163,15 @@ pub(super) struct Status(Rc<RefCell<Told>>);
 
 struct Told {
     standing: Standing,
-    caches: Vec<Arc<Health>>,
+    caches: Vec<WatchedCache>,
     at: Option<Instant>,
     line: String,
-    wrong: Vec<&'static str>,
+    wrong: Vec<String>,
 }
 
 impl Status {
     /// Of a daemon that starts now, with these caches.
-    pub(super) fn new(caches: Vec<Arc<Health>>) -> Self {
+    pub(super) fn new(caches: Vec<WatchedCache>) -> Self {
         let standing = Standing::new(Instant::now());
         Status(Rc::new(RefCell::new(Told { standing, caches, at: None, line: String::new(), wrong: Vec::new() })))
     }
@@ -183,6 +193,7 @@ impl Status {
             | News::SweepBegan
             | News::SweepEnded(_)
             | News::Said(_)
+            | News::CacheTotals(..)
             | News::Totals(..) => {}
         }
     }
@@ -198,8 +209,8 @@ impl Status {
     /// With `more`, or when something went wrong or right, at once; when only numbers changed, now and then.
     fn tell(&self, more: &[NotifyState<'_>]) {
         let (mut told, now) = (self.0.borrow_mut(), Instant::now());
-        let away = told.caches.iter().any(|cache| cache.is_away());
-        told.standing.cache(away, now);
+        let caches: Vec<CacheState> = told.caches.iter().map(WatchedCache::state).collect();
+        told.standing.caches(&caches, now);
         let (line, wrong) = told.standing.line(now);
         let due = told.at.is_none_or(|at| now.duration_since(at) >= INTERVAL);
         if more.is_empty() && wrong == told.wrong && (line == told.line || !due) {
@@ -264,7 +275,8 @@ mod tests {
             if let Some(news) = &news {
                 standing.news(news, now);
             }
-            standing.cache(cache, now);
+            let state = CacheState { name: "main".into(), required: true, away: cache, outages: 0 };
+            standing.caches(&[state], now);
             assert_eq!(standing.line(now).0, expected, "{seconds} {news:?}");
         }
     }

@@ -38,7 +38,7 @@ pub struct Config {
     pub postgres: Postgres,
     /// `[cache]` and `[caches.NAME]`: at least one, `main` before the others.
     pub caches: Vec<CacheConfig>,
-    /// `protect` of all caches: what the rules never delete.
+    /// What every cache protects: what the rules never delete.
     pub protect: Vec<Vec<u8>>,
     /// `[limits]`
     pub limits: Limits,
@@ -111,14 +111,16 @@ impl Config {
             part.look_elsewhere(&env, &mut mistakes);
         }
         caches.iter().for_each(|(_, cache)| caches::contradictions(cache, &mut mistakes));
-        let united = |key| rules_file::united(&caches, key);
-        let written = || united("cache.protect").into_iter().map(String::into_bytes).collect();
+        let common = || rules_file::common(&caches, "cache.protect").into_iter().map(String::into_bytes).collect();
         let protect = match reading {
             Reading::Anew(protect) => protect.to_vec(),
-            Reading::Whole | Reading::Unconnected => written(),
+            Reading::Whole | Reading::Unconnected => common(),
         };
-        let mut rules = rules_file::read_rules(&file, &table, directory, &protect, &mut mistakes)?;
-        rules.allow(&united("cache.invalidate"));
+        // Without the environment nobody knows every name.
+        let is_known = !matches!(reading, Reading::Unconnected);
+        let names = is_known.then(|| caches.iter().map(|(name, _)| name.clone()).collect());
+        let mut rules = rules_file::read_rules(&file, &table, directory, (&protect, names), &mut mistakes)?;
+        rules.allow(&rules_file::united(&caches, "cache.invalidate"));
         if !mistakes.is_harmless() {
             return Err(mistakes);
         }

@@ -23,9 +23,9 @@ pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
     let (below, above) = (Layer::default(), Layer::default());
     let layers = Layers { defaults: LayerValues::defaults(), below, file: from_file, above, main_is_named: false };
     let caches = layers.merged();
-    let protect: Vec<Vec<u8>> = united(&caches, "cache.protect").into_iter().map(String::into_bytes).collect();
+    let protect: Vec<Vec<u8>> = common(&caches, "cache.protect").into_iter().map(String::into_bytes).collect();
     let directory = path.parent().unwrap_or(Path::new(""));
-    let mut rules = read_rules(&file, &table, directory, &protect, &mut mistakes)?;
+    let mut rules = read_rules(&file, &table, directory, (&protect, None), &mut mistakes)?;
     rules.allow(&united(&caches, "cache.invalidate"));
     if mistakes.is_harmless() { Ok(rules) } else { Err(mistakes) }
 }
@@ -41,12 +41,18 @@ pub(super) fn united(caches: &[(String, Merged)], key: &str) -> Vec<String> {
     all
 }
 
-/// The rules of the file and of its `rules_file`.
+/// The texts that every cache has.
+pub(super) fn common(caches: &[(String, Merged)], key: &str) -> Vec<String> {
+    let has = |text: &String| caches.iter().all(|(_, merged)| merged.texts(key).contains(text));
+    united(caches, key).into_iter().filter(has).collect()
+}
+
+/// The rules of the file and of its `rules_file`, which may name the caches.
 pub(super) fn read_rules(
     file: &Rc<SourceFile>,
     table: &DeTable<'_>,
     directory: &Path,
-    protect: &[Vec<u8>],
+    (protect, caches): (&[Vec<u8>], Option<Vec<String>>),
     mistakes: &mut Mistakes,
 ) -> Result<Rules, Mistakes> {
     let mut other = None;
@@ -82,7 +88,7 @@ pub(super) fn read_rules(
     }
     let included = other.as_ref().zip(other_table.as_ref());
     let files = || std::iter::once((file, table)).chain(included);
-    let mut reader = RulesReader::new(protect, mistakes);
+    let mut reader = RulesReader::new(protect, mistakes).knowing(caches);
     for (file, table) in files() {
         reader.shared(file, table);
     }

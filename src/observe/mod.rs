@@ -8,19 +8,24 @@ pub mod heard;
 pub mod ids;
 pub mod news;
 pub mod recent;
+pub mod speaker;
 pub mod teller;
 
 pub use ids::{Id, Level, Line};
 
 /// Writes one line of the log: `log!(Id::SlotAnew, hint, "replication slot \"{name}\" is created anew")`. The level comes
-/// from the list of ids, and the line carries the id.
+/// from the list of ids, and the line carries the id, and the name of the cache whose part says it.
 macro_rules! log {
     ($line:expr, $($said:tt)+) => {{
         let line = $crate::observe::Line::from($line);
+        let speaker = $crate::observe::speaker::speaker();
+        let cache = speaker.as_deref().map(::tracing::field::display);
         match line.level {
-            $crate::observe::Level::Error => ::tracing::error!(id = %line.id, $($said)+),
-            $crate::observe::Level::Warn | $crate::observe::Level::Lasting => ::tracing::warn!(id = %line.id, $($said)+),
-            $crate::observe::Level::Info => ::tracing::info!(id = %line.id, $($said)+),
+            $crate::observe::Level::Error => ::tracing::error!(id = %line.id, cache, $($said)+),
+            $crate::observe::Level::Warn | $crate::observe::Level::Lasting => {
+                ::tracing::warn!(id = %line.id, cache, $($said)+);
+            }
+            $crate::observe::Level::Info => ::tracing::info!(id = %line.id, cache, $($said)+),
         }
     }};
 }

@@ -2,7 +2,8 @@
 //! it. Plain values.
 //!
 //! The loop tells it once for each flight, sweep and turn of the stream, never for each key, and waits for nobody: what
-//! must miss nothing (metrics, status) is a function that only adds up, and what may be slow reads [`Recent`].
+//! must miss nothing (metrics, status) is a function that only adds up, and what may be slow reads [`Recent`]. While a
+//! cache's part tells its news, [`speaker`](crate::observe::speaker::speaker) says which cache that is.
 //!
 //! [`Recent`]: crate::observe::recent::Recent
 
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::cache::{Deleted, Swept};
 use crate::lsn::Lsn;
 use crate::observe::ids::Line;
+use crate::observe::speaker::CacheName;
 
 /// What was done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,6 +54,31 @@ pub struct Totals {
     pub settled: bool,
 }
 
+/// What was done in one cache so far, and where it stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheTotals {
+    /// Exact keys sent to the cache, echoes included.
+    pub keys: u64,
+    /// Of these, keys that existed.
+    pub existed: u64,
+    /// Sweeps finished.
+    pub sweeps: u64,
+    /// Keys deleted by sweeps.
+    pub swept: u64,
+    /// Repairs that waited, because the same had just been repaired.
+    pub repairs_delayed: u64,
+    /// Whether one waited and nothing was proved since.
+    pub repairs_slow: bool,
+    /// Connections that led to another server than the one before.
+    pub turns: u64,
+    /// Keys and patterns that wait for their echo.
+    pub echoes_waiting: u64,
+    /// Its mark was judged since this daemon has the slot.
+    pub is_known: bool,
+    /// When the oldest change committed that is not deleted there yet, by our clock; `None` while there is none.
+    pub oldest: Option<Instant>,
+}
+
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
@@ -90,4 +117,6 @@ pub enum News {
     Said(Said),
     /// Where everything stands now, rather than something that happened: now and then, while changes come.
     Totals(Totals, Duration),
+    /// The same of the cache of this name.
+    CacheTotals(CacheName, CacheTotals),
 }

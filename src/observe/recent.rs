@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::observe::news::News;
+use crate::observe::speaker::{CacheName, speaker};
 
 /// Entries that the daemon keeps. Most are a few words; a line of the log is cut to [`TEXT_BYTES_MAX`].
 pub const ENTRIES_MAX: usize = 256;
@@ -26,6 +27,8 @@ pub struct RecentEntry {
     pub number: u64,
     /// When it happened, by our clock.
     pub at: SystemTime,
+    /// The cache whose part told it, if one did.
+    pub cache: Option<CacheName>,
     /// What it was.
     pub news: News,
 }
@@ -79,7 +82,7 @@ impl Recent {
     pub fn add(&self, news: &News, at: SystemTime) {
         let is_unread = self.0.readers.load(Ordering::Relaxed) == 0;
         let is_frequent = matches!(news, News::Deleted(_) | News::Marked(_));
-        if matches!(news, News::Totals(..)) || (is_unread && is_frequent) {
+        if matches!(news, News::Totals(..) | News::CacheTotals(..)) || (is_unread && is_frequent) {
             return;
         }
         let mut kept = self.kept();
@@ -88,7 +91,7 @@ impl Recent {
         if kept.entries.len() >= self.0.entries_max {
             kept.entries.pop_front();
         }
-        kept.entries.push_back(RecentEntry { number, at, news: news.clone() });
+        kept.entries.push_back(RecentEntry { number, at, cache: speaker(), news: news.clone() });
         drop(kept);
         self.0.came.notify_waiters();
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::keys::{FamilyId, KeySet};
 use crate::question::LookupId;
+use crate::rules::about::Audience;
 use crate::rules::about::needs::{ImageNeed, TableNeeds};
 use crate::rules::value::condition::Condition;
 use crate::rules::value::path::Path;
@@ -88,10 +89,12 @@ pub(crate) struct Rule {
     pub(super) changed: Option<Vec<Path>>,
     /// An update that changes nothing else makes no key; the table's own list counts as well.
     pub(super) ignore: Vec<String>,
+    /// Names of the caches that the rule is for; `None` is all.
+    pub(super) caches: Option<Vec<String>>,
 }
 
 /// All rules, parsed and checked, independent of any server.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// In order of first mention.
     pub(super) tables: Vec<RuleTable>,
@@ -103,6 +106,8 @@ pub struct Rules {
     /// The tables that each lookup's answers depend on; none where answers are not kept.
     pub(super) sources: Vec<Vec<TableId>>,
     pub(super) protect: std::rc::Rc<[Vec<u8>]>,
+    /// The cache that has these rules, where some are not for it.
+    pub(super) audience: Option<Audience>,
     /// Made when it is first asked for.
     pub(super) digest: std::cell::OnceCell<String>,
 }
@@ -119,9 +124,10 @@ impl Rules {
         self.families().find(|(_, family)| *family == pattern).map(|(id, _)| id)
     }
 
-    /// Patterns of all families, for a sweep of everything that the rules own.
+    /// Patterns of all families, for a sweep of everything that the rules own in the cache that has them.
     pub fn families(&self) -> impl Iterator<Item = (FamilyId, &[u8])> {
-        (0..).map(FamilyId).zip(self.templates.iter().map(|template| template.family.as_slice()))
+        let all = (0..).map(FamilyId).zip(self.templates.iter().map(|template| template.family.as_slice()));
+        all.filter(|(family, _)| self.is_own(*family))
     }
 
     /// The same, without their numbers.

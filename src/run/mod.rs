@@ -414,6 +414,9 @@ where
     fn tell(&mut self) {
         let totals = self.totals();
         self.teller.tell(News::Totals(totals, self.feed.source().lateness()));
+        for target in &mut self.targets {
+            self.teller.tell(target.told());
+        }
     }
 
     fn begin_stop(&mut self) {

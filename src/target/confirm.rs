@@ -148,7 +148,7 @@ where
                 self.ring.marked(&writing.mark.nonce, writing.first);
                 self.repairs.proved();
                 if let Some(lasted) = self.marking.outage.over(Instant::now()) {
-                    log!(Id::MarkWorks, cache = self.cache.name(), after = span(lasted), "the mark is written again");
+                    log!(Id::MarkWorks, server = self.cache.name(), after = span(lasted), "the mark is written again");
                 }
                 self.look.trust(Some(writing.text));
                 self.acknowledge(writing.ack, stream);
@@ -220,16 +220,16 @@ where
     fn complain_about_mark(&mut self, what: &str, error: Option<Error>) {
         let cause = error.as_ref().map(|error| format!(": {}", error.chain())).unwrap_or_default();
         let line = format!("{what}{cause}");
-        let cache = self.cache.name();
+        let server = self.cache.name();
         let hint = match &error {
             Some(error) => error.hint.as_deref().unwrap_or("The log of the cache may tell why it refuses the mark."),
             None => "Raise maxmemory of the cache, or give it a maxmemory-policy that evicts keys.",
         };
         let id = if error.is_some() { Id::MarkFailing } else { Id::MarkFull };
         match self.marking.outage.failed(&line, Instant::now()) {
-            Say::First => log!(id, hint, cache, "{line}"),
+            Say::First => log!(id, hint, server, "{line}"),
             // What lasts does not mend itself.
-            Say::Still(_) => log!(id.lasting(), hint, cache, "{line}"),
+            Say::Still(_) => log!(id.lasting(), hint, server, "{line}"),
             Say::Nothing => {}
         }
     }

@@ -222,7 +222,7 @@ where
         let keys: usize = lacking.iter().map(|load| load.len()).sum();
         log!(
             Id::GapReplayed,
-            cache = self.cache.name(),
+            server = self.cache.name(),
             keys,
             "the cache may lack what was deleted since its mark: deleting it again"
         );
@@ -247,10 +247,10 @@ where
         self.look.doubt(found);
         self.teller.tell(News::Gap(gap.kind()));
         let shared = Rc::clone(&self.cache);
-        let cache = shared.name();
+        let server = shared.name();
         // What DDL changed is known to be stale: it goes, whatever becomes of keys that only may be.
         if let (Gap::OtherTables, Some(families)) = (gap, &tables) {
-            log!(id(gap), cache, families = families.len(), "{gap}: sweeping their keys");
+            log!(id(gap), server, families = families.len(), "{gap}: sweeping their keys");
             return self.sweep_families(gap, families.clone(), Duration::ZERO);
         }
         let said = gap.said(self.words);
@@ -264,7 +264,7 @@ where
             log!(
                 Id::GapIntruder,
                 hint,
-                cache,
+                server,
                 "somebody wrote a mark of another server or database under the name of this slot"
             );
         }
@@ -272,14 +272,14 @@ where
         if self.settings.policy.on_gap == OnGap::Warn
             && let Some(families) = tables.filter(|families| !families.is_empty())
         {
-            log!(Id::GapOtherTables, cache, families = families.len(), "tables were altered: sweeping their keys");
+            log!(Id::GapOtherTables, server, families = families.len(), "tables were altered: sweeping their keys");
             self.sweep_families(gap, families, when.pause());
         }
         match (self.settings.policy.on_gap, told) {
             (OnGap::Warn, _) if is_said => {
                 log!(
                     Id::GapUnswept,
-                    cache,
+                    server,
                     gap = gap.kind(),
                     "{said}: the cache may hold stale keys until they expire (cache.on_gap is \"warn\")"
                 );
@@ -287,12 +287,12 @@ where
             (OnGap::Warn, _) => {}
             (OnGap::Sweep, Some(told)) => {
                 let new = self.rules.not_in(&told);
-                log!(id(gap), cache, families = new.len(), "{said}: sweeping the keys of rules that are new");
+                log!(id(gap), server, families = new.len(), "{said}: sweeping the keys of rules that are new");
                 self.sweep_families(gap, new, when.pause());
             }
             (OnGap::Sweep, None) => {
                 if is_said {
-                    log!(id(gap), cache, "{said}: sweeping every key that the rules own");
+                    log!(id(gap), server, "{said}: sweeping every key that the rules own");
                 }
                 self.sweep_families(gap, self.rules.families().map(|(family, _)| family).collect(), when.pause());
             }

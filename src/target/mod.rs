@@ -44,6 +44,8 @@ use crate::gate::Snapshot;
 use crate::keys::KeySet;
 use crate::ledger::{Ledger, Positions};
 use crate::load::Untold;
+use crate::observe::news::{CacheTotals, News};
+use crate::observe::speaker::{CacheName, speaks};
 use crate::observe::teller::Teller;
 use crate::rules::{Invalidations, Rules};
 use crate::start::Start;
@@ -71,6 +73,10 @@ pub enum Replicas {
 /// What the configuration says of one cache.
 #[derive(Debug, Clone)]
 pub struct Policy {
+    /// What the configuration calls the cache.
+    pub name: String,
+    /// Patterns of keys that are never deleted in it.
+    pub protect: Vec<Vec<u8>>,
     /// Delays of the echoes.
     pub echo: Vec<Duration>,
     /// WAL that waiting echoes may hold back, in bytes.
@@ -151,6 +157,7 @@ pub enum TargetHappened {
 
 /// One cache.
 pub struct Target<A, C, D> {
+    name: CacheName,
     cache: Rc<C>,
     control: Rc<D>,
     rules: Rc<Rules>,
@@ -187,7 +194,8 @@ where
     C: Cache + 'static,
     D: Control + 'static,
 {
-    /// A target that knows nothing of its cache yet. `words` are the source's.
+    /// A target that knows nothing of its cache yet. `words` are the source's. Of the rules it keeps those that are for its
+    /// cache.
     pub fn new(
         cache: Rc<C>,
         control: Rc<D>,
@@ -196,7 +204,9 @@ where
         words: Words,
         teller: Teller,
     ) -> Self {
+        let rules = rules.seen_by(&settings.policy.name, &settings.policy.protect).map_or(rules, Rc::new);
         Target {
+            name: CacheName::from(settings.policy.name.as_str()),
             echoes: Echoes::new(&settings.policy.echo),
             ring: Ring::new(settings.memory_bytes_max / 16),
             cache,
@@ -232,7 +242,11 @@ where
 
     /// A load left the gate; `upto` is the position up to which everything was handed over with it, and `born` says when
     /// its oldest change committed.
-    pub fn take_in(&mut self, load: Invalidations, upto: Option<A>, born: Option<std::time::Instant>) {
+    pub fn take_in(&mut self, mut load: Invalidations, upto: Option<A>, born: Option<std::time::Instant>) {
+        self.rules.leave_out(&mut load);
+        if load.is_empty() {
+            return upto.into_iter().for_each(|upto| self.take_position(upto));
+        }
         let ticket = self.ledger.open_or_join(upto);
         if let Some(born) = born {
             self.ledger.date(&ticket, born);
@@ -251,14 +265,19 @@ where
 
     /// The keys that are on their way to the gate go at once, too: that proves nothing, and shortens the time that old
     /// values are served.
-    pub fn take_early(&mut self, keys: KeySet, now: Instant) {
+    pub fn take_early(&mut self, mut keys: KeySet, now: Instant) {
+        self.rules.leave_out_keys(&mut keys);
+        if keys.is_empty() {
+            return;
+        }
         let load = Invalidations { keys, ..Invalidations::default() };
         self.start_flight(Some(Delivery { load, tickets: Vec::new(), stage: Stage::Early }), now);
     }
 
     /// Keys of tables whose changes do not come. Where keys that only may be stale stay, those that are stale go.
     pub fn take_untold(&mut self, Untold { all, altered }: Untold) {
-        let load = if self.settings.policy.on_gap == OnGap::Warn { altered } else { all };
+        let mut load = if self.settings.policy.on_gap == OnGap::Warn { altered } else { all };
+        self.rules.leave_out(&mut load);
         if load.is_empty() {
             return;
         }
@@ -273,6 +292,7 @@ where
     /// A new connection of the stream starts here: the mark is compared with it. `altered`: what is watched is another
     /// than at the connection before.
     pub fn connected(&mut self, start: &Start, altered: bool) {
+        let _speaking = speaks(&self.name);
         self.look.connected(start, altered);
         self.read_mark();
     }
@@ -298,6 +318,7 @@ where
 
     /// Waits for whatever the target waits for.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<TargetHappened>> {
+        let _speaking = speaks(&self.name);
         if let Poll::Ready(landed) = self.flight.poll(cx) {
             return Poll::Ready(landed.map(TargetHappened::Landed));
         }
@@ -323,6 +344,7 @@ where
 
     /// Does what follows.
     pub fn on(&mut self, happened: TargetHappened, stream: &impl Positions<A>) {
+        let _speaking = speaks(&self.name);
         match happened {
             TargetHappened::Landed(landed) => self.landed(landed),
             TargetHappened::Swept(scanned) => self.swept(scanned),
@@ -339,6 +361,7 @@ where
     ///
     /// Those of [`Ledger::settled`].
     pub fn start(&mut self, turn: &Turn<'_, impl Positions<A>>) -> Result<()> {
+        let _speaking = speaks(&self.name);
         self.repair_what_is_owed(turn.now);
         if self.may_fly() && (!turn.draining || self.inbox.is_some() || !self.again.is_empty()) {
             let fresh = self.inbox.take();
@@ -415,6 +438,25 @@ where
     /// What was done so far.
     pub fn done(&self) -> TargetTotals {
         self.done
+    }
+
+    /// What was done so far and where the cache stands, for whoever watches.
+    pub fn told(&mut self) -> News {
+        let TargetTotals { keys, existed, sweeps, swept, .. } = self.done;
+        let (repairs_delayed, repairs_slow) = self.repairs();
+        let totals = CacheTotals {
+            keys,
+            existed,
+            sweeps,
+            swept,
+            repairs_delayed,
+            repairs_slow,
+            turns: self.turns(),
+            echoes_waiting: self.echoes_waiting() as u64,
+            is_known: self.is_known(),
+            oldest: self.oldest(),
+        };
+        News::CacheTotals(CacheName::clone(&self.name), totals)
     }
 
     /// Repairs that waited, and whether one waits now or nothing was proved since.

@@ -153,6 +153,8 @@ fn settings(world: &Shared) -> (Settings, Policy) {
         stop_timeout: Duration::from_millis(50 + world.dice.roll(2_000)),
     };
     let policy = Policy {
+        name: "main".to_owned(),
+        protect: Vec::new(),
         echo,
         echo_wal_bytes_max,
         on_gap: OnGap::Sweep,

@@ -29,7 +29,8 @@ impl Rules {
     }
 
     fn hashes(&self) -> BTreeSet<String> {
-        (0..self.rules.len()).map(|rule| hash(self.written(rule))).collect()
+        let is_own = |rule: &usize| self.templates_of(*rule).all(|(family, _)| self.is_own(family));
+        (0..self.rules.len()).filter(is_own).map(|rule| hash(self.written(rule))).collect()
     }
 
     /// Whether all rules share one hash.
@@ -46,16 +47,21 @@ impl Rules {
         let shared = self.is_shared() || !holds(digest, VERSION);
         let known = |rule: usize| holds(digest, &hash(self.written(rule)));
         let new: BTreeSet<usize> = (0..self.rules.len()).filter(|rule| shared || !known(*rule)).collect();
-        families.filter(|(_, template)| new.contains(&template.rule)).map(|(family, _)| family).collect()
+        let families = families.filter(|(family, template)| new.contains(&template.rule) && self.is_own(*family));
+        families.map(|(family, _)| family).collect()
+    }
+
+    fn templates_of(&self, rule: usize) -> impl Iterator<Item = (FamilyId, &Template)> {
+        (0..).map(FamilyId).zip(&self.templates).filter(move |(_, template)| template.rule == rule)
     }
 
     /// A rule with everything that it says, without places.
     fn written(&self, index: usize) -> Vec<u8> {
-        let Rule { tables, on, place: _, when, said: _, changed, ignore } = &self.rules[index];
+        let Rule { tables, on, place: _, when, said: _, changed, ignore, caches: _ } = &self.rules[index];
         let mut tables: Vec<_> = tables.iter().map(|id| &self.tables[id.0]).collect();
         tables.sort_unstable_by_key(|table| (&table.schema, &table.name));
-        let templates = self.templates.iter().filter(|template| template.rule == index);
-        let keys: BTreeSet<Vec<u8>> = templates.map(|template| self.key_written(template)).collect();
+        let keys: BTreeSet<Vec<u8>> =
+            self.templates_of(index).map(|(_, template)| self.key_written(template)).collect();
         let keys: Vec<Vec<u8>> = keys.into_iter().collect();
         let changed = changed.as_ref().map(|paths| List(paths));
         let mut out = Vec::new();

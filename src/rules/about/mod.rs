@@ -1,8 +1,11 @@
 //! About rules: what they need, what their keys may look like, what cannot be meant, and what the mark says of them.
 
+mod audience;
 pub mod cover;
 pub mod digest;
 pub mod equated;
 pub mod lint;
 pub mod needs;
 mod written;
+
+pub(in crate::rules) use audience::Audience;

@@ -91,7 +91,7 @@ impl Rules {
     pub fn families_of_all(&self, tables: impl Iterator<Item = TableId>) -> BTreeSet<FamilyId> {
         let mut load = Invalidations::default();
         tables.for_each(|table| self.families_of(table).whole(Cause::Asked, 0, &mut load));
-        load.patterns.iter().map(|pattern| pattern.family).collect()
+        load.patterns.iter().map(|pattern| pattern.family).filter(|family| self.is_own(*family)).collect()
     }
 
     /// A relation without a column, for plans of which only TRUNCATE is used.

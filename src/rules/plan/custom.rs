@@ -59,7 +59,7 @@ impl Rules {
             let on = On { insert: false, update: false, delete: false };
             let place = SETTING.to_owned();
             let (tables, ignore) = (Vec::new(), Vec::new());
-            self.rules.push(Rule { tables, on, place, when: None, said: None, changed: None, ignore });
+            self.rules.push(Rule { tables, on, place, when: None, said: None, changed: None, ignore, caches: None });
         }
     }
 

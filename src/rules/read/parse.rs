@@ -21,7 +21,14 @@ impl<'m> RulesReader<'m> {
     /// Reads rules for a cache with these protected patterns.
     pub fn new(protect: &[Vec<u8>], mistakes: &'m mut Mistakes) -> Self {
         let rules = Rules { protect: protect.into(), ..Rules::default() };
-        RulesReader { rules, mistakes, conditions: Vec::new(), ignored: Vec::new() }
+        RulesReader { rules, mistakes, conditions: Vec::new(), ignored: Vec::new(), caches: None }
+    }
+
+    /// Rules may name these caches and no others.
+    #[must_use]
+    pub fn knowing(mut self, caches: Option<Vec<String>>) -> Self {
+        self.caches = caches;
+        self
     }
 
     /// Everything that was read.

@@ -21,6 +21,8 @@ pub struct RulesReader<'m> {
     pub(super) conditions: Vec<(String, Condition<Path>)>,
     /// `[ignore]`, in order.
     pub(super) ignored: Vec<Ignored>,
+    /// Names of the caches that there are; `None` where nobody knows them.
+    pub(super) caches: Option<Vec<String>>,
 }
 
 /// One line of `[ignore]`.

@@ -30,6 +30,7 @@ const KEYS: &[(&str, &str)] = &[
         "key templates: literals, {column}, {column.path|filter or 'text'}, {lookup.column}, {4,8}, * as a pattern, \
          {{ and }} for braces",
     ),
+    ("caches", "names of the caches that the rule is for; default: all of them"),
     ("companions", "texts that follow each key to make another: [\":meta\"]"),
     (
         "lookup",
@@ -74,8 +75,9 @@ impl RuleReader<'_, '_> {
         let said = block.get("when").and_then(|value| value.get_ref().as_str()).map(str::to_owned);
         let changed = self.changed(block);
         let ignore: Vec<String> = self.columns(block, "ignore");
+        let caches = self.caches(block);
         let place = Place::File(Rc::clone(self.file), self.at.clone()).to_string();
-        self.reader.rules.rules.push(Rule { tables, on, place, when, said, changed, ignore });
+        self.reader.rules.rules.push(Rule { tables, on, place, when, said, changed, ignore, caches });
         self.keys(block, namespace.as_deref(), &mut lookups);
         self.warn_of_ignored_keys(block);
         for lookup in lookups.iter().filter(|lookup| !lookup.used) {
@@ -150,6 +152,23 @@ impl RuleReader<'_, '_> {
             self.error(value.span(), "rule listens to no column", "name at least one, or remove changed");
         }
         Some(texts.into_iter().filter_map(|(text, at)| self.path(&text, at)).collect())
+    }
+
+    /// The caches that the rule is for; `None` is all.
+    fn caches(&mut self, block: &DeTable<'_>) -> Option<Vec<String>> {
+        let value = block.get("caches")?;
+        let texts = self.texts(value, "caches");
+        if texts.is_empty() && value.get_ref().is_array() {
+            self.error(value.span(), "rule is for no cache", "name at least one, or remove caches: then it is for all");
+        }
+        for (text, at) in &texts {
+            let known = self.reader.caches.as_ref().filter(|known| !known.contains(text));
+            let note = known.map(|known| suggestion(text, known.iter().map(String::as_str)));
+            if let Some(note) = note {
+                self.error(at.clone(), format!("there is no cache \"{text}\""), note);
+            }
+        }
+        Some(texts.into_iter().map(|(text, _)| text).collect())
     }
 
     fn path(&mut self, text: &str, at: Range<usize>) -> Option<Path> {

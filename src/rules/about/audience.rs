@@ -1,0 +1,148 @@
+//! Which caches a rule is for, and the rules as one cache has them. Pure.
+//!
+//! Every cache is told everything that the stream asks for, under numbers of families that all of them share. A cache
+//! for which some rule is not leaves out what belongs to such rules alone. What a rule of its own might also name stays,
+//! since a key that is deleted too often costs a miss.
+
+use crate::glob;
+use crate::keys::{FamilyId, Key, KeySet};
+use crate::rules::invalidations::Invalidations;
+use crate::rules::ruleset::{Rules, Template};
+
+/// What one cache has of the rules.
+#[derive(Clone, Debug)]
+pub(in crate::rules) struct Audience {
+    /// By family: whether its rule is for the cache.
+    own: Vec<bool>,
+    /// The families of rules that are for the cache, behind what each of their keys begins with.
+    families: Vec<(Vec<u8>, FamilyId)>,
+    /// Patterns that this cache protects, and others do not.
+    protects: Vec<Vec<u8>>,
+}
+
+impl Rules {
+    /// The caches that a family's rule names; `None` where it is for all.
+    pub fn caches_of(&self, family: FamilyId) -> Option<&[String]> {
+        let template = self.templates.get(family.0 as usize)?;
+        self.rules.get(template.rule)?.caches.as_deref()
+    }
+
+    /// The rules as the cache of this name has them, which protects these patterns; `None` where it has all of them.
+    #[must_use]
+    pub fn seen_by(&self, cache: &str, protect: &[Vec<u8>]) -> Option<Rules> {
+        let protects: Vec<Vec<u8>> = protect.iter().filter(|one| !self.protect.contains(one)).cloned().collect();
+        let is_for = |template: &Template| {
+            let caches = self.rules.get(template.rule).and_then(|rule| rule.caches.as_ref());
+            caches.is_none_or(|caches| caches.iter().any(|name| name == cache))
+        };
+        let own: Vec<bool> = self.templates.iter().map(is_for).collect();
+        if protects.is_empty() && own.iter().all(|own| *own) {
+            return None;
+        }
+        let families = (0..).map(FamilyId).zip(&self.templates).zip(&own).filter(|(_, own)| **own);
+        let families = families.map(|((id, template), _)| (glob::literal_prefix(&template.family), id)).collect();
+        let audience = Some(Audience { own, families, protects });
+        Some(Rules { audience, protect: protect.into(), digest: std::cell::OnceCell::new(), ..self.clone() })
+    }
+
+    /// Whether a family's rule is for the cache that has these rules.
+    pub(in crate::rules) fn is_own(&self, family: FamilyId) -> bool {
+        let own = self.audience.as_ref().map(|audience| audience.own.get(family.0 as usize).copied().unwrap_or(true));
+        own.unwrap_or(true)
+    }
+
+    /// Leaves out what is not for the cache that has these rules.
+    pub fn leave_out(&self, load: &mut Invalidations) {
+        self.leave_out_keys(&mut load.keys);
+        if self.audience.is_some() {
+            load.patterns.retain(|pattern| self.is_own(pattern.family) || self.meets_own(pattern));
+        }
+    }
+
+    /// The same of exact keys.
+    pub fn leave_out_keys(&self, keys: &mut KeySet) {
+        let Some(audience) = &self.audience else { return };
+        let is_protected = |key: &[u8]| audience.protects.iter().any(|pattern| glob::matches(pattern, key));
+        keys.retain(|key| (self.is_own(key.family) || self.names_own(key)) && !is_protected(key.bytes));
+    }
+
+    /// Whether a rule of this cache may name the key: a set holds a key once, under the family that was first.
+    fn names_own(&self, key: &Key<'_>) -> bool {
+        let families = self.audience.iter().flat_map(|audience| &audience.families);
+        let mut begins = families.filter(|(prefix, _)| key.bytes.starts_with(prefix));
+        begins.any(|(_, family)| glob::matches(self.family(*family), key.bytes))
+    }
+
+    /// Whether a pattern may cover a key of a rule of this cache: neither begins with what the other cannot begin with.
+    fn meets_own(&self, pattern: &Key<'_>) -> bool {
+        let prefix = glob::literal_prefix(pattern.bytes);
+        let mut families = self.audience.iter().flat_map(|audience| &audience.families);
+        families.any(|(own, _)| own.starts_with(&prefix) || prefix.starts_with(own))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::read::parse::rules_of;
+
+    const RULES: &str = "[[rules]]\ntable = 't'\nkeys = ['a:{id}', 'both:{id}']\ncaches = ['dakar']\n\
+                         [[rules]]\ntable = 't'\nkeys = ['b:{id}', 'both:{n}']\n";
+
+    fn shown(set: &KeySet) -> Vec<String> {
+        set.iter().map(|key| String::from_utf8_lossy(key.bytes).into_owned()).collect()
+    }
+
+    /// What the cache is told of these keys and patterns, each with the index of its family.
+    fn told(rules: &Rules, keys: &[(&str, u32)], patterns: &[(&str, u32)]) -> (Vec<String>, Vec<String>) {
+        let mut load = Invalidations::default();
+        keys.iter().for_each(|(key, family)| _ = load.keys.insert(key.as_bytes(), FamilyId(*family), 0));
+        patterns.iter().for_each(|(key, family)| _ = load.patterns.insert(key.as_bytes(), FamilyId(*family), 0));
+        rules.leave_out(&mut load);
+        (shown(&load.keys), shown(&load.patterns))
+    }
+
+    #[test]
+    fn a_cache_leaves_out_what_only_rules_of_others_name() {
+        let rules = rules_of(RULES);
+        let protect = [b"lock:*".to_vec()];
+        assert!(rules.seen_by("dakar", &protect).is_none(), "every rule is for it");
+        let others = rules.seen_by("upstash", &protect).expect("a rule is not for it");
+        let keys = [("a:1", 0), ("both:1", 1), ("b:1", 2), ("b:2", 0)];
+        let patterns = [("a:*", 0), ("both:*", 1), ("b*", 0), ("a:x*", 0)];
+        assert_eq!(
+            told(&others, &keys, &patterns),
+            (vec!["both:1".into(), "b:1".into(), "b:2".into()], vec!["both:*".into(), "b*".into()])
+        );
+        assert_eq!(others.patterns(), [b"b:*".to_vec(), b"both:*".to_vec()]);
+        assert_eq!(rules.patterns().len(), 4);
+    }
+
+    #[test]
+    fn what_one_cache_protects_stays_in_this_one() {
+        let rules = rules_of(RULES);
+        let protecting = rules.seen_by("dakar", &[b"lock:*".to_vec(), b"b:1*".to_vec()]).expect("it protects more");
+        assert_eq!(told(&protecting, &[("a:1", 0), ("b:1", 2), ("b:2", 2)], &[]).0, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn the_digest_of_a_cache_knows_its_own_rules_alone() {
+        let protect = [b"lock:*".to_vec()];
+        let all = rules_of(&RULES.replace("caches = ['dakar']\n", ""));
+        let (dakar, vercel) = (rules_of(RULES), rules_of(&RULES.replace("dakar", "vercel")));
+        let of = |rules: &Rules, cache: &str| {
+            rules.seen_by(cache, &protect).map_or_else(|| rules.digest().to_owned(), |rules| rules.digest().to_owned())
+        };
+        assert_eq!(of(&all, "dakar"), of(&dakar, "dakar"), "naming a cache changes nothing in this cache");
+        assert_ne!(of(&dakar, "vercel"), of(&vercel, "vercel"));
+        // The rule moved from dakar to vercel: vercel sweeps its families, dakar none.
+        let swept = |rules: &Rules, cache: &str, before: &str| -> Vec<String> {
+            let view = rules.seen_by(cache, &protect);
+            let rules = view.as_ref().unwrap_or(rules);
+            let new = rules.not_in(before);
+            new.into_iter().map(|family| String::from_utf8_lossy(rules.family(family)).into_owned()).collect()
+        };
+        assert_eq!(swept(&vercel, "vercel", &of(&dakar, "vercel")), ["a:*", "both:*"]);
+        assert_eq!(swept(&vercel, "dakar", &of(&dakar, "dakar")), [""; 0]);
+    }
+}
