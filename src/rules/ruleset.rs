@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use crate::keys::{FamilyId, KeySet};
 use crate::question::LookupId;
-use crate::rules::about::Audience;
 use crate::rules::about::needs::{ImageNeed, TableNeeds};
 use crate::rules::value::condition::Condition;
 use crate::rules::value::path::Path;
@@ -91,6 +90,17 @@ pub(crate) struct Rule {
     pub(super) ignore: Vec<String>,
     /// Names of the caches that the rule is for; `None` is all.
     pub(super) caches: Option<Vec<String>>,
+}
+
+/// What one cache has of the rules.
+#[derive(Clone, Debug)]
+pub(super) struct Audience {
+    /// By family: whether its rule is for the cache.
+    pub(super) own: Vec<bool>,
+    /// The families of rules that are for the cache, behind what each of their keys begins with.
+    pub(super) families: Vec<(Vec<u8>, FamilyId)>,
+    /// Patterns that this cache protects, and others do not.
+    pub(super) protects: Vec<Vec<u8>>,
 }
 
 /// All rules, parsed and checked, independent of any server.

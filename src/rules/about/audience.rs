@@ -7,18 +7,7 @@
 use crate::glob;
 use crate::keys::{FamilyId, Key, KeySet};
 use crate::rules::invalidations::Invalidations;
-use crate::rules::ruleset::{Rules, Template};
-
-/// What one cache has of the rules.
-#[derive(Clone, Debug)]
-pub(in crate::rules) struct Audience {
-    /// By family: whether its rule is for the cache.
-    own: Vec<bool>,
-    /// The families of rules that are for the cache, behind what each of their keys begins with.
-    families: Vec<(Vec<u8>, FamilyId)>,
-    /// Patterns that this cache protects, and others do not.
-    protects: Vec<Vec<u8>>,
-}
+use crate::rules::ruleset::{Audience, Rules, Template};
 
 impl Rules {
     /// The caches that a family's rule names; `None` where it is for all.

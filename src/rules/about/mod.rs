@@ -7,5 +7,3 @@ pub mod equated;
 pub mod lint;
 pub mod needs;
 mod written;
-
-pub(in crate::rules) use audience::Audience;
