@@ -14,7 +14,7 @@ MUTANTS ?= 10
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help demo servers test quick torture scenarios check fmt record bench bulk day writers fuzz mutations
+.PHONY: help demo servers test clients quick torture scenarios check fmt record bench bulk day writers fuzz mutations
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -35,7 +35,12 @@ test: check ## formatting, lints, then every test, those against real servers an
 	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=1
 	CRIEUR_MODE=outbox FAULTS=DaemonKilled,DaemonOvertaken TORTURE_SECONDS=30 \
 	    $(TEST) --test torture -- --nocapture after_faults_at_random
+	@$(MAKE) --no-print-directory clients
 	MUTANTS=$(MUTANTS) tests/mutations.sh
+
+clients: ## the TypeScript client's tests, on real servers and through a proxy that loses, holds and repeats
+	@tests/setup.sh
+	cd clients/typescript && npm test
 
 quick: ## tests without servers, and those of the main road on real ones: less than three minutes behind the first build
 	@tests/setup.sh
