@@ -29,8 +29,9 @@ function both(name, work) {
       const events = [];
       const made = [];
       const make = (options = {}, clientOptions = {}, port = proxy.port) => {
-        const client = connect(version, port, clientOptions);
-        const cache = createCache({ store: fromIoredis(client), on: (event) => events.push(event), ...options });
+        const client = 'store' in options ? undefined : connect(version, port, clientOptions);
+        const store = client ? fromIoredis(client) : options.store;
+        const cache = createCache({ on: (event) => events.push(event), ...options, store });
         made.push(cache);
         return Object.assign(cache, { client });
       };
