@@ -59,6 +59,7 @@ mod restart;
 mod rights;
 mod rules;
 mod scene;
+mod sentinel;
 mod servers;
 mod sessions;
 mod shapes;
