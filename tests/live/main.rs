@@ -10,6 +10,7 @@ mod cache_identity;
 mod cache_replaced;
 mod changes;
 mod check_lookups;
+mod client;
 mod clock;
 mod conditions;
 mod copies;
