@@ -103,18 +103,13 @@ try proof-behind  target/proof.rs     'Some(gap)) if !is_behind =>' 'Some(gap)) 
 try proof-same    target/proof.rs     '(_, Fit::Ours, Continuity::Same, _) => Meaning::Holds' '(_, Fit::Ours, Continuity::Same | Continuity::Another, _) => Meaning::Holds' target::proof
 try proof-unmoved target/proof.rs     '(_, Fit::Unmoved, Continuity::Same | Continuity::Unknown, _)' '(_, Fit::Unmoved, _, _)' target::proof
 try proof-tables  target/proof.rs     'gap == Some(Gap::OtherTables) && !is_ours' 'false' target::proof
-# What only the whole loop shows: its simulation, with one cache and with several.
+# What only the whole loop shows: its simulation, with one cache and with several, and when a table is left out.
 loop="simulation::no_schedule" whole="--test main"
 try loop-answered target/marking.rs   'self.answered = self.answered.max(ack);' '_ = ack;' "$loop" "$whole"
 try loop-withdraw target/marking.rs   'self.answered.take()' 'self.answered' "$loop" "$whole"
-try loop-leave    target/marking.rs   '(self.answered, self.marked) = (None, None);' '' "$loop" "$whole"
 try loop-reading  target/confirm.rs   'return Ok(()); // Whether something' '// Whether something' "$loop" "$whole"
-try loop-current  target/confirm.rs   '&& stream.is_current(ack)' '' "$loop" "$whole"
 try loop-beat     target/confirm.rs   'Held::Trusted(_) => !self.ledger.is_barred(),' 'Held::Trusted(_) => true,' "$loop" "$whole"
-try loop-lineage  target/gap.rs       'self.cache.lineage() != self.look.lineage()' 'false' "$loop" "$whole"
 try loop-behind   target/gap.rs       'altered || start.slot == SlotOrigin::Created || is_behind(start)' 'altered' "$loop" "$whole"
-try loop-again    target/gap.rs       'Some(lacking) => self.replay(lacking),' 'Some(_) => {}' "$loop" "$whole"
-try loop-barrier  target/gap.rs       'self.ledger.open_barrier(self.marking.withdraw())' 'self.ledger.open(None)' "$loop" "$whole"
-try loop-forget   ledger/mod.rs       'self.0 = None;' '' "$loop" "$whole"
 try loop-others   run/mod.rs          'target.take_in((*load).clone(), upto, born)' '_ = target' "$loop" "$whole"
+try loop-sweep    run/mod.rs          'target.take_untold((*untold).clone())' '_ = target' simulation::untold "$whole"
 exit $survived
