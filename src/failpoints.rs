@@ -18,12 +18,12 @@ pub enum Guard {
     Ring,
     /// Every reply of a pipeline is looked at.
     Replies,
+    /// A mark from before the start of the stream proves nothing: that of a cache that was left behind.
+    Return,
     /// A mark carries what was deleted since the last one, where the cache does not say who it is.
     Carried,
     /// The outbox is looked at even when no notification comes.
     Looks,
-    /// The word of Sentinels is followed between connects.
-    Sentinels,
 }
 
 /// Steps between receive and confirm.

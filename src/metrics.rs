@@ -52,6 +52,8 @@ pub struct CacheState {
 struct OfCache {
     totals: CacheTotals,
     gaps: BTreeMap<&'static str, u64>,
+    /// The position goes on without it.
+    released: bool,
     /// The mark written last, and when.
     marked: Option<(Lsn, Instant)>,
 }
@@ -109,6 +111,7 @@ impl Metrics {
                 (self.totals, self.lateness) = (*totals, *lateness);
             }
             News::HeldBack(held_back) => self.held_back = *held_back,
+            News::Released(cache, released) => self.of_cache(cache).released = *released,
             News::SweepBegan
             | News::SweepEnded(_)
             | News::Noticed
@@ -284,6 +287,12 @@ impl Metrics {
         series("cache_outages_total", "counter", "Times that the cache stopped answering.", &|state, _| {
             Some(state.outages.to_string())
         });
+        series(
+            "cache_released",
+            "gauge",
+            "1 while the position goes on without the cache, which held back more than hold_wal_bytes_max.",
+            &|_, cache| Some(u8::from(cache.released).to_string()),
+        );
         series(
             "cache_oldest_undeleted_seconds",
             "gauge",

@@ -34,3 +34,19 @@ pub struct Start {
     /// Whether the slot was there.
     pub slot: SlotOrigin,
 }
+
+/// What the server keeps for us, and how much of that is used, in bytes: the WAL of the slot, or the rows of the outbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServerStore {
+    /// What is used.
+    pub used: u64,
+    /// What may be used before something is lost.
+    pub total: u64,
+}
+
+impl ServerStore {
+    /// Whether half of it is used.
+    pub fn is_half_used(self) -> bool {
+        self.used >= self.total / 2
+    }
+}

@@ -25,6 +25,9 @@ SELECT
                 WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
                     AND t.columns ? a.attname AND a.attname <> ALL (w.columns)
             )
-    ), '[]'))::text,
+    ), '[]'), 'outbox', (
+        SELECT pg_catalog.jsonb_build_array(pg_catalog.pg_total_relation_size('crieur.outbox'), s.bytes_max)
+        FROM crieur.setting AS s
+    ))::text,
     EXISTS (SELECT FROM watched AS w WHERE w.stale),
     coalesce(pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('crieur.refuses()'), 'EXECUTE'), false)

@@ -12,8 +12,8 @@ use super::unlink::Unlinks;
 use crate::config::Leases;
 use crate::keys::KeySet;
 
-/// Writes the mark `ARGV[1]` if the one that is there stands in `ARGV[5..]`, or if there is none and `ARGV[2]` allows it, and
-/// deletes `KEYS[2..]` ahead of it.
+/// Writes the mark `ARGV[1]`, and deletes `KEYS[2..]` ahead of it, if the mark that is there stands in `ARGV[5..]`, or if
+/// there is none and `ARGV[2]` allows it.
 /// `ARGV[3]` and `ARGV[4]` are the server's identity: a proxy may lead to another server than the one that had the deletes
 /// without closing a connection, and a promoted replica can hold the last mark and lack what was deleted since.
 /// Before version 7 a script's error has its place before its code; the code is what counts.

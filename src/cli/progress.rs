@@ -43,6 +43,7 @@ impl ProgressLine {
             | News::Noticed
             | News::Deleted(_)
             | News::Marked(_)
+            | News::Released(..)
             | News::Said(_) => {}
         }
     }

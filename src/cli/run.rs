@@ -14,7 +14,7 @@ use crate::cli::progress::ProgressLine;
 use crate::cli::reload::{self, RulesFile};
 use crate::cli::status::Status;
 use crate::cli::{dry, log};
-use crate::config::{CacheConfig, Config, Mode, Postgres};
+use crate::config::{CacheConfig, Config, Mode, OnGap, Postgres};
 use crate::control::Control;
 use crate::control::pooled::PooledControl;
 use crate::control::session::ControlSession;
@@ -134,7 +134,8 @@ fn policy(cache: &CacheConfig) -> Policy {
         heartbeat: cache.heartbeat,
         metering: cache.metering,
         required: cache.required,
-        hold_wal_bytes_max: HOLDS_FOR_EVER,
+        // Nothing would sweep what it lacks when it returns.
+        hold_wal_bytes_max: if cache.on_gap == OnGap::Warn { HOLDS_FOR_EVER } else { cache.hold_wal_bytes_max },
     }
 }
 

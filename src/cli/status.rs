@@ -74,6 +74,7 @@ impl Standing {
             | News::Noticed
             | News::Deleted(_)
             | News::Marked(_)
+            | News::Released(..)
             | News::SweepBegan
             | News::SweepEnded(_)
             | News::Said(_)
@@ -97,6 +98,7 @@ impl Standing {
             | News::Deleted(_)
             | News::Marked(_)
             | News::CacheTotals(..)
+            | News::Released(..)
             | News::Said(_) => {}
         }
     }
@@ -190,6 +192,7 @@ impl Status {
             | News::Noticed
             | News::Deleted(_)
             | News::Marked(_)
+            | News::Released(..)
             | News::SweepBegan
             | News::SweepEnded(_)
             | News::Said(_)

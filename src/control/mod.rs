@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::gate::Snapshot;
 use crate::notice::Touched;
 use crate::question::{Answer, LookupId, Question};
-use crate::start::Start;
+use crate::start::{ServerStore, Start};
 
 /// Tables by schema and name.
 pub type Named = Vec<(String, String)>;
@@ -199,6 +199,23 @@ pub struct Sighting {
     pub failover: bool,
     /// The slot's WAL; `None` while there is no such slot.
     pub wal: Option<SlotWal>,
+    /// What the outbox takes on disk, and may take, in bytes.
+    pub outbox: Option<(u64, u64)>,
+}
+
+/// A row of the outbox takes so many times its bytes on disk, with its index and what is not vacuumed.
+const ON_DISK: u64 = 4;
+
+impl Sighting {
+    /// What the server keeps for us, where that has a bound, in bytes that positions count.
+    pub fn store(&self) -> Option<ServerStore> {
+        if let Some((used, total)) = self.outbox {
+            return Some(ServerStore { used: used / ON_DISK, total: total / ON_DISK });
+        }
+        let wal = self.wal?;
+        let (used, safe) = (u64::try_from(wal.held_bytes).unwrap_or(0), u64::try_from(wal.safe_bytes?).unwrap_or(0));
+        Some(ServerStore { used, total: used + safe })
+    }
 }
 
 /// A relation that the server refuses updates and deletes of, because of what it is published with.

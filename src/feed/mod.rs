@@ -276,6 +276,11 @@ where
         batch.len() >= self.bounds.batch_keys_max || batch.bytes_used() >= self.bounds.batch_bytes_max
     }
 
+    /// What the open batch holds, in bytes, where nothing more fits into it.
+    pub fn batch_bytes_when_full(&self) -> Option<usize> {
+        self.is_full().then(|| self.intake.batch.bytes_used())
+    }
+
     /// Takes one event that is in the source's buffer; says whether there was one.
     #[inline]
     pub fn take_one(&mut self) -> Result<bool> {

@@ -12,6 +12,7 @@ use crate::feed::stall::StallTurn;
 use crate::feed::watch::Notice;
 use crate::insist::complain;
 use crate::load::Untold;
+use crate::lsn::Lsn;
 use crate::observe::news::News;
 use crate::observe::{Id, log};
 use crate::outage::{Outage, Say};
@@ -19,6 +20,7 @@ use crate::rules::Invalidations;
 use crate::rules::plan::cause::Cause;
 use crate::seen;
 use crate::source::Source;
+use crate::start::ServerStore;
 
 /// How often the server is looked at.
 const WATCH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(2);
@@ -63,6 +65,7 @@ where
         };
         self.watching.due = Some(now + WATCH_INTERVAL);
         self.watching.blind = Outage::default();
+        self.watching.measure(&sighting);
         let judgement = self.watching.judge(now, &sighting);
         if !judgement.notices.is_empty() {
             self.teller.tell(News::Noticed);
@@ -128,6 +131,17 @@ where
         load.widen_keys();
         self.lookups.forget(&mut load);
         load
+    }
+
+    /// How far the server's WAL goes, as far as anybody knows; `None` while there is no stream.
+    pub fn server_end(&self) -> Option<Lsn> {
+        self.connection.start()?;
+        Some(self.source.received().max(self.watching.flushed()))
+    }
+
+    /// What the server keeps for us, where that has a bound.
+    pub fn store(&self) -> Option<ServerStore> {
+        self.watching.store()
     }
 
     /// Whether the server's WAL goes on and nothing of it comes: how far the caches are behind is not known.

@@ -10,6 +10,7 @@ use crate::feed::watch::{Judgement, Watch};
 use crate::kept::Kept;
 use crate::lsn::Lsn;
 use crate::outage::Outage;
+use crate::start::ServerStore;
 
 /// What was seen so far, and since when its times count. The two are one value: other rules begin a new loop, and behind
 /// times of the loop before nothing would be due for as long as that had lasted.
@@ -25,6 +26,9 @@ pub(super) struct Watching {
     pub(super) out: Kept<Result<Option<Sighting>>>,
     /// Of the look itself.
     pub(super) blind: Outage,
+    /// How far the server's WAL went at the last look of this connection.
+    flushed: Lsn,
+    store: Option<ServerStore>,
 }
 
 impl Watching {
@@ -32,7 +36,8 @@ impl Watching {
     pub(super) fn new(publication: &str) -> Self {
         let (watch, stall) = (Watch::new(publication), Stall::default());
         let (out, blind) = (Kept::default(), Outage::default());
-        Watching { began: Instant::now(), watch, stall, heard: false, due: None, out, blind }
+        let (began, flushed, store) = (Instant::now(), Lsn::default(), None);
+        Watching { began, watch, stall, heard: false, due: None, out, blind, flushed, store }
     }
 
     /// Under other rules, with another session: nothing is looked at until the stream connects.
@@ -55,6 +60,7 @@ impl Watching {
     pub(super) fn begins_anew(&mut self) {
         self.stall = Stall::default();
         self.out.forget();
+        (self.flushed, self.store) = (Lsn::default(), None);
         self.due = Some(Instant::now());
     }
 
@@ -72,6 +78,20 @@ impl Watching {
         let waits = listens && !std::mem::take(&mut self.heard);
         let ends = Ends { flushed: sighting.flushed.parse().ok(), received, waits };
         self.stall.look(now.duration_since(self.began), ends)
+    }
+
+    /// What the look says of the server's end and of what it keeps.
+    pub(super) fn measure(&mut self, sighting: &Sighting) {
+        self.flushed = sighting.flushed.parse().unwrap_or_default();
+        self.store = sighting.store();
+    }
+
+    pub(super) fn flushed(&self) -> Lsn {
+        self.flushed
+    }
+
+    pub(super) fn store(&self) -> Option<ServerStore> {
+        self.store
     }
 
     pub(super) fn judge(&mut self, now: Instant, sighting: &Sighting) -> Judgement {

@@ -4,19 +4,20 @@
 //! gate, then for its lookups. Each target owes it until the cache answered. So the feed has a ledger, and each target
 //! has one; a position goes from the one to the others, and each ledger gives it on in commit order.
 //!
-//! A position has four names on that way, and each is at most the one before it:
+//! A position has four names on that way, and each is at most the one before it, as long as no target is left behind:
 //!
 //! | name | where | what is true up to it |
 //! |---|---|---|
 //! | answered | `Marking::answered` of a target | the cache answered every delete, its echoes included or released |
 //! | marked | `Marking::marked` of a target | the mark in the cache says so |
-//! | confirmed | [`Confirmed`] of the loop | every target marked it: the source may report it |
+//! | confirmed | [`Confirmed`] of the loop | every target that holds it marked it ([`hold`]): the source may report it |
 //! | reported | the source | the server was told: it may forget the WAL before it |
 //!
 //! What is owed is a value, the [`Ticket`]. It is handed on with the keys that it stands for, and handed back when these
 //! were answered. Nobody can hand a ticket back twice, since that takes the ticket; a ticket that is dropped instead
 //! would hold the position for ever, so the ledger counts it, and the loop stops with an error that says so.
 
+pub mod hold;
 pub mod window;
 
 use std::cell::Cell;
@@ -213,9 +214,9 @@ impl<A> Default for Confirmed<A> {
 }
 
 impl<A: Copy + Ord> Confirmed<A> {
-    /// What every target has marked by now, when that is more than before. A target that marked nothing holds all back.
-    pub fn least(&mut self, marked: impl IntoIterator<Item = Option<A>>) -> Option<A> {
-        let least = marked.into_iter().min().flatten()?;
+    /// How far the position may go by now ([`hold::given_on`]), when that is more than before.
+    pub fn upto(&mut self, least: Option<A>) -> Option<A> {
+        let least = least?;
         if self.0 >= Some(least) {
             return None;
         }
@@ -287,18 +288,12 @@ mod tests {
     }
 
     #[test]
-    fn the_confirmed_position_is_the_least_and_never_goes_back() {
-        let cases: &[(&[Option<u64>], Option<u64>)] = &[
-            (&[Some(3), None], None),
-            (&[Some(3), Some(5)], Some(3)),
-            (&[Some(4), Some(3)], None),
-            (&[Some(2), Some(9)], None),
-            (&[Some(7), Some(9)], Some(7)),
-            (&[], None),
-        ];
+    fn the_confirmed_position_never_goes_back() {
         let mut confirmed = Confirmed::default();
-        for (marked, expected) in cases {
-            assert_eq!(confirmed.least(marked.iter().copied()), *expected, "{marked:?}");
+        for (least, expected) in
+            [(None, None), (Some(3), Some(3)), (Some(3), None), (Some(2), None), (Some(7), Some(7)), (None, None)]
+        {
+            assert_eq!(confirmed.upto(least), expected, "{least:?}");
         }
     }
 }

@@ -109,6 +109,8 @@ pub enum News {
     Deleted(Deleted),
     /// A mark was written: the position that it covers.
     Marked(Lsn),
+    /// The position goes on without the cache of this name from now on, or waits for it again.
+    Released(CacheName, bool),
     /// A sweep began.
     SweepBegan,
     /// A sweep ended.

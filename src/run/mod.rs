@@ -4,6 +4,7 @@
 //! written is written in handlers. A position is confirmed in one place, [`Pipeline::confirm`], when each target's mark
 //! says it.
 
+mod hold;
 mod memory;
 mod reload;
 mod renew;
@@ -171,6 +172,7 @@ where
     /// The definite one.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Totals> {
         tokio::pin!(stop);
+        self.tell_holds();
         loop {
             self.stream(stop.as_mut()).await?;
             let phase = std::mem::replace(&mut self.phase, Phase::Running);
@@ -303,7 +305,7 @@ where
         if self.gate_due().is_some_and(|due| due <= now) {
             self.feed.ask_gate(now);
         }
-        if self.targets.iter().any(Target::is_free) {
+        if self.targets.iter().any(Target::is_free) || self.takes_besides() {
             self.feed.cut(now)?;
         }
         self.hand_over()?;
@@ -324,6 +326,9 @@ where
                 target.disconnected();
             }
             target.start(&turn)?;
+        }
+        if connected {
+            self.judge_holds(now);
         }
         self.confirm();
         let needed = self.targets.iter().filter(|target| target.is_required()).all(Target::is_known);
@@ -358,9 +363,7 @@ where
 
     /// Confirms what the marks of all targets say.
     fn confirm(&mut self) {
-        let source = self.feed.source();
-        let current = |target: &Target<S::Ack, C, D>| target.marked().filter(|ack| source.is_current(*ack));
-        let Some(ack) = self.confirmed.least(self.targets.iter().map(current)) else { return };
+        let Some(ack) = self.confirmed.upto(self.given_on()) else { return };
         self.reached = (self.feed.acknowledge(ack), self.reached.1 + 1);
         reached(Step::Acknowledged);
         self.is_news = true;
@@ -368,8 +371,15 @@ where
 
     /// When the open batch should ask the gate; `None` while nobody could take what leaves.
     fn gate_due(&self) -> Option<Instant> {
-        let is_wanted = self.targets.iter().any(Target::takes);
+        let is_wanted = self.targets.iter().any(Target::takes) || self.takes_besides();
         if is_wanted { self.feed.gate_due(self.phase.is_draining()) } else { None }
+    }
+
+    /// Whether what leaves now waits with a target that is busy or away, and nothing more of it fits into the batch. Events
+    /// wait in the server only when no target takes more without a collapse; one that is released always does.
+    fn takes_besides(&self) -> bool {
+        let bytes = self.feed.batch_bytes_when_full();
+        self.targets.iter().any(|target| target.is_released() || bytes.is_some_and(|bytes| target.has_room_for(bytes)))
     }
 
     fn targets_due(&self) -> Option<Instant> {
@@ -451,7 +461,8 @@ where
     D: Control + 'static,
 {
     let draining = phase.is_draining();
-    Turn { now, stream: feed.source(), draining, beats: !draining && !feed.is_held_back() }
+    let beats = !draining && !feed.is_held_back();
+    Turn { now, stream: feed.source(), draining, beats, store: feed.store() }
 }
 
 /// Waits for what happens first at any of the targets, and says at which. None is starved: the one behind the last is

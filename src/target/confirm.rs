@@ -16,6 +16,7 @@ use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
 use crate::ledger::Positions;
+use crate::ledger::hold::echo_budget;
 use crate::lsn::Lsn;
 use crate::mark::Mark;
 use crate::observe::news::News;
@@ -58,7 +59,9 @@ where
             return Ok(()); // Whether something must be deleted again first is not known yet.
         }
         let (stream, now) = (turn.stream, turn.now);
-        let (budget, confirmed) = (self.settings.policy.echo_wal_bytes_max, self.confirmed_to_server(stream));
+        let policy = &self.settings.policy;
+        let budget = echo_budget(policy.echo_wal_bytes_max, policy.hold_wal_bytes_max, turn.store);
+        let confirmed = self.confirmed_to_server(stream);
         let received = stream.received();
         let held_back = |upto: Option<A>| {
             let upto = upto.filter(|ack| stream.is_current(*ack)).map(|ack| stream.lsn(ack)).max(confirmed);

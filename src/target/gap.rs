@@ -94,8 +94,9 @@ where
 
     /// What the slot of this stream says, the first time that it is compared.
     fn slot_compared(&mut self, stream: &impl Positions<A>) -> Slot {
-        let marked = self.marking.marked();
-        let is_behind = |start: &Start| marked.is_none_or(|ack| stream.lsn(ack) < start.confirmed);
+        // What was handed over is in memory until it is answered, also where the position went on without this cache.
+        let reached = self.reached();
+        let is_behind = |start: &Start| reached.is_none_or(|ack| stream.lsn(ack) < start.confirmed);
         match self.look.take_anew() {
             None => Slot::Compared,
             Some((start, altered)) if altered || start.slot == SlotOrigin::Created || is_behind(start) => Slot::MovedOn,
@@ -109,6 +110,7 @@ where
         let Some(start) = self.look.start() else { return };
         let judge = if self.look.is_anew() { gap_at_first } else { gap };
         let gap = judge(found.as_deref(), start, self.rules.digest());
+        let gap = gap.filter(|gap| !(without(Guard::Return) && matches!(gap, Gap::Behind { .. })));
         let continuity = self.look.follow(lineage);
         let fit = self.look.held().fit(found.as_deref());
         let slot = self.slot_compared(stream);

@@ -16,6 +16,8 @@ pub mod echo;
 mod flight;
 mod gap;
 mod gaps;
+mod hold;
+mod holding;
 mod lagging;
 mod look;
 mod marking;
@@ -41,7 +43,6 @@ use crate::config::{Metering, OnGap};
 use crate::control::Control;
 use crate::error::Result;
 use crate::gate::Snapshot;
-use crate::kept::Kept;
 use crate::keys::KeySet;
 use crate::ledger::{Ledger, Positions};
 use crate::load::Untold;
@@ -49,11 +50,12 @@ use crate::observe::news::{CacheTotals, News};
 use crate::observe::speaker::{CacheName, speaks};
 use crate::observe::teller::Teller;
 use crate::rules::{Invalidations, Rules};
-use crate::start::Start;
+use crate::start::{ServerStore, Start};
 use crate::target::carried::Unmarked;
 use crate::target::echo::{Delivery, Echoes, Stage, bytes_of};
 use crate::target::flight::{Flight, Landed};
 use crate::target::gaps::Gaps;
+use crate::target::holding::Holding;
 use crate::target::lagging::Lagging;
 use crate::target::look::{Found, Looking};
 use crate::target::marking::{MarkOutcome, Marking};
@@ -61,6 +63,8 @@ use crate::target::repairs::Repairs;
 use crate::target::ring::Ring;
 use crate::target::sweeping::{Scanned, Sweeping};
 use crate::words::Words;
+
+pub use crate::ledger::hold::HOLDS_FOR_EVER;
 
 /// Whether readers also read from standbys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,9 +98,6 @@ pub struct Policy {
     /// its mark tells what it lacks. 0: it never holds any; [`HOLDS_FOR_EVER`]: there is no limit.
     pub hold_wal_bytes_max: u64,
 }
-
-/// A cache that is never left behind, however much WAL it holds back.
-pub const HOLDS_FOR_EVER: u64 = u64::MAX;
 
 /// What a target needs to know besides.
 #[derive(Debug, Clone)]
@@ -137,6 +138,8 @@ pub struct Turn<'a, P> {
     pub draining: bool,
     /// Whether how far the cache is behind is known, so that a heartbeat says something true.
     pub beats: bool,
+    /// What the server keeps for us, where that has a bound.
+    pub store: Option<ServerStore>,
 }
 
 /// What a target waited for.
@@ -154,8 +157,6 @@ pub enum TargetHappened {
     CaughtUp,
     /// A snapshot for the sweep of a gap.
     Looked(Snapshot),
-    /// Others than the cache say that another one is the right one now.
-    Turned,
 }
 
 /// One cache.
@@ -183,7 +184,7 @@ pub struct Target<A, C, D> {
     marking: Marking<A>,
     gaps: Gaps,
     repairs: Repairs,
-    turning: Kept<()>,
+    holding: Holding<A>,
 }
 
 impl<A, C, D> std::fmt::Debug for Target<A, C, D> {
@@ -231,7 +232,7 @@ where
             marking: Marking::default(),
             gaps: Gaps::default(),
             repairs: Repairs::default(),
-            turning: Kept::default(),
+            holding: Holding::default(),
         }
     }
 
@@ -239,10 +240,10 @@ where
     /// confirmed comes again.
     #[must_use]
     pub fn renewed(self, rules: &Rc<Rules>, control: &Rc<D>) -> Self {
-        let Target { cache, settings, words, teller, done, repairs, echoes, .. } = self;
+        let Target { cache, settings, words, teller, done, repairs, echoes, holding, .. } = self;
         let echoes = echoes.carried(&self.rules, rules);
         let renewed = Target::new(cache, Rc::clone(control), Rc::clone(rules), settings, words, teller);
-        Target { done, repairs: repairs.carried(), echoes, ..renewed }
+        Target { done, repairs: repairs.carried(), echoes, holding: holding.carried(), ..renewed }
     }
 
     /// A load left the gate; `upto` is the position up to which everything was handed over with it, and `born` says when
@@ -252,6 +253,7 @@ where
         if load.is_empty() {
             return upto.into_iter().for_each(|upto| self.take_position(upto));
         }
+        self.holding.hand(upto);
         let ticket = self.ledger.open_or_join(upto);
         if let Some(born) = born {
             self.ledger.date(&ticket, born);
@@ -291,6 +293,7 @@ where
 
     /// Everything up to this position was handed over.
     pub fn take_position(&mut self, upto: A) {
+        self.holding.hand(Some(upto));
         self.ledger.idle(upto);
     }
 
@@ -310,6 +313,7 @@ where
     /// Another server, or another run of it: its positions say nothing about what was deleted before.
     pub fn leave_server(&mut self) {
         self.marking.leave_server();
+        self.holding.leave_server();
         self.ring.clear();
         self.ask_replicas_anew();
     }
@@ -324,9 +328,6 @@ where
     /// Waits for whatever the target waits for.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<TargetHappened>> {
         let _speaking = speaks(&self.name);
-        if self.poll_turn(cx).is_ready() {
-            return Poll::Ready(Ok(TargetHappened::Turned));
-        }
         if let Poll::Ready(landed) = self.flight.poll(cx) {
             return Poll::Ready(landed.map(TargetHappened::Landed));
         }
@@ -350,15 +351,6 @@ where
         Poll::Ready(written.map(TargetHappened::MarkWritten))
     }
 
-    /// Whatever tells that another cache is the right one now is followed all the time.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.turning.is_out() {
-            let (cache, since) = (Rc::clone(&self.cache), self.cache.lineage());
-            self.turning.start(async move { cache.turned(since).await });
-        }
-        self.turning.poll(cx)
-    }
-
     /// Does what follows.
     pub fn on(&mut self, happened: TargetHappened, stream: &impl Positions<A>) {
         let _speaking = speaks(&self.name);
@@ -369,9 +361,6 @@ where
             TargetHappened::MarkWritten(written) => self.written(written, stream),
             TargetHappened::CaughtUp => self.caught_up(),
             TargetHappened::Looked(snapshot) => self.looked(snapshot),
-            // Behind a stream's connection the mark is read anyway.
-            TargetHappened::Turned if self.look.is_connected() => self.look_for_another_cache(),
-            TargetHappened::Turned => {}
         }
     }
 
@@ -404,7 +393,12 @@ where
 
     /// Whether a load that is made ready now may leave soon.
     pub fn takes(&self) -> bool {
-        !self.flight.is_out() && self.inbox.is_none()
+        self.is_released() || (!self.flight.is_out() && self.inbox.is_none())
+    }
+
+    /// Whether as much as this fits besides what waits: nothing of it would collapse.
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        bytes_of(&self.inbox) + bytes <= self.settings.memory_bytes_max / 8
     }
 
     /// The daemon stops: what was answered is marked without a pause.

@@ -20,6 +20,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crieur::config::{Config, Metering, OnGap};
+use crieur::observe::news::News;
 use crieur::rules::Rules;
 use crieur::run::{Pipeline, Settings};
 use crieur::source::Source;
@@ -97,6 +98,12 @@ fn world_of(plan: Plan, mut dice: Dice, caches: usize) -> World {
     };
     let stores = (0..caches).map(store).collect();
     let budget = if plan.kind == Kind::Budget { 30 + dice.roll(200) } else { 0 };
+    let hold = match plan.kind {
+        Kind::Left if dice.one_in(6) => 0,
+        Kind::Left => 60 + dice.roll(300),
+        Kind::Chaos if dice.one_in(2) => 60 + dice.roll(300),
+        _ => HOLDS_FOR_EVER,
+    };
     World {
         plan,
         replica,
@@ -108,6 +115,7 @@ fn world_of(plan: Plan, mut dice: Dice, caches: usize) -> World {
         xids: 2,
         confirmed: 0,
         budget,
+        hold,
         run: 0,
         timeline: 1,
         publication: 0,
@@ -132,7 +140,7 @@ fn settings(world: &Shared) -> (Settings, Policy) {
     let (keys_min, keys_max) = match world.plan.kind {
         Kind::Late => (1, 1),
         // What is late then waits for another cache, and for no room.
-        Kind::Away | Kind::Slow => (20, 20),
+        Kind::Away | Kind::Slow | Kind::Left => (20, 20),
         _ => (1, 20),
     };
     let waits = world.outbox.is_some() && world.dice.one_in(2);
@@ -161,7 +169,7 @@ fn settings(world: &Shared) -> (Settings, Policy) {
         heartbeat: Duration::from_millis(200),
         metering: Metering::None,
         required: true,
-        hold_wal_bytes_max: HOLDS_FOR_EVER,
+        hold_wal_bytes_max: world.hold,
     };
     (settings, policy)
 }
@@ -184,9 +192,17 @@ where
 {
     let (control, count) = (SimControl(Rc::clone(world)), world.borrow().stores.len());
     let (settings, policy) = settings(world);
-    let caches = (0..count).map(|store| (SimCache::new(Rc::clone(world), store), policy.clone())).collect();
+    let policy = |store: usize| Policy { name: store.to_string(), ..policy.clone() };
+    let caches = (0..count).map(|store| (SimCache::new(Rc::clone(world), store), policy(store))).collect();
     world.borrow_mut().began = Instant::now();
-    let pipeline = Pipeline::new(source, caches, control, rules(), settings, |_| {});
+    let hears = Rc::clone(world);
+    // The loop tells while it borrows nothing of the world.
+    let listener = move |news: News| {
+        if let News::Released(store, is) = news {
+            hears.borrow_mut().released(store.parse().expect("a number"), is);
+        }
+    };
+    let pipeline = Pipeline::new(source, caches, control, rules(), settings, listener);
     let end = end(&mut world.borrow_mut(), daemon);
     let stop = async {
         match end {

@@ -63,10 +63,12 @@ pub enum Kind {
     Away,
     /// Each answer of one of several caches takes long for a while.
     Slow,
+    /// Nobody reaches a cache for so long that the position goes on without it; then it has what it had, less, or nothing.
+    Left,
 }
 
 /// Those of a stream; the outbox has its own list.
-pub const KINDS: [Kind; 21] = [
+pub const KINDS: [Kind; 22] = [
     Kind::Chaos,
     Kind::GoesBack,
     Kind::GoesBackTwice,
@@ -88,10 +90,18 @@ pub const KINDS: [Kind; 21] = [
     Kind::AlteredAway,
     Kind::Budget,
     Kind::Flaky,
+    Kind::Left,
 ];
 
 /// Where there are several caches.
 pub const OF_SEVERAL: [Kind; 2] = [Kind::Away, Kind::Slow];
+
+impl Kind {
+    /// Whether a cache is away or slow for a while.
+    fn lasts(self) -> bool {
+        matches!(self, Kind::Away | Kind::Slow | Kind::Left)
+    }
+}
 
 /// How a life of the daemon ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,15 +150,15 @@ impl Plan {
             };
         }
         let at = now + ms(450 + dice.roll(300)) + Duration::from_micros(dice.roll(1_000));
-        let wrong = if OF_SEVERAL.contains(&kind) { ms(200 + dice.roll(1_200)) } else { Duration::ZERO };
+        let wrong = if kind.lasts() { ms(200 + dice.roll(1_200)) } else { Duration::ZERO };
         let written = match kind {
-            Kind::Away | Kind::Slow => at + wrong + ms(dice.roll(100)),
+            Kind::Away | Kind::Slow | Kind::Left => at + wrong + ms(dice.roll(100)),
             Kind::Publication | Kind::AlteredAway => at + ms(400),
             Kind::RestartThenBack | Kind::Lookups => at + ms(150),
             // The last position may be the one that waits for its mark when the cache goes back.
             _ => at + ms(dice.roll(100)) - ms(20),
         };
-        let troubled = if !OF_SEVERAL.contains(&kind) && dice.one_in(3) { ms(dice.roll(100)) } else { Duration::ZERO };
+        let troubled = if !kind.lasts() && dice.one_in(3) { ms(dice.roll(100)) } else { Duration::ZERO };
         let ends = match kind {
             Kind::Killed => vec![(at + ms(dice.roll(150)), End::Killed), (at, End::Killed)],
             Kind::Stopped => vec![(at + ms(dice.roll(150)), End::Stopped), (at, End::Stopped)],
@@ -157,6 +167,11 @@ impl Plan {
                 1 => vec![(at, End::Stopped)],
                 _ => Vec::new(),
             },
+            // While the position goes on without the cache, or when the cache is back.
+            Kind::Left if dice.one_in(2) => {
+                let end = if dice.one_in(5) { End::Stopped } else { End::Killed };
+                vec![(at + ms(dice.roll(300 + wrong.as_millis() as u64)), end)]
+            }
             _ if dice.one_in(3) => vec![(at + ms(dice.roll(200)), End::Killed)],
             _ => Vec::new(),
         };
@@ -223,7 +238,7 @@ pub async fn happen(world: Shared) {
         Kind::Overflow => for_a_while(&world, plan.at - age, 3_000, |world, is| world.tables().full = is).await,
         Kind::Stalled => outbox::stall(world, plan.at).await,
         Kind::Recorded => for_a_while(&world, plan.at - age, 400, |world, is| world.tables().recording = is).await,
-        Kind::Away => away(&world, plan.at, plan.wrong).await,
+        Kind::Away | Kind::Left => away(&world, plan.at, plan.wrong).await,
         Kind::Slow => {
             sleep_until(plan.at).await;
             let slow_ms = 50 + world.borrow_mut().dice.roll(400);
@@ -264,6 +279,7 @@ async fn away(world: &Shared, at: Instant, wrong: Duration) {
     world.borrow_mut().stores[victim].away = true;
     sleep(wrong).await;
     let mut world = world.borrow_mut();
+    world.goes_on_without(wrong);
     world.stores[victim].away = false;
     match world.dice.roll(3) {
         0 => {}

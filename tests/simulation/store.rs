@@ -49,7 +49,21 @@ pub struct Store {
     pub owed: BTreeMap<u32, BTreeSet<String>>,
     /// How far marks of each run of the server reached, or would have where the cache was full.
     pub said: BTreeMap<String, u64>,
+    /// The position goes on without it.
+    pub released: bool,
+    /// It did a moment ago, and what was confirmed then may arrive now.
+    pub excused_until: Option<Instant>,
 }
+
+impl Store {
+    /// Whether a position may be given on that it has not marked.
+    pub fn is_excused(&self) -> bool {
+        self.released || self.excused_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// The source tells what may be confirmed some time after the loop told the source.
+const EXCUSED_FOR: Duration = Duration::from_secs(2);
 
 /// Within this the keys of a change are deleted in every cache that nothing is wrong with.
 const DELETED_WITHIN: Duration = Duration::from_millis(300);
@@ -74,10 +88,31 @@ impl World {
         *said = upto.max(*said);
     }
 
-    /// A position of this run of the server was given on: the marks of all caches said it before.
+    /// The position goes on without this cache, or waits for it again.
+    pub fn released(&mut self, store: usize, is: bool) {
+        let store = &mut self.stores[store];
+        if store.released && !is {
+            store.excused_until = Some(Instant::now() + EXCUSED_FOR);
+        }
+        store.released = is;
+    }
+
+    /// While a cache was away the position went on without it.
+    pub fn goes_on_without(&mut self, wrong: Duration) {
+        let lasted = Instant::now().saturating_duration_since(self.began);
+        // Commits come every 10 ms, and take 10 bytes.
+        let most = self.hold.saturating_add(800);
+        let held = self.end().saturating_sub(self.confirmed);
+        if self.plan.kind == Kind::Left && self.outbox.is_none() && lasted > wrong && held > most {
+            self.failure = Some(format!("{held} bytes wait for a cache that may hold {}", self.hold));
+        }
+    }
+
+    /// A position of this run of the server was given on: the marks of all caches said it before, but of those that hold
+    /// nothing any more.
     pub fn given_on(&mut self, run: u64, upto: u64) {
         let said = |store: &Store| store.said.get(&run.to_string()).copied().unwrap_or(0);
-        let short = self.stores.iter().enumerate().find(|(_, store)| said(store) < upto);
+        let short = self.stores.iter().enumerate().find(|(_, store)| said(store) < upto && !store.is_excused());
         if let Some((index, store)) = short {
             self.failure = Some(format!("confirmed {upto}, and the mark of cache {index} says {}", said(store)));
         }
@@ -216,7 +251,7 @@ pub async fn watch(world: Shared) {
     let wrong = {
         let world = world.borrow();
         let Plan { kind, at, wrong, .. } = &world.plan;
-        if world.stores.len() == 1 || world.outbox.is_some() || !matches!(kind, Kind::Away | Kind::Slow) {
+        if world.stores.len() == 1 || world.outbox.is_some() || !matches!(kind, Kind::Away | Kind::Slow | Kind::Left) {
             return;
         }
         *at..*at + *wrong

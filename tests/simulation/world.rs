@@ -84,6 +84,8 @@ pub struct World {
     pub confirmed: u64,
     /// What echoes may hold back for ever; zero where each of them comes.
     pub budget: u64,
+    /// What a cache may hold back.
+    pub hold: u64,
     pub run: u64,
     pub timeline: u32,
     pub publication: u64,

@@ -66,9 +66,11 @@ fn world_of(seed: u64, kind: Kind, caches: usize) -> World {
     let page_rows = if dice.one_in(2) { 1 + dice.roll(6) as usize } else { 1_000 };
     let tables = Tables::new(page_rows, dice.one_in(2));
     let mut world = super::world_of(plan, dice, caches);
+    // Rows are longer than the WAL of the other simulation.
     if world.budget > 0 {
-        world.budget *= 10; // Rows are longer than the WAL of the other simulation.
+        world.budget *= 10;
     }
+    world.hold = world.hold.saturating_mul(10);
     world.outbox = Some(tables);
     world
 }

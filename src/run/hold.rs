@@ -1,0 +1,86 @@
+//! Which targets hold the position back: looked at before each confirmation, and said when it changes.
+
+use tokio::time::Instant;
+
+use super::Pipeline;
+use crate::cache::Cache;
+use crate::control::Control;
+use crate::ledger::hold::{HoldVerdict, ReleaseCause, given_on};
+use crate::observe::news::News;
+use crate::observe::{Id, log};
+use crate::source::Source;
+use crate::target::Target;
+
+impl<S, C, D> Pipeline<S, C, D>
+where
+    S: Source,
+    S::Ack: 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    /// Releases the targets that held the position for long enough, and those hold it again that are back.
+    pub(super) fn judge_holds(&mut self, now: Instant) {
+        let Some(end) = self.feed.server_end() else { return };
+        let store = self.feed.store();
+        for target in &mut self.targets {
+            match target.judge_hold(self.feed.source(), end, store, now) {
+                HoldVerdict::Stays => continue,
+                HoldVerdict::Release(cause) => say_released(target, cause, target.held_back(end)),
+                HoldVerdict::Hold => say_holds(target),
+            }
+            self.teller.tell(News::Released(target.label(), target.is_released()));
+            self.is_news = true;
+        }
+    }
+
+    /// Says of each target whether the position waits for it, so that whoever watches knows of all.
+    pub(super) fn tell_holds(&self) {
+        let tell = |target: &Target<S::Ack, C, D>| {
+            self.teller.tell(News::Released(target.label(), target.is_released()));
+        };
+        self.targets.iter().for_each(tell);
+    }
+
+    /// Up to where the position may go by what the targets marked, or were handed.
+    pub(super) fn given_on(&self) -> Option<S::Ack> {
+        let source = self.feed.source();
+        let current = |ack: Option<S::Ack>| ack.filter(|ack| source.is_current(*ack));
+        let all = self.targets.iter().map(|target| {
+            let (hold, marked, handed) = target.holds();
+            (hold, current(marked), current(handed))
+        });
+        given_on(all)
+    }
+}
+
+fn say_released<A, C, D>(target: &Target<A, C, D>, cause: ReleaseCause, held: u64)
+where
+    A: Copy + Ord + 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    let why = match cause {
+        // As its owner wrote it.
+        ReleaseCause::Never => return,
+        ReleaseCause::Limit => "more than hold_wal_bytes_max",
+        ReleaseCause::SlotRoom => "and half of what the server keeps for crieur is used",
+    };
+    let hint = "Nothing is lost: when the cache answers again, its mark tells what it lacks, and that is deleted from \
+                memory, or this cache alone is swept. Mend what keeps the cache away.";
+    log!(
+        Id::CacheReleased,
+        hint,
+        cache = &*target.label(),
+        held_bytes = held,
+        "the cache holds back {held} bytes of changes, {why}: the position goes on without it"
+    );
+}
+
+fn say_holds<A, C, D>(target: &Target<A, C, D>)
+where
+    A: Copy + Ord + 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    log!(Id::CacheHolds, cache = &*target.label(), "the cache is up to date again: the position waits for its mark");
+}

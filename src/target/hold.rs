@@ -1,0 +1,81 @@
+//! How the target stands to the position: whether that waits for its mark.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Target;
+use crate::cache::Cache;
+use crate::control::Control;
+use crate::ledger::Positions;
+use crate::ledger::hold::{Hold, HoldStanding, HoldVerdict, verdict};
+use crate::lsn::Lsn;
+use crate::observe::speaker::CacheName;
+use crate::start::ServerStore;
+use crate::target::proof::Held;
+
+/// A change that waits longer for its first delete waits for a cache that is away, or far behind.
+const BEHIND: Duration = Duration::from_secs(1);
+
+impl<A, C, D> Target<A, C, D>
+where
+    A: Copy + Ord + 'static,
+    C: Cache + 'static,
+    D: Control + 'static,
+{
+    /// Whether the position still waits for this target.
+    pub fn judge_hold(
+        &mut self,
+        stream: &impl Positions<A>,
+        end: Lsn,
+        store: Option<ServerStore>,
+        now: Instant,
+    ) -> HoldVerdict {
+        let Some(start) = self.look.start().map(|start| start.confirmed) else { return HoldVerdict::Stays };
+        let limit = self.settings.policy.hold_wal_bytes_max;
+        let since = self.ledger.oldest();
+        let marked = self.marking.marked().filter(|ack| stream.is_current(*ack));
+        let standing = HoldStanding {
+            marked: marked.map(|ack| stream.lsn(ack)),
+            start,
+            owes: self.holding.handed > marked,
+            is_behind: since.is_some_and(|since| now.into_std().saturating_duration_since(since) > BEHIND),
+            is_proven: matches!(self.look.held(), Held::Trusted(_))
+                && !self.look.is_reading()
+                && !self.ledger.is_barred(),
+        };
+        self.holding.since = standing.marked.map_or(start, |marked| marked.max(start));
+        let verdict = verdict(self.holding.hold, limit, &standing, end, store);
+        match verdict {
+            HoldVerdict::Stays => {}
+            HoldVerdict::Release(_) => self.holding.hold = Hold::Released,
+            HoldVerdict::Hold => self.holding.hold = Hold::Holds,
+        }
+        verdict
+    }
+
+    /// What it holds back, in bytes.
+    pub fn held_back(&self, end: Lsn) -> u64 {
+        end.0.saturating_sub(self.holding.since.0)
+    }
+
+    /// Whether the position waits for it; what its mark says, and what it was handed.
+    pub fn holds(&self) -> (Hold, Option<A>, Option<A>) {
+        (self.holding.hold, self.marking.marked(), self.holding.handed)
+    }
+
+    /// Whether the position goes on without it.
+    pub fn is_released(&self) -> bool {
+        self.holding.hold == Hold::Released
+    }
+
+    /// Up to where this process has had everything, be it in memory.
+    pub(super) fn reached(&self) -> Option<A> {
+        self.marking.marked().max(self.holding.handed)
+    }
+
+    /// What it is called.
+    pub fn label(&self) -> CacheName {
+        CacheName::clone(&self.name)
+    }
+}
