@@ -14,7 +14,7 @@ MUTANTS ?= 10
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help demo servers test quick torture scenarios check fmt record bench bulk day writers fuzz mutations
+.PHONY: help demo servers test clients quick torture scenarios check fmt record bench bulk day writers fuzz mutations
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -31,15 +31,21 @@ servers: ## two throwaway servers for the quick start, until Ctrl-C
 
 test: check ## formatting, lints, then every test, those against real servers and some mutants included; installs what is missing
 	@tests/setup.sh
-	$(TEST) --no-fail-fast --lib --test main --test live -- $(THREADS)
+	$(TEST) --workspace --no-fail-fast --lib --test main --test live -- $(THREADS)
+	$(TEST) --workspace --doc
 	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=1
 	CRIEUR_MODE=outbox FAULTS=DaemonKilled,DaemonOvertaken TORTURE_SECONDS=30 \
 	    $(TEST) --test torture -- --nocapture after_faults_at_random
+	@$(MAKE) --no-print-directory clients
 	MUTANTS=$(MUTANTS) tests/mutations.sh
+
+clients: ## the TypeScript client's tests, on real servers and through a proxy that loses, holds and repeats
+	@tests/setup.sh
+	cd clients/typescript && npm test
 
 quick: ## tests without servers, and those of the main road on real ones: less than three minutes behind the first build
 	@tests/setup.sh
-	SEEDS=100 $(TEST) --no-fail-fast --lib --test main
+	SEEDS=100 $(TEST) --workspace --no-fail-fast --lib --test main
 	$(TEST) --no-fail-fast --test live -- $(THREADS) $(QUICK)
 
 torture: ## real servers, load, and faults at random for HOURS (1); SEED repeats a run
@@ -55,11 +61,11 @@ bench: ## what one change costs from its bytes to its keys, with three rules and
 	$(CARGO) bench --bench rules
 
 check: ## formatting and lints, as strict as they go
-	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --all-features -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 
 fmt: ## format the sources
-	$(CARGO) fmt
+	$(CARGO) fmt --all
 
 record: ## record the workloads of tests/golden on every PostgreSQL anew, and show what that changes
 	@tests/setup.sh

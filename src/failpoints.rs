@@ -24,6 +24,8 @@ pub enum Guard {
     Carried,
     /// The outbox is looked at even when no notification comes.
     Looks,
+    /// The word of Sentinels is followed between connects.
+    Sentinels,
 }
 
 /// Steps between receive and confirm.

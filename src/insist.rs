@@ -33,6 +33,15 @@ impl Part {
         }
     }
 
+    /// How long it may be left alone. What is deleted late is stale for so long, and a cache that is back, or whose place
+    /// another took, is to be found within a second.
+    fn backoff(self) -> Backoff {
+        match self {
+            Part::Cache => Backoff::new(Duration::from_millis(100), Duration::from_secs(1)),
+            Part::Session | Part::Replicas => Backoff::default(),
+        }
+    }
+
     fn works(self) -> Id {
         match self {
             Part::Cache => Id::CacheWorks,
@@ -44,7 +53,7 @@ impl Part {
 
 /// Tries `step` until it succeeds or fails for good.
 pub async fn insist<T>(part: Part, what: &str, mut step: impl AsyncFnMut() -> Result<T>) -> Result<T> {
-    let mut backoff = Backoff::default();
+    let mut backoff = part.backoff();
     let (mut outage, mut server) = (Outage::default(), None);
     loop {
         let error = match step().await {

@@ -73,6 +73,7 @@ pub mod keys;
 pub mod lsn;
 pub mod mistake;
 pub mod notice;
+pub mod place;
 pub mod question;
 pub mod reminder;
 pub mod secret;

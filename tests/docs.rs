@@ -21,7 +21,7 @@ fn root() -> &'static Path {
 /// Every page, by its path below the root.
 pub fn pages() -> Vec<(PathBuf, String)> {
     let (mut found, mut folders) = (Vec::new(), vec![root().join("docs")]);
-    folders.extend(["README.md", "README.fr.md"].map(|name| root().join(name)));
+    folders.extend(["README.md", "README.fr.md", "clients/rust"].map(|name| root().join(name)));
     while let Some(path) = folders.pop() {
         if path.is_dir() {
             let entries = std::fs::read_dir(&path).expect("a folder of the repository is readable");

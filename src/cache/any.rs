@@ -41,7 +41,7 @@ impl AnyCache {
     ///
     /// Definite ones: an address or a file that cannot be used.
     pub fn new(config: &config::CacheConfig) -> Result<Self> {
-        Ok(match CacheAddress::new(&config.url, &config.tls)? {
+        Ok(match CacheAddress::of(config)? {
             CacheAddress::Rest(address) => AnyCache::Rest(Box::new(RestCache::new(address, config)?)),
             _ => AnyCache::Server(Box::new(RedisCache::new(config)?)),
         })
@@ -82,6 +82,10 @@ impl Cache for AnyCache {
 
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
         each!(self, cache => cache.swap_mark(name, expected, mark, again).await)
+    }
+
+    async fn turned(&self, since: Lineage) {
+        each!(self, cache => cache.turned(since).await)
     }
 
     fn name(&self) -> &str {

@@ -6,7 +6,7 @@
 use super::address::{Address, bad_url, no_trust, trust};
 use super::place::{HostPort, NodeLogin, NodeMap, SERVER_PORT};
 use super::query::{self, Several};
-use crate::config::TlsFiles;
+use crate::config::{CacheConfig, ServersConfig, TlsFiles};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 use crate::url::{CACHE_FORMS, CacheForm, cache_form, of_cache};
@@ -55,15 +55,33 @@ pub enum CacheAddress {
 }
 
 impl CacheAddress {
+    /// The address of a cache, with all that its configuration says of how to reach its servers.
+    pub fn of(config: &CacheConfig) -> Result<Self> {
+        CacheAddress::read(&config.url, &config.tls, &config.servers)
+    }
+
     /// Reads the address of a cache and the files of TLS.
     pub fn new(url: &Secret, files: &TlsFiles) -> Result<Self> {
+        CacheAddress::read(url, files, &ServersConfig::default())
+    }
+
+    fn read(url: &Secret, files: &TlsFiles, servers: &ServersConfig) -> Result<Self> {
         let form = cache_form(url.expose().trim()).filter(|_| of_cache(url.expose()).is_none());
         let read = || match form {
             // What is wrong is said where one server's address is read.
-            None | Some(CacheForm::Single) => Address::new(url, files).map(CacheAddress::Single),
-            Some(CacheForm::Sentinel) => of_sentinels(url, files).map(CacheAddress::Sentinel),
-            Some(CacheForm::Cluster) => of_cluster(url, files).map(CacheAddress::Cluster),
-            Some(CacheForm::Rest) => of_rest(url, files).map(CacheAddress::Rest),
+            None | Some(CacheForm::Single) => {
+                let address = Address::new(url, files)?;
+                no_sentinels(servers).and_then(|()| no_nodes(servers)).map(|()| CacheAddress::Single(address))
+            }
+            Some(CacheForm::Sentinel) => of_sentinels(url, files, servers).map(CacheAddress::Sentinel),
+            Some(CacheForm::Cluster) => {
+                let address = of_cluster(url, files, servers)?;
+                no_sentinels(servers).map(|()| CacheAddress::Cluster(address))
+            }
+            Some(CacheForm::Rest) => {
+                let address = of_rest(url, files)?;
+                no_sentinels(servers).and_then(|()| no_nodes(servers)).map(|()| CacheAddress::Rest(address))
+            }
         };
         read().map_err(|error| match (error.at.is_some(), url.origin()) {
             (true, _) => error,
@@ -73,40 +91,74 @@ impl CacheAddress {
     }
 }
 
-fn of_sentinels(url: &Secret, files: &TlsFiles) -> Result<SentinelAddress> {
-    let Several { mut parts, hosts, path } = several(url)?;
+/// What is said of Sentinels has no meaning where the address names none.
+fn no_sentinels(servers: &ServersConfig) -> Result<()> {
+    let ServersConfig { sentinel_user, sentinel_password, sentinel_tls, sentinel_authority, .. } = servers;
+    let set = [
+        ("sentinel_user", sentinel_user.is_some()),
+        ("sentinel_password", sentinel_password.is_some()),
+        ("sentinel_tls", sentinel_tls.is_some()),
+        ("sentinel_tls_ca", sentinel_authority.is_some()),
+    ];
+    set.into_iter().find(|(_, is_set)| *is_set).map_or(Ok(()), |(key, _)| {
+        Err(bad_url(&format!("names no Sentinels, and {key} is set"))
+            .hint(format!("Write redis+sentinel://host:port,host:port/NAME, or remove {key}.")))
+    })
+}
+
+/// One server has one address.
+fn no_nodes(servers: &ServersConfig) -> Result<()> {
+    if servers.nodes == NodeMap::default() {
+        return Ok(());
+    }
+    Err(bad_url("names one server, and nodes is set").hint(
+        "It is for servers that Sentinels or a cluster name: remove nodes, or write redis+sentinel:// or redis+cluster://.",
+    ))
+}
+
+fn of_sentinels(url: &Secret, files: &TlsFiles, servers: &ServersConfig) -> Result<SentinelAddress> {
+    let Several { mut parts, hosts, path } = several(url, servers)?;
     let [name, database @ ..] = &path[..] else { return Err(bad_url("does not name the primary")) };
     let named = database.iter().try_for_each(|text| parts.database_of_path(text));
     named.map_err(|(what, hint)| bad_url(&what).hint(hint))?;
     let (tls, sentinel_tls) = (parts.tls == Some(true), parts.sentinel_tls.or(parts.tls) == Some(true));
-    let trust = if tls || sentinel_tls { Some(trust(files)?) } else { no_trust(files)? };
-    let written = written(url);
-    let login = |tls: bool, user, password, database| NodeLogin {
-        trust: trust.clone().filter(|_| tls),
-        user,
-        password,
-        database,
-        nodes: NodeMap::default(),
-        written: written.clone(),
+    let of_cache = if tls || sentinel_tls { Some(trust(files)?) } else { no_trust(files)? };
+    let of_sentinels = match &servers.sentinel_authority {
+        Some(_) if !sentinel_tls => {
+            return Err(bad_url("asks for no TLS to the Sentinels, and sentinel_tls_ca is set")
+                .hint("Set sentinel_tls = \"yes\", or remove sentinel_tls_ca."));
+        }
+        Some(authority) => Some(trust(&TlsFiles { authority: Some(authority.clone()), ..files.clone() })?),
+        None => of_cache.clone(),
     };
-    Ok(SentinelAddress {
-        sentinels: places(&hosts, SENTINEL_PORT)?,
-        name: name.clone(),
-        primary: login(tls, parts.user, parts.password, i64::from(parts.database.unwrap_or(0))),
-        sentinel: login(sentinel_tls, parts.sentinel_user, parts.sentinel_password, 0),
-    })
+    let primary = NodeLogin {
+        trust: of_cache.filter(|_| tls),
+        user: parts.user,
+        password: parts.password,
+        database: i64::from(parts.database.unwrap_or(0)),
+        nodes: servers.nodes.clone(),
+        written: written(url),
+    };
+    let sentinel = NodeLogin {
+        trust: of_sentinels.filter(|_| sentinel_tls),
+        user: parts.sentinel_user,
+        password: parts.sentinel_password,
+        database: 0,
+        nodes: NodeMap::default(),
+        written: written(url),
+    };
+    Ok(SentinelAddress { sentinels: places(&hosts, SENTINEL_PORT)?, name: name.clone(), primary, sentinel })
 }
 
-fn of_cluster(url: &Secret, files: &TlsFiles) -> Result<ClusterAddress> {
-    let Several { parts, hosts, .. } = several(url)?;
+fn of_cluster(url: &Secret, files: &TlsFiles, servers: &ServersConfig) -> Result<ClusterAddress> {
+    let Several { parts, hosts, .. } = several(url, &ServersConfig::default())?;
     parts.refuse_sentinels().map_err(|(what, hint)| bad_url(&what).hint(hint))?;
     if parts.database.is_some_and(|database| database != 0) {
         return Err(bad_url("names a database, and a cluster has no other than 0").hint(CACHE_FORMS));
     }
     let trust = if parts.tls == Some(true) { Some(trust(files)?) } else { no_trust(files)? };
-    let nodes = NodeMap::default();
-    let node =
-        NodeLogin { trust, user: parts.user, password: parts.password, database: 0, nodes, written: written(url) };
+    let (user, password, nodes, written) = (parts.user, parts.password, servers.nodes.clone(), written(url));
+    let node = NodeLogin { trust, user, password, database: 0, nodes, written };
     Ok(ClusterAddress { seeds: places(&hosts, SERVER_PORT)?, node })
 }
 
@@ -121,10 +173,15 @@ fn of_rest(url: &Secret, files: &TlsFiles) -> Result<RestAddress> {
     place.map(|place| RestAddress { place, tls }).ok_or_else(|| bad_url("names no host").hint(CACHE_FORMS))
 }
 
-/// What a URL that names several servers says. A user without a password must not silently become `default`.
-fn several(url: &Secret) -> Result<Several> {
-    let mut several = query::several(url.expose()).map_err(|(what, hint)| bad_url(&what).hint(hint))?;
+/// What a URL that names several servers says, and the settings beside it. A user without a password must not silently
+/// become `default`.
+fn several(url: &Secret, servers: &ServersConfig) -> Result<Several> {
+    let refused = |(what, hint): (String, String)| bad_url(&what).hint(hint);
+    let mut several = query::several(url.expose()).map_err(refused)?;
     let parts = &mut several.parts;
+    let ServersConfig { sentinel_user, sentinel_password, sentinel_tls, .. } = servers;
+    let password = sentinel_password.as_ref().map(Secret::expose);
+    parts.of_settings(sentinel_user.as_deref(), password, *sentinel_tls).map_err(refused)?;
     for (user, password) in [(&parts.user, &mut parts.password), (&parts.sentinel_user, &mut parts.sentinel_password)] {
         if user.is_some() && password.is_none() {
             *password = Some(String::new());
@@ -244,6 +301,42 @@ mod tests {
         }
         assert!(matches!(parsed("redis://h").expect("a server"), CacheAddress::Single(_)));
         assert!(matches!(parsed("unix:///run/c.sock").expect("a socket"), CacheAddress::Single(_)));
+    }
+
+    #[test]
+    fn settings_beside_the_address_are_those_of_the_sentinels_and_of_the_nodes() {
+        let servers = ServersConfig {
+            nodes: NodeMap::new([("10.0.0.1:1", "h:2")]).expect("places"),
+            sentinel_user: Some("s".into()),
+            sentinel_password: Some(Secret::new("hunter2")),
+            sentinel_tls: Some(true),
+            sentinel_authority: None,
+        };
+        let read =
+            |url: &str, servers: &ServersConfig| CacheAddress::read(&Secret::new(url), &TlsFiles::default(), servers);
+        let CacheAddress::Sentinel(found) = read("redis+sentinel://a/m?sentinel_user=s", &servers).expect("valid")
+        else {
+            panic!("Sentinels")
+        };
+        assert_eq!((found.sentinel.user.as_deref(), found.sentinel.password.as_deref()), (Some("s"), Some("hunter2")));
+        assert!(found.sentinel.trust.is_some() && found.primary.trust.is_none());
+        assert_eq!((found.primary.nodes, found.sentinel.nodes), (servers.nodes.clone(), NodeMap::default()));
+        let only = |servers: ServersConfig| ServersConfig { nodes: NodeMap::default(), ..servers };
+        for (url, servers, words) in [
+            ("redis+sentinel://a/m?sentinel_password=x", servers.clone(), "the Sentinels' password twice"),
+            ("redis://a", only(servers.clone()), "names no Sentinels, and sentinel_user is set"),
+            ("redis+cluster://a", servers.clone(), "names no Sentinels, and sentinel_user is set"),
+            ("redis://a", ServersConfig { nodes: servers.nodes, ..ServersConfig::default() }, "names one server"),
+            (
+                "redis+sentinel://a/m",
+                ServersConfig { sentinel_authority: Some("/ca.pem".into()), ..ServersConfig::default() },
+                "asks for no TLS to the Sentinels",
+            ),
+        ] {
+            let error = read(url, &servers).err().unwrap_or_else(|| panic!("{url} was accepted"));
+            let chain = error.chain();
+            assert!(chain.contains(words) && !chain.contains("hunter2") && error.hint.is_some(), "{url}: {chain}");
+        }
     }
 
     #[test]

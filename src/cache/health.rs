@@ -9,6 +9,7 @@ pub struct Health {
     outages: AtomicU64,
     deleted: AtomicBool,
     billed: AtomicU64,
+    sentinels_away: AtomicBool,
 }
 
 impl Health {
@@ -22,6 +23,16 @@ impl Health {
     /// Whether the last attempt failed.
     pub fn is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)
+    }
+
+    /// Whether a majority of the Sentinels answered, where there are some.
+    pub fn note_sentinels(&self, answered: bool) {
+        self.sentinels_away.store(!answered, Ordering::Relaxed);
+    }
+
+    /// Whether fewer than a majority of the Sentinels answer.
+    pub fn are_sentinels_away(&self) -> bool {
+        self.sentinels_away.load(Ordering::Relaxed)
     }
 
     /// Keys were deleted.

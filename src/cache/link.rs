@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Pipeline, RedisConnectionInfo, Value};
+use ::redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, Value};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -163,6 +163,17 @@ impl CacheLink {
         self.info = Info::read(&replies[required + 1..]);
         self.identity = self.info.identity();
         Ok(())
+    }
+
+    /// Whether the server says that it is a primary: what ROLE says, or INFO to a user who may not ask that.
+    pub(super) async fn is_primary(&mut self) -> Result<bool> {
+        let mut command = Cmd::new();
+        command.arg("ROLE");
+        match self.ask(command).await? {
+            Value::Array(parts) => Ok(matches!(parts.first(), Some(Value::BulkString(role)) if role == b"master")),
+            Value::ServerError(_) => Ok(!self.info.is_replica()),
+            _ => Err(reply::unexpected("ROLE")), // Value is foreign and non-exhaustive.
+        }
     }
 
     /// UNLINKs one long key, on a connection that no other key needs; `None` when the server closed it unanswered, or

@@ -20,7 +20,9 @@ mod query;
 pub mod redis;
 pub mod reply;
 pub mod rest;
+mod route;
 mod scan;
+pub mod sentinel;
 mod socket;
 mod speak;
 mod swap;
@@ -101,6 +103,13 @@ pub trait Cache {
     /// Which cache this is, for messages.
     fn name(&self) -> &str {
         "the cache"
+    }
+
+    /// Follows whatever tells, without a command to the cache, that another one than at `since` is the right one now;
+    /// resolves when it is so, and where nothing tells that: never.
+    async fn turned(&self, since: Lineage) {
+        let _ = since;
+        std::future::pending().await
     }
 
     /// What is known of the cache that answers: whether it is the one of an earlier look. It may be another one then, empty,

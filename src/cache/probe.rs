@@ -10,6 +10,7 @@ use ::redis::{Cmd, Pipeline, ServerError, Value};
 use super::identity::Info;
 use super::lease;
 use super::reply::{self, Mends};
+use super::sentinel::SentinelReport;
 use super::speak::Speaks;
 use crate::config::Leases;
 use crate::error::{Error, Result};
@@ -42,6 +43,8 @@ pub struct Examined {
     pub tried: Vec<Tried>,
     /// The user that tried.
     pub user: String,
+    /// What the Sentinels say, where they were asked.
+    pub sentinels: Option<SentinelReport>,
 }
 
 /// One attempt.

@@ -187,6 +187,22 @@ impl Parts {
         Err(("has a parameter for Sentinels and names none".to_owned(), hint.to_owned()))
     }
 
+    /// What the settings beside the URL say of Sentinels.
+    pub(super) fn of_settings(
+        &mut self,
+        user: Option<&str>,
+        password: Option<&str>,
+        tls: Option<bool>,
+    ) -> Result<(), RefusedQuery> {
+        if let Some(user) = user {
+            once(&mut self.sentinel_user, user.to_owned(), "Sentinels' user")?;
+        }
+        if let Some(password) = password {
+            once(&mut self.sentinel_password, password.to_owned(), "Sentinels' password")?;
+        }
+        tls.map_or(Ok(()), |tls| once(&mut self.sentinel_tls, tls, "Sentinels' use of TLS"))
+    }
+
     /// A database that stands in the path.
     pub(super) fn database_of_path(&mut self, text: &str) -> Result<(), RefusedQuery> {
         once(&mut self.database, number(text)?, "database")

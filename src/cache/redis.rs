@@ -20,6 +20,8 @@ use super::identity::{Acquaintance, Info, Met};
 use super::inspect::Inspect;
 use super::link::CacheLink;
 use super::probe::{self, Examined};
+use super::route::Route;
+use super::sentinel::Sentinels;
 use super::speak::{self, Speaks, count};
 use super::swap::{self, Swapping, mark_key};
 use super::sweep::{Progress, Steps, SweepGround};
@@ -59,7 +61,7 @@ impl Drop for Sweeping<'_> {
 
 /// A Redis or Valkey server.
 pub struct RedisCache {
-    address: Address,
+    route: Route,
     protect: Vec<Vec<u8>>,
     leases: Leases,
     timeout: Duration,
@@ -76,6 +78,8 @@ pub struct RedisCache {
     /// Counts failures of any connection, and turns to another server.
     generation: Cell<u64>,
     known: RefCell<Acquaintance>,
+    /// Turns of the way to the server that the connections follow.
+    turns: Cell<u64>,
     /// A sweep runs over the only connection.
     sweeping: Cell<bool>,
     /// One ended on it, and no mark was written since: nothing but this connection proves it.
@@ -93,14 +97,19 @@ impl RedisCache {
     /// Checks URL and certificate authority; connects on the first call.
     pub fn new(config: &config::CacheConfig) -> Result<Self> {
         let place = if config.url.origin().is_empty() { "cache.url" } else { config.url.origin() };
-        let address = match CacheAddress::new(&config.url, &config.tls)? {
-            CacheAddress::Single(address) => address,
-            CacheAddress::Sentinel(_) => return Err(unready("names Sentinels").hint(ONE_PRIMARY).at(place)),
+        let health = Arc::<Health>::default();
+        let route = match CacheAddress::of(config)? {
+            CacheAddress::Single(address) => Route::fixed(address),
+            CacheAddress::Sentinel(address) => {
+                let health = Arc::clone(&health);
+                Route::sentinels(Sentinels::new(address, config.heartbeat, config.timeout, health))
+            }
             CacheAddress::Cluster(_) => return Err(unready("names a cluster").hint(ONE_PRIMARY).at(place)),
             CacheAddress::Rest(_) => return Err(unready("leads to a REST interface").hint(UPSTASH).at(place)),
         };
         Ok(RedisCache {
-            address,
+            route,
+            turns: Cell::default(),
             protect: config.protect.clone(),
             leases: config.leases,
             timeout: config.timeout,
@@ -117,7 +126,7 @@ impl RedisCache {
             said: RefCell::default(),
             steps: Steps::default(),
             progress: Progress::default(),
-            health: Arc::default(),
+            health,
         })
     }
 
@@ -133,27 +142,53 @@ impl RedisCache {
 
     /// For messages: where it is, and where that was written.
     pub fn server(&self) -> &str {
-        &self.address.server
-    }
-
-    async fn log_in(&self) -> Result<CacheLink> {
-        self.open().await.map_err(|error| error.at(&self.address.server))
+        &self.route.server
     }
 
     /// A connection, logged in.
-    async fn open(&self) -> Result<CacheLink> {
-        let (stream, heard) = match timeout(self.timeout, self.address.open()).await {
+    async fn log_in(&self) -> Result<CacheLink> {
+        let link = self.route.connect(async |address| self.open(address).await).await;
+        link.map_err(|error| error.at(&self.route.server))
+    }
+
+    /// The same, to one address.
+    async fn open(&self, address: &Address) -> Result<CacheLink> {
+        let (stream, heard) = match timeout(self.timeout, address.open()).await {
             Ok(opened) => opened?,
             Err(_) => {
                 let silent = || Error::transient(format!("no answer within {}", shown(self.timeout)));
-                return Err(self.address.stranger().await.unwrap_or_else(silent));
+                return Err(address.stranger().await.unwrap_or_else(silent));
             }
         };
         let mut link = CacheLink::over(stream, heard, self.timeout, self.generation.get()).await?;
-        match link.log_in(&self.address).await {
+        match link.log_in(address).await {
             Ok(()) => Ok(link),
-            Err(error) => Err(link.why(error, &self.address).await),
+            Err(error) => Err(link.why(error, address).await),
         }
+    }
+
+    /// Where the way leads to another server than before, none of the connections is used again.
+    fn follow(&self) {
+        let turns = self.route.turns();
+        if self.turns.replace(turns) != turns {
+            self.broken();
+        }
+    }
+
+    /// Does `step`, and gives it up when the way leads to another server meanwhile: what the old one answers is worth
+    /// nothing, and it may never answer.
+    async fn while_it_leads_there<T>(&self, step: impl Future<Output = Result<T>>) -> Result<T> {
+        self.follow();
+        let result = tokio::select! {
+            biased;
+            result = step => result,
+            () = self.route.turned(self.turns.get()) => {
+                let turned = Error::transient("another server became the primary meanwhile; its commands go again there");
+                Err(turned.at(&self.route.server))
+            }
+        };
+        self.follow();
+        result
     }
 
     /// A connection of its own, to a primary. What it learns of the server holds for all the others: they are not used
@@ -161,8 +196,9 @@ impl RedisCache {
     async fn connect(&self) -> Result<CacheLink> {
         let mut link = self.log_in().await?;
         if link.info.is_replica() {
-            return Err(reply::replica().at(&self.address.server));
+            return Err(reply::replica().at(&self.route.server));
         }
+        self.follow();
         let met = self.known.borrow_mut().meet(link.identity.as_ref());
         if met == Met::Another {
             self.broken();
@@ -304,7 +340,7 @@ impl RedisCache {
                     hint =
                         "With proto-max-bulk-len or client-query-buffer-limit below this no client can have stored it.",
                     "{} does not read a key of {} bytes: the key is left out",
-                    self.address.server,
+                    self.route.server,
                     key.len()
                 );
             }
@@ -317,7 +353,7 @@ impl RedisCache {
     /// A cache that deleted keys is one that can: what it refuses now may pass, as in a failover to another kind of server.
     fn judged(&self, error: Error) -> Error {
         let error = if self.health.has_deleted() { error.having_worked() } else { error };
-        error.at(&self.address.server)
+        error.at(&self.route.server)
     }
 
     /// Notes whether the cache answered, for whoever watches.
@@ -329,7 +365,7 @@ impl RedisCache {
 
 impl Cache for RedisCache {
     fn name(&self) -> &str {
-        &self.address.server
+        &self.route.server
     }
 
     async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
@@ -345,7 +381,7 @@ impl Cache for RedisCache {
             let alone = self.unlink_long(&long).await?;
             Ok(Deleted { sent: done.sent + alone.sent, existed: done.existed + alone.existed })
         };
-        self.noted(deleted.await)
+        self.noted(self.while_it_leads_there(deleted).await)
     }
 
     async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
@@ -353,7 +389,7 @@ impl Cache for RedisCache {
             return Ok(Swept::default());
         }
         let plan = sweep::SweepPlan::new(patterns, &self.protect, self.leases);
-        self.noted(self.sweep_on_link(&plan).await)
+        self.noted(self.while_it_leads_there(self.sweep_on_link(&plan)).await)
     }
 
     async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
@@ -361,7 +397,7 @@ impl Cache for RedisCache {
             let tried = probe::each(link, &mark_key(name), families, self.leases).await?;
             tried.into_iter().try_for_each(probe::Tried::into_result)
         };
-        self.noted(self.on_link(&self.marking, tried).await)
+        self.noted(self.while_it_leads_there(self.on_link(&self.marking, tried)).await)
     }
 
     async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
@@ -381,12 +417,43 @@ impl Cache for RedisCache {
                 }
             }
         };
-        self.noted(self.on_link(&self.marking, read).await)
+        self.noted(self.while_it_leads_there(self.on_link(&self.marking, read)).await)
     }
 
+    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
+        // Nothing was sent: the mark that was written last is still there.
+        if let Err(error) = self.route.permits_mark().await {
+            return Ok(Swap::Refused(error));
+        }
+        self.while_it_leads_there(self.swap_on_link(name, expected, mark, again)).await
+    }
+
+    async fn turned(&self, since: Lineage) {
+        while self.lineage() == since {
+            self.route.watch(self.route.turns()).await;
+        }
+    }
+
+    fn is_nameless(&self) -> bool {
+        self.known.borrow().is_nameless()
+    }
+
+    fn lineage(&self) -> Lineage {
+        let known = self.known.borrow().lineage();
+        Lineage { another: known.another + self.route.turns(), ..known }
+    }
+}
+
+impl RedisCache {
     /// Only where the mark was read: on another connection may be another server, whose mark nobody has looked at. A
     /// refusal is no outage: a full cache deletes keys and takes no mark.
-    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
+    async fn swap_on_link(
+        &self,
+        name: &str,
+        expected: &[Option<Vec<u8>>],
+        mark: &[u8],
+        again: &KeySet,
+    ) -> Result<Swap> {
         let read_on = self.marking.borrow_mut().pop();
         let Some(link) = read_on else { return Ok(Swap::Unproven) };
         let Some(mut link) = self.young(link).await else { return Ok(Swap::Unproven) };
@@ -425,14 +492,6 @@ impl Cache for RedisCache {
         }
         self.ended(&self.marking, link, swap)
     }
-
-    fn is_nameless(&self) -> bool {
-        self.known.borrow().is_nameless()
-    }
-
-    fn lineage(&self) -> Lineage {
-        self.known.borrow().lineage()
-    }
 }
 
 impl Inspect for RedisCache {
@@ -442,14 +501,15 @@ impl Inspect for RedisCache {
         memory.arg("INFO").arg("memory");
         let memory = link.ask(memory).await?;
         let tried = probe::each(&mut link, &mark_key(name), families, self.leases).await?;
-        let user = self.address.user.clone().unwrap_or_else(|| "default".to_owned());
-        Ok(Examined { info: link.info.clone(), memory: Info::read(&[memory]), tried, user })
+        let user = self.route.user().unwrap_or("default").to_owned();
+        let sentinels = self.route.report().await;
+        Ok(Examined { info: link.info.clone(), memory: Info::read(&[memory]), tried, user, sentinels })
     }
 
     /// On a connection of its own, with as much pause as work.
     async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool> {
         let mut link = self.log_in().await?;
         let scanned = scan::all(&mut link, matching, each).await;
-        scanned.map_err(|error| error.while_doing("scan").at(&self.address.server))
+        scanned.map_err(|error| error.while_doing("scan").at(&self.route.server))
     }
 }

@@ -18,7 +18,8 @@ const IN_SCRIPT: &str = "@user_script:";
 /// What a server says that has no connection left (`acceptCommonHandler` in networking.c).
 const MAXCLIENTS: &str = "max number of clients";
 const CLUSTER: &str = "This server is a cluster node; this version speaks to one primary that holds all keys.";
-const SENTINEL: &str = "cache.url must name the primary itself; `SENTINEL get-master-addr-by-name` tells where it is.";
+const SENTINEL: &str = "Write redis+sentinel://host:port,host:port/NAME, with all Sentinels and the name that `SENTINEL MASTERS` shows; \
+    or name the primary itself.";
 const QUOTA: &str = "Raise the plan, or wait until the month (or the day) ends: nothing is deleted until then, and crieur goes on by \
     itself. The budget of this cache bounds what crieur itself uses; the application's own commands count, too.";
 const REPLICA: &str = "The cache is a replica, perhaps the old primary after a failover; cache.url must lead to the primary, and a \
@@ -49,6 +50,13 @@ pub fn mends(code: &str, detail: &str) -> Mends {
 /// The error for a server that says it is a replica. A writable one is no cache either: what is deleted there comes back.
 pub fn replica() -> Error {
     Error::transient("the cache says that it is a replica (READONLY)").hint(REPLICA)
+}
+
+/// The error for a server that Sentinels name and that is no primary: the failover is not over, or already another one.
+pub fn demoted() -> Error {
+    Error::transient("the server that the Sentinels name says that it is no primary (ROLE)").hint(
+        "It is asked for again until it is one. If that lasts, SENTINEL MASTER tells what the Sentinels see of it.",
+    )
 }
 
 /// The error for a server of a kind that holds no keys, or not all of them.

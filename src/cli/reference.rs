@@ -105,6 +105,10 @@ fn value(kind: ConfigKind) -> String {
         ConfigKind::Flag => "Value: `true` or `false`.".to_owned(),
         ConfigKind::Budget => "Value: commands a month, such as `\"200k\"` or `\"1.5M\"`, or `\"none\"`.".to_owned(),
         ConfigKind::Socket => "Value: an address and a port.".to_owned(),
+        ConfigKind::Nodes => {
+            "Value: a table of hosts with ports by hosts with ports; in a variable `told=reached`, parted by commas."
+                .to_owned()
+        }
     }
 }
 
@@ -182,7 +186,7 @@ const PAGES: [(ReferencePart, &str, &[&str]); 3] = [
     (
         ReferencePart::WarningsCache,
         "runbook-cache.md",
-        &["run", "reload", "metrics", "cache", "mark", "repair", "tls", "sweep", "gap"],
+        &["run", "reload", "metrics", "cache", "mark", "repair", "tls", "sweep", "gap", "sentinel"],
     ),
 ];
 

@@ -12,7 +12,7 @@ use crate::config::merged::{Merged, unfit};
 use crate::config::metered;
 use crate::config::named::{MAIN, Section, UPSTASH};
 use crate::config::reference::{Checked, ConfigKey, reference};
-use crate::config::settings::{CacheConfig, Leases, OnGap, TlsFiles, Transport};
+use crate::config::settings::{CacheConfig, Leases, OnGap, ServersConfig, TlsFiles, Transport};
 use crate::mistake::{Mistakes, Place};
 use crate::secret::Secret;
 
@@ -190,6 +190,7 @@ pub(super) fn config(name: String, merged: &mut Merged) -> CacheConfig {
             certificate: merged.path("cache.tls_cert"),
             key: merged.path("cache.tls_key"),
         },
+        servers: servers(merged),
         required: merged.flag("cache.required"),
         hold_wal_bytes_max: merged.number("cache.hold_wal_bytes_max"),
         budget,
@@ -204,6 +205,26 @@ pub(super) fn config(name: String, merged: &mut Merged) -> CacheConfig {
         connection_age_max: merged.duration("cache.connection_age_max"),
         timeout: merged.duration("cache.timeout"),
         name,
+    }
+}
+
+/// What is said of servers that others name.
+fn servers(merged: &Merged) -> ServersConfig {
+    let nodes = match merged.get("cache.nodes") {
+        Some(Checked::Nodes(nodes)) => nodes.clone(),
+        other => unfit("cache.nodes", other),
+    };
+    let of_password = "cache.sentinel_password";
+    ServersConfig {
+        nodes,
+        sentinel_user: merged.get("cache.sentinel_user").map(|_| merged.text("cache.sentinel_user")),
+        sentinel_password: merged.get(of_password).map(|_| merged.secret(of_password)),
+        sentinel_tls: match merged.text("cache.sentinel_tls").as_str() {
+            "yes" => Some(true),
+            "no" => Some(false),
+            _ => None,
+        },
+        sentinel_authority: merged.path("cache.sentinel_tls_ca"),
     }
 }
 

@@ -241,6 +241,12 @@ fn kind_of(key: &ConfigKey, value: &Toml<'_>) -> Option<ValueKind> {
             let texts = items.iter().map(|item| item.get_ref().as_str().map(|text| Value::new(None, text)));
             texts.collect::<Option<Vec<Value>>>().map(ValueKind::Array)
         }
+        DeValue::Table(pairs) if key.kind == ConfigKind::Nodes => {
+            let pair = |(told, reached): (&Spanned<std::borrow::Cow<'_, str>>, &Toml<'_>)| {
+                Some(Value::new(None, format!("{}={}", told.get_ref(), reached.get_ref().as_str()?)))
+            };
+            pairs.iter().map(pair).collect::<Option<Vec<Value>>>().map(ValueKind::Array)
+        }
         DeValue::String(_)
         | DeValue::Array(_)
         | DeValue::Float(_)

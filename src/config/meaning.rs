@@ -46,7 +46,8 @@ pub const MEANINGS: &[(&str, &str)] = &[
     ),
     (
         "cache.url",
-        "The address of the cache: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and database number. \
+        "The address of the cache: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and database number; or \
+         `redis+sentinel://host:port,host:port/NAME` and `rediss+sentinel://…` for the primary that Sentinels call NAME. \
          The parameters `?db=3`, `?ssl=true`, `?username=` and `?password=` mean what they mean to redis-py, go-redis \
          and ioredis. crieur refuses, by its name, a parameter that contradicts another one, a prefix of keys \
          (`keyPrefix`), and a parameter that crieur does not know. The address that Upstash shows under REST API \
@@ -74,6 +75,30 @@ pub const MEANINGS: &[(&str, &str)] = &[
          crieur reads this file again, too.",
     ),
     ("cache.tls_key", "The PEM file of the private key of `cache.tls_cert`."),
+    (
+        "cache.sentinel_user",
+        "The user at the Sentinels of a `redis+sentinel://` address, where they have users (ACL). The user in the address \
+         is that of the cache.",
+    ),
+    (
+        "cache.sentinel_password",
+        "The password at the Sentinels (their `requirepass`). The password in the address is that of the cache. The \
+         parameters `?sentinel_user=` and `?sentinel_password=` of the address mean the same.",
+    ),
+    (
+        "cache.sentinel_tls",
+        "Whether crieur speaks TLS with the Sentinels. `auto`: with `rediss+sentinel://` yes, with `redis+sentinel://` no.",
+    ),
+    (
+        "cache.sentinel_tls_ca",
+        "The PEM file of the authority that signed the certificates of the Sentinels, where it is another one than `tls_ca`.",
+    ),
+    (
+        "cache.nodes",
+        "Where crieur reaches servers that Sentinels or a cluster name by an address that leads nowhere from here, as in \
+         Docker or behind NAT: `nodes = { \"172.17.0.2:6379\" = \"cache.example:6379\" }`. A certificate must name the \
+         host on the right.",
+    ),
     (
         "cache.required",
         "Whether `/readyz` waits for this cache and names it when it does not answer. `false` suits a cache that may be away \

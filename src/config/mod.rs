@@ -29,7 +29,7 @@ pub use metered::Metering;
 pub use named::{MAIN, UPSTASH};
 pub use reference::reference;
 pub use rules_file::rules_of_file;
-pub use settings::{CacheConfig, Leases, Limits, Mode, OnGap, Postgres, TlsFiles, Transport};
+pub use settings::{CacheConfig, Leases, Limits, Mode, OnGap, Postgres, ServersConfig, TlsFiles, Transport};
 
 /// Everything that a command needs.
 #[derive(Debug)]

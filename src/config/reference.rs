@@ -7,6 +7,7 @@ use std::time::Duration;
 use config::{Value, ValueKind};
 
 use crate::amount::{bytes, commands, duration, shown};
+use crate::place::NodeMap;
 
 /// What a key holds, and its bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +44,8 @@ pub enum ConfigKind {
     Budget,
     /// `127.0.0.1:9186`, `[::1]:9186`: an address and a port, no name that somebody else resolves.
     Socket,
+    /// A table of hosts and ports by hosts and ports; in the environment `told=reached`, parted by commas.
+    Nodes,
 }
 
 /// One key.
@@ -144,6 +147,31 @@ const KEYS: &[ConfigKey] = &[
         "PEM file of the certificate that crieur shows to a cache that asks for one; read again when it changes",
     ),
     key("cache.tls_key", ConfigKind::Path, None, "PEM file of the key of cache.tls_cert"),
+    key("cache.sentinel_user", ConfigKind::Name, None, "user at the Sentinels of a redis+sentinel:// address"),
+    key(
+        "cache.sentinel_password",
+        ConfigKind::Secret,
+        None,
+        "password at the Sentinels; that of the address is the cache's",
+    ),
+    key(
+        "cache.sentinel_tls",
+        ConfigKind::Choice(&["auto", "yes", "no"]),
+        Some("auto"),
+        "whether the Sentinels are spoken to with TLS (auto: as the cache, with rediss+sentinel://)",
+    ),
+    key(
+        "cache.sentinel_tls_ca",
+        ConfigKind::Path,
+        None,
+        "PEM file of the Sentinels' certificate authority; without it: that of tls_ca",
+    ),
+    key(
+        "cache.nodes",
+        ConfigKind::Nodes,
+        Some(""),
+        "where servers are reached that Sentinels or a cluster name otherwise: { \"172.17.0.2:6379\" = \"host:port\" }",
+    ),
     key("cache.required", ConfigKind::Flag, Some("true"), "whether /readyz and systemd wait for this cache"),
     key(
         "cache.hold_wal_bytes_max",
@@ -281,6 +309,8 @@ pub enum Checked {
     Flag(bool),
     /// Commands a month; `None` is no bound.
     Budget(Option<u64>),
+    /// Other addresses of servers.
+    Nodes(NodeMap),
 }
 
 /// Why a value does not fit: what it must be. It never repeats the value.
@@ -345,6 +375,9 @@ impl ConfigKind {
             ConfigKind::Budget => budget(value)
                 .map(Checked::Budget)
                 .ok_or(unfit("must be commands a month, for example \"200k\" or \"1.5M\", or \"none\" for no bound")),
+            ConfigKind::Nodes => nodes(value).map(Checked::Nodes).ok_or(unfit(
+                "must be a table of hosts and ports: nodes = { \"172.17.0.2:6379\" = \"cache.example:6379\" }",
+            )),
             ConfigKind::Socket => text(value)
                 .and_then(|text| text.parse().ok())
                 .map(Checked::Socket)
@@ -400,6 +433,12 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     list.iter().all(|item| !item.is_empty()).then_some(list)
 }
 
+fn nodes(value: &Value) -> Option<NodeMap> {
+    let list = texts(value)?;
+    let pairs: Vec<(&str, &str)> = list.iter().map(|pair| pair.split_once('=')).collect::<Option<_>>()?;
+    NodeMap::new(pairs.into_iter().map(|(told, reached)| (told.trim(), reached.trim()))).ok()
+}
+
 fn ascending(value: &Value) -> Option<Vec<Duration>> {
     let list: Vec<Duration> = texts(value)?.iter().map(|item| duration(item)).collect::<Option<_>>()?;
     let in_order = list.is_sorted_by(|a, b| a < b);
@@ -451,6 +490,8 @@ mod tests {
             ("cache.transport", "http"),
             ("cache.token", ""),
             ("cache.leases", "yes"),
+            ("cache.nodes", "172.17.0.2:6379"),
+            ("cache.nodes", "172.17.0.2:x=h"),
             ("admin.listen", "localhost:9186"),
             ("admin.listen", "9186"),
         ];

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::metered::Metering;
+use crate::place::NodeMap;
 use crate::secret::Secret;
 
 /// How changes are read.
@@ -75,6 +76,21 @@ pub enum Transport {
     Rest,
 }
 
+/// What is said of servers whose addresses other servers name: Sentinels, nodes of a cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ServersConfig {
+    /// `nodes`, default none: other addresses of the same servers.
+    pub nodes: NodeMap,
+    /// `sentinel_user`, default none.
+    pub sentinel_user: Option<String>,
+    /// `sentinel_password`, default none.
+    pub sentinel_password: Option<Secret>,
+    /// `sentinel_tls`, default as the cache.
+    pub sentinel_tls: Option<bool>,
+    /// `sentinel_tls_ca`, default `tls_ca`.
+    pub sentinel_authority: Option<PathBuf>,
+}
+
 /// `[cache]`, `[caches.NAME]`
 #[derive(Debug)]
 pub struct CacheConfig {
@@ -97,6 +113,8 @@ pub struct CacheConfig {
     pub budget: Option<u64>,
     /// `tls_ca`, default the system's; `tls_cert` and `tls_key`, default none: PEM files.
     pub tls: TlsFiles,
+    /// `nodes`, `sentinel_…`
+    pub servers: ServersConfig,
     /// `echo`, default `["250ms", "2s", "30s"]`: delays of the second deletes, ascending.
     pub echo: Vec<Duration>,
     /// `echo_wal_bytes_max`, default 64 MiB: WAL that waiting echoes may hold back.

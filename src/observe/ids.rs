@@ -9,30 +9,7 @@
 
 use std::fmt;
 
-/// How loud a line is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Level {
-    /// Something is or will be wrong until a person acts.
-    Error,
-    /// Nobody must act yet.
-    Warn,
-    /// WARN when it begins, and ERROR each minute when it has lasted for one.
-    Lasting,
-    /// Something changed.
-    Info,
-}
-
-impl Level {
-    /// As the log shows it.
-    pub fn shown(self) -> &'static str {
-        match self {
-            Level::Error => "ERROR",
-            Level::Warn => "WARN",
-            Level::Lasting => "WARN, after a minute ERROR",
-            Level::Info => "INFO",
-        }
-    }
-}
+pub use crate::observe::level::Level;
 
 /// What the list says of one id.
 #[derive(Clone, Copy, Debug)]
@@ -369,6 +346,21 @@ ids! {
         stale "What changes meanwhile, until the cache takes the deletes."
         act "Start the cache, or do what the hint says; else: crieur check"
         ends "When the cache takes the command."
+    SentinelsSilent "sentinel.silent" Lasting
+        means "Fewer than a majority of the Sentinels answer, so nobody can say that another server is the primary."
+        stale "No, as long as the primary stays: without a majority the Sentinels cannot begin a failover either."
+        act "Start the Sentinels, or correct their addresses; crieur check says which of them answer"
+        ends "When a majority answers."
+    SentinelsAnswer "sentinel.answers_again" Info
+        means "A majority of the Sentinels answers again."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    SentinelTurned "sentinel.turned" Info
+        means "A majority of the Sentinels names another primary; what the mark there does not cover is deleted again."
+        stale "What the new primary lacks of the last deletes, until they were sent again."
+        act "Nothing."
+        ends "With the next mark."
     CacheReleased "cache.released" Warn
         means "The cache held back more than it may, and the position goes on without it; its mark tells what it lacks."
         stale "What changes meanwhile, until the cache takes the deletes."

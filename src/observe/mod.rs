@@ -6,6 +6,7 @@
 
 pub mod heard;
 pub mod ids;
+pub mod level;
 pub mod news;
 pub mod recent;
 pub mod speaker;

@@ -43,6 +43,7 @@ use crate::config::{Metering, OnGap};
 use crate::control::Control;
 use crate::error::Result;
 use crate::gate::Snapshot;
+use crate::kept::Kept;
 use crate::keys::KeySet;
 use crate::ledger::{Ledger, Positions};
 use crate::load::Untold;
@@ -157,6 +158,8 @@ pub enum TargetHappened {
     CaughtUp,
     /// A snapshot for the sweep of a gap.
     Looked(Snapshot),
+    /// Others than the cache say that another one is the right one now.
+    Turned,
 }
 
 /// One cache.
@@ -184,6 +187,7 @@ pub struct Target<A, C, D> {
     marking: Marking<A>,
     gaps: Gaps,
     repairs: Repairs,
+    turning: Kept<()>,
     holding: Holding<A>,
 }
 
@@ -232,6 +236,7 @@ where
             marking: Marking::default(),
             gaps: Gaps::default(),
             repairs: Repairs::default(),
+            turning: Kept::default(),
             holding: Holding::default(),
         }
     }
@@ -328,6 +333,9 @@ where
     /// Waits for whatever the target waits for.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<TargetHappened>> {
         let _speaking = speaks(&self.name);
+        if self.poll_turn(cx).is_ready() {
+            return Poll::Ready(Ok(TargetHappened::Turned));
+        }
         if let Poll::Ready(landed) = self.flight.poll(cx) {
             return Poll::Ready(landed.map(TargetHappened::Landed));
         }
@@ -351,6 +359,15 @@ where
         Poll::Ready(written.map(TargetHappened::MarkWritten))
     }
 
+    /// Whatever tells that another cache is the right one now is followed all the time.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.turning.is_out() {
+            let (cache, since) = (Rc::clone(&self.cache), self.cache.lineage());
+            self.turning.start(async move { cache.turned(since).await });
+        }
+        self.turning.poll(cx)
+    }
+
     /// Does what follows.
     pub fn on(&mut self, happened: TargetHappened, stream: &impl Positions<A>) {
         let _speaking = speaks(&self.name);
@@ -361,6 +378,9 @@ where
             TargetHappened::MarkWritten(written) => self.written(written, stream),
             TargetHappened::CaughtUp => self.caught_up(),
             TargetHappened::Looked(snapshot) => self.looked(snapshot),
+            // Behind a stream's connection the mark is read anyway.
+            TargetHappened::Turned if self.look.is_connected() => self.look_for_another_cache(),
+            TargetHappened::Turned => {}
         }
     }
 

@@ -145,7 +145,7 @@ fn a_conditional_set_stores_and_a_conditional_delete_gives_back_where_the_server
     let redis = Redis::start(&Server::Valkey9, &[]);
     let cache = &mut redis.connection();
     let mut say = |words: &str| -> redis::RedisResult<Option<String>> {
-        redis::Cmd::new().arg(&words.split(' ').collect::<Vec<_>>()).query(cache)
+        redis::Cmd::new().arg(words.split(' ').collect::<Vec<_>>()).query(cache)
     };
     assert_eq!(say("SET k L1 NX GET PX 60000"), Ok(None));
     assert_eq!(say("SET k Vother IFEQ L2 EX 600"), Ok(None), "another's lease");

@@ -49,6 +49,9 @@ const PURE: &[&str] = &[
 /// What would break the wall around them.
 const OUTSIDE: &[&str] = &["tokio::", "tracing::", "Instant::now", "SystemTime", "std::net", "std::fs", "println!"];
 
+/// The readers' crate keeps the same style.
+const CLIENT: &str = "clients/rust/src";
+
 fn files(under: &str, ending: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (mut found, mut folders) = (Vec::new(), vec![root.join(under)]);
@@ -236,7 +239,7 @@ fn no_two_types_that_others_may_name_have_one_name() {
 #[test]
 fn files_and_lines_stay_readable() {
     let mut complaints = Vec::new();
-    for (path, text) in files("src", "rs").into_iter().chain(files("tests", "rs")) {
+    for (path, text) in files("src", "rs").into_iter().chain(files("tests", "rs")).chain(files(CLIENT, "rs")) {
         let lines = text.lines().count();
         if lines > 600 {
             complaints.push(format!("{}: {lines} lines", path.display()));
@@ -254,7 +257,7 @@ fn files_and_lines_stay_readable() {
 #[test]
 fn functions_fit_on_a_screen() {
     let mut complaints = Vec::new();
-    for (path, text) in files("src", "rs") {
+    for (path, text) in files("src", "rs").into_iter().chain(files(CLIENT, "rs")) {
         // A list of cases is data.
         if !path.ends_with("cases.rs") {
             let long = long_functions(&text, 70).into_iter();
@@ -268,7 +271,8 @@ fn functions_fit_on_a_screen() {
 #[test]
 fn nothing_is_printed_by_a_macro_that_panics() {
     let printing = [concat!("print", "!("), concat!("println", "!(")];
-    let complaints = files("src", "rs").into_iter().filter(|(path, _)| !path.ends_with("failpoints.rs"));
+    let texts = files("src", "rs").into_iter().chain(files(CLIENT, "rs"));
+    let complaints = texts.filter(|(path, _)| !path.ends_with("failpoints.rs"));
     let complaints = complaints.filter(|(_, text)| printing.iter().any(|word| code(text).contains(word)));
     complain(complaints.map(|(path, _)| format!("{}: write with cli/output.rs", path.display())).collect());
 }
@@ -341,7 +345,7 @@ fn the_calls_of_a_macro_are_those_of_its_whole_name() {
 #[test]
 fn no_word_of_unfinished_work_stays() {
     let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!("), concat!("dbg", "!("), "unwrap()"];
-    let complaints = files("src", "rs").into_iter().flat_map(|(path, text)| {
+    let complaints = files("src", "rs").into_iter().chain(files(CLIENT, "rs")).flat_map(|(path, text)| {
         let code = code(&text);
         words
             .into_iter()

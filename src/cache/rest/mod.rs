@@ -393,7 +393,7 @@ impl Inspect for RestCache {
         let read = |index: usize| Info::read(replies.get(index..=index).unwrap_or_default());
         let tried = probe::each(&mut link, &mark_key(name), families, self.leases).await;
         let tried = tried.map_err(|error| error.at(&self.server))?;
-        Ok(Examined { info: read(0), memory: read(1), tried, user: "default".to_owned() })
+        Ok(Examined { info: read(0), memory: read(1), tried, user: "default".to_owned(), sentinels: None })
     }
 
     async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool> {

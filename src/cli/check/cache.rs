@@ -7,6 +7,7 @@ use crate::cache::acl;
 use crate::cache::identity::Info;
 use crate::cache::probe::{Examined, Tried};
 use crate::cache::reply::{self, Mends};
+use crate::cli::check::sentinels;
 use crate::cli::finding::{Finding, Grade, folded};
 use crate::config::{CacheConfig, Leases};
 use crate::error::Result;
@@ -25,6 +26,7 @@ pub fn of(cache: &CacheConfig, examined: Result<Examined>, families: &[Vec<u8>])
 /// Findings on a cache that was examined.
 pub fn findings(examined: &Examined, families: &[Vec<u8>], leases: Leases) -> Vec<Finding> {
     let mut out = vec![server(&examined.info)];
+    out.extend(examined.sentinels.iter().flat_map(sentinels::findings));
     out.extend(replica(&examined.info));
     out.extend(eviction(&examined.memory));
     let grant = acl::grant(&examined.user, families, leases);

@@ -23,6 +23,7 @@ pub mod constraints;
 pub mod lookups;
 pub(crate) mod outbox;
 pub mod rules;
+mod sentinels;
 pub mod server;
 pub mod tables;
 

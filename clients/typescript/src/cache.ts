@@ -1,0 +1,321 @@
+// The read: who may answer it, who may store, and what is never shared. `docs/guide/readers.md` says why it is exact.
+
+import { asker } from './ask.js';
+import { GIVE_BACK, STORE_BESIDE, STORE_IN_KEY, TAKE } from './lua.js';
+import { probe } from './probe.js';
+import { isDigest, nothing, random, sleep, within } from './small.js';
+import type { Cache, CacheEvent, CacheOptions, Codec, Fetcher, Read, ReadOptions, Reply } from './types.js';
+
+/** The first pause before another's lease is looked at again, and the longest. */
+const NAP_MS = 20;
+const NAP_MAX_MS = 200;
+/** Without the cache, so long a call waits for a fetch that runs, so that those who come meanwhile share the next. */
+const TURN_MS = 200;
+/** So often a call joins others before it fetches for itself. */
+const JOINS_MAX = 3;
+
+const JSON_CODEC: Codec = { encode: JSON.stringify, decode: JSON.parse };
+
+/** The text of a row; no text where the value is `undefined`. */
+type Shared = [text?: string];
+
+/** A fetch that others may join. */
+interface Flight {
+  /** When its fetcher began, on the clock of this cache; 0 before. */
+  begun: number;
+  lease?: string;
+  /** Nothing: there is nothing to share, or the fetcher threw. */
+  shared: Promise<Shared | undefined>;
+  settle(shared?: Shared): void;
+}
+
+/** What the cache holds: a value or something foreign, and the lease that stands. */
+type Seen = [found: unknown, lease: unknown];
+
+/** What the fetcher is called with keeps frameworks from answering a fetch with what was fetched before. */
+async function run(fetcher: Fetcher<any>) {
+  const { signal } = new AbortController();
+  return fetcher({
+    signal,
+    fetch: (input: any, init) => fetch(input, { cache: 'no-store', signal: input?.signal ?? signal, ...init }),
+  });
+}
+
+/** Makes a cache. */
+export function createCache<T extends string = never>(options: CacheOptions<T>): Cache<T> {
+  const { store, protocol = 'key', leaseMs = 10_000, waitMs = 1_000, codec = JSON_CODEC, share = true } = options;
+  const { silence, waitUntil, namespace } = options;
+  if (protocol === 'plain' && store?.resends)
+    throw new TypeError("plain: this client sends again (set maxRetriesPerRequest: 0)");
+  const letter = protocol === 'key' ? 'V' : '';
+  const isBeside = protocol === 'companion';
+  const isScript = options.take === 'script';
+  const markKey = silence && `crieur:mark:${silence.slot}`;
+  /** A call pays at most twice the time of one command. */
+  const budget = 2 * (store?.timeout ?? 500);
+
+  /** How often each event came. */
+  const count: Record<string, number> = {};
+  const times = (type: CacheEvent['type']) => count[type] ?? 0;
+  const tell = (event: CacheEvent) => {
+    count[event.type] = times(event.type) + 1;
+    try {
+      (options.on?.(event) as any)?.catch?.(nothing);
+    } catch {
+      // Whoever listens changes nothing.
+    }
+  };
+  const ask = asker(store, options.pauseAfter ?? 3, options.pauseMs ?? 2_000, tell);
+  let clock = 0;
+  /** Reads that have a lease, or are about to take one. */
+  const flights = new Map<string, Flight>();
+  /** The latest fetch of a key without the cache. */
+  const rows = new Map<string, Flight>();
+
+  const fullKey = (key: string, space = namespace) => (space ? `${space}:${key}` : key);
+  const leaseOf = (key: string) => (isBeside ? `lease:{${key}}` : key);
+
+  function secondsOf(ttl: T | number = options.ttl ?? 300) {
+    const seconds: unknown = typeof ttl === 'number' ? ttl : options.ttls?.[ttl];
+    if (typeof seconds === 'number' && seconds > 0 && seconds < 1e12) return Math.ceil(seconds);
+    throw new TypeError(`ttl ${ttl}: no name of ttls, no positive number`);
+  }
+
+  /** With the lease in the key, a text is a value or a lease. */
+  const sort = (found: any): Seen => (letter && found?.[0] === 'L' ? [null, found] : [found, null]);
+
+  async function read(name: string, fetcher: Fetcher<any>, options: ReadOptions<any, any> = {}): Promise<Read<any>> {
+    const start = performance.now();
+    const called = ++clock;
+    const key = fullKey(name, options.namespace);
+    const leaseKey = leaseOf(key);
+    const seconds = secondsOf(options.ttl);
+    const passed = () => performance.now() - start;
+
+    function done(from: 'hit' | 'miss' | 'joined' | 'bypass', value: unknown): Read<any> {
+      tell({ type: from, key, ms: passed() });
+      return { value, from };
+    }
+
+    function enter(map: Map<string, Flight>): Flight {
+      let settle: Flight['settle'] = nothing;
+      const shared = new Promise<Shared | undefined>((resolve) => (settle = resolve));
+      const flight = { begun: 0, shared, settle };
+      if (share) map.set(key, flight);
+      return flight;
+    }
+
+    function leave(map: Map<string, Flight>, flight: Flight, shared?: Shared) {
+      flight.settle(shared);
+      if (map.get(key) === flight) map.delete(key);
+    }
+
+    /** Its row is at least as new as this call. */
+    const isNew = (flight: Flight | undefined) => flight && (!flight.begun || flight.begun > called);
+
+    const decode = ([text]: Shared) => (text === undefined ? text : codec.decode(text));
+
+    /** The row as every reader gets it, what others may have of it, and whether it may be stored. */
+    async function fetchRow(flight: Flight): Promise<[value: unknown, shared?: Shared | undefined, isKept?: unknown]> {
+      flight.begun = ++clock;
+      const row = await run(fetcher);
+      if (row === undefined) return [row, []];
+      let shared: Shared | undefined;
+      let value = row;
+      try {
+        const text = codec.encode(row);
+        if (typeof text !== 'string') throw new TypeError('no text');
+        value = codec.decode(text);
+        shared = [text];
+      } catch (error) {
+        tell({ type: 'unencodable', key, error });
+      }
+      return [value, shared, shared && (options.storeIf?.(row) ?? true)];
+    }
+
+    /** The fetcher threw: a copy that was kept for this, or the error. */
+    async function grace(error: unknown): Promise<Read<any>> {
+      const kept: any = options.grace! > 0 && !isDigest(error) && (await ask('GET', `grace:{${key}}`));
+      try {
+        const cut = kept.indexOf(':');
+        const value = codec.decode(kept.slice(cut + 1));
+        const age = Math.max(0, Date.now() - kept.slice(0, cut)) / 1000;
+        tell({ type: 'grace', key, ms: passed(), age });
+        return { value, from: 'grace', age };
+      } catch {
+        throw error;
+      }
+    }
+
+    /** What the cache holds. Nothing: there is no answer, or nobody deletes. */
+    async function look(): Promise<Seen | undefined> {
+      const keys = [key];
+      if (isBeside) keys.push(leaseKey);
+      if (markKey) keys.push(markKey);
+      if (!keys[1]) {
+        const reply = await ask('GET', key);
+        return reply === undefined ? reply : sort(reply);
+      }
+      const reply = await ask('MGET', ...keys);
+      if (!Array.isArray(reply)) return;
+      if (silence)
+        try {
+          const { at } = JSON.parse(reply.pop() as string);
+          if (typeof at !== 'number' || Date.now() / 1000 - at > silence.seconds) return;
+        } catch {
+          return;
+        }
+      return isBeside ? (reply as Seen & Reply[]) : sort(reply[0]);
+    }
+
+    /** Takes the lease. Not ours: what the cache holds. Nothing: there is no answer. */
+    async function take(): Promise<string | Seen | undefined> {
+      if (protocol === 'plain') return '';
+      const own = 'L' + random();
+      const reply: any = isScript
+        ? await ask('EVAL', TAKE, '1', leaseKey, own, `${leaseMs}`)
+        : await ask('SET', leaseKey, own, 'NX', ...(isBeside ? [] : ['GET']), 'PX', `${leaseMs}`);
+      if (reply === undefined) return;
+      if (isScript ? reply?.startsWith?.(own + ':') : isBeside ? reply === 'OK' : reply === null || reply === own)
+        return isScript ? reply : own;
+      return isBeside ? [null, reply ?? own] : sort(reply);
+    }
+
+    async function keep(lease: string, text: string) {
+      const kept = letter + text;
+      const where = isBeside ? [STORE_BESIDE, '2', key, leaseKey] : [STORE_IN_KEY, '1', key];
+      const [reply] = await Promise.all([
+        lease ? ask('EVAL', ...where, lease, kept, `${seconds}`) : ask('SET', key, kept, 'EX', `${seconds}`),
+        options.grace! > 0 &&
+          ask('SET', `grace:{${key}}`, `${Date.now()}:${text}`, 'EX', `${seconds + Math.ceil(options.grace!)}`),
+      ]);
+      // Some clients answer integers as texts.
+      if (reply === 'OK' || Number(reply) === 1) {
+        tell({ type: 'set', key, ttl: seconds, bytes: new TextEncoder().encode(kept).length });
+      } else if (reply !== undefined) {
+        tell({ type: 'refused', key, ms: passed() });
+      }
+    }
+
+    /**
+     * The row, and where a lease is ours ('' needs none), a store if that lease still stands then. The flight ends with the
+     * last command; the call waits for that command only as long as it may.
+     */
+    async function fill(map: Map<string, Flight>, flight: Flight, lease?: string, left = 0): Promise<Read<any>> {
+      const land = async (isKept?: unknown, shared?: Shared) => {
+        try {
+          if (lease !== undefined && isKept) await keep(lease, shared![0]!);
+          else if (lease) await ask('EVAL', GIVE_BACK, '1', leaseKey, lease);
+        } finally {
+          leave(map, flight, shared);
+        }
+      };
+      let row;
+      try {
+        row = await fetchRow(flight);
+      } catch (error) {
+        await within(land(), left);
+        return grace(error);
+      }
+      const [value, shared, isKept] = row;
+      const answer = done(lease === undefined ? 'bypass' : 'miss', value);
+      const work = land(isKept, shared);
+      try {
+        // Outside of a request such a function may throw. Then the call waits, as without one.
+        waitUntil!(work.catch(nothing));
+      } catch {
+        await within(work, left);
+      }
+      flight.settle(shared);
+      return answer;
+    }
+
+    /** The cache gives no help: the row, and nothing is stored. Nobody gets a row whose fetch began before the call. */
+    async function row(): Promise<Read<any>> {
+      const before = rows.get(key);
+      const shared = isNew(before) && (await before!.shared);
+      if (shared) return done('bypass', decode(shared));
+      const flight = enter(rows);
+      // Calls of the same moment come before the fetch begins.
+      await (before && within(before.shared, TURN_MS));
+      return fill(rows, flight);
+    }
+
+    let joins = 0;
+    let nap = NAP_MS;
+    let deadline = 0;
+    for (;;) {
+      const looked = performance.now();
+      let seen: Seen | undefined = await look();
+      if (!seen) return row();
+      let flight = flights.get(key);
+      if (seen[0] === null && (isNew(flight) || (flight && seen[1] && seen[1] === flight.lease))) {
+        if (joins++ === JOINS_MAX) return row();
+        const shared = await flight!.shared;
+        if (shared) return done('joined', decode(shared));
+        continue;
+      }
+      if (seen[0] === null && seen[1] === null) {
+        flight = enter(flights);
+        let taken;
+        try {
+          taken = await take();
+        } finally {
+          if (typeof taken !== 'string') leave(flights, flight);
+        }
+        if (typeof taken === 'string') {
+          flight.lease = taken;
+          return fill(flights, flight, taken, budget - performance.now() + looked);
+        }
+        if (!taken) return row();
+        seen = taken;
+      }
+      const [found, lease] = seen;
+      if (typeof found === 'string' && found.startsWith(letter)) {
+        try {
+          return done('hit', codec.decode(found.slice(letter.length)));
+        } catch {
+          // As good as foreign.
+        }
+      }
+      deadline ||= performance.now() + waitMs;
+      // What is foreign stays so; another's lease does not.
+      if (!lease || performance.now() + nap > deadline) return row();
+      await sleep(nap * (0.5 + Math.random() / 2));
+      nap = Math.min(nap * 1.6, NAP_MAX_MS);
+    }
+  }
+
+  const counts = () => ({
+    hits: times('hit'),
+    misses: times('miss'),
+    joined: times('joined'),
+    bypassed: times('bypass'),
+    stored: times('set'),
+    refused: times('refused'),
+    errors: times('error'),
+  });
+
+  return {
+    read,
+    getOrSet: async (key, fetcher, options) => (await read(key, fetcher, options)).value,
+    async invalidate(names, space) {
+      if (!names.length) return true;
+      const keys = names.map((name) => fullKey(name, space));
+      const reply = await ask('UNLINK', ...keys, ...(isBeside ? keys.map(leaseOf) : []));
+      const isAnswered = reply !== undefined;
+      tell({ type: 'invalidate', keys, removed: isAnswered ? Number(reply) : undefined });
+      return isAnswered;
+    },
+    stats() {
+      const all = counts();
+      return { ...all, hitRate: all.hits / (all.hits + all.misses + all.bypassed || 1) };
+    },
+    metrics: () =>
+      Object.entries({ ...counts(), grace: times('grace') })
+        .map(([name, n]) => `# TYPE crieur_cache_${name}_total counter\ncrieur_cache_${name}_total ${n}\n`)
+        .join(''),
+    test: () => probe(store, fullKey(''), isScript, markKey, silence?.seconds),
+    close: async () => store?.close?.(),
+  };
+}
