@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::cluster::ShardCache;
 use super::continuity::Lineage;
 use super::forms::CacheAddress;
 use super::health::Health;
@@ -11,7 +12,7 @@ use super::probe::Examined;
 use super::redis::RedisCache;
 use super::rest::RestCache;
 use super::sweep::Progress;
-use super::{Cache, Deleted, Swap, Swept};
+use super::{Cache, Deleted, Rest, Swap, Swept};
 use crate::config;
 use crate::error::Result;
 use crate::keys::KeySet;
@@ -22,6 +23,8 @@ pub enum AnyCache {
     Server(Box<RedisCache>),
     /// Upstash, over its REST interface.
     Rest(Box<RestCache>),
+    /// One shard of a cluster.
+    Shard(Box<ShardCache>),
 }
 
 /// The same call of whichever cache it is.
@@ -30,6 +33,7 @@ macro_rules! each {
         match $any {
             AnyCache::Server($cache) => $call,
             AnyCache::Rest($cache) => $call,
+            AnyCache::Shard($cache) => $call,
         }
     };
 }
@@ -43,6 +47,7 @@ impl AnyCache {
     pub fn new(config: &config::CacheConfig) -> Result<Self> {
         Ok(match CacheAddress::of(config)? {
             CacheAddress::Rest(address) => AnyCache::Rest(Box::new(RestCache::new(address, config)?)),
+            CacheAddress::Cluster(address) => AnyCache::Shard(Box::new(ShardCache::new(config.clone(), address))),
             _ => AnyCache::Server(Box::new(RedisCache::new(config)?)),
         })
     }
@@ -66,6 +71,10 @@ impl AnyCache {
 impl Cache for AnyCache {
     async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
         each!(self, cache => cache.delete(keys).await)
+    }
+
+    async fn delete_rest(&self, keys: &[&KeySet], rest: &mut Rest) -> Result<Deleted> {
+        each!(self, cache => cache.delete_rest(keys, rest).await)
     }
 
     async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
@@ -98,6 +107,21 @@ impl Cache for AnyCache {
 
     fn lineage(&self) -> Lineage {
         each!(self, cache => cache.lineage())
+    }
+
+    fn is_part(&self) -> bool {
+        each!(self, cache => cache.is_part())
+    }
+
+    fn owes(&self, key: &[u8]) -> bool {
+        each!(self, cache => cache.owes(key))
+    }
+
+    fn newcomers(&self) -> Vec<Self> {
+        match self {
+            AnyCache::Server(_) | AnyCache::Rest(_) => Vec::new(),
+            AnyCache::Shard(shard) => shard.newcomers().into_iter().map(Box::new).map(AnyCache::Shard).collect(),
+        }
     }
 }
 

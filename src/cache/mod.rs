@@ -7,6 +7,7 @@ pub mod acl;
 pub mod address;
 pub mod any;
 mod bill;
+pub mod cluster;
 pub mod continuity;
 pub mod forms;
 pub mod health;
@@ -40,6 +41,15 @@ pub struct Deleted {
     pub sent: u64,
     /// Keys that existed; with `cache.leases = "companion"`, keys of which the value or the lease existed.
     pub existed: u64,
+}
+
+/// What is left of a delete that is tried again: a cache that answers each key by itself is not asked twice for one.
+#[derive(Debug, Default)]
+pub struct Rest {
+    /// The keys that had no answer yet; `None` before the first attempt: all of them.
+    pub keys: Option<KeySet>,
+    /// What the attempts before did.
+    pub done: Deleted,
 }
 
 /// What one sweep did.
@@ -77,6 +87,12 @@ pub trait Cache {
     /// Connects first where there is no connection. After an error the connection is not used again.
     async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted>;
 
+    /// The same, as one of several attempts for the same keys: `rest` is what the attempts before left, and what this one
+    /// leaves.
+    async fn delete_rest(&self, keys: &[&KeySet], _rest: &mut Rest) -> Result<Deleted> {
+        self.delete(keys).await
+    }
+
     /// Deletes every key that matches one of the patterns (Redis glob, values escaped), in one SCAN pass over the
     /// whole keyspace on a connection of its own. Keys that match a protected pattern stay.
     async fn sweep(&self, patterns: &KeySet) -> Result<Swept>;
@@ -100,13 +116,32 @@ pub trait Cache {
         false
     }
 
+    /// Whether this is one of several parts of a cache, which share its keys.
+    fn is_part(&self) -> bool {
+        false
+    }
+
+    /// Of a part: whether it owes the delete of this key. It answers at once, by what is known now, so that of all parts
+    /// that are asked in one step at least one says yes.
+    fn owes(&self, _key: &[u8]) -> bool {
+        true
+    }
+
+    /// Parts that came since this was asked last; each is a target of its own from now on.
+    fn newcomers(&self) -> Vec<Self>
+    where
+        Self: Sized,
+    {
+        Vec::new()
+    }
+
     /// Which cache this is, for messages.
     fn name(&self) -> &str {
         "the cache"
     }
 
     /// Follows whatever tells, without a command to the cache, that another one than at `since` is the right one now;
-    /// resolves when it is so, and where nothing tells that: never.
+    /// resolves when it is so, or when there are [`newcomers`](Cache::newcomers), and where nothing tells that: never.
     async fn turned(&self, since: Lineage) {
         let _ = since;
         std::future::pending().await

@@ -85,9 +85,56 @@ pub(super) async fn each(
     }
     let random = random_name();
     let attempts = attempts(mark, families, leases, link.info().identity().is_some(), &random);
+    try_each(link, families, attempts, |_| false).await
+}
+
+/// The same at a node of a cluster: keys go one by one, and where their slot is another's the node says so behind the
+/// permissions, which is all that is asked for.
+pub(super) async fn each_in_cluster(
+    link: &mut impl Speaks,
+    mark: &str,
+    families: &[Vec<u8>],
+    leases: Leases,
+) -> Result<Vec<Tried>> {
+    let random = random_name();
+    let mut attempts = attempts(mark, &[], leases, link.info().identity().is_some(), &random);
+    for family in families {
+        let mut unlink = Cmd::new();
+        let key = probe_key(family, &random);
+        unlink.arg("UNLINK").arg(&key);
+        if leases == Leases::Companion {
+            let mut companion = Vec::new();
+            lease::write(&mut companion, &key);
+            unlink.arg(companion);
+        }
+        attempts.push(Attempt { subject: deletes(family), command: "UNLINK", cmd: unlink });
+    }
+    try_each(link, families, attempts, is_elsewhere).await
+}
+
+/// What a node of a cluster says of a slot that it does not have, or not alone; nothing is wrong with the user then.
+fn is_elsewhere(reply: &Value) -> bool {
+    let Value::ServerError(error) = reply else { return false };
+    matches!(error.code(), "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" | "CLUSTERDOWN")
+}
+
+fn deletes(family: &[u8]) -> String {
+    format!("delete keys of family {}", String::from_utf8_lossy(family).escape_debug())
+}
+
+/// Sends the attempts, of which those of the families stand last, and judges the replies but those that say nothing.
+async fn try_each(
+    link: &mut impl Speaks,
+    families: &[Vec<u8>],
+    attempts: Vec<Attempt>,
+    says_nothing: impl Fn(&Value) -> bool,
+) -> Result<Vec<Tried>> {
     let replies = exchange(link, attempts.iter().map(|attempt| &attempt.cmd)).await?;
-    let mut tried: Vec<Tried> =
-        attempts.into_iter().zip(&replies).map(|(attempt, value)| judged(attempt, value)).collect();
+    let judged = |(attempt, value): (Attempt, &Value)| match says_nothing(value) {
+        true => Tried { subject: attempt.subject, command: attempt.command, refusal: None },
+        false => judged(attempt, value),
+    };
+    let mut tried: Vec<Tried> = attempts.into_iter().zip(&replies).map(judged).collect();
     // An ACL may name a constant key exactly, and no other: reading that key is harmless, and tells.
     let refused =
         replies.iter().rev().zip(families.iter().rev()).map(|(reply, family)| (is_key_refused(reply), family));
@@ -143,8 +190,7 @@ fn attempts(mark: &str, families: &[Vec<u8>], leases: Leases, tells: bool, rando
             }
             unlink.arg(key);
         }
-        let subject = format!("delete keys of family {}", String::from_utf8_lossy(family).escape_debug());
-        out.push(Attempt { subject, command: "UNLINK", cmd: unlink });
+        out.push(Attempt { subject: deletes(family), command: "UNLINK", cmd: unlink });
     }
     out
 }

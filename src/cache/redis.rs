@@ -10,13 +10,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::{Cmd, Value};
+use ::redis::{Cmd, Pipeline, Value};
 use tokio::time::{Instant, timeout};
 
 use super::address::Address;
 use super::forms::{CacheAddress, unready};
 use super::health::Health;
-use super::identity::{Acquaintance, Info, Met};
+use super::identity::{Acquaintance, Identity, Info, Met};
 use super::inspect::Inspect;
 use super::link::CacheLink;
 use super::probe::{self, Examined};
@@ -104,10 +104,21 @@ impl RedisCache {
                 let health = Arc::clone(&health);
                 Route::sentinels(Sentinels::new(address, config.heartbeat, config.timeout, health))
             }
-            CacheAddress::Cluster(_) => return Err(unready("names a cluster").hint(ONE_PRIMARY).at(place)),
+            CacheAddress::Cluster(_) => {
+                return Err(unready("names a cluster, not one server").hint(ONE_PRIMARY).at(place));
+            }
             CacheAddress::Rest(_) => return Err(unready("leads to a REST interface").hint(UPSTASH).at(place)),
         };
-        Ok(RedisCache {
+        Ok(RedisCache::over(route, health, config))
+    }
+
+    /// The server at this address.
+    pub(super) fn at(address: Address, config: &config::CacheConfig) -> Self {
+        RedisCache::over(Route::fixed(address), Arc::default(), config)
+    }
+
+    fn over(route: Route, health: Arc<Health>, config: &config::CacheConfig) -> Self {
+        RedisCache {
             route,
             turns: Cell::default(),
             protect: config.protect.clone(),
@@ -127,7 +138,7 @@ impl RedisCache {
             steps: Steps::default(),
             progress: Progress::default(),
             health,
-        })
+        }
     }
 
     /// How far the current or last sweep is.
@@ -145,8 +156,8 @@ impl RedisCache {
         &self.route.server
     }
 
-    /// A connection, logged in.
-    async fn log_in(&self) -> Result<CacheLink> {
+    /// A connection that nothing else uses, logged in, to whatever answers there.
+    pub(super) async fn log_in(&self) -> Result<CacheLink> {
         let link = self.route.connect(async |address| self.open(address).await).await;
         link.map_err(|error| error.at(&self.route.server))
     }
@@ -205,6 +216,20 @@ impl RedisCache {
         }
         link.generation = self.generation.get();
         Ok(link)
+    }
+
+    /// A connection of somebody else's was made, and says who answers there: how it is counted.
+    pub(super) fn met(&self, identity: &Identity) -> u64 {
+        let met = self.known.borrow_mut().meet(Some(identity));
+        if met == Met::Another {
+            self.broken();
+        }
+        self.generation.get()
+    }
+
+    /// Counts failures of any connection, and turns to another server.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.get()
     }
 
     /// A connection for deletes, the mark or a sweep: a new one, or the only one.
@@ -298,7 +323,7 @@ impl RedisCache {
     }
 
     /// One connection broke, or led to another server: none of the others is used again.
-    fn broken(&self) {
+    pub(super) fn broken(&self) {
         self.generation.set(self.generation.get() + 1);
         for place in [&self.idle, &self.marking, &self.only] {
             place.borrow_mut().clear();
@@ -310,9 +335,12 @@ impl RedisCache {
         let mut link = self.link().await?;
         let is_only = link.identity.is_none();
         let sweeping = Sweeping::over(&self.sweeping, is_only);
-        let alone = async |keys: &[&[u8]]| self.unlink_long(keys).await;
+        let finish = async |link: &mut CacheLink, keys: &[&[u8]]| {
+            let (deleted, long) = link.unlink(keys.iter().copied(), self.leases).await?;
+            Ok(deleted.existed + self.unlink_long(&long).await?.existed)
+        };
         let swept =
-            sweep::run(&SweepGround { steps: &self.steps, progress: &self.progress, alone }, &mut link, plan).await;
+            sweep::run(&SweepGround { steps: &self.steps, progress: &self.progress, finish }, &mut link, plan).await;
         drop(sweeping);
         self.swept.set(is_only && swept.is_ok());
         if is_only && swept.is_err() && !link.was_answered() {
@@ -425,7 +453,14 @@ impl Cache for RedisCache {
         if let Err(error) = self.route.permits_mark().await {
             return Ok(Swap::Refused(error));
         }
-        self.while_it_leads_there(self.swap_on_link(name, expected, mark, again)).await
+        let asked = Swapping { name, expected, mark, again, leases: self.leases };
+        let make = |identity: Option<&Identity>| {
+            let is_cheap = self.metering == Metering::ByCommand && identity.is_none() && !self.by_script.get();
+            let plain = if is_cheap { asked.plain() } else { None };
+            let is_plain = plain.is_some();
+            (plain.unwrap_or_else(|| asked.script(identity)), is_plain)
+        };
+        self.while_it_leads_there(self.swap(&make, asked.bytes())).await
     }
 
     async fn turned(&self, since: Lineage) {
@@ -444,25 +479,23 @@ impl Cache for RedisCache {
     }
 }
 
+/// A command that swaps the mark, for the server that says it is this one, and whether the command is a plain one.
+type MakeSwap<'a> = &'a dyn Fn(Option<&Identity>) -> (Pipeline, bool);
+
 impl RedisCache {
+    /// Something on the connection for the mark.
+    pub(super) async fn on_marking<T>(&self, step: impl AsyncFn(&mut CacheLink) -> Result<T>) -> Result<T> {
+        self.on_link(&self.marking, step).await
+    }
+
     /// Only where the mark was read: on another connection may be another server, whose mark nobody has looked at. A
     /// refusal is no outage: a full cache deletes keys and takes no mark.
-    async fn swap_on_link(
-        &self,
-        name: &str,
-        expected: &[Option<Vec<u8>>],
-        mark: &[u8],
-        again: &KeySet,
-    ) -> Result<Swap> {
+    pub(super) async fn swap(&self, make: MakeSwap<'_>, bytes: usize) -> Result<Swap> {
         let read_on = self.marking.borrow_mut().pop();
         let Some(link) = read_on else { return Ok(Swap::Unproven) };
         let Some(mut link) = self.young(link).await else { return Ok(Swap::Unproven) };
-        let asked = Swapping { name, expected, mark, again, leases: self.leases };
-        let is_cheap = self.metering == Metering::ByCommand && link.identity.is_none() && !self.by_script.get();
-        let plain = if is_cheap { asked.plain() } else { None };
-        let is_plain = plain.is_some();
-        let pipeline = plain.unwrap_or_else(|| asked.script(link.identity.as_ref()));
-        let swap = match link.again().exchange(&pipeline, asked.bytes()).await.map(swap::outcome) {
+        let (pipeline, is_plain) = make(link.identity.as_ref());
+        let swap = match link.again().exchange(&pipeline, bytes).await.map(swap::outcome) {
             Ok(Value::Int(1) | Value::Okay) => Ok(Swap::Written),
             Ok(Value::Int(0) | Value::Nil) => Ok(Swap::Other),
             Ok(Value::Int(-1)) => {
@@ -470,6 +503,10 @@ impl RedisCache {
                 return Ok(Swap::Unproven);
             }
             Ok(Value::ServerError(error)) if error.code() == "OOM" => Ok(Swap::Full),
+            // A node of a cluster whose slot left it: who has it now is to be looked at.
+            Ok(Value::ServerError(error)) if matches!(error.code(), "MOVED" | "ASK" | "TRYAGAIN") => {
+                return Ok(Swap::Unproven);
+            }
             // Not on this connection again: a new one may lead to the primary that took over.
             Ok(Value::ServerError(error)) => {
                 // A server that does not know IFEQ: the script does the same, once the mark was read again.

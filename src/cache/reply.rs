@@ -17,7 +17,9 @@ const LOGIN: &str = "The password is wrong, or the cache has no such user: corre
 const IN_SCRIPT: &str = "@user_script:";
 /// What a server says that has no connection left (`acceptCommonHandler` in networking.c).
 const MAXCLIENTS: &str = "max number of clients";
-const CLUSTER: &str = "This server is a cluster node; this version speaks to one primary that holds all keys.";
+const CLUSTER: &str = "This server is a node of a cluster: write its address as redis+cluster://HOST:PORT, with rediss+cluster:// for TLS.";
+const IN_CLUSTER: &str = "Slots are on their way, or have no node that takes writes: `redis-cli --cluster check HOST:PORT` tells. The \
+    keys go again until a node takes them.";
 const SENTINEL: &str = "Write redis+sentinel://host:port,host:port/NAME, with all Sentinels and the name that `SENTINEL MASTERS` shows; \
     or name the primary itself.";
 const QUOTA: &str = "Raise the plan, or wait until the month (or the day) ends: nothing is deleted until then, and crieur goes on by \
@@ -153,6 +155,15 @@ pub(super) fn classify(command: &str, code: &str, detail: &str) -> Error {
     match hint {
         Some(hint) => error.hint(hint),
         None => error,
+    }
+}
+
+/// The same in a cluster, whose slots move: what would stop the daemon elsewhere passes there.
+pub(super) fn in_cluster(command: &str, code: &str, detail: &str) -> Error {
+    let error = classify(command, code, detail);
+    match code {
+        "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" | "TRYAGAIN" => error.class(Class::Transient).hint(IN_CLUSTER),
+        _ => error,
     }
 }
 

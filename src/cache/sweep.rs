@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use ::redis::Cmd;
 
 use super::speak::{Speaks, count};
-use super::{Deleted, Swept, lease, scan};
+use super::{Swept, lease, scan};
 use crate::config::Leases;
 use crate::error::Result;
 use crate::glob;
@@ -163,10 +163,10 @@ pub struct Progress {
     pub total: Cell<u64>,
 }
 
-/// Deletes keys that are too long for the connection of the others.
-pub(super) trait Alone: AsyncFn(&[&[u8]]) -> Result<Deleted> {}
+/// Deletes keys that were found, each with its lease, over the connection of the scan or elsewhere; how many existed.
+pub(super) trait Finish<K>: AsyncFn(&mut K, &[&[u8]]) -> Result<u64> {}
 
-impl<T: AsyncFn(&[&[u8]]) -> Result<Deleted>> Alone for T {}
+impl<K, T: AsyncFn(&mut K, &[&[u8]]) -> Result<u64>> Finish<K> for T {}
 
 /// What a sweep works with besides its connection.
 pub(super) struct SweepGround<'a, L> {
@@ -174,13 +174,14 @@ pub(super) struct SweepGround<'a, L> {
     pub(super) steps: &'a Steps,
     /// How far the sweep is.
     pub(super) progress: &'a Progress,
-    pub(super) alone: L,
+    /// How found keys are deleted.
+    pub(super) finish: L,
 }
 
 /// The passes.
-pub(super) async fn run<L: Alone>(
+pub(super) async fn run<K: Speaks, L: Finish<K>>(
     ground: &SweepGround<'_, L>,
-    link: &mut impl Speaks,
+    link: &mut K,
     plan: &SweepPlan<'_>,
 ) -> Result<Swept> {
     let progress = ground.progress;
@@ -190,7 +191,7 @@ pub(super) async fn run<L: Alone>(
     let mut swept = Swept::default();
     let exact: Vec<Vec<u8>> = plan.exact.iter().map(|pattern| glob::literal_prefix(pattern)).collect();
     let keys = exact.iter().map(Vec::as_slice).filter(|key| !plan.protects(key));
-    swept.deleted += unlink(ground, link, keys, plan.leases).await?;
+    swept.deleted += finish(ground, link, keys).await?;
     progress.deleted.set(swept.deleted);
     if plan.globs == 0 {
         return Ok(swept);
@@ -205,7 +206,7 @@ pub(super) async fn run<L: Alone>(
         (cursor, keys) = page(ground, link, &cursor, &plan.matching).await?;
         swept.scanned += keys.len() as u64;
         let condemned = keys.iter().map(Vec::as_slice).filter(|key| plan.condemns(key));
-        swept.deleted += unlink(ground, link, condemned, plan.leases).await?;
+        swept.deleted += finish(ground, link, condemned).await?;
         progress.scanned.set(swept.scanned);
         progress.deleted.set(swept.deleted);
         if cursor == b"0" {
@@ -216,9 +217,9 @@ pub(super) async fn run<L: Alone>(
 }
 
 /// Deletes the leases of condemned keys, most of which are not stored yet; nothing of it is counted.
-async fn sweep_leases<L: Alone>(
+async fn sweep_leases<K: Speaks, L: Finish<K>>(
     ground: &SweepGround<'_, L>,
-    link: &mut impl Speaks,
+    link: &mut K,
     plan: &SweepPlan<'_>,
 ) -> Result<()> {
     let mut cursor = b"0".to_vec();
@@ -226,7 +227,7 @@ async fn sweep_leases<L: Alone>(
         let leases;
         (cursor, leases) = page(ground, link, &cursor, &plan.matching_leases).await?;
         let condemned = leases.iter().filter_map(|lease| plan.condemned_by_lease(lease));
-        unlink(ground, link, condemned, plan.leases).await?;
+        finish(ground, link, condemned).await?;
         if cursor == b"0" {
             return Ok(());
         }
@@ -234,14 +235,13 @@ async fn sweep_leases<L: Alone>(
 }
 
 /// How many of the keys existed.
-async fn unlink<'a, L: Alone>(
+async fn finish<'a, K: Speaks, L: Finish<K>>(
     ground: &SweepGround<'_, L>,
-    link: &mut impl Speaks,
+    link: &mut K,
     keys: impl Iterator<Item = &'a [u8]>,
-    leases: Leases,
 ) -> Result<u64> {
-    let (deleted, long) = link.unlink(keys, leases).await?;
-    Ok(deleted.existed + (ground.alone)(&long).await?.existed)
+    let keys: Vec<&[u8]> = keys.collect();
+    if keys.is_empty() { Ok(0) } else { (ground.finish)(link, &keys).await }
 }
 
 /// One page; the next attempt takes smaller ones where it did not come.

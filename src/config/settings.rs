@@ -92,7 +92,7 @@ pub struct ServersConfig {
 }
 
 /// `[cache]`, `[caches.NAME]`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CacheConfig {
     /// `main`, or the NAME of its section: stands in metrics and in the log.
     pub name: String,

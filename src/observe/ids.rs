@@ -381,6 +381,16 @@ ids! {
         stale "No."
         act "Look at the cache's maxclients, its password and its TLS files."
         ends "When a new connection is made."
+    ClusterTookOver "cluster.took_over" Info
+        means "A replica took the place of its primary in a cluster; its mark is compared, and what it lacks is deleted again."
+        stale "What the replica lacks, for a moment."
+        act "Nothing."
+        ends "When the mark was compared."
+    ClusterSlotsCame "cluster.slots_came" Info
+        means "Slots came to a node of a cluster. Its keys are swept, because a migration that broke may have left copies there."
+        stale "Such copies, until the sweep is over."
+        act "Nothing."
+        ends "With the sweep."
     KeyTooLong "cache.key_too_long" Warn
         means "The cache does not read a key of this length, and the key is left out."
         stale "No, if proto-max-bulk-len and client-query-buffer-limit are below it: no client can have stored such a key."

@@ -79,6 +79,25 @@ pub struct CacheTotals {
     pub oldest: Option<Instant>,
 }
 
+impl CacheTotals {
+    /// Of two parts of one cache together.
+    #[must_use]
+    pub fn and(self, other: CacheTotals) -> CacheTotals {
+        CacheTotals {
+            keys: self.keys + other.keys,
+            existed: self.existed + other.existed,
+            sweeps: self.sweeps + other.sweeps,
+            swept: self.swept + other.swept,
+            repairs_delayed: self.repairs_delayed + other.repairs_delayed,
+            repairs_slow: self.repairs_slow || other.repairs_slow,
+            turns: self.turns + other.turns,
+            echoes_waiting: self.echoes_waiting + other.echoes_waiting,
+            is_known: self.is_known && other.is_known,
+            oldest: [self.oldest, other.oldest].into_iter().flatten().min(),
+        }
+    }
+}
+
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {

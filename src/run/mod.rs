@@ -29,7 +29,8 @@ use crate::insist::at_most;
 use crate::kept::at;
 use crate::ledger::{Confirmed, Positions};
 use crate::lsn::Lsn;
-use crate::observe::news::{News, Totals};
+use crate::observe::news::{CacheTotals, News, Totals};
+use crate::observe::speaker::CacheName;
 use crate::observe::teller::Teller;
 use crate::observe::{Id, log};
 use crate::rules::Rules;
@@ -302,6 +303,9 @@ where
     /// Begins whatever can begin now.
     fn start(&mut self) -> Result<()> {
         let now = Instant::now();
+        // Before anything is handed over: what a cache owes is shared out among all of its parts.
+        let newcomers: Vec<_> = self.targets.iter_mut().flat_map(Target::newcomers).collect();
+        self.targets.extend(newcomers);
         if self.gate_due().is_some_and(|due| due <= now) {
             self.feed.ask_gate(now);
         }
@@ -424,9 +428,15 @@ where
     fn tell(&mut self) {
         let totals = self.totals();
         self.teller.tell(News::Totals(totals, self.feed.source().lateness()));
-        for target in &mut self.targets {
-            self.teller.tell(target.told());
+        // Parts of one cache are one to whoever watches.
+        let mut caches: Vec<(CacheName, CacheTotals)> = Vec::new();
+        for (name, totals) in self.targets.iter_mut().map(Target::told) {
+            match caches.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, whole)) => *whole = whole.and(totals),
+                None => caches.push((name, totals)),
+            }
         }
+        caches.into_iter().for_each(|(name, totals)| self.teller.tell(News::CacheTotals(name, totals)));
     }
 
     fn begin_stop(&mut self) {

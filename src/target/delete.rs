@@ -9,7 +9,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::{Replicas, Target};
-use crate::cache::{Cache, Deleted};
+use crate::cache::{Cache, Deleted, Rest};
 use crate::control::Control;
 use crate::error::Result;
 use crate::failpoints::{Step, reached};
@@ -27,7 +27,8 @@ async fn fly<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<Landed
     let keys: Vec<&KeySet> = deliveries.iter().map(|delivery| &delivery.load.keys).filter(|k| !k.is_empty()).collect();
     let mut deleted = Deleted::default();
     if !keys.is_empty() {
-        deleted = insist(Part::Cache, "delete keys", async || cache.delete(&keys).await).await?;
+        let mut rest = Rest::default();
+        deleted = insist(Part::Cache, "delete keys", async || cache.delete_rest(&keys, &mut rest).await).await?;
     }
     Ok(Landed { deliveries, deleted })
 }
@@ -58,6 +59,12 @@ where
             self.flight.bytes = bytes;
             self.flight.out.start(fly(Rc::clone(&self.cache), deliveries));
         }
+    }
+
+    /// Sends keys ahead of the gate.
+    pub(super) fn start_early(&mut self, keys: KeySet, now: Instant) {
+        let load = Invalidations { keys, ..Invalidations::default() };
+        self.start_flight(Some(Delivery { load, tickets: Vec::new(), stage: Stage::Early }), now);
     }
 
     /// Every reply of a flight was read.

@@ -24,6 +24,7 @@ mod marking;
 pub mod meter;
 mod owed;
 pub mod pace;
+mod parts;
 pub mod proof;
 mod repairs;
 mod replicas;
@@ -44,10 +45,9 @@ use crate::control::Control;
 use crate::error::Result;
 use crate::gate::Snapshot;
 use crate::kept::Kept;
-use crate::keys::KeySet;
 use crate::ledger::{Ledger, Positions};
 use crate::load::Untold;
-use crate::observe::news::{CacheTotals, News};
+use crate::observe::news::CacheTotals;
 use crate::observe::speaker::{CacheName, speaks};
 use crate::observe::teller::Teller;
 use crate::rules::{Invalidations, Rules};
@@ -158,7 +158,7 @@ pub enum TargetHappened {
     CaughtUp,
     /// A snapshot for the sweep of a gap.
     Looked(Snapshot),
-    /// Others than the cache say that another one is the right one now.
+    /// The cache is another one now, or has more parts, as far as it is told without being asked.
     Turned,
 }
 
@@ -187,6 +187,7 @@ pub struct Target<A, C, D> {
     marking: Marking<A>,
     gaps: Gaps,
     repairs: Repairs,
+    /// Waits for what the cache is told without being asked.
     turning: Kept<()>,
     holding: Holding<A>,
 }
@@ -255,6 +256,7 @@ where
     /// its oldest change committed.
     pub fn take_in(&mut self, mut load: Invalidations, upto: Option<A>, born: Option<std::time::Instant>) {
         self.rules.leave_out(&mut load);
+        let load = self.share_of(load);
         if load.is_empty() {
             return upto.into_iter().for_each(|upto| self.take_position(upto));
         }
@@ -273,17 +275,6 @@ where
             }
             None => self.inbox = Some(Delivery { load, tickets: vec![ticket], stage: Stage::Fresh }),
         }
-    }
-
-    /// The keys that are on their way to the gate go at once, too: that proves nothing, and shortens the time that old
-    /// values are served.
-    pub fn take_early(&mut self, mut keys: KeySet, now: Instant) {
-        self.rules.leave_out_keys(&mut keys);
-        if keys.is_empty() {
-            return;
-        }
-        let load = Invalidations { keys, ..Invalidations::default() };
-        self.start_flight(Some(Delivery { load, tickets: Vec::new(), stage: Stage::Early }), now);
     }
 
     /// Keys of tables whose changes do not come. Where keys that only may be stale stay, those that are stale go.
@@ -475,7 +466,7 @@ where
     }
 
     /// What was done so far and where the cache stands, for whoever watches.
-    pub fn told(&mut self) -> News {
+    pub fn told(&mut self) -> (CacheName, CacheTotals) {
         let TargetTotals { keys, existed, sweeps, swept, .. } = self.done;
         let (repairs_delayed, repairs_slow) = self.repairs();
         let totals = CacheTotals {
@@ -490,7 +481,7 @@ where
             is_known: self.is_known(),
             oldest: self.oldest(),
         };
-        News::CacheTotals(CacheName::clone(&self.name), totals)
+        (CacheName::clone(&self.name), totals)
     }
 
     /// Repairs that waited, and whether one waits now or nothing was proved since.

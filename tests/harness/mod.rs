@@ -7,6 +7,7 @@
 #![allow(dead_code)] // The demo and the live tests each use their own part.
 
 pub mod clock;
+pub mod cluster;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;

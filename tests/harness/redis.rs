@@ -67,15 +67,20 @@ impl Redis {
     /// When it does not start, with its log.
     pub fn start(server: &Server, conf: &[&str]) -> Redis {
         let binary = server.binary();
-        let dir =
-            tempfile::Builder::new().prefix("crieur-cache-").tempdir().expect("the temporary directory is writable");
-        let conf = format!("bind 127.0.0.1\nsave \"\"\ndir {}\n{}\n", dir.path().display(), conf.join("\n"));
-        fs::write(dir.path().join("conf"), conf).expect("the directory is ours");
+        let dir = configured(conf);
         let (process, port) =
             (0..5).find_map(|_| launch(&binary, dir.path(), process::free_port())).unwrap_or_else(|| {
                 panic!("{server:?} does not start:\n{}", fs::read_to_string(dir.path().join("log")).unwrap_or_default())
             });
         Redis { process, binary, port, dir }
+    }
+
+    /// The same at this port; `None` when another process has it.
+    pub fn start_at(server: &Server, conf: &[&str], port: u16) -> Option<Redis> {
+        let binary = server.binary();
+        let dir = configured(conf);
+        let (process, port) = launch(&binary, dir.path(), port)?;
+        Some(Redis { process, binary, port, dir })
     }
 
     pub fn port(&self) -> u16 {
@@ -139,6 +144,14 @@ impl Redis {
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
+}
+
+/// A directory with its `redis.conf`.
+fn configured(conf: &[&str]) -> TempDir {
+    let dir = tempfile::Builder::new().prefix("crieur-cache-").tempdir().expect("the temporary directory is writable");
+    let conf = format!("bind 127.0.0.1\nsave \"\"\ndir {}\n{}\n", dir.path().display(), conf.join("\n"));
+    fs::write(dir.path().join("conf"), conf).expect("the directory is ours");
+    dir
 }
 
 /// Starts the server; `None` when it ended instead, most likely because another process took the port.

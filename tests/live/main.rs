@@ -12,6 +12,7 @@ mod changes;
 mod check_lookups;
 mod client;
 mod clock;
+mod cluster;
 mod conditions;
 mod copies;
 mod cost;

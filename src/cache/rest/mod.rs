@@ -141,8 +141,11 @@ impl RestCache {
         let plan = SweepPlan::new(patterns, &self.protect, self.leases);
         let mut link = self.link(&self.sweeps);
         link.write_something().await?;
-        let alone = async |keys: &[&[u8]]| Ok(self.leave_out(keys));
-        sweep::run(&SweepGround { steps: &self.steps, progress: &self.progress, alone }, &mut link, &plan).await
+        let finish = async |link: &mut RestLink<'_>, keys: &[&[u8]]| {
+            let (deleted, long) = link.unlink(keys.iter().copied(), self.leases).await?;
+            Ok(deleted.existed + self.leave_out(&long).existed)
+        };
+        sweep::run(&SweepGround { steps: &self.steps, progress: &self.progress, finish }, &mut link, &plan).await
     }
 
     /// The mark as the primary has it: a script may write, so no replica runs it.

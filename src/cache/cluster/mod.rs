@@ -1,0 +1,320 @@
+//! A cluster: one cache for each primary, over one shared picture of who has which slots.
+//!
+//! Each shard is a target of its own with its own mark, so that a primary that is away delays no other and a failover
+//! that lost deletes is repaired alone. What a shard's mark proves, and what keeps that true while slots move, stands at
+//! [`topology`]. Readers ask for one mark of the whole, `crieur:mark:<slot>`: it says the least of all shards' marks, is
+//! written behind them, and proves nothing to this program.
+
+mod delete;
+mod mark;
+mod moves;
+mod node;
+mod pipe;
+mod redirect;
+mod shards;
+pub mod slot;
+mod sweep;
+mod topology;
+mod view;
+mod whole;
+
+use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ::redis::{Cmd, Value};
+
+use self::mark::Replaced;
+use self::node::Node;
+use self::topology::Topology;
+use self::view::NodeId;
+use crate::cache::continuity::Lineage;
+use crate::cache::forms::ClusterAddress;
+use crate::cache::health::Health;
+use crate::cache::identity::Info;
+use crate::cache::inspect::Inspect;
+use crate::cache::link::CacheLink;
+use crate::cache::probe::{self, Examined};
+use crate::cache::speak::{self, Speaks, count};
+use crate::cache::sweep::{Progress, Steps, SweepPlan};
+use crate::cache::{Cache, Deleted, Rest, Swap, Swept, reply, scan};
+use crate::config::CacheConfig;
+use crate::error::{Error, Result};
+use crate::keys::{Key, KeySet};
+
+/// One shard of a cluster: what one primary holds.
+pub struct ShardCache {
+    topology: Rc<Topology>,
+    index: usize,
+    name: String,
+    steps: Steps,
+    progress: Rc<Progress>,
+    /// The slot that the mark was read or written in last.
+    marked_in: Cell<Option<u16>>,
+    /// What stands where the mark should be, and counts for none.
+    disregarded: RefCell<Option<Vec<u8>>>,
+    /// The mark of a shard whose node holds no slot any more: nothing is left to be proved.
+    vacant: RefCell<Option<Vec<u8>>>,
+}
+
+impl ShardCache {
+    /// The first shard of a cluster; the others come with the map. Nothing is connected yet.
+    pub fn new(settings: CacheConfig, address: ClusterAddress) -> Self {
+        ShardCache::of(Topology::new(settings, address), 0, Rc::default())
+    }
+
+    fn of(topology: Rc<Topology>, index: usize, progress: Rc<Progress>) -> Self {
+        let name = format!("{}, shard {index}", topology.server());
+        let (steps, marked_in, disregarded, vacant) =
+            (Steps::default(), Cell::default(), RefCell::default(), RefCell::default());
+        ShardCache { topology, index, name, steps, progress, marked_in, disregarded, vacant }
+    }
+
+    /// How far the current or last sweep is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Whether every shard answers.
+    pub fn health(&self) -> Arc<Health> {
+        self.topology.health()
+    }
+
+    /// For messages: where it is, and where that was written.
+    pub fn server(&self) -> &str {
+        self.topology.server()
+    }
+
+    /// The node that holds this shard, and the slot that its mark lies in; `None` where it holds no slot of its own.
+    fn seat(&self) -> Option<(NodeId, Rc<Node>, u16)> {
+        let (id, node) = self.topology.primary(self.index)?;
+        let slot = self.topology.mark_slot(self.index)?;
+        Some((id, node, slot))
+    }
+
+    /// Notes whether the shard answered. What fails may be explained by another map.
+    fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        self.topology.note(self.index, result.is_ok());
+        result.map_err(|error| {
+            self.topology.doubt();
+            let error = if self.topology.health().has_deleted() { error.having_worked() } else { error };
+            error.at(self.topology.server())
+        })
+    }
+
+    async fn read_mark(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.topology.ready().await?;
+        let Some((id, node, slot)) = self.seat() else {
+            self.topology.claim(self.index);
+            self.marked_in.set(None);
+            return Ok(self.vacant.borrow().clone());
+        };
+        let (was, is_first) = self.topology.claim(self.index);
+        let key = mark::key(name, slot);
+        let found = node.cache.on_marking(async |link| get(link, &key).await).await?;
+        self.marked_in.set(Some(slot));
+        let read = found.as_deref().map(mark::read);
+        let counts = match &read {
+            None => true,
+            // Nobody watched so far: only what this very node wrote, of all that it holds now.
+            Some((_, Some((writer, claim)))) if is_first => *writer == id && self.topology.covers(self.index, claim),
+            // A replica that took over has the mark of its primary.
+            Some((_, Some((_, claim)))) => {
+                let mut both = claim.clone();
+                both.lose_beside(&was);
+                self.topology.covers(self.index, &both)
+            }
+            Some((_, None)) => false,
+        };
+        let text = read.filter(|_| counts).map(|(mark, _)| mark.to_vec());
+        *self.disregarded.borrow_mut() = found.filter(|_| !counts);
+        Ok(text)
+    }
+
+    async fn write_mark(&self, name: &str, expected: &[Option<Vec<u8>>], text: &[u8]) -> Result<Swap> {
+        let Some((id, node, slot)) = self.seat() else {
+            *self.vacant.borrow_mut() = Some(text.to_vec());
+            self.marked_in.set(None);
+            return Ok(Swap::Written);
+        };
+        // The node holds slots again: what it has is to be looked at first.
+        let Some(before) = self.marked_in.get() else { return Ok(Swap::Unproven) };
+        if self.topology.is_down(&id) {
+            let down = Error::transient("the node says that it takes no writes (cluster_state:fail)");
+            return Ok(Swap::Refused(
+                down.hint("It lost the majority of the cluster: look at its network.").at(node.name()),
+            ));
+        }
+        let claim = self.topology.claimed(self.index);
+        let stored = mark::stored(text, &id, &claim);
+        let disregarded = self.disregarded.borrow().clone();
+        let replaced = Replaced { expected, disregarded: disregarded.as_deref(), anything: before != slot };
+        let key = mark::key(name, slot);
+        let swap =
+            node.cache.swap(&|identity| (mark::swap(&key, &stored, identity, replaced), false), stored.len()).await;
+        match &swap {
+            Ok(Swap::Written) => {
+                self.marked_in.set(Some(slot));
+                *self.disregarded.borrow_mut() = None;
+                whole::tell(&self.topology, self.index, name, text).await;
+            }
+            Ok(Swap::Other | Swap::Refused(_) | Swap::Unproven) | Err(_) => self.topology.doubt(),
+            Ok(Swap::Lost | Swap::Full) => {}
+        }
+        swap
+    }
+
+    async fn try_commands(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
+        self.topology.ready().await?;
+        let Some((_, node, slot)) = self.seat() else { return Ok(()) };
+        let leases = self.topology.settings().leases;
+        let tried = async |link: &mut CacheLink| {
+            let tried = probe::each_in_cluster(link, &mark::key(name, slot), families, leases).await?;
+            tried.into_iter().try_for_each(probe::Tried::into_result)
+        };
+        node.cache.on_marking(tried).await
+    }
+}
+
+/// A mark as it stands there. One that is no text, somebody else wrote under our name.
+async fn get(link: &mut CacheLink, key: &str) -> Result<Option<Vec<u8>>> {
+    match link.ask(speak::read(key)).await? {
+        Value::ServerError(error) if error.code() != "WRONGTYPE" => {
+            Err(reply::in_cluster("GET", error.code(), error.details().unwrap_or_default()))
+        }
+        value => match speak::mark("GET", value) {
+            Ok(mark) => Ok(mark),
+            Err(Some(error)) => Err(error),
+            Err(None) => {
+                let mut command = Cmd::new();
+                command.arg("UNLINK").arg(key);
+                count("UNLINK", &link.ask(command).await?).map(|_| None)
+            }
+        },
+    }
+}
+
+impl Cache for ShardCache {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
+        self.delete_rest(keys, &mut Rest::default()).await
+    }
+
+    async fn delete_rest(&self, keys: &[&KeySet], rest: &mut Rest) -> Result<Deleted> {
+        let deleted = async {
+            self.topology.ready().await?;
+            let mut left = KeySet::default();
+            let before = rest.keys.take();
+            let all = || keys.iter().flat_map(|set| set.iter());
+            let pending: Box<dyn Iterator<Item = Key<'_>>> = match &before {
+                Some(before) => Box::new(before.iter()),
+                None => Box::new(all()),
+            };
+            let pending = pending.map(|key| key.bytes);
+            let outcome = delete::delete(&self.topology, self.index, pending, None).await;
+            rest.done.sent += outcome.deleted.sent;
+            rest.done.existed += outcome.deleted.existed;
+            if outcome.deleted.sent > 0 {
+                self.topology.health().note_deleted();
+            }
+            for key in &outcome.left {
+                left.insert(key, crate::keys::FamilyId(0), 0);
+            }
+            rest.keys = Some(left);
+            match outcome.error {
+                Some(error) => Err(error),
+                None => Ok(rest.done),
+            }
+        };
+        self.noted(deleted.await)
+    }
+
+    async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
+        if patterns.is_empty() {
+            return Ok(Swept::default());
+        }
+        let settings = self.topology.settings();
+        let plan = SweepPlan::new(patterns, &settings.protect, settings.leases);
+        let swept = async {
+            self.topology.ready().await?;
+            sweep::sweep(&self.topology, self.index, &self.steps, &self.progress, &plan).await
+        };
+        self.noted(swept.await)
+    }
+
+    async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
+        self.noted(self.try_commands(name, families).await)
+    }
+
+    async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
+        // Before the question: what turns out meanwhile is looked at again.
+        self.noted(self.topology.ready().await)?;
+        let lineage = self.lineage();
+        self.noted(self.read_mark(name).await).map(|mark| (mark, lineage))
+    }
+
+    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], _again: &KeySet) -> Result<Swap> {
+        // A node that does not say who it is is refused: its marks need not carry what was deleted.
+        self.noted(self.write_mark(name, expected, mark).await)
+    }
+
+    fn lineage(&self) -> Lineage {
+        self.topology.lineage(self.index)
+    }
+
+    fn is_part(&self) -> bool {
+        true
+    }
+
+    fn owes(&self, key: &[u8]) -> bool {
+        self.topology.belongs(self.index, key)
+    }
+
+    fn newcomers(&self) -> Vec<Self> {
+        let newcomers = self.topology.take_newcomers().into_iter();
+        newcomers.map(|index| ShardCache::of(Rc::clone(&self.topology), index, Rc::clone(&self.progress))).collect()
+    }
+
+    async fn turned(&self, seen: Lineage) {
+        if self.index == 0 {
+            tokio::select! {
+                () = self.topology.keep() => {}
+                () = self.topology.turned(self.index, seen) => {}
+            }
+        } else {
+            self.topology.turned(self.index, seen).await;
+        }
+    }
+}
+
+impl Inspect for ShardCache {
+    /// The first primary stands for all.
+    async fn examine(&self, name: &str, families: &[Vec<u8>]) -> Result<Examined> {
+        self.topology.ready().await?;
+        let Some((_, node, slot)) = self.seat() else { return Err(Error::transient("no node has slots")) };
+        let mut link = node.cache.log_in().await?;
+        let mut memory = Cmd::new();
+        memory.arg("INFO").arg("memory");
+        let memory = link.ask(memory).await?;
+        let leases = self.topology.settings().leases;
+        let tried = probe::each_in_cluster(&mut link, &mark::key(name, slot), families, leases).await?;
+        let user = self.topology.user().unwrap_or("default").to_owned();
+        Ok(Examined { info: link.info.clone(), memory: Info::read(&[memory]), tried, user, sentinels: None })
+    }
+
+    async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool> {
+        self.topology.ready().await?;
+        for (_, node) in self.topology.primaries() {
+            let mut link = node.cache.log_in().await?;
+            let scanned = scan::all(&mut link, matching, each).await;
+            if !scanned.map_err(|error| error.while_doing("scan").at(node.name()))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

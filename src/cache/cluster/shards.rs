@@ -1,0 +1,191 @@
+//! What a change of the map means for the shards. Pure.
+//!
+//! A shard is what one primary holds, and the replica that takes its place is the same shard: it has the same slots, and
+//! has had the same deletes but perhaps for the last. A primary that got its slots by migration is another: what it holds
+//! came key by key, and a copy that a broken migration left there had no delete since.
+
+use super::slot::SlotSet;
+use super::view::{Map, NodeId, Primary};
+
+/// What is known of a shard.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Shard {
+    /// Its primary; `None` before the first map.
+    pub node: Option<NodeId>,
+    /// What its mark speaks of: slots for which this node had every delete.
+    pub claim: Claim,
+}
+
+/// Slots that a mark speaks of.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Claim {
+    /// Slots of the primary.
+    pub owned: SlotSet,
+    /// Slots that come to it.
+    pub coming: SlotSet,
+}
+
+impl Claim {
+    /// What a primary holds now.
+    pub fn of(primary: &Primary) -> Self {
+        Claim { owned: primary.owned.clone(), coming: primary.coming.clone() }
+    }
+
+    /// Whether it speaks of all that the primary holds: a slot that has just changed hands is not what came before.
+    pub fn covers(&self, primary: &Primary) -> bool {
+        let mut known = self.owned.clone();
+        known.add(&self.coming);
+        primary.owned.is_within(&self.owned) && primary.coming.is_within(&known)
+    }
+
+    /// What left the primary is not spoken of any more, should it come back.
+    pub fn lose(&mut self, primary: Option<&Primary>) {
+        let Some(primary) = primary else { return *self = Claim::default() };
+        self.owned.keep(&primary.owned);
+        let mut held = primary.owned.clone();
+        held.add(&primary.coming);
+        self.coming.keep(&held);
+    }
+
+    /// What was known to be left out of it stays left out, whatever the mark says.
+    pub fn lose_beside(&mut self, known: &Claim) {
+        self.owned.keep(&known.owned);
+        let mut both = known.owned.clone();
+        both.add(&known.coming);
+        self.coming.keep(&both);
+    }
+
+    /// As it stands in the mark.
+    pub fn text(&self) -> String {
+        format!("{} {}", self.owned.text(), self.coming.text())
+    }
+
+    /// From the mark.
+    pub fn read(text: &str) -> Option<Self> {
+        let (owned, coming) = text.split_once(' ')?;
+        Some(Claim { owned: SlotSet::read(owned)?, coming: SlotSet::read(coming)? })
+    }
+}
+
+/// Which shard a primary is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The shard with this index, as before.
+    Stays(usize),
+    /// The shard with this index: its replica took over, or this is the first map.
+    Takes(usize),
+    /// None of those that are known.
+    New,
+}
+
+/// The place of each primary of `map`; `before` is the map that it replaces.
+pub fn places(shards: &[Shard], before: &Map, map: &Map) -> Vec<(NodeId, Place)> {
+    let mut taken: Vec<usize> = Vec::new();
+    let mut places: Vec<(NodeId, Place)> = Vec::new();
+    for id in map.primaries.keys() {
+        if let Some(index) = shards.iter().position(|shard| shard.node.as_ref() == Some(id)) {
+            taken.push(index);
+            places.push((id.clone(), Place::Stays(index)));
+        }
+    }
+    let others = |places: &[(NodeId, Place)]| -> Vec<NodeId> {
+        let placed = |id: &NodeId| places.iter().any(|(placed, _)| placed == id);
+        map.primaries.keys().filter(|id| !placed(id)).cloned().collect()
+    };
+    for id in others(&places) {
+        let is_free = |index: &usize| !taken.contains(index);
+        let of_primary = |index: &usize| match &shards[*index].node {
+            None => true,
+            Some(node) => before.replicas.get(&id) == Some(node) && !map.primaries.contains_key(node),
+        };
+        let place = (0..shards.len()).filter(is_free).find(of_primary);
+        taken.extend(place);
+        places.push((id, place.map_or(Place::New, Place::Takes)));
+    }
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(text: &str) -> SlotSet {
+        SlotSet::read(text).expect("ranges")
+    }
+
+    fn map(primaries: &[(&str, &str, &str)], replicas: &[(&str, &str)]) -> Map {
+        let primary = |owned, coming| Primary { owned: set(owned), coming: set(coming), endpoint: None };
+        Map {
+            primaries: primaries.iter().map(|(id, owned, coming)| ((*id).to_owned(), primary(owned, coming))).collect(),
+            replicas: replicas.iter().map(|(id, of)| ((*id).to_owned(), (*of).to_owned())).collect(),
+            ..Map::default()
+        }
+    }
+
+    fn shard(node: Option<&str>) -> Shard {
+        Shard { node: node.map(str::to_owned), claim: Claim::default() }
+    }
+
+    #[test]
+    fn a_replica_takes_the_place_of_its_primary_and_nobody_else_does() {
+        let before = map(&[("a", "0-9", ""), ("b", "10-19", "")], &[("x", "a"), ("y", "b")]);
+        let shards = [shard(Some("a")), shard(Some("b"))];
+        let to = |id: &str, place| (id.to_owned(), place);
+        for (what, now, expected) in [
+            ("nothing", before.clone(), vec![to("a", Place::Stays(0)), to("b", Place::Stays(1))]),
+            (
+                "failover",
+                map(&[("x", "0-9", ""), ("b", "10-19", "")], &[]),
+                vec![to("b", Place::Stays(1)), to("x", Place::Takes(0))],
+            ),
+            (
+                "all slots to a node that was no replica",
+                map(&[("n", "0-9", ""), ("b", "10-19", "")], &[]),
+                vec![to("b", Place::Stays(1)), to("n", Place::New)],
+            ),
+            (
+                "scale-out",
+                map(&[("a", "0-5", ""), ("b", "10-19", ""), ("n", "6-9", "")], &[]),
+                vec![to("a", Place::Stays(0)), to("b", Place::Stays(1)), to("n", Place::New)],
+            ),
+            ("scale-in", map(&[("a", "0-19", "")], &[]), vec![to("a", Place::Stays(0))]),
+            (
+                "a replica that became a primary beside its own",
+                map(&[("a", "0-5", ""), ("b", "10-19", ""), ("x", "6-9", "")], &[]),
+                vec![to("a", Place::Stays(0)), to("b", Place::Stays(1)), to("x", Place::New)],
+            ),
+        ] {
+            assert_eq!(places(&shards, &before, &now), expected, "{what}");
+        }
+        let first = places(&[shard(None)], &Map::default(), &before);
+        assert_eq!(first, [to("a", Place::Takes(0)), to("b", Place::New)]);
+    }
+
+    #[test]
+    fn a_mark_speaks_of_what_its_node_held_and_of_nothing_that_came() {
+        let primary = |owned, coming| Primary { owned: set(owned), coming: set(coming), endpoint: None };
+        let claim = |owned, coming| Claim { owned: set(owned), coming: set(coming) };
+        for (held, now, covered) in [
+            (claim("0-9", ""), primary("0-9", ""), true),
+            (claim("0-9", ""), primary("0-5", ""), true),
+            (claim("0-9", ""), primary("0-10", ""), false),
+            (claim("0-9", ""), primary("0-9", "10"), false),
+            (claim("0-9", "10"), primary("0-9", "10"), true),
+            (claim("0-9", "10"), primary("0-10", ""), false),
+            (claim("0-9", ""), primary("0-8", "9"), true),
+            (claim("", ""), primary("", ""), true),
+        ] {
+            assert_eq!(held.covers(&now), covered, "{held:?} {now:?}");
+        }
+        let mut there_and_back = claim("0-9", "12");
+        there_and_back.lose(Some(&primary("0-8", "12")));
+        assert!(!there_and_back.covers(&primary("0-9", "")), "what was at another node comes back unproved");
+        assert!(there_and_back.covers(&primary("0-8", "12")));
+        there_and_back.lose(None);
+        assert_eq!(there_and_back, Claim::default());
+        for text in ["0-9 12", " ", "0-9 "] {
+            assert_eq!(Claim::read(text).map(|claim| claim.text()).as_deref(), Some(text));
+        }
+        assert_eq!(Claim::read("0-9"), None);
+    }
+}

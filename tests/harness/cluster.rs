@@ -1,0 +1,217 @@
+//! A throwaway cluster: six processes, three primaries with a replica each.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use redis::{FromRedisValue, RedisResult, ToRedisArgs, Value};
+
+use super::redis::{Redis, Server};
+use super::wait;
+
+/// How many primaries a cluster begins with.
+pub const PRIMARIES: usize = 3;
+const SLOTS: u16 = 16_384;
+
+/// A running cluster; it ends with this value.
+pub struct Cluster {
+    /// The primaries, then the replica of each, then whoever joined.
+    pub nodes: Vec<Redis>,
+    server: Server,
+    conf: Vec<String>,
+}
+
+/// A port of which the one for the cluster's own talk is free, too.
+fn free_port() -> u16 {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let from = 10_000 + (std::process::id() as u16 % 1_000) * 11;
+    let mut ports = (from..22_000).chain(10_000..from);
+    ports.find(|port| is_free(*port) && is_free(port + 10_000)).expect("some port is free")
+}
+
+impl Cluster {
+    /// Starts it with further lines of `redis.conf` for each node.
+    pub fn start(server: Server, conf: &[&str]) -> Cluster {
+        let conf = conf.iter().map(|line| (*line).to_owned()).collect();
+        let mut cluster = Cluster { nodes: Vec::new(), server, conf };
+        for _ in 0..2 * PRIMARIES {
+            cluster.launch();
+        }
+        for (index, node) in cluster.nodes.iter().enumerate() {
+            let () = node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
+            if index < PRIMARIES {
+                let share = usize::from(SLOTS) / PRIMARIES + 1;
+                let (first, last) = (share * index, (share * (index + 1)).min(usize::from(SLOTS)) - 1);
+                let slots: Vec<String> = (first..=last).map(|slot| slot.to_string()).collect();
+                let command: Vec<String> = ["CLUSTER", "ADDSLOTS"].map(String::from).into_iter().chain(slots).collect();
+                let () = node.ask(&command);
+            }
+        }
+        for node in &cluster.nodes[1..] {
+            cluster.meet(node);
+        }
+        cluster.wait_until_known();
+        for index in 0..PRIMARIES {
+            let id = cluster.id(index);
+            let () = cluster.nodes[PRIMARIES + index].ask(&["CLUSTER", "REPLICATE", &id]);
+        }
+        let followed = wait::poll(Duration::from_secs(30), || {
+            let all = (0..PRIMARIES).all(|index| cluster.info(index, "replication").contains("state=online"));
+            all.then_some(())
+        });
+        assert!(followed.is_some(), "a replica does not follow");
+        cluster
+    }
+
+    fn launch(&mut self) -> usize {
+        let own =
+            ["cluster-enabled yes", "cluster-config-file nodes.conf", "appendonly no", "repl-diskless-sync-delay 0"];
+        let debug = matches!(self.server, Server::System | Server::Valkey9).then_some("enable-debug-command yes");
+        let mut conf: Vec<&str> = own.into_iter().chain(debug).collect();
+        if !self.conf.iter().any(|line| line.starts_with("cluster-node-timeout")) {
+            conf.push("cluster-node-timeout 1000");
+        }
+        conf.extend(self.conf.iter().map(String::as_str));
+        let node = (0..20).find_map(|_| Redis::start_at(&self.server, &conf, free_port()));
+        self.nodes.push(node.expect("one of the ports stays free"));
+        self.nodes.len() - 1
+    }
+
+    fn meet(&self, node: &Redis) {
+        let () = node.ask(&["CLUSTER", "MEET", "127.0.0.1", &self.nodes[0].port().to_string()]);
+    }
+
+    fn wait_until_known(&self) {
+        let known = format!("cluster_known_nodes:{}", self.nodes.len());
+        let ready = wait::poll(Duration::from_secs(30), || {
+            let knows = |node: &Redis| {
+                let info: String = node.ask(&["CLUSTER", "INFO"]);
+                info.contains(&known) && info.contains("cluster_state:ok")
+            };
+            self.nodes.iter().all(knows).then_some(())
+        });
+        assert!(ready.is_some(), "the nodes do not find each other");
+    }
+
+    /// One more node, without slots; its index.
+    pub fn join(&mut self) -> usize {
+        let index = self.launch();
+        self.meet(&self.nodes[index]);
+        self.wait_until_known();
+        index
+    }
+
+    /// The URL with all that began as primaries.
+    pub fn url(&self) -> String {
+        let seeds: Vec<String> =
+            self.nodes[..PRIMARIES].iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        format!("redis+cluster://{}", seeds.join(","))
+    }
+
+    pub fn id(&self, index: usize) -> String {
+        self.nodes[index].ask(&["CLUSTER", "MYID"])
+    }
+
+    pub fn info(&self, index: usize, section: &str) -> String {
+        self.nodes[index].ask(&["INFO", section])
+    }
+
+    /// How often the node told its view of the cluster.
+    pub fn views(&self, index: usize) -> u64 {
+        self.calls(index, "cluster|nodes")
+    }
+
+    /// How many of a command's calls the node has executed.
+    pub fn calls(&self, index: usize, command: &str) -> u64 {
+        let (stats, name) = (self.info(index, "commandstats"), format!("cmdstat_{command}:calls="));
+        let line = stats.lines().find_map(|line| line.strip_prefix(&name));
+        line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// The slot of a key.
+    pub fn slot(&self, key: &str) -> u16 {
+        self.nodes[0].ask(&["CLUSTER", "KEYSLOT", key])
+    }
+
+    /// The node that answers for the key's slot; frozen and dead ones are left out.
+    pub fn owner(&self, key: &str, asked: &[usize]) -> Option<usize> {
+        asked.iter().copied().find(|index| self.at::<Value>(*index, &["EXISTS", key]).is_ok())
+    }
+
+    /// One command at one node, with its redirects as errors.
+    pub fn at<T: FromRedisValue>(&self, index: usize, words: &[impl ToRedisArgs + std::fmt::Debug]) -> RedisResult<T> {
+        command(words).query(&mut self.nodes[index].connection())
+    }
+
+    /// The same behind ASKING.
+    pub fn asking<T: FromRedisValue>(
+        &self,
+        index: usize,
+        words: &[impl ToRedisArgs + std::fmt::Debug],
+    ) -> RedisResult<T> {
+        let mut connection = self.nodes[index].connection();
+        let () = redis::cmd("ASKING").query(&mut connection)?;
+        command(words).query(&mut connection)
+    }
+
+    /// Stores a key at the owner of its slot.
+    pub fn set(&self, key: &str, value: &str) {
+        let stored = (0..self.nodes.len()).any(|index| self.at::<()>(index, &["SET", key, value]).is_ok());
+        assert!(stored, "no node takes {key}");
+    }
+
+    /// Whether any of these nodes answers the key as a reader would be answered.
+    pub fn holds(&self, key: &str, asked: &[usize]) -> bool {
+        asked.iter().any(|index| {
+            let seen = self.at::<bool>(*index, &["EXISTS", key]);
+            seen.unwrap_or_else(|_| self.asking::<bool>(*index, &["EXISTS", key]).unwrap_or(false))
+        })
+    }
+
+    /// Opens a slot's way from one primary to another.
+    pub fn open(&self, slot: u16, from: usize, to: usize) {
+        let slot = slot.to_string();
+        let () = self.nodes[to].ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &self.id(from)]);
+        let () = self.nodes[from].ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.id(to)]);
+    }
+
+    /// Moves keys along the slot's way.
+    pub fn carry(&self, from: usize, to: usize, timeout_ms: u32, keys: &[String]) -> RedisResult<Value> {
+        let port = self.nodes[to].port().to_string();
+        let mut words: Vec<String> =
+            ["MIGRATE", "127.0.0.1", &port, "", "0", &timeout_ms.to_string(), "KEYS"].map(String::from).into();
+        words.extend(keys.iter().cloned());
+        self.at(from, &words)
+    }
+
+    /// Ends the slot's way.
+    pub fn close(&self, slot: u16, from: usize, to: usize) {
+        let (slot, id) = (slot.to_string(), self.id(to));
+        for index in [to, from] {
+            let () = self.nodes[index].ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
+        }
+    }
+
+    /// Moves a slot with all of its keys.
+    pub fn migrate(&self, slot: u16, from: usize, to: usize) {
+        self.open(slot, from, to);
+        loop {
+            let keys: Vec<String> = self.nodes[from].ask(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100"]);
+            if keys.is_empty() {
+                break;
+            }
+            let _ = self.carry(from, to, 5_000, &keys); // A key that went meanwhile is none to carry.
+        }
+        self.close(slot, from, to);
+    }
+
+    /// The replica takes its primary's place, whatever that one says.
+    pub fn take_over(&self, replica: usize) {
+        let () = self.nodes[replica].ask(&["CLUSTER", "FAILOVER", "TAKEOVER"]);
+    }
+}
+
+fn command(words: &[impl ToRedisArgs]) -> redis::Cmd {
+    let mut command = redis::Cmd::new();
+    command.arg(words);
+    command
+}
