@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::node::Sent;
-use super::redirect::{Answer, HOPS_MAX, Next, Part, Wait, next};
+use super::redirect::{HOPS_MAX, Next, NodeAnswer, SentPart, Wait, next};
 use super::topology::Topology;
 use crate::cache::place::HostPort;
 use crate::cache::{Deleted, reply};
@@ -13,14 +13,14 @@ use crate::error::{Error, Result};
 /// A key on its way.
 struct Going<'a> {
     key: &'a [u8],
-    part: Part,
+    part: SentPart,
     hops: u8,
     /// Where a redirect sent it, and whether the node is to be asked; `None`: to where the map says.
     to: Option<(HostPort, bool)>,
 }
 
 /// What became of all keys of a call.
-pub(super) struct Outcome<'a> {
+pub(super) struct DeleteOutcome<'a> {
     pub(super) deleted: Deleted,
     /// Those that are not deleted.
     pub(super) left: Vec<&'a [u8]>,
@@ -28,7 +28,7 @@ pub(super) struct Outcome<'a> {
     pub(super) error: Option<Error>,
 }
 
-impl Outcome<'_> {
+impl DeleteOutcome<'_> {
     fn waits(&mut self, error: Error) {
         // What stops the daemon is told rather than what passes.
         let is_told = self.error.as_ref().is_some_and(|told| !told.is_transient() || error.is_transient());
@@ -45,11 +45,12 @@ pub(super) async fn delete<'a>(
     shard: usize,
     keys: impl Iterator<Item = &'a [u8]>,
     seen: Option<(&HostPort, bool)>,
-) -> Outcome<'a> {
+) -> DeleteOutcome<'a> {
     let has_lease = topology.settings().leases == Leases::Companion;
     let to = seen.map(|(endpoint, asking)| (endpoint.clone(), asking));
-    let mut going: Vec<Going<'a>> = keys.map(|key| Going { key, part: Part::Whole, hops: 0, to: to.clone() }).collect();
-    let mut outcome = Outcome { deleted: Deleted::default(), left: Vec::new(), error: None };
+    let mut going: Vec<Going<'a>> =
+        keys.map(|key| Going { key, part: SentPart::Whole, hops: 0, to: to.clone() }).collect();
+    let mut outcome = DeleteOutcome { deleted: Deleted::default(), left: Vec::new(), error: None };
     while !going.is_empty() {
         let groups = grouped(topology, shard, std::mem::take(&mut going), &mut outcome);
         let sending = groups.iter().map(|(endpoint, group)| send(topology, endpoint, group));
@@ -86,7 +87,7 @@ fn grouped<'a>(
     topology: &Topology,
     shard: usize,
     going: Vec<Going<'a>>,
-    outcome: &mut Outcome<'a>,
+    outcome: &mut DeleteOutcome<'a>,
 ) -> Vec<(HostPort, Vec<Addressed<'a>>)> {
     let routes = topology.routes(shard);
     let mut groups: Vec<(HostPort, Vec<Addressed<'a>>)> =
@@ -117,11 +118,11 @@ async fn send(
     topology: &Topology,
     endpoint: &HostPort,
     group: &[Addressed<'_>],
-) -> (Vec<Option<Answer>>, Option<Error>) {
+) -> (Vec<Option<NodeAnswer>>, Option<Error>) {
     let node = topology.node_at(endpoint);
     let sent: Vec<Sent<'_>> = group.iter().map(|key| Sent { key: key.key, part: key.part, asking: key.1 }).collect();
-    let mut answers: Vec<Option<Answer>> = vec![None; group.len()];
-    let mut each = |index: usize, answer: Answer| answers[index] = Some(answer);
+    let mut answers: Vec<Option<NodeAnswer>> = vec![None; group.len()];
+    let mut each = |index: usize, answer: NodeAnswer| answers[index] = Some(answer);
     let ended: Result<()> = tokio::select! {
         ended = node.delete(&sent, &mut each) => ended,
         () = topology.deposed(endpoint) => {
@@ -135,14 +136,14 @@ async fn send(
 fn follow<'a>(
     topology: &Topology,
     at: &HostPort,
-    (mut key, answer): (Going<'a>, Answer),
+    (mut key, answer): (Going<'a>, NodeAnswer),
     has_lease: bool,
     going: &mut Vec<Going<'a>>,
-    outcome: &mut Outcome<'a>,
+    outcome: &mut DeleteOutcome<'a>,
 ) {
     match &answer {
-        Answer::Moved(slot, to) => topology.moved(*slot, to),
-        Answer::Ask(slot, to) => topology.comes(*slot, to),
+        NodeAnswer::Moved(slot, to) => topology.moved(*slot, to),
+        NodeAnswer::Ask(slot, to) => topology.comes(*slot, to),
         _ => {}
     }
     match next(key.part, has_lease, key.hops, answer) {

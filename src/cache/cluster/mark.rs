@@ -8,6 +8,8 @@ use ::redis::{Cmd, Pipeline};
 use super::shards::Claim;
 use super::slot::tag_of;
 use crate::cache::identity::Identity;
+use crate::lsn::Lsn;
+use crate::mark::Mark;
 
 /// Writes the mark `ARGV[1]` where one of `ARGV[7..]` begins what is there, or where there is none and `ARGV[2]` allows
 /// it, or where exactly `ARGV[5]` is there, or whatever is there if `ARGV[6]` says so. `ARGV[3]` and `ARGV[4]` are the
@@ -73,6 +75,22 @@ pub fn swap(key: &str, stored: &[u8], identity: Option<&Identity>, replaced: Rep
     pipeline
 }
 
+/// The least of all marks: its position, and the oldest time of writing; `None` while one is missing.
+pub fn least<'a>(marks: impl IntoIterator<Item = Option<&'a [u8]>>) -> Option<Vec<u8>> {
+    let mut least: Option<(Lsn, Mark)> = None;
+    let mut at = u64::MAX;
+    for text in marks {
+        let mark: Mark = serde_json::from_slice(text?).ok()?;
+        let lsn = mark.lsn.parse::<Lsn>().ok()?;
+        at = at.min(mark.at);
+        if least.as_ref().is_none_or(|(known, _)| lsn < *known) {
+            least = Some((lsn, mark));
+        }
+    }
+    let (_, mark) = least?;
+    serde_json::to_vec(&Mark { at, ..mark }).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +106,32 @@ mod tests {
         assert_eq!(read(&stored), (&b"{\"a\":1}"[..], Some(("aaaa".to_owned(), claim))));
         assert_eq!(read(b"{}"), (&b"{}"[..], None));
         assert_eq!(read(b"{}\nx y"), (&b"{}"[..], None));
+    }
+
+    fn mark_at(lsn: &str, at: u64) -> Vec<u8> {
+        let text = |text: &str| text.to_owned();
+        let mark = Mark {
+            system: text("7"),
+            timeline: 1,
+            slot: text("crieur"),
+            lsn: text(lsn),
+            at,
+            nonce: text(lsn),
+            rules: String::new(),
+            run: String::new(),
+            publication: String::new(),
+        };
+        serde_json::to_vec(&mark).expect("plain data")
+    }
+
+    #[test]
+    fn the_whole_is_as_far_and_as_old_as_the_last_of_its_shards() {
+        let (a, b) = (mark_at("0/20", 100), mark_at("0/30", 90));
+        let whole = least([Some(a.as_slice()), Some(b.as_slice())]).expect("both are there");
+        let whole: Mark = serde_json::from_slice(&whole).expect("a mark");
+        assert_eq!((whole.lsn.as_str(), whole.at), ("0/20", 90));
+        assert_eq!(least([Some(a.as_slice()), None]), None);
+        assert_eq!(least([]), None);
+        assert_eq!(least([Some(&b"x"[..])]), None);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::redis::{Cmd, Pipeline, Value};
 
 use super::pipe::{DeletePipe, command};
-use super::redirect::{Answer, Part, answer};
+use super::redirect::{NodeAnswer, SentPart, answer};
 use super::view::{Told, View};
 use crate::cache::address::Address;
 use crate::cache::lease;
@@ -27,7 +27,7 @@ const EXCHANGE_COMMANDS_MAX: usize = 8_192;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sent<'a> {
     pub(super) key: &'a [u8],
-    pub(super) part: Part,
+    pub(super) part: SentPart,
     pub(super) asking: bool,
 }
 
@@ -121,7 +121,7 @@ impl Node {
     }
 
     /// Deletes each of these, and hands over each answer as it comes. After an error some have none.
-    pub(super) async fn delete(&self, sent: &[Sent<'_>], each: &mut dyn FnMut(usize, Answer)) -> Result<()> {
+    pub(super) async fn delete(&self, sent: &[Sent<'_>], each: &mut dyn FnMut(usize, NodeAnswer)) -> Result<()> {
         let mut pipe = self.pipe().await?;
         let deleted = self.delete_over(&mut pipe, sent, each).await.map_err(|error| error.at(self.name()));
         match &deleted {
@@ -135,7 +135,7 @@ impl Node {
         &self,
         pipe: &mut DeletePipe,
         sent: &[Sent<'_>],
-        each: &mut dyn FnMut(usize, Answer),
+        each: &mut dyn FnMut(usize, NodeAnswer),
     ) -> Result<()> {
         let (mut packed, mut lease) = (Vec::new(), Vec::new());
         let mut next = 0;
@@ -151,9 +151,9 @@ impl Node {
                 }
                 lease::write(&mut lease, key);
                 match (part, self.leases) {
-                    (Part::Whole, Leases::None) | (Part::Key, _) => command(&mut packed, &[b"UNLINK", key]),
-                    (Part::Whole, Leases::Companion) => command(&mut packed, &[b"UNLINK", key, &lease]),
-                    (Part::Lease, _) => command(&mut packed, &[b"UNLINK", &lease]),
+                    (SentPart::Whole, Leases::None) | (SentPart::Key, _) => command(&mut packed, &[b"UNLINK", key]),
+                    (SentPart::Whole, Leases::Companion) => command(&mut packed, &[b"UNLINK", key, &lease]),
+                    (SentPart::Lease, _) => command(&mut packed, &[b"UNLINK", &lease]),
                 }
                 whose.push(Some(next));
                 next += 1;

@@ -12,7 +12,7 @@ pub const HOPS_MAX: u8 = 5;
 
 /// What a node answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Answer {
+pub enum NodeAnswer {
     /// So many existed.
     Done(u64),
     /// The slot is another node's for good.
@@ -28,29 +28,29 @@ pub enum Answer {
 }
 
 /// Reads one line of an answer; `asked` is the host of the node that gave it.
-pub fn answer(line: &[u8], asked: &str) -> Answer {
+pub fn answer(line: &[u8], asked: &str) -> NodeAnswer {
     let text = String::from_utf8_lossy(&line[1.min(line.len())..]);
     match line.first() {
-        Some(b':') => text.parse().map_or(Answer::Strange, Answer::Done),
+        Some(b':') => text.parse().map_or(NodeAnswer::Strange, NodeAnswer::Done),
         Some(b'-') => {
             let (code, detail) = text.split_once(' ').unwrap_or((&text, ""));
             let mut words = detail.split(' ');
             let slot = words.next().and_then(|slot| slot.parse().ok());
             let to = words.next().and_then(|to| endpoint(to, asked));
             match (code, slot, to) {
-                ("MOVED", Some(slot), Some(to)) => Answer::Moved(slot, to),
-                ("ASK", Some(slot), Some(to)) => Answer::Ask(slot, to),
-                ("TRYAGAIN", ..) => Answer::Parts,
-                _ => Answer::Refused(code.to_owned(), detail.to_owned()),
+                ("MOVED", Some(slot), Some(to)) => NodeAnswer::Moved(slot, to),
+                ("ASK", Some(slot), Some(to)) => NodeAnswer::Ask(slot, to),
+                ("TRYAGAIN", ..) => NodeAnswer::Parts,
+                _ => NodeAnswer::Refused(code.to_owned(), detail.to_owned()),
             }
         }
-        _ => Answer::Strange,
+        _ => NodeAnswer::Strange,
     }
 }
 
 /// What is sent for a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Part {
+pub enum SentPart {
     /// The key, and its lease where readers keep one: one command.
     Whole,
     /// The lease, before the key.
@@ -65,7 +65,7 @@ pub enum Next {
     /// It is deleted; so many of it existed.
     Done(u64),
     /// This part of it goes to the node that it went to, or to its slot's owner.
-    Send(Part),
+    Send(SentPart),
     /// The same goes to this node; with ASKING when the slot is not the node's yet.
     Follow { to: HostPort, asking: bool },
     /// It waits for the next attempt.
@@ -84,19 +84,21 @@ pub enum Wait {
 }
 
 /// The table: what follows for a key of which `part` was sent, behind so many redirects.
-pub fn next(part: Part, has_lease: bool, hops: u8, answer: Answer) -> Next {
+pub fn next(part: SentPart, has_lease: bool, hops: u8, answer: NodeAnswer) -> Next {
     match (answer, part) {
-        (Answer::Done(_), Part::Lease) => Next::Send(Part::Key),
-        (Answer::Done(existed), Part::Whole | Part::Key) => Next::Done(existed.min(1)),
-        (Answer::Moved(_, to) | Answer::Ask(_, to), _) if hops >= HOPS_MAX => Next::Wait(Wait::Loop(to)),
-        (Answer::Moved(_, to), _) => Next::Follow { to, asking: false },
-        (Answer::Ask(_, to), _) => Next::Follow { to, asking: true },
-        (Answer::Parts, Part::Whole) if has_lease => Next::Send(Part::Lease),
-        (Answer::Parts, _) => Next::Wait(Wait::Refused("TRYAGAIN".to_owned(), String::new())),
+        (NodeAnswer::Done(_), SentPart::Lease) => Next::Send(SentPart::Key),
+        (NodeAnswer::Done(existed), SentPart::Whole | SentPart::Key) => Next::Done(existed.min(1)),
+        (NodeAnswer::Moved(_, to) | NodeAnswer::Ask(_, to), _) if hops >= HOPS_MAX => Next::Wait(Wait::Loop(to)),
+        (NodeAnswer::Moved(_, to), _) => Next::Follow { to, asking: false },
+        (NodeAnswer::Ask(_, to), _) => Next::Follow { to, asking: true },
+        (NodeAnswer::Parts, SentPart::Whole) if has_lease => Next::Send(SentPart::Lease),
+        (NodeAnswer::Parts, _) => Next::Wait(Wait::Refused("TRYAGAIN".to_owned(), String::new())),
         // A key whose lease lies in another slot: they were never together.
-        (Answer::Refused(code, _), Part::Whole) if code == "CROSSSLOT" && has_lease => Next::Send(Part::Lease),
-        (Answer::Refused(code, detail), _) => Next::Wait(Wait::Refused(code, detail)),
-        (Answer::Strange, _) => Next::Wait(Wait::Strange),
+        (NodeAnswer::Refused(code, _), SentPart::Whole) if code == "CROSSSLOT" && has_lease => {
+            Next::Send(SentPart::Lease)
+        }
+        (NodeAnswer::Refused(code, detail), _) => Next::Wait(Wait::Refused(code, detail)),
+        (NodeAnswer::Strange, _) => Next::Wait(Wait::Strange),
     }
 }
 
@@ -110,19 +112,19 @@ mod tests {
 
     #[test]
     fn a_line_is_one_answer() {
-        let refused = |code: &str, detail: &str| Answer::Refused(code.into(), detail.into());
+        let refused = |code: &str, detail: &str| NodeAnswer::Refused(code.into(), detail.into());
         for (line, expected) in [
-            ("+OK", Answer::Strange),
-            (":0", Answer::Done(0)),
-            (":2", Answer::Done(2)),
-            (":-1", Answer::Strange),
-            ("", Answer::Strange),
-            ("-MOVED 3999 h:7", Answer::Moved(3999, at(7))),
-            ("-MOVED 3999 :7", Answer::Moved(3999, at(7))),
-            ("-MOVED 3999 ?:7", Answer::Moved(3999, at(7))),
-            ("-ASK 1 h:8", Answer::Ask(1, at(8))),
+            ("+OK", NodeAnswer::Strange),
+            (":0", NodeAnswer::Done(0)),
+            (":2", NodeAnswer::Done(2)),
+            (":-1", NodeAnswer::Strange),
+            ("", NodeAnswer::Strange),
+            ("-MOVED 3999 h:7", NodeAnswer::Moved(3999, at(7))),
+            ("-MOVED 3999 :7", NodeAnswer::Moved(3999, at(7))),
+            ("-MOVED 3999 ?:7", NodeAnswer::Moved(3999, at(7))),
+            ("-ASK 1 h:8", NodeAnswer::Ask(1, at(8))),
             ("-MOVED x h:7", refused("MOVED", "x h:7")),
-            ("-TRYAGAIN Multiple keys request during rehashing of slot", Answer::Parts),
+            ("-TRYAGAIN Multiple keys request during rehashing of slot", NodeAnswer::Parts),
             ("-CLUSTERDOWN Hash slot not served", refused("CLUSTERDOWN", "Hash slot not served")),
             ("-READONLY", refused("READONLY", "")),
         ] {
@@ -132,27 +134,27 @@ mod tests {
 
     #[test]
     fn what_follows_is_one_table() {
-        let (done, parts) = (|existed| Answer::Done(existed), || Answer::Parts);
-        let moved = || Answer::Moved(1, at(7));
-        let refused = |code: &str| Answer::Refused(code.to_owned(), String::new());
+        let (done, parts) = (|existed| NodeAnswer::Done(existed), || NodeAnswer::Parts);
+        let moved = || NodeAnswer::Moved(1, at(7));
+        let refused = |code: &str| NodeAnswer::Refused(code.to_owned(), String::new());
         let waits = |code: &str| Next::Wait(Wait::Refused(code.to_owned(), String::new()));
         let follow = |asking| Next::Follow { to: at(7), asking };
         for (part, leased, hops, answer, expected) in [
-            (Part::Whole, true, 0, done(2), Next::Done(1)),
-            (Part::Whole, false, 0, done(0), Next::Done(0)),
-            (Part::Lease, true, 0, done(1), Next::Send(Part::Key)),
-            (Part::Key, true, 0, done(1), Next::Done(1)),
-            (Part::Whole, true, 0, parts(), Next::Send(Part::Lease)),
-            (Part::Lease, true, 0, parts(), waits("TRYAGAIN")),
-            (Part::Whole, false, 0, parts(), waits("TRYAGAIN")),
-            (Part::Whole, true, 0, refused("CROSSSLOT"), Next::Send(Part::Lease)),
-            (Part::Whole, false, 0, refused("CROSSSLOT"), waits("CROSSSLOT")),
-            (Part::Key, true, 0, refused("CLUSTERDOWN"), waits("CLUSTERDOWN")),
-            (Part::Whole, true, 4, moved(), follow(false)),
-            (Part::Whole, true, 4, Answer::Ask(1, at(7)), follow(true)),
-            (Part::Whole, true, 5, moved(), Next::Wait(Wait::Loop(at(7)))),
-            (Part::Lease, true, 5, Answer::Ask(1, at(7)), Next::Wait(Wait::Loop(at(7)))),
-            (Part::Whole, true, 0, Answer::Strange, Next::Wait(Wait::Strange)),
+            (SentPart::Whole, true, 0, done(2), Next::Done(1)),
+            (SentPart::Whole, false, 0, done(0), Next::Done(0)),
+            (SentPart::Lease, true, 0, done(1), Next::Send(SentPart::Key)),
+            (SentPart::Key, true, 0, done(1), Next::Done(1)),
+            (SentPart::Whole, true, 0, parts(), Next::Send(SentPart::Lease)),
+            (SentPart::Lease, true, 0, parts(), waits("TRYAGAIN")),
+            (SentPart::Whole, false, 0, parts(), waits("TRYAGAIN")),
+            (SentPart::Whole, true, 0, refused("CROSSSLOT"), Next::Send(SentPart::Lease)),
+            (SentPart::Whole, false, 0, refused("CROSSSLOT"), waits("CROSSSLOT")),
+            (SentPart::Key, true, 0, refused("CLUSTERDOWN"), waits("CLUSTERDOWN")),
+            (SentPart::Whole, true, 4, moved(), follow(false)),
+            (SentPart::Whole, true, 4, NodeAnswer::Ask(1, at(7)), follow(true)),
+            (SentPart::Whole, true, 5, moved(), Next::Wait(Wait::Loop(at(7)))),
+            (SentPart::Lease, true, 5, NodeAnswer::Ask(1, at(7)), Next::Wait(Wait::Loop(at(7)))),
+            (SentPart::Whole, true, 0, NodeAnswer::Strange, Next::Wait(Wait::Strange)),
         ] {
             assert_eq!(next(part, leased, hops, answer.clone()), expected, "{part:?} {leased} {hops} {answer:?}");
         }

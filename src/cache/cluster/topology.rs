@@ -27,12 +27,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::mark::least;
 use super::moves::Moves;
 use super::node::Node;
-use super::shards::{Claim, Place, Shard, places};
+use super::shards::{Claim, Seat, Shard, places};
 use super::slot::{SlotSet, slot_of};
 use super::view::{Map, NodeId, View};
-use super::whole::least;
 use crate::cache::continuity::Lineage;
 use crate::cache::forms::ClusterAddress;
 use crate::cache::health::Health;
@@ -338,8 +338,8 @@ impl Topology {
         let known: Vec<Shard> = shards.iter().map(|known| known.shard.clone()).collect();
         for (id, place) in places(&known, &before, &map) {
             match place {
-                Place::Stays(_) => {}
-                Place::Takes(index) => {
+                Seat::Stays(_) => {}
+                Seat::Takes(index) => {
                     let lineage = self.lineage_of(&shards[index]);
                     let known = &mut shards[index];
                     if let Some(node) = known.shard.node.replace(id.clone()) {
@@ -355,7 +355,7 @@ impl Topology {
                         );
                     }
                 }
-                Place::New => {
+                Seat::New => {
                     shards.push(Known { shard: Shard { node: Some(id), ..Shard::default() }, ..Known::default() });
                     self.newcomers.borrow_mut().push(shards.len() - 1);
                 }

@@ -27,7 +27,7 @@ fn is_unknown(host: &str) -> bool {
 
 /// One line of CLUSTER NODES.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Node {
+pub struct NodeLine {
     /// Its name.
     pub id: NodeId,
     /// Address and port; the address may be empty.
@@ -51,7 +51,7 @@ pub struct Node {
 }
 
 /// A line; `None` for what is none.
-fn node(line: &str) -> Option<Node> {
+fn node(line: &str) -> Option<NodeLine> {
     let mut words = line.split_ascii_whitespace();
     let (id, address, flags, primary) = (words.next()?, words.next()?, words.next()?, words.next()?);
     let epoch = words.nth(2)?.parse().ok()?;
@@ -61,7 +61,7 @@ fn node(line: &str) -> Option<Node> {
     let (ip, port) = place.split('@').next()?.rsplit_once(':')?;
     let hostname = parts.next().filter(|name| !name.is_empty() && !name.contains('=')).map(str::to_owned);
     let flags: BTreeSet<&str> = flags.split(',').collect();
-    let mut node = Node {
+    let mut node = NodeLine {
         id: id.to_owned(),
         address: (ip.to_owned(), port.parse().ok()?),
         hostname,
@@ -95,7 +95,7 @@ pub type Told = (NodeId, Option<String>, u16, Option<String>);
 /// What one node says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct View {
-    nodes: Vec<Node>,
+    nodes: Vec<NodeLine>,
     endpoints: BTreeMap<NodeId, HostPort>,
     /// Whether the node takes writes: CLUSTER INFO says `cluster_state:ok`.
     is_ok: bool,
@@ -105,7 +105,8 @@ impl View {
     /// From the texts of CLUSTER NODES and CLUSTER INFO and the entries of CLUSTER SLOTS, as said by the node that was
     /// reached at the host `asked`.
     pub fn read(nodes: &str, info: &str, told: &[Told], asked: &str) -> Option<Self> {
-        let nodes: Vec<Node> = nodes.lines().filter(|line| !line.trim().is_empty()).map(node).collect::<Option<_>>()?;
+        let nodes: Vec<NodeLine> =
+            nodes.lines().filter(|line| !line.trim().is_empty()).map(node).collect::<Option<_>>()?;
         let is_ok = info.lines().any(|line| line.trim_end() == "cluster_state:ok");
         let mut endpoints = BTreeMap::new();
         let mut by_name = false;
@@ -130,7 +131,7 @@ impl View {
         nodes.iter().any(|node| node.is_myself).then_some(View { nodes, endpoints, is_ok })
     }
 
-    fn myself(&self) -> Option<&Node> {
+    fn myself(&self) -> Option<&NodeLine> {
         self.nodes.iter().find(|node| node.is_myself)
     }
 }
@@ -164,7 +165,7 @@ impl Map {
     pub fn of(views: &[View]) -> Self {
         let mut map = Map::default();
         let mut claims: Vec<Option<(u64, &NodeId)>> = vec![None; usize::from(SLOTS)];
-        let mut newest: BTreeMap<&NodeId, (u64, bool, &Node)> = BTreeMap::new();
+        let mut newest: BTreeMap<&NodeId, (u64, bool, &NodeLine)> = BTreeMap::new();
         for view in views {
             map.endpoints.extend(view.endpoints.iter().map(|(id, at)| (id.clone(), at.clone())));
             for node in &view.nodes {
