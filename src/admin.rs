@@ -52,7 +52,7 @@ impl WatchedCache {
     pub fn state(&self) -> CacheState {
         let WatchedCache { name, required, health } = self;
         let (away, outages) = (health.is_away(), health.outages());
-        CacheState { name: CacheName::clone(name), required: *required, away, outages }
+        CacheState { name: CacheName::clone(name), required: *required, away, outages, sentinels: health.sentinels() }
     }
 }
 

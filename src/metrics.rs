@@ -45,6 +45,8 @@ pub struct CacheState {
     pub away: bool,
     /// Times that it went away.
     pub outages: u64,
+    /// Whether a majority of its Sentinels answers, where it has some.
+    pub sentinels: Option<bool>,
 }
 
 /// What the loop told of one cache.
@@ -198,7 +200,8 @@ impl Metrics {
                 }
                 None => ", has no mark of this daemon yet".to_owned(),
             };
-            let _ = writeln!(text, "cache {} {answers}{needed}{marked}", state.name); // A String takes it all.
+            let silent = if state.sentinels == Some(false) { ", its Sentinels do not answer" } else { "" };
+            let _ = writeln!(text, "cache {} {answers}{needed}{silent}{marked}", state.name); // A String takes it all.
         }
         text
     }
@@ -284,6 +287,8 @@ impl Metrics {
         series("cache_up", "gauge", "1 unless the last attempt at the cache failed.", &|state, _| {
             Some(u8::from(!state.away).to_string())
         });
+        let help = "1 while a majority of the Sentinels answers; nothing where there are none.";
+        series("cache_sentinels_up", "gauge", help, &|state, _| state.sentinels.map(|up| u64::from(up).to_string()));
         series("cache_outages_total", "counter", "Times that the cache stopped answering.", &|state, _| {
             Some(state.outages.to_string())
         });
@@ -381,7 +386,7 @@ mod tests {
     use super::*;
 
     fn state(name: &str, away: bool) -> CacheState {
-        CacheState { name: name.into(), required: true, away, outages: u64::from(away) }
+        CacheState { name: name.into(), required: true, away, outages: u64::from(away), sentinels: None }
     }
 
     #[test]

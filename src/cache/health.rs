@@ -1,6 +1,6 @@
 //! Whether the cache answers, for those who watch from outside of the loop. It decides nothing.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// What the attempts of late came to.
 #[derive(Debug, Default)]
@@ -9,7 +9,8 @@ pub struct Health {
     outages: AtomicU64,
     deleted: AtomicBool,
     billed: AtomicU64,
-    sentinels_away: AtomicBool,
+    /// 0 where there are none, 1 when a majority of them answered, 2 when it did not.
+    sentinels: AtomicU8,
 }
 
 impl Health {
@@ -27,12 +28,15 @@ impl Health {
 
     /// Whether a majority of the Sentinels answered, where there are some.
     pub fn note_sentinels(&self, answered: bool) {
-        self.sentinels_away.store(!answered, Ordering::Relaxed);
+        self.sentinels.store(if answered { 1 } else { 2 }, Ordering::Relaxed);
     }
 
-    /// Whether fewer than a majority of the Sentinels answer.
-    pub fn are_sentinels_away(&self) -> bool {
-        self.sentinels_away.load(Ordering::Relaxed)
+    /// Whether a majority of the Sentinels answers; `None` where there are none, or before they were asked.
+    pub fn sentinels(&self) -> Option<bool> {
+        match self.sentinels.load(Ordering::Relaxed) {
+            0 => None,
+            answered => Some(answered == 1),
+        }
     }
 
     /// Keys were deleted.

@@ -278,7 +278,7 @@ mod tests {
             if let Some(news) = &news {
                 standing.news(news, now);
             }
-            let state = CacheState { name: "main".into(), required: true, away: cache, outages: 0 };
+            let state = CacheState { name: "main".into(), required: true, away: cache, outages: 0, sentinels: None };
             standing.caches(&[state], now);
             assert_eq!(standing.line(now).0, expected, "{seconds} {news:?}");
         }

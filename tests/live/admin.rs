@@ -38,6 +38,15 @@ fn metric(address: SocketAddr, name: &str) -> f64 {
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in:\n{page}"))
 }
 
+/// Waits until the metrics hold this line.
+pub async fn shows(address: SocketAddr, line: &str) {
+    settled(&format!("the metrics say {line}"), PATIENCE, async || match get(address, "/metrics") {
+        page if page.lines().any(|found| found == line) => Ok(()),
+        page => Err(page),
+    })
+    .await;
+}
+
 pub async fn ready(address: SocketAddr, expected: &str) {
     settled(&format!("/readyz says {expected:?}"), PATIENCE, async || match get(address, "/readyz") {
         answer if answer.contains(expected) => Ok(()),

@@ -200,11 +200,15 @@ async fn a_valkey_primary_that_is_killed_is_followed_by_its_replica() {
 /// Without Sentinels there is no failover: deletes and marks go on, and it is said.
 #[tokio::test]
 async fn deletes_and_marks_go_on_without_sentinels() {
-    let mut stage = Stage::with(Server::System, &[], &[], "", "heartbeat = \"200ms\"\n").await;
+    let admin = super::admin::address();
+    let settings = format!("heartbeat = \"200ms\"\n[admin]\nlisten = \"{admin}\"\n");
+    let mut stage = Stage::with(Server::System, &[], &[], "", &settings).await;
     stage.daemon.allow("id=sentinel.silent");
+    super::admin::shows(admin, "crieur_cache_sentinels_up{cache=\"main\"} 1").await;
     stage.fill(5, 0);
     stage.watched.sentinels.iter_mut().for_each(Redis::kill);
     stage.daemon.wait_for_log("id=sentinel.silent");
+    super::admin::shows(admin, "crieur_cache_sentinels_up{cache=\"main\"} 0").await;
     let keys = [stage.book().await, stage.book().await];
     stage.confirmed().await;
     assert_eq!(left(&stage.watched.servers[0], &keys), 0);
@@ -312,4 +316,162 @@ async fn sentinels_and_servers_have_their_own_passwords() {
         assert!(text.contains(said) && !text.contains("-secret"), "{address}: {text}");
         assert_eq!(out.status.code(), Some(exit), "{address}: {text}");
     }
+}
+
+/// What is wrong between an address and the servers behind it is said with the way out, by `check` as by the daemon.
+#[tokio::test]
+async fn check_says_what_sentinels_say_and_what_is_wrong_with_them() {
+    let (scene, mut watched) = (Scene::start().await, Watched::start(Server::System, &[]));
+    watched.settle();
+    let [one, two, three] = [0, 1, 2].map(|at| format!("127.0.0.1:{}", watched.sentinels[at].port()));
+    let primary = format!("127.0.0.1:{}", watched.servers[0].port());
+    let check = |address: &str, settings: &str| {
+        let config = config(&scene.postgres.url(), address).replace("echo = []\n", &format!("echo = []\n{settings}"));
+        let out = daemon::run("check", &config, &[]);
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr))
+    };
+    let says = |address: &str, code: i32, words: &[&str]| {
+        let (seen, text) = check(address, "");
+        assert_eq!(seen, Some(code), "{address}: {text}");
+        words.iter().for_each(|words| assert!(text.contains(words), "{address}: {words} in {text}"));
+    };
+    let named = format!("the primary \"{NAME}\" is at {primary}");
+    says(&watched.url(), 0, &[&named, "3 of 3 Sentinels answer, quorum 2"]);
+    says(&format!("redis+sentinel://{one}/{NAME}"), 0, &[&named, "the Sentinels are 3, and the address names 1"]);
+    says(&format!("redis+sentinel://{one},{two}/nobody"), 1, &["know no primary \"nobody\"", "know these names: m."]);
+    says(&format!("redis+sentinel://{primary}/{NAME}"), 1, &["is no Sentinel", "redis://host:port"]);
+    says(&format!("redis://{one}"), 1, &["a Sentinel, which holds no keys", "redis+sentinel://host:port"]);
+    says(&format!("redis+sentinel://{one}"), 78, &["does not name the primary behind its Sentinels"]);
+    // The servers know themselves by an address that leads nowhere from here: the map does.
+    let proxy = super::harness::proxy::Proxy::start(watched.servers[0].port());
+    let nodes = format!("nodes = {{ \"{primary}\" = \"127.0.0.1:{}\" }}\n", proxy.port());
+    let (code, text) = check(&watched.url(), &nodes);
+    assert!(code == Some(0) && proxy.accepted() > 0, "{text}");
+    watched.sentinels[2].kill();
+    says(&watched.url(), 0, &["2 of 3 Sentinels answer", &three]);
+    // Nobody takes the place of a primary that is gone while the Sentinels are patient.
+    for at in [0, 1] {
+        let _: String = watched.sentinels[at].ask(&["SENTINEL", "SET", NAME, "down-after-milliseconds", "600000"]);
+    }
+    watched.servers[0].kill();
+    says(&watched.url(), 1, &["cannot connect", &format!("nodes = {{ \"{primary}\" = \"host:port\" }}")]);
+    watched.sentinels[1].kill();
+    says(&watched.url(), 1, &["fewer than a majority of 3 Sentinels answer", &two]);
+}
+
+/// A replica of the cache that readers read from, behind a link that is late: a reader who takes the mark and the value in
+/// one pipeline from it sees every delete up to that mark.
+#[tokio::test]
+async fn a_value_of_a_late_replica_is_never_older_than_the_mark_beside_it() {
+    let scene = Scene::start().await;
+    let link = super::harness::proxy::Proxy::start(scene.cache.port());
+    let replica = Redis::start(&Server::System, &[&format!("replicaof 127.0.0.1 {}", link.port())]);
+    let mut daemon = scene.daemon().await;
+    scene.confirmed(&daemon).await;
+    link.delay(Duration::from_millis(150));
+    let mut reader = replica.connection();
+    let mut primary = scene.keys();
+    let (mut judged, mut late) = (0, 0);
+    for round in 1..=40 {
+        // The value that the change makes old, and the position of the change.
+        let key = format!("available_slots:{}", 1000 + round);
+        let () = redis::cmd("SET").arg(&key).arg("old").query(&mut primary).expect("it is writable");
+        scene.run(&format!("INSERT INTO visit_bookings VALUES ({0}, {0})", 1000 + round)).await;
+        let changed: crieur::lsn::Lsn =
+            scene.ask("SELECT pg_current_wal_lsn()::text").await.parse().expect("a position");
+        let (mark, value): (Option<String>, Option<String>) =
+            redis::pipe().cmd("GET").arg(MARK).cmd("GET").arg(&key).query(&mut reader).expect("it answers");
+        let marked = mark.as_deref().and_then(position);
+        if marked >= Some(changed) {
+            judged += 1;
+            assert_eq!(value, None, "the mark says {marked:?}, and the change was at {changed}");
+        } else {
+            late += 1;
+        }
+        // Wait until the replica's own mark has passed the change: by then the value must be gone there.
+        let value = settled("the mark of the replica passes the change", PATIENCE, async || {
+            let (mark, value): (Option<String>, Option<String>) =
+                redis::pipe().cmd("GET").arg(MARK).cmd("GET").arg(&key).query(&mut reader).expect("it answers");
+            match mark.as_deref().and_then(position) {
+                marked if marked >= Some(changed) => Ok(value),
+                marked => Err((marked, changed, daemon.log())),
+            }
+        })
+        .await;
+        assert_eq!(value, None, "older than the mark beside it");
+        judged += 1;
+    }
+    assert!(judged >= 40 && late > 0, "the replica was late {late} times, and was judged {judged} times");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The position that a mark's text says.
+fn position(mark: &str) -> Option<crieur::lsn::Lsn> {
+    let mark: serde_json::Value = serde_json::from_str(mark).ok()?;
+    mark["lsn"].as_str()?.parse().ok()
+}
+
+/// The figures of docs/operate/failover.md: how long a failover leaves readers of the new primary without right answers.
+///
+/// A reader follows the Sentinels as a client does. From the beginning of the failover on, keys are changed, ten a
+/// second; the time of a key is from its commit, or from when the readers' primary became another one, until it is
+/// gone where they read.
+#[tokio::test]
+#[ignore = "make sentinel"]
+async fn how_long_a_failover_leaves_old_values() {
+    let runs: usize = std::env::var("RUNS").map_or(5, |text| text.parse().expect("RUNS is a number"));
+    for (server, how) in [
+        (Server::System, How::Asked),
+        (Server::Valkey9, How::Asked),
+        (Server::Valkey9, How::Coordinated),
+        (Server::System, How::Killed),
+        (Server::Valkey9, How::Killed),
+    ] {
+        let (mut stale, mut named) = (Vec::new(), Vec::new());
+        for _ in 0..runs {
+            let (turn, worst) = measured(server, how).await;
+            named.push(turn);
+            stale.push(worst);
+        }
+        println!("{server:?} {how:?}: named after {}, old values for at most {}", spread(named), spread(stale));
+    }
+}
+
+/// The median, the least and the most.
+fn spread(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let seconds = |at: usize| times[at].as_secs_f64();
+    format!("{:.2} s ({:.2} to {:.2})", seconds(times.len() / 2), seconds(0), seconds(times.len() - 1))
+}
+
+/// When a majority named the new primary, and the longest time of a key.
+async fn measured(server: Server, how: How) -> (Duration, Duration) {
+    let mut stage = Stage::start(server).await;
+    stage.fill(200, 0);
+    let began = std::time::Instant::now();
+    stage.watched.fail_over(how, 0);
+    let (mut open, mut named, mut worst) = (Vec::new(), None, Duration::ZERO);
+    let mut next = began;
+    while named.is_none_or(|named: std::time::Instant| named.elapsed() < Duration::from_secs(14)) || !open.is_empty() {
+        if next.elapsed() > Duration::ZERO && stage.booked < 200 {
+            open.push((stage.book().await, std::time::Instant::now()));
+            next += Duration::from_millis(100);
+        }
+        if named.is_none() && stage.watched.named() == Some(stage.watched.servers[1].port()) {
+            named = Some(std::time::Instant::now());
+        }
+        if let Some(named) = named {
+            let mut connection = stage.watched.servers[1].connection();
+            open.retain(|(key, committed): &(String, std::time::Instant)| {
+                let is_there: bool = redis::cmd("EXISTS").arg(key).query(&mut connection).expect("it answers");
+                if !is_there {
+                    worst = worst.max((*committed).max(named).elapsed());
+                }
+                is_there
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(stage.daemon.stop(), Some(0));
+    (named.expect("the loop ends behind it") - began, worst)
 }

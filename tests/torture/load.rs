@@ -44,7 +44,7 @@ impl Load {
     pub fn start(world: &World, oracle: &Arc<Oracle>, mix: Mix, mut seed: Seed) -> Load {
         let (stop_writers, stop_readers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let commits = Arc::new(AtomicU64::new(0));
-        let (postgres, cache) = (Arc::clone(&world.reading), world.cache.url());
+        let (postgres, cache) = (Arc::clone(&world.reading), Arc::clone(&world.caching));
         let readers = Readers { postgres, cache, oracle: Arc::clone(oracle), stop: Arc::clone(&stop_readers) };
         let writer = Writer {
             postgres: Arc::clone(&world.writing),

@@ -5,7 +5,7 @@
 //! reads an outbox. A round is some seconds of load with a few faults; then everything stands still, the daemon gets
 //! the time to catch up, and every cached key is compared. The same test with a guard switched off must find stale
 //! keys: `proofs.rs`. A crash at each step of the loop: `crashes.rs`. One fault each, beside an ungated delete:
-//! `scenarios.rs`.
+//! `scenarios.rs`. A cache behind Sentinels, whose primary changes: `sentinel.rs`, for longer with `TOPOLOGY=sentinel`.
 
 #[path = "../live/daemon.rs"]
 mod daemon;
@@ -21,6 +21,7 @@ mod readers;
 mod report;
 mod scenarios;
 mod seed;
+mod sentinel;
 mod takeover;
 mod world;
 

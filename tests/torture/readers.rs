@@ -40,7 +40,7 @@ pub fn url(address: &Address) -> String {
 #[derive(Clone)]
 pub struct Readers {
     pub postgres: Address,
-    pub cache: String,
+    pub cache: Address,
     pub oracle: Arc<Oracle>,
     pub stop: Arc<AtomicBool>,
 }
@@ -77,11 +77,12 @@ impl Readers {
     pub async fn read(self, kind: Reader, mut seed: Seed) {
         let families: Vec<&Family> = FAMILIES.iter().filter(|family| family.reader == kind).collect();
         while !self.stop.load(Ordering::Relaxed) {
-            let Ok((mut cache, sql)) = self.connect().await else {
+            let here = url(&self.cache);
+            let Ok((mut cache, sql)) = self.connect(&here).await else {
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            while !self.stop.load(Ordering::Relaxed) {
+            while !self.stop.load(Ordering::Relaxed) && url(&self.cache) == here {
                 // Half of all reads are of items, which can be judged one by one.
                 let family = if seed.chance(50) { families[0] } else { seed.pick(&families) };
                 let members = if seed.chance(50) { family.members.div_ceil(10) } else { family.members };
@@ -101,10 +102,10 @@ impl Readers {
         }
     }
 
-    async fn connect(&self) -> Result<(MultiplexedConnection, Client), Broken> {
+    async fn connect(&self, cache: &str) -> Result<(MultiplexedConnection, Client), Broken> {
         // Without limits: an answer that comes late is an answer, and a reader must know what became of its SET.
         let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-        let client = redis::Client::open(self.cache.as_str())?;
+        let client = redis::Client::open(cache)?;
         let cache = client.get_multiplexed_async_connection_with_config(&patient).await?;
         let (sql, connection) = tokio_postgres::connect(&url(&self.postgres), NoTls).await?;
         tokio::spawn(connection);

@@ -15,6 +15,7 @@ use crate::harness::postgres::{Options, Postgres};
 use crate::harness::process::Signal;
 use crate::harness::proxy::Proxy;
 use crate::harness::redis::{Redis, Server};
+use crate::harness::sentinel::Watched;
 use crate::harness::wait;
 use crate::oracle;
 use crate::readers::Address;
@@ -59,6 +60,10 @@ pub struct World {
     pub writing: Address,
     /// Of the server that readers read from.
     pub reading: Address,
+    /// Of the server that holds the keys.
+    pub caching: Address,
+    /// The Sentinels that say which one that is, and the servers that they watch.
+    pub watched: Option<Watched>,
     /// Between the daemon and PostgreSQL.
     pub to_postgres: Proxy,
     /// Between the daemon and the cache.
@@ -88,6 +93,8 @@ impl World {
             reading: Arc::clone(&writing),
             writing,
             postgres,
+            caching: Arc::new(Mutex::new(cache.url())),
+            watched: None,
             cache,
             to_postgres,
             to_cache,
@@ -113,6 +120,15 @@ impl World {
         self
     }
 
+    /// With a cache behind Sentinels.
+    pub fn behind_sentinels(mut self, server: Server) -> World {
+        let watched = Watched::start(server, &[]);
+        watched.settle();
+        self.caching = Arc::new(Mutex::new(watched.servers[watched.primary()].url()));
+        self.watched = Some(watched);
+        self
+    }
+
     /// Of the read replica.
     pub fn replica_url(&self) -> String {
         self.replica.as_ref().map_or_else(String::new, Postgres::url)
@@ -121,10 +137,14 @@ impl World {
     fn config(&self) -> String {
         let (postgres, cache) = (self.to_postgres.port(), self.to_cache.port());
         let mode = if is_outbox() { "outbox" } else { "replication" };
+        let cache = match &self.watched {
+            Some(watched) => format!("url = \"{}\"\nheartbeat = \"500ms\"", watched.url()),
+            None => format!("url = \"redis://127.0.0.1:{cache}\""),
+        };
         format!(
             "[postgres]\nmode = \"{mode}\"\nurl = \"postgres://postgres@127.0.0.1:{postgres}/postgres\"\nconnect_timeout = \"1s\"\n\
              liveness_timeout = \"2s\"\nlookup_timeout = \"2s\"\n\
-             [cache]\nurl = \"redis://127.0.0.1:{cache}\"\ntimeout = \"1s\"\necho = [\"50ms\", \"200ms\", \"1s\"]\n\
+             [cache]\n{cache}\ntimeout = \"1s\"\necho = [\"50ms\", \"200ms\", \"1s\"]\n\
              leases = \"companion\"\n{RULES}"
         )
     }
@@ -245,10 +265,15 @@ impl World {
         assert!(found.is_some(), "it never comes to {text}:\n{}", self.postgres.log());
     }
 
+    /// A connection to where the keys are.
+    fn keys(&self) -> redis::RedisResult<redis::Connection> {
+        redis::Client::open(self.caching.lock().expect("no holder panics").as_str())?.get_connection()
+    }
+
     /// A command to the cache.
     pub fn redis<T: redis::FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
         let mut line = redis::Cmd::new();
-        line.arg(command).query(&mut self.cache.connection())
+        line.arg(command).query(&mut self.keys()?)
     }
 
     /// FLUSHALL.
@@ -281,7 +306,8 @@ impl World {
         // A daemon whose guard is off need not write its mark.
         let without =
             |(name, value): &(&str, String)| *name == "CRIEUR_WITHOUT" && value.to_lowercase().contains("mark");
-        let unmarked = self.env.iter().any(without);
+        // Behind Sentinels the daemon may have marked a server that is no primary any more; what counts is its word.
+        let unmarked = self.watched.is_some() || self.env.iter().any(without);
         loop {
             let ended = self.daemon().has_ended();
             assert!(!ended, "the daemon ended by itself:\n{}", self.daemon().log());
@@ -304,7 +330,7 @@ impl World {
 
     /// Keys that do not hold what the database says, with both values; and how many were compared.
     pub fn stale_keys(&self) -> (BTreeMap<String, (String, String)>, usize) {
-        let mut cache = self.cache.connection();
+        let mut cache = self.keys().expect("it answers");
         let keys: Vec<String> = redis::cmd("KEYS").arg("*:*").query(&mut cache).expect("it answers");
         let mut stale = BTreeMap::new();
         let mut compared = 0;

@@ -57,7 +57,8 @@ fn one(report: &SentinelReport, server: &str, said: &SentinelSaid) -> Option<Fin
 
 /// A failover needs a majority whatever the quorum is; a quorum above all of them is never reached.
 fn quorum_of(report: &SentinelReport, quorum: u64) -> Option<Finding> {
-    let known = report.words().map(|word| word.others + 1).max()?;
+    let named = u64::try_from(report.said.len()).unwrap_or(u64::MAX);
+    let known = report.words().map(|word| word.others + 1).max()?.max(named);
     (quorum > known).then(|| {
         let seen = format!("the quorum is {quorum}, and there are {known} Sentinels: no failover can ever begin");
         let least = majority(usize::try_from(known).unwrap_or(usize::MAX));

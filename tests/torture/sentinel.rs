@@ -1,0 +1,122 @@
+//! TOPOLOGY=sentinel: failovers of the cache under load. Readers follow the Sentinels as their clients do.
+//!
+//! A failover that was asked for leaves the old primary acknowledging deletes for ten seconds, and all of them are lost.
+//! What counts is where a majority of the Sentinels leads: once the daemon has confirmed a change, the primary that they
+//! name must not hold what the change made old, whatever another server acknowledged.
+
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crieur::failpoints::Guard;
+
+use crate::faults::CACHE_AWAY;
+use crate::harness::redis::{Data, Server};
+use crate::harness::sentinel::How;
+use crate::load::{Load, Mix};
+use crate::oracle::Oracle;
+use crate::report::Round;
+use crate::seed::Seed;
+use crate::world::World;
+use crate::{alone, is_outbox};
+
+/// Longer than the heartbeat of the daemon: so long a word of the Sentinels counts.
+const WORD: Duration = Duration::from_secs(1);
+
+/// Load, a failover in the midst of it, and the comparison at the new primary while the old one may still answer.
+fn failover(world: &mut World, oracle: &Arc<Oracle>, how: How, seed: &mut Seed) -> Round {
+    let load = Load::start(world, oracle, Mix::SingleRows, seed.fork());
+    sleep(seed.millis(500, 1_500));
+    let watched = world.watched.as_mut().expect("behind Sentinels");
+    let before = watched.primary();
+    watched.fail_over(how, before);
+    let started = Instant::now();
+    while watched.primary() == before {
+        assert!(started.elapsed() < Duration::from_secs(60), "nobody takes the place:\n{}", watched.sentinels[0].log());
+    }
+    let after = watched.primary();
+    *world.caching.lock().expect("no holder panics") = watched.servers[after].url();
+    sleep(WORD + seed.millis(0, 1_000));
+    let commits = load.stop_writers();
+    let stopped = Instant::now();
+    world.settle();
+    let settled = stopped.elapsed();
+    load.stop();
+    let (stale, compared) = world.stale_keys();
+    let stale = stale.into_iter().map(|(key, (cached, truth))| (key, cached, truth)).collect();
+    Round { stale, compared, commits, settled }
+}
+
+/// The pair is whole again: what was killed is up, and follows.
+fn mend(world: &mut World, how: How) {
+    let watched = world.watched.as_mut().expect("behind Sentinels");
+    let primary = watched.primary();
+    if how == How::Killed {
+        watched.servers[1 - primary].restart(Data::Lost);
+    }
+    watched.settle();
+}
+
+fn world(server: Server, without: &str) -> World {
+    let mut world = World::start().behind_sentinels(server);
+    world.set("CRIEUR_WITHOUT", without.to_owned());
+    world.allow(CACHE_AWAY);
+    world.run_ready_daemon();
+    world
+}
+
+/// `TORTURE_SECONDS` counts with `TOPOLOGY=sentinel`; otherwise each kind of failover comes once.
+#[test]
+fn failovers_of_a_cache_behind_sentinels_leave_nothing_stale() {
+    let _alone = alone();
+    let is_asked_for = std::env::var("TOPOLOGY").is_ok_and(|topology| topology == "sentinel");
+    let seconds: u64 = std::env::var("TORTURE_SECONDS")
+        .ok()
+        .filter(|_| is_asked_for)
+        .map_or(0, |text| text.parse().expect("TORTURE_SECONDS is a number"));
+    let (number, oracle, started) = (Seed::of_the_run(), Arc::new(Oracle::default()), Instant::now());
+    println!("SEED={number} TOPOLOGY=sentinel TORTURE_SECONDS={seconds}");
+    let mut seed = Seed(number);
+    let mut world = world(Server::Valkey9, "");
+    let mut rounds: Vec<How> = vec![How::Asked, How::Killed];
+    while let Some(how) = rounds.first().copied() {
+        rounds.remove(0);
+        let round = failover(&mut world, &oracle, how, &mut seed);
+        let log = world.daemon().log();
+        println!("{how:?}: {} stale of {} keys, {} commits", round.stale.len(), round.compared, round.commits);
+        assert!(round.stale.is_empty(), "SEED={number}: stale after {how:?}: {:#?}\n{log}", round.stale);
+        assert!(round.compared > 20, "SEED={number}: nearly nothing was compared\n{log}");
+        if rounds.is_empty() && started.elapsed() < Duration::from_secs(seconds) {
+            rounds.push(seed.pick(&[How::Asked, How::Coordinated, How::Killed]));
+        }
+        if !rounds.is_empty() {
+            mend(&mut world, how);
+        }
+    }
+    world.stop_daemon();
+}
+
+/// With the word of the Sentinels passed over, the daemon confirms what only the deposed primary has heard.
+#[test]
+fn without_the_word_of_sentinels_stale_keys_are_found() {
+    let _alone = alone();
+    if is_outbox() {
+        return; // The road behind the source is the same.
+    }
+    let (oracle, mut seed) = (Arc::new(Oracle::default()), Seed(Seed::of_the_run()));
+    println!("SEED={}", seed.0);
+    let mut world = world(Server::Valkey9, &format!("{:?}", Guard::Sentinels));
+    for number in 1..=6 {
+        let round = failover(&mut world, &oracle, How::Asked, &mut seed);
+        if !round.stale.is_empty() {
+            println!(
+                "without the word of Sentinels: round {number}, {} stale of {}",
+                round.stale.len(),
+                round.compared
+            );
+            return world.stop_daemon();
+        }
+        mend(&mut world, How::Asked);
+    }
+    panic!("six failovers, and no stale key:\n{}", world.daemon().log());
+}
