@@ -21,7 +21,7 @@ count=0
 fresh() {
     parts="Cargo.toml Cargo.lock README.md README.fr.md src tests systemd sql docs lua clients"
     (cd "$copy" && rm -rf $parts)
-    (cd "$root" && tar -c --exclude=node_modules --exclude=target $parts) | tar -x -C "$copy"
+    (cd "$root" && tar -c --exclude='clients/*/node_modules' --exclude='clients/*/target' $parts) | tar -x -C "$copy"
 }
 
 try() {
