@@ -46,7 +46,7 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
   const { store, protocol = 'key', leaseMs = 10_000, waitMs = 1_000, codec = JSON_CODEC, share = true } = options;
   const { silence, waitUntil, namespace } = options;
   if (protocol === 'plain' && store?.resends)
-    throw new TypeError("plain: this client sends again (set maxRetriesPerRequest: 0)");
+    throw new TypeError("plain: this client sends again; set maxRetriesPerRequest: 0");
   const letter = protocol === 'key' ? 'V' : '';
   const isBeside = protocol === 'companion';
   const isScript = options.take === 'script';
@@ -149,14 +149,11 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
 
     /** What the cache holds. Nothing: there is no answer, or nobody deletes. */
     async function look(): Promise<Seen | undefined> {
-      const keys = [key];
-      if (isBeside) keys.push(leaseKey);
-      if (markKey) keys.push(markKey);
-      if (!keys[1]) {
-        const reply = await ask('GET', key);
-        return reply === undefined ? reply : sort(reply);
-      }
-      const reply = await ask('MGET', ...keys);
+      const more = [];
+      if (isBeside) more.push(leaseKey);
+      if (markKey) more.push(markKey);
+      const reply = await ask(more[0] ? 'MGET' : 'GET', key, ...more);
+      if (!more[0]) return reply === undefined ? reply : sort(reply);
       if (!Array.isArray(reply)) return;
       if (silence)
         try {

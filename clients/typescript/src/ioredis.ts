@@ -1,6 +1,6 @@
 // A store over a client of ioredis, 5 or 6, whatever its options are.
 
-import { nothing, within } from './small.js';
+import { nothing } from './small.js';
 import type { Reply, Store } from './types.js';
 
 /** What is used of a client, so that any version's type fits. */
@@ -22,37 +22,47 @@ export function fromIoredis(client: IoredisClient, { timeout = 500 }: { timeout?
   const options = redis.options ?? {};
   if (options.keyPrefix || redis.isCluster)
     throw new TypeError('keyPrefix, Cluster: crieur would not find these keys');
-  const waiting = new Set<(lost?: unknown) => void>();
+  /** Each is told when the connection is ready, and when it is lost, and since when it waits. The oldest come first. */
+  const waiting = new Map<(lost?: unknown) => void, number>();
   let why: unknown;
-  const end = (lost?: unknown) => waiting.forEach((go) => go(lost));
-  const lose = () => end(why ?? new Error('the connection is lost'));
+  const end = (lost?: unknown) => waiting.forEach((_, go) => go(lost));
+  const gone = () => why ?? new Error('no answer');
+  const lose = () => end(gone());
   redis.on('error', (error: unknown) => (why = error));
   redis.on('close', lose);
   redis.on('ready', () => end((why = undefined)));
 
-  async function send(...command: string[]): Promise<Reply> {
-    let go: (lost?: unknown) => void = nothing;
-    const reply = new Promise<Reply>((resolve, reject) => {
+  // One timer for all commands: one of their own would cost more than the rest. It keeps the process alive while one waits.
+  let timer: any;
+  const watch = () => {
+    timer = undefined;
+    for (const [go, start] of waiting) {
+      const left = start + timeout - performance.now();
+      if (left > 0) return (timer = setTimeout(watch, left));
+      go(gone());
+    }
+  };
+
+  const send = (...command: string[]) =>
+    new Promise<Reply>((resolve, reject) => {
       let isSent = false;
-      // Called when the connection is ready, and when it is lost.
-      go = (lost) => {
-        if (lost) return reject(lost);
-        if (!isSent) new Promise<Reply>((answer) => answer(redis.call(...command))).then(resolve, reject);
+      const over = (settle: (value: any) => void) => (value: unknown) => {
+        waiting.delete(go);
+        if (!waiting.size) timer?.unref();
+        settle(value);
+      };
+      const go = (lost?: unknown) => {
+        if (lost) return over(reject)(lost);
+        if (!isSent) redis.call(...command).then(over(resolve), over(reject));
         isSent = true;
       };
-      waiting.add(go);
+      waiting.set(go, performance.now());
+      timer ??= setTimeout(watch, timeout);
+      timer.ref();
       if (redis.status === 'ready') go();
       if (redis.status === 'wait') redis.connect().catch(nothing);
       if (redis.status === 'end') lose();
     });
-    try {
-      return await within(reply, timeout, async () => {
-        throw why ?? new Error(`no answer in ${timeout} ms`);
-      });
-    } finally {
-      waiting.delete(go);
-    }
-  }
 
   return {
     send,
@@ -60,7 +70,6 @@ export function fromIoredis(client: IoredisClient, { timeout = 500 }: { timeout?
     // Behind a loss, the client keeps commands and sends them on the next connection, unless one of these forbids it.
     resends: !(
       options.maxRetriesPerRequest === 0 ||
-      typeof options.retryStrategy !== 'function' ||
       (options.autoResendUnfulfilledCommands === false && options.enableOfflineQueue === false)
     ),
     async close() {

@@ -25,7 +25,7 @@ after(() => assert.deepEqual(unhandled, []));
 /** Runs a test with both versions of the client. */
 function both(name, work) {
   for (const version of ['ioredis5', 'ioredis6'])
-    test(`${name} (${version})`, async (t) => {
+    test(`${name} (${version})`, { timeout: 60_000 }, async (t) => {
       const events = [];
       const made = [];
       const make = (options = {}, clientOptions = {}, port = proxy.port) => {

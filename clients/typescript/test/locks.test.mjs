@@ -23,7 +23,7 @@ after(() => assert.deepEqual(unhandled, []));
 
 function both(name, work) {
   for (const version of Object.keys(clients))
-    test(`${name} (${version})`, async (t) => {
+    test(`${name} (${version})`, { timeout: 60_000 }, async (t) => {
       const store = fromIoredis(connect(version, proxy.port, { maxRetriesPerRequest: 0 }));
       t.after(() => store.close());
       const events = [];

@@ -22,7 +22,7 @@ beforeEach(async () => {
 function everywhere(name, work) {
   for (const kind of ['valkey', 'redis'])
     for (const version of ['ioredis5', 'ioredis6'])
-      test(`${name} (${kind}, ${version})`, { skip: !binaries[kind] }, async (t) => {
+      test(`${name} (${kind}, ${version})`, { skip: !binaries[kind], timeout: 30_000 }, async (t) => {
         const { admin, port } = servers[kind];
         const events = [];
         const made = [];
@@ -97,6 +97,17 @@ everywhere('a store behind a delete is refused', async ({ admin, make, types }) 
   assert.equal(await admin.exists(K), 0);
   assert.deepEqual(types(), ['miss', 'refused']);
   assert.deepEqual([cache.stats().misses, cache.stats().refused, cache.stats().stored], [1, 1, 0]);
+});
+
+everywhere('the row is read behind the lease', async ({ admin, make }) => {
+  for (const protocol of ['key', 'companion']) {
+    let seen;
+    await make({ protocol }).getOrSet(protocol, async () => {
+      seen = await admin.get(protocol === 'key' ? 'properties:key' : 'lease:{properties:companion}');
+      return 1;
+    });
+    assert.match(`${seen}`, /^L/, protocol);
+  }
 });
 
 everywhere('twenty callers make one fetch', async ({ make, admin }) => {

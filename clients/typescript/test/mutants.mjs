@@ -1,0 +1,124 @@
+// Each guard of the client is taken out in turn, in a copy: at least the test that is named must notice.
+//
+//   node test/mutants.mjs [word of a name]
+
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { repository } from './parts/servers.mjs';
+
+const here = fileURLToPath(new URL('..', import.meta.url));
+
+const mutants = [
+  {
+    name: 'join by key', file: 'cache.ts',
+    from: 'flight && (!flight.begun || flight.begun > called)', to: 'flight',
+    test: ['read', 'a call behind an invalidation joins no older read'],
+  },
+  {
+    name: 'no epoch', file: 'ioredis.ts', from: "  redis.on('close', lose);\n", to: '',
+    test: ['faults', 'a take that arrives late stores nothing: \\{\\}'],
+  },
+  {
+    name: 'retry: false', file: 'rest.ts', from: 'retry: { retries: 0 }', to: 'retry: false',
+    test: ['upstash', 'one request is sent'],
+  },
+  {
+    name: 'plain signal', file: 'rest.ts',
+    from: [['signal: () => AbortSignal.timeout(timeout + 50)', 'signal: AbortSignal.timeout(timeout)'], ['within(redis.exec(command), timeout, late)', 'redis.exec(command)']],
+    test: ['upstash', 'arrives behind the delete stores nothing|half an answer, silence'],
+  },
+  {
+    name: 'fetch before take', file: 'cache.ts', from: 'taken = await take();', to: 'const early = await fetchRow(flight); fetcher = () => early[0]; taken = await take();',
+    test: ['read', 'the row is read behind the lease'],
+  },
+  {
+    name: 'no give-back', file: 'cache.ts', from: "else if (lease) await ask('EVAL', GIVE_BACK, '1', leaseKey, lease);", to: '',
+    test: ['read', 'null is a value|may not be stored'],
+  },
+  {
+    name: 'no timeout', file: 'ioredis.ts', from: 'go(gone());', to: '',
+    test: ['faults', 'refused, silent, cut'],
+  },
+  {
+    name: 'store without compare', file: 'lua.ts',
+    from: 'STORE_IN_KEY =\n  "if redis.call(\'GET\', KEYS[1]) ~= ARGV[1] then return 0 end ', to: 'STORE_IN_KEY =\n  "',
+    test: ['read', 'a store behind a delete is refused'],
+  },
+  {
+    name: 'release without token', file: 'lua.ts',
+    from: 'GIVE_BACK =\n  "if redis.call(\'GET\', KEYS[1]) ~= ARGV[1] then return 0 end ', to: 'GIVE_BACK =\n  "',
+    test: ['locks', 'frees nobody else|taken away is told'],
+  },
+  {
+    name: 'errors stored', file: 'cache.ts', from: 'const row = await run(fetcher);', to: 'const row = await run(fetcher).catch((error) => ({ error: String(error) }));',
+    test: ['read', "caller's alone"],
+  },
+  {
+    name: 'errors shared', file: 'cache.ts', from: '        await within(land(), left);\n        return grace(error);', to: "        await within(land(), left); flight.settle(['null']);\n        return grace(error);",
+    also: [['flight.settle(shared);\n      if (map', "flight.settle(shared ?? ['null']);\n      if (map"]],
+    test: ['read', "caller's alone"],
+  },
+  {
+    name: 'no pause', file: 'ask.ts', from: 'until = performance.now() + ms;', to: '',
+    test: ['faults', 'refused, silent, cut'],
+  },
+  {
+    name: 'commands counted as losses', file: 'ask.ts', from: 'if (sent === losses) {\n          losses++;', to: '{',
+    test: ['faults', 'one reset with five reads'],
+  },
+  {
+    name: 'digests caught', file: 'small.ts', from: "typeof error?.digest === 'string'", to: 'false && error',
+    test: ['faults', "framework's own errors"],
+  },
+  {
+    name: 'the mark is not looked at', file: 'cache.ts', from: "typeof at !== 'number' || Date.now() / 1000 - at > silence.seconds", to: 'false',
+    test: ['read', 'a silent crieur'],
+  },
+  {
+    name: 'hit and miss of other shapes', file: 'cache.ts', from: 'value = codec.decode(text);\n        shared', to: 'shared',
+    test: ['read', 'a hit answers the same'],
+  },
+  {
+    name: 'a lock that is never told', file: 'locks.ts', from: 'watch = setTimeout(isHeld', to: 'watch = setTimeout(nothing',
+    test: ['locks', 'an expired lock is told'],
+  },
+  {
+    name: 'locks fail open', file: 'locks.ts', from: "return no('unavailable', messageOf(cause), { cause });", to: "return { success: true, data: await work(null as any), fence: 0 };",
+    test: ['locks', 'no answer: closed'],
+  },
+];
+
+const wanted = process.argv[2] ?? '';
+const copy = mkdtempSync(join(tmpdir(), 'crieur-mutants-'));
+const package_ = join(copy, 'clients/typescript');
+cpSync(here, package_, { recursive: true, filter: (path) => !/node_modules|dist$/.test(path) });
+for (const [name, where] of [['node_modules', here]]) symlinkSync(join(where, name), join(package_, name));
+for (const name of ['lua', 'target', 'tests']) symlinkSync(join(repository, name), join(copy, name));
+
+const node = (...args) => spawnSync(process.execPath, args, { cwd: package_, encoding: 'utf8', timeout: 90_000 });
+const compile = () => node('node_modules/typescript/bin/tsc', '-p', '.', '--noCheck');
+let failed = 0;
+for (const { name, file, from, to, also = [], test: [suite, pattern] } of mutants) {
+  if (!name.includes(wanted)) continue;
+  const path = join(package_, 'src', file);
+  const source = readFileSync(join(here, 'src', file), 'utf8');
+  let text = source;
+  for (const [a, b] of [...(Array.isArray(from) ? from : [[from, to]]), ...also]) {
+    if (!text.includes(a)) throw new Error(`${name}: ${file} has no ${a}`);
+    text = text.replace(a, () => b);
+  }
+  writeFileSync(path, text);
+  const built = compile();
+  if (built.status !== 0) throw new Error(`${name}: ${built.stdout}`);
+  const run = node('--test', '--test-reporter=tap', `--test-name-pattern=${pattern}`, `test/${suite}.test.mjs`);
+  writeFileSync(path, source);
+  const noticed = [...(run.stdout ?? '').matchAll(/^not ok \d+ - (.*)$/gm)].map(([, title]) => title);
+  const isDead = run.status !== 0;
+  if (!isDead) failed++;
+  console.log(`${isDead ? 'noticed' : 'NOT NOTICED'}: ${name}${isDead ? `, by "${noticed[0] ?? 'a test that did not end'}"` : ''}`);
+}
+rmSync(copy, { recursive: true, force: true });
+if (failed) process.exitCode = 1;
