@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::budget::Budget;
 use crate::cache::health::Health;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::{CacheState, Metrics};
@@ -45,14 +46,17 @@ pub struct WatchedCache {
     pub required: bool,
     /// Whether it answers.
     pub health: Arc<Health>,
+    /// What may be billed there.
+    pub budget: Option<Budget>,
 }
 
 impl WatchedCache {
     /// What it is like now.
     pub fn state(&self) -> CacheState {
-        let WatchedCache { name, required, health } = self;
+        let WatchedCache { name, required, health, budget } = self;
         let (away, outages) = (health.is_away(), health.outages());
-        CacheState { name: CacheName::clone(name), required: *required, away, outages, sentinels: health.sentinels() }
+        let (billed, budget, sentinels) = (health.billed(), *budget, health.sentinels());
+        CacheState { name: CacheName::clone(name), required: *required, away, outages, billed, budget, sentinels }
     }
 }
 

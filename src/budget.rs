@@ -89,6 +89,15 @@ impl Budget {
         Duration::from_secs_f64(1.0 / (self.rate() - marks)).min(BOUND_MAX)
     }
 
+    /// The bound in whole seconds, or in milliseconds below one; rounded up.
+    pub fn bound_shown(self) -> String {
+        let bound = self.bound();
+        match bound.as_secs_f64() {
+            seconds if seconds >= 1.0 => format!("{} s", seconds.ceil()),
+            seconds => format!("{} ms", (seconds * 1000.0).ceil()),
+        }
+    }
+
     /// Commands of a month in which nothing changes.
     pub fn idle(self) -> u64 {
         (MONTH.as_secs_f64() / self.heartbeat.as_secs_f64()).ceil() as u64 * self.mark.idle

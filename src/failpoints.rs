@@ -3,7 +3,7 @@
 //! Without the feature every call here is a constant and nothing of it is in the binary. With it, `CRIEUR_CRASH_AT`
 //! (`NAME` or `NAME:COUNT`) ends the process at the COUNTth time the named step is reached, as SIGKILL would: no
 //! destructor runs, no buffer is flushed. `CRIEUR_WITHOUT` (names, comma separated) switches guards off, so that the
-//! torture test can prove that it would notice.
+//! torture test can prove that it would notice. `CRIEUR_SOONER` divides pauses of minutes, which no test waits for.
 
 /// A guard that a test may switch off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +94,20 @@ pub fn without(guard: Guard) -> bool {
 #[inline(always)]
 pub const fn without(_guard: Guard) -> bool {
     false
+}
+
+/// A pause of minutes, or the part of it that a test waits for.
+#[cfg(feature = "failpoints")]
+pub fn sooner(pause: std::time::Duration) -> std::time::Duration {
+    let factor = std::env::var("CRIEUR_SOONER").ok().map(|text| text.parse().expect("CRIEUR_SOONER is a number"));
+    pause / factor.unwrap_or(1)
+}
+
+/// A pause of minutes.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub const fn sooner(pause: std::time::Duration) -> std::time::Duration {
+    pause
 }
 
 /// The process is at `step`; ends here when it was told to.

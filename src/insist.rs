@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
 use crate::error::{Class, Error, Result};
+use crate::failpoints::sooner;
 use crate::observe::{Id, log};
 use crate::outage::{Outage, Say, span};
 use crate::random;
@@ -76,7 +77,7 @@ pub async fn insist<T>(part: Part, what: &str, mut step: impl AsyncFnMut() -> Re
 /// The pause before the next try after `error`.
 pub fn pause(backoff: &mut Backoff, error: &Error) -> Duration {
     match error.class {
-        Class::TransientSlow => backoff.next_slow(random::fraction()),
+        Class::TransientSlow => sooner(backoff.next_slow(random::fraction())),
         Class::Transient | Class::Definite(_) => backoff.next(random::fraction()),
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
+use crate::budget::Budget;
 use crate::lsn::Lsn;
 use crate::observe::news::{CacheTotals, News, Totals};
 use crate::observe::speaker::CacheName;
@@ -47,6 +48,10 @@ pub struct CacheState {
     pub outages: u64,
     /// Whether a majority of its Sentinels answers, where it has some.
     pub sentinels: Option<bool>,
+    /// Commands that were billed.
+    pub billed: u64,
+    /// What may be billed.
+    pub budget: Option<Budget>,
 }
 
 /// What the loop told of one cache.
@@ -201,7 +206,17 @@ impl Metrics {
                 None => ", has no mark of this daemon yet".to_owned(),
             };
             let silent = if state.sentinels == Some(false) { ", its Sentinels do not answer" } else { "" };
-            let _ = writeln!(text, "cache {} {answers}{needed}{silent}{marked}", state.name); // A String takes it all.
+            let billed = match state.budget {
+                Some(budget) => format!(
+                    ", {} commands billed of {} a month: a change is deleted at most {} late",
+                    state.billed,
+                    budget.commands(),
+                    budget.bound_shown()
+                ),
+                None if state.billed > 0 => format!(", {} commands billed", state.billed),
+                None => String::new(),
+            };
+            let _ = writeln!(text, "cache {} {answers}{needed}{silent}{marked}{billed}", state.name); // A String takes it all.
         }
         text
     }
@@ -317,6 +332,7 @@ impl Metrics {
             cache.marked.map(|(_, at)| format!("{:.3}", now.saturating_duration_since(at).as_secs_f64()))
         });
         page.gaps(&all);
+        page.billed(caches);
     }
 }
 
@@ -365,6 +381,23 @@ impl Page {
         }
     }
 
+    /// What is billed, for caches that bill.
+    fn billed(&mut self, caches: &[CacheState]) {
+        let (name, help) = ("cache_commands_billed_total", "Commands sent that are billed, where commands are billed.");
+        self.head(name, help, "counter");
+        for state in caches.iter().filter(|state| state.billed > 0 || state.budget.is_some()) {
+            self.labelled(name, &state.name, &state.billed.to_string());
+        }
+        let (name, help) =
+            ("cache_age_bound_seconds", "How long a change may wait, by the cache's budget, while the cache answers.");
+        self.head(name, help, "gauge");
+        for state in caches {
+            if let Some(budget) = state.budget {
+                self.labelled(name, &state.name, &format!("{:.3}", budget.bound().as_secs_f64()));
+            }
+        }
+    }
+
     /// A value of one cache. A name has no character that would have to be escaped.
     fn labelled(&mut self, name: &str, cache: &str, value: &str) {
         let _ = writeln!(self.0, "crieur_{name}{{cache=\"{cache}\"}} {value}");
@@ -386,7 +419,15 @@ mod tests {
     use super::*;
 
     fn state(name: &str, away: bool) -> CacheState {
-        CacheState { name: name.into(), required: true, away, outages: u64::from(away), sentinels: None }
+        CacheState {
+            name: name.into(),
+            required: true,
+            away,
+            outages: u64::from(away),
+            billed: 0,
+            budget: None,
+            sentinels: None,
+        }
     }
 
     #[test]

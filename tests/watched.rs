@@ -185,6 +185,7 @@ fn caches<C>(caches: impl IntoIterator<Item = C>) -> Vec<(C, Policy)> {
         on_gap: OnGap::Sweep,
         heartbeat: Duration::from_secs(10),
         metering: Metering::None,
+        budget: None,
         required: true,
         hold_wal_bytes_max: HOLDS_FOR_EVER,
     };

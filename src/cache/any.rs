@@ -101,6 +101,10 @@ impl Cache for AnyCache {
         each!(self, cache => cache.name())
     }
 
+    fn billed(&self) -> u64 {
+        each!(self, cache => cache.billed())
+    }
+
     fn is_nameless(&self) -> bool {
         each!(self, cache => cache.is_nameless())
     }

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
@@ -13,11 +14,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::address::Address;
+use super::health::Health;
 use super::identity::{Identity, Info};
 use super::socket::{End, HeardBytes, Stream};
 use super::speak::{Speaks, count};
-use super::unlink::{Unlinks, is_long};
-use super::{Deleted, reply};
+use super::unlink::{Packing, Unlinks};
+use super::{Deleted, bill, reply};
 use crate::config::Leases;
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
@@ -34,6 +36,8 @@ pub(super) struct CacheLink {
     /// What the server said on it.
     heard: HeardBytes,
     timeout: Duration,
+    /// Where commands are billed: who counts them.
+    bill: Option<Arc<Health>>,
     state: State,
     /// When it was made, counted in failures of any connection.
     pub(super) generation: u64,
@@ -79,7 +83,8 @@ impl CacheLink {
         let (connection, driver) = made.map_err(reply::broken)?;
         let driver = Rc::new(Driver(Cell::new(Some(tokio::spawn(driver)))));
         let (born, state, identity, info) = (Instant::now(), State::Untried, None, Info::default());
-        Ok(CacheLink { connection, driver, heard, timeout, state, generation, born, identity, info })
+        let bill = None;
+        Ok(CacheLink { connection, driver, heard, timeout, bill, state, generation, born, identity, info })
     }
 
     /// Why a log-in failed with `error`: what was heard may say more, and so may whoever answers at this address.
@@ -102,12 +107,22 @@ impl CacheLink {
         }
     }
 
+    /// Each command costs money; whoever watches `health` counts them.
+    pub(super) fn is_billed_to(&mut self, health: &Arc<Health>) {
+        self.bill = Some(Arc::clone(health));
+    }
+
+    fn packing(&self) -> Packing {
+        if self.bill.is_some() { Packing::Billed } else { Packing::Free }
+    }
+
     /// Another user of the same connection: commands of both go over it, and each gets its own replies.
     pub(super) fn shared(&self) -> Self {
         CacheLink {
             connection: self.connection.clone(),
             driver: Rc::clone(&self.driver),
             heard: self.heard.clone(),
+            bill: self.bill.clone(),
             identity: self.identity.clone(),
             info: self.info.clone(),
             state: State::Untried,
@@ -179,7 +194,7 @@ impl CacheLink {
     /// UNLINKs one long key, on a connection that no other key needs; `None` when the server closed it unanswered, or
     /// said that it does not read so much.
     pub(super) async fn unlink_alone(&mut self, key: &[u8], leases: Leases) -> Result<Option<Deleted>> {
-        let mut unlinks = Unlinks::new(leases);
+        let mut unlinks = Unlinks::new(leases, self.packing());
         unlinks.push(key);
         match self.again().flush(&mut unlinks).await {
             Ok(existed) => Ok(Some(Deleted { sent: 1, existed })),
@@ -218,6 +233,11 @@ impl Speaks for CacheLink {
             (Err(error), State::Untried) if error.is_io_error() && !error.is_timeout() => State::Closed,
             (Err(_), _) => State::Broken,
         };
+        if let Some(health) = &self.bill {
+            let reply = |index: usize| replies.as_ref().ok().and_then(|replies| replies.get(index));
+            let billed = pipeline.cmd_iter().enumerate().map(|(index, command)| bill::of(command, reply(index)));
+            health.bill(billed.sum());
+        }
         let replies = replies.map_err(|error| match self.heard.last_words() {
             Some((code, detail)) => reply::last_words(&code, &detail),
             None => reply::broken(error),
@@ -232,9 +252,10 @@ impl Speaks for CacheLink {
         leases: Leases,
     ) -> Result<(Deleted, Vec<&'a [u8]>)> {
         let (mut done, mut long) = (Deleted::default(), Vec::new());
-        let mut unlinks = Unlinks::new(leases);
+        let packing = self.packing();
+        let mut unlinks = Unlinks::new(leases, packing);
         for key in keys {
-            if is_long(key.len()) {
+            if packing.is_long(key.len()) {
                 long.push(key);
                 continue;
             }

@@ -135,6 +135,11 @@ pub trait Cache {
         Vec::new()
     }
 
+    /// Commands that were sent so far and are billed; none where commands cost nothing.
+    fn billed(&self) -> u64 {
+        0
+    }
+
     /// Which cache this is, for messages.
     fn name(&self) -> &str {
         "the cache"

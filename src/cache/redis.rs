@@ -37,6 +37,9 @@ use crate::reminder::Reminder;
 const ONE_PRIMARY: &str = "Write redis://, and the host and port of the one primary that holds all keys.";
 const UPSTASH: &str = "Upstash: write rediss://default:<token>@<endpoint>:6379; the REST token is the password.";
 
+const ONLY_HTTPS: &str = "The address follows from that of the REST interface: the same host, port 6379. Where only HTTPS is open, write \
+    transport = \"rest\" for this cache.";
+
 /// Connections that a long key may break before it is left out.
 const LONG_KEY_TRIES: usize = 3;
 
@@ -62,6 +65,8 @@ impl Drop for Sweeping<'_> {
 /// A Redis or Valkey server.
 pub struct RedisCache {
     route: Route,
+    /// The address follows from that of a REST interface.
+    is_derived: bool,
     protect: Vec<Vec<u8>>,
     leases: Leases,
     timeout: Duration,
@@ -121,6 +126,7 @@ impl RedisCache {
         RedisCache {
             route,
             turns: Cell::default(),
+            is_derived: config.token.is_some(),
             protect: config.protect.clone(),
             leases: config.leases,
             timeout: config.timeout,
@@ -162,16 +168,24 @@ impl RedisCache {
         link.map_err(|error| error.at(&self.route.server))
     }
 
+    /// The address was made from that of a REST interface, which may be all that can be reached.
+    fn unreached(&self, error: Error) -> Error {
+        if self.is_derived && error.is_transient() { error.hint(ONLY_HTTPS) } else { error }
+    }
+
     /// The same, to one address.
     async fn open(&self, address: &Address) -> Result<CacheLink> {
         let (stream, heard) = match timeout(self.timeout, address.open()).await {
-            Ok(opened) => opened?,
+            Ok(opened) => opened.map_err(|error| self.unreached(error))?,
             Err(_) => {
-                let silent = || Error::transient(format!("no answer within {}", shown(self.timeout)));
+                let silent = || self.unreached(Error::transient(format!("no answer within {}", shown(self.timeout))));
                 return Err(address.stranger().await.unwrap_or_else(silent));
             }
         };
         let mut link = CacheLink::over(stream, heard, self.timeout, self.generation.get()).await?;
+        if self.metering == Metering::ByCommand {
+            link.is_billed_to(&self.health);
+        }
         match link.log_in(address).await {
             Ok(()) => Ok(link),
             Err(error) => Err(link.why(error, address).await),
@@ -334,6 +348,9 @@ impl RedisCache {
     async fn sweep_on_link(&self, plan: &sweep::SweepPlan<'_>) -> Result<Swept> {
         let mut link = self.link().await?;
         let is_only = link.identity.is_none();
+        if self.metering == Metering::ByCommand {
+            speak::write_something(&mut link).await?;
+        }
         let sweeping = Sweeping::over(&self.sweeping, is_only);
         let finish = async |link: &mut CacheLink, keys: &[&[u8]]| {
             let (deleted, long) = link.unlink(keys.iter().copied(), self.leases).await?;
@@ -355,7 +372,9 @@ impl RedisCache {
         let mut done = Deleted::default();
         for key in keys {
             let mut unlinked = None;
-            for _ in 0..LONG_KEY_TRIES {
+            // A service that bills has a limit of its own: no client can have stored such a key.
+            let tries = if self.metering == Metering::ByCommand { 0 } else { LONG_KEY_TRIES };
+            for _ in 0..tries {
                 // A connection that was made and logged in proves that nothing but the key is wrong.
                 unlinked = self.connect().await?.unlink_alone(key, self.leases).await?;
                 if unlinked.is_some() {
@@ -456,7 +475,7 @@ impl Cache for RedisCache {
         let asked = Swapping { name, expected, mark, again, leases: self.leases };
         let make = |identity: Option<&Identity>| {
             let is_cheap = self.metering == Metering::ByCommand && identity.is_none() && !self.by_script.get();
-            let plain = if is_cheap { asked.plain() } else { None };
+            let plain = if is_cheap { asked.cheap() } else { None };
             let is_plain = plain.is_some();
             (plain.unwrap_or_else(|| asked.script(identity)), is_plain)
         };
@@ -467,6 +486,10 @@ impl Cache for RedisCache {
         while self.lineage() == since {
             self.route.watch(self.route.turns()).await;
         }
+    }
+
+    fn billed(&self) -> u64 {
+        self.health.billed()
     }
 
     fn is_nameless(&self) -> bool {

@@ -7,6 +7,9 @@ use super::{Deleted, reply};
 use crate::config::Leases;
 use crate::error::{Error, Result};
 
+/// What is written for the sake of what is read behind it; the service forgets it after a minute.
+const SYNC_KEY: &str = "crieur:sync";
+
 /// A way to a cache, for one call.
 #[allow(async_fn_in_trait)] // One thread: no future of ours needs to be Send.
 pub(super) trait Speaks {
@@ -51,6 +54,19 @@ pub(super) fn mark(command: &str, value: Value) -> std::result::Result<Option<Ve
         Value::ServerError(error) if error.code() == "WRONGTYPE" => Err(None),
         Value::ServerError(error) => Err(Some(reply::refused(command, &error))),
         _ => Err(Some(reply::unexpected(command))), // Value is foreign and non-exhaustive.
+    }
+}
+
+/// A write of our own: reads behind it, which replicas may answer, see everything that was there. Whoever may not write
+/// that key reads behind the last delete.
+pub(super) async fn write_something(link: &mut impl Speaks) -> Result<()> {
+    let mut command = Cmd::new();
+    command.arg("SET").arg(SYNC_KEY).arg("").arg("PX").arg(60_000);
+    match link.ask(command).await? {
+        Value::ServerError(error) if error.code() != "NOPERM" && error.code() != "OOM" => {
+            Err(reply::refused("SET", &error))
+        }
+        _ => Ok(()), // Value is foreign and non-exhaustive.
     }
 }
 

@@ -8,7 +8,7 @@ use ::redis::{Cmd, Pipeline, Value};
 
 use super::identity::Identity;
 use super::lease;
-use super::unlink::Unlinks;
+use super::unlink::{Packing, Unlinks};
 use crate::config::Leases;
 use crate::keys::KeySet;
 
@@ -30,6 +30,11 @@ for i = 2, #KEYS, 500 do redis.call('UNLINK', unpack(KEYS, i, math.min(i + 499, 
 local written = redis.pcall('SET', KEYS[1], ARGV[1])
 if written.err then return redis.error_reply(string.match(written.err, '%u+ .*') or written.err) end
 return 1";
+
+/// The same by SET's own comparison, `ARGV[2..]`: one command less for each mark.
+const SWAP_CHEAP: &str =
+    "for i = 2, #KEYS, 5000 do redis.call('UNLINK', unpack(KEYS, i, math.min(i + 4999, #KEYS))) end
+return redis.call('SET', KEYS[1], unpack(ARGV))";
 
 /// The same for keys that are no text, over a transport that carries nothing else. `ARGV[2]` marks may be there: `+` and
 /// its text each, or `-` for none. Behind them stand the keys, in hexadecimal.
@@ -66,14 +71,14 @@ impl Swapping<'_> {
         self.again.iter().map(|key| key.bytes.len()).sum()
     }
 
-    /// Compares and sets in one step, whatever marks may be there.
-    pub(super) fn script(&self, identity: Option<&Identity>) -> Pipeline {
+    /// EVAL of `script` with the mark's key and those that go once more.
+    fn eval(&self, script: &str) -> Cmd {
         let companions = match self.leases {
             Leases::None => 1,
             Leases::Companion => 2,
         };
         let mut command = Cmd::new();
-        command.arg("EVAL").arg(SWAP).arg(1 + companions * self.again.len()).arg(mark_key(self.name));
+        command.arg("EVAL").arg(script).arg(1 + companions * self.again.len()).arg(mark_key(self.name));
         let mut companion = Vec::new();
         for key in self.again.iter() {
             command.arg(key.bytes);
@@ -82,6 +87,12 @@ impl Swapping<'_> {
                 command.arg(companion.as_slice());
             }
         }
+        command
+    }
+
+    /// Compares and sets in one step, whatever marks may be there.
+    pub(super) fn script(&self, identity: Option<&Identity>) -> Pipeline {
+        let mut command = self.eval(SWAP);
         command.arg(self.mark).arg(if self.expected.contains(&None) { "or nothing" } else { "" });
         let [run, history] = identity.map_or(["", ""], Identity::fields);
         command.arg(run).arg(history);
@@ -89,6 +100,21 @@ impl Swapping<'_> {
             command.arg(text);
         }
         alone(command)
+    }
+
+    /// The same in as few commands as can be where each is billed, MULTI and EXEC among them: where only one mark can be
+    /// there, SET compares by itself.
+    pub(super) fn cheap(&self) -> Option<Pipeline> {
+        let [expected] = self.expected else { return None };
+        if self.again.is_empty() {
+            return self.plain();
+        }
+        let mut command = self.eval(SWAP_CHEAP);
+        match expected {
+            None => command.arg(self.mark).arg("NX"),
+            Some(text) => command.arg(self.mark).arg("IFEQ").arg(text),
+        };
+        Some(alone(command))
     }
 
     /// The same where some of the keys are no text and nothing else can be sent.
@@ -129,7 +155,7 @@ impl Swapping<'_> {
         }
         let mut transaction = Pipeline::new();
         transaction.cmd("MULTI");
-        let mut unlinks = Unlinks::new(self.leases);
+        let mut unlinks = Unlinks::new(self.leases, Packing::Billed);
         self.again.iter().for_each(|key| unlinks.push(key.bytes));
         unlinks.take().0.cmd_iter().for_each(|command| _ = transaction.add_command(command.clone()));
         transaction.add_command(command);
@@ -183,6 +209,11 @@ mod tests {
         let transaction = texts(&swapping(&again, Leases::Companion).plain().expect("one mark"));
         let unlink = ["UNLINK", "a", "lease:{a}", "b", "lease:{b}"];
         assert_eq!(transaction, [&["MULTI"][..], &unlink, &set, &["EXEC"]]);
+        let cheap = texts(&swapping(&again, Leases::Companion).cheap().expect("one mark")).remove(0);
+        assert_eq!(cheap[2..], ["5", "crieur:mark:s", "a", "lease:{a}", "b", "lease:{b}", "new", "IFEQ", "old"]);
+        assert_eq!(texts(&swapping(&none, Leases::None).cheap().expect("one mark")), [set]);
+        let bytes = texts(&swapping(&again, Leases::None).script_of_bytes()).remove(0);
+        assert_eq!(bytes[2..], ["1", "crieur:mark:s", "new", "1", "+old", "61", "62"]);
         let script = texts(&swapping(&again, Leases::None).script(None)).remove(0);
         assert_eq!(script[2..], ["3", "crieur:mark:s", "a", "b", "new", "", "", "", "old"]);
     }

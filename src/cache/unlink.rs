@@ -16,17 +16,58 @@ const COMMAND_BYTES_MAX: usize = 256 * 1024;
 const PIPELINE_BYTES_MAX: usize = 1024 * 1024;
 /// Commands sent before the replies are awaited.
 const PIPELINE_COMMANDS_MAX: usize = 20;
+/// Bytes of one command where each is billed; Upstash reads up to 10 MB.
+const BILLED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The longest key there.
+const BILLED_KEY_BYTES_MAX: usize = 32 * 1024;
 /// The longest argument that every server reads: `proto-max-bulk-len` cannot be set lower (src/config.c).
 const ARGUMENT_BYTES_SURE: usize = 1024 * 1024;
 
-/// Whether a key of `length` bytes may be refused for its length. The server closes the connection then.
-pub(super) fn is_long(length: usize) -> bool {
-    length + lease::BYTES > ARGUMENT_BYTES_SURE
+/// How keys are packed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Packing {
+    /// Into commands that do not keep a server from its other clients.
+    Free,
+    /// Into as few commands as possible, since each is billed.
+    Billed,
+}
+
+impl Packing {
+    /// Whether a key of `length` bytes may be refused for its length. The server closes the connection then; one that
+    /// bills holds no such key.
+    pub(super) fn is_long(self, length: usize) -> bool {
+        match self {
+            Packing::Free => length + lease::BYTES > ARGUMENT_BYTES_SURE,
+            Packing::Billed => length + lease::BYTES > BILLED_KEY_BYTES_MAX,
+        }
+    }
+
+    fn arguments_max(self) -> usize {
+        match self {
+            Packing::Free => COMMAND_ARGUMENTS_MAX,
+            Packing::Billed => 20_000,
+        }
+    }
+
+    fn command_bytes_max(self) -> usize {
+        match self {
+            Packing::Free => COMMAND_BYTES_MAX,
+            Packing::Billed => BILLED_BYTES_MAX,
+        }
+    }
+
+    fn pipeline_bytes_max(self) -> usize {
+        match self {
+            Packing::Free => PIPELINE_BYTES_MAX,
+            Packing::Billed => BILLED_BYTES_MAX,
+        }
+    }
 }
 
 /// UNLINK commands that go out together.
 pub(super) struct Unlinks {
     leases: Leases,
+    packing: Packing,
     full: Vec<Cmd>,
     last: Option<Cmd>,
     last_arguments: usize,
@@ -38,9 +79,9 @@ pub(super) struct Unlinks {
 }
 
 impl Unlinks {
-    pub(super) fn new(leases: Leases) -> Self {
+    pub(super) fn new(leases: Leases, packing: Packing) -> Self {
         let (full, last, lease) = (Vec::new(), None, Vec::new());
-        Unlinks { leases, full, last, last_arguments: 0, last_bytes: 0, keys: 0, bytes: 0, lease }
+        Unlinks { leases, packing, full, last, last_arguments: 0, last_bytes: 0, keys: 0, bytes: 0, lease }
     }
 
     /// Arguments and bytes that a key of `length` bytes adds.
@@ -56,11 +97,13 @@ impl Unlinks {
         let (arguments, bytes) = self.cost(length);
         let commands = self.full.len() + usize::from(self.last.is_some());
         let opens = self.last.is_some() && self.ends_command(arguments, bytes);
-        commands > 0 && (self.bytes + bytes > PIPELINE_BYTES_MAX || (opens && commands >= PIPELINE_COMMANDS_MAX))
+        commands > 0
+            && (self.bytes + bytes > self.packing.pipeline_bytes_max() || (opens && commands >= PIPELINE_COMMANDS_MAX))
     }
 
     fn ends_command(&self, arguments: usize, bytes: usize) -> bool {
-        self.last_arguments + arguments > COMMAND_ARGUMENTS_MAX || self.last_bytes + bytes > COMMAND_BYTES_MAX
+        self.last_arguments + arguments > self.packing.arguments_max()
+            || self.last_bytes + bytes > self.packing.command_bytes_max()
     }
 
     pub(super) fn push(&mut self, key: &[u8]) {
@@ -90,7 +133,7 @@ impl Unlinks {
 
     /// What is to be sent, with its keys (leases not counted) and its bytes; nothing is left.
     pub(super) fn take(&mut self) -> (Pipeline, u64, usize) {
-        let unlinks = std::mem::replace(self, Unlinks::new(self.leases));
+        let unlinks = std::mem::replace(self, Unlinks::new(self.leases, self.packing));
         let mut pipeline = Pipeline::with_capacity(unlinks.full.len() + 1);
         for command in unlinks.full.into_iter().chain(unlinks.last) {
             pipeline.add_command(command);
@@ -107,7 +150,7 @@ mod tests {
     /// Arguments of each command of each pipeline that `lengths` are sent in.
     fn shape(leases: Leases, lengths: impl IntoIterator<Item = usize>) -> Vec<Vec<usize>> {
         let mut pipelines = Vec::new();
-        let mut unlinks = Unlinks::new(leases);
+        let mut unlinks = Unlinks::new(leases, Packing::Free);
         let mut close = |unlinks: &mut Unlinks| {
             let (pipeline, ..) = unlinks.take();
             pipelines.push(pipeline.cmd_iter().map(|command| command.args_iter().len() - 1).collect());
@@ -146,7 +189,7 @@ mod tests {
 
     #[test]
     fn the_lease_follows_its_key() {
-        let mut unlinks = Unlinks::new(Leases::Companion);
+        let mut unlinks = Unlinks::new(Leases::Companion, Packing::Free);
         unlinks.push(b"a{b}");
         unlinks.push(b"c");
         let (pipeline, keys, bytes) = unlinks.take();
@@ -163,6 +206,15 @@ mod tests {
 
     #[test]
     fn a_key_is_long_when_it_or_its_lease_may_be_refused() {
-        assert!(!is_long(0) && !is_long((1 << 20) - 8) && is_long((1 << 20) - 7));
+        for (packing, most) in [(Packing::Free, 1 << 20), (Packing::Billed, 32 * 1024)] {
+            assert!(!packing.is_long(0) && !packing.is_long(most - 8) && packing.is_long(most - 7));
+        }
+    }
+
+    #[test]
+    fn thousands_of_keys_are_one_command_where_each_is_billed() {
+        let mut unlinks = Unlinks::new(Leases::Companion, Packing::Billed);
+        (0..9_000).for_each(|index| unlinks.push(format!("key:{index}").as_bytes()));
+        assert_eq!(unlinks.take().0.len(), 1);
     }
 }

@@ -137,7 +137,15 @@ fn variables(key: &ConfigKey) -> String {
 
 /// The page of a daemon that has just started, read as Prometheus reads it.
 fn metrics(out: &mut String) {
-    let main = CacheState { name: MAIN.into(), required: true, away: false, outages: 0, sentinels: Some(true) };
+    let main = CacheState {
+        name: MAIN.into(),
+        required: true,
+        away: false,
+        outages: 0,
+        billed: 0,
+        budget: None,
+        sentinels: Some(true),
+    };
     let page = Metrics::new(Instant::now()).text(&[main], Instant::now());
     line!(out, "| Metric | Kind | Meaning |\n|---|---|---|");
     let kinds: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();

@@ -123,6 +123,19 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
+/// A budget that is set has a price, which the log names.
+fn say_bound(cache: &CacheConfig) {
+    let Ok(Some(budget)) = cache.budget() else { return };
+    log!(
+        Id::BudgetBound,
+        cache = cache.name,
+        "{} commands a month: a change is deleted at most {} late while the cache answers; {} of them are the heartbeat's",
+        budget.commands(),
+        budget.bound_shown(),
+        budget.idle()
+    );
+}
+
 /// What the configuration says of a cache.
 fn policy(cache: &CacheConfig) -> Policy {
     Policy {
@@ -133,6 +146,7 @@ fn policy(cache: &CacheConfig) -> Policy {
         on_gap: cache.on_gap,
         heartbeat: cache.heartbeat,
         metering: cache.metering,
+        budget: cache.budget().ok().flatten(),
         required: cache.required,
         // Nothing would sweep what it lacks when it returns.
         hold_wal_bytes_max: if cache.on_gap == OnGap::Warn { HOLDS_FOR_EVER } else { cache.hold_wal_bytes_max },
@@ -156,10 +170,12 @@ where
     let settings = settings(&config);
     let caches = config.caches.iter().map(|cache| Ok((AnyCache::new(cache)?, policy(cache))));
     let caches = caches.collect::<Result<Vec<_>>>()?;
+    config.caches.iter().for_each(say_bound);
     let watched = |(cache, policy): &(AnyCache, Policy)| WatchedCache {
         name: policy.name.as_str().into(),
         required: policy.required,
         health: cache.health(),
+        budget: policy.budget,
     };
     let watched: Vec<WatchedCache> = caches.iter().map(watched).collect();
     let watch = AdminState::new(watched.clone());

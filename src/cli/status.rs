@@ -39,6 +39,8 @@ struct Standing {
     ready: bool,
     /// The caches that do not answer, each with its words.
     away: Vec<(String, Instant)>,
+    /// How old a change may become, by the budgets of the caches, in words.
+    bounds: Vec<String>,
     sweeping_since: Option<Instant>,
     held_since: Option<Instant>,
     noticed: Option<Instant>,
@@ -53,6 +55,7 @@ impl Standing {
             since: now,
             ready: false,
             away: Vec::new(),
+            bounds: Vec::new(),
             sweeping_since: None,
             held_since: None,
             noticed: None,
@@ -112,6 +115,11 @@ impl Standing {
         let away: Vec<String> = caches.iter().filter(|state| state.away).map(words).collect();
         let since = |what: &String| self.away.iter().find(|(known, _)| known == what).map_or(now, |(_, since)| *since);
         self.away = away.into_iter().map(|what| (what.clone(), since(&what))).collect();
+        let bound = |state: &CacheState| {
+            let bound = state.budget?.bound_shown();
+            Some(format!("the budget of the cache {} lets a change wait for {bound} at most", state.name))
+        };
+        self.bounds = caches.iter().filter_map(bound).collect();
     }
 
     /// What is wrong, and since when; the gravest first.
@@ -154,6 +162,9 @@ impl Standing {
         // Of a stream that does not run, or a cache that does not answer, it would be the age of another time.
         if wrong.is_empty() && self.doing == Doing::Streaming && keys > 0 {
             parts.push(format!("last change {} s late", self.late.as_secs()));
+        }
+        if self.doing == Doing::Streaming {
+            parts.extend(self.bounds.iter().cloned());
         }
         (parts.join("; "), wrong.into_iter().map(|(what, _)| what).collect())
     }
@@ -278,7 +289,15 @@ mod tests {
             if let Some(news) = &news {
                 standing.news(news, now);
             }
-            let state = CacheState { name: "main".into(), required: true, away: cache, outages: 0, sentinels: None };
+            let state = CacheState {
+                name: "main".into(),
+                required: true,
+                away: cache,
+                outages: 0,
+                billed: 0,
+                budget: None,
+                sentinels: None,
+            };
             standing.caches(&[state], now);
             assert_eq!(standing.line(now).0, expected, "{seconds} {news:?}");
         }

@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(
             config.caches.iter().map(|cache| (cache.name.as_str(), seen(cache))).collect::<Vec<_>>(),
             [
-                ("main", (true, 1 << 30, Some(1_500_000), 3, 2, Metering::None)),
+                ("main", (true, 1 << 30, Some(1_500_000), 3, 60, Metering::ByCommand)),
                 ("dakar", (false, 0, None, 0, 2, Metering::None)),
                 ("fixed", (true, 1 << 30, None, 3, 60, Metering::ByCommand)),
                 ("upstash", (true, 1 << 30, Some(200_000), 3, 60, Metering::ByCommand)),

@@ -24,7 +24,7 @@ pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"]
 pub(super) const UPSTASH: [&str; 2] = ["UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"];
 
 /// Variables of test builds (`failpoints.rs`).
-const OF_TESTS: [&str; 2] = ["CRIEUR_CRASH_AT", "CRIEUR_WITHOUT"];
+const OF_TESTS: [&str; 3] = ["CRIEUR_CRASH_AT", "CRIEUR_WITHOUT", "CRIEUR_SOONER"];
 
 /// The level that a text names.
 pub fn level(text: &str) -> Option<&'static str> {

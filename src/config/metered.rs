@@ -2,7 +2,9 @@
 //!
 //! While nothing happens the mark is all that is sent, so its heartbeat decides the price of an idle month.
 
+use crate::budget::{Budget, MarkCost};
 use crate::config::merged::Merged;
+use crate::config::reference::Checked;
 
 /// Whether each command costs money.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,13 +54,17 @@ pub(super) fn settle(merged: &mut Merged) -> Metering {
         "yes" => Metering::ByCommand,
         "no" => Metering::None,
         // Whoever speaks this interface bills, and a budget is for commands that are billed.
-        _ if merged.text("cache.transport") == "rest" || merged.is_written("cache.budget") => Metering::ByCommand,
+        _ if merged.text("cache.transport") == "rest" => Metering::ByCommand,
+        _ if matches!(merged.get("cache.budget"), Some(Checked::Budget(Some(_)))) => Metering::ByCommand,
         _ => of_url(&merged.text("cache.url")),
     };
     if metering == Metering::ByCommand {
         let origin = "default where commands are billed";
         DEFAULTS.iter().for_each(|(name, default)| merged.set_default(name, default, origin));
-        if is_upstash(&host(&merged.text("cache.url"))) {
+        // A heartbeat that somebody chose may eat the default: then there is none.
+        let fits = crate::amount::commands(BUDGET)
+            .is_some_and(|budget| Budget::new(budget, merged.duration("cache.heartbeat"), MarkCost::TCP).is_ok());
+        if is_upstash(&host(&merged.text("cache.url"))) && fits {
             merged.set_default("cache.budget", BUDGET, "default on a host of Upstash");
         }
     }

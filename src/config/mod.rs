@@ -16,12 +16,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 
+use crate::amount::shown;
+use crate::budget::TooSmall;
 use crate::config::caches::Layers;
 use crate::config::environment::Environment;
 use crate::config::layers::LayerValues;
 use crate::config::merged::{Merged, unfit};
 use crate::config::reference::Checked;
-use crate::mistake::{Mistakes, SourceFile};
+use crate::mistake::{Mistakes, Place, SourceFile};
 use crate::rules::Rules;
 
 pub use environment::Given;
@@ -124,7 +126,26 @@ impl Config {
         if !mistakes.is_harmless() {
             return Err(mistakes);
         }
-        Ok(Config::of(merged, caches, (rules, protect), mistakes))
+        Config::of(merged, caches, (rules, protect), mistakes).with_budgets_that_can_be_kept()
+    }
+
+    /// A budget that the heartbeat eats is a mistake.
+    fn with_budgets_that_can_be_kept(mut self) -> Result<Config, Mistakes> {
+        for cache in &self.caches {
+            let Err(small) = cache.budget() else { continue };
+            let TooSmall { heartbeat, least, shortest } = small;
+            let (section, budget) = (&cache.section, cache.budget.unwrap_or_default());
+            let message = format!(
+                "{section}.budget: {budget} commands a month are too few for a heartbeat of {}, whose marks alone may cost {heartbeat}",
+                shown(cache.heartbeat)
+            );
+            let note = format!(
+                "allow at least {least} commands, or write heartbeat = \"{}\" or longer; budget = \"none\" on a plan that does not bill",
+                shown(shortest)
+            );
+            self.warnings.error(Place::Nowhere, message, &note);
+        }
+        if self.warnings.is_harmless() { Ok(self) } else { Err(self.warnings) }
     }
 
     /// Every value in its place.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::budget::{Budget, MarkCost, TooSmall};
 use crate::config::metered::Metering;
 use crate::place::NodeMap;
 use crate::secret::Secret;
@@ -138,6 +139,19 @@ pub struct CacheConfig {
 }
 
 impl CacheConfig {
+    /// What the budget buys; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Where the heartbeat leaves nothing of it.
+    pub fn budget(&self) -> Result<Option<Budget>, TooSmall> {
+        let mark = match self.transport {
+            Transport::Rest => MarkCost::REST,
+            Transport::Tcp => MarkCost::TCP,
+        };
+        self.budget.map(|commands| Budget::new(commands, self.heartbeat, mark)).transpose()
+    }
+
     /// What it is called where there are others: `cache` alone would be any of them.
     pub fn called(&self) -> String {
         if self.section == "cache" { self.section.clone() } else { format!("cache {}", self.name) }

@@ -69,6 +69,11 @@ ids! {
         stale "No."
         act "Nothing. A cache that you did not expect comes from the environment: unset its variable."
         ends "At once."
+    BudgetBound "run.budget" Info
+        means "The commands of a cache are bounded by a budget: how old a change may become before its keys are deleted."
+        stale "No key is stale for longer than this line says, while the cache answers."
+        act "Nothing. For fresher keys raise budget, or write a longer heartbeat."
+        ends "At once."
     Stopping "run.stopping" Info
         means "A stop was asked for, and what is in flight is finished."
         stale "No."

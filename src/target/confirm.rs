@@ -15,6 +15,7 @@ use crate::config::{Metering, OnGap};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
+use crate::keys::KeySet;
 use crate::ledger::Positions;
 use crate::ledger::hold::echo_budget;
 use crate::lsn::Lsn;
@@ -23,6 +24,7 @@ use crate::observe::news::News;
 use crate::observe::{Id, log};
 use crate::outage::{Say, span};
 use crate::random;
+use crate::target::echo::Delivery;
 use crate::target::marking::{MarkOutcome, Writing};
 use crate::target::proof::Held;
 use crate::target::repairs::{UNPROVEN, When};
@@ -38,6 +40,15 @@ fn confirm_interval(metering: Metering) -> Duration {
 
 /// The pause behind a mark that the cache refused, which it may do for hours: each try takes a new connection.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a mark carries, together with what rides.
+fn with_riders(mut again: Rc<KeySet>, riders: &[Delivery]) -> Rc<KeySet> {
+    if !riders.is_empty() {
+        let all = Rc::make_mut(&mut again);
+        riders.iter().for_each(|rider| all.merge(rider.load.keys.clone()));
+    }
+    again
+}
 
 /// A text that no other mark has.
 fn nonce() -> String {
@@ -77,7 +88,7 @@ where
         }
         let beat = self.marking.beat_due.is_none_or(|due| due <= now) && self.may_beat(turn);
         if self.marking.answered.is_some() || beat {
-            self.write_mark(stream, now);
+            self.write_mark(turn);
         }
         Ok(())
     }
@@ -101,7 +112,9 @@ where
     }
 
     /// One try: whatever fails, the cache is asked what it holds.
-    fn write_mark(&mut self, stream: &impl Positions<A>, now: Instant) {
+    fn write_mark(&mut self, turn: &Turn<'_, impl Positions<A>>) {
+        let (stream, now) = (turn.stream, turn.now);
+        let riders = self.take_riders(now);
         let Some(start) = self.look.start() else { return };
         let ack = self.marking.answered.take();
         // Where this connection started is covered, by the mark that was compared with it or by a sweep. The last mark
@@ -120,9 +133,11 @@ where
         };
         let text = serde_json::to_vec(&mark).expect("a mark is plain data");
         let expected = self.look.held().expected();
-        self.marking.writing = Some(Writing { ack, lsn, mark, text: text.clone(), first: self.ledger.first_open() });
+        let first = self.ledger.first_open();
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
         let again = if without(Guard::Carried) { Rc::default() } else { self.unmarked.send() };
+        let again = with_riders(again, &riders);
+        self.marking.writing = Some(Writing { ack, lsn, mark, text: text.clone(), first, riders });
         self.marking.out.start(async move {
             match cache.swap_mark(&slot, &expected, &text, &again).await {
                 Ok(swap) => Ok(MarkOutcome::Tried(swap)),
@@ -130,17 +145,20 @@ where
                 Err(error) => Err(error.while_doing("write the mark")),
             }
         });
-        self.marking.confirm_due = Some(now + confirm_interval(self.settings.policy.metering));
+        // Where each command counts, the position moves with the heartbeat.
+        let pause = match self.settings.policy.budget {
+            Some(_) if !turn.draining => self.settings.policy.heartbeat,
+            Some(_) | None => confirm_interval(self.settings.policy.metering),
+        };
+        self.marking.confirm_due = Some(now + pause);
         self.marking.beat_due = Some(now + self.settings.policy.heartbeat);
     }
 
     /// The mark was written, or not: only when it is there the position behind it may be confirmed.
     pub(super) fn written(&mut self, written: MarkOutcome, stream: &impl Positions<A>) {
-        let Some(writing) = self.marking.writing.take() else { return };
-        match written {
-            MarkOutcome::Tried(Swap::Written) => self.unmarked.marked(),
-            MarkOutcome::Tried(_) | MarkOutcome::Unknown(_) => self.unmarked.not_marked(),
-        }
+        let Some(mut writing) = self.marking.writing.take() else { return };
+        let riders = std::mem::take(&mut writing.riders);
+        self.carried(matches!(written, MarkOutcome::Tried(Swap::Written)), riders);
         // What is read meanwhile may be from before it.
         if self.look.is_reading() {
             self.read_mark();

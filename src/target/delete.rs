@@ -47,18 +47,30 @@ where
     /// Sends the first delivery, if there is one, together with what goes again and the echoes that are due.
     pub(super) fn start_flight(&mut self, first: Option<Delivery>, now: Instant) {
         assert!(!self.flight.is_out(), "a flight that is out holds keys that nobody else holds");
+        let deliveries = self.deliveries(first, now, self.settings.memory_bytes_max / 8);
+        if !deliveries.is_empty() {
+            self.leaves(now);
+            self.flight.bytes = bytes_of(&deliveries);
+            self.flight.out.start(fly(Rc::clone(&self.cache), deliveries));
+        }
+    }
+
+    /// All that is to be deleted now.
+    pub(super) fn take_deliveries(&mut self, now: Instant, bytes_max: usize) -> Vec<Delivery> {
+        let fresh = self.inbox.take();
+        self.deliveries(fresh, now, bytes_max)
+    }
+
+    fn deliveries(&mut self, first: Option<Delivery>, now: Instant, bytes_max: usize) -> Vec<Delivery> {
         let mut deliveries: Vec<Delivery> = first.into_iter().collect();
         let mut bytes = bytes_of(&deliveries);
-        while bytes < self.settings.memory_bytes_max / 8
+        while bytes < bytes_max
             && let Some(echo) = self.again.pop_front().or_else(|| self.echoes.take_due(now))
         {
             bytes += echo.load.bytes_used();
             deliveries.push(echo);
         }
-        if !deliveries.is_empty() {
-            self.flight.bytes = bytes;
-            self.flight.out.start(fly(Rc::clone(&self.cache), deliveries));
-        }
+        deliveries
     }
 
     /// Sends keys ahead of the gate.
@@ -68,16 +80,23 @@ where
     }
 
     /// Every reply of a flight was read.
-    pub(super) fn landed(&mut self, Landed { deliveries, deleted }: Landed) {
-        reached(Step::Deleted);
+    pub(super) fn landed(&mut self, landed: Landed) {
         self.flight.bytes = 0;
+        for delivery in &landed.deliveries {
+            if delivery.stage != Stage::Early && self.cache.is_nameless() {
+                self.unmarked.deleted(&delivery.load.keys);
+            }
+        }
+        self.arrived(landed);
+    }
+
+    /// What was sent was deleted, whichever way it went.
+    pub(super) fn arrived(&mut self, Landed { deliveries, deleted }: Landed) {
+        reached(Step::Deleted);
         self.done.keys += deleted.sent;
         self.done.existed += deleted.existed;
         self.teller.tell(News::Deleted(deleted));
         for delivery in deliveries {
-            if delivery.stage != Stage::Early && self.cache.is_nameless() {
-                self.unmarked.deleted(&delivery.load.keys);
-            }
             let (keys, patterns) = self.parted(delivery);
             keys.into_iter().for_each(|delivery| self.delivered(delivery));
             patterns.into_iter().for_each(|delivery| self.queue_sweep(delivery));

@@ -11,6 +11,7 @@ use crate::ledger::window::SpanId;
 use crate::lsn::Lsn;
 use crate::mark::Mark;
 use crate::outage::Outage;
+use crate::target::echo::{Delivery, bytes_of};
 
 /// What became of writing a mark.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(super) struct Writing<A> {
     pub(super) text: Vec<u8>,
     /// The first span that it does not cover.
     pub(super) first: SpanId,
+    /// What is deleted in the same transaction.
+    pub(super) riders: Vec<Delivery>,
 }
 
 /// What was answered, what the mark says of it, and the mark that is on its way.
@@ -58,6 +61,11 @@ impl<A> Default for Marking<A> {
 impl<A: Copy + Ord> Marking<A> {
     pub(super) fn is_writing(&self) -> bool {
         self.writing.is_some()
+    }
+
+    /// What rides with it, in bytes.
+    pub(super) fn bytes_riding(&self) -> usize {
+        self.writing.as_ref().map_or(0, |writing| bytes_of(&writing.riders))
     }
 
     /// Whether something was answered that no mark says yet.

@@ -8,6 +8,8 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::budget::Budget;
 
 /// Commands, and the pauses that follow. `I` is the caller's clock.
@@ -57,6 +59,38 @@ impl<I: Copy + Ord + Add<Duration, Output = I> + Sub<I, Output = Duration>> Mete
             self.level = (self.level + came).min(self.budget.burst());
             self.at = now;
         }
+    }
+}
+
+/// The meter of a target, and what its cache had billed when the bill was read last.
+#[derive(Debug)]
+pub(super) struct Metered {
+    meter: Meter<Instant>,
+    billed: u64,
+}
+
+impl Metered {
+    /// From now on.
+    pub(super) fn new(budget: Budget, billed: u64) -> Self {
+        Metered { meter: Meter::new(budget, Instant::now()), billed }
+    }
+
+    /// The bill says so much.
+    pub(super) fn read(&mut self, billed: u64, now: Instant) {
+        if billed != self.billed {
+            self.meter.spent(billed.saturating_sub(self.billed), now);
+            self.billed = billed;
+        }
+    }
+
+    /// A flush leaves.
+    pub(super) fn leaves(&mut self, now: Instant) {
+        self.meter.flushes(now);
+    }
+
+    /// When the next flush may leave; at once where there is no answer.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.meter.due()
     }
 }
 

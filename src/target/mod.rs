@@ -14,6 +14,7 @@ mod confirm;
 mod delete;
 pub mod echo;
 mod flight;
+mod flush;
 mod gap;
 mod gaps;
 mod hold;
@@ -39,6 +40,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::budget::Budget;
 use crate::cache::Cache;
 use crate::config::{Metering, OnGap};
 use crate::control::Control;
@@ -60,6 +62,7 @@ use crate::target::holding::Holding;
 use crate::target::lagging::Lagging;
 use crate::target::look::{Found, Looking};
 use crate::target::marking::{MarkOutcome, Marking};
+use crate::target::meter::Metered;
 use crate::target::repairs::Repairs;
 use crate::target::ring::Ring;
 use crate::target::sweeping::{Scanned, Sweeping};
@@ -93,6 +96,8 @@ pub struct Policy {
     pub heartbeat: Duration,
     /// Whether each command costs money.
     pub metering: Metering,
+    /// How many commands a month may cost; `None`: as many as there are.
+    pub budget: Option<Budget>,
     /// Whether the daemon is ready only when it has judged this cache's mark.
     pub required: bool,
     /// WAL that the cache may hold back while its mark does not move, in bytes; then the position goes on without it, and
@@ -190,6 +195,7 @@ pub struct Target<A, C, D> {
     /// Waits for what the cache is told without being asked.
     turning: Kept<()>,
     holding: Holding<A>,
+    metered: Option<Metered>,
 }
 
 impl<A, C, D> std::fmt::Debug for Target<A, C, D> {
@@ -215,6 +221,7 @@ where
         teller: Teller,
     ) -> Self {
         let rules = rules.seen_by(&settings.policy.name, &settings.policy.protect).map_or(rules, Rc::new);
+        let metered = settings.policy.budget.map(|budget| Metered::new(budget, cache.billed()));
         Target {
             name: CacheName::from(settings.policy.name.as_str()),
             echoes: Echoes::new(&settings.policy.echo),
@@ -239,6 +246,7 @@ where
             repairs: Repairs::default(),
             turning: Kept::default(),
             holding: Holding::default(),
+            metered,
         }
     }
 
@@ -246,10 +254,10 @@ where
     /// confirmed comes again.
     #[must_use]
     pub fn renewed(self, rules: &Rc<Rules>, control: &Rc<D>) -> Self {
-        let Target { cache, settings, words, teller, done, repairs, echoes, holding, .. } = self;
+        let Target { cache, settings, words, teller, done, repairs, echoes, holding, metered, .. } = self;
         let echoes = echoes.carried(&self.rules, rules);
         let renewed = Target::new(cache, Rc::clone(control), Rc::clone(rules), settings, words, teller);
-        Target { done, repairs: repairs.carried(), echoes, holding: holding.carried(), ..renewed }
+        Target { done, repairs: repairs.carried(), echoes, holding: holding.carried(), metered, ..renewed }
     }
 
     /// A load left the gate; `upto` is the position up to which everything was handed over with it, and `born` says when
@@ -383,7 +391,13 @@ where
     pub fn start(&mut self, turn: &Turn<'_, impl Positions<A>>) -> Result<()> {
         let _speaking = speaks(&self.name);
         self.repair_what_is_owed(turn.now);
-        if self.may_fly() && (!turn.draining || self.inbox.is_some() || !self.again.is_empty()) {
+        self.read_bill(turn.now);
+        // What is to be deleted rides with the mark where one is due.
+        if self.metered.is_some() {
+            self.confirm(turn)?;
+        }
+        if self.may_fly() && self.may_leave(turn) && (!turn.draining || self.inbox.is_some() || !self.again.is_empty())
+        {
             let fresh = self.inbox.take();
             self.start_flight(fresh, turn.now);
         }
@@ -393,8 +407,10 @@ where
 
     /// When the target has something to do, if nothing happens before.
     pub fn due(&self, turn: &Turn<'_, impl Positions<A>>) -> Option<Instant> {
-        let echo = if self.may_fly() && !turn.draining { self.echoes.due() } else { None };
-        [echo, self.marking.due(self.may_beat(turn)), self.repairs.owed.due()].into_iter().flatten().min()
+        [self.flight_due(turn), self.marking.due(self.may_beat(turn)), self.repairs.owed.due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether the cache may be asked to delete: one flight at a time, and none while the mark is read.
@@ -404,7 +420,7 @@ where
 
     /// Whether a load that is made ready now may leave soon.
     pub fn takes(&self) -> bool {
-        self.is_released() || (!self.flight.is_out() && self.inbox.is_none())
+        self.is_released() || (!self.flight.is_out() && self.has_room())
     }
 
     /// Whether as much as this fits besides what waits: nothing of it would collapse.
@@ -419,7 +435,12 @@ where
 
     /// Whether nothing keeps a load from leaving at once.
     pub fn is_free(&self) -> bool {
-        self.may_fly() && self.inbox.is_none()
+        self.may_fly() && self.has_room()
+    }
+
+    /// Whether a load need not wait for the one before; where flushes are paced, all that come share one.
+    fn has_room(&self) -> bool {
+        self.inbox.is_none() || self.metered.is_some()
     }
 
     /// Whether keys are wanted ahead of the gate.
@@ -501,7 +522,11 @@ where
 
     /// What is on its way and cannot collapse, in bytes.
     pub fn bytes_leaving(&self) -> usize {
-        self.flight.bytes_used() + self.sweeping.bytes_used() + bytes_of(&self.again) + self.repairs.owed.bytes_used()
+        self.flight.bytes_used()
+            + self.marking.bytes_riding()
+            + self.sweeping.bytes_used()
+            + bytes_of(&self.again)
+            + self.repairs.owed.bytes_used()
     }
 
     /// What may yet be deleted and can collapse, in bytes.

@@ -1,6 +1,9 @@
 //! Upstash: the stand-in speaks as the real one does, and crieur works with it over REST and over TCP.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
 
 use super::daemon::{self, Daemon, STARTED};
 use super::harness::postgres::{self, Postgres};
@@ -162,4 +165,301 @@ async fn https_is_proved_by_the_authority_that_is_named() {
     let out = daemon::run("check", &scene.config(""), &[]);
     let said = String::from_utf8_lossy(&out.stdout);
     assert!(said.contains("cache") && !out.status.success(), "the system trusts no such authority: {said}");
+}
+
+impl Scene {
+    /// A daemon that has swept and marked, with further keys of `[cache]`.
+    async fn settled(&self, cache: &str, env: &[(&str, &str)]) -> Daemon {
+        let mut daemon = Daemon::start(&self.config(cache), env);
+        daemon.allow("id=gap.missing");
+        daemon.wait_for_log(STARTED);
+        self.marked().await;
+        daemon
+    }
+
+    async fn change(&self, id: u32) {
+        self.run(&format!("UPDATE t SET name = 'x' WHERE id = {id}")).await;
+    }
+
+    /// Requests and their answers so far, over both ways.
+    fn asked(&self) -> u64 {
+        let requests = &self.upstash.stats()["requests"];
+        ["rest", "tcp"].iter().map(|way| requests[*way].as_u64().expect("a count")).sum()
+    }
+}
+
+/// Of a pipeline in which one item was refused, that item goes again and nothing else.
+#[tokio::test]
+async fn a_refused_item_goes_again_alone() {
+    let scene = Scene::start(Way::Rest).await;
+    scene.run("INSERT INTO t SELECT id FROM generate_series(100, 21000) id").await;
+    let config = format!("{}[limits]\nbatch_keys_max = 50000\n", scene.config("heartbeat = '1s'"));
+    let mut daemon = Daemon::start(&config, &[]);
+    daemon.allow("id=gap.missing");
+    daemon.wait_for_log(STARTED);
+    scene.marked().await;
+    scene.store(&["k:1", "k:20999", "k:21000", "all"]);
+    scene
+        .upstash
+        .fault(json!({"match": {"path": "/pipeline"}, "do": "error", "index": 1, "error": "ERR busy for a moment"}));
+    scene.run("UPDATE t SET name = 'x'").await;
+    scene.left(&[]).await;
+    let requests = scene.upstash.requests();
+    let names = |request: &Value| -> Vec<String> {
+        let commands = request["commands"].as_array().expect("a list");
+        commands.iter().map(|command| command[0].as_str().expect("a name").to_owned()).collect()
+    };
+    let refused = requests.iter().position(|request| request["fault"] == "error").expect("one was refused");
+    assert_eq!(names(&requests[refused]), ["UNLINK", "UNLINK"]);
+    let unlinks = requests[refused + 1..].iter().filter(|request| request["commands"][0][0] == "UNLINK");
+    let again: Vec<&Value> = unlinks.collect();
+    assert_eq!(again[0]["commands"][0][1], requests[refused]["commands"][1][1], "the second command, and no other");
+    assert_eq!(names(again[0]).len(), 1);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// Whatever comes instead of an answer: the keys go again, and the mark that was written is known for ours.
+#[tokio::test]
+async fn what_is_no_answer_costs_a_second_try_and_nothing_else() {
+    let scene = Scene::start(Way::Rest).await;
+    let mut daemon = scene.settled("heartbeat = '500ms'\ntimeout = '1s'", &[]).await;
+    daemon.allow_failing_cache();
+    let faults = [
+        json!({"do": "cut", "when": "before"}),
+        json!({"do": "cut", "when": "after"}),
+        json!({"do": "status", "code": 500}),
+        json!({"do": "status", "code": 503}),
+        json!({"do": "html"}),
+        json!({"do": "truncate"}),
+        json!({"do": "redirect", "location": "http://127.0.0.1:1/"}),
+        json!({"do": "delay", "ms": 3000, "when": "after"}),
+    ];
+    for command in ["UNLINK", "SET"] {
+        for (index, fault) in faults.iter().enumerate() {
+            let id = u32::try_from(index + 1).expect("few");
+            let mut rule = fault.clone();
+            rule["match"] = json!({"command": command});
+            scene.store(&[&format!("k:{id}"), "all"]);
+            scene.upstash.fault(rule);
+            scene.change(id).await;
+            scene.left(&[]).await;
+            scene.marked().await;
+            settled("the fault came", PATIENCE, async || {
+                let fired = scene.upstash.stats()["fired"].as_u64();
+                let wanted = index as u64 + 1 + if command == "SET" { faults.len() as u64 } else { 0 };
+                if fired == Some(wanted) { Ok(()) } else { Err(fired) }
+            })
+            .await;
+        }
+    }
+    scene.marked().await;
+    let log = daemon.log();
+    assert_eq!(log.matches("id=gap").count(), 1, "the first, and none behind a lost answer: {log}");
+    assert!(log.contains("a web page came instead of an answer") && !log.contains("Please log in"), "{log}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A token that is refused and a plan that is used up: asked seldom, not ready, and well again by itself.
+#[tokio::test]
+async fn a_refused_token_and_a_used_up_plan_are_asked_seldom_and_mend_by_themselves() {
+    for way in Way::BOTH {
+        let scene = Scene::start(way).await;
+        let mut daemon = scene.settled("heartbeat = '500ms'\ntimeout = '1s'", &[("CRIEUR_SOONER", "60")]).await;
+        daemon.allow_failing_cache();
+        scene.store(&["k:1", "all"]);
+        scene.upstash.control("POST", "/quota", &json!({"limit": 0}));
+        scene.change(1).await;
+        daemon.wait_for_log("the plan of this cache is used up");
+        let log = daemon.log();
+        assert!(log.contains("Raise the plan") && !log.contains("See https"), "{log}");
+        scene.upstash.control("POST", "/quota", &json!({}));
+        scene.left(&[]).await;
+        scene.marked().await;
+        if way == Way::Rest {
+            scene.store(&["k:2", "all"]);
+            scene.upstash.control("POST", "/token", &json!({"token": "another"}));
+            scene.change(2).await;
+            daemon.wait_for_log("the service refuses the token (HTTP 401)");
+            scene.upstash.control("POST", "/token", &json!({"token": TOKEN}));
+            scene.left(&[]).await;
+        }
+        let log = daemon.log();
+        assert!(log.contains("works again") && !log.contains(TOKEN) && !log.contains("k:2"), "{log}");
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+/// Unscaled, the second try is a minute away.
+#[tokio::test]
+async fn a_used_up_plan_is_not_hammered() {
+    let scene = Scene::start(Way::Rest).await;
+    let mut daemon = scene.settled("heartbeat = '10m'", &[]).await;
+    daemon.allow_failing_cache();
+    scene.store(&["k:1", "all"]);
+    scene.upstash.control("POST", "/quota", &json!({"limit": 0}));
+    let before = scene.asked();
+    scene.change(1).await;
+    daemon.wait_for_log("the plan of this cache is used up");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        assert!(scene.asked() <= before + 2, "{:?}", scene.upstash.requests());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    daemon.kill();
+}
+
+/// Reads come from a replica that is a minute behind: no gap is seen where none is, and no key is missed.
+#[tokio::test]
+async fn a_lagging_replica_makes_no_gap_and_hides_no_key() {
+    for way in Way::BOTH {
+        let scene = Scene::start(way).await;
+        scene.upstash.control("POST", "/lag", &json!({"ms": 60_000}));
+        let mut other = redis::Client::open(scene.upstash.tcp_url())
+            .and_then(|client| client.get_connection())
+            .expect("it listens");
+        let _: () = redis::cmd("SET").arg("k:7").arg("old").query(&mut other).expect("it is writable");
+        assert_eq!(scene.keys(), BTreeSet::from(["k:7".to_owned()]));
+        let mut daemon = scene.settled("heartbeat = '500ms'", &[]).await;
+        scene.left(&[]).await;
+        for id in 1..4 {
+            let _: () = redis::cmd("SET").arg(format!("k:{id}")).arg("old").query(&mut other).expect("it is writable");
+            scene.change(id).await;
+            scene.left(&[]).await;
+        }
+        scene.marked().await;
+        assert_eq!(daemon.stop(), Some(0));
+        // The next process has written nothing yet: a replica would show it the mark of a minute ago, which is none.
+        let mut next = Daemon::start(&scene.config("heartbeat = '500ms'"), &[]);
+        next.wait_for_log(STARTED);
+        scene.change(9).await;
+        scene.marked().await;
+        assert!(!next.log().contains("id=gap"), "{way:?}: {}", next.log());
+        assert_eq!(next.stop(), Some(0));
+    }
+}
+
+/// A leader that changed lost the last transactions, our deletes among them. The next mark finds it.
+#[tokio::test]
+async fn what_a_new_leader_lost_is_deleted_again() {
+    for way in Way::BOTH {
+        let scene = Scene::start(way).await;
+        let mut daemon = scene.settled("heartbeat = '500ms'", &[]).await;
+        daemon.allow("id=gap");
+        for round in 1..6 {
+            scene.store(&["k:1", "k:2", "all"]);
+            scene.change(1).await;
+            scene.left(&["k:2"]).await;
+            // The delete, and perhaps the mark behind it.
+            scene.upstash.control("POST", "/lose", &json!({"transactions": round}));
+            scene.left(&["k:2"]).await;
+            scene.marked().await;
+        }
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+/// Keys that are no text are swept and deleted as they are, over JSON too.
+#[tokio::test]
+async fn a_key_that_is_no_text_is_deleted_as_it_is() {
+    let scene = Scene::start(Way::Rest).await;
+    let raw: [&[u8]; 3] = [b"k:\xff", b"k:\xff\x00\r\n", "k:\u{fffd}".as_bytes()];
+    let other: &[u8] = b"other:\xff";
+    for key in raw.into_iter().chain([other]) {
+        let _: () = scene.upstash.backend.ask(&[&b"SET"[..], key, b"old"]);
+    }
+    let mut daemon = scene.settled("heartbeat = '500ms'", &[]).await;
+    settled("the keys are swept", PATIENCE, async || {
+        let keys: Vec<Vec<u8>> = scene.upstash.backend.ask(&["KEYS", "*:*"]);
+        let left: Vec<&Vec<u8>> = keys.iter().filter(|key| !key.starts_with(b"crieur:")).collect();
+        if left == [other] { Ok(()) } else { Err(keys) }
+    })
+    .await;
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A budget: the first change goes at once, under load no change waits longer than the bound that was said.
+#[tokio::test]
+async fn a_budget_bounds_commands_and_the_age_of_a_change() {
+    for way in Way::BOTH {
+        let scene = Scene::start(way).await;
+        // A bound of about three seconds.
+        let mut daemon = scene.settled("budget = '2M'\nheartbeat = '5s'", &[]).await;
+        let log = daemon.log();
+        let bound = log.split("at most ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+        let bound = Duration::from_secs(bound.unwrap_or_else(|| panic!("no bound is said: {log}")));
+        assert!((1..=4).contains(&bound.as_secs()), "{bound:?}");
+        settled("some time without changes", PATIENCE, async || {
+            let stats = scene.upstash.stats();
+            if stats["commands"]["SET"].as_u64() >= Some(3) { Ok(()) } else { Err(stats) }
+        })
+        .await;
+        let (before, began) = (scene.upstash.billed(), Instant::now());
+        let (mut greatest, mut least) = (Duration::ZERO, Duration::MAX);
+        let mut open: Vec<(String, Instant)> = Vec::new();
+        let mut id = 0;
+        while began.elapsed() < Duration::from_secs(12) || !open.is_empty() {
+            if began.elapsed() < Duration::from_secs(12) {
+                id = id % 99 + 1;
+                let key = format!("k:{id}");
+                if open.iter().all(|(waiting, _)| *waiting != key) {
+                    scene.store(&[&key]);
+                    scene.change(id).await;
+                    open.push((key, Instant::now()));
+                }
+            }
+            let keys = scene.keys();
+            open.retain(|(key, committed)| {
+                let gone = !keys.contains(key);
+                if gone {
+                    (greatest, least) = (greatest.max(committed.elapsed()), least.min(committed.elapsed()));
+                }
+                !gone
+            });
+            assert!(began.elapsed() < Duration::from_secs(60), "{open:?}");
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        let (billed, lasted) = (scene.upstash.billed() - before, began.elapsed());
+        println!(
+            "{way:?}: {billed} commands in {lasted:?}, greatest age {greatest:?}, least {least:?}, bound {bound:?}"
+        );
+        assert!(greatest <= bound + Duration::from_secs(1), "{greatest:?}");
+        assert!(least < Duration::from_secs(1), "the first at once: {least:?}");
+        let flushes = lasted.as_secs_f64() / (bound.as_secs_f64() - 1.0).max(0.5) / 0.7;
+        assert!((billed as f64) < flushes + 4.0 * (lasted.as_secs_f64() / 5.0 + 1.0) + 2.0, "{billed}");
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+/// What a person has to mend is said with the cache, the cause and the way out.
+#[tokio::test]
+async fn what_is_wrong_with_an_upstash_cache_is_said_in_words() {
+    for way in Way::BOTH {
+        let scene = Scene::start(way).await;
+        let said = |config: &str| {
+            let out = daemon::run("check", config, &[]);
+            let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+            assert!(!out.status.success() && !said.contains("wrong-token"), "{said}");
+            said
+        };
+        let wrong = said(&scene.config("").replace(TOKEN, "wrong-token"));
+        let words = if way == Way::Rest { "the service refuses the token (HTTP 401)" } else { "WRONGPASS" };
+        assert!(wrong.contains(words), "{wrong}");
+        let small = said(&scene.config("budget = '20k'\nheartbeat = '10s'"));
+        assert!(small.contains("cache.budget: 20000 commands a month are too few for a heartbeat of 10s"), "{small}");
+        assert!(small.contains("allow at least") && small.contains("heartbeat = "), "{small}");
+        if way == Way::Rest {
+            scene.upstash.fault(json!({"do": "html", "times": 0}));
+            assert!(said(&scene.config("")).contains("a web page came instead of an answer"));
+            let without = said(&scene.config("").replace(&format!("token = '{TOKEN}'"), ""));
+            assert!(without.contains("token") && without.contains("UPSTASH_REDIS_REST_TOKEN"), "{without}");
+        }
+        let out = daemon::run("check", &scene.config("budget = '1M'\nheartbeat = '1m'"), &[]);
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success() || way == Way::Rest, "{said}");
+        let quiet = way == Way::Rest; // Its answers are pages now.
+        assert!(
+            quiet || said.contains("cache, budget: 1000000 commands a month: a change is deleted at most 4 s late"),
+            "{said}"
+        );
+    }
 }

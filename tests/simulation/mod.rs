@@ -168,6 +168,7 @@ fn settings(world: &Shared) -> (Settings, Policy) {
         on_gap: OnGap::Sweep,
         heartbeat: Duration::from_millis(200),
         metering: Metering::None,
+        budget: None,
         required: true,
         hold_wal_bytes_max: world.hold,
     };

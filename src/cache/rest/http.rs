@@ -65,7 +65,7 @@ impl Drop for Connection {
 }
 
 /// An answer as a whole.
-pub(super) struct Answer {
+pub(super) struct HttpAnswer {
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
 }
@@ -110,7 +110,7 @@ impl Client {
         path: &str,
         body: Vec<u8>,
         writes: bool,
-    ) -> std::result::Result<Answer, Unanswered> {
+    ) -> std::result::Result<HttpAnswer, Unanswered> {
         let limit = self.timeout + Duration::from_secs((body.len() / BYTES_PER_SECOND_MIN) as u64);
         let (body, mut unsent) = (Bytes::from(body), None);
         for _ in 0..2 {
@@ -159,7 +159,7 @@ impl Client {
         &self,
         connection: &mut Connection,
         request: Request<Full<Bytes>>,
-    ) -> std::result::Result<(Answer, Option<HeaderValue>), (Error, bool)> {
+    ) -> std::result::Result<(HttpAnswer, Option<HeaderValue>), (Error, bool)> {
         let failed = |error: hyper::Error| {
             let never_left = error.is_canceled();
             (Error::transient("the connection to the cache failed").because(error), never_left)
@@ -171,7 +171,7 @@ impl Client {
         let body =
             body.map_err(|cause| (Error::transient("the answer of the cache broke off").because(cause), false))?;
         let sync = head.headers.get(SYNC_TOKEN).cloned();
-        Ok((Answer { status: head.status, body: body.to_bytes() }, sync))
+        Ok((HttpAnswer { status: head.status, body: body.to_bytes() }, sync))
     }
 
     /// The one that waits in the lane while it is young, or a new one.

@@ -1,7 +1,7 @@
 //! Commands as JSON and answers out of JSON. Pure.
 //!
-//! JSON carries text, and keys may be other bytes: where an argument is no UTF-8 there is the documented other form, in which
-//! the last argument is the body of the request, as it is. Answers are asked for in base64, so that each byte of a key
+//! JSON carries text, and keys may be other bytes: where an argument is no UTF-8 there is the documented other form, in
+//! which the last argument is the body of the request, as it is. Answers are asked for in base64, so that each byte of a key
 //! comes back as it is. An answer is told from a page of a proxy by its shape, and every item of a pipeline counts.
 
 use base64::Engine as _;
@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 
 /// One command, as it is sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Form {
+pub(super) enum CommandForm {
     /// An array of JSON: each argument is text.
     Array(Vec<u8>),
     /// The path says the command and its first arguments, the body is the last one.
@@ -19,7 +19,7 @@ pub(super) enum Form {
 }
 
 /// The form of a command; `None` where an argument ahead of the last is no UTF-8, which no form can carry.
-pub(super) fn form(command: &Cmd) -> Option<Form> {
+pub(super) fn form(command: &Cmd) -> Option<CommandForm> {
     let arguments = command.args_iter().map(|argument| match argument {
         Arg::Simple(bytes) => bytes,
         _ => b"0", // The cursor of a scan; Arg is foreign and non-exhaustive.
@@ -27,10 +27,10 @@ pub(super) fn form(command: &Cmd) -> Option<Form> {
     of_arguments(&arguments.collect::<Vec<_>>())
 }
 
-fn of_arguments(arguments: &[&[u8]]) -> Option<Form> {
+fn of_arguments(arguments: &[&[u8]]) -> Option<CommandForm> {
     let texts: Option<Vec<&str>> = arguments.iter().map(|argument| std::str::from_utf8(argument).ok()).collect();
     if let Some(texts) = texts {
-        return Some(Form::Array(serde_json::to_vec(&texts).expect("texts are JSON")));
+        return Some(CommandForm::Array(serde_json::to_vec(&texts).expect("texts are JSON")));
     }
     let (last, ahead) = arguments.split_last()?;
     let mut path = String::new();
@@ -44,7 +44,7 @@ fn of_arguments(arguments: &[&[u8]]) -> Option<Form> {
             }
         }
     }
-    Some(Form::Body { path, last: last.to_vec() })
+    Some(CommandForm::Body { path, last: last.to_vec() })
 }
 
 /// The body of a pipeline or a transaction.
@@ -62,7 +62,7 @@ pub(super) fn array<'a>(commands: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
 
 /// An answer that says something, or nothing that can be understood.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum Answered {
+pub(super) enum JsonAnswer {
     /// A reply for each command.
     Replies(Vec<Value>),
     /// Nothing was executed, or all of it was discarded: code and text.
@@ -72,22 +72,22 @@ pub(super) enum Answered {
 }
 
 /// Reads the answer to one command, or to a pipeline of `count`.
-pub(super) fn answered(body: &[u8], count: Option<usize>) -> Answered {
-    let Ok(json) = serde_json::from_slice::<Json>(body) else { return Answered::Foreign };
+pub(super) fn answered(body: &[u8], count: Option<usize>) -> JsonAnswer {
+    let Ok(json) = serde_json::from_slice::<Json>(body) else { return JsonAnswer::Foreign };
     let replies = match (json, count) {
         (Json::Array(items), Some(count)) if items.len() == count => {
             items.into_iter().map(item).collect::<Option<Vec<_>>>()
         }
         (Json::Object(fields), count) => match item(Json::Object(fields)) {
             Some(Value::ServerError(error)) if count.is_some() => {
-                return Answered::Refused(error.code().to_owned(), error.details().unwrap_or_default().to_owned());
+                return JsonAnswer::Refused(error.code().to_owned(), error.details().unwrap_or_default().to_owned());
             }
             Some(value) if count.is_none() => Some(vec![value]),
             Some(_) | None => None,
         },
         (_, _) => None,
     };
-    replies.map_or(Answered::Foreign, Answered::Replies)
+    replies.map_or(JsonAnswer::Foreign, JsonAnswer::Replies)
 }
 
 fn item(json: Json) -> Option<Value> {
@@ -123,9 +123,9 @@ mod tests {
 
     #[test]
     fn what_is_no_text_goes_as_a_body_and_never_as_another_key() {
-        let array = |text: &str| Some(Form::Array(text.as_bytes().to_vec()));
+        let array = |text: &str| Some(CommandForm::Array(text.as_bytes().to_vec()));
         assert_eq!(of_arguments(&[b"UNLINK", b"a\"\n", "é".as_bytes()]), array(r#"["UNLINK","a\"\n","é"]"#));
-        let body = Form::Body { path: "/SCAN/0/MATCH%2F".to_owned(), last: b"\xff*".to_vec() };
+        let body = CommandForm::Body { path: "/SCAN/0/MATCH%2F".to_owned(), last: b"\xff*".to_vec() };
         assert_eq!(of_arguments(&[b"SCAN", b"0", b"MATCH/", b"\xff*"]), Some(body));
         assert_eq!(of_arguments(&[b"UNLINK", b"\xff", b"a"]), None);
         assert_eq!(super::array([&b"[1]"[..], b"[2]"].into_iter()), b"[[1],[2]]");
@@ -154,14 +154,14 @@ mod tests {
             ("<!DOCTYPE html>", None, None),
             ("", Some(1), None),
         ] {
-            let expected = expected.map_or(Answered::Foreign, Answered::Replies);
+            let expected = expected.map_or(JsonAnswer::Foreign, JsonAnswer::Replies);
             assert_eq!(answered(body.as_bytes(), count), expected, "{body}");
         }
-        let Answered::Replies(replies) = answered(br#"[{"result":1},{"error":"ERR no"}]"#, Some(2)) else {
+        let JsonAnswer::Replies(replies) = answered(br#"[{"result":1},{"error":"ERR no"}]"#, Some(2)) else {
             panic!("an error of one item is a reply");
         };
         assert!(matches!(&replies[1], Value::ServerError(error) if error.code() == "ERR"));
-        let refused = Answered::Refused("WRONGPASS".to_owned(), "x y".to_owned());
+        let refused = JsonAnswer::Refused("WRONGPASS".to_owned(), "x y".to_owned());
         assert_eq!(answered(br#"{"error":"WRONGPASS x y"}"#, Some(2)), refused);
     }
 }

@@ -35,15 +35,13 @@ use crate::error::{Error, Exit, Result};
 use crate::keys::KeySet;
 use crate::observe::{Id, log};
 use http::{Client, Lane, Unanswered};
-use json::Form;
+use json::CommandForm;
 use pack::{Packed, batches};
 
 /// How often the items of a request that were refused are sent again, alone, before the caller hears of it.
 const ITEM_TRIES: u32 = 3;
 /// Ahead of the first of these; each next pause is twice as long.
 const ITEM_PAUSE: Duration = Duration::from_millis(100);
-/// Written ahead of a scan: what the scan is asked behind.
-const SYNC_KEY: &str = "crieur:sync";
 
 /// A service that takes commands over HTTP.
 pub struct RestCache {
@@ -140,7 +138,7 @@ impl RestCache {
     async fn sweep_all(&self, patterns: &KeySet) -> Result<Swept> {
         let plan = SweepPlan::new(patterns, &self.protect, self.leases);
         let mut link = self.link(&self.sweeps);
-        link.write_something().await?;
+        speak::write_something(&mut link).await?;
         let finish = async |link: &mut RestLink<'_>, keys: &[&[u8]]| {
             let (deleted, long) = link.unlink(keys.iter().copied(), self.leases).await?;
             Ok(deleted.existed + self.leave_out(&long).existed)
@@ -170,11 +168,11 @@ impl RestCache {
             [_, inner @ .., _] if commands.len() > 2 => inner,
             all => all,
         };
-        let forms: Option<Vec<Form>> = inner.iter().map(|command| json::form(command)).collect();
+        let forms: Option<Vec<CommandForm>> = inner.iter().map(|command| json::form(command)).collect();
         let Some(forms) = forms else { return Err(reply::unexpected("the mark")) };
         let arrays: Vec<&[u8]> = forms
             .iter()
-            .filter_map(|form| if let Form::Array(array) = form { Some(array.as_slice()) } else { None })
+            .filter_map(|form| if let CommandForm::Array(array) = form { Some(array.as_slice()) } else { None })
             .collect();
         if arrays.len() != forms.len() {
             return Err(reply::unexpected("bytes that JSON cannot carry"));
@@ -213,7 +211,7 @@ struct RestLink<'a> {
 
 impl RestLink<'_> {
     /// The replies to the commands `chosen` of `forms`, each with its place.
-    async fn send(&self, forms: &[Form], chosen: &[usize], writes: bool) -> Result<Vec<(usize, Value)>> {
+    async fn send(&self, forms: &[CommandForm], chosen: &[usize], writes: bool) -> Result<Vec<(usize, Value)>> {
         let mut out = Vec::with_capacity(chosen.len());
         for batch in batches(forms, chosen) {
             let answer = self.cache.client.post(self.lane, &batch.path, batch.body, writes).await;
@@ -248,24 +246,11 @@ impl RestLink<'_> {
         }
         Ok(existed.min(keys))
     }
-
-    /// A write of our own, behind which a scan sees everything that was there. Whoever may not write that key scans behind
-    /// the last delete.
-    async fn write_something(&mut self) -> Result<()> {
-        let mut command = Cmd::new();
-        command.arg("SET").arg(SYNC_KEY).arg("").arg("PX").arg(60_000);
-        match self.ask(command).await? {
-            Value::ServerError(error) if error.code() != "NOPERM" && error.code() != "OOM" => {
-                Err(reply::refused("SET", &error))
-            }
-            _ => Ok(()), // Value is foreign and non-exhaustive.
-        }
-    }
 }
 
 impl Speaks for RestLink<'_> {
     async fn exchange(&mut self, pipeline: &Pipeline, _bytes: usize) -> Result<Vec<Value>> {
-        let forms: Option<Vec<Form>> = pipeline.cmd_iter().map(json::form).collect();
+        let forms: Option<Vec<CommandForm>> = pipeline.cmd_iter().map(json::form).collect();
         let forms = forms.ok_or_else(|| reply::unexpected("bytes that JSON cannot carry"))?;
         let all: Vec<usize> = (0..forms.len()).collect();
         let writes = pipeline.cmd_iter().any(speak::may_write);
@@ -374,6 +359,10 @@ impl Cache for RestCache {
                 Ok(_) | Err(_) => Swap::Lost,
             }),
         }
+    }
+
+    fn billed(&self) -> u64 {
+        self.health.billed()
     }
 
     fn is_nameless(&self) -> bool {

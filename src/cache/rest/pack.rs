@@ -3,7 +3,7 @@
 //! A key and its lease stand in one command, as long as they are text. A key that is no text goes alone, behind its lease: a
 //! store between the two finds no lease. The invariant: what is sent is the key and nothing that looks like it.
 
-use super::json::{self, Form};
+use super::json::{self, CommandForm};
 use crate::cache::lease;
 use crate::config::Leases;
 
@@ -22,7 +22,7 @@ pub(super) fn is_too_long(length: usize) -> bool {
 /// UNLINK commands of one request.
 pub(super) struct Packed {
     leases: Leases,
-    full: Vec<Form>,
+    full: Vec<CommandForm>,
     /// The command that still takes keys, without its end.
     open: Vec<u8>,
     arguments: usize,
@@ -60,7 +60,7 @@ impl Packed {
                 let alone = [&lease[..], key].into_iter().skip(usize::from(!has_lease));
                 for last in alone {
                     self.bytes += last.len();
-                    self.full.push(Form::Body { path: "/UNLINK".to_owned(), last: last.to_vec() });
+                    self.full.push(CommandForm::Body { path: "/UNLINK".to_owned(), last: last.to_vec() });
                 }
             }
         }
@@ -82,13 +82,13 @@ impl Packed {
         if !self.open.is_empty() {
             let mut command = std::mem::take(&mut self.open);
             command.push(b']');
-            self.full.push(Form::Array(command));
+            self.full.push(CommandForm::Array(command));
             self.arguments = 0;
         }
     }
 
     /// The commands and their keys, leases not counted; nothing is left.
-    pub(super) fn take(&mut self) -> (Vec<Form>, u64) {
+    pub(super) fn take(&mut self) -> (Vec<CommandForm>, u64) {
         self.close();
         let keys = std::mem::take(&mut self.keys);
         self.bytes = 0;
@@ -98,7 +98,7 @@ impl Packed {
 
 /// One request: a command alone, or several together.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Batch {
+pub(super) struct RequestBatch {
     /// The commands' places in what was given.
     pub(super) at: Vec<usize>,
     pub(super) path: String,
@@ -108,30 +108,30 @@ pub(super) struct Batch {
 }
 
 /// The commands `chosen` of `forms` as requests, each no larger than may be, unless a single command is.
-pub(super) fn batches(forms: &[Form], chosen: &[usize]) -> Vec<Batch> {
+pub(super) fn batches(forms: &[CommandForm], chosen: &[usize]) -> Vec<RequestBatch> {
     let mut out = Vec::new();
     let (mut open, mut bytes): (Vec<usize>, usize) = (Vec::new(), 0);
-    let close = |open: &mut Vec<usize>, out: &mut Vec<Batch>| {
+    let close = |open: &mut Vec<usize>, out: &mut Vec<RequestBatch>| {
         let at = std::mem::take(open);
         let command = |index: &usize| match &forms[*index] {
-            Form::Array(command) => command.as_slice(),
-            Form::Body { .. } => unreachable!("it goes alone"),
+            CommandForm::Array(command) => command.as_slice(),
+            CommandForm::Body { .. } => unreachable!("it goes alone"),
         };
         match at.as_slice() {
             [] => {}
             [one] => {
                 let (path, body) = ("/".to_owned(), command(one).to_vec());
-                out.push(Batch { at, path, body, several: false });
+                out.push(RequestBatch { at, path, body, several: false });
             }
             several => {
                 let body = json::array(several.iter().map(command));
-                out.push(Batch { path: "/pipeline".to_owned(), body, several: true, at });
+                out.push(RequestBatch { path: "/pipeline".to_owned(), body, several: true, at });
             }
         }
     };
     for index in chosen {
         match &forms[*index] {
-            Form::Array(command) => {
+            CommandForm::Array(command) => {
                 if bytes + command.len() > REQUEST_BYTES_MAX {
                     close(&mut open, &mut out);
                     bytes = 0;
@@ -139,10 +139,10 @@ pub(super) fn batches(forms: &[Form], chosen: &[usize]) -> Vec<Batch> {
                 bytes += command.len();
                 open.push(*index);
             }
-            Form::Body { path, last } => {
+            CommandForm::Body { path, last } => {
                 close(&mut open, &mut out);
                 bytes = 0;
-                out.push(Batch { at: vec![*index], path: path.clone(), body: last.clone(), several: false });
+                out.push(RequestBatch { at: vec![*index], path: path.clone(), body: last.clone(), several: false });
             }
         }
     }
@@ -154,11 +154,11 @@ pub(super) fn batches(forms: &[Form], chosen: &[usize]) -> Vec<Batch> {
 mod tests {
     use super::*;
 
-    fn shown(forms: Vec<Form>) -> Vec<String> {
+    fn shown(forms: Vec<CommandForm>) -> Vec<String> {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let form = |form| match form {
-            Form::Array(command) => text(command),
-            Form::Body { path, last } => format!("{path} {}", last.escape_ascii()),
+            CommandForm::Array(command) => text(command),
+            CommandForm::Body { path, last } => format!("{path} {}", last.escape_ascii()),
         };
         forms.into_iter().map(form).collect()
     }
@@ -200,8 +200,9 @@ mod tests {
 
     #[test]
     fn only_what_is_chosen_is_sent_and_each_reply_has_its_place() {
-        let array = |text: &str| Form::Array(text.as_bytes().to_vec());
-        let forms = [array("[1]"), Form::Body { path: "/x".to_owned(), last: vec![7] }, array("[2]"), array("[3]")];
+        let array = |text: &str| CommandForm::Array(text.as_bytes().to_vec());
+        let forms =
+            [array("[1]"), CommandForm::Body { path: "/x".to_owned(), last: vec![7] }, array("[2]"), array("[3]")];
         let seen = |chosen: &[usize]| {
             let batches = batches(&forms, chosen).into_iter();
             batches.map(|batch| (batch.path, batch.at, batch.several)).collect::<Vec<_>>()

@@ -6,8 +6,8 @@
 use ::redis::Value;
 use hyper::StatusCode;
 
-use super::http::Answer;
-use super::json::{Answered, answered};
+use super::http::HttpAnswer;
+use super::json::{JsonAnswer, answered};
 use crate::cache::reply;
 use crate::error::{Class, Error, Result};
 
@@ -21,17 +21,17 @@ const WAIT: &str = "The service cannot answer now; the keys go again until it do
 const CUT: &str = "The keys go again. Should it last, something between changes the answers.";
 
 /// The replies of an answer: to one command, or to `several`.
-pub(super) fn replies(answer: &Answer, several: Option<usize>) -> Result<Vec<Value>> {
+pub(super) fn replies(answer: &HttpAnswer, several: Option<usize>) -> Result<Vec<Value>> {
     let status = answer.status;
     // 400 also is the answer to one command that failed: then it says so as the command's reply would.
     let is_reply = status.is_success() || status == StatusCode::BAD_REQUEST;
     match answered(&answer.body, several) {
-        Answered::Replies(replies) if is_reply => Ok(replies),
-        Answered::Replies(replies) => Err(unusual(status, replies.first().and_then(said))),
-        Answered::Refused(code, detail) if is_reply => Err(reply::classify("the request", &code, &detail)),
-        Answered::Refused(code, detail) => Err(unusual(status, Some((code, detail)))),
-        Answered::Foreign if is_reply => Err(foreign(&answer.body)),
-        Answered::Foreign => Err(unusual(status, None)),
+        JsonAnswer::Replies(replies) if is_reply => Ok(replies),
+        JsonAnswer::Replies(replies) => Err(unusual(status, replies.first().and_then(said))),
+        JsonAnswer::Refused(code, detail) if is_reply => Err(reply::classify("the request", &code, &detail)),
+        JsonAnswer::Refused(code, detail) => Err(unusual(status, Some((code, detail)))),
+        JsonAnswer::Foreign if is_reply => Err(foreign(&answer.body)),
+        JsonAnswer::Foreign => Err(unusual(status, None)),
     }
 }
 
@@ -103,7 +103,7 @@ mod tests {
             (404, "", false, "no REST interface"),
         ] {
             let status = StatusCode::from_u16(status).expect("a status");
-            let answer = Answer { status, body: Bytes::from(body.to_owned()) };
+            let answer = HttpAnswer { status, body: Bytes::from(body.to_owned()) };
             let error = replies(&answer, Some(1)).expect_err(words);
             assert!(error.chain().contains(words), "{status}: {}", error.chain());
             assert_eq!(error.class == Class::TransientSlow, slow, "{status} {body}");
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_command_that_failed_is_a_reply() {
         let body = Bytes::from_static(br#"{"error":"ERR syntax error"}"#);
-        let answer = Answer { status: StatusCode::BAD_REQUEST, body };
+        let answer = HttpAnswer { status: StatusCode::BAD_REQUEST, body };
         assert!(matches!(replies(&answer, None).expect("a reply")[..], [Value::ServerError(_)]));
     }
 }

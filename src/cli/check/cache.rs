@@ -9,13 +9,18 @@ use crate::cache::probe::{Examined, Tried};
 use crate::cache::reply::{self, Mends};
 use crate::cli::check::sentinels;
 use crate::cli::finding::{Finding, Grade, folded};
-use crate::config::{CacheConfig, Leases};
+use crate::config::{CacheConfig, Leases, Metering, Transport};
 use crate::error::Result;
 
 /// Findings on one of the caches, each with its name where it has one.
 pub fn of(cache: &CacheConfig, examined: Result<Examined>, families: &[Vec<u8>]) -> Vec<Finding> {
     let found = match examined {
-        Ok(examined) => findings(&examined, families, cache.leases),
+        Ok(examined) => {
+            let mut found = findings(&examined, families, cache.leases, cache.metering);
+            found.extend(way(cache));
+            found.extend(price(cache));
+            found
+        }
         Err(error) => vec![Finding::wrong("cache", error.chain()).mend_all(error.hint)],
     };
     let called = cache.called();
@@ -24,13 +29,16 @@ pub fn of(cache: &CacheConfig, examined: Result<Examined>, families: &[Vec<u8>])
 }
 
 /// Findings on a cache that was examined.
-pub fn findings(examined: &Examined, families: &[Vec<u8>], leases: Leases) -> Vec<Finding> {
+pub fn findings(examined: &Examined, families: &[Vec<u8>], leases: Leases, metering: Metering) -> Vec<Finding> {
     let mut out = vec![server(&examined.info)];
     out.extend(examined.sentinels.iter().flat_map(sentinels::findings));
     out.extend(replica(&examined.info));
-    out.extend(eviction(&examined.memory));
+    out.extend(eviction(&examined.memory).filter(|_| metering == Metering::None));
     let grant = acl::grant(&examined.user, families, leases);
-    out.extend(identity(&examined.info).map(|finding| finding.mend(grant.clone())));
+    out.extend(identity(&examined.info, metering).map(|finding| match finding.verdict {
+        Grade::Ready => finding,
+        Grade::Note | Grade::Wrong => finding.mend(grant.clone()),
+    }));
     out.extend(examined.tried.iter().map(|tried| answer(tried, &grant)));
     mended_together(out)
 }
@@ -89,11 +97,45 @@ fn server(info: &Info) -> Finding {
 }
 
 /// A server without a name works, and its failovers are seen by the mark alone.
-fn identity(info: &Info) -> Option<Finding> {
-    let told = ["run_id", "master_replid"].iter().any(|name| info.field(name).is_some());
+fn identity(info: &Info, metering: Metering) -> Option<Finding> {
+    if ["run_id", "master_replid"].iter().any(|name| info.field(name).is_some()) {
+        return None;
+    }
     let seen = "INFO does not say which process this is (run_id, master_replid): a failover is noticed by the mark alone, \
-                and what was deleted just before it may be missed";
-    (!told).then(|| Finding::note("cache, identity", seen))
+                which carries what was deleted since the last one";
+    Some(match metering {
+        // A service of this kind never says it.
+        Metering::ByCommand => Finding::ready("cache, identity", seen),
+        Metering::None => Finding::note("cache, identity", seen),
+    })
+}
+
+/// How an address that is that of a REST interface is reached.
+fn way(cache: &CacheConfig) -> Option<Finding> {
+    let way = match cache.transport {
+        Transport::Rest => "over REST (transport = \"rest\")",
+        Transport::Tcp => "over the Redis protocol, at port 6379 of the same host and with the same token",
+    };
+    cache.token.is_some().then(|| Finding::ready("cache, transport", format!("the service is reached {way}")))
+}
+
+/// What the budget buys.
+fn price(cache: &CacheConfig) -> Option<Finding> {
+    if cache.metering == Metering::None {
+        return None;
+    }
+    Some(match cache.budget().ok().flatten() {
+        Some(budget) => Finding::ready(
+            "cache, budget",
+            format!(
+                "{} commands a month: a change is deleted at most {} late while the cache answers; an idle month takes {}",
+                budget.commands(),
+                budget.bound_shown(),
+                budget.idle()
+            ),
+        ),
+        None => Finding::note("cache, budget", "there is none: each change may cost commands as it comes"),
+    })
 }
 
 fn replica(info: &Info) -> Option<Finding> {
@@ -144,7 +186,9 @@ mod tests {
         for (text, named) in
             [("run_id:a\r\n", true), ("master_replid:a\r\n", true), ("redis_mode:standalone\r\n", false)]
         {
-            assert_eq!(identity(&info(text)).is_none(), named, "{text}");
+            assert_eq!(identity(&info(text), Metering::None).is_none(), named, "{text}");
+            let billed = identity(&info(text), Metering::ByCommand);
+            assert!(billed.is_none_or(|found| found.verdict == Grade::Ready), "{text}");
         }
         assert!(replica(&info("role:slave\r\n")).is_some() && replica(&info("role:master\r\n")).is_none());
     }
