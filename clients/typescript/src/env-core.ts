@@ -70,15 +70,16 @@ const HINTS: [step: RegExp, hint: string][] = [
   [/./, 'May this user run this command on these keys?'],
 ];
 
-/** All functions of `crieur-cache/env`. */
-export function environment(open: (place: NonNullable<Place>) => Promise<Store>, hint: (env: Variables) => string) {
+/** All functions of `crieur-cache/env`. `open` answers nothing where this runtime cannot reach such a place. */
+export function environment(open: (place: NonNullable<Place>) => (() => Promise<Store>) | undefined, hint: (env: Variables) => string) {
   let made: { cache: Cache<Kind>; locks: Locks } | undefined;
 
   function instance() {
     if (made) return made;
     const env = variables();
     const place = placeOf(env);
-    const store = place ? lazy(() => open(place)) : null;
+    const opens = place && open(place);
+    const store = opens ? lazy(opens) : null;
     const log = env.CRIEUR_CACHE_LOG === '1' ? { on: consoleLog } : {};
     made = { cache: createCache<Kind>({ store, ttls: TTLS, ...log }), locks: createLocks({ store, ...log }) };
     return made;
@@ -118,7 +119,8 @@ export function environment(open: (place: NonNullable<Place>) => Promise<Store>,
       const probe = await instance().cache.test();
       for (const step of probe.steps)
         if (step.error) {
-          const isOff = !placeOf(variables());
+          const place = placeOf(variables());
+          const isOff = !place || !open(place);
           step.error += `. ${isOff ? hint(variables()) : HINTS.find(([name]) => name.test(step.name))![1]}`;
         }
       return probe;

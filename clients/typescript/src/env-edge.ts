@@ -7,12 +7,14 @@ import type { Store } from './types.js';
 export { TTLS, type Kind } from './env-core.js';
 
 const names = environment(
-  async (place): Promise<Store> => {
-    if (!('rest' in place)) throw new Error('REDIS_URL needs Node: this runtime has no sockets; set the REST address');
-    const { Redis } = await import('@upstash/redis');
-    return restStore(Redis, place.rest);
-  },
-  () => 'Set UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN.',
+  (place) =>
+    'rest' in place
+      ? async (): Promise<Store> => {
+          const { Redis } = await import('@upstash/redis');
+          return restStore(Redis, place.rest);
+        }
+      : undefined,
+  () => 'Set UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN; REDIS_URL needs sockets, which this runtime does not have.',
 );
 
 export const {

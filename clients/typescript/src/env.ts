@@ -20,7 +20,7 @@ async function installed<M>(load: () => Promise<M>, variable: string, name: stri
 }
 
 const names = environment(
-  async (place): Promise<Store> => {
+  (place) => async (): Promise<Store> => {
     if ('rest' in place) {
       const { Redis } = await installed(upstash, 'a REST address', '@upstash/redis');
       return restStore(Redis, place.rest);

@@ -47,6 +47,10 @@ test('the order of the environment', async () => {
   await server.admin.flushall();
   await script(upstash(), get, 'env-edge');
   assert.equal(await server.admin.get('properties:all_public'), 'V[1]');
+  await server.admin.flushall();
+  const [, step] = await script(tcp(), `${get} console.log((await testConnection()).steps[0].error)`, 'env-edge');
+  assert.match(step, /UPSTASH_REDIS_REST_URL/);
+  assert.equal(await server.admin.dbsize(), 0, 'no sockets at the edge');
 });
 
 test('switched off: the row, and not a byte', async () => {

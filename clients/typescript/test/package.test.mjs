@@ -51,3 +51,10 @@ test('the core, ./ioredis and ./env load without any client', () => {
   for (const name of ['getOrSetCache', 'invalidateCacheBatch', 'withLock', 'acquireLock', 'releaseLock', 'cacheStats', 'testConnection'])
     assert.equal(out.split(name).length - 1, 2, name);
 });
+
+test('the types are strict, and refuse what they should', () => {
+  const options = ['--noEmit', '--strict', '--exactOptionalPropertyTypes', '--target', 'es2022', '--types', 'node', '--lib', 'es2022,dom'];
+  execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', ...options, '--module', 'nodenext', 'test/types/use.ts'], {
+    cwd: here, encoding: 'utf8', stdio: ['ignore', 'inherit', 'inherit'],
+  });
+});
