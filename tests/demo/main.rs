@@ -120,7 +120,7 @@ async fn demo(report: Report) -> Result<Vec<String>> {
     report.step("Servers");
     let (postgres, cache) = (Postgres::start(Options::default()), Redis::start(&Server::System, &[]));
     let client = postgres.client().await;
-    let mut watch = Watch::new(cache.connection());
+    let watch = Watch::new(&cache.url(), cache.connection());
     let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
     report.lines(&format!("PostgreSQL {version} on port {}, cache on port {}", postgres.port(), cache.port()));
     client.batch_execute(TABLES).await?;
@@ -135,13 +135,13 @@ async fn demo(report: Report) -> Result<Vec<String>> {
     report.lines("systemd/crieur.toml and systemd/dousell.rules.toml as shipped,");
     report.lines(&format!("but one echo after {ECHO} instead of three until 30 s: you would have to wait for them"));
     let (stale, stays) = (keys(STALE), keys(STAYS));
-    watch.store(&stale)?;
-    watch.store(&stays)?;
+    watch.store(&stale).await?;
+    watch.store(&stays).await?;
     let started = Instant::now();
     let mut daemon = installation.run()?;
     let mut trial = Trial { report, watch, all: &stale | &stays, echoes: Vec::new(), broken: Vec::new() };
     let title = "first start: the cache may hold anything, so every key of the rules goes";
-    trial.judge(Promise { title, goes: stale, near: Keys::new(), since: started, moment: "after its start" })?;
+    trial.judge(Promise { title, goes: stale, near: Keys::new(), since: started, moment: "after its start" }).await?;
 
     report.step("Changes");
     trial.all = CHANGES.iter().fold(&stays | &keys(ROLLED_BACK), |all, change| &all | &keys(change.goes));
@@ -194,7 +194,7 @@ struct Trial {
 
 impl Trial {
     async fn change(&mut self, client: &tokio_postgres::Client, change: &Change) -> Result<()> {
-        self.watch.store(&self.all)?;
+        self.watch.store(&self.all).await?;
         if let Some(sql) = change.rolled_back {
             client.batch_execute(&format!("BEGIN; {sql}; ROLLBACK")).await?;
         }
@@ -205,17 +205,17 @@ impl Trial {
         }
         client.batch_execute("COMMIT").await?;
         let (goes, near) = (keys(change.goes), keys(change.near));
-        self.judge(Promise { title: change.title, goes, near, since: Instant::now(), moment: "after COMMIT" })
+        self.judge(Promise { title: change.title, goes, near, since: Instant::now(), moment: "after COMMIT" }).await
     }
 
     /// Waits for the keys to go, and once more after a slow reader stored them again; nothing else may go.
-    fn judge(&mut self, promise: Promise<'_>) -> Result<()> {
+    async fn judge(&mut self, promise: Promise<'_>) -> Result<()> {
         let Promise { title, goes, near, since, moment } = promise;
         let first = self.watch.gone(&goes, &self.all, since)?;
         let deleted = Instant::now();
         if first.after.is_some() {
             std::thread::sleep(SLOW_READER);
-            self.watch.store(&goes)?;
+            self.watch.store(&goes).await?;
         }
         let echo = self.watch.gone(&goes, &self.all, deleted)?;
         let mut reasons = Vec::new();

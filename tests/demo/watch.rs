@@ -3,8 +3,10 @@
 //! It knows no rule: it reports which keys went and when, and whoever asks decides whether that is right.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use crieur_cache::{Cache, From, Options, Protocol, Raw, Redis};
 use redis::Commands;
 
 /// A set of keys, in order.
@@ -13,11 +15,18 @@ pub type Keys = BTreeSet<String>;
 /// Long enough for any delete or echo that works; only a failure waits so long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Longer than the demo: nothing expires that should have been deleted.
+const TTL: Duration = Duration::from_secs(3600);
+
 /// How often the cache is asked.
 const STEP: Duration = Duration::from_micros(250);
 
-/// A connection of a reader.
-pub struct Watch(redis::Connection);
+/// What readers hold of the cache.
+pub struct Watch {
+    /// The shipped reader, without leases: what is stored again behind a delete is what the echo is for.
+    reader: Cache<Raw>,
+    connection: redis::Connection,
+}
 
 /// What was seen of a change.
 pub struct Seen {
@@ -28,18 +37,31 @@ pub struct Seen {
 }
 
 impl Watch {
-    pub fn new(connection: redis::Connection) -> Watch {
-        Watch(connection)
+    /// Readers of the cache at this address.
+    pub fn new(url: &str, connection: redis::Connection) -> Watch {
+        let redis = Redis::open(url).expect("a server's own address").timeout(PATIENCE);
+        let reader = Cache::builder(redis).codec(Raw).protocol(Protocol::Plain).ttl(TTL).build();
+        Watch { reader: reader.expect("what is said is valid"), connection }
     }
 
-    /// What a reader does with a value that it computed.
-    pub fn store(&mut self, keys: &Keys) -> redis::RedisResult<()> {
-        keys.iter().try_for_each(|key| self.0.set(key, "a value computed from rows"))
+    /// What readers do with values that they computed from rows.
+    ///
+    /// # Errors
+    /// When the cache does not take one: a reader of an application would go on without.
+    pub async fn store(&self, keys: &Keys) -> Result<(), String> {
+        for key in keys {
+            let computed = async || Ok::<_, Infallible>("a value computed from rows".to_owned());
+            let Ok(read) = self.reader.read(key, Options::new(), computed).await;
+            if read.from == From::Bypass {
+                return Err(format!("the cache does not take {key}"));
+            }
+        }
+        Ok(())
     }
 
     /// Every key, except the daemon's own mark.
     pub fn keys(&mut self) -> redis::RedisResult<Keys> {
-        let keys: Keys = self.0.keys("*")?;
+        let keys: Keys = self.connection.keys("*")?;
         Ok(keys.into_iter().filter(|key| !key.starts_with("crieur:")).collect())
     }
 

@@ -12,15 +12,21 @@ use tokio::time::sleep;
 use tokio_postgres::{Client, NoTls};
 
 use crate::oracle::{BUCKETS, CITIES, DOCS, ITEMS, LEASES, OWNERS, Oracle, Reader, TAGS};
-use crate::readers::{Address, Readers, url};
+use crate::readers::{Address, Readers, Sends, url};
 use crate::seed::Seed;
 use crate::world::World;
 
 const WRITERS: u64 = 5;
 const PAYMENTS: u64 = 300;
 
-/// Readers of each kind.
-const READERS: &[(Reader, usize)] = &[(Reader::Plain, 16), (Reader::LeaseInKey, 5), (Reader::Companion, 5)];
+/// Readers of each kind, by how their clients send.
+const READERS: &[(Reader, Sends, usize)] = &[
+    (Reader::Plain, Sends::Once, 16),
+    (Reader::LeaseInKey, Sends::Once, 5),
+    (Reader::LeaseInKey, Sends::Again, 3),
+    (Reader::Companion, Sends::Once, 5),
+    (Reader::Companion, Sends::Again, 3),
+];
 
 /// What writers do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +51,8 @@ impl Load {
         let (stop_writers, stop_readers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let commits = Arc::new(AtomicU64::new(0));
         let (postgres, cache) = (Arc::clone(&world.reading), Arc::clone(&world.caching));
-        let readers = Readers { postgres, cache, oracle: Arc::clone(oracle), stop: Arc::clone(&stop_readers) };
+        let (oracle_too, stop) = (Arc::clone(oracle), Arc::clone(&stop_readers));
+        let readers = Readers { postgres, cache, oracle: oracle_too, stop, take: world.take };
         let writer = Writer {
             postgres: Arc::clone(&world.writing),
             oracle: Arc::clone(oracle),
@@ -62,8 +69,12 @@ impl Load {
                     tasks.spawn(Writer { number, ..writer.clone() }.write(seed.fork()));
                 }
                 drop(writer); // Whoever counts the writers counts those that write.
-                for (kind, count) in READERS {
-                    (0..*count).for_each(|_| drop(tasks.spawn(readers.clone().read(*kind, seed.fork()))));
+                for (kind, sends, count) in READERS {
+                    let caches = readers.caches(*kind, *sends);
+                    for number in 0..*count {
+                        let cache = caches[number % caches.len()].clone();
+                        tasks.spawn(readers.clone().read(*kind, *sends, cache, seed.fork()));
+                    }
                 }
                 while let Some(ended) = tasks.join_next().await {
                     ended.expect("neither readers nor writers panic");

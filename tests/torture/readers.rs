@@ -1,14 +1,16 @@
-//! Cache-aside readers, by the protocols of docs/guide/readers.md: plain, and with the lease in or beside the key.
+//! Cache-aside readers: those of `clients/rust`, by the protocols of docs/guide/readers.md.
 //!
 //! A plain reader keeps a value for less than the last echo between its SELECT and its SET; one that the machine or a
 //! fault made slower does not store, or takes back what it stored, and says so. Readers with a lease hold theirs for
-//! longer than any echo: nothing but the lease keeps them right.
+//! longer than any echo: nothing but the lease keeps them right. Some of them use a client that sends commands again, in
+//! the worst moment: then nothing but the script that makes another lease each time does.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
+use crieur_cache::{Cache, From, Options, Protocol, Raw, Redis, Sending, Store, Take};
 use tokio::time::sleep;
 use tokio_postgres::{Client, NoTls};
 
@@ -20,13 +22,17 @@ use crate::world::LAST_ECHO;
 const PLAIN_HOLD_MS: u64 = 600;
 const LEASE_HOLD_MS: u64 = 2_000;
 
-/// Values begin with V, leases with L.
-const STORE_IN_KEY: &str = include_str!("../../lua/store-in-key.lua");
-const STORE_BESIDE: &str = include_str!("../../lua/store-beside.lua");
-const GIVE_BACK: &str = include_str!("../../lua/give-back.lua");
-
 /// Longer than any run: nothing expires that should have been deleted.
-const TTL_SECONDS: u64 = 1_000_000;
+const TTL: Duration = Duration::from_secs(1_000_000);
+
+/// A plain reader must know what became of its SET: for it an answer that comes late is an answer.
+const PATIENT: Duration = Duration::from_secs(3600);
+
+/// Readers with a lease give up on a command: whatever arrives late does no harm.
+const TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A cache that was away is asked again soon: the load goes on.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A URL that a failover changes.
 pub type Address = Arc<Mutex<String>>;
@@ -36,6 +42,14 @@ pub fn url(address: &Address) -> String {
     address.lock().expect("no holder panics").clone()
 }
 
+/// How a reader's client sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sends {
+    Once,
+    /// Every command again, and the take of a lease right before the store.
+    Again,
+}
+
 /// Where readers read, and for how long.
 #[derive(Clone)]
 pub struct Readers {
@@ -43,57 +57,151 @@ pub struct Readers {
     pub cache: Address,
     pub oracle: Arc<Oracle>,
     pub stop: Arc<AtomicBool>,
+    /// How those take a lease whose client sends again; [`Take::Once`] is the mistake that must be seen.
+    pub take: Take,
 }
 
-#[derive(Debug)]
-enum Broken {
-    Cache,
-    Database,
+/// A client that goes where the cache's address leads now, as one does that asks the Sentinels.
+struct Following {
+    address: Address,
+    timeout: Duration,
+    open: Mutex<(String, Arc<Redis>)>,
 }
 
-impl From<redis::RedisError> for Broken {
-    fn from(_: redis::RedisError) -> Broken {
-        Broken::Cache
+impl Following {
+    fn new(address: &Address, timeout: Duration) -> Following {
+        let here = url(address);
+        let redis = Following::open(&here, timeout);
+        Following { address: Arc::clone(address), timeout, open: Mutex::new((here, redis)) }
+    }
+
+    fn open(url: &str, timeout: Duration) -> Arc<Redis> {
+        Arc::new(Redis::open(url).expect("a server's own address").timeout(timeout))
+    }
+
+    fn here(&self) -> Arc<Redis> {
+        let (here, mut open) = (url(&self.address), self.open.lock().expect("no holder panics"));
+        if open.0 != here {
+            let redis = Following::open(&here, self.timeout);
+            *open = (here, redis);
+        }
+        Arc::clone(&open.1)
     }
 }
 
-impl From<tokio_postgres::Error> for Broken {
-    fn from(_: tokio_postgres::Error) -> Broken {
-        Broken::Database
+impl Store for Following {
+    fn send<'a>(&'a self, command: &'a [&'a [u8]]) -> Sending<'a> {
+        Box::pin(async move { self.here().send(command).await })
     }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
+/// A client that sends again by itself: the first copy of a take arrives last, when the store is on its way.
+struct Resending {
+    redis: Following,
+    /// Whether the reader is told.
+    says_so: bool,
+    takes: Mutex<HashMap<Vec<u8>, Vec<Vec<u8>>>>,
+}
+
+impl Resending {
+    /// What was sent to this key before.
+    fn taken(&self, key: &[u8]) -> Option<Vec<Vec<u8>>> {
+        self.takes.lock().expect("no holder panics").remove(key)
+    }
+}
+
+impl Store for Resending {
+    fn send<'a>(&'a self, command: &'a [&'a [u8]]) -> Sending<'a> {
+        Box::pin(async move {
+            match command {
+                [b"EVAL", script, _, key, ..] if script.starts_with(b"-- take") => {
+                    self.takes.lock().expect("no holder panics").insert(key.to_vec(), owned(command));
+                }
+                [b"SET", key, ..] => {
+                    self.takes.lock().expect("no holder panics").insert(key.to_vec(), owned(command));
+                }
+                [b"EVAL", script, count, keys @ ..] if script.starts_with(b"-- store") => {
+                    let place = if *count == b"2" { keys[1] } else { keys[0] };
+                    if let Some(take) = self.taken(place) {
+                        let words: Vec<&[u8]> = take.iter().map(Vec::as_slice).collect();
+                        let _ = self.redis.send(&words).await; // Nobody waits for the answer of a copy.
+                    }
+                    let _ = self.redis.send(command).await;
+                }
+                _ => _ = self.redis.send(command).await,
+            }
+            self.redis.send(command).await
+        })
+    }
+
+    fn resends(&self) -> bool {
+        self.says_so
+    }
+}
+
+fn owned(command: &[&[u8]]) -> Vec<Vec<u8>> {
+    command.iter().map(|word| word.to_vec()).collect()
 }
 
 /// One key to be read.
-struct Read<'a> {
-    cache: &'a mut MultiplexedConnection,
-    sql: &'a Client,
+struct Key<'a> {
     family: &'a Family,
     member: u64,
-    key: String,
+    name: String,
 }
 
 impl Readers {
+    /// Two processes with readers of one kind: inside of each the readers share what is new enough.
+    pub fn caches(&self, kind: Reader, sends: Sends) -> [Cache<Raw>; 2] {
+        [(); 2].map(|()| {
+            let (protocol, timeout) = match kind {
+                Reader::Plain => (Protocol::Plain, PATIENT),
+                Reader::LeaseInKey => (Protocol::Key, TIMEOUT),
+                Reader::Companion => (Protocol::Companion, TIMEOUT),
+            };
+            let redis = Following::new(&self.cache, timeout);
+            let builder = match sends {
+                Sends::Once => Cache::builder(redis),
+                Sends::Again => {
+                    let says_so = self.take == Take::Script;
+                    Cache::builder(Resending { redis, says_so, takes: Mutex::default() })
+                }
+            };
+            let builder = builder.codec(Raw).protocol(protocol).ttl(TTL).pause(3, PAUSE);
+            builder.build().expect("what is said is valid")
+        })
+    }
+
     /// One reader of one kind, until it is told to stop. Servers that are away are no news to it.
-    pub async fn read(self, kind: Reader, mut seed: Seed) {
+    pub async fn read(self, kind: Reader, sends: Sends, cache: Cache<Raw>, mut seed: Seed) {
         let families: Vec<&Family> = FAMILIES.iter().filter(|family| family.reader == kind).collect();
         while !self.stop.load(Ordering::Relaxed) {
-            let here = url(&self.cache);
-            let Ok((mut cache, sql)) = self.connect(&here).await else {
+            let Ok((sql, connection)) = tokio_postgres::connect(&url(&self.postgres), NoTls).await else {
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            while !self.stop.load(Ordering::Relaxed) && url(&self.cache) == here {
+            tokio::spawn(connection);
+            while !self.stop.load(Ordering::Relaxed) {
                 // Half of all reads are of items, which can be judged one by one.
                 let family = if seed.chance(50) { families[0] } else { seed.pick(&families) };
                 let members = if seed.chance(50) { family.members.div_ceil(10) } else { family.members };
                 let member = seed.below(members);
-                let key = format!("{}{member}", family.prefix);
-                let read = Read { cache: &mut cache, sql: &sql, family, member, key };
-                let done = match kind {
-                    Reader::Plain => self.plain(read, &mut seed).await,
-                    Reader::LeaseInKey | Reader::Companion => self.with_lease(read, &mut seed).await,
+                let key = Key { family, member, name: format!("{}{member}", family.prefix) };
+                let hold = match kind {
+                    Reader::Plain => hold(&mut seed, PLAIN_HOLD_MS, 8),
+                    // Whoever sends again holds long, so that something changes meanwhile.
+                    _ => hold(&mut seed, LEASE_HOLD_MS, if sends == Sends::Again { 50 } else { 8 }),
                 };
-                if done.is_err() {
+                let fails = kind != Reader::Plain && seed.chance(3);
+                let done = self.one(&cache, &sql, key, hold, fails);
+                // Some callers do not wait for their answer.
+                let limit = if seed.chance(2) { seed.millis(0, 50) } else { PATIENT };
+                let limit = if kind == Reader::Plain { PATIENT } else { limit };
+                if tokio::time::timeout(limit, done).await.is_ok_and(|done| done.is_err()) {
                     sleep(Duration::from_millis(20)).await;
                     break;
                 }
@@ -102,96 +210,49 @@ impl Readers {
         }
     }
 
-    async fn connect(&self, cache: &str) -> Result<(MultiplexedConnection, Client), Broken> {
-        // Without limits: an answer that comes late is an answer, and a reader must know what became of its SET.
-        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-        let client = redis::Client::open(cache)?;
-        let cache = client.get_multiplexed_async_connection_with_config(&patient).await?;
-        let (sql, connection) = tokio_postgres::connect(&url(&self.postgres), NoTls).await?;
-        tokio::spawn(connection);
-        Ok((cache, sql))
-    }
-
-    /// GET K.
-    async fn found(&self, read: &mut Read<'_>) -> Result<bool, Broken> {
-        let sent = Instant::now();
-        let found: Option<String> = redis::cmd("GET").arg(&read.key).query_async(read.cache).await?;
-        match found.as_deref().and_then(|found| read.family.reader.value(found)) {
-            Some(value) => self.oracle.hit(&read.key, value, sent),
-            None => self.oracle.seen().misses += 1,
-        }
-        // Another's lease is nobody's answer: it comes by again later.
-        Ok(found.is_some())
-    }
-
-    async fn plain(&self, mut read: Read<'_>, seed: &mut Seed) -> Result<(), Broken> {
-        if self.found(&mut read).await? {
-            return Ok(());
-        }
-        let since = Instant::now();
-        let value = select(&read).await?;
-        sleep(hold(seed, PLAIN_HOLD_MS)).await;
-        if since.elapsed() < LAST_ECHO * 9 / 10 {
-            let stored: redis::RedisResult<()> =
-                redis::cmd("SET").arg(&read.key).arg(&value).query_async(read.cache).await;
-            if since.elapsed() < LAST_ECHO {
-                return stored.map_err(Broken::from);
-            }
-            // The cache or the machine stood still while the SET was on its way.
-            let _: () = redis::cmd("DEL").arg(&read.key).query_async(read.cache).await?;
-        }
-        self.oracle.seen().overran += 1;
-        Ok(())
-    }
-
-    async fn with_lease(&self, mut read: Read<'_>, seed: &mut Seed) -> Result<(), Broken> {
-        if self.found(&mut read).await? {
-            return Ok(());
-        }
-        let beside = format!("lease:{{{}}}", read.key);
-        let (place, store) = match read.family.reader {
-            Reader::Companion => (beside.as_str(), STORE_BESIDE),
-            Reader::Plain | Reader::LeaseInKey => (read.key.as_str(), STORE_IN_KEY),
+    /// One read. An error is the database's, or was wanted.
+    async fn one(
+        &self,
+        cache: &Cache<Raw>,
+        sql: &Client,
+        key: Key<'_>,
+        hold: Duration,
+        fails: bool,
+    ) -> Result<(), Option<tokio_postgres::Error>> {
+        let is_plain = key.family.reader == Reader::Plain;
+        let (called, selected) = (Instant::now(), Arc::new(Mutex::new(None::<Instant>)));
+        let since = Arc::clone(&selected);
+        let options = Options::new().store_if(move |_: &String| {
+            let since = since.lock().expect("no holder panics").expect("it was fetched");
+            !is_plain || since.elapsed() < LAST_ECHO * 9 / 10
+        });
+        let fetch = async || {
+            *selected.lock().expect("no holder panics") = Some(Instant::now());
+            let row = sql.query_one(key.family.sql, &[&key.member.to_string()]).await.map_err(Some)?;
+            sleep(hold).await;
+            if fails { Err(None) } else { Ok(row.get::<_, String>(0)) }
         };
-        let lease = lease();
-        let mut take = redis::cmd("SET");
-        take.arg(place).arg(&lease).arg("NX");
-        // With GET the answer is what was there: nothing, and the lease is taken.
-        let with_get = read.family.reader == Reader::LeaseInKey;
-        if with_get {
-            take.arg("GET");
+        let read = match cache.read(&key.name, options, fetch).await {
+            Err(None) => return Ok(()),
+            read => read?,
+        };
+        match read.from {
+            From::Hit | From::Joined => self.oracle.hit(&key.name, &read.value, called),
+            From::Miss | From::Bypass | From::Grace(_) => self.oracle.seen().misses += 1,
         }
-        let answer: Option<String> = take.arg("PX").arg(10_000).query_async(read.cache).await?;
-        if answer.is_none() != with_get {
-            return Ok(());
+        let since = *selected.lock().expect("no holder panics");
+        if is_plain && since.is_some_and(|since| since.elapsed() >= LAST_ECHO * 9 / 10) {
+            // The cache or the machine stood still while the SET was on its way, or there was none.
+            if since.is_some_and(|since| since.elapsed() >= LAST_ECHO) {
+                cache.invalidate([&key.name]).await;
+            }
+            self.oracle.seen().overran += 1;
         }
-        let value = select(&read).await?;
-        sleep(hold(seed, LEASE_HOLD_MS)).await;
-        let mut command = redis::cmd("EVAL");
-        if seed.chance(3) {
-            command.arg(GIVE_BACK).arg(1).arg(place).arg(&lease);
-        } else if read.family.reader == Reader::Companion {
-            command.arg(store).arg(2).arg(&read.key).arg(place).arg(&lease).arg(value).arg(TTL_SECONDS);
-        } else {
-            command.arg(store).arg(1).arg(place).arg(&lease).arg(format!("V{value}")).arg(TTL_SECONDS);
-        }
-        let _: u64 = command.query_async(read.cache).await?;
         Ok(())
     }
 }
 
-/// Mostly nothing, sometimes long.
-fn hold(seed: &mut Seed, most: u64) -> Duration {
-    if seed.chance(92) { seed.millis(0, 3) } else { seed.millis(0, most) }
-}
-
-async fn select(read: &Read<'_>) -> Result<String, Broken> {
-    let row = read.sql.query_one(read.family.sql, &[&read.member.to_string()]).await?;
-    Ok(row.get(0))
-}
-
-/// A lease that nobody else has: one process makes them all.
-fn lease() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("L{}", NEXT.fetch_add(1, Ordering::Relaxed))
+/// Mostly nothing; in so many of a hundred cases, long.
+fn hold(seed: &mut Seed, most: u64, percent: u64) -> Duration {
+    if seed.chance(100 - percent) { seed.millis(0, 3) } else { seed.millis(0, most) }
 }

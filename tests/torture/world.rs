@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crieur_cache::Take;
 use tokio::runtime::Runtime;
 
 use crate::daemon::{self, Daemon, STARTED};
@@ -72,6 +73,8 @@ pub struct World {
     pub daemon: Option<Daemon>,
     /// A read replica, when readers have one.
     pub replica: Option<Postgres>,
+    /// How readers take a lease whose client sends again.
+    pub take: Take,
     /// Warnings that are right in this round.
     allowed: Vec<&'static str>,
     /// So much of the daemon's log is judged.
@@ -100,6 +103,7 @@ impl World {
             to_cache,
             daemon: None,
             replica: None,
+            take: Take::Script,
             allowed: Vec::new(),
             judged: 0,
             env: Vec::new(),
