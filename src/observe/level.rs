@@ -1,4 +1,8 @@
 //! How loud a line of the log is. Pure.
+//!
+//! ERROR: something is or will be wrong until a person acts. WARN: nobody must act yet, because crieur tries again or
+//! deletes more than it would have to. INFO: something changed. What lasts begins as WARN and is an ERROR when it has
+//! lasted for a minute.
 
 /// How loud a line is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

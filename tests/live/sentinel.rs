@@ -417,7 +417,7 @@ fn position(mark: &str) -> Option<crieur::lsn::Lsn> {
 /// second; the time of a key is from its commit, or from when the readers' primary became another one, until it is
 /// gone where they read.
 #[tokio::test]
-#[ignore = "make sentinel"]
+#[ignore = "figures of docs/operate/failover.md"]
 async fn how_long_a_failover_leaves_old_values() {
     let runs: usize = std::env::var("RUNS").map_or(5, |text| text.parse().expect("RUNS is a number"));
     for (server, how) in [
@@ -474,4 +474,33 @@ async fn measured(server: Server, how: How) -> (Duration, Duration) {
     }
     assert_eq!(stage.daemon.stop(), Some(0));
     (named.expect("the loop ends behind it") - began, worst)
+}
+
+/// The Sentinels speak TLS, with an authority of their own, and the cache does not.
+#[tokio::test]
+async fn sentinels_have_their_own_tls() {
+    let (scene, authority) = (Scene::start().await, super::harness::tls::Authority::new());
+    let pair = authority.issue("127.0.0.1");
+    let ports = [(); 3].map(|()| super::harness::process::free_port());
+    let sentinels = ports.map(|port| {
+        let lines = [
+            format!("tls-port {port}"),
+            format!("tls-cert-file {}", pair.certificate.display()),
+            format!("tls-key-file {}", pair.key.display()),
+            format!("tls-ca-cert-file {}", authority.certificate().display()),
+            "tls-auth-clients no".to_owned(),
+        ];
+        sentinel(Server::System, scene.cache.port(), &lines.each_ref().map(String::as_str))
+    });
+    let hosts = ports.map(|port| format!("127.0.0.1:{port}")).join(",");
+    let settings = format!("sentinel_tls = \"yes\"\nsentinel_tls_ca = \"{}\"\n", authority.certificate().display());
+    let config = config(&scene.postgres.url(), &format!("redis+sentinel://{hosts}/{NAME}"));
+    for (settings, code, words) in
+        [(settings.as_str(), 0, "3 of 3 Sentinels answer"), ("sentinel_tls = \"yes\"\n", 1, "certificate")]
+    {
+        let out = daemon::run("check", &config.replace("echo = []\n", &format!("echo = []\n{settings}")), &[]);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() == Some(code) && text.contains(words), "{settings}: {text}");
+    }
+    drop(sentinels);
 }

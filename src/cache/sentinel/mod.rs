@@ -17,9 +17,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use self::seat::Seat;
+use self::seat::SentinelSeat;
 use self::standing::{Permit, PrimaryTurn, Standing};
 use self::verdict::{SentinelSaid, SentinelVerdict, SentinelWord, majority, verdict};
 use super::address::Address;
@@ -41,6 +41,12 @@ const AGREEMENT: Duration = Duration::from_millis(50);
 /// The longest pause before the primary is looked for again.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// How long those are waited for who answer behind a majority.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// How often the Sentinels are asked at least.
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
+
 /// For how long they are asked so soon.
 const SOON_FOR: Duration = Duration::from_secs(3);
 
@@ -52,6 +58,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 enum Wait {
     /// Until a majority has named a primary.
     Majority,
+    /// And a moment longer, so that the connections to the others live on.
+    Moment,
     /// Until each has answered, or has had its time.
     All,
 }
@@ -79,7 +87,7 @@ impl SentinelReport {
 
 /// The Sentinels of one primary.
 pub(super) struct Sentinels {
-    seats: Vec<Seat>,
+    seats: Vec<SentinelSeat>,
     name: String,
     primary: NodeLogin,
     heartbeat: Duration,
@@ -94,7 +102,7 @@ pub(super) struct Sentinels {
 impl Sentinels {
     pub(super) fn new(address: SentinelAddress, heartbeat: Duration, timeout: Duration, health: Arc<Health>) -> Self {
         let SentinelAddress { sentinels, name, primary, sentinel } = address;
-        let seat = |place: &HostPort| Seat::new(Address::of_node(&sentinel, "the Sentinel", place), timeout);
+        let seat = |place: &HostPort| SentinelSeat::new(Address::of_node(&sentinel, "the Sentinel", place), timeout);
         Sentinels {
             seats: sentinels.iter().map(seat).collect(),
             name,
@@ -147,7 +155,8 @@ impl Sentinels {
                 Err(error) if error.is_transient() => error,
                 ended => return ended,
             };
-            if started.elapsed() >= self.timeout {
+            // Where nobody ever named a primary there is none to wait for.
+            if started.elapsed() >= self.timeout || self.standing.borrow().named().is_none() {
                 return Err(error);
             }
             sleep(backoff.next(random::fraction())).await;
@@ -190,7 +199,7 @@ impl Sentinels {
         while self.turns() == turns {
             let asked = Instant::now();
             let is_soon = asked < soon_until;
-            self.ask(if is_soon { Wait::Majority } else { Wait::All }).await;
+            self.ask(if is_soon { Wait::Majority } else { Wait::Moment }).await;
             let is_divided = self.is_divided();
             if is_divided && !was_divided {
                 soon_until = asked + SOON_FOR;
@@ -210,7 +219,7 @@ impl Sentinels {
 
     /// How often they are asked: a word must not be older than a heartbeat when a mark is written.
     fn interval(&self) -> Duration {
-        self.heartbeat / 2
+        INTERVAL_MAX.min(self.heartbeat / 2)
     }
 
     fn is_divided(&self) -> bool {
@@ -243,13 +252,16 @@ impl Sentinels {
         let mut asking: FuturesUnordered<_> =
             self.seats.iter().enumerate().map(async |(at, seat)| (at, seat.ask(&self.name, limit).await)).collect();
         let mut said: Vec<(usize, SentinelSaid)> = Vec::with_capacity(self.seats.len());
-        while let Some(answer) = asking.next().await {
+        let mut last = asked + limit + MOMENT;
+        while let Ok(Some(answer)) = timeout_at(last, asking.next()).await {
             said.push(answer);
             let found = verdict(said.iter().map(|(_, said)| said), self.seats.len());
             if matches!(found, SentinelVerdict::Named { .. }) {
                 self.take(found, asked, &said);
-                if wait == Wait::Majority {
-                    return said;
+                match wait {
+                    Wait::Majority => return said,
+                    Wait::Moment => last = last.min(Instant::now() + MOMENT),
+                    Wait::All => {}
                 }
             }
         }

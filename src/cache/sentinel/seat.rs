@@ -24,15 +24,15 @@ const NO_SENTINEL: &str = "Name the Sentinels (26379 unless told otherwise); for
     redis://host:port.";
 
 /// One Sentinel.
-pub(super) struct Seat {
+pub(super) struct SentinelSeat {
     address: Address,
     timeout: Duration,
     idle: RefCell<Option<CacheLink>>,
 }
 
-impl Seat {
+impl SentinelSeat {
     pub(super) fn new(address: Address, timeout: Duration) -> Self {
-        Seat { address, timeout, idle: RefCell::default() }
+        SentinelSeat { address, timeout, idle: RefCell::default() }
     }
 
     /// For messages.
