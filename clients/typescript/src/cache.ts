@@ -46,7 +46,7 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
   const { store, protocol = 'key', leaseMs = 10_000, waitMs = 1_000, codec = JSON_CODEC, share = true } = options;
   const { silence, waitUntil, namespace } = options;
   if (protocol === 'plain' && store?.resends)
-    throw new TypeError("plain: this client sends again; set maxRetriesPerRequest: 0");
+    throw new TypeError("plain: set maxRetriesPerRequest: 0");
   const letter = protocol === 'key' ? 'V' : '';
   const isBeside = protocol === 'companion';
   const isScript = options.take === 'script';
@@ -78,7 +78,7 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
   function secondsOf(ttl: T | number = options.ttl ?? 300) {
     const seconds: unknown = typeof ttl === 'number' ? ttl : options.ttls?.[ttl];
     if (typeof seconds === 'number' && seconds > 0 && seconds < 1e12) return Math.ceil(seconds);
-    throw new TypeError(`ttl ${ttl}: no name of ttls, no positive number`);
+    throw new TypeError(`ttl ${ttl}: no name in ttls, not positive`);
   }
 
   /** With the lease in the key, a text is a value or a lease. */
@@ -147,13 +147,14 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
       }
     }
 
+    const looking = [key];
+    if (isBeside) looking.push(leaseKey);
+    if (markKey) looking.push(markKey);
+    const isOne = !looking[1];
+
     /** What the cache holds. Nothing: there is no answer, or nobody deletes. */
-    async function look(): Promise<Seen | undefined> {
-      const more = [];
-      if (isBeside) more.push(leaseKey);
-      if (markKey) more.push(markKey);
-      const reply = await ask(more[0] ? 'MGET' : 'GET', key, ...more);
-      if (!more[0]) return reply === undefined ? reply : sort(reply);
+    function seenIn(reply: Reply | undefined): Seen | undefined {
+      if (isOne && reply !== undefined) return sort(reply);
       if (!Array.isArray(reply)) return;
       if (silence)
         try {
@@ -243,7 +244,7 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
     let deadline = 0;
     for (;;) {
       const looked = performance.now();
-      let seen: Seen | undefined = await look();
+      let seen = seenIn(await ask(isOne ? 'GET' : 'MGET', ...looking));
       if (!seen) return row();
       let flight = flights.get(key);
       if (seen[0] === null && (isNew(flight) || (flight && seen[1] && seen[1] === flight.lease))) {
@@ -295,7 +296,7 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
 
   return {
     read,
-    getOrSet: async (key, fetcher, options) => (await read(key, fetcher, options)).value,
+    getOrSet: (key, fetcher, options) => read(key, fetcher, options).then(({ value }) => value),
     async invalidate(names, space) {
       if (!names.length) return true;
       const keys = names.map((name) => fullKey(name, space));

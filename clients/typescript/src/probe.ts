@@ -20,7 +20,7 @@ export async function probe(
   const key = `${before}crieur-cache:test:${own}`;
   const send: Store['send'] = async (...command) => {
     if (store) return store.send(...command);
-    throw new Error('there is no cache');
+    throw new Error('no cache');
   };
 
   /** The answer begins with what is wanted. */
