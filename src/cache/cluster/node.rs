@@ -209,7 +209,7 @@ fn told(reply: &Value) -> Option<Vec<Told>> {
             let Value::Int(port) = port else { return None };
             // Before version 4 a node has no name here.
             let Some(id) = node.get(2).and_then(text) else { continue };
-            let ip = node.get(3).and_then(|about| address_in(about));
+            let ip = node.get(3).and_then(address_in);
             out.push((id, text(host), u16::try_from(*port).ok()?, ip));
         }
     }
