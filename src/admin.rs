@@ -67,6 +67,11 @@ impl AdminState {
         AdminState { metrics, caches: Arc::new(Mutex::new(caches)) }
     }
 
+    /// Of these caches from now on.
+    pub fn watch(&self, caches: Vec<WatchedCache>) {
+        *self.caches.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = caches;
+    }
+
     fn states(&self) -> Vec<CacheState> {
         let caches = self.caches.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         caches.iter().map(WatchedCache::state).collect()

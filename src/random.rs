@@ -13,6 +13,11 @@ pub(crate) fn bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// A text that nobody can guess and no other process draws.
+pub(crate) fn text() -> String {
+    bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A number in 0..1, each as likely as the others.
 pub(crate) fn fraction() -> f64 {
     // As many bits as the mantissa holds: with more, the largest would be rounded to 1.

@@ -69,6 +69,18 @@ impl AnyCache {
 }
 
 impl Cache for AnyCache {
+    async fn whereabouts(&self) -> Result<Option<String>> {
+        each!(self, cache => cache.whereabouts().await)
+    }
+
+    async fn leave_note(&self, note: &str) -> Result<()> {
+        each!(self, cache => cache.leave_note(note).await)
+    }
+
+    async fn find_note(&self) -> Result<Option<Vec<u8>>> {
+        each!(self, cache => cache.find_note().await)
+    }
+
     async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
         each!(self, cache => cache.delete(keys).await)
     }

@@ -46,6 +46,8 @@ pub(super) struct CacheLink {
     pub(super) identity: Option<Identity>,
     /// What the server said of itself then.
     pub(super) info: Info,
+    /// The number of the database that was selected.
+    pub(super) database: i64,
 }
 
 /// The task behind a connection; it ends with this value.
@@ -84,7 +86,7 @@ impl CacheLink {
         let driver = Rc::new(Driver(Cell::new(Some(tokio::spawn(driver)))));
         let (born, state, identity, info) = (Instant::now(), State::Untried, None, Info::default());
         let bill = None;
-        Ok(CacheLink { connection, driver, heard, timeout, bill, state, generation, born, identity, info })
+        Ok(CacheLink { connection, driver, heard, timeout, bill, state, generation, born, identity, info, database: 0 })
     }
 
     /// Why a log-in failed with `error`: what was heard may say more, and so may whoever answers at this address.
@@ -177,6 +179,7 @@ impl CacheLink {
         }
         self.info = Info::read(&replies[required + 1..]);
         self.identity = self.info.identity();
+        self.database = address.database;
         Ok(())
     }
 

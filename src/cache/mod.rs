@@ -140,6 +140,23 @@ pub trait Cache {
         0
     }
 
+    /// Which database of which server answers; `None` where the server does not say.
+    async fn whereabouts(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// Leaves a note there for a few seconds, under a name that no mark has: for [`find_note`](Cache::find_note) of another
+    /// cache, which may be the same database.
+    async fn leave_note(&self, note: &str) -> Result<()> {
+        let _ = note;
+        Ok(())
+    }
+
+    /// The note that somebody left there.
+    async fn find_note(&self) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
     /// Which cache this is, for messages.
     fn name(&self) -> &str {
         "the cache"

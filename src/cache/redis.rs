@@ -411,6 +411,20 @@ impl RedisCache {
 }
 
 impl Cache for RedisCache {
+    async fn whereabouts(&self) -> Result<Option<String>> {
+        let link = self.log_in().await?;
+        let place = |identity: &Identity| format!("{}#{}", identity.fields().join("/"), link.database);
+        Ok(link.identity.as_ref().map(place))
+    }
+
+    async fn leave_note(&self, note: &str) -> Result<()> {
+        speak::leave_note(&mut self.log_in().await?, note).await
+    }
+
+    async fn find_note(&self) -> Result<Option<Vec<u8>>> {
+        speak::find_note(&mut self.log_in().await?).await
+    }
+
     fn name(&self) -> &str {
         &self.route.server
     }

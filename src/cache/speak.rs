@@ -36,6 +36,33 @@ pub(super) trait Speaks {
     }
 }
 
+/// Where notes are left: no slot has a hyphen in its name, so it is the name of no mark.
+const NOTE: &str = "crieur:mark:-note";
+
+/// How long a note stays there, in milliseconds.
+const NOTE_MS: u32 = 10_000;
+
+/// Leaves a note.
+pub(super) async fn leave_note(way: &mut impl Speaks, note: &str) -> Result<()> {
+    let mut command = Cmd::new();
+    command.arg("SET").arg(NOTE).arg(note).arg("PX").arg(NOTE_MS);
+    match way.ask(command).await? {
+        Value::ServerError(error) => Err(reply::refused("SET", &error)),
+        _ => Ok(()), // Value is foreign and non-exhaustive.
+    }
+}
+
+/// The note that is there.
+pub(super) async fn find_note(way: &mut impl Speaks) -> Result<Option<Vec<u8>>> {
+    let mut command = Cmd::new();
+    command.arg("GET").arg(NOTE);
+    match way.ask(command).await? {
+        Value::BulkString(note) => Ok(Some(note)),
+        Value::ServerError(error) => Err(reply::refused("GET", &error)),
+        _ => Ok(None), // Value is foreign and non-exhaustive.
+    }
+}
+
 /// The reply of a command that counts.
 pub(super) fn count(command: &str, value: &Value) -> Result<u64> {
     match value {

@@ -1,6 +1,7 @@
 //! The commands: argv in, exit code out. Edges only; what a command decides lives in pure modules.
 
 mod beside;
+mod caches;
 pub mod check;
 pub mod coverage;
 pub mod diff;
@@ -24,6 +25,7 @@ pub mod trial;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -39,6 +41,7 @@ use crate::error::{Error, Exit, Result};
 use crate::mistake::Mistakes;
 use crate::postgres::dsn::Dsn;
 use crate::source::recording::Recording;
+use crate::target::twins::Twins;
 
 /// Deletes the keys of a Redis or Valkey cache when the PostgreSQL rows that they were made of change.
 #[derive(Debug, Parser)]
@@ -199,10 +202,18 @@ fn check(config: &Config, shown: Shown) -> anyhow::Result<Exit> {
         }
         let origin = Origin::of(config)?;
         let session = origin.session().await?;
-        let mut examined = Vec::new();
-        for cache in &config.caches {
-            let answers = AnyCache::new(cache)?.examine(&config.postgres.slot, &config.rules.patterns()).await;
-            examined.push((cache, answers));
+        let (mut examined, twins) = (Vec::new(), Twins::default());
+        for settings in &config.caches {
+            let cache = Rc::new(AnyCache::new(settings)?);
+            let seen = config.rules.seen_by(&settings.name, &settings.protect);
+            let patterns = seen.as_ref().unwrap_or(&config.rules).patterns();
+            let mut answers = cache.examine(&config.postgres.slot, &patterns).await;
+            if answers.is_ok()
+                && let Err(twin) = twins.admit(&settings.name.as_str().into(), &cache).await
+            {
+                answers = Err(twin);
+            }
+            examined.push((settings, answers));
         }
         let checked = check::run(&origin, &session.client, examined, shown, &mut LastingOut::stdout()).await;
         checked.map_err(|error| origin.blamed(error))

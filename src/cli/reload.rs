@@ -1,46 +1,77 @@
-//! SIGHUP: reads the configuration again and takes its rules. What is wrong with them is said, and the old ones stay.
+//! SIGHUP: reads the configuration again and takes its rules and caches. What is wrong with them is said, and the old ones
+//! stay.
 //!
-//! Only `[[rules]]`, what they share, and `cache.invalidate` can change while the daemon runs; a change of anything else
-//! is named and waits for the next start.
+//! `[[rules]]`, what they share, `[cache]` and `[caches.NAME]` can change while the daemon runs. A cache whose settings are
+//! the same keeps its connections; one with others begins as at a start. A change of anything else is named and waits for
+//! the next start.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::Sender;
+use tokio::time::timeout;
 
+use crate::admin::WatchedCache;
+use crate::cache::any::AnyCache;
+use crate::cli::caches::{policy, watched};
 use crate::cli::output::say;
 use crate::cli::process::environment;
 use crate::config::{CacheConfig, Config, Effective};
+use crate::error::{Error, Result};
 use crate::mistake::Mistakes;
 use crate::observe::{Id, log};
 use crate::rules::Rules;
-use crate::run::Reload;
+use crate::run::{Onward, Reload};
 use crate::secret::Secret;
+use crate::target::twins::Twins;
 
-/// Where the rules are, and what is in force.
-pub(super) struct RulesFile {
+/// How long a reload waits for each cache that it compares with the others; the loop compares those that answer later.
+const ANSWERS: Duration = Duration::from_secs(2);
+
+/// Where the configuration is, and what is in force.
+pub(super) struct ConfigInForce {
     path: PathBuf,
-    protect: Vec<Vec<u8>>,
     settings: Vec<Effective>,
     addresses: Addresses,
-    digest: String,
+    caches: Vec<CacheInForce>,
+    rules: String,
 }
 
-impl RulesFile {
-    /// `config` was read from `path` and is in force.
-    pub(super) fn new(path: &Path, config: &Config) -> Self {
-        RulesFile {
+/// A cache in force.
+struct CacheInForce {
+    /// Every setting, with addresses and tokens. Never shown.
+    settings: Vec<String>,
+    watched: WatchedCache,
+}
+
+/// What a reload changes.
+struct Changes {
+    rules: Rules,
+    caches: Option<(Vec<Onward<AnyCache>>, Vec<WatchedCache>)>,
+}
+
+impl ConfigInForce {
+    /// `config` was read from `path` and is in force, with these caches in its order.
+    pub(super) fn new(path: &Path, config: &Config, caches: &[WatchedCache]) -> Self {
+        let caches = config
+            .caches
+            .iter()
+            .zip(caches)
+            .map(|(cache, watched)| CacheInForce { settings: settings(config, cache), watched: watched.clone() });
+        ConfigInForce {
             path: path.to_owned(),
-            protect: config.protect.clone(),
             settings: config.effective().collect(),
             addresses: addresses(config),
-            digest: config.rules.digest().to_owned(),
+            caches: caches.collect(),
+            rules: rules(config),
         }
     }
 
-    /// The rules, if there are others now than those in force.
-    fn read(&mut self) -> Option<Rules> {
+    /// What is other now than what is in force.
+    async fn read(&mut self) -> Option<Changes> {
         let environment = match environment() {
             Ok(environment) => environment,
             Err(error) => {
@@ -48,8 +79,14 @@ impl RulesFile {
                 return None;
             }
         };
-        match Config::load_anew(&self.path, environment.into_iter(), &self.protect) {
-            Ok(config) => self.others(config),
+        match Config::load(&self.path, environment.into_iter()) {
+            Ok(config) => match self.others(config).await {
+                Ok(changes) => changes,
+                Err(error) => {
+                    refuse(&error.chain());
+                    None
+                }
+            },
             Err(mistakes) => {
                 show(&mistakes);
                 refuse("the configuration is wrong, as shown above");
@@ -58,8 +95,9 @@ impl RulesFile {
         }
     }
 
-    fn others(&mut self, config: Config) -> Option<Rules> {
+    async fn others(&mut self, config: Config) -> Result<Option<Changes>> {
         show(&config.warnings);
+        let caches = self.caches(&config).await?;
         let mut waits = changed(&self.settings, &config.effective().collect::<Vec<_>>());
         waits.extend(moved(&self.addresses, &addresses(&config)));
         if !waits.is_empty() {
@@ -70,45 +108,95 @@ impl RulesFile {
                 waits.join(", ")
             );
         }
-        let digest = config.rules.digest().to_owned();
-        if digest == self.digest {
-            log!(Id::ReloadSame, "the rules were read again: they are those in force");
-            return None;
+        let rules = rules(&config);
+        if rules == self.rules && caches.is_none() {
+            log!(Id::ReloadSame, "the configuration was read again: rules and caches are those in force");
+            return Ok(None);
         }
-        self.digest = digest;
-        Some(config.rules)
+        self.rules = rules;
+        Ok(Some(Changes { rules: config.rules, caches }))
+    }
+
+    /// The caches, where they are others.
+    async fn caches(&mut self, config: &Config) -> Result<Option<(Vec<Onward<AnyCache>>, Vec<WatchedCache>)>> {
+        let now: Vec<Vec<String>> = config.caches.iter().map(|cache| settings(config, cache)).collect();
+        if now.iter().eq(self.caches.iter().map(|cache| &cache.settings)) {
+            return Ok(None);
+        }
+        tell_apart(config).await?;
+        let (mut onward, mut in_force) = (Vec::new(), Vec::new());
+        for (cache, settings) in config.caches.iter().zip(now) {
+            let policy = policy(cache);
+            match self.caches.iter().find(|known| known.settings == settings) {
+                Some(known) => {
+                    onward.push(Onward { policy, cache: None });
+                    in_force.push(CacheInForce { settings, watched: known.watched.clone() });
+                }
+                None => {
+                    let made = AnyCache::new(cache)?;
+                    in_force.push(CacheInForce { settings, watched: watched(&made, &policy) });
+                    onward.push(Onward { policy, cache: Some(made) });
+                }
+            }
+        }
+        self.caches = in_force;
+        Ok(Some((onward, self.caches.iter().map(|cache| cache.watched.clone()).collect())))
     }
 }
 
-/// Addresses with their secrets, by the names of their settings. Never shown.
-type Addresses = Vec<(String, Vec<String>)>;
+/// Refuses two caches that are one database, as far as they answer.
+async fn tell_apart(config: &Config) -> Result<()> {
+    let twins = Twins::default();
+    for cache in &config.caches {
+        let made = Rc::new(AnyCache::new(cache)?);
+        match timeout(ANSWERS, twins.admit(&cache.name.as_str().into(), &made)).await {
+            Ok(Err(error)) if !error.is_transient() => return Err(error),
+            Ok(Ok(()) | Err(Error { .. })) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
 
-/// Ends of their names. Where a list was empty it is not redacted, so its text changes as well.
-const ADDRESSES: [&str; 3] = [".url", ".replicas", ".token"];
+/// Every setting of a cache, to compare. `invalidate` is of the rules.
+fn settings(config: &Config, cache: &CacheConfig) -> Vec<String> {
+    let within = format!("{}.", cache.section);
+    let own = config.effective().filter_map(|(key, value, _)| Some((key.strip_prefix(&within)?.to_owned(), value)));
+    let own = own.filter(|(key, _)| key != "invalidate").map(|(key, value)| format!("{key}={value}"));
+    let secrets =
+        [Some(&cache.url), cache.token.as_ref()].into_iter().flatten().map(|secret| secret.expose().to_owned());
+    std::iter::once(cache.name.clone()).chain(own).chain(secrets).collect()
+}
+
+/// What the rules say, to compare.
+fn rules(config: &Config) -> String {
+    format!("{} {}", config.rules.digest(), config.rules.audiences())
+}
+
+/// Addresses with their secrets, by the names of their settings. Never shown.
+type Addresses = Vec<(&'static str, Vec<String>)>;
+
+/// Their names. Where a list was empty it is not redacted, so its text changes as well.
+const ADDRESSES: [&str; 2] = ["postgres.url", "postgres.replicas"];
 
 fn addresses(config: &Config) -> Addresses {
     let texts = |secrets: &[Secret]| secrets.iter().map(|secret| secret.expose().to_owned()).collect();
-    let one = std::slice::from_ref::<Secret>;
-    let of_cache = |cache: &CacheConfig| (format!("{}.url", cache.section), texts(one(&cache.url)));
-    let postgres = [("url", texts(one(&config.postgres.url))), ("replicas", texts(&config.postgres.replicas))];
-    let postgres = postgres.into_iter().map(|(name, texts)| (format!("postgres.{name}"), texts));
-    postgres.chain(config.caches.iter().map(of_cache)).collect()
+    let [postgres, replicas] = ADDRESSES;
+    let url = texts(std::slice::from_ref(&config.postgres.url));
+    vec![(postgres, url), (replicas, texts(&config.postgres.replicas))]
 }
 
 /// Names of those that differ: a password that was changed, a host that moved.
-fn moved(before: &Addresses, now: &Addresses) -> Vec<String> {
-    let names: BTreeSet<&String> = before.iter().chain(now).map(|(name, _)| name).collect();
-    let texts =
-        |all: &Addresses, wanted: &str| all.iter().find(|(name, _)| name == wanted).map(|(_, texts)| texts.clone());
-    names.into_iter().filter(|name| texts(before, name) != texts(now, name)).cloned().collect()
+fn moved(before: &Addresses, now: &Addresses) -> impl Iterator<Item = String> {
+    before.iter().zip(now).filter(|(before, now)| before != now).map(|((name, _), _)| (*name).to_owned())
 }
 
 /// Names of settings that differ and that only a start reads. Addresses are redacted and look alike: see [`moved`].
 fn changed(before: &[Effective], now: &[Effective]) -> Vec<String> {
     let value =
         |list: &[Effective], name: &str| list.iter().find(|(key, _, _)| key == name).map(|(_, value, _)| value.clone());
-    let waits = |name: &str| !name.ends_with(".invalidate") && !ADDRESSES.iter().any(|end| name.ends_with(end));
+    let is_of_a_cache = |name: &str| name.starts_with("cache.") || name.starts_with("caches.");
     let names: BTreeSet<&String> = before.iter().chain(now).map(|(name, _, _)| name).collect();
+    let waits = |name: &str| !is_of_a_cache(name) && !ADDRESSES.contains(&name);
     let differs = |name: &&String| waits(name) && value(before, name) != value(now, name);
     names.into_iter().filter(differs).cloned().collect()
 }
@@ -119,24 +207,32 @@ fn show(mistakes: &Mistakes) {
 }
 
 fn refuse(why: &str) {
-    log!(Id::ReloadRefused, hint = "Correct the file and send SIGHUP again.", "the rules in force stay: {why}");
+    log!(
+        Id::ReloadRefused,
+        hint = "Correct the file and send SIGHUP again.",
+        "the rules and caches in force stay: {why}"
+    );
 }
 
-/// Hands the rules over at each SIGHUP, with what `control` makes for them. It never ends.
+/// Hands rules and caches over at each SIGHUP, with what `control` makes for the rules; `watch` hears of the caches. It
+/// never ends.
 pub(super) async fn at_each<D>(
     mut hangup: Signal,
-    mut file: RulesFile,
+    mut file: ConfigInForce,
     control: impl Fn(&Rules) -> D,
-    reloads: Sender<Reload<D>>,
+    reloads: Sender<Reload<AnyCache, D>>,
+    watch: impl Fn(Vec<WatchedCache>),
 ) {
     loop {
         if hangup.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
-        if let Some(rules) = file.read() {
+        if let Some(Changes { rules, caches }) = file.read().await {
             let control = control(&rules);
+            let (caches, watched) = caches.unzip();
+            watched.into_iter().for_each(&watch);
             // The loop that no longer listens is about to end.
-            let _ = reloads.send(Reload { rules, control }).await;
+            let _ = reloads.send(Reload { rules, control, caches }).await;
         }
     }
 }
@@ -147,25 +243,21 @@ mod tests {
 
     #[test]
     fn only_settings_that_a_start_reads_wait_for_one() {
-        use crate::rules::plan::custom::SETTING;
         let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned(), "file".to_owned());
-        let before = [setting("cache.timeout", "5s"), setting("cache.protect", "a"), setting(SETTING, "")];
-        let now = [setting("cache.timeout", "5s"), setting("cache.protect", "b"), setting(SETTING, "c:*")];
-        assert_eq!(changed(&before, &now), ["cache.protect"]);
-        assert_eq!(changed(&before, &before[1..]), ["cache.timeout"]);
+        let before = [setting("postgres.slot", "a"), setting("limits.stop_timeout", "5s"), setting("cache.echo", "")];
+        let now = [setting("postgres.slot", "a"), setting("limits.stop_timeout", "9s"), setting("caches.a.echo", "1s")];
+        assert_eq!(changed(&before, &now), ["limits.stop_timeout"]);
+        assert_eq!(changed(&before, &before[1..]), ["postgres.slot"]);
     }
 
     #[test]
     fn an_address_that_differs_is_named() {
         let of = |url: &str, replicas: &[&str]| {
             let replicas = replicas.iter().map(|replica| (*replica).to_owned()).collect();
-            [("postgres.url", vec![url.to_owned()]), ("postgres.replicas", replicas), ("cache.url", vec!["c".into()])]
-                .map(|(name, texts)| (name.to_owned(), texts))
-                .to_vec()
+            vec![("postgres.url", vec![url.to_owned()]), ("postgres.replicas", replicas)]
         };
-        let names = |before, now| moved(&before, &now);
+        let names = |before, now| moved(&before, &now).collect::<Vec<_>>();
         assert_eq!(names(of("a", &["r"]), of("a", &["r"])), [""; 0]);
-        assert_eq!(names(of("a", &[]), of("a", &[])[..2].to_vec()), ["cache.url"]);
         assert_eq!(names(of("a", &["r"]), of("b", &["r"])), ["postgres.url"]);
         assert_eq!(names(of("a", &[]), of("a", &["r"])), ["postgres.replicas"]);
         assert_eq!(names(of("a", &["r", "s"]), of("a", &["s", "r"])), ["postgres.replicas"]);

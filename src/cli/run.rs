@@ -9,17 +9,17 @@ use tokio::sync::mpsc;
 
 use crate::admin::{self, AdminState, WatchedCache};
 use crate::cache::any::AnyCache;
+use crate::cli::caches::{policy, watched};
 use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
 use crate::cli::progress::ProgressLine;
-use crate::cli::reload::{self, RulesFile};
+use crate::cli::reload::{self, ConfigInForce};
 use crate::cli::status::Status;
 use crate::cli::{dry, log};
-use crate::config::{CacheConfig, Config, Mode, OnGap, Postgres};
+use crate::config::{CacheConfig, Config, Mode, Postgres};
 use crate::control::Control;
 use crate::control::pooled::PooledControl;
 use crate::control::session::ControlSession;
 use crate::error::{Exit, Result};
-use crate::failpoints::{Guard, without};
 use crate::observe::news::{News, Totals};
 use crate::observe::recent::Recent;
 use crate::observe::{Id, log};
@@ -29,7 +29,7 @@ use crate::run::{Pipeline, Settings};
 use crate::source::Source;
 use crate::source::outbox::{self, Outbox};
 use crate::source::replication::{self, Replication};
-use crate::target::{HOLDS_FOR_EVER, Policy, Replicas};
+use crate::target::Replicas;
 
 /// The daemon, or a dry run of it.
 #[derive(Debug, clap::Args)]
@@ -48,7 +48,7 @@ pub fn dry(config: &Config) -> anyhow::Result<Exit> {
     block_on(async { dry::run(config, end_signal()?, &mut std::io::stdout()).await })
 }
 
-/// Runs until SIGTERM or SIGINT, or until an error is definite; SIGHUP reads the rules in `file` again.
+/// Runs until SIGTERM or SIGINT, or until an error is definite; SIGHUP reads `file` again.
 pub fn run(config: Config, file: &Path) -> Exit {
     let recent = Recent::default();
     log::start(recent.clone());
@@ -136,24 +136,7 @@ fn say_bound(cache: &CacheConfig) {
     );
 }
 
-/// What the configuration says of a cache.
-fn policy(cache: &CacheConfig) -> Policy {
-    Policy {
-        name: cache.name.clone(),
-        protect: cache.protect.clone(),
-        echo: if without(Guard::Echo) { Vec::new() } else { cache.echo.clone() },
-        echo_wal_bytes_max: cache.echo_wal_bytes_max,
-        on_gap: cache.on_gap,
-        heartbeat: cache.heartbeat,
-        metering: cache.metering,
-        budget: cache.budget().ok().flatten(),
-        required: cache.required,
-        // Nothing would sweep what it lacks when it returns.
-        hold_wal_bytes_max: if cache.on_gap == OnGap::Warn { HOLDS_FOR_EVER } else { cache.hold_wal_bytes_max },
-    }
-}
-
-/// The loop between a source and the cache; `control` makes the ordinary session that asks the lookups of rules and
+/// The loop between a source and the caches; `control` makes the ordinary session that asks the lookups of rules and
 /// watches their tables.
 async fn deliver<S, D>(
     config: Config,
@@ -171,21 +154,15 @@ where
     let caches = config.caches.iter().map(|cache| Ok((AnyCache::new(cache)?, policy(cache))));
     let caches = caches.collect::<Result<Vec<_>>>()?;
     config.caches.iter().for_each(say_bound);
-    let watched = |(cache, policy): &(AnyCache, Policy)| WatchedCache {
-        name: policy.name.as_str().into(),
-        required: policy.required,
-        health: cache.health(),
-        budget: policy.budget,
-    };
-    let watched: Vec<WatchedCache> = caches.iter().map(watched).collect();
+    let watched: Vec<WatchedCache> = caches.iter().map(|(cache, policy)| watched(cache, policy)).collect();
     let watch = AdminState::new(watched.clone());
     if let Some(address) = config.admin {
         admin::serve(address, watch.clone()).await?;
     }
-    let rules_file = RulesFile::new(file, &config);
+    let in_force = ConfigInForce::new(file, &config, &watched);
     let stop = stop_signal()?;
     let (mut progress, status) = (ProgressLine::default(), Status::new(watched));
-    let teller = status.clone();
+    let (teller, pages) = (status.clone(), watch.clone());
     let news = move |news: News| {
         status.news(&news);
         watch.news(&news);
@@ -196,9 +173,13 @@ where
     let hangup = listen(SignalKind::hangup())?;
     let first = control(&config.rules);
     let pipeline = Pipeline::new(source, caches, first, config.rules, settings, news).reloading(reloads);
+    let others = |caches: Vec<WatchedCache>| {
+        pages.watch(caches.clone());
+        teller.watch(caches);
+    };
     tokio::select! {
         ended = pipeline.run(stop) => ended,
-        () = reload::at_each(hangup, rules_file, control, sender) => unreachable!("it waits for signals for ever"),
+        () = reload::at_each(hangup, in_force, control, sender, others) => unreachable!("it waits for signals for ever"),
         never = teller.now_and_then() => match never {},
     }
 }

@@ -189,6 +189,11 @@ impl Status {
         Status(Rc::new(RefCell::new(Told { standing, caches, at: None, line: String::new(), wrong: Vec::new() })))
     }
 
+    /// Of these caches from now on.
+    pub(super) fn watch(&self, caches: Vec<WatchedCache>) {
+        self.0.borrow_mut().caches = caches;
+    }
+
     /// Takes what the loop says.
     pub(super) fn news(&self, news: &News) {
         let now = Instant::now();

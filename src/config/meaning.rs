@@ -61,7 +61,7 @@ pub const MEANINGS: &[(&str, &str)] = &[
     (
         "cache.transport",
         "How crieur reaches a cache with an `https://` address: `tcp` is the Redis protocol at port 6379 of the same host. \
-         `rest` is not in this version.",
+         `rest` is the REST interface itself, for where nothing but HTTPS is open.",
     ),
     (
         "cache.tls_ca",
@@ -106,8 +106,9 @@ pub const MEANINGS: &[(&str, &str)] = &[
     ),
     (
         "cache.hold_wal_bytes_max",
-        "How much WAL may wait in PostgreSQL for this cache while the cache is away. This version reads the key and waits \
-         without a bound.",
+        "How much WAL may wait in PostgreSQL for this cache while the cache is away. Past this size, or when half of \
+         what the slot may keep is used, the position goes on without the cache; when the cache answers again its mark says \
+         what it lacks. `0` never waits. With `on_gap = \"warn\"` nothing would be swept, so the position always waits.",
     ),
     (
         "cache.echo",

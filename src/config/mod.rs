@@ -58,13 +58,11 @@ pub type Effective = (String, String, String);
 
 /// How a configuration is read.
 #[derive(Clone, Copy)]
-enum Reading<'a> {
+enum Reading {
     /// For a daemon, or a command that connects.
     Whole,
     /// For a command that connects to nothing.
     Unconnected,
-    /// Again, for a daemon whose cache protects these patterns.
-    Anew(&'a [Vec<u8>]),
 }
 
 impl Config {
@@ -78,21 +76,12 @@ impl Config {
         Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, Reading::Unconnected)
     }
 
-    /// The same while a daemon runs whose cache protects these patterns: its rules go on with them.
-    pub fn load_anew(
-        path: &Path,
-        env: impl Iterator<Item = impl Into<Given>>,
-        protect: &[Vec<u8>],
-    ) -> Result<Config, Mistakes> {
-        Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, Reading::Anew(protect))
-    }
-
     /// The same, from a text that is already read; `directory` is where `rules_file` is looked for.
     fn read(
         file: Rc<SourceFile>,
         directory: &Path,
         env: impl Iterator<Item = impl Into<Given>>,
-        reading: Reading<'_>,
+        reading: Reading,
     ) -> Result<Config, Mistakes> {
         let mut mistakes = Mistakes::default();
         let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
@@ -102,7 +91,7 @@ impl Config {
         let (below, above) = environment::layers(&env, &names, &mut mistakes);
         let defaults = match reading {
             Reading::Unconnected => LayerValues::defaults().with_no_addresses(),
-            Reading::Whole | Reading::Anew(_) => LayerValues::defaults(),
+            Reading::Whole => LayerValues::defaults(),
         };
         let main_is_named = from_file.names().any(|name| name == MAIN) && !table.contains_key("cache");
         let mut layers = Layers { defaults, below, file: from_file, above, main_is_named };
@@ -113,11 +102,8 @@ impl Config {
             part.look_elsewhere(&env, &mut mistakes);
         }
         caches.iter().for_each(|(_, cache)| caches::contradictions(cache, &mut mistakes));
-        let common = || rules_file::common(&caches, "cache.protect").into_iter().map(String::into_bytes).collect();
-        let protect = match reading {
-            Reading::Anew(protect) => protect.to_vec(),
-            Reading::Whole | Reading::Unconnected => common(),
-        };
+        let protect = rules_file::common(&caches, "cache.protect").into_iter();
+        let protect: Vec<Vec<u8>> = protect.map(String::into_bytes).collect();
         // Without the environment nobody knows every name.
         let is_known = !matches!(reading, Reading::Unconnected);
         let names = is_known.then(|| caches.iter().map(|(name, _)| name.clone()).collect());

@@ -108,13 +108,13 @@ ids! {
         ends "At once."
     // The rules and settings, while the daemon runs.
     ReloadSame "reload.same" Info
-        means "SIGHUP: the rules were read again and are those in force."
+        means "SIGHUP: the configuration was read again, and its rules and caches are those in force."
         stale "No."
         act "Nothing."
         ends "At once."
     ReloadTaken "reload.taken" Info
-        means "SIGHUP: other rules were read, and the stream begins anew with them."
-        stale "Keys of rules that are new, until their sweep has ended."
+        means "SIGHUP: other rules or caches were read, and the stream begins anew with them."
+        stale "Keys of rules and in caches that are new, until their sweep has ended."
         act "Nothing."
         ends "With the sweep of the keys of new rules."
     ReloadWaits "reload.waits_for_restart" Warn
@@ -123,7 +123,7 @@ ids! {
         act "systemctl restart crieur"
         ends "At the next start."
     ReloadRefused "reload.refused" Error
-        means "SIGHUP: the configuration is wrong, and the rules in force stay."
+        means "SIGHUP: the configuration is wrong, or two of its caches are one; the rules and caches in force stay."
         stale "Keys that only the new rules would delete."
         act "Correct the file, then: systemctl reload crieur"
         ends "Never."

@@ -9,7 +9,7 @@ mod memory;
 mod reload;
 mod renew;
 
-pub use reload::Reload;
+pub use reload::{Onward, Reload};
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -35,6 +35,7 @@ use crate::observe::teller::Teller;
 use crate::observe::{Id, log};
 use crate::rules::Rules;
 use crate::source::Source;
+use crate::target::twins::Twins;
 use crate::target::{Policy, Replicas, Target, TargetHappened, TargetSettings, Turn};
 
 /// What the loop needs to know of the configuration.
@@ -56,14 +57,14 @@ pub struct Settings {
 
 /// What the loop is about.
 #[derive(Debug)]
-enum Phase<D> {
+enum Phase<C, D> {
     /// It streams.
     Running,
     /// It finishes what is in flight, until `by`; then it ends, or begins anew under other rules.
-    Draining { by: Instant, reload: Option<Reload<D>> },
+    Draining { by: Instant, reload: Option<Reload<C, D>> },
 }
 
-impl<D> Phase<D> {
+impl<C, D> Phase<C, D> {
     fn is_draining(&self) -> bool {
         matches!(self, Phase::Draining { .. })
     }
@@ -104,15 +105,15 @@ pub struct Pipeline<S: Source, C, D> {
     reached: (Lsn, u64),
     settings: Settings,
     teller: Teller,
-    phase: Phase<D>,
+    phase: Phase<C, D>,
     /// The mark of every required target was judged since this daemon has the slot.
     is_ready: bool,
     /// Something happened since the totals were told.
     is_news: bool,
     /// The target that is asked first.
     first: usize,
-    /// Other rules to go on with.
-    reloads: Option<Receiver<Reload<D>>>,
+    /// Other rules, or caches, to go on with.
+    reloads: Option<Receiver<Reload<C, D>>>,
 }
 
 impl<S: Source, C, D> std::fmt::Debug for Pipeline<S, C, D> {
@@ -145,11 +146,12 @@ where
             batch_bytes_max: share / 8,
             memory_bytes_max: settings.memory_bytes_max,
         };
+        let twins = Rc::<Twins<C>>::default();
         let targets = caches.into_iter().map(|(cache, policy)| {
             let (slot, replicas) = (settings.slot.clone(), settings.replicas);
             let settings = TargetSettings { policy, slot, replicas, memory_bytes_max: share };
             let (control, rules) = (Rc::clone(&control), Rc::clone(&rules));
-            Target::new(Rc::new(cache), control, rules, settings, words, teller.clone())
+            Target::new(Rc::new(cache), control, rules, settings, words, (teller.clone(), Rc::clone(&twins)))
         });
         Pipeline {
             targets: targets.collect(),
@@ -445,7 +447,7 @@ where
     }
 
     /// What is in flight is finished first, within the limit of a stop.
-    fn drain(&mut self, reload: Option<Reload<D>>) {
+    fn drain(&mut self, reload: Option<Reload<C, D>>) {
         self.phase = Phase::Draining { by: Instant::now() + self.settings.stop_timeout, reload };
         self.targets.iter_mut().for_each(Target::confirm_at_once);
     }
@@ -464,7 +466,7 @@ where
 }
 
 /// What the targets are told at a turn of the loop.
-fn turn<'a, S, D>(feed: &'a Feed<S, D>, phase: &Phase<D>, now: Instant) -> Turn<'a, S>
+fn turn<'a, S, C, D>(feed: &'a Feed<S, D>, phase: &Phase<C, D>, now: Instant) -> Turn<'a, S>
 where
     S: Source,
     S::Ack: 'static,

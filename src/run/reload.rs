@@ -1,22 +1,34 @@
-//! Rules to go on with, and where they come from.
+//! Rules and caches to go on with, and where they come from.
 
 use std::future::pending;
 
 use tokio::sync::mpsc::Receiver;
 
 use crate::rules::Rules;
+use crate::target::Policy;
+
+/// A cache to go on with.
+#[derive(Debug)]
+pub struct Onward<C> {
+    /// What the configuration says of it.
+    pub policy: Policy,
+    /// Another cache than before under this name; `None` is the one that is there.
+    pub cache: Option<C>,
+}
 
 /// Rules to go on with.
 #[derive(Debug)]
-pub struct Reload<D> {
+pub struct Reload<C, D> {
     /// The rules.
     pub rules: Rules,
     /// A session that asks their lookups and watches their tables.
     pub control: D,
+    /// The caches, where they are others than before.
+    pub caches: Option<Vec<Onward<C>>>,
 }
 
 /// The next one; never where nobody sends any.
-pub(super) async fn next<D>(reloads: &mut Option<Receiver<Reload<D>>>) -> Reload<D> {
+pub(super) async fn next<C, D>(reloads: &mut Option<Receiver<Reload<C, D>>>) -> Reload<C, D> {
     let Some(receiver) = reloads else { return pending().await };
     match receiver.recv().await {
         Some(reload) => reload,

@@ -1,9 +1,10 @@
-//! Other rules while the daemon runs: the loop ends as for a stop and begins anew, from the confirmed position.
+//! Other rules or caches while the daemon runs: the loop ends as for a stop and begins anew, from the confirmed position.
 //!
 //! Keys that wait know the rules that made them (a bound collapses them into a family, a lookup is a question of a rule),
 //! and the server describes tables once for a connection. So little is carried over: connections, counters, and echoes,
 //! for which a position need not have waited. What was not confirmed comes again and meets the new rules, and the mark,
-//! which tells the old rules, brings a sweep of the keys of those that are new.
+//! which tells the old rules, brings a sweep of the keys of those that are new. A cache that is new begins as at a start:
+//! its mark says what it lacks. One that is gone is no longer waited for.
 
 use std::rc::Rc;
 
@@ -14,8 +15,10 @@ use crate::cache::Cache;
 use crate::control::Control;
 use crate::ledger::Confirmed;
 use crate::observe::{Id, log};
-use crate::run::reload::Reload;
+use crate::run::reload::{Onward, Reload};
 use crate::source::Source;
+use crate::target::twins::Twins;
+use crate::target::{Target, TargetSettings};
 
 impl<S, C, D> Pipeline<S, C, D>
 where
@@ -24,23 +27,51 @@ where
     C: Cache + 'static,
     D: Control + 'static,
 {
-    /// Takes other rules from `reloads`.
+    /// Takes other rules and caches from `reloads`.
     #[must_use]
-    pub fn reloading(mut self, reloads: Receiver<Reload<D>>) -> Self {
+    pub fn reloading(mut self, reloads: Receiver<Reload<C, D>>) -> Self {
         self.reloads = Some(reloads);
         self
     }
 
-    pub(super) fn begin_reload(&mut self, reload: Reload<D>) {
+    pub(super) fn begin_reload(&mut self, reload: Reload<C, D>) {
         let source = self.feed.words().source;
-        log!(Id::ReloadTaken, "other rules: {source} begins anew from the confirmed position");
+        let named = reload.caches.as_ref().map(|caches| {
+            let names: Vec<&str> = caches.iter().map(|cache| cache.policy.name.as_str()).collect();
+            names.join(", ")
+        });
+        let what = if named.is_some() { "other caches" } else { "other rules" };
+        log!(Id::ReloadTaken, caches = named, "{what}: {source} begins anew from the confirmed position");
         self.drain(Some(reload));
     }
 
     /// A loop that begins, on the same connections.
-    pub(super) fn renewed(self, Reload { rules, control }: Reload<D>) -> Self {
-        let (rules, control) = (Rc::new(rules), Rc::new(control));
-        let targets = self.targets.into_iter().map(|target| target.renewed(&rules, &control)).collect();
+    pub(super) fn renewed(self, Reload { rules, control, caches }: Reload<C, D>) -> Self {
+        let (rules, control, twins) = (Rc::new(rules), Rc::new(control), Rc::<Twins<C>>::default());
+        let words = self.feed.words();
+        let count = caches.as_ref().map_or(self.targets.len(), Vec::len);
+        let share = self.settings.memory_bytes_max / count.max(1);
+        let renew = |target: Target<S::Ack, C, D>| target.renewed(&rules, &control, &twins).sharing(share);
+        let mut before = self.targets;
+        let targets = match caches {
+            None => before.into_iter().map(renew).collect(),
+            Some(caches) => {
+                let target = |Onward { policy, cache }: Onward<C>| {
+                    // The parts of one cache have its name.
+                    let (kept, others) =
+                        std::mem::take(&mut before).into_iter().partition(|target| target.is_named(&policy.name));
+                    before = others;
+                    let kept: Vec<_> = kept;
+                    let Some(cache) = cache else { return kept.into_iter().map(&renew).collect() };
+                    let (slot, replicas) = (self.settings.slot.clone(), self.settings.replicas);
+                    let settings = TargetSettings { policy, slot, replicas, memory_bytes_max: share };
+                    let told = (self.teller.clone(), Rc::clone(&twins));
+                    let (control, rules) = (Rc::clone(&control), Rc::clone(&rules));
+                    vec![Target::new(Rc::new(cache), control, rules, settings, words, told)]
+                };
+                caches.into_iter().flat_map(target).collect()
+            }
+        };
         let (feed, confirmed) = (self.feed.renewed(&rules, &control), Confirmed::default());
         Pipeline { feed, targets, confirmed, phase: Phase::Running, is_ready: false, ..self }
     }

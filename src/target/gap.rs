@@ -24,6 +24,7 @@ use crate::keys::FamilyId;
 use crate::ledger::Positions;
 use crate::mark::{Gap, gap, gap_at_first, nonce, publication, rules};
 use crate::observe::news::News;
+use crate::observe::speaker::CacheName;
 use crate::observe::{Id, log};
 use crate::reminder::Reminder;
 use crate::rules::plan::cause::Cause;
@@ -76,10 +77,12 @@ where
     /// of the first look everything that is needed is tried: nothing is deleted where the mark can never be written.
     pub(super) fn read_mark(&mut self) {
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
+        let (twins, name) = (Rc::clone(&self.twins), CacheName::clone(&self.name));
         let untried = matches!(self.look.held(), Held::Nothing).then(|| self.rules.patterns());
         self.look.read(async move {
             if let Some(families) = untried {
                 insist(Part::Cache, "try the cache", async || cache.try_out(&slot, &families).await).await?;
+                insist(Part::Cache, "tell the cache from others", async || twins.admit(&name, &cache).await).await?;
             }
             insist(Part::Cache, "read the mark", async || cache.mark(&slot).await).await
         });

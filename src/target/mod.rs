@@ -32,6 +32,7 @@ mod replicas;
 pub mod ring;
 mod sweep;
 mod sweeping;
+pub mod twins;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -66,6 +67,7 @@ use crate::target::meter::Metered;
 use crate::target::repairs::Repairs;
 use crate::target::ring::Ring;
 use crate::target::sweeping::{Scanned, Sweeping};
+use crate::target::twins::Twins;
 use crate::words::Words;
 
 pub use crate::ledger::hold::HOLDS_FOR_EVER;
@@ -176,6 +178,7 @@ pub struct Target<A, C, D> {
     settings: TargetSettings,
     words: Words,
     teller: Teller,
+    twins: Rc<Twins<C>>,
     done: TargetTotals,
     ledger: Ledger<A>,
     /// What came since the last flight left: one load, however much that is.
@@ -218,7 +221,7 @@ where
         rules: Rc<Rules>,
         settings: TargetSettings,
         words: Words,
-        teller: Teller,
+        (teller, twins): (Teller, Rc<Twins<C>>),
     ) -> Self {
         let rules = rules.seen_by(&settings.policy.name, &settings.policy.protect).map_or(rules, Rc::new);
         let metered = settings.policy.budget.map(|budget| Metered::new(budget, cache.billed()));
@@ -232,6 +235,7 @@ where
             settings,
             words,
             teller,
+            twins,
             done: TargetTotals::default(),
             ledger: Ledger::default(),
             inbox: None,
@@ -253,10 +257,11 @@ where
     /// The same cache under other rules, whose lookups `control` asks: counters, pace and echoes go on, and what was not
     /// confirmed comes again.
     #[must_use]
-    pub fn renewed(self, rules: &Rc<Rules>, control: &Rc<D>) -> Self {
+    pub fn renewed(self, rules: &Rc<Rules>, control: &Rc<D>, twins: &Rc<Twins<C>>) -> Self {
         let Target { cache, settings, words, teller, done, repairs, echoes, holding, metered, .. } = self;
         let echoes = echoes.carried(&self.rules, rules);
-        let renewed = Target::new(cache, Rc::clone(control), Rc::clone(rules), settings, words, teller);
+        let renewed =
+            Target::new(cache, Rc::clone(control), Rc::clone(rules), settings, words, (teller, Rc::clone(twins)));
         Target { done, repairs: repairs.carried(), echoes, holding: holding.carried(), metered, ..renewed }
     }
 
@@ -464,6 +469,18 @@ where
     /// Whether the mark was judged since the daemon started, or took over.
     pub fn is_known(&self) -> bool {
         self.look.is_known()
+    }
+
+    /// What the configuration calls the cache.
+    pub fn is_named(&self, name: &str) -> bool {
+        &*self.name == name
+    }
+
+    /// May use so much memory from now on, in bytes.
+    #[must_use]
+    pub fn sharing(mut self, memory_bytes_max: usize) -> Self {
+        self.settings.memory_bytes_max = memory_bytes_max;
+        self
     }
 
     /// Whether the daemon is ready only with this cache.

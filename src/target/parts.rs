@@ -50,8 +50,8 @@ where
 
     fn sibling(&self, cache: C) -> Self {
         let (control, rules) = (Rc::clone(&self.control), Rc::clone(&self.rules));
-        let target =
-            Target::new(Rc::new(cache), control, rules, self.settings.clone(), self.words, self.teller.clone());
+        let told = (self.teller.clone(), Rc::clone(&self.twins));
+        let target = Target::new(Rc::new(cache), control, rules, self.settings.clone(), self.words, told);
         // What these rules are for was cut to this cache already.
         let mut target = Target { rules: Rc::clone(&self.rules), ..target };
         if let Some(waiting) = &self.inbox {

@@ -23,17 +23,17 @@ pub struct Installation {
     program: PathBuf,
     dir: TempDir,
     database: String,
-    cache: String,
+    caches: [String; 2],
 }
 
 impl Installation {
-    pub fn new(database: String, cache: String) -> Result<Installation, String> {
+    pub fn new(database: String, caches: [String; 2]) -> Result<Installation, String> {
         let program = process::target_dir().join("release").join("crieur");
         let dir = tempfile::Builder::new().prefix("crieur-config-").tempdir().map_err(|error| error.to_string())?;
         let write = |name: &str, text| fs::write(dir.path().join(name), text).map_err(|error| error.to_string());
         write("crieur.toml", CONFIG)?;
         write("dousell.rules.toml", RULES)?;
-        Ok(Installation { program, dir, database, cache })
+        Ok(Installation { program, dir, database, caches })
     }
 
     /// Runs a command that ends, and returns what it printed.
@@ -70,8 +70,9 @@ impl Installation {
         let mut command = Command::new(&self.program);
         command.args([name, "--config"]).arg(self.dir.path().join("crieur.toml"));
         // Nothing of this shell's environment: it may hold another database's address.
-        command.env_clear().env("DATABASE_URL", &self.database).env("REDIS_URL", &self.cache);
-        command.env("CRIEUR__CACHE__ECHO", ECHO);
+        command.env_clear().env("DATABASE_URL", &self.database).env("REDIS_URL", &self.caches[0]);
+        command.env("CRIEUR__CACHES__DAKAR__URL", &self.caches[1]);
+        command.env("CRIEUR__CACHE__ECHO", ECHO).env("CRIEUR__CACHES__DAKAR__ECHO", ECHO);
         command.stdin(Stdio::null()).stdout(file("out")?).stderr(file("log")?);
         Ok(Process::start(&mut command, self.dir.path()))
     }

@@ -1,8 +1,9 @@
 //! `make demo`: the main job on real servers, change by change.
 //!
-//! A throwaway PostgreSQL and a throwaway cache, the release binary with the shipped configuration and Dousell's rules, and
-//! every change of Dousell's invalidation table. After each one the whole cache is compared with what it must hold: not
-//! one key too few, not one too many. Exit 0 when everything was as promised, 1 otherwise; nothing is left running.
+//! A throwaway PostgreSQL and two throwaway caches, the release binary with the shipped configuration and Dousell's rules,
+//! and every change of Dousell's invalidation table. After each one the whole cache is compared with what it must hold: not
+//! one key too few, not one too many. Then the second cache goes away and comes back. Exit 0 when everything was as
+//! promised, 1 otherwise; nothing is left running.
 //!
 //! `make servers`: the two servers alone, for the quick start of the documentation, until Ctrl-C.
 
@@ -12,6 +13,7 @@ mod harness;
 mod changes;
 mod daemon;
 mod report;
+mod two;
 mod watch;
 
 use std::error::Error;
@@ -119,13 +121,17 @@ async fn servers(report: Report) -> Result<Vec<String>> {
 async fn demo(report: Report) -> Result<Vec<String>> {
     report.step("Servers");
     let (postgres, cache) = (Postgres::start(Options::default()), Redis::start(&Server::System, &[]));
+    let mut dakar = Redis::start(&Server::System, &[]);
     let client = postgres.client().await;
     let watch = Watch::new(&cache.url(), cache.connection());
     let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
-    report.lines(&format!("PostgreSQL {version} on port {}, cache on port {}", postgres.port(), cache.port()));
+    let (database, main, second) = (postgres.port(), cache.port(), dakar.port());
+    report.lines(&format!(
+        "PostgreSQL {version} on port {database}, the caches main and dakar on ports {main} and {second}"
+    ));
     client.batch_execute(TABLES).await?;
 
-    let installation = Installation::new(postgres.url(), cache.url())?;
+    let installation = Installation::new(postgres.url(), [cache.url(), dakar.url()])?;
     report.step("crieur setup");
     report.lines(&installation.command("setup")?);
     report.step("crieur check");
@@ -151,6 +157,9 @@ async fn demo(report: Report) -> Result<Vec<String>> {
             trial.broken.push("crieur run ended by itself; what follows was not tried".to_owned());
             break;
         }
+    }
+    if !daemon.has_ended() {
+        trial.two_caches(&client, &mut dakar).await?;
     }
     trial.echoes();
     let memory = resident_kilobytes(daemon.pid());

@@ -34,7 +34,10 @@ fn get(address: SocketAddr, path: &str) -> String {
 
 fn metric(address: SocketAddr, name: &str) -> f64 {
     let page = get(address, "/metrics");
-    let line = page.lines().find_map(|line| line.strip_prefix(&format!("crieur_{name} ")));
+    let of_cache = format!("crieur_{name}{{cache=\"main\"}} ");
+    let line = page.lines().find_map(|line| {
+        line.strip_prefix(&format!("crieur_{name} ")).or_else(|| line.strip_prefix(of_cache.as_str()))
+    });
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in:\n{page}"))
 }
 
@@ -68,7 +71,7 @@ async fn the_pages_follow_the_daemon() {
     assert!(metric(address, "keys_sent_total") > before && metric(address, "keys_existed_total") >= 1.0);
     assert!(metric(address, "confirmed_lsn_bytes") >= confirmed.parse::<f64>().expect("a number"));
     assert_eq!(metric(address, "role{role=\"streaming\"}"), 1.0);
-    assert_eq!(metric(address, "gaps_total{kind=\"missing\"}"), 1.0);
+    assert_eq!(metric(address, "gaps_total{cache=\"main\",kind=\"missing\"}"), 1.0);
     assert_eq!(metric(address, "sweeps_total"), 1.0);
     assert_eq!(metric(address, "cache_outages_total"), 0.0);
     assert!(get(address, "/healthz").contains("200 OK"));

@@ -8,6 +8,7 @@ mod cache;
 mod cache_faults;
 mod cache_identity;
 mod cache_replaced;
+mod caches;
 mod changes;
 mod check_lookups;
 mod client;

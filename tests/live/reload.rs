@@ -110,11 +110,13 @@ async fn lookups_and_watched_tables_follow_the_rules() {
     let rest = rest.split_once('\n').expect("more rules follow").1;
     let later = "[[rules]]\ntable = \"public.later\"\nkeys = [\"visits:{id}\"]\n";
     let rules = format!("{first}{lookup}\n{rest}{later}");
-    let config =
-        scene.config().replace(super::scene::RULES, &rules).replace("echo = []", "echo = []\ntimeout = \"4s\"");
+    let config = scene
+        .config()
+        .replace(super::scene::RULES, &rules)
+        .replace("[postgres]", "[limits]\nstop_timeout = \"9s\"\n[postgres]");
     write(&daemon, &config);
     hang_up(&daemon);
-    daemon.wait_for_log("changed settings take effect at the next start only: cache.timeout");
+    daemon.wait_for_log("changed settings take effect at the next start only: limits.stop_timeout");
     daemon.wait_for_log("table \"public.later\" is not in publication");
     scene.run("ALTER PUBLICATION crieur ADD TABLE later").await;
     daemon.wait_for_log("id=gap.other_publication");
@@ -248,11 +250,10 @@ async fn a_changed_address_waits_for_a_restart_and_is_named_without_its_secret()
     let mut daemon = scene.daemon().await;
     daemon.allow("id=reload.waits_for_restart");
     let config = scene.config();
-    let moved =
-        config.replace("postgres://postgres@", "postgres://other:hunter2@").replace("redis://", "redis://:hunter2@");
+    let moved = config.replace("postgres://postgres@", "postgres://other:hunter2@");
     for (index, (config, names)) in [
-        (&moved, Some("take effect at the next start only: postgres.url, cache.url")),
-        (&config.replace("[cache]\n", "[cache]\ntimeout = \"3s\"\n"), Some("next start only: cache.timeout")),
+        (&moved, Some("take effect at the next start only: postgres.url")),
+        (&format!("limits.stop_timeout = \"9s\"\n{config}"), Some("next start only: limits.stop_timeout")),
         (&config, None),
     ]
     .into_iter()

@@ -288,6 +288,14 @@ impl Speaks for RestLink<'_> {
 }
 
 impl Cache for RestCache {
+    async fn leave_note(&self, note: &str) -> Result<()> {
+        speak::leave_note(&mut self.link(&self.marks), note).await
+    }
+
+    async fn find_note(&self) -> Result<Option<Vec<u8>>> {
+        speak::find_note(&mut self.link(&self.marks)).await
+    }
+
     fn name(&self) -> &str {
         &self.server
     }

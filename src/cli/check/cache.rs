@@ -11,12 +11,15 @@ use crate::cli::check::sentinels;
 use crate::cli::finding::{Finding, Grade, folded};
 use crate::config::{CacheConfig, Leases, Metering, Transport};
 use crate::error::Result;
+use crate::rules::Rules;
 
 /// Findings on one of the caches, each with its name where it has one.
-pub fn of(cache: &CacheConfig, examined: Result<Examined>, families: &[Vec<u8>]) -> Vec<Finding> {
+pub fn of(cache: &CacheConfig, examined: Result<Examined>, rules: &Rules) -> Vec<Finding> {
+    let seen = rules.seen_by(&cache.name, &cache.protect);
+    let families = seen.as_ref().unwrap_or(rules).patterns();
     let found = match examined {
         Ok(examined) => {
-            let mut found = findings(&examined, families, cache.leases, cache.metering);
+            let mut found = findings(&examined, &families, cache.leases, cache.metering);
             found.extend(way(cache));
             found.extend(price(cache));
             found

@@ -85,7 +85,7 @@ pub async fn run(
     findings.extend(of_address);
     findings.extend(lookups::findings(postgres, origin, &catalog).await?);
     for (cache, examined) in caches {
-        findings.extend(cache::of(cache, examined, &config.rules.patterns()));
+        findings.extend(cache::of(cache, examined, &config.rules));
     }
     print(out, &findings, shown)
 }

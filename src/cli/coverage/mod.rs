@@ -166,7 +166,8 @@ async fn look(
     (settings, cache): (&CacheConfig, &impl Inspect),
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let mut survey = Survey::new(&config.rules, settings.leases, &arguments.glob);
+    let seen = config.rules.seen_by(&settings.name, &settings.protect);
+    let mut survey = Survey::new(seen.as_ref().unwrap_or(&config.rules), settings.leases, &arguments.glob);
     let mut each = |key: &[u8]| {
         if survey.keys == arguments.keys_max {
             return ControlFlow::Break(());

@@ -16,6 +16,12 @@ impl Rules {
         self.rules.get(template.rule)?.caches.as_deref()
     }
 
+    /// Which rules name which caches: a text to compare, which the digest does not hold.
+    pub fn audiences(&self) -> String {
+        let named = |rule: &crate::rules::ruleset::Rule| rule.caches.as_ref().map(|caches| caches.join(","));
+        self.rules.iter().map(|rule| named(rule).unwrap_or_default()).collect::<Vec<_>>().join(";")
+    }
+
     /// The rules as the cache of this name has them, which protects these patterns; `None` where it has all of them.
     #[must_use]
     pub fn seen_by(&self, cache: &str, protect: &[Vec<u8>]) -> Option<Rules> {
