@@ -40,13 +40,14 @@ pub struct Args {
         long,
         value_name = "TABLE",
         required = false,
-        required_unless_present = "diff",
-        default_value_if("diff", IsPresent, "")
+        required_unless_present_any = ["diff", "cost"],
+        default_value_ifs([("diff", IsPresent, ""), ("cost", IsPresent, "")])
     )]
     pub table: String,
     /// What happened to the row.
-    #[arg(long = "op", value_name = "OPERATION", required = false, required_unless_present = "diff")]
-    #[arg(default_value_if("diff", IsPresent, "truncate"))]
+    #[arg(long = "op", value_name = "OPERATION", required = false)]
+    #[arg(required_unless_present_any = ["diff", "cost"])]
+    #[arg(default_value_ifs([("diff", IsPresent, "truncate"), ("cost", IsPresent, "truncate")]))]
     pub operation: Operation,
     /// The row before, as a JSON object: column to value; a column that is left out is unknown. `-` reads stdin.
     ///

@@ -3,6 +3,7 @@
 mod beside;
 mod caches;
 pub mod check;
+mod cost;
 pub mod coverage;
 pub mod diff;
 pub mod dry;
@@ -74,6 +75,10 @@ pub struct ExplainArgs {
     /// The recording, made by `crieur record`, whose changes --diff puts to both.
     #[arg(long, value_name = "RECORDING", requires = "diff")]
     recording: Option<PathBuf>,
+    /// Print what the changes of a recording would have cost where each command is billed, by plan.
+    #[arg(long, value_name = "RECORDING")]
+    #[arg(conflicts_with_all = ["diff", "table", "operation", "old", "new", "types"])]
+    cost: Option<PathBuf>,
 }
 
 /// The commands.
@@ -120,6 +125,9 @@ pub fn main() -> Exit {
         Command::Run(arguments) => with_config(&arguments.config, |config| run::run(config, &arguments.config)),
         Command::Check(arguments) => with_config(&arguments.config, |config| report(check(&config, arguments.shown()))),
         Command::Explain(ExplainArgs { diff: Some(files), recording: Some(recording), .. }) => diff(&files, &recording),
+        Command::Explain(ExplainArgs { cost: Some(recording), file, .. }) => {
+            with_rules(&file.config, |config| report(cost(&config, &recording)))
+        }
         Command::Explain(mut arguments) => {
             with_rules(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
         }
@@ -279,6 +287,11 @@ fn replay(config: &Config, arguments: &replay::ReplayArgs) -> anyhow::Result<Exi
         let caches = caches.iter().map(AnyCache::new).collect::<Result<Vec<_>>>()?;
         replay::run(config, &recording, &caches, &mut std::io::stdout()).await
     })
+}
+
+fn cost(config: &Config, recording: &Path) -> anyhow::Result<Exit> {
+    let recording = recorded(recording)?;
+    block_on(cost::run(config, &recording, &mut LastingOut::stdout()))
 }
 
 /// A recording, as far as it goes.

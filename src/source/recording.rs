@@ -274,6 +274,11 @@ impl RecordedSource {
         }
     }
 
+    /// When the transaction committed that was read last, in microseconds of the server's clock.
+    pub fn committed_at(&self) -> Option<i64> {
+        self.assembler.commit_time()
+    }
+
     /// Whether every frame was taken.
     pub fn finished(&self) -> bool {
         self.taken == self.frames.len() && !self.assembler.has_queued()
