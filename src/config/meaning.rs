@@ -154,12 +154,12 @@ pub const MEANINGS: &[(&str, &str)] = &[
         "cache.metered",
         "Whether each command is billed. `yes`: no delete ahead of the gate, the mark at most once a second, longer \
          defaults of `cache.heartbeat` and `cache.connection_age_max`. `no`: none of this. `auto`: crieur decides by \
-         the host (`.upstash.io`, `.kv.vercel-storage.com`).",
+         the host (`.upstash.io`, `.kv.vercel-storage.com`); over REST, and with a budget, commands are billed.",
     ),
     (
         "cache.budget",
-        "How many commands the service may bill in a month. On a host of Upstash the default is `\"200k\"`. This version \
-         reads the key and does not keep to it.",
+        "How many commands the service may bill in a month. On a host of Upstash the default is `\"200k\"`. A greatest \
+         age of a change follows from it, which the log and `crieur check` name.",
     ),
     ("cache.timeout", "Without an answer for this long crieur drops the connection and sends the same keys again."),
     (
