@@ -6,6 +6,9 @@ use crate::config::Leases;
 /// The commands that crieur sends. INFO says which server it is; SELECT is for a database other than 0.
 pub const COMMANDS: &str = "+info +select +unlink +scan +get +set +eval";
 
+/// What a cluster needs besides: who has which slots, and keys of a slot that is on its way.
+pub const IN_CLUSTER: &str = "+cluster|nodes +cluster|info +cluster|slots +asking";
+
 /// The line that gives `user` what these families need, for redis-cli.
 pub fn grant(user: &str, families: &[Vec<u8>], leases: Leases) -> String {
     let mut line = format!("ACL SETUSER {} ~crieur:mark:*", word(user));

@@ -204,6 +204,14 @@ impl Cluster {
         self.close(slot, from, to);
     }
 
+    /// Valkey 9 moves slots by itself.
+    pub fn migrate_atomically(&self, slots: &[u16], from: usize, to: usize) {
+        let mut words: Vec<String> = ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE"].map(String::from).into();
+        words.extend(slots.iter().flat_map(|slot| [slot.to_string(), slot.to_string()]));
+        words.extend(["NODE".to_owned(), self.id(to)]);
+        let () = self.nodes[from].ask(&words);
+    }
+
     /// The replica takes its primary's place, whatever that one says.
     pub fn take_over(&self, replica: usize) {
         let () = self.nodes[replica].ask(&["CLUSTER", "FAILOVER", "TAKEOVER"]);

@@ -120,6 +120,14 @@ impl ClusterScene {
         ids.iter().for_each(|id| self.cluster.set(&format!("item:{id}"), "old"));
     }
 
+    /// The same while the other nodes do not answer.
+    pub fn fill_at(&self, ids: &[u32], asked: &[usize]) {
+        for key in ids.iter().map(|id| format!("item:{id}")) {
+            let stored = asked.iter().any(|index| self.cluster.at::<()>(*index, &["SET", &key, "old"]).is_ok());
+            assert!(stored, "none of these nodes takes {key}");
+        }
+    }
+
     /// The marks at a node.
     pub fn marks(&self, index: usize) -> Vec<String> {
         self.cluster.at(index, &["KEYS", "crieur:mark:*"]).unwrap_or_default()

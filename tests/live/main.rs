@@ -14,6 +14,8 @@ mod check_lookups;
 mod client;
 mod clock;
 mod cluster;
+mod cluster_faults;
+mod cluster_moves;
 mod conditions;
 mod copies;
 mod cost;

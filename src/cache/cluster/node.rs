@@ -8,6 +8,7 @@ use ::redis::{Cmd, Pipeline, Value};
 use super::pipe::{DeletePipe, command};
 use super::redirect::{NodeAnswer, SentPart, answer};
 use super::view::{Told, View};
+use crate::cache::acl;
 use crate::cache::address::Address;
 use crate::cache::lease;
 use crate::cache::link::CacheLink;
@@ -79,6 +80,10 @@ impl Node {
             if let Value::ServerError(error) = value {
                 return Err(match error.details().is_some_and(|detail| detail.contains("cluster support disabled")) {
                     true => no_cluster(),
+                    false if error.code() == "NOPERM" => reply::refused("CLUSTER", error).hint(format!(
+                        "Let the user ask for the slots and follow them: ACL SETUSER NAME {}",
+                        acl::IN_CLUSTER
+                    )),
                     false => reply::refused("CLUSTER", error),
                 });
             }

@@ -348,7 +348,7 @@ impl Topology {
                         let name = |at: Option<&HostPort>| at.map_or_else(String::new, ToString::to_string);
                         log!(
                             Id::ClusterTookOver,
-                            cache = self.server(),
+                            server = self.server(),
                             from = name(from),
                             to = name(to),
                             "a replica took over for its primary: the mark of shard {index} is compared there"
@@ -547,7 +547,7 @@ impl Topology {
             if let Some((_, node)) = self.primary(index) {
                 log!(
                     Id::ClusterSlotsCame,
-                    cache = self.server(),
+                    server = self.server(),
                     node = node.endpoint.to_string(),
                     "slots came to a node of the cluster: its keys are swept, because copies may have been left there"
                 );

@@ -2,7 +2,8 @@
 //!
 //! Each node tells which primaries there are, their slots and their configuration epochs; what is in motion at a node only
 //! that node tells. Where nodes differ, the claim with the highest epoch is the truth for a slot, as it is among the
-//! nodes themselves: an old primary that lost its majority claims with an old epoch.
+//! nodes themselves: an old primary that lost its majority claims with an old epoch. Of a node that answers, only what
+//! it says of itself is a claim: one whose epoch rose keeps, in the eyes of others, what it gave away before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -165,6 +166,7 @@ impl Map {
     pub fn of(views: &[View]) -> Self {
         let mut map = Map::default();
         let mut claims: Vec<Option<(u64, &NodeId)>> = vec![None; usize::from(SLOTS)];
+        let answered: BTreeSet<&NodeId> = views.iter().filter_map(View::myself).map(|node| &node.id).collect();
         let mut newest: BTreeMap<&NodeId, (u64, bool, &NodeLine)> = BTreeMap::new();
         for view in views {
             map.endpoints.extend(view.endpoints.iter().map(|(id, at)| (id.clone(), at.clone())));
@@ -174,7 +176,9 @@ impl Map {
                 if (seen.0, seen.1) > (known.0, known.1) {
                     *known = seen;
                 }
-                if !node.is_primary || node.owned.is_empty() {
+                // Of a node that answered, only its own word counts: the others learn by hearsay what it has.
+                let is_hearsay = !node.is_myself && answered.contains(&node.id);
+                if !node.is_primary || node.owned.is_empty() || is_hearsay {
                     continue;
                 }
                 for slot in (0..SLOTS).filter(|slot| node.owned.has(*slot)) {
@@ -332,6 +336,20 @@ mod tests {
         let before = Map::of(&[old]);
         assert_eq!(owned(&before), [(A, "0-100".to_owned(), String::new())]);
         assert_eq!(before.replicas[B], A);
+    }
+
+    #[test]
+    fn of_a_node_that_answers_only_its_own_word_is_a_claim() {
+        let own = |id: &str, port: u16, epoch: u64, slots: &str| {
+            format!("{id} h:{port}@1 myself,master - 0 1 {epoch} connected {slots}")
+        };
+        let others = "\naaaa h:1@1 master - 0 1 9 connected 0-9\nbbbb h:2@1 master - 0 1 10 connected 10-20";
+        let (a, b) = (view(&own(A, 1, 9, "0-10"), &[], "h"), view(&own(B, 2, 10, "11-20"), &[], "h"));
+        let hearsay = view(&(own(C, 3, 3, "21-30") + others), &[], "h");
+        let map = Map::of(&[a.clone(), b, hearsay.clone()]);
+        assert_eq!(map.owner(10).map(String::as_str), Some(A));
+        // Of one that does not answer, hearsay is all there is.
+        assert_eq!(Map::of(&[a, hearsay]).owner(10).map(String::as_str), Some(B));
     }
 
     #[test]

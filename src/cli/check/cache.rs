@@ -37,13 +37,39 @@ pub fn findings(examined: &Examined, families: &[Vec<u8>], leases: Leases, meter
     out.extend(examined.sentinels.iter().flat_map(sentinels::findings));
     out.extend(replica(&examined.info));
     out.extend(eviction(&examined.memory).filter(|_| metering == Metering::None));
-    let grant = acl::grant(&examined.user, families, leases);
+    let mut grant = acl::grant(&examined.user, families, leases);
+    if is_cluster(&examined.info) {
+        grant = format!("{grant} {}", acl::IN_CLUSTER);
+        out.extend(apart(families, leases));
+    }
     out.extend(identity(&examined.info, metering).map(|finding| match finding.verdict {
         Grade::Ready => finding,
         Grade::Note | Grade::Wrong => finding.mend(grant.clone()),
     }));
     out.extend(examined.tried.iter().map(|tried| answer(tried, &grant)));
     mended_together(out)
+}
+
+fn is_cluster(info: &Info) -> bool {
+    info.field("redis_mode") == Some("cluster")
+}
+
+/// In a cluster a key and its lease must lie in one slot: readers look at both in one step, which a cluster does only then.
+/// The lease of K is `lease:{K}`, whose slot is that of the part before the first `}`; with a `}` in K that is never K's.
+fn apart(families: &[Vec<u8>], leases: Leases) -> Vec<Finding> {
+    if leases == Leases::None {
+        return Vec::new();
+    }
+    let named = families.iter().filter(|family| family.contains(&b'}'));
+    let finding = |family: &Vec<u8>| {
+        let family = String::from_utf8_lossy(family).escape_debug().to_string();
+        Finding::wrong(
+            "cache, leases in a cluster",
+            format!("keys {family} hold a }}, so that their leases lie in other slots than they do"),
+        )
+        .mend("write the keys of that rule without }, or let readers keep the lease in the key itself (leases = \"none\")")
+    };
+    named.map(finding).collect()
 }
 
 /// What one step mends is one line: without a right, or on a replica, most of what is tried is refused. What a replica
@@ -194,6 +220,29 @@ mod tests {
             assert!(billed.is_none_or(|found| found.verdict == Grade::Ready), "{text}");
         }
         assert!(replica(&info("role:slave\r\n")).is_some() && replica(&info("role:master\r\n")).is_none());
+    }
+
+    #[test]
+    fn a_key_that_a_lease_cannot_share_a_slot_with_is_refused_in_a_cluster() {
+        let families = [b"a:*".to_vec(), b"{b}:*".to_vec(), b"c{:*".to_vec()];
+        let examined = |mode: &str| Examined {
+            info: info(&format!("redis_version:7.0.15\r\nrun_id:a\r\nredis_mode:{mode}\r\n")),
+            memory: info(""),
+            tried: Vec::new(),
+            user: "ann".into(),
+            sentinels: None,
+        };
+        let wrong = |mode: &str, leases| {
+            let found = findings(&examined(mode), &families, leases, Metering::None);
+            found
+                .iter()
+                .filter(|finding| finding.verdict == Grade::Wrong)
+                .map(|finding| finding.seen.clone())
+                .collect::<Vec<_>>()
+        };
+        let found = wrong("cluster", Leases::Companion);
+        assert!(found.len() == 1 && found[0].contains("{b}:*"), "{found:?}");
+        assert!(wrong("standalone", Leases::Companion).is_empty() && wrong("cluster", Leases::None).is_empty());
     }
 
     #[test]

@@ -1,0 +1,142 @@
+//! Slots that move under load: there and back, to a node that joined, by the server's own migration. Nothing stays stale.
+//!
+//! A reader that knows the row's version stores it and looks later: a value older than what was committed before the last
+//! position that is confirmed is stale.
+
+use std::collections::BTreeMap;
+
+use super::cluster::{ClusterScene, FIRST};
+use super::daemon::Daemon;
+use super::harness::redis::Server;
+use super::harness::wait::{PATIENCE, eventually};
+
+/// Stores what the rows say now: readers that are not late.
+async fn read_all(scene: &ClusterScene, ids: &[u32], asked: &[usize]) -> BTreeMap<u32, i32> {
+    let rows = scene.sql.query("SELECT id, n FROM items", &[]).await.expect("the table is there");
+    let rows: BTreeMap<u32, i32> = rows.iter().map(|row| (row.get::<_, i32>(0) as u32, row.get(1))).collect();
+    for id in ids {
+        let (key, value) = (format!("item:{id}"), rows[id].to_string());
+        asked.iter().any(|index| {
+            scene.cluster.at::<()>(*index, &["SET", &key, &value]).is_ok()
+                || scene.cluster.asking::<()>(*index, &["SET", &key, &value]).is_ok()
+        });
+    }
+    rows
+}
+
+/// Items whose cached value is not that of the row.
+async fn stale(scene: &ClusterScene, ids: &[u32], asked: &[usize]) -> Vec<u32> {
+    let rows = scene.sql.query("SELECT id, n FROM items", &[]).await.expect("the table is there");
+    let rows: BTreeMap<u32, i32> = rows.iter().map(|row| (row.get::<_, i32>(0) as u32, row.get(1))).collect();
+    let cached = |id: &u32| {
+        let key = format!("item:{id}");
+        let at = |index: &usize| scene.cluster.at::<Option<i32>>(*index, &["GET", &key]).ok().flatten();
+        asked.iter().find_map(at)
+    };
+    ids.iter().copied().filter(|id| cached(id).is_some_and(|value| value != rows[id])).collect()
+}
+
+/// Everything was confirmed and every migration is over: nothing that a reader is answered is older than its row.
+async fn nothing_is_stale(scene: &ClusterScene, daemon: &Daemon, ids: &[u32], asked: &[usize]) {
+    scene.confirmed(daemon).await;
+    eventually("nothing is stale", PATIENCE, async || stale(scene, ids, asked).await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn slots_that_go_there_and_back_under_load_leave_nothing_stale() {
+    for server in [Server::System, Server::Valkey9] {
+        let scene = ClusterScene::start(server, &[]).await;
+        let mut daemon = scene.daemon().await;
+        daemon.allow_failing_cache();
+        ["id=repair.slowed", "id=sweep."].into_iter().for_each(|id| daemon.allow(id));
+        let ids: Vec<u32> = FIRST.iter().flat_map(|index| scene.items_at(*index, 12)).collect();
+        for round in 0..6 {
+            for (from, to) in [(0, 1), (1, 0)] {
+                read_all(&scene, &ids, FIRST).await;
+                for id in scene.items_at(0, 4) {
+                    let slot = scene.cluster.slot(&format!("item:{id}"));
+                    scene.cluster.open(slot, from, to);
+                    if round % 2 == 0 {
+                        scene.update(&[id]).await;
+                    }
+                    scene.cluster.migrate(slot, from, to);
+                    scene.update(&ids[..6]).await;
+                }
+            }
+        }
+        nothing_is_stale(&scene, &daemon, &ids, FIRST).await;
+        assert_eq!(daemon.stop(), Some(0), "{server:?}");
+    }
+}
+
+/// A pattern is swept while its keys move both ways.
+#[tokio::test]
+async fn a_sweep_during_migrations_misses_no_key() {
+    let scene = ClusterScene::start(Server::System, &[]).await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow_failing_cache();
+    ["id=repair.slowed", "id=sweep."].into_iter().for_each(|id| daemon.allow(id));
+    let notes: Vec<String> = (1..1_000).map(|id| format!("note:{id}")).collect();
+    let share = 16_384 / 3 + 1;
+    let at = |index: u16| -> Vec<&String> {
+        notes.iter().filter(|note| scene.cluster.slot(note) / share == index).take(8).collect()
+    };
+    let (of_first, of_second) = (at(0), at(1));
+    for round in 0..3 {
+        notes.iter().for_each(|note| {
+            FIRST.iter().any(|index| scene.cluster.at::<()>(*index, &["SET", note, "old"]).is_ok());
+        });
+        scene.run("TRUNCATE notes").await;
+        for (there, back) in of_first.iter().zip(&of_second) {
+            let (from, to) = if round % 2 == 0 { (0, 1) } else { (1, 0) };
+            scene.cluster.migrate(scene.cluster.slot(there), from, to);
+            scene.cluster.migrate(scene.cluster.slot(back), to, from);
+        }
+        scene.confirmed(&daemon).await;
+        eventually("every note is gone", PATIENCE, async || !notes.iter().any(|note| scene.cluster.holds(note, FIRST)))
+            .await;
+    }
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn a_fourth_primary_takes_its_part_and_is_swept_alone() {
+    for is_atomic in [false, true] {
+        let mut scene = ClusterScene::start(Server::Valkey9, &[]).await;
+        let mut daemon = scene.daemon().await;
+        daemon.allow_failing_cache();
+        daemon.allow("id=repair.slowed");
+        let ids: Vec<u32> = FIRST.iter().flat_map(|index| scene.items_at(*index, 20)).collect();
+        let joined = scene.cluster.join();
+        let all = [0, 1, 2, joined];
+        read_all(&scene, &ids, FIRST).await;
+        let moving = scene.items_at(0, 10);
+        let sweeps = daemon.log().matches("id=sweep.ended").count();
+        if is_atomic {
+            let slots: Vec<u16> = moving.iter().map(|id| scene.cluster.slot(&format!("item:{id}"))).collect();
+            scene.cluster.migrate_atomically(&slots, 0, joined);
+            scene.update(&moving).await;
+            eventually("the server moved them", PATIENCE, async || {
+                slots
+                    .iter()
+                    .zip(&moving)
+                    .all(|(_, id)| scene.cluster.owner(&format!("item:{id}"), &all) == Some(joined))
+            })
+            .await;
+        } else {
+            for id in &moving {
+                scene.update(&[*id]).await;
+                scene.cluster.migrate(scene.cluster.slot(&format!("item:{id}")), 0, joined);
+            }
+        }
+        scene.update(&moving).await;
+        scene.gone(&daemon, &moving, &all).await;
+        nothing_is_stale(&scene, &daemon, &ids, &all).await;
+        // The new shard has a mark of its own, and the others were not swept.
+        eventually("its mark", PATIENCE, async || !scene.marks(joined).is_empty()).await;
+        let others = &ids[20..];
+        assert!(others.iter().all(|id| scene.cluster.holds(&format!("item:{id}"), &all)), "{}", daemon.log());
+        assert!(daemon.log().matches("id=sweep.ended").count() > sweeps, "{}", daemon.log());
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
