@@ -171,7 +171,11 @@ impl Cluster {
     pub fn open(&self, slot: u16, from: usize, to: usize) {
         let slot = slot.to_string();
         let () = self.nodes[to].ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &self.id(from)]);
-        let () = self.nodes[from].ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.id(to)]);
+        // A node learns from the others that it is the owner by now.
+        let opened = wait::poll(Duration::from_secs(30), || {
+            self.at::<()>(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.id(to)]).ok()
+        });
+        assert!(opened.is_some(), "node {from} does not have slot {slot}");
     }
 
     /// Moves keys along the slot's way.
@@ -183,11 +187,15 @@ impl Cluster {
         self.at(from, &words)
     }
 
-    /// Ends the slot's way.
+    /// Ends the slot's way: at its target first, and every other primary is told, too.
     pub fn close(&self, slot: u16, from: usize, to: usize) {
         let (slot, id) = (slot.to_string(), self.id(to));
         for index in [to, from] {
             let () = self.nodes[index].ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
+        }
+        for index in (0..self.nodes.len()).filter(|index| ![to, from].contains(index)) {
+            // A replica refuses.
+            let _: RedisResult<()> = self.at(index, &["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
         }
     }
 

@@ -69,7 +69,7 @@ impl Claim {
 
 /// Which shard a primary is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Seat {
+pub enum ShardSeat {
     /// The shard with this index, as before.
     Stays(usize),
     /// The shard with this index: its replica took over, or this is the first map.
@@ -79,16 +79,16 @@ pub enum Seat {
 }
 
 /// The place of each primary of `map`; `before` is the map that it replaces.
-pub fn places(shards: &[Shard], before: &Map, map: &Map) -> Vec<(NodeId, Seat)> {
+pub fn places(shards: &[Shard], before: &Map, map: &Map) -> Vec<(NodeId, ShardSeat)> {
     let mut taken: Vec<usize> = Vec::new();
-    let mut places: Vec<(NodeId, Seat)> = Vec::new();
+    let mut places: Vec<(NodeId, ShardSeat)> = Vec::new();
     for id in map.primaries.keys() {
         if let Some(index) = shards.iter().position(|shard| shard.node.as_ref() == Some(id)) {
             taken.push(index);
-            places.push((id.clone(), Seat::Stays(index)));
+            places.push((id.clone(), ShardSeat::Stays(index)));
         }
     }
-    let others = |places: &[(NodeId, Seat)]| -> Vec<NodeId> {
+    let others = |places: &[(NodeId, ShardSeat)]| -> Vec<NodeId> {
         let placed = |id: &NodeId| places.iter().any(|(placed, _)| placed == id);
         map.primaries.keys().filter(|id| !placed(id)).cloned().collect()
     };
@@ -100,7 +100,7 @@ pub fn places(shards: &[Shard], before: &Map, map: &Map) -> Vec<(NodeId, Seat)> 
         };
         let place = (0..shards.len()).filter(is_free).find(of_primary);
         taken.extend(place);
-        places.push((id, place.map_or(Seat::New, Seat::Takes)));
+        places.push((id, place.map_or(ShardSeat::New, ShardSeat::Takes)));
     }
     places
 }
@@ -132,33 +132,33 @@ mod tests {
         let shards = [shard(Some("a")), shard(Some("b"))];
         let to = |id: &str, place| (id.to_owned(), place);
         for (what, now, expected) in [
-            ("nothing", before.clone(), vec![to("a", Seat::Stays(0)), to("b", Seat::Stays(1))]),
+            ("nothing", before.clone(), vec![to("a", ShardSeat::Stays(0)), to("b", ShardSeat::Stays(1))]),
             (
                 "failover",
                 map(&[("x", "0-9", ""), ("b", "10-19", "")], &[]),
-                vec![to("b", Seat::Stays(1)), to("x", Seat::Takes(0))],
+                vec![to("b", ShardSeat::Stays(1)), to("x", ShardSeat::Takes(0))],
             ),
             (
                 "all slots to a node that was no replica",
                 map(&[("n", "0-9", ""), ("b", "10-19", "")], &[]),
-                vec![to("b", Seat::Stays(1)), to("n", Seat::New)],
+                vec![to("b", ShardSeat::Stays(1)), to("n", ShardSeat::New)],
             ),
             (
                 "scale-out",
                 map(&[("a", "0-5", ""), ("b", "10-19", ""), ("n", "6-9", "")], &[]),
-                vec![to("a", Seat::Stays(0)), to("b", Seat::Stays(1)), to("n", Seat::New)],
+                vec![to("a", ShardSeat::Stays(0)), to("b", ShardSeat::Stays(1)), to("n", ShardSeat::New)],
             ),
-            ("scale-in", map(&[("a", "0-19", "")], &[]), vec![to("a", Seat::Stays(0))]),
+            ("scale-in", map(&[("a", "0-19", "")], &[]), vec![to("a", ShardSeat::Stays(0))]),
             (
                 "a replica that became a primary beside its own",
                 map(&[("a", "0-5", ""), ("b", "10-19", ""), ("x", "6-9", "")], &[]),
-                vec![to("a", Seat::Stays(0)), to("b", Seat::Stays(1)), to("x", Seat::New)],
+                vec![to("a", ShardSeat::Stays(0)), to("b", ShardSeat::Stays(1)), to("x", ShardSeat::New)],
             ),
         ] {
             assert_eq!(places(&shards, &before, &now), expected, "{what}");
         }
         let first = places(&[shard(None)], &Map::default(), &before);
-        assert_eq!(first, [to("a", Seat::Takes(0)), to("b", Seat::New)]);
+        assert_eq!(first, [to("a", ShardSeat::Takes(0)), to("b", ShardSeat::New)]);
     }
 
     #[test]

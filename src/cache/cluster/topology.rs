@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::mark::least;
 use super::moves::Moves;
 use super::node::Node;
-use super::shards::{Claim, Seat, Shard, places};
+use super::shards::{Claim, Shard, ShardSeat, places};
 use super::slot::{SlotSet, slot_of};
 use super::view::{Map, NodeId, View};
 use crate::cache::continuity::Lineage;
@@ -338,8 +338,8 @@ impl Topology {
         let known: Vec<Shard> = shards.iter().map(|known| known.shard.clone()).collect();
         for (id, place) in places(&known, &before, &map) {
             match place {
-                Seat::Stays(_) => {}
-                Seat::Takes(index) => {
+                ShardSeat::Stays(_) => {}
+                ShardSeat::Takes(index) => {
                     let lineage = self.lineage_of(&shards[index]);
                     let known = &mut shards[index];
                     if let Some(node) = known.shard.node.replace(id.clone()) {
@@ -355,7 +355,7 @@ impl Topology {
                         );
                     }
                 }
-                Seat::New => {
+                ShardSeat::New => {
                     shards.push(Known { shard: Shard { node: Some(id), ..Shard::default() }, ..Known::default() });
                     self.newcomers.borrow_mut().push(shards.len() - 1);
                 }
