@@ -197,6 +197,25 @@ impl Cluster {
             // A replica refuses.
             let _: RedisResult<()> = self.at(index, &["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
         }
+        // A node that has not heard of it tells the new owner that it is none, where epochs rise on both sides.
+        let agreed = wait::poll(Duration::from_secs(30), || {
+            let first = self.owners(0);
+            (1..PRIMARIES).all(|index| self.owners(index) == first).then_some(())
+        });
+        assert!(agreed.is_some(), "the primaries do not agree");
+    }
+
+    /// Who has which slots, in the eyes of one node.
+    fn owners(&self, index: usize) -> Vec<String> {
+        let text: String = self.nodes[index].ask(&["CLUSTER", "NODES"]);
+        let slots = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let slots: Vec<&str> = words.get(8..)?.iter().filter(|word| !word.starts_with('[')).copied().collect();
+            (!slots.is_empty()).then(|| format!("{} {}", words[0], slots.join(" ")))
+        };
+        let mut owners: Vec<String> = text.lines().filter_map(slots).collect();
+        owners.sort();
+        owners
     }
 
     /// Moves a slot with all of its keys.

@@ -69,7 +69,7 @@ async fn slots_that_go_there_and_back_under_load_leave_nothing_stale() {
     }
 }
 
-/// A pattern is swept while its keys move both ways.
+/// A pattern is swept while its keys move, there in one round and back in the next.
 #[tokio::test]
 async fn a_sweep_during_migrations_misses_no_key() {
     let scene = ClusterScene::start(Server::System, &[]).await;
@@ -78,19 +78,15 @@ async fn a_sweep_during_migrations_misses_no_key() {
     ["id=repair.slowed", "id=sweep."].into_iter().for_each(|id| daemon.allow(id));
     let notes: Vec<String> = (1..1_000).map(|id| format!("note:{id}")).collect();
     let share = 16_384 / 3 + 1;
-    let at = |index: u16| -> Vec<&String> {
-        notes.iter().filter(|note| scene.cluster.slot(note) / share == index).take(8).collect()
-    };
-    let (of_first, of_second) = (at(0), at(1));
+    let of_first: Vec<&String> = notes.iter().filter(|note| scene.cluster.slot(note) / share == 0).take(8).collect();
     for round in 0..3 {
         notes.iter().for_each(|note| {
             FIRST.iter().any(|index| scene.cluster.at::<()>(*index, &["SET", note, "old"]).is_ok());
         });
         scene.run("TRUNCATE notes").await;
-        for (there, back) in of_first.iter().zip(&of_second) {
+        for note in &of_first {
             let (from, to) = if round % 2 == 0 { (0, 1) } else { (1, 0) };
-            scene.cluster.migrate(scene.cluster.slot(there), from, to);
-            scene.cluster.migrate(scene.cluster.slot(back), to, from);
+            scene.cluster.migrate(scene.cluster.slot(note), from, to);
         }
         scene.confirmed(&daemon).await;
         eventually("every note is gone", PATIENCE, async || !notes.iter().any(|note| scene.cluster.holds(note, FIRST)))
