@@ -112,4 +112,13 @@ try loop-beat     target/confirm.rs   'Held::Trusted(_) => !self.ledger.is_barre
 try loop-behind   target/gap.rs       'altered || start.slot == SlotOrigin::Created || is_behind(start)' 'altered' "$loop" "$whole"
 try loop-others   run/mod.rs          'target.take_in((*load).clone(), upto, born)' '_ = target' "$loop" "$whole"
 try loop-sweep    run/mod.rs          'target.take_untold((*untold).clone())' '_ = target' simulation::untold "$whole"
+# The readers' crate and the scripts, on real servers.
+client='--features failpoints --test live'
+try client-join-by-key  ../clients/rust/src/flight.rs 'begun == 0 || begun > called' 'begun == 0 || begun > called || called > 0' client:: "$client"
+try client-no-compare   ../lua/store-in-key.lua '~= ARGV[1] then return 0 end' "== 'x' then return 0 end" client:: "$client"
+try client-no-give-back ../clients/rust/src/inner.rs 'if !lease.is_empty() {' 'if lease.is_empty() {' client:: "$client"
+try client-no-timeout   ../clients/rust/src/server.rs 'tokio::time::timeout(self.timeout, asked)' 'tokio::time::timeout(self.timeout * 100, asked)' client:: "$client"
+try client-free-anyone  ../lua/give-back.lua '~= ARGV[1] then return 0 end' "== 'x' then return 0 end" leases:: "$client"
+try client-resends      ../clients/rust/src/options.rs 'self.settings.take = Take::Script;' '' client:: "$client"
+try client-never-anew   ../clients/rust/src/server.rs 'if is_broken {' 'if is_broken && false {' client:: "$client"
 exit $survived
