@@ -463,3 +463,108 @@ async fn what_is_wrong_with_an_upstash_cache_is_said_in_words() {
         );
     }
 }
+
+/// Faults at random for a while: a leader that forgets, replicas that lag, connections that end, answers that are none.
+/// Whatever is in the cache afterwards is what the table says.
+#[tokio::test]
+async fn after_faults_at_random_nothing_is_stale() {
+    for way in Way::BOTH {
+        let scene = Scene::start(way).await;
+        let mut daemon = scene.settled("heartbeat = '300ms'\ntimeout = '1s'", &[("CRIEUR_SOONER", "60")]).await;
+        daemon.allow_failing_cache();
+        ["id=gap", "id=mark", "id=cache", "id=repair"].into_iter().for_each(|id| daemon.allow(id));
+        let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").subsec_nanos();
+        println!("{way:?}: seed {seed}");
+        let mut state = u64::from(seed) | 1;
+        let mut roll = |most: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % most
+        };
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(8) {
+            for _ in 0..5 {
+                let id = roll(20) + 1;
+                let name: String = scene
+                    .sql
+                    .query_one("SELECT coalesce(name, '') FROM t WHERE id = $1", &[&i32::try_from(id).expect("small")])
+                    .await
+                    .expect("a row")
+                    .get(0);
+                let _: () = scene.upstash.backend.ask(&["SET", &format!("k:{id}"), &format!("v{name}")]);
+                let other = roll(20) + 1;
+                scene.run(&format!("UPDATE t SET name = '{}' WHERE id = {other}", roll(1_000_000))).await;
+            }
+            let command = ["UNLINK", "SET", "EVAL"][roll(3) as usize];
+            match roll(6) {
+                0 => drop(scene.upstash.control("POST", "/lose", &json!({"transactions": roll(4) + 1}))),
+                1 => drop(scene.upstash.control("POST", "/lag", &json!({"ms": roll(2) * 500}))),
+                2 => drop(scene.upstash.fault(json!({"match": {"command": command}, "do": "cut", "when": "before"}))),
+                3 => drop(scene.upstash.fault(json!({"match": {"command": command}, "do": "cut", "when": "after"}))),
+                4 => drop(scene.upstash.fault(json!({"match": {"command": command}, "do": "truncate"}))),
+                _ => drop(scene.upstash.control("POST", "/drop", &json!({}))),
+            }
+        }
+        scene.upstash.control("POST", "/unfault", &json!({}));
+        scene.upstash.control("POST", "/lag", &json!({"ms": 0}));
+        settled("nothing is stale", PATIENCE, async || {
+            let rows = scene.sql.query("SELECT id, coalesce(name, '') FROM t WHERE id <= 20", &[]).await.expect("rows");
+            let mut stale = Vec::new();
+            for row in rows {
+                let (key, value) = (format!("k:{}", row.get::<_, i32>(0)), format!("v{}", row.get::<_, String>(1)));
+                let cached: Option<String> = scene.upstash.backend.ask(&["GET", &key]);
+                stale.extend(cached.filter(|cached| *cached != value).map(|cached| (key, cached, value)));
+            }
+            if stale.is_empty() { Ok(()) } else { Err(stale) }
+        })
+        .await;
+        scene.marked().await;
+        assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+/// Commands of a month, idle and at 20 changes a second, with and without a budget, and the greatest age that was seen:
+/// `cargo test --features failpoints --test live upstash::figures -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "figures, not a verdict"]
+async fn figures_of_a_month() {
+    for way in Way::BOTH {
+        for (name, cache) in [("budget 200k", "budget = '200k'"), ("no budget", "")] {
+            let scene = Scene::start(way).await;
+            let config = scene.config(cache).replace("echo = []", "");
+            let mut daemon = Daemon::start(&config, &[]);
+            daemon.allow("id=gap.missing");
+            daemon.wait_for_log(STARTED);
+            scene.marked().await;
+            let month = |before: u64, lasted: Duration| {
+                (scene.upstash.billed() - before) as f64 * 30.0 * 86_400.0 / lasted.as_secs_f64()
+            };
+            let (before, began) = (scene.upstash.billed(), Instant::now());
+            tokio::time::sleep(Duration::from_secs(180)).await;
+            let idle = month(before, began.elapsed());
+            let (before, began, mut greatest, mut id) = (scene.upstash.billed(), Instant::now(), Duration::ZERO, 0);
+            let mut open: Vec<(String, Instant)> = Vec::new();
+            while began.elapsed() < Duration::from_secs(300) {
+                id = id % 99 + 1;
+                scene.store(&[&format!("k:{id}")]);
+                scene.change(id).await;
+                open.push((format!("k:{id}"), Instant::now()));
+                let keys = scene.keys();
+                open.retain(|(key, committed)| {
+                    let gone = !keys.contains(key);
+                    if gone {
+                        greatest = greatest.max(committed.elapsed());
+                    }
+                    !gone
+                });
+                tokio::time::sleep(Duration::from_millis(45)).await;
+            }
+            let busy = month(before, began.elapsed());
+            println!(
+                "{way:?}, {name}: idle {idle:.0}, at 20 a second {busy:.0} commands a month, greatest age {greatest:?}"
+            );
+            daemon.kill();
+        }
+    }
+}
