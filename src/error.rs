@@ -61,7 +61,7 @@ impl Exit {
             Exit::Ok => "The command or the daemon did what was asked; there is nothing to mend.",
             Exit::Failed => {
                 "`crieur check` or `crieur setup` found something to mend. `crieur coverage` found keys that no rule \
-                 surely deletes."
+                 surely deletes. `crieur status` found a cache that lacks something, or does not answer."
             }
             Exit::Usage => "The command line is wrong.",
             Exit::Data => "The stream or a recording holds bytes that crieur cannot understand.",

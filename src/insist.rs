@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
-use crate::error::{Class, Error, Result};
+use crate::error::{Class, Error, Exit, Result};
 use crate::failpoints::sooner;
 use crate::observe::{Id, log};
 use crate::outage::{Outage, Say, span};
@@ -74,6 +74,27 @@ pub async fn insist<T>(part: Part, what: &str, mut step: impl AsyncFnMut() -> Re
     }
 }
 
+/// Whether the part that a step is for is the only one of its kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Company {
+    /// Without it there is nothing to do: what fails for good ends the daemon.
+    Alone,
+    /// There are others, which must go on: what fails for good is said, and tried again ever more seldom.
+    AmongOthers,
+}
+
+impl Company {
+    /// The error as it counts here. One of our own code ends the daemon all the same.
+    pub fn judge(self, error: Error) -> Error {
+        match (self, error.class) {
+            (Company::Alone, _) | (_, Class::Transient | Class::TransientSlow | Class::Definite(Exit::Software)) => {
+                error
+            }
+            (Company::AmongOthers, Class::Definite(_)) => error.class(Class::Transient),
+        }
+    }
+}
+
 /// The pause before the next try after `error`.
 pub fn pause(backoff: &mut Backoff, error: &Error) -> Duration {
     match error.class {
@@ -97,5 +118,19 @@ pub async fn at_most<T>(limit: Duration, what: &str, step: impl Future<Output = 
     match timeout(limit, step).await {
         Ok(result) => result,
         Err(_) => Err(Error::transient(format!("{what} took longer than {}", span(limit)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_of_several_refuses_for_good_is_tried_again() {
+        let wrong = || Error::definite(Exit::NoPermission, "no").hint("do");
+        assert!(!Company::Alone.judge(wrong()).is_transient());
+        let judged = Company::AmongOthers.judge(wrong());
+        assert_eq!((judged.is_transient(), judged.hint.as_deref()), (true, Some("do")));
+        assert!(!Company::AmongOthers.judge(Error::definite(Exit::Software, "ours")).is_transient());
     }
 }

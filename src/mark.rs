@@ -23,6 +23,14 @@ pub struct Mark {
     pub slot: String,
     /// Every delete up to here was answered; PostgreSQL's text form.
     pub lsn: String,
+    /// The first delete of everything up to here was answered, echoes aside: never before `lsn`. Empty in a mark of an older
+    /// crieur: then it is `lsn`.
+    #[serde(default)]
+    pub deleted: String,
+    /// How old the oldest change was, in milliseconds, that had come and was not deleted when the mark was written; 0 when
+    /// there was none.
+    #[serde(default)]
+    pub late_ms: u64,
     /// Wall clock of writing, seconds since 1970: a reader that finds it old knows that the crier is silent.
     pub at: u64,
     /// Makes every mark another text: two copies of a cache that hold the same mark had the same deletes before it.
@@ -41,6 +49,13 @@ pub struct Mark {
 /// The nonce of a mark's text, if it has one.
 pub fn nonce(text: &[u8]) -> Option<String> {
     serde_json::from_slice::<Mark>(text).ok().map(|mark| mark.nonce).filter(|nonce| !nonce.is_empty())
+}
+
+/// Up to where the cache with this mark has had the first delete of everything; `None` where the text is no mark.
+pub fn deleted(text: &[u8]) -> Option<Lsn> {
+    let mark = serde_json::from_slice::<Mark>(text).ok()?;
+    let lsn = mark.lsn.parse::<Lsn>().ok()?;
+    Some(mark.deleted.parse().map_or(lsn, |deleted: Lsn| deleted.max(lsn)))
 }
 
 /// What a mark's text says of the rules; nothing where it cannot be read.
@@ -227,6 +242,8 @@ mod tests {
             timeline: 1,
             slot: "crieur".into(),
             lsn: lsn.into(),
+            deleted: String::new(),
+            late_ms: 0,
             at: 0,
             nonce: String::new(),
             rules: "r".into(),
@@ -256,6 +273,17 @@ mod tests {
             assert_eq!(gap_at_first(Some(&text("7", lsn)), &counted, "r"), expected, "{lsn}");
             assert_eq!(gap(Some(&text("7", lsn)), &counted, "r"), None, "this stream may have written it: {lsn}");
         }
+    }
+
+    #[test]
+    fn a_mark_of_an_older_crieur_says_of_deletes_what_it_says_of_all() {
+        let mut mark: Mark = serde_json::from_slice(&text("7", "0/20")).expect("a mark");
+        let said = |mark: &Mark| deleted(&serde_json::to_vec(mark).expect("plain data"));
+        assert_eq!(said(&mark), Some(Lsn(0x20)));
+        mark.deleted = "0/31".into();
+        assert_eq!(said(&mark), Some(Lsn(0x31)));
+        let old = br#"{"system":"7","timeline":1,"slot":"s","lsn":"0/20","at":1,"rules":"r"}"#;
+        assert_eq!((deleted(old), deleted(b"{}")), (Some(Lsn(0x20)), None));
     }
 
     #[test]
@@ -295,6 +323,8 @@ mod tests {
                 timeline,
                 slot: "crieur".into(),
                 lsn: lsn.into(),
+                deleted: String::new(),
+                late_ms: 0,
                 at: 0,
                 nonce: String::new(),
                 rules: rules.into(),

@@ -117,6 +117,10 @@ impl Cache for AnyCache {
         each!(self, cache => cache.billed())
     }
 
+    fn is_away(&self) -> bool {
+        each!(self, cache => cache.is_away())
+    }
+
     fn is_nameless(&self) -> bool {
         each!(self, cache => cache.is_nameless())
     }

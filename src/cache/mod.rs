@@ -110,6 +110,11 @@ pub trait Cache {
     /// does not say who it is ([`is_nameless`](Cache::is_nameless)).
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap>;
 
+    /// Whether the last attempt at the cache failed.
+    fn is_away(&self) -> bool {
+        false
+    }
+
     /// Whether the cache that answered last does not say who it is. Its connections prove nothing then: each mark carries
     /// the keys that were deleted since the last one, so a cache that has the mark has these deletes.
     fn is_nameless(&self) -> bool {

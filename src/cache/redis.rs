@@ -506,6 +506,10 @@ impl Cache for RedisCache {
         self.health.billed()
     }
 
+    fn is_away(&self) -> bool {
+        self.health.is_away()
+    }
+
     fn is_nameless(&self) -> bool {
         self.known.borrow().is_nameless()
     }

@@ -9,6 +9,7 @@ pub mod diff;
 pub mod dry;
 pub mod explain;
 pub mod finding;
+pub mod gone;
 pub mod log;
 mod origin;
 mod other;
@@ -92,6 +93,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// List cached keys that no rule deletes, and rules without a cached key. Deletes nothing.
     Coverage(coverage::CoverageArgs),
+    /// Say what the marks in the caches say; with --wait, return when what is committed is deleted everywhere.
+    Status(gone::StatusArgs),
     /// Create in the database what crieur needs: publication, replica identities and slot, or triggers. Safe to run again.
     Setup(setup::SetupArgs),
     /// Write the changes that are committed from now on to a file, which `crieur replay` reads.
@@ -132,6 +135,7 @@ pub fn main() -> Exit {
             with_rules(&arguments.file.config, |config| report(explain(&config, &mut arguments.change)))
         }
         Command::Coverage(arguments) => with_config(&arguments.config, |config| report(coverage(&config, &arguments))),
+        Command::Status(arguments) => with_config(&arguments.config, |config| report(status(&config, &arguments))),
         Command::Setup(arguments) => {
             with_config(&arguments.config, |config| report(setup(&config, (arguments.mode(), arguments.slotting()))))
         }
@@ -258,6 +262,10 @@ fn diff(files: &[PathBuf], recording: &Path) -> Exit {
 fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> anyhow::Result<Exit> {
     let caches = config.caches.iter().map(|cache| Ok((cache, AnyCache::new(cache)?))).collect::<Result<Vec<_>>>()?;
     block_on(coverage::run(config, arguments, &caches, &mut LastingOut::stdout()))
+}
+
+fn status(config: &Config, arguments: &gone::StatusArgs) -> anyhow::Result<Exit> {
+    block_on(gone::run(config, arguments, &mut LastingOut::stdout()))
 }
 
 fn setup(config: &Config, how: (setup::Doing, Slotting)) -> anyhow::Result<Exit> {

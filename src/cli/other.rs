@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::mistake::suggestion;
 
 /// Every command, for a list.
-const COMMANDS: [&str; 8] = ["run", "check", "explain", "coverage", "setup", "record", "replay", "help"];
+const COMMANDS: [&str; 9] = ["run", "check", "explain", "coverage", "status", "setup", "record", "replay", "help"];
 
 /// Names, and what to type for them.
 const OTHERS: &[(&[&str], &str)] = &[

@@ -61,6 +61,8 @@ pub struct HoldStanding {
     pub owes: bool,
     /// A change waits for its first delete for longer than any healthy cache takes.
     pub is_behind: bool,
+    /// Its mark has not moved for as long, though it should.
+    pub is_late: bool,
     /// Its mark is ours and in no doubt, and nothing must be deleted again before the next one.
     pub is_proven: bool,
 }
@@ -78,7 +80,10 @@ pub fn verdict(hold: Hold, limit: u64, standing: &HoldStanding, end: Lsn, store:
         (Hold::Released, 0) | (Hold::Holds, HOLDS_FOR_EVER) => HoldVerdict::Stays,
         (Hold::Released, HOLDS_FOR_EVER) => HoldVerdict::Hold,
         (Hold::Holds, _) if !standing.owes => HoldVerdict::Stays,
-        (Hold::Holds, _) if lag > limit => HoldVerdict::Release(ReleaseCause::Limit),
+        // A burst of WAL that its next mark covers is none of its fault.
+        (Hold::Holds, _) if lag > limit && (standing.is_behind || standing.is_late) => {
+            HoldVerdict::Release(ReleaseCause::Limit)
+        }
         (Hold::Holds, _) if store.is_some_and(presses) => HoldVerdict::Release(ReleaseCause::SlotRoom),
         (Hold::Holds, _) => HoldVerdict::Stays,
         (Hold::Released, _) => {
@@ -108,19 +113,28 @@ pub fn given_on<A: Copy + Ord>(all: impl Iterator<Item = (Hold, Option<A>, Optio
 mod tests {
     use super::*;
 
-    const FAR: HoldStanding =
-        HoldStanding { marked: Some(Lsn(100)), start: Lsn(50), owes: true, is_behind: true, is_proven: true };
+    const FAR: HoldStanding = HoldStanding {
+        marked: Some(Lsn(100)),
+        start: Lsn(50),
+        owes: true,
+        is_behind: true,
+        is_late: true,
+        is_proven: true,
+    };
 
     #[test]
     fn a_cache_holds_until_its_limit_or_until_half_of_the_servers_room_is_used() {
         use HoldVerdict::{Release, Stays};
         let idle = HoldStanding { owes: false, ..FAR };
         let slow = HoldStanding { is_behind: false, ..FAR };
+        let burst = HoldStanding { is_behind: false, is_late: false, ..FAR };
         let never_seen = HoldStanding { marked: None, ..FAR };
         let store = |used, total| Some(ServerStore { used, total });
         let table = [
             (FAR, 1000, 1100, None, Stays),
             (FAR, 1000, 1101, None, Release(ReleaseCause::Limit)),
+            (slow, 1000, 1101, None, Release(ReleaseCause::Limit)),
+            (burst, 1000, 9999, None, Stays),
             (FAR, 0, 100, None, Release(ReleaseCause::Never)),
             (FAR, HOLDS_FOR_EVER, u64::MAX, store(99, 100), Stays),
             // What a cache has not to do with it does not answer for: the server may hold the stream back.

@@ -180,6 +180,11 @@ impl<A: Copy + Ord> Ledger<A> {
         self.window.is_barred()
     }
 
+    /// The position up to which the first delete of everything was answered: see [`Window::deleted`].
+    pub fn deleted(&self) -> Option<A> {
+        self.window.deleted()
+    }
+
     /// Whether nothing is owed.
     pub fn is_empty(&self) -> bool {
         self.window.is_empty()

@@ -174,6 +174,17 @@ impl<A: Copy + Ord> Window<A> {
         if self.confirmed > before { self.confirmed } else { None }
     }
 
+    /// The position up to which the first delete of everything was answered, echoes aside; `None` where nothing is known of
+    /// that. Behind a barrier nothing is, before that is answered.
+    pub fn deleted(&self) -> Option<A> {
+        let answered = self.spans.iter().take_while(|span| span.out == 0);
+        let upto = self.first + answered.clone().count() as u64;
+        if self.barrier.is_some_and(|barrier| barrier.0 >= upto) {
+            return None;
+        }
+        answered.filter_map(|span| span.ack).max().max(self.confirmed)
+    }
+
     /// Whether nothing is out.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
@@ -246,6 +257,24 @@ mod tests {
         let sweep = window.open_barrier(Some(7));
         window.part_done(sweep);
         assert_eq!(window.confirm(|_| true), Some(7), "nobody had used it");
+    }
+
+    #[test]
+    fn what_is_deleted_does_not_wait_for_echoes_but_for_barriers_and_for_what_stands_before() {
+        let mut window = Window::default();
+        window.idle(5);
+        assert_eq!(window.deleted(), Some(5));
+        let spans = [7, 9].map(|ack| window.open(Some(ack)));
+        window.part_done(spans[1]);
+        assert_eq!(window.deleted(), Some(5));
+        window.add_echo(spans[0]);
+        window.part_done(spans[0]);
+        assert_eq!((window.confirm(|_| true), window.deleted()), (Some(5), Some(9)));
+        let sweep = window.open_barrier(None);
+        assert_eq!(window.deleted(), None);
+        window.add_echo(sweep);
+        window.part_done(sweep);
+        assert_eq!(window.deleted(), Some(9));
     }
 
     #[test]

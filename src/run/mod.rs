@@ -25,7 +25,7 @@ use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::failpoints::{Step, reached};
 use crate::feed::{Bounds, Ended, Feed, FeedHappened, Handed};
-use crate::insist::at_most;
+use crate::insist::{Company, at_most};
 use crate::kept::at;
 use crate::ledger::{Confirmed, Positions};
 use crate::lsn::Lsn;
@@ -54,6 +54,9 @@ pub struct Settings {
     /// What is in flight may take this long after a stop was asked for.
     pub stop_timeout: Duration,
 }
+
+/// How often it is looked, before an end, who is still waited for.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 /// What the loop is about.
 #[derive(Debug)]
@@ -140,6 +143,7 @@ where
     ) -> Self {
         let (control, rules, teller) = (Rc::new(control), Rc::new(rules), Teller::new(listener));
         let words = source.words();
+        let company = if caches.len() > 1 { Company::AmongOthers } else { Company::Alone };
         let share = settings.memory_bytes_max / caches.len().max(1);
         let bounds = Bounds {
             batch_keys_max: settings.batch_keys_max,
@@ -149,7 +153,7 @@ where
         let twins = Rc::<Twins<C>>::default();
         let targets = caches.into_iter().map(|(cache, policy)| {
             let (slot, replicas) = (settings.slot.clone(), settings.replicas);
-            let settings = TargetSettings { policy, slot, replicas, memory_bytes_max: share };
+            let settings = TargetSettings { policy, slot, replicas, memory_bytes_max: share, company };
             let (control, rules) = (Rc::clone(&control), Rc::clone(&rules));
             Target::new(Rc::new(cache), control, rules, settings, words, (teller.clone(), Rc::clone(&twins)))
         });
@@ -389,8 +393,11 @@ where
     }
 
     fn targets_due(&self) -> Option<Instant> {
-        let turn = turn(&self.feed, &self.phase, Instant::now());
-        self.targets.iter().filter_map(|target| target.due(&turn)).min()
+        let now = Instant::now();
+        let turn = turn(&self.feed, &self.phase, now);
+        // That a cache is away by now tells nobody.
+        let look = self.phase.is_draining().then(|| now + DRAIN_LOOK);
+        self.targets.iter().filter_map(|target| target.due(&turn)).chain(look).min()
     }
 
     /// What was done so far.

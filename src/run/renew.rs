@@ -13,6 +13,7 @@ use tokio::sync::mpsc::Receiver;
 use super::{Phase, Pipeline};
 use crate::cache::Cache;
 use crate::control::Control;
+use crate::insist::Company;
 use crate::ledger::Confirmed;
 use crate::observe::{Id, log};
 use crate::run::reload::{Onward, Reload};
@@ -51,7 +52,8 @@ where
         let words = self.feed.words();
         let count = caches.as_ref().map_or(self.targets.len(), Vec::len);
         let share = self.settings.memory_bytes_max / count.max(1);
-        let renew = |target: Target<S::Ack, C, D>| target.renewed(&rules, &control, &twins).sharing(share);
+        let company = if count > 1 { Company::AmongOthers } else { Company::Alone };
+        let renew = |target: Target<S::Ack, C, D>| target.renewed(&rules, &control, &twins).sharing(share, company);
         let mut before = self.targets;
         let targets = match caches {
             None => before.into_iter().map(renew).collect(),
@@ -64,7 +66,7 @@ where
                     let kept: Vec<_> = kept;
                     let Some(cache) = cache else { return kept.into_iter().map(&renew).collect() };
                     let (slot, replicas) = (self.settings.slot.clone(), self.settings.replicas);
-                    let settings = TargetSettings { policy, slot, replicas, memory_bytes_max: share };
+                    let settings = TargetSettings { policy, slot, replicas, memory_bytes_max: share, company };
                     let told = (self.teller.clone(), Rc::clone(&twins));
                     let (control, rules) = (Rc::clone(&control), Rc::clone(&rules));
                     vec![Target::new(Rc::new(cache), control, rules, settings, words, told)]

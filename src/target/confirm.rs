@@ -87,7 +87,7 @@ where
             return Ok(());
         }
         let beat = self.marking.beat_due.is_none_or(|due| due <= now) && self.may_beat(turn);
-        if self.marking.answered.is_some() || beat {
+        if self.marking.answered.is_some() || beat || self.tells_a_writer(turn) {
             self.write_mark(turn);
         }
         Ok(())
@@ -105,6 +105,18 @@ where
         is_free && is_proven && self.look.is_connected()
     }
 
+    /// Up to where the first delete of everything was answered.
+    fn deleted_upto(&self, stream: &impl Positions<A>) -> Option<Lsn> {
+        self.ledger.deleted().filter(|ack| stream.is_current(*ack)).map(|ack| stream.lsn(ack))
+    }
+
+    /// Whether a mark would tell a writer that the first delete of its change was answered: it may wait for that. Where
+    /// commands are billed the next mark tells it.
+    fn tells_a_writer(&self, turn: &Turn<'_, impl Positions<A>>) -> bool {
+        let is_cheap = self.settings.policy.metering == Metering::None;
+        is_cheap && self.may_beat(turn) && self.deleted_upto(turn.stream) > self.marking.told_deleted
+    }
+
     /// What the server that is connected now has heard of; `None` while there is none and was none.
     fn confirmed_to_server(&self, stream: &impl Positions<A>) -> Option<Lsn> {
         let start = self.look.start().map(|start| start.confirmed);
@@ -120,11 +132,16 @@ where
         // Where this connection started is covered, by the mark that was compared with it or by a sweep. The last mark
         // may say less: the slot was made anew.
         let lsn = ack.or(self.marking.marked).map_or(start.confirmed, |ack| stream.lsn(ack).max(start.confirmed));
+        let deleted = self.deleted_upto(stream).max(Some(lsn)).unwrap_or(lsn);
+        let since = self.ledger.oldest();
+        let late = since.map_or(Duration::ZERO, |since| now.into_std().saturating_duration_since(since));
         let mark = Mark {
             system: start.system.clone(),
             timeline: start.timeline,
             slot: self.settings.slot.clone(),
             lsn: lsn.to_string(),
+            deleted: deleted.to_string(),
+            late_ms: late.as_millis().try_into().unwrap_or(u64::MAX),
             at: std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
             nonce: nonce(),
             rules: self.rules.digest().to_owned(),
@@ -137,12 +154,16 @@ where
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
         let again = if without(Guard::Carried) { Rc::default() } else { self.unmarked.send() };
         let again = with_riders(again, &riders);
+        let company = self.settings.company;
+        self.marking.told_deleted = Some(deleted);
         self.marking.writing = Some(Writing { ack, lsn, mark, text: text.clone(), first, riders });
         self.marking.out.start(async move {
             match cache.swap_mark(&slot, &expected, &text, &again).await {
                 Ok(swap) => Ok(MarkOutcome::Tried(swap)),
-                Err(error) if error.is_transient() => Ok(MarkOutcome::Unknown(error)),
-                Err(error) => Err(error.while_doing("write the mark")),
+                Err(error) => match company.judge(error) {
+                    error if error.is_transient() => Ok(MarkOutcome::Unknown(error)),
+                    error => Err(error.while_doing("write the mark")),
+                },
             }
         });
         // Where each command counts, the position moves with the heartbeat.

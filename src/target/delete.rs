@@ -13,7 +13,7 @@ use crate::cache::{Cache, Deleted, Rest};
 use crate::control::Control;
 use crate::error::Result;
 use crate::failpoints::{Step, reached};
-use crate::insist::{Part, insist};
+use crate::insist::{Company, Part, insist};
 use crate::keys::KeySet;
 use crate::ledger::Ticket;
 use crate::ledger::window::SpanId;
@@ -23,12 +23,15 @@ use crate::target::echo::{Delivery, Stage, bytes_of};
 use crate::target::flight::Landed;
 
 /// Deletes the exact keys of all deliveries in one pipeline.
-async fn fly<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<Landed> {
+async fn fly<C: Cache>(cache: Rc<C>, company: Company, deliveries: Vec<Delivery>) -> Result<Landed> {
     let keys: Vec<&KeySet> = deliveries.iter().map(|delivery| &delivery.load.keys).filter(|k| !k.is_empty()).collect();
     let mut deleted = Deleted::default();
     if !keys.is_empty() {
         let mut rest = Rest::default();
-        deleted = insist(Part::Cache, "delete keys", async || cache.delete_rest(&keys, &mut rest).await).await?;
+        deleted = insist(Part::Cache, "delete keys", async || {
+            cache.delete_rest(&keys, &mut rest).await.map_err(|error| company.judge(error))
+        })
+        .await?;
     }
     Ok(Landed { deliveries, deleted })
 }
@@ -50,8 +53,8 @@ where
         let deliveries = self.deliveries(first, now, self.settings.memory_bytes_max / 8);
         if !deliveries.is_empty() {
             self.leaves(now);
-            self.flight.bytes = bytes_of(&deliveries);
-            self.flight.out.start(fly(Rc::clone(&self.cache), deliveries));
+            (self.flight.bytes, self.flight.since) = (bytes_of(&deliveries), Some(now));
+            self.flight.out.start(fly(Rc::clone(&self.cache), self.settings.company, deliveries));
         }
     }
 

@@ -1,6 +1,9 @@
 //! The flight: the pipeline of deletes that is out, and what it brings back.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::cache::Deleted;
 use crate::error::Result;
@@ -19,11 +22,19 @@ pub struct Landed {
 pub(super) struct Flight {
     pub(super) out: Kept<Result<Landed>>,
     pub(super) bytes: usize,
+    /// When it left.
+    pub(super) since: Option<Instant>,
 }
 
 impl Flight {
     pub(super) fn is_out(&self) -> bool {
         self.out.is_out()
+    }
+
+    /// How long it has been out.
+    pub(super) fn lasts(&self, now: Instant) -> Duration {
+        let since = self.since.filter(|_| self.is_out());
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     pub(super) fn bytes_used(&self) -> usize {

@@ -79,12 +79,15 @@ where
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
         let (twins, name) = (Rc::clone(&self.twins), CacheName::clone(&self.name));
         let untried = matches!(self.look.held(), Held::Nothing).then(|| self.rules.patterns());
+        let company = self.settings.company;
         self.look.read(async move {
+            let judge = |error| company.judge(error);
             if let Some(families) = untried {
-                insist(Part::Cache, "try the cache", async || cache.try_out(&slot, &families).await).await?;
+                let tried = async || cache.try_out(&slot, &families).await.map_err(judge);
+                insist(Part::Cache, "try the cache", tried).await?;
                 insist(Part::Cache, "tell the cache from others", async || twins.admit(&name, &cache).await).await?;
             }
-            insist(Part::Cache, "read the mark", async || cache.mark(&slot).await).await
+            insist(Part::Cache, "read the mark", async || cache.mark(&slot).await.map_err(judge)).await
         });
     }
 

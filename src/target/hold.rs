@@ -15,7 +15,7 @@ use crate::start::ServerStore;
 use crate::target::proof::Held;
 
 /// A change that waits longer for its first delete waits for a cache that is away, or far behind.
-const BEHIND: Duration = Duration::from_secs(1);
+const BEHIND: Duration = Duration::from_millis(500);
 
 impl<A, C, D> Target<A, C, D>
 where
@@ -34,12 +34,15 @@ where
         let Some(start) = self.look.start().map(|start| start.confirmed) else { return HoldVerdict::Stays };
         let limit = self.settings.policy.hold_wal_bytes_max;
         let since = self.ledger.oldest();
+        let is_stuck = self.flight.lasts(now) > BEHIND;
         let marked = self.marking.marked().filter(|ack| stream.is_current(*ack));
         let standing = HoldStanding {
             marked: marked.map(|ack| stream.lsn(ack)),
             start,
-            owes: self.holding.handed > marked,
-            is_behind: since.is_some_and(|since| now.into_std().saturating_duration_since(since) > BEHIND),
+            // What is in the batch waits for the flight.
+            owes: self.holding.handed > marked || is_stuck,
+            is_behind: is_stuck || since.is_some_and(|since| now.into_std().saturating_duration_since(since) > BEHIND),
+            is_late: self.holding.stands_still(marked, now) > BEHIND,
             is_proven: matches!(self.look.held(), Held::Trusted(_))
                 && !self.look.is_reading()
                 && !self.ledger.is_barred(),

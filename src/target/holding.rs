@@ -1,5 +1,9 @@
 //! Whether the position waits for the target, and what was handed to it.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::ledger::hold::Hold;
 use crate::lsn::Lsn;
 
@@ -11,17 +15,27 @@ pub(super) struct Holding<A> {
     pub(super) handed: Option<A>,
     /// The position that it held at the last look.
     pub(super) since: Lsn,
+    /// What the mark said then, and since when.
+    marked: (Option<A>, Option<Instant>),
 }
 
 impl<A> Default for Holding<A> {
     fn default() -> Self {
-        Holding { hold: Hold::Holds, handed: None, since: Lsn::default() }
+        Holding { hold: Hold::Holds, handed: None, since: Lsn::default(), marked: (None, None) }
     }
 }
 
 impl<A: Copy + Ord> Holding<A> {
     pub(super) fn hand(&mut self, upto: Option<A>) {
         self.handed = self.handed.max(upto);
+    }
+
+    /// How long the mark has said the same though more was handed over.
+    pub(super) fn stands_still(&mut self, marked: Option<A>, now: Instant) -> Duration {
+        if self.marked.0 != marked || self.handed <= marked {
+            self.marked = (marked, None);
+        }
+        now.saturating_duration_since(*self.marked.1.get_or_insert(now))
     }
 
     /// Positions of the next one mean something else.

@@ -45,6 +45,8 @@ pub(super) struct Marking<A> {
     pub(super) out: Kept<Result<MarkOutcome>>,
     /// What the last mark of this connection's server says.
     pub(super) marked: Option<A>,
+    /// Up to where the last mark that was sent says that everything was deleted once.
+    pub(super) told_deleted: Option<Lsn>,
     pub(super) confirm_due: Option<Instant>,
     pub(super) beat_due: Option<Instant>,
     /// Of writing the mark.
@@ -53,8 +55,16 @@ pub(super) struct Marking<A> {
 
 impl<A> Default for Marking<A> {
     fn default() -> Self {
-        let (out, outage) = (Kept::default(), Outage::default());
-        Marking { answered: None, writing: None, out, marked: None, confirm_due: None, beat_due: None, outage }
+        Marking {
+            answered: None,
+            writing: None,
+            out: Kept::default(),
+            marked: None,
+            told_deleted: None,
+            confirm_due: None,
+            beat_due: None,
+            outage: Outage::default(),
+        }
     }
 }
 
@@ -93,7 +103,7 @@ impl<A: Copy + Ord> Marking<A> {
     }
 
     pub(super) fn leave_server(&mut self) {
-        (self.answered, self.marked) = (None, None);
+        (self.answered, self.marked, self.told_deleted) = (None, None, None);
     }
 
     pub(super) fn confirm_at_once(&mut self) {

@@ -47,6 +47,7 @@ use crate::config::{Metering, OnGap};
 use crate::control::Control;
 use crate::error::Result;
 use crate::gate::Snapshot;
+use crate::insist::Company;
 use crate::kept::Kept;
 use crate::ledger::{Ledger, Positions};
 use crate::load::Untold;
@@ -118,6 +119,8 @@ pub struct TargetSettings {
     pub replicas: Replicas,
     /// The share of memory that the target may use, in bytes.
     pub memory_bytes_max: usize,
+    /// Whether there are other targets.
+    pub company: Company,
 }
 
 /// What a target did so far.
@@ -458,7 +461,13 @@ where
     pub fn is_finished(&self) -> bool {
         let nothing_flies = self.inbox.is_none() && self.again.is_empty() && !self.flight.is_out();
         let nothing_moves = !self.marking.is_writing() && (!self.marking.is_owed() || !self.look.is_connected());
-        nothing_flies && nothing_moves && !self.sweeping.is_busy()
+        (nothing_flies && nothing_moves && !self.sweeping.is_busy()) || self.is_absent()
+    }
+
+    /// Whether nobody waits for it at a stop or before other rules: it is away, and the others go on. What it lacks its mark
+    /// tells.
+    fn is_absent(&self) -> bool {
+        self.is_released() || (self.settings.company == Company::AmongOthers && self.cache.is_away())
     }
 
     /// Whether everything that came was answered and marked.
@@ -478,7 +487,8 @@ where
 
     /// May use so much memory from now on, in bytes.
     #[must_use]
-    pub fn sharing(mut self, memory_bytes_max: usize) -> Self {
+    pub fn sharing(mut self, memory_bytes_max: usize, company: Company) -> Self {
+        self.settings.company = company;
         self.settings.memory_bytes_max = memory_bytes_max;
         self
     }

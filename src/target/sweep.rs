@@ -10,7 +10,7 @@ use crate::cache::{Cache, Swept};
 use crate::control::Control;
 use crate::error::Result;
 use crate::failpoints::{Step, reached};
-use crate::insist::{Part, insist};
+use crate::insist::{Company, Part, insist};
 use crate::keys::KeySet;
 use crate::observe::news::News;
 use crate::observe::{Id, log};
@@ -24,12 +24,14 @@ use crate::target::sweeping::Scanned;
 const PATTERNS_MAX: usize = 1_000;
 
 /// Sweeps the patterns of all deliveries in one pass.
-async fn sweep<C: Cache>(cache: Rc<C>, deliveries: Vec<Delivery>) -> Result<Scanned> {
+async fn sweep<C: Cache>(cache: Rc<C>, company: Company, deliveries: Vec<Delivery>) -> Result<Scanned> {
     let mut patterns = KeySet::default();
     for delivery in &deliveries {
         patterns.merge(delivery.load.patterns.clone());
     }
-    let swept = insist(Part::Cache, "sweep", async || cache.sweep(&patterns).await).await?;
+    let swept =
+        insist(Part::Cache, "sweep", async || cache.sweep(&patterns).await.map_err(|error| company.judge(error)))
+            .await?;
     Ok(Scanned { deliveries, swept })
 }
 
@@ -60,7 +62,7 @@ where
         let deliveries = std::mem::take(&mut self.sweeping.queued);
         self.say_sweeping(&deliveries);
         self.sweeping.bytes = bytes_of(&deliveries);
-        self.sweeping.out.start(sweep(Rc::clone(&self.cache), deliveries));
+        self.sweeping.out.start(sweep(Rc::clone(&self.cache), self.settings.company, deliveries));
     }
 
     pub(super) fn swept(&mut self, Scanned { deliveries, swept }: Scanned) {

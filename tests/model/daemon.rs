@@ -157,6 +157,8 @@ fn gap(found: Option<Mark>, start: Start) -> Option<mark::Gap> {
             timeline: 1,
             slot: "model".into(),
             lsn: Lsn(found.lsn).to_string(),
+            deleted: String::new(),
+            late_ms: 0,
             at: 0,
             rules: String::new(),
             run: found.run.to_string(),

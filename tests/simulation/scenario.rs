@@ -150,7 +150,11 @@ impl Plan {
             };
         }
         let at = now + ms(450 + dice.roll(300)) + Duration::from_micros(dice.roll(1_000));
-        let wrong = if kind.lasts() { ms(200 + dice.roll(1_200)) } else { Duration::ZERO };
+        let wrong = match kind {
+            Kind::Left => ms(600 + dice.roll(1_500)),
+            _ if kind.lasts() => ms(200 + dice.roll(1_200)),
+            _ => Duration::ZERO,
+        };
         let written = match kind {
             Kind::Away | Kind::Slow | Kind::Left => at + wrong + ms(dice.roll(100)),
             Kind::Publication | Kind::AlteredAway => at + ms(400),

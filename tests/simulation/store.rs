@@ -100,8 +100,8 @@ impl World {
     /// While a cache was away the position went on without it.
     pub fn goes_on_without(&mut self, wrong: Duration) {
         let lasted = Instant::now().saturating_duration_since(self.began);
-        // Commits come every 10 ms, and take 10 bytes.
-        let most = self.hold.saturating_add(800);
+        // Commits come every 10 ms, and take 10 bytes; half a second passes before anybody is behind.
+        let most = self.hold.saturating_add(1_600);
         let held = self.end().saturating_sub(self.confirmed);
         if self.plan.kind == Kind::Left && self.outbox.is_none() && lasted > wrong && held > most {
             self.failure = Some(format!("{held} bytes wait for a cache that may hold {}", self.hold));

@@ -9,7 +9,7 @@ use super::shards::Claim;
 use super::slot::tag_of;
 use crate::cache::identity::Identity;
 use crate::lsn::Lsn;
-use crate::mark::Mark;
+use crate::mark::{Mark, deleted};
 
 /// Writes the mark `ARGV[1]` where one of `ARGV[7..]` begins what is there, or where there is none and `ARGV[2]` allows
 /// it, or where exactly `ARGV[5]` is there, or whatever is there if `ARGV[6]` says so. `ARGV[3]` and `ARGV[4]` are the
@@ -78,9 +78,13 @@ pub fn swap(key: &str, stored: &[u8], identity: Option<&Identity>, replaced: Rep
 /// The least of all marks: its position, and the oldest time of writing; `None` while one is missing.
 pub fn least<'a>(marks: impl IntoIterator<Item = Option<&'a [u8]>>) -> Option<Vec<u8>> {
     let mut least: Option<(Lsn, Mark)> = None;
-    let mut at = u64::MAX;
+    let (mut at, mut late_ms, mut gone) = (u64::MAX, 0, None::<Lsn>);
     for text in marks {
-        let mark: Mark = serde_json::from_slice(text?).ok()?;
+        let text = text?;
+        let mark: Mark = serde_json::from_slice(text).ok()?;
+        let deleted = deleted(text)?;
+        gone = Some(gone.map_or(deleted, |gone| gone.min(deleted)));
+        late_ms = late_ms.max(mark.late_ms);
         let lsn = mark.lsn.parse::<Lsn>().ok()?;
         at = at.min(mark.at);
         if least.as_ref().is_none_or(|(known, _)| lsn < *known) {
@@ -88,7 +92,7 @@ pub fn least<'a>(marks: impl IntoIterator<Item = Option<&'a [u8]>>) -> Option<Ve
         }
     }
     let (_, mark) = least?;
-    serde_json::to_vec(&Mark { at, ..mark }).ok()
+    serde_json::to_vec(&Mark { at, late_ms, deleted: gone?.to_string(), ..mark }).ok()
 }
 
 #[cfg(test)]
@@ -115,6 +119,8 @@ mod tests {
             timeline: 1,
             slot: text("crieur"),
             lsn: text(lsn),
+            deleted: text(lsn),
+            late_ms: at,
             at,
             nonce: text(lsn),
             rules: String::new(),
@@ -130,6 +136,7 @@ mod tests {
         let whole = least([Some(a.as_slice()), Some(b.as_slice())]).expect("both are there");
         let whole: Mark = serde_json::from_slice(&whole).expect("a mark");
         assert_eq!((whole.lsn.as_str(), whole.at), ("0/20", 90));
+        assert_eq!((whole.deleted.as_str(), whole.late_ms), ("0/20", 100));
         assert_eq!(least([Some(a.as_slice()), None]), None);
         assert_eq!(least([]), None);
         assert_eq!(least([Some(&b"x"[..])]), None);

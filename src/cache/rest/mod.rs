@@ -373,6 +373,10 @@ impl Cache for RestCache {
         self.health.billed()
     }
 
+    fn is_away(&self) -> bool {
+        self.health.is_away()
+    }
+
     fn is_nameless(&self) -> bool {
         true
     }
