@@ -64,7 +64,7 @@ enum Phase<C, D> {
     /// It streams.
     Running,
     /// It finishes what is in flight, until `by`; then it ends, or begins anew under other rules.
-    Draining { by: Instant, reload: Option<Reload<C, D>> },
+    Draining { by: Instant, reload: Option<Box<Reload<C, D>>> },
 }
 
 impl<C, D> Phase<C, D> {
@@ -189,7 +189,7 @@ where
             };
             self.last_words(reload.is_some()).await;
             match reload {
-                Some(reload) => self = self.renewed(reload),
+                Some(reload) => self = self.renewed(*reload),
                 None => return Ok(self.totals()),
             }
         }
@@ -454,7 +454,7 @@ where
     }
 
     /// What is in flight is finished first, within the limit of a stop.
-    fn drain(&mut self, reload: Option<Reload<C, D>>) {
+    fn drain(&mut self, reload: Option<Box<Reload<C, D>>>) {
         self.phase = Phase::Draining { by: Instant::now() + self.settings.stop_timeout, reload };
         self.targets.iter_mut().for_each(Target::confirm_at_once);
     }

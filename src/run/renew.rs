@@ -43,7 +43,7 @@ where
         });
         let what = if named.is_some() { "other caches" } else { "other rules" };
         log!(Id::ReloadTaken, caches = named, "{what}: {source} begins anew from the confirmed position");
-        self.drain(Some(reload));
+        self.drain(Some(Box::new(reload)));
     }
 
     /// A loop that begins, on the same connections.

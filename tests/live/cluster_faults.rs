@@ -152,7 +152,7 @@ impl Liar {
                 ["SET", .., "XX"] => "-ERR syntax error\r\n".to_owned(),
                 ["EVAL", _, "1", _, "ASKS"] => "$16\r\nERR syntax error\r\n".to_owned(),
                 ["EVAL", ..] | ["DBSIZE"] => ":1\r\n".to_owned(),
-                ["UNLINK", ref key, ..] if key.contains("CRIEUR-CHECK") => ":0\r\n".to_owned(),
+                ["UNLINK", key, ..] if key.contains("CRIEUR-CHECK") => ":0\r\n".to_owned(),
                 ["UNLINK", ..] => match unlink(counter.fetch_add(1, Ordering::SeqCst)) {
                     Some(reply) => reply,
                     None => return Ok(()),
