@@ -101,7 +101,8 @@ fn world_of(plan: Plan, mut dice: Dice, caches: usize) -> World {
     let hold = match plan.kind {
         Kind::Left if dice.one_in(6) => 0,
         Kind::Left => 60 + dice.roll(300),
-        Kind::Chaos if dice.one_in(2) => 60 + dice.roll(300),
+        // Echoes may hold back half of that, and readers without leases rely on each of them.
+        Kind::Chaos if !echoes && dice.one_in(2) => 60 + dice.roll(300),
         _ => HOLDS_FOR_EVER,
     };
     World {
