@@ -304,7 +304,7 @@ fn commands(cache: &Redis) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test]
-async fn where_commands_are_billed_a_change_costs_one_delete_and_one_mark() {
+async fn where_commands_are_billed_a_change_costs_two_deletes_and_one_mark() {
     let mut scene = Scene::start().await;
     for server in [Server::Valkey9, Server::System] {
         scene.cache = Redis::start(&server, &[]);
@@ -318,10 +318,12 @@ async fn where_commands_are_billed_a_change_costs_one_delete_and_one_mark() {
         scene.confirmed(&daemon).await;
         let after = commands(&scene.cache);
         let sent = |name: &str| after.get(name).unwrap_or(&0) - before.get(name).unwrap_or(&0);
-        assert_eq!(sent("unlink"), 1, "{server:?}: {after:?} {}", daemon.log());
+        // This cache does not say who it is: its mark carries the key once more.
+        assert_eq!(sent("unlink"), 2, "{server:?}: {after:?} {}", daemon.log());
         assert!((1..=2).contains(&sent("set")), "{server:?}: {after:?} {}", daemon.log());
-        let scripts = if server == Server::Valkey9 { 0 } else { sent("set") };
-        assert_eq!(sent("eval"), scripts, "{server:?}: {after:?} {}", daemon.log());
+        // With a key a script is cheaper than a transaction; a mark alone is one plain command where SET knows IFEQ.
+        let least = if server == Server::Valkey9 { 1 } else { sent("set") };
+        assert!((least..=sent("set")).contains(&sent("eval")), "{server:?}: {after:?} {}", daemon.log());
         assert_eq!(daemon.stop(), Some(0));
     }
 }
