@@ -87,7 +87,7 @@ try ack-back      ledger/window.rs    'self.confirmed = self.confirmed.max(Some(
 # No mutant for `idle` joining a span whose echoes are out: the position behind such a span is given on with it either way.
 try oldest        ledger/window.rs    'self.answered = self.answered.min(id.0);' '' ledger
 try lost-ticket   ledger/mod.rs       'lost.set(lost.get() + 1);' '' ledger
-try least         ledger/mod.rs       'marked.into_iter().min().flatten()?' 'marked.into_iter().max().flatten()?' ledger
+try least         ledger/hold.rs      'holding.min().unwrap_or_else' 'holding.max().unwrap_or_else' ledger
 try ring-forgot   target/ring.rs      'self.forgotten.is_none_or(|forgotten| forgotten < first).then_some(first)' 'Some(first)' target::ring
 try answers-past  feed/answers.rs     '&& self.past == Past::Over' '' feed::answers
 try lineage       cache/continuity.rs 'if self.another != before.another {' 'if false {' cache::continuity
