@@ -51,7 +51,7 @@ quick: ## tests without servers, and those of the main road on real ones: less t
 torture: ## real servers, load, and faults at random for HOURS (1); SEED repeats a run
 	@tests/setup.sh
 	$(CARGO) test --test live -- --ignored slow
-	TORTURE_SECONDS=$$(( $(or $(HOURS),1) * 3600 )) $(CARGO) test --features failpoints --test torture -- --nocapture --test-threads=1
+	TORTURE_SECONDS=$$(( $(or $(HOURS),1) * 3600 )) $(CARGO) test --features failpoints --test torture -- --nocapture --test-threads=1 $(TOPOLOGY:%=%::)
 
 scenarios: ## one fault each: stale keys, staleness and hit rate, beside those of an ungated delete
 	@tests/setup.sh

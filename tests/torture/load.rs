@@ -47,7 +47,16 @@ pub struct Load {
 
 impl Load {
     /// Starts readers and writers.
-    pub fn start(world: &World, oracle: &Arc<Oracle>, mix: Mix, mut seed: Seed) -> Load {
+    pub fn start(world: &World, oracle: &Arc<Oracle>, mix: Mix, seed: Seed) -> Load {
+        Load::with_writers(world, oracle, mix, WRITERS, seed)
+    }
+
+    /// Readers alone: the writers of another load change what they read.
+    pub fn readers(world: &World, oracle: &Arc<Oracle>, seed: Seed) -> Load {
+        Load::with_writers(world, oracle, Mix::SingleRows, 0, seed)
+    }
+
+    fn with_writers(world: &World, oracle: &Arc<Oracle>, mix: Mix, writers: u64, mut seed: Seed) -> Load {
         let (stop_writers, stop_readers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let commits = Arc::new(AtomicU64::new(0));
         let (postgres, cache) = (Arc::clone(&world.reading), Arc::clone(&world.caching));
@@ -65,7 +74,7 @@ impl Load {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("threads can be made").block_on(async {
                 let mut tasks = tokio::task::JoinSet::new();
-                for number in 0..WRITERS {
+                for number in 0..writers {
                     tasks.spawn(Writer { number, ..writer.clone() }.write(seed.fork()));
                 }
                 drop(writer); // Whoever counts the writers counts those that write.

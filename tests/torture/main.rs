@@ -6,6 +6,7 @@
 //! the time to catch up, and every cached key is compared. The same test with a guard switched off must find stale
 //! keys: `proofs.rs`. A crash at each step of the loop: `crashes.rs`. One fault each, beside an ungated delete:
 //! `scenarios.rs`. A cache behind Sentinels, whose primary changes: `sentinel.rs`, for longer with `TOPOLOGY=sentinel`.
+//! Two caches, of which one goes wrong: `two.rs`, `TOPOLOGY=two`.
 
 #[path = "../live/daemon.rs"]
 mod daemon;
@@ -23,6 +24,8 @@ mod scenarios;
 mod seed;
 mod sentinel;
 mod takeover;
+mod two;
+mod upstash;
 mod world;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -41,6 +44,13 @@ use world::{World, is_outbox, started};
 fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// `TORTURE_SECONDS` where this `TOPOLOGY` is asked for, else 0: each kind of fault comes once.
+fn seconds_of(topology: &str) -> u64 {
+    let is_asked_for = std::env::var("TOPOLOGY").is_ok_and(|asked| asked == topology);
+    let seconds = std::env::var("TORTURE_SECONDS").ok().filter(|_| is_asked_for);
+    seconds.map_or(0, |text| text.parse().expect("TORTURE_SECONDS is a number"))
 }
 
 /// Load, the faults one after the other, more load, stillness, comparison.

@@ -18,7 +18,7 @@ use crate::oracle::Oracle;
 use crate::report::Round;
 use crate::seed::Seed;
 use crate::world::World;
-use crate::{alone, is_outbox};
+use crate::{alone, is_outbox, seconds_of};
 
 /// Longer than the heartbeat of the daemon: so long a word of the Sentinels counts.
 const WORD: Duration = Duration::from_secs(1);
@@ -69,11 +69,7 @@ fn world(server: Server, without: &str) -> World {
 #[test]
 fn failovers_of_a_cache_behind_sentinels_leave_nothing_stale() {
     let _alone = alone();
-    let is_asked_for = std::env::var("TOPOLOGY").is_ok_and(|topology| topology == "sentinel");
-    let seconds: u64 = std::env::var("TORTURE_SECONDS")
-        .ok()
-        .filter(|_| is_asked_for)
-        .map_or(0, |text| text.parse().expect("TORTURE_SECONDS is a number"));
+    let seconds = seconds_of("sentinel");
     let (number, oracle, started) = (Seed::of_the_run(), Arc::new(Oracle::default()), Instant::now());
     println!("SEED={number} TOPOLOGY=sentinel TORTURE_SECONDS={seconds}");
     let mut seed = Seed(number);

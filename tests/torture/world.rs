@@ -65,6 +65,10 @@ pub struct World {
     pub caching: Address,
     /// The Sentinels that say which one that is, and the servers that they watch.
     pub watched: Option<Watched>,
+    /// Lines of `[cache]` that lead elsewhere than to `cache`.
+    pub elsewhere: Option<String>,
+    /// Another cache of the same daemon.
+    pub second: Option<Redis>,
     /// Between the daemon and PostgreSQL.
     pub to_postgres: Proxy,
     /// Between the daemon and the cache.
@@ -98,6 +102,8 @@ impl World {
             postgres,
             caching: Arc::new(Mutex::new(cache.url())),
             watched: None,
+            elsewhere: None,
+            second: None,
             cache,
             to_postgres,
             to_cache,
@@ -133,6 +139,19 @@ impl World {
         self
     }
 
+    /// With a cache of the test's own: the lines of `[cache]` that lead there, and where readers find it.
+    pub fn with_cache_at(mut self, lines: String, caching: String) -> World {
+        self.elsewhere = Some(lines);
+        self.caching = Arc::new(Mutex::new(caching));
+        self
+    }
+
+    /// With a second cache, for which the position never waits: whatever it misses is found by its mark alone.
+    pub fn beside_another(mut self) -> World {
+        self.second = Some(Redis::start(&Server::Valkey9, &[]));
+        self
+    }
+
     /// Of the read replica.
     pub fn replica_url(&self) -> String {
         self.replica.as_ref().map_or_else(String::new, Postgres::url)
@@ -141,15 +160,19 @@ impl World {
     fn config(&self) -> String {
         let (postgres, cache) = (self.to_postgres.port(), self.to_cache.port());
         let mode = if is_outbox() { "outbox" } else { "replication" };
-        let cache = match &self.watched {
-            Some(watched) => format!("url = \"{}\"\nheartbeat = \"500ms\"", watched.url()),
-            None => format!("url = \"redis://127.0.0.1:{cache}\""),
+        let cache = match (&self.watched, &self.elsewhere) {
+            (Some(watched), _) => format!("url = \"{}\"\nheartbeat = \"500ms\"", watched.url()),
+            (None, Some(lines)) => lines.clone(),
+            (None, None) => format!("url = \"redis://127.0.0.1:{cache}\""),
         };
+        let timing = "timeout = \"1s\"\necho = [\"50ms\", \"200ms\", \"1s\"]\nleases = \"companion\"\n";
+        let second = self.second.as_ref().map_or_else(String::new, |second| {
+            format!("[caches.second]\nurl = \"{}\"\nhold_wal_bytes_max = 0\n{timing}", second.url())
+        });
         format!(
             "[postgres]\nmode = \"{mode}\"\nurl = \"postgres://postgres@127.0.0.1:{postgres}/postgres\"\nconnect_timeout = \"1s\"\n\
              liveness_timeout = \"2s\"\nlookup_timeout = \"2s\"\n\
-             [cache]\n{cache}\ntimeout = \"1s\"\necho = [\"50ms\", \"200ms\", \"1s\"]\n\
-             leases = \"companion\"\n{RULES}"
+             [cache]\n{cache}\n{timing}{second}{RULES}"
         )
     }
 
