@@ -72,7 +72,9 @@ pub fn verdict(hold: Hold, limit: u64, standing: &HoldStanding, end: Lsn, store:
     let since = |lsn: Lsn| end.0.saturating_sub(lsn.0);
     let lag = since(standing.marked.map_or(standing.start, |marked| marked.max(standing.start)));
     let presses = |store: ServerStore| {
-        let half_used = store.is_half_used() && (standing.is_behind || lag > store.total / 8 * 3);
+        // Behind a start every change is old; a cache that works them off moves its mark.
+        let is_away = standing.is_behind && standing.is_late;
+        let half_used = store.is_half_used() && (is_away || lag > store.total / 8 * 3);
         half_used || lag >= store.total / 2
     };
     match (hold, limit) {
@@ -81,9 +83,7 @@ pub fn verdict(hold: Hold, limit: u64, standing: &HoldStanding, end: Lsn, store:
         (Hold::Released, HOLDS_FOR_EVER) => HoldVerdict::Hold,
         (Hold::Holds, _) if !standing.owes => HoldVerdict::Stays,
         // A burst of WAL that its next mark covers is none of its fault.
-        (Hold::Holds, _) if lag > limit && (standing.is_behind || standing.is_late) => {
-            HoldVerdict::Release(ReleaseCause::Limit)
-        }
+        (Hold::Holds, _) if lag > limit && standing.is_late => HoldVerdict::Release(ReleaseCause::Limit),
         (Hold::Holds, _) if store.is_some_and(presses) => HoldVerdict::Release(ReleaseCause::SlotRoom),
         (Hold::Holds, _) => HoldVerdict::Stays,
         (Hold::Released, _) => {
@@ -128,6 +128,8 @@ mod tests {
         let idle = HoldStanding { owes: false, ..FAR };
         let slow = HoldStanding { is_behind: false, ..FAR };
         let burst = HoldStanding { is_behind: false, is_late: false, ..FAR };
+        // The daemon was away: all that waits is old, and the cache works it off.
+        let backlog = HoldStanding { is_late: false, ..FAR };
         let never_seen = HoldStanding { marked: None, ..FAR };
         let store = |used, total| Some(ServerStore { used, total });
         let table = [
@@ -135,6 +137,8 @@ mod tests {
             (FAR, 1000, 1101, None, Release(ReleaseCause::Limit)),
             (slow, 1000, 1101, None, Release(ReleaseCause::Limit)),
             (burst, 1000, 9999, None, Stays),
+            (backlog, 1000, 9999, None, Stays),
+            (backlog, 1000, 110, store(700, 800), Stays),
             (FAR, 0, 100, None, Release(ReleaseCause::Never)),
             (FAR, HOLDS_FOR_EVER, u64::MAX, store(99, 100), Stays),
             // What a cache has not to do with it does not answer for: the server may hold the stream back.

@@ -42,7 +42,7 @@ where
             // What is in the batch waits for the flight.
             owes: self.holding.handed > marked || is_stuck,
             is_behind: is_stuck || since.is_some_and(|since| now.into_std().saturating_duration_since(since) > BEHIND),
-            is_late: self.holding.stands_still(marked, now) > BEHIND,
+            is_late: is_stuck || self.holding.stands_still(marked, now) > BEHIND,
             is_proven: matches!(self.look.held(), Held::Trusted(_))
                 && !self.look.is_reading()
                 && !self.ledger.is_barred(),
