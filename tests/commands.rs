@@ -30,12 +30,16 @@ fn written(config: &str) -> (tempfile::TempDir, std::path::PathBuf) {
 
 #[test]
 fn a_command_that_does_not_exist_is_told_what_to_type_and_never_to_write() {
-    for (name, words) in [("status", "systemctl status crieur"), ("start", "crieur run"), ("valdate", "allowed here: ")]
-    {
+    for (name, words) in [("state", "`crieur status`"), ("start", "crieur run"), ("valdate", "allowed here: ")] {
         let (code, out, said) = crieur(&[name], &[]);
         assert_eq!((code, out.as_str()), (64, ""), "{name}");
         assert!(said.contains(&format!("no command \"{name}\"")) && said.contains(words), "{said}");
         assert!(!said.contains("did you mean \"setup\""), "{said}");
+    }
+    let (code, out, said) = crieur(&["status", "--config", "/nowhere/crieur.toml"], &[]);
+    assert_eq!((code, out.as_str()), (66, ""), "{said}");
+    for words in ["cannot read \"/nowhere/crieur.toml\"", "name another one with --config FILE"] {
+        assert!(said.contains(words), "{said}");
     }
     let (code, help, said) = crieur(&["help"], &[]);
     assert_eq!((code, said.as_str()), (0, ""));
@@ -60,7 +64,7 @@ fn explain_and_replay_need_no_addresses_and_what_connects_does() {
     let recording = workload.expect("a recording").display().to_string();
     let (code, _, said) = crieur(&["replay", "--config", &config, &recording], &[]);
     assert_eq!((code, said.as_str()), (0, ""));
-    for command in ["check", "setup", "run", "coverage"] {
+    for command in ["check", "setup", "run", "coverage", "status"] {
         let (code, _, said) = crieur(&[command, "--config", &config], &[("PGHOST", OsStr::new("h"))]);
         assert_eq!(code, 78, "{command}");
         for words in ["postgres.url is missing", "cache.url is missing", "PGHOST does not say postgres.url"] {
@@ -158,4 +162,20 @@ fn a_rules_file_that_may_not_be_read_is_not_a_relative_path() {
     assert_eq!(code, 78);
     assert!(note(&said).ends_with("it must be a file with text"), "{said}");
     assert!(said.contains("crieur.toml:1:"), "{said}");
+}
+
+#[test]
+fn the_cost_of_a_recording_of_an_instant_is_told_without_a_month() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dousell");
+    let rules = fs::read_to_string(golden.join("rules.toml")).expect("it is there");
+    let (_directory, path) = written(&rules);
+    let (config, recording) = (path.display().to_string(), golden.join("pg17.rec").display().to_string());
+    let (code, out, said) = crieur(&["explain", "--config", &config, "--cost", &recording], &[]);
+    assert_eq!((code, said.as_str()), (0, ""));
+    for words in ["the recording is too short for a month: its changes span 0.", "without a budget: ", " commands; "] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+    for words in ["a month like this", "free plan", "$"] {
+        assert!(!out.contains(words), "{words}: {out}");
+    }
 }

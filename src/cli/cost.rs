@@ -139,9 +139,12 @@ fn ways(cache: &CacheConfig) -> Vec<(String, Driven)> {
     ways
 }
 
+/// A shorter recording says nothing of a month: one transaction in a second would be millions of commands.
+const LASTED_MIN: Duration = Duration::from_secs(60);
+
 /// The lines of one way: the commands, the same for a month, and what the month costs.
 fn lines(way: &str, cost: Cost, lasted: Duration, out: &mut impl Write) -> std::io::Result<()> {
-    let month = (cost.commands as f64 * MONTH.as_secs_f64() / lasted.as_secs_f64().max(1.0)).ceil();
+    let month = (cost.commands as f64 * MONTH.as_secs_f64() / lasted.as_secs_f64()).ceil();
     let fits = if month <= FREE as f64 { "fits into" } else { "is more than" };
     let free = month / FREE as f64 * 100.0;
     writeln!(
@@ -150,6 +153,9 @@ fn lines(way: &str, cost: Cost, lasted: Duration, out: &mut impl Write) -> std::
         cost.commands,
         cost.greatest.as_secs_f64()
     )?;
+    if lasted < LASTED_MIN {
+        return Ok(());
+    }
     writeln!(out, "    a month like this        {month:.0} commands")?;
     writeln!(out, "    free plan                {fits} {FREE} ({free:.0} %)")?;
     writeln!(out, "    pay as you go            ${:.2}", month / 100_000.0 * PER_HUNDRED_THOUSAND)?;
@@ -170,6 +176,14 @@ pub async fn run(config: &Config, recording: &Recording, out: &mut impl Write) -
         times.len(),
         lasted.as_secs_f64()
     )?;
+    if lasted < LASTED_MIN {
+        writeln!(
+            out,
+            "the recording is too short for a month: its changes span {:.1} s, and less than {} s say nothing of one; record for longer, with crieur record --for 1h",
+            lasted.as_secs_f64(),
+            LASTED_MIN.as_secs()
+        )?;
+    }
     for cache in &config.caches {
         writeln!(out, "{}", cache.called())?;
         for (way, driven) in ways(cache) {

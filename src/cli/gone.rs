@@ -14,6 +14,7 @@ use crate::amount::duration;
 use crate::cache::Cache;
 use crate::cache::any::AnyCache;
 use crate::cli::origin::Origin;
+use crate::cli::output::say;
 use crate::config::{CacheConfig, Config, Mode};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
@@ -28,6 +29,10 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// One answer of a cache, at most.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// A transaction of our own behind the position that is waited for: the stream passes that position with the commit at
+/// the latest, also where nobody else writes. The daemon's own messages have another prefix, so this one deletes nothing.
+const TRANSACTION: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'crieur.status', '')::text";
 
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -189,21 +194,33 @@ async fn of_wal(session: &Session, until: Until) -> Result<Wanted> {
     let server = session::identity(&session.client).await?.map(|of| (of.system, of.timeline));
     let upto = match until {
         Until::Position(lsn) => lsn,
-        // With `synchronous_commit = off` a commit is flushed a moment after it was made.
         Until::Now => {
             let inserted = position(&session.client, "pg_current_wal_insert_lsn").await?;
-            let begun = Instant::now();
-            loop {
-                let flushed = position(&session.client, "pg_current_wal_flush_lsn").await?;
-                // At the beginning of a page the next record begins behind the page's head, which nobody flushes alone.
-                if flushed >= inserted || begun.elapsed() > Duration::from_secs(1) {
-                    break flushed.min(inserted);
-                }
-                sleep(LOOK).await;
+            if let Err(error) = session.client.batch_execute(TRANSACTION).await {
+                let error = session_error(&error);
+                say(format!(
+                    "the server writes no message for us ({error}): where nobody writes, its position may come late\n"
+                ));
+                flushed(&session.client, inserted).await?
+            } else {
+                inserted
             }
         }
     };
     Ok(Wanted { server, upto })
+}
+
+/// `inserted`, or up to where the server flushed when that is not there soon: at the beginning of a page the next record
+/// begins behind the page's head, which nobody flushes alone.
+async fn flushed(client: &Client, inserted: Lsn) -> Result<Lsn> {
+    let begun = Instant::now();
+    loop {
+        let flushed = position(client, "pg_current_wal_flush_lsn").await?;
+        if flushed >= inserted || begun.elapsed() > Duration::from_secs(1) {
+            return Ok(flushed.min(inserted));
+        }
+        sleep(LOOK).await;
+    }
 }
 
 async fn position(client: &Client, function: &str) -> Result<Lsn> {

@@ -1,6 +1,6 @@
 //! Commands that crieur does not have, under the names that other programs have for them: what to type instead. Pure.
 //!
-//! clap proposes whatever looks alike. `status` looks like `setup`, which writes into the database.
+//! clap proposes whatever looks alike. `set` looks like `setup`, which writes into the database.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
@@ -12,8 +12,9 @@ const COMMANDS: [&str; 9] = ["run", "check", "explain", "coverage", "status", "s
 /// Names, and what to type for them.
 const OTHERS: &[(&[&str], &str)] = &[
     (
-        &["status", "health", "healthz", "ready", "info", "state", "show", "ps", "metrics", "stats"],
-        "`systemctl status crieur` says how the daemon does, and GET /readyz at admin.listen; `crieur check` looks at both servers",
+        &["health", "healthz", "ready", "info", "state", "show", "ps", "metrics", "stats"],
+        "`crieur status` says up to where each cache has its deletes; `systemctl status crieur` says how the daemon does, and GET \
+         /readyz at admin.listen; `crieur check` looks at both servers",
     ),
     (&["logs", "log", "journal"], "`journalctl -u crieur` shows the log"),
     (
@@ -70,7 +71,7 @@ mod tests {
             ("setpu", setup),
             ("Setup", setup),
             ("set-up", setup),
-            ("status", "systemctl status"),
+            ("state", "crieur status"),
             ("start", "crieur run"),
             ("stop", "systemctl stop"),
             ("validate", "crieur check"),

@@ -194,7 +194,7 @@ const PAGES: [(ReferencePart, &str, &[&str]); 3] = [
     (
         ReferencePart::WarningsCache,
         "runbook-cache.md",
-        &["run", "reload", "metrics", "cache", "mark", "repair", "tls", "sweep", "gap", "sentinel"],
+        &["run", "reload", "metrics", "cache", "mark", "repair", "tls", "sweep", "gap", "sentinel", "cluster"],
     ),
 ];
 

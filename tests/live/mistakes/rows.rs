@@ -353,7 +353,7 @@ fn in_rules() -> Vec<Row> {
 fn of_commands() -> Vec<Row> {
     vec![
         row("command line: none", &[]),
-        row("command line: one that does not exist", &["status"]),
+        row("command line: one that does not exist", &["health"]),
         row("command line: an option that does not exist", &["run", "--verbose"]),
         row("command line: a file without a name", &["check", "--config"]),
         row(
