@@ -6,13 +6,16 @@
 //! the time to catch up, and every cached key is compared. The same test with a guard switched off must find stale
 //! keys: `proofs.rs`. A crash at each step of the loop: `crashes.rs`. One fault each, beside an ungated delete:
 //! `scenarios.rs`. A cache behind Sentinels, whose primary changes: `sentinel.rs`, for longer with `TOPOLOGY=sentinel`.
-//! Two caches, of which one goes wrong: `two.rs`, `TOPOLOGY=two`.
+//! Two caches, of which one goes wrong: `two.rs`, `TOPOLOGY=two`. The stand-in of Upstash: `upstash.rs`. A cluster:
+//! `cluster.rs`.
 
 #[path = "../live/daemon.rs"]
 mod daemon;
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod cluster;
+mod clustered;
 mod crashes;
 mod faults;
 mod load;

@@ -14,6 +14,7 @@ use crieur_cache::{Cache, From, Options, Protocol, Raw, Redis, Sending, Store, T
 use tokio::time::sleep;
 use tokio_postgres::{Client, NoTls};
 
+use crate::clustered::Clustered;
 use crate::oracle::{FAMILIES, Family, Oracle, Reader};
 use crate::seed::Seed;
 use crate::world::LAST_ECHO;
@@ -65,7 +66,7 @@ pub struct Readers {
 struct Following {
     address: Address,
     timeout: Duration,
-    open: Mutex<(String, Arc<Redis>)>,
+    open: Mutex<(String, Arc<dyn Store>)>,
 }
 
 impl Following {
@@ -75,11 +76,14 @@ impl Following {
         Following { address: Arc::clone(address), timeout, open: Mutex::new((here, redis)) }
     }
 
-    fn open(url: &str, timeout: Duration) -> Arc<Redis> {
+    fn open(url: &str, timeout: Duration) -> Arc<dyn Store> {
+        if let Some(cluster) = Clustered::new(url, timeout) {
+            return Arc::new(cluster);
+        }
         Arc::new(Redis::open(url).expect("a server's own address").timeout(timeout))
     }
 
-    fn here(&self) -> Arc<Redis> {
+    fn here(&self) -> Arc<dyn Store> {
         let (here, mut open) = (url(&self.address), self.open.lock().expect("no holder panics"));
         if open.0 != here {
             let redis = Following::open(&here, self.timeout);

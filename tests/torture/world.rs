@@ -12,6 +12,7 @@ use crieur_cache::Take;
 use tokio::runtime::Runtime;
 
 use crate::daemon::{self, Daemon, STARTED};
+use crate::harness::cluster::Cluster;
 use crate::harness::postgres::{Options, Postgres};
 use crate::harness::process::Signal;
 use crate::harness::proxy::Proxy;
@@ -65,6 +66,8 @@ pub struct World {
     pub caching: Address,
     /// The Sentinels that say which one that is, and the servers that they watch.
     pub watched: Option<Watched>,
+    /// The cluster that is the cache.
+    pub cluster: Option<Cluster>,
     /// Lines of `[cache]` that lead elsewhere than to `cache`.
     pub elsewhere: Option<String>,
     /// Another cache of the same daemon.
@@ -102,6 +105,7 @@ impl World {
             postgres,
             caching: Arc::new(Mutex::new(cache.url())),
             watched: None,
+            cluster: None,
             elsewhere: None,
             second: None,
             cache,
@@ -333,8 +337,9 @@ impl World {
         // A daemon whose guard is off need not write its mark.
         let without =
             |(name, value): &(&str, String)| *name == "CRIEUR_WITHOUT" && value.to_lowercase().contains("mark");
-        // Behind Sentinels the daemon may have marked a server that is no primary any more; what counts is its word.
-        let unmarked = self.watched.is_some() || self.env.iter().any(without);
+        // Behind Sentinels the daemon may have marked a server that is no primary any more, and each shard of
+        // a cluster has its own mark; what counts is its word.
+        let unmarked = self.watched.is_some() || self.cluster.is_some() || self.env.iter().any(without);
         loop {
             let ended = self.daemon().has_ended();
             assert!(!ended, "the daemon ended by itself:\n{}", self.daemon().log());
@@ -357,8 +362,20 @@ impl World {
 
     /// Keys that do not hold what the database says, with both values; and how many were compared.
     pub fn stale_keys(&self) -> (BTreeMap<String, (String, String)>, usize) {
-        let mut cache = self.keys().expect("it answers");
-        let keys: Vec<String> = redis::cmd("KEYS").arg("*:*").query(&mut cache).expect("it answers");
+        let Some(cluster) = &self.cluster else { return self.stale_keys_at(&mut self.keys().expect("it answers")) };
+        let (mut stale, mut compared) = (BTreeMap::new(), 0);
+        for index in
+            (0..cluster.nodes.len()).filter(|index| cluster.info(*index, "replication").contains("role:master"))
+        {
+            let (more, count) = self.stale_keys_at(&mut cluster.nodes[index].connection());
+            stale.extend(more);
+            compared += count;
+        }
+        (stale, compared)
+    }
+
+    fn stale_keys_at(&self, cache: &mut redis::Connection) -> (BTreeMap<String, (String, String)>, usize) {
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*:*").query(cache).expect("it answers");
         let mut stale = BTreeMap::new();
         let mut compared = 0;
         self.runtime.block_on(async {
@@ -368,7 +385,13 @@ impl World {
             tokio::spawn(connection);
             for key in keys {
                 let Some((family, argument)) = oracle::family(&key) else { continue };
-                let cached: Option<String> = redis::cmd("GET").arg(&key).query(&mut cache).expect("it answers");
+                let cached: redis::RedisResult<Option<String>> = redis::cmd("GET").arg(&key).query(cache);
+                // A copy in a slot that another node has: no reader is answered with it.
+                let is_elsewhere = |error: &redis::RedisError| self.cluster.is_some() && error.code() == Some("MOVED");
+                let cached = match cached {
+                    Err(error) if is_elsewhere(&error) => continue,
+                    cached => cached.expect("it answers"),
+                };
                 let Some(cached) = cached else { continue };
                 let Some(cached) = family.reader.value(&cached).map(str::to_owned) else { continue };
                 let truth: String = client.query_one(family.sql, &[&argument]).await.expect("valid SQL").get(0);
