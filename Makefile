@@ -10,7 +10,7 @@ THREADS = --test-threads=4
 QUICK = delivery:: leases:: mistakes:: outbox_sql:: position:: reload:: tools::
 BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
 # Of the mutants, so many in `make test`: each is a build. `make mutations` is all of them.
-MUTANTS ?= 10
+MUTANTS ?= 6
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 

@@ -71,11 +71,10 @@ pub struct HoldStanding {
 pub fn verdict(hold: Hold, limit: u64, standing: &HoldStanding, end: Lsn, store: Option<ServerStore>) -> HoldVerdict {
     let since = |lsn: Lsn| end.0.saturating_sub(lsn.0);
     let lag = since(standing.marked.map_or(standing.start, |marked| marked.max(standing.start)));
+    // Behind a start every change is old, and a burst of WAL is far: a cache that works them off moves its mark.
     let presses = |store: ServerStore| {
-        // Behind a start every change is old; a cache that works them off moves its mark.
-        let is_away = standing.is_behind && standing.is_late;
-        let half_used = store.is_half_used() && (is_away || lag > store.total / 8 * 3);
-        half_used || lag >= store.total / 2
+        let half_used = store.is_half_used() && (standing.is_behind || lag > store.total / 8 * 3);
+        standing.is_late && (half_used || lag >= store.total / 2)
     };
     match (hold, limit) {
         (Hold::Holds, 0) => HoldVerdict::Release(ReleaseCause::Never),

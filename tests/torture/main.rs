@@ -84,7 +84,7 @@ fn round(world: &mut World, oracle: &Arc<Oracle>, faults: &[Fault], mix: Mix, se
 fn after_faults_at_random_nothing_in_the_cache_differs_from_the_database() {
     let _alone = alone();
     let seconds: u64 =
-        std::env::var("TORTURE_SECONDS").map_or(90, |text| text.parse().expect("TORTURE_SECONDS is a number"));
+        std::env::var("TORTURE_SECONDS").map_or(60, |text| text.parse().expect("TORTURE_SECONDS is a number"));
     let number = Seed::of_the_run();
     println!("SEED={number} TORTURE_SECONDS={seconds}");
     let mut seed = Seed(number);

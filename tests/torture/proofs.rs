@@ -16,7 +16,7 @@ use crate::world::{World, is_outbox};
 use crate::{alone, round};
 
 /// Rounds until a stale key must have been found.
-const ROUNDS: u64 = 12;
+const ROUNDS: u64 = 30;
 
 struct Proof {
     guard: Guard,
