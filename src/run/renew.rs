@@ -41,7 +41,11 @@ where
             let names: Vec<&str> = caches.iter().map(|cache| cache.policy.name.as_str()).collect();
             names.join(", ")
         });
-        let what = if named.is_some() { "other caches" } else { "other rules" };
+        let what = if named.is_some() {
+            "the caches changed (their addresses or settings, such as cache.url)"
+        } else {
+            "the rules changed"
+        };
         log!(Id::ReloadTaken, caches = named, "{what}: {source} begins anew from the confirmed position");
         self.drain(Some(Box::new(reload)));
     }

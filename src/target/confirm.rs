@@ -144,7 +144,7 @@ where
             late_ms: late.as_millis().try_into().unwrap_or(u64::MAX),
             at: std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
             nonce: nonce(),
-            rules: self.rules.digest().to_owned(),
+            rules: self.around.rules.digest().to_owned(),
             run: start.run.clone(),
             publication: start.publication.clone(),
         };
@@ -194,7 +194,7 @@ where
                 }
                 self.look.trust(Some(writing.text));
                 self.acknowledge(writing.ack, stream);
-                self.teller.tell(News::Marked(writing.lsn));
+                self.around.teller.tell(News::Marked(writing.lsn));
             }
             // Without a mark the next start sweeps; until then the position may move.
             MarkOutcome::Tried(Swap::Full) if self.settings.policy.on_gap == OnGap::Sweep => {

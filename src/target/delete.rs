@@ -98,7 +98,7 @@ where
         reached(Step::Deleted);
         self.done.keys += deleted.sent;
         self.done.existed += deleted.existed;
-        self.teller.tell(News::Deleted(deleted));
+        self.around.teller.tell(News::Deleted(deleted));
         for delivery in deliveries {
             let (keys, patterns) = self.parted(delivery);
             keys.into_iter().for_each(|delivery| self.delivered(delivery));

@@ -77,8 +77,8 @@ where
     /// of the first look everything that is needed is tried: nothing is deleted where the mark can never be written.
     pub(super) fn read_mark(&mut self) {
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
-        let (twins, name) = (Rc::clone(&self.twins), CacheName::clone(&self.name));
-        let untried = matches!(self.look.held(), Held::Nothing).then(|| self.rules.patterns());
+        let (twins, name) = (Rc::clone(&self.around.twins), CacheName::clone(&self.around.name));
+        let untried = matches!(self.look.held(), Held::Nothing).then(|| self.around.rules.patterns());
         let company = self.settings.company;
         self.look.read(async move {
             let judge = |error| company.judge(error);
@@ -115,7 +115,7 @@ where
         reached(Step::MarkRead);
         let Some(start) = self.look.start() else { return };
         let judge = if self.look.is_anew() { gap_at_first } else { gap };
-        let gap = judge(found.as_deref(), start, self.rules.digest());
+        let gap = judge(found.as_deref(), start, self.around.rules.digest());
         let gap = gap.filter(|gap| !(without(Guard::Return) && matches!(gap, Gap::Behind { .. })));
         let continuity = self.look.follow(lineage);
         let fit = self.look.held().fit(found.as_deref());
@@ -253,7 +253,7 @@ where
             .map(rules);
         let tables = self.changed_tables(gap, found.as_deref());
         self.look.doubt(found);
-        self.teller.tell(News::Gap(gap.kind()));
+        self.around.teller.tell(News::Gap(gap.kind()));
         let shared = Rc::clone(&self.cache);
         let server = shared.name();
         // What DDL changed is known to be stale: it goes, whatever becomes of keys that only may be.
@@ -261,7 +261,7 @@ where
             log!(id(gap), server, families = families.len(), "{gap}: sweeping their keys");
             return self.sweep_families(gap, families.clone(), Duration::ZERO);
         }
-        let said = gap.said(self.words);
+        let said = gap.said(self.around.words);
         let when = match told {
             // Rules that a person changed are no repair that repeats.
             Some(_) => When::Now,
@@ -294,7 +294,7 @@ where
             }
             (OnGap::Warn, _) => {}
             (OnGap::Sweep, Some(told)) => {
-                let new = self.rules.not_in(&told);
+                let new = self.around.rules.not_in(&told);
                 log!(id(gap), server, families = new.len(), "{said}: sweeping the keys of rules that are new");
                 self.sweep_families(gap, new, when.pause());
             }
@@ -302,7 +302,11 @@ where
                 if is_said {
                     log!(id(gap), server, "{said}: sweeping every key that the rules own");
                 }
-                self.sweep_families(gap, self.rules.families().map(|(family, _)| family).collect(), when.pause());
+                self.sweep_families(
+                    gap,
+                    self.around.rules.families().map(|(family, _)| family).collect(),
+                    when.pause(),
+                );
             }
         }
     }
@@ -315,10 +319,10 @@ where
         }
         let keys = seen::changed(&publication(found?), &start.publication)?;
         let changed = |table: &TableId| {
-            let (schema, name) = self.rules.name_of(*table);
+            let (schema, name) = self.around.rules.name_of(*table);
             keys.contains(&seen::key(schema, name))
         };
-        Some(self.rules.families_of_all(self.rules.table_ids().filter(changed)))
+        Some(self.around.rules.families_of_all(self.around.rules.table_ids().filter(changed)))
     }
 
     /// Nothing is confirmed until the sweep, and its echoes, are done.
@@ -342,7 +346,7 @@ where
     }
 
     fn look_for_elders(&mut self, after: Duration) {
-        let control = Rc::clone(&self.control);
+        let control = Rc::clone(&self.around.control);
         let first = self.gaps.sweep.awaits_elders && self.gaps.elders.is_none();
         self.gaps.looking.start(async move {
             sleep(after).await;
@@ -359,7 +363,7 @@ where
         match self.gaps.elders.take() {
             None if !self.gaps.sweep.awaits_elders || snapshot.ended_by(&snapshot) => self.sweep_last(),
             None => {
-                let source = self.words.source;
+                let source = self.around.words.source;
                 log!(
                     Id::GapElders,
                     "transactions are open that {source} may not have: sweeping again when they have ended"
@@ -367,7 +371,7 @@ where
                 let tickets = self.gaps.sweep.tickets.iter().map(|ticket| self.ledger.split(ticket)).collect();
                 self.gaps.elders = Some((snapshot, Reminder::begun(Id::GapWaits, Instant::now())));
                 self.look_for_elders(ELDERS_INTERVAL);
-                let load = self.gaps.sweep.load(&self.rules);
+                let load = self.gaps.sweep.load(&self.around.rules);
                 self.queue_sweep(Delivery { load, tickets, stage: Stage::Fresh });
             }
             Some((elders, _)) if elders.ended_by(&snapshot) => self.sweep_last(),
@@ -382,7 +386,7 @@ where
     /// The sweep that nothing comes behind.
     fn sweep_last(&mut self) {
         let sweep = std::mem::take(&mut self.gaps.sweep);
-        let load = sweep.load(&self.rules);
+        let load = sweep.load(&self.around.rules);
         self.queue_sweep(Delivery { load, tickets: sweep.tickets, stage: Stage::Fresh });
     }
 }

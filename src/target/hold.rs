@@ -79,6 +79,6 @@ where
 
     /// What it is called.
     pub fn label(&self) -> CacheName {
-        CacheName::clone(&self.name)
+        CacheName::clone(&self.around.name)
     }
 }

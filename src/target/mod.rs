@@ -172,16 +172,22 @@ pub enum TargetHappened {
     Turned,
 }
 
-/// One cache.
-pub struct Target<A, C, D> {
+/// What a target shares with the others, and what it is called among them.
+struct Around<C, D> {
     name: CacheName,
-    cache: Rc<C>,
     control: Rc<D>,
+    /// Those that are for its cache.
     rules: Rc<Rules>,
-    settings: TargetSettings,
     words: Words,
     teller: Teller,
     twins: Rc<Twins<C>>,
+}
+
+/// One cache.
+pub struct Target<A, C, D> {
+    cache: Rc<C>,
+    settings: TargetSettings,
+    around: Around<C, D>,
     done: TargetTotals,
     ledger: Ledger<A>,
     /// What came since the last flight left: one load, however much that is.
@@ -228,17 +234,13 @@ where
     ) -> Self {
         let rules = rules.seen_by(&settings.policy.name, &settings.policy.protect).map_or(rules, Rc::new);
         let metered = settings.policy.budget.map(|budget| Metered::new(budget, cache.billed()));
+        let name = CacheName::from(settings.policy.name.as_str());
         Target {
-            name: CacheName::from(settings.policy.name.as_str()),
             echoes: Echoes::new(&settings.policy.echo),
             ring: Ring::new(settings.memory_bytes_max / 16),
             cache,
-            control,
-            rules,
             settings,
-            words,
-            teller,
-            twins,
+            around: Around { name, control, rules, words, teller, twins },
             done: TargetTotals::default(),
             ledger: Ledger::default(),
             inbox: None,
@@ -261,8 +263,9 @@ where
     /// confirmed comes again.
     #[must_use]
     pub fn renewed(self, rules: &Rc<Rules>, control: &Rc<D>, twins: &Rc<Twins<C>>) -> Self {
-        let Target { cache, settings, words, teller, done, repairs, echoes, holding, metered, .. } = self;
-        let echoes = echoes.carried(&self.rules, rules);
+        let Target { cache, settings, around, done, repairs, echoes, holding, metered, .. } = self;
+        let Around { rules: before, words, teller, .. } = around;
+        let echoes = echoes.carried(&before, rules);
         let renewed =
             Target::new(cache, Rc::clone(control), Rc::clone(rules), settings, words, (teller, Rc::clone(twins)));
         Target { done, repairs: repairs.carried(), echoes, holding: holding.carried(), metered, ..renewed }
@@ -271,7 +274,7 @@ where
     /// A load left the gate; `upto` is the position up to which everything was handed over with it, and `born` says when
     /// its oldest change committed.
     pub fn take_in(&mut self, mut load: Invalidations, upto: Option<A>, born: Option<std::time::Instant>) {
-        self.rules.leave_out(&mut load);
+        self.around.rules.leave_out(&mut load);
         let load = self.share_of(load);
         if load.is_empty() {
             return upto.into_iter().for_each(|upto| self.take_position(upto));
@@ -286,7 +289,7 @@ where
                 waiting.load.merge(load);
                 // A flight holds what cannot collapse any more: no more than a share of this target's share.
                 let most = self.settings.memory_bytes_max / 8;
-                self.done.collapsed += waiting.load.collapse_to(most, &self.rules);
+                self.done.collapsed += waiting.load.collapse_to(most, &self.around.rules);
                 self.ledger.gather(&mut waiting.tickets, ticket);
             }
             None => self.inbox = Some(Delivery { load, tickets: vec![ticket], stage: Stage::Fresh }),
@@ -296,7 +299,7 @@ where
     /// Keys of tables whose changes do not come. Where keys that only may be stale stay, those that are stale go.
     pub fn take_untold(&mut self, Untold { all, altered }: Untold) {
         let mut load = if self.settings.policy.on_gap == OnGap::Warn { altered } else { all };
-        self.rules.leave_out(&mut load);
+        self.around.rules.leave_out(&mut load);
         if load.is_empty() {
             return;
         }
@@ -312,7 +315,7 @@ where
     /// A new connection of the stream starts here: the mark is compared with it. `altered`: what is watched is another
     /// than at the connection before.
     pub fn connected(&mut self, start: &Start, altered: bool) {
-        let _speaking = speaks(&self.name);
+        let _speaking = speaks(&self.around.name);
         self.look.connected(start, altered);
         self.read_mark();
     }
@@ -339,7 +342,7 @@ where
 
     /// Waits for whatever the target waits for.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<TargetHappened>> {
-        let _speaking = speaks(&self.name);
+        let _speaking = speaks(&self.around.name);
         if self.poll_turn(cx).is_ready() {
             return Poll::Ready(Ok(TargetHappened::Turned));
         }
@@ -377,7 +380,7 @@ where
 
     /// Does what follows.
     pub fn on(&mut self, happened: TargetHappened, stream: &impl Positions<A>) {
-        let _speaking = speaks(&self.name);
+        let _speaking = speaks(&self.around.name);
         match happened {
             TargetHappened::Landed(landed) => self.landed(landed),
             TargetHappened::Swept(scanned) => self.swept(scanned),
@@ -397,7 +400,7 @@ where
     ///
     /// Those of [`Ledger::settled`].
     pub fn start(&mut self, turn: &Turn<'_, impl Positions<A>>) -> Result<()> {
-        let _speaking = speaks(&self.name);
+        let _speaking = speaks(&self.around.name);
         self.repair_what_is_owed(turn.now);
         self.read_bill(turn.now);
         // What is to be deleted rides with the mark where one is due.
@@ -482,7 +485,7 @@ where
 
     /// What the configuration calls the cache.
     pub fn is_named(&self, name: &str) -> bool {
-        &*self.name == name
+        &*self.around.name == name
     }
 
     /// May use so much memory from now on, in bytes.
@@ -529,7 +532,7 @@ where
             is_known: self.is_known(),
             oldest: self.oldest(),
         };
-        (CacheName::clone(&self.name), totals)
+        (CacheName::clone(&self.around.name), totals)
     }
 
     /// Repairs that waited, and whether one waits now or nothing was proved since.
@@ -571,9 +574,9 @@ where
     pub fn collapse_largest(&mut self) -> usize {
         let (inbox, lagging, echoes) = (bytes_of(&self.inbox), self.lagging.largest(), self.echoes.largest());
         let freed = match &mut self.inbox {
-            Some(waiting) if inbox >= lagging.max(echoes) => waiting.load.collapse_largest(&self.rules),
-            _ if lagging > echoes => self.lagging.collapse_largest(&self.rules),
-            _ => self.echoes.collapse_largest(&self.rules),
+            Some(waiting) if inbox >= lagging.max(echoes) => waiting.load.collapse_largest(&self.around.rules),
+            _ if lagging > echoes => self.lagging.collapse_largest(&self.around.rules),
+            _ => self.echoes.collapse_largest(&self.around.rules),
         };
         self.done.collapsed += u64::from(freed > 0);
         freed

@@ -35,7 +35,7 @@ where
     /// The keys that are on their way to the gate go at once, too: that proves nothing, and shortens the time that old
     /// values are served.
     pub fn take_early(&mut self, mut keys: KeySet, now: Instant) {
-        self.rules.leave_out_keys(&mut keys);
+        self.around.rules.leave_out_keys(&mut keys);
         self.keep_share(&mut keys);
         if !keys.is_empty() {
             self.start_early(keys, now);
@@ -49,11 +49,11 @@ where
     }
 
     fn sibling(&self, cache: C) -> Self {
-        let (control, rules) = (Rc::clone(&self.control), Rc::clone(&self.rules));
-        let told = (self.teller.clone(), Rc::clone(&self.twins));
-        let target = Target::new(Rc::new(cache), control, rules, self.settings.clone(), self.words, told);
+        let (control, rules) = (Rc::clone(&self.around.control), Rc::clone(&self.around.rules));
+        let told = (self.around.teller.clone(), Rc::clone(&self.around.twins));
+        let mut target = Target::new(Rc::new(cache), control, rules, self.settings.clone(), self.around.words, told);
         // What these rules are for was cut to this cache already.
-        let mut target = Target { rules: Rc::clone(&self.rules), ..target };
+        target.around.rules = Rc::clone(&self.around.rules);
         if let Some(waiting) = &self.inbox {
             target.take_in(waiting.load.clone(), None, None);
         }

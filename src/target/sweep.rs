@@ -42,11 +42,11 @@ where
     D: Control + 'static,
 {
     pub(super) fn queue_sweep(&mut self, mut delivery: Delivery) {
-        self.done.collapsed += delivery.load.collapse_patterns(PATTERNS_MAX, &self.rules);
+        self.done.collapsed += delivery.load.collapse_patterns(PATTERNS_MAX, &self.around.rules);
         match self.sweeping.queued.iter_mut().find(|queued| queued.stage == delivery.stage) {
             Some(queued) => {
                 queued.load.merge(delivery.load);
-                self.done.collapsed += queued.load.collapse_patterns(PATTERNS_MAX, &self.rules);
+                self.done.collapsed += queued.load.collapse_patterns(PATTERNS_MAX, &self.around.rules);
                 delivery.tickets.into_iter().for_each(|ticket| self.ledger.gather(&mut queued.tickets, ticket));
             }
             None => self.sweeping.queued.push(delivery),
@@ -58,7 +58,7 @@ where
         if self.sweeping.is_out() || self.sweeping.queued.is_empty() {
             return;
         }
-        self.teller.tell(News::SweepBegan);
+        self.around.teller.tell(News::SweepBegan);
         let deliveries = std::mem::take(&mut self.sweeping.queued);
         self.say_sweeping(&deliveries);
         self.sweeping.bytes = bytes_of(&deliveries);
@@ -71,7 +71,7 @@ where
         self.done.sweeps += 1;
         self.done.swept += swept.deleted;
         self.say_swept(&deliveries, swept);
-        self.teller.tell(News::SweepEnded(swept));
+        self.around.teller.tell(News::SweepEnded(swept));
         if self.cache.is_nameless() {
             deliveries.iter().for_each(|delivery| self.unmarked.swept(&delivery.load.patterns));
         }
@@ -121,13 +121,13 @@ where
         let mut tables = BTreeSet::new();
         for delivery in deliveries.iter().filter(|delivery| delivery.stage == Stage::Fresh) {
             let is_gap = delivery.load.causes.has(Cause::Missed);
-            let swept = self.rules.swept_tables(&delivery.load.patterns, is_gap);
+            let swept = self.around.rules.swept_tables(&delivery.load.patterns, is_gap);
             if is_gap || !swept.is_empty() {
                 causes.merge(delivery.load.causes);
                 tables.extend(swept);
             }
         }
         let tables = tables.into_iter().collect::<Vec<_>>().join(", ");
-        (causes != Causes::default()).then(|| (tables, causes.words(self.words.emptied)))
+        (causes != Causes::default()).then(|| (tables, causes.words(self.around.words.emptied)))
     }
 }
