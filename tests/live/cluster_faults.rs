@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cluster::{ClusterScene, FIRST};
 use super::daemon::{self, Daemon};
-use super::harness::cluster::PRIMARIES;
+use super::harness::cluster::{Cluster, PRIMARIES};
 use super::harness::redis::Server;
 use super::harness::wait::{PATIENCE, eventually};
 
@@ -28,7 +28,10 @@ async fn a_replica_that_takes_over_without_the_last_deletes_is_repaired_alone() 
         let before = sweeps(&daemon);
         // The replica has all of that, and hears no more.
         let replica = PRIMARIES;
-        let () = scene.cluster.nodes[0].ask(&["WAIT", "1", "5000"]);
+        // WAIT counts the writes of its own connection only.
+        let has_all = |keys: Vec<String>| keys.len() >= ids.len();
+        let held = |cluster: &Cluster| cluster.at::<Vec<String>>(replica, &["KEYS", "item:*"]).is_ok_and(has_all);
+        eventually("the replica has all of that", PATIENCE, async || held(&scene.cluster)).await;
         scene.cluster.nodes[replica].freeze();
         let _: u64 = scene.cluster.nodes[0].ask(&["CLIENT", "KILL", "TYPE", "replica"]);
         scene.update(&ids).await;
@@ -38,9 +41,7 @@ async fn a_replica_that_takes_over_without_the_last_deletes_is_repaired_alone() 
         scene.cluster.nodes[replica].thaw();
         eventually("the replica answers", PATIENCE, async || scene.cluster.at::<String>(replica, &["PING"]).is_ok())
             .await;
-        assert!(
-            scene.cluster.at::<Vec<String>>(replica, &["KEYS", "item:*"]).is_ok_and(|keys| keys.len() >= ids.len())
-        );
+        assert!(held(&scene.cluster), "the replica heard of the deletes");
         scene.cluster.take_over(replica);
         scene.gone(&daemon, &ids, &[replica]).await;
         let alive = [1, 2, replica];

@@ -125,6 +125,9 @@ async fn a_recording_that_fills_the_disk_names_its_path_and_is_replayed_up_to_it
     let output = output.expect("cargo built the program");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("ends inside of the entry"), "{}", text(&output.stderr));
+    // The limit may fall between two entries by chance; the recording is whole then.
+    let is_full = fs::metadata(path("rec")).is_ok_and(|about| about.len() == 64 * 1024);
+    let said = text(&output.stderr);
+    assert!(said.contains("ends inside of the entry") || (is_full && said.is_empty()), "{said}");
     assert!(text(&output.stdout).contains("key available_slots:100"), "{}", text(&output.stdout));
 }
