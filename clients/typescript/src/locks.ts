@@ -131,7 +131,8 @@ export function createLocks({
     const stands = (since: number, length: number) => {
       until = since + length - margin(length);
       clearTimeout(watch);
-      watch = setTimeout(isHeld, Math.max(0, until - performance.now()));
+      // Not `isHeld`: a timer may fire a millisecond early, and nobody would look again.
+      watch = setTimeout(lose, Math.max(0, until - performance.now()), 'the lock expired');
     };
     const extend = async (seconds?: number) => {
       if (!isHeld()) return false;

@@ -104,10 +104,10 @@ test('401, 429, 500, HTML, half an answer, silence: the row, in bounded time, an
     for (let i = 0; i < 3; i++) {
       const { value, ms } = await timed(() => cache.read('k', () => 'row'));
       assert.deepEqual(value, { value: 'row', from: 'bypass' }, fault.do);
-      assert.ok(ms < 1_200, `${fault.do}: ${ms}`);
+      assert.ok(ms < 4_000, `${fault.do}: ${ms}`);
     }
     assert.ok(events.some(({ type }) => type === 'pause'), fault.do);
-    assert.ok((await timed(() => cache.read('k', () => 1))).ms < 100);
+    assert.ok((await timed(() => cache.read('k', () => 1))).ms < 450);
     for (const { error } of events.filter(({ error }) => error))
       assert.doesNotMatch(`${error.message} ${error.cause ?? ''}`, /sensitive|secret-token|command was/, fault.do);
     await rest.control('release');
@@ -130,7 +130,7 @@ test('no server, no name: the row', async () => {
     const cache = make({ store: store({ url }) });
     const { value, ms } = await timed(() => cache.read('k', () => 1));
     assert.deepEqual(value, { value: 1, from: 'bypass' });
-    assert.ok(ms < 1_200, `${url}: ${ms}`);
+    assert.ok(ms < 4_000, `${url}: ${ms}`);
   }
 });
 
