@@ -82,7 +82,7 @@ const mutants = [
     test: ['read', 'a hit answers the same'],
   },
   {
-    name: 'a lock that is never told', file: 'locks.ts', from: 'watch = setTimeout(isHeld', to: 'watch = setTimeout(nothing',
+    name: 'a lock that is never told', file: 'locks.ts', from: 'watch = setTimeout(lose', to: 'watch = setTimeout(nothing',
     test: ['locks', 'an expired lock is told'],
   },
   {
