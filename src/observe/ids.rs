@@ -344,7 +344,7 @@ ids! {
         ends "At once."
     // The cache.
     CacheFailing "cache.failing" Lasting
-        means "The cache does not answer, or refuses what crieur asks; crieur tries again and confirms nothing."
+        means "The cache does not answer, or refuses what crieur asks; crieur tries again, and the position waits for it, up to hold_wal_bytes_max."
         stale "What changes meanwhile, until the cache takes the deletes."
         act "Start the cache, or do what the hint says; else: crieur check"
         ends "When the cache takes the command."
@@ -364,7 +364,7 @@ ids! {
         act "Nothing."
         ends "With the next mark."
     CacheReleased "cache.released" Warn
-        means "The cache held back more than it may, and the position goes on without it; its mark tells what it lacks."
+        means "The cache held back more than it may, or half of the slot's room is used, and the position goes on without it; its mark tells what it lacks."
         stale "What changes meanwhile, until the cache takes the deletes."
         act "Start the cache, or see why it does not answer."
         ends "When the cache answers again and is up to date: cache.holds_again."
@@ -399,7 +399,7 @@ ids! {
         act "Nothing, or raise proto-max-bulk-len and client-query-buffer-limit."
         ends "With the key."
     MarkFailing "mark.failing" Lasting
-        means "The cache does not take the mark, so that nothing is confirmed; deletes go on."
+        means "The cache does not take the mark; deletes go on, and the position waits for it, up to hold_wal_bytes_max."
         stale "No."
         act "Do what the hint says; the log of the cache may tell why it refuses the mark."
         ends "When the cache takes the mark."
@@ -465,7 +465,7 @@ ids! {
         act "Nothing."
         ends "With the sweep."
     GapWentBack "gap.went_back" Info
-        means "The cache went back in time: a failover, a restored snapshot, a flush; everything that the rules own is swept."
+        means "The cache went back in time: a failover, a restored snapshot, a flush, or slots that came to a node of a cluster; everything that the rules own is swept, of a cluster on that node alone."
         stale "Perhaps, until the sweep has ended."
         act "Nothing."
         ends "With the sweep."
@@ -502,7 +502,7 @@ ids! {
     GapUnswept "gap.unswept" Warn
         means "The cache may hold stale keys and is not swept, because cache.on_gap is \"warn\"."
         stale "Perhaps, until the keys expire."
-        act "Delete the keys yourself, or set cache.on_gap = \"sweep\" and restart crieur."
+        act "Delete the keys yourself. Or set cache.on_gap = \"sweep\", then: systemctl reload crieur; then delete the key `crieur:mark:<slot>` of the cache, and every key of the rules is swept."
         ends "When the keys expire."
     GapIntruder "gap.intruder" Warn
         means "Somebody wrote a mark of another server or database under the name of this slot."
@@ -515,7 +515,7 @@ ids! {
         act "Nothing."
         ends "When these transactions have ended."
     GapWaits "gap.waits" Warn
-        means "Transactions from before the gap are still open, and no position is confirmed until they end; deletes go on."
+        means "Transactions from before the gap are still open, and the mark of the cache waits until they end; deletes go on."
         stale "Perhaps, until the second sweep has ended."
         act "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start; SELECT * FROM pg_prepared_xacts; and end what is open for long."
         ends "When these transactions end."

@@ -68,7 +68,7 @@ pub(super) async fn sweep(
         }
     }
     Err(Error::transient(format!("slots of the cluster moved in each of {PASSES_MAX} passes of a sweep"))
-        .hint("The sweep goes on until a pass sees slots at rest; nothing is confirmed meanwhile.")
+        .hint("The sweep goes on until a pass sees slots at rest; the mark waits meanwhile.")
         .at(topology.server()))
 }
 
