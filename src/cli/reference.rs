@@ -116,6 +116,7 @@ fn default(key: &ConfigKey) -> String {
     let is_list =
         matches!(key.kind, ConfigKind::Urls | ConfigKind::Texts | ConfigKind::Prefixes | ConfigKind::Ascending);
     match key.default {
+        None if key.also.is_some() && key.is_of_a_cache() => "Mandatory for each cache.".to_owned(),
         None if key.also.is_some() => "Mandatory.".to_owned(),
         None => "`Default:` none.".to_owned(),
         Some("") => "`Default:` `[]`.".to_owned(),
@@ -154,7 +155,10 @@ fn metrics(out: &mut String) {
             "crieur_role" => "{role}",
             "crieur_gaps_total" => "{cache,kind}",
             "crieur_build_info" => "{version}",
-            "crieur_mark_lsn_bytes" | "crieur_mark_age_seconds" => "{cache}",
+            "crieur_mark_lsn_bytes"
+            | "crieur_mark_age_seconds"
+            | "crieur_cache_commands_billed_total"
+            | "crieur_cache_age_bound_seconds" => "{cache}",
             name if page.contains(&format!("\n{name}{{cache=")) => "{cache}",
             _ => "",
         };

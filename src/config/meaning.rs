@@ -47,11 +47,13 @@ pub const MEANINGS: &[(&str, &str)] = &[
     (
         "cache.url",
         "The address of the cache: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and database number; or \
-         `redis+sentinel://host:port,host:port/NAME` and `rediss+sentinel://…` for the primary that Sentinels call NAME. \
+         `redis+sentinel://host:port,host:port/NAME` and `rediss+sentinel://…` for the primary that Sentinels call NAME; \
+         or `redis+cluster://host:port,host:port` and `rediss+cluster://…` for the nodes of a cluster. \
          The parameters `?db=3`, `?ssl=true`, `?username=` and `?password=` mean what they mean to redis-py, go-redis \
          and ioredis. crieur refuses, by its name, a parameter that contradicts another one, a prefix of keys \
          (`keyPrefix`), and a parameter that crieur does not know. The address that Upstash shows under REST API \
-         (`https://…upstash.io`) needs `token` beside it; crieur reaches the same database over the Redis protocol.",
+         (`https://…upstash.io`) needs `token` beside it; `transport` says whether crieur reaches that database over the \
+         Redis protocol or over REST.",
     ),
     (
         "cache.token",
@@ -101,8 +103,9 @@ pub const MEANINGS: &[(&str, &str)] = &[
     ),
     (
         "cache.required",
-        "Whether `/readyz` waits for this cache and names it when it does not answer. `false` suits a cache that may be away \
-         while the site works.",
+        "Whether `/readyz` waits for this cache and names it when it does not answer, whether a start under systemd waits for \
+         the cache's first answer, and whether `crieur status --wait` waits for its deletes. `false` suits a cache that may \
+         be away while the site works.",
     ),
     (
         "cache.hold_wal_bytes_max",
@@ -112,13 +115,15 @@ pub const MEANINGS: &[(&str, &str)] = &[
     ),
     (
         "cache.echo",
-        "The delays of the second deletes, ascending. The last delay bounds how long a plain reader may keep a value \
+        "The delays of the repeated deletes, ascending. The last delay bounds how long a plain reader may keep a value \
          before the reader stores the value. `[]` suits readers with leases; with `[]` a plain reader that races with a \
          change may leave a stale value.",
     ),
     (
         "cache.echo_wal_bytes_max",
-        "How much WAL waiting echoes may hold back, in bytes. Past this bound the position moves on without them.",
+        "How much WAL waiting echoes may hold back, in bytes; never more than half of `cache.hold_wal_bytes_max` (unless \
+         that is 0) or a quarter of what the slot may keep. Past this bound the position moves on without the echoes, \
+         and a crash loses those that waited.",
     ),
     ("cache.protect", "Patterns of keys that are never deleted, whatever a rule says."),
     (

@@ -124,7 +124,7 @@ const KEYS: &[ConfigKey] = &[
             "cache.url",
             ConfigKind::Url,
             None,
-            "the cache: redis://, rediss://, unix://, with user, password and database number; or https:// of Upstash, with token",
+            "the cache: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://, with user and password; or https:// of Upstash, with token",
         )
     },
     key("cache.token", ConfigKind::Secret, None, "the token of an https:// address"),
