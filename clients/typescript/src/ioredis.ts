@@ -21,7 +21,7 @@ export function fromIoredis(client: IoredisClient, { timeout = 500 }: { timeout?
   const redis = client as any;
   const options = redis.options ?? {};
   if (options.keyPrefix || redis.isCluster)
-    throw new TypeError('keyPrefix, Cluster: crieur would not find these keys');
+    throw new TypeError('keyPrefix: use namespace. Cluster: not supported');
   /** Each is told when the connection is ready, and when it is lost, and since when it waits. The oldest come first. */
   const waiting = new Map<(lost?: unknown) => void, number>();
   let why: unknown;
