@@ -5,7 +5,7 @@
 //!  PostgreSQL ──> source ──event──> rules ──keys──> batch ──> gate ──> lookups ──┤
 //!      ^          (decode)                       (visible?)  (once)  └── target: ...
 //!      │                                                                                         │
-//!      └── status <── confirmed: the least position over all targets <── marked <── answered <───┘
+//!      └── status <── confirmed: the least over the targets that hold it <── marked <─ answered <┘
 //! ```
 //!
 //! Changes are frames of logical replication, or rows that triggers wrote into an outbox (`source/outbox/`), put into
@@ -24,6 +24,7 @@
 //! | a load reaches each target | `run/mod.rs` (`hand_over`), `target/mod.rs` (`take_in`) |
 //! | keys are deleted, and echoed | `target/delete.rs`, `cache/unlink.rs`, `target/echo.rs` |
 //! | the mark is written | `target/confirm.rs` |
+//! | who holds the position, and who is left behind | `ledger/hold.rs`, `target/hold.rs`, `run/hold.rs` |
 //! | the position is confirmed | `run/mod.rs` (`confirm`) |
 //!
 //! # Besides the road
@@ -50,7 +51,7 @@
 //! | load | keys, patterns and lookups on their way |
 //! | gate | the wait until a snapshot of ordinary readers contains a transaction |
 //! | flight | one pipeline of UNLINKs that is out |
-//! | echo | a second delete of the same keys, some time after the first |
+//! | echo | a repeated delete of the same keys, some time after the first |
 //! | sweep | one SCAN over the cache that deletes what matches patterns |
 //! | mark | a small key in the cache that says up to where its deletes reach |
 //! | ring | the keys that were deleted lately, for a cache that went back |
@@ -58,6 +59,10 @@
 //! | elders | transactions that were open when a gap was found |
 //! | span | a piece of the stream for which something is owed |
 //! | ticket | one part of a span: whoever holds it owes an answer |
+//! | held, released | of a target: the position waits for its mark, or goes on without it |
+//! | shard | a primary of a cluster with its slots; each is a target of its own |
+//! | twins | two caches of the configuration that lead to one database; they are refused |
+//! | nameless | of a cache: it does not say who it is, and is known by its mark alone |
 //! | look | of a table: what readers see besides its rows (`notice.rs`); of a target: what it knows of its mark |
 //!
 //! Words and pure modules never see tokio, sockets, clocks or logs; a source sees no cache, a target sees no source, and

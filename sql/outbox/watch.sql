@@ -1,6 +1,6 @@
 -- Tables of the rules whose triggers do not tell everything: not watched, or not as the table is now, or capturing less
--- than the rules read, or ignoring more than they ignore. One row: a JSON object, whether crieur.refresh() would help, and
--- whether crieur.refuses() may be asked.
+-- than the rules read, or ignoring more than they ignore. One row: a JSON object that holds these tables and how full
+-- the outbox is, whether crieur.refresh() would help, and whether crieur.refuses() may be asked.
 -- By hand: psql -XAt -v tables='[["public","properties",["id","city"],[]]]' -f sql/outbox/watch.sql
 WITH wanted AS (
     SELECT c.oid, n.nspname, c.relname, t.item -> 2 AS columns, t.item -> 3 AS ignored
