@@ -304,6 +304,12 @@ fn bare(content: &str) -> Vec<String> {
         .collect()
 }
 
+/// The number that a row of a table is about, such as an exit code; empty where it is about none.
+fn number_of(row: &str) -> &str {
+    let cell = row.split('|').nth(1).unwrap_or_default().trim();
+    if cell.chars().all(|c| c.is_ascii_digit()) { cell } else { "" }
+}
+
 #[test]
 fn french_pages_have_the_headings_commands_and_identifiers_of_the_english_ones() {
     let mut complaints = Vec::new();
@@ -349,6 +355,13 @@ fn french_pages_have_the_headings_commands_and_identifiers_of_the_english_ones()
         }
         if ours.len() != theirs.len() {
             complaints.push(format!("{}: {} blocks, {} in English", path.display(), ours.len(), theirs.len()));
+        }
+        let rows = |text: &str| -> Vec<String> {
+            prose(text).filter(|line| line.starts_with('|')).map(|line| number_of(line).to_owned()).collect()
+        };
+        let (ours, theirs) = (rows(french), rows(english));
+        if ours != theirs {
+            complaints.push(format!("{}: rows of tables {ours:?}, {theirs:?} in English", path.display()));
         }
         let set = |text: &str| -> BTreeSet<String> {
             let plain: String = prose(text).map(|line| format!("{line} ")).collect();

@@ -273,6 +273,7 @@ pages! {
     rules = "docs/guide/rules.md";
     testing = "docs/guide/testing.md";
     values = "docs/guide/values.md";
+    commands_in_french = "docs/operate/commands.fr.md";
     commands = "docs/operate/commands.md";
     configuration = "docs/operate/configuration.md";
     runbook_in_french = "docs/operate/runbook.fr.md";
