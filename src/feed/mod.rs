@@ -195,6 +195,11 @@ where
         Feed { done, watching: watching.renewed(), ..renewed }
     }
 
+    /// The batch may hold so much from now on, in bytes.
+    pub fn bound_batch(&mut self, bytes: usize) {
+        self.bounds.batch_bytes_max = bytes;
+    }
+
     /// The source, for what positions mean.
     pub fn source(&self) -> &S {
         &self.source

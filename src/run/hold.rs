@@ -22,23 +22,29 @@ where
     pub(super) fn judge_holds(&mut self, now: Instant) {
         let Some(end) = self.feed.server_end() else { return };
         let store = self.feed.store();
+        let mut is_changed = false;
         for target in &mut self.targets {
             match target.judge_hold(self.feed.source(), end, store, now) {
                 HoldVerdict::Stays => continue,
                 HoldVerdict::Release(cause) => say_released(target, cause, target.held_back(end)),
                 HoldVerdict::Hold => say_holds(target),
             }
-            self.teller.tell(News::Released(target.label(), target.is_released()));
+            is_changed = true;
+        }
+        if is_changed {
             self.is_news = true;
+            self.tell_holds();
         }
     }
 
-    /// Says of each target whether the position waits for it, so that whoever watches knows of all.
+    /// Says of each cache whether the position waits for it, so that whoever watches knows of all. A cache of several
+    /// parts is waited for when each of them is.
     pub(super) fn tell_holds(&self) {
-        let tell = |target: &Target<S::Ack, C, D>| {
-            self.teller.tell(News::Released(target.label(), target.is_released()));
-        };
-        self.targets.iter().for_each(tell);
+        for target in &self.targets {
+            let name = target.label();
+            let is_released = self.targets.iter().any(|part| part.label() == name && part.is_released());
+            self.teller.tell(News::Released(name, is_released));
+        }
     }
 
     /// Up to where the position may go by what the targets marked, or were handed.
@@ -65,8 +71,8 @@ where
         ReleaseCause::Limit => "more than hold_wal_bytes_max",
         ReleaseCause::SlotRoom => "and half of what the server keeps for crieur is used",
     };
-    let hint = "Nothing is lost: when the cache answers again, its mark tells what it lacks, and that is deleted from \
-                memory, or this cache alone is swept. Mend what keeps the cache away.";
+    let hint = "Nothing is lost. When the cache answers again, crieur deletes the keys that the cache missed, or sweeps \
+                this cache alone. Mend what keeps the cache away.";
     log!(
         Id::CacheReleased,
         hint,

@@ -10,6 +10,7 @@ use super::Pipeline;
 use crate::cache::Cache;
 use crate::control::Control;
 use crate::feed::Room;
+use crate::insist::Company;
 use crate::source::Source;
 use crate::target::Target;
 
@@ -20,6 +21,20 @@ where
     C: Cache + 'static,
     D: Control + 'static,
 {
+    /// Gives each target its share of the memory, and the batch what fits into each of them: at the start, when caches
+    /// change, and when a part of one comes.
+    pub(super) fn share_out(&mut self) {
+        let share = self.settings.memory_bytes_max / self.targets.len().max(1);
+        let first = self.targets.first().map(Target::label);
+        // The parts of one cache have its name.
+        let company = match self.targets.iter().all(|target| Some(target.label()) == first) {
+            true => Company::Alone,
+            false => Company::AmongOthers,
+        };
+        self.targets.iter_mut().for_each(|target| target.share(share, company));
+        self.feed.bound_batch(share / 8);
+    }
+
     /// What keys may take. The rest of the bound is for the program itself, its buffers, packed commands, and what a
     /// set needs for a moment while its table grows.
     fn keys_bytes_max(&self) -> usize {

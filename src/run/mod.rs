@@ -143,21 +143,18 @@ where
     ) -> Self {
         let (control, rules, teller) = (Rc::new(control), Rc::new(rules), Teller::new(listener));
         let words = source.words();
-        let company = if caches.len() > 1 { Company::AmongOthers } else { Company::Alone };
-        let share = settings.memory_bytes_max / caches.len().max(1);
-        let bounds = Bounds {
-            batch_keys_max: settings.batch_keys_max,
-            batch_bytes_max: share / 8,
-            memory_bytes_max: settings.memory_bytes_max,
-        };
+        let memory_bytes_max = settings.memory_bytes_max;
+        // Shares follow when all targets are there.
+        let (company, batch_bytes_max) = (Company::Alone, memory_bytes_max);
+        let bounds = Bounds { batch_keys_max: settings.batch_keys_max, batch_bytes_max, memory_bytes_max };
         let twins = Rc::<Twins<C>>::default();
         let targets = caches.into_iter().map(|(cache, policy)| {
             let (slot, replicas) = (settings.slot.clone(), settings.replicas);
-            let settings = TargetSettings { policy, slot, replicas, memory_bytes_max: share, company };
+            let settings = TargetSettings { policy, slot, replicas, memory_bytes_max, company };
             let (control, rules) = (Rc::clone(&control), Rc::clone(&rules));
             Target::new(Rc::new(cache), control, rules, settings, words, (teller.clone(), Rc::clone(&twins)))
         });
-        Pipeline {
+        let mut pipeline = Pipeline {
             targets: targets.collect(),
             feed: Feed::new(source, control, rules, bounds, &settings.publication, teller.clone()),
             confirmed: Confirmed::default(),
@@ -169,7 +166,9 @@ where
             is_news: false,
             first: 0,
             reloads: None,
-        }
+        };
+        pipeline.share_out();
+        pipeline
     }
 
     /// Runs until `stop` resolves (then finishes what is in flight, within its limit) or an error is definite.
@@ -179,8 +178,8 @@ where
     /// The definite one.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Totals> {
         tokio::pin!(stop);
-        self.tell_holds();
         loop {
+            self.tell_holds();
             self.stream(stop.as_mut()).await?;
             let phase = std::mem::replace(&mut self.phase, Phase::Running);
             let reload = match phase {
@@ -311,7 +310,10 @@ where
         let now = Instant::now();
         // Before anything is handed over: what a cache owes is shared out among all of its parts.
         let newcomers: Vec<_> = self.targets.iter_mut().flat_map(Target::newcomers).collect();
-        self.targets.extend(newcomers);
+        if !newcomers.is_empty() {
+            self.targets.extend(newcomers);
+            self.share_out();
+        }
         if self.gate_due().is_some_and(|due| due <= now) {
             self.feed.ask_gate(now);
         }

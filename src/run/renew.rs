@@ -54,10 +54,8 @@ where
     pub(super) fn renewed(self, Reload { rules, control, caches }: Reload<C, D>) -> Self {
         let (rules, control, twins) = (Rc::new(rules), Rc::new(control), Rc::<Twins<C>>::default());
         let words = self.feed.words();
-        let count = caches.as_ref().map_or(self.targets.len(), Vec::len);
-        let share = self.settings.memory_bytes_max / count.max(1);
-        let company = if count > 1 { Company::AmongOthers } else { Company::Alone };
-        let renew = |target: Target<S::Ack, C, D>| target.renewed(&rules, &control, &twins).sharing(share, company);
+        let (memory_bytes_max, company) = (self.settings.memory_bytes_max, Company::Alone);
+        let renew = |target: Target<S::Ack, C, D>| target.renewed(&rules, &control, &twins);
         let mut before = self.targets;
         let targets = match caches {
             None => before.into_iter().map(renew).collect(),
@@ -70,7 +68,7 @@ where
                     let kept: Vec<_> = kept;
                     let Some(cache) = cache else { return kept.into_iter().map(&renew).collect() };
                     let (slot, replicas) = (self.settings.slot.clone(), self.settings.replicas);
-                    let settings = TargetSettings { policy, slot, replicas, memory_bytes_max: share, company };
+                    let settings = TargetSettings { policy, slot, replicas, memory_bytes_max, company };
                     let told = (self.teller.clone(), Rc::clone(&twins));
                     let (control, rules) = (Rc::clone(&control), Rc::clone(&rules));
                     vec![Target::new(Rc::new(cache), control, rules, settings, words, told)]
@@ -79,6 +77,8 @@ where
             }
         };
         let (feed, confirmed) = (self.feed.renewed(&rules, &control), Confirmed::default());
-        Pipeline { feed, targets, confirmed, phase: Phase::Running, is_ready: false, ..self }
+        let mut renewed = Pipeline { feed, targets, confirmed, phase: Phase::Running, is_ready: false, ..self };
+        renewed.share_out();
+        renewed
     }
 }

@@ -5,8 +5,6 @@
 //! the mark then has had the deletes, and a connection that breaks is no reason for doubt. A pattern cannot be carried: a
 //! sweep is proved by the connection that it ran over, or runs once more.
 
-use std::rc::Rc;
-
 use crate::keys::KeySet;
 
 /// What one mark may carry, in bytes.
@@ -15,74 +13,97 @@ const BYTES_MAX: usize = 512 * 1024;
 /// Patterns that are remembered; behind more of them all that the ring has goes again.
 const PATTERNS_MAX: usize = 1_000;
 
+/// What was deleted in some time.
+#[derive(Debug, Default)]
+struct Deletions {
+    keys: KeySet,
+    patterns: KeySet,
+    /// There was more than a mark can carry.
+    is_incomplete: bool,
+}
+
+impl Deletions {
+    fn add_keys(&mut self, keys: KeySet) {
+        if self.keys.bytes_used() + keys.bytes_used() > BYTES_MAX {
+            self.is_incomplete = true;
+        } else {
+            self.keys.merge(keys);
+        }
+    }
+
+    fn add_patterns(&mut self, patterns: KeySet) {
+        if self.patterns.len() + patterns.len() > PATTERNS_MAX {
+            self.is_incomplete = true;
+        } else {
+            self.patterns.merge(patterns);
+        }
+    }
+
+    fn join(&mut self, other: Deletions) {
+        self.is_incomplete |= other.is_incomplete;
+        self.add_keys(other.keys);
+        self.add_patterns(other.patterns);
+    }
+
+    fn bytes_used(&self) -> usize {
+        self.keys.bytes_used() + self.patterns.bytes_used()
+    }
+}
+
 /// Deleted and not covered by a mark.
 #[derive(Debug, Default)]
 pub(super) struct Unmarked {
-    keys: KeySet,
-    patterns: KeySet,
-    /// What the mark carries that is on its way.
-    sent: Option<Rc<KeySet>>,
-    /// There was more than a mark can carry.
-    is_incomplete: bool,
+    /// Since the mark that was sent last. It says nothing of this, whatever becomes of it.
+    since: Deletions,
+    /// Before that mark was sent: it carries the keys, and the sweeps ran over the connection that it was sent on.
+    sent: Option<Deletions>,
 }
 
 impl Unmarked {
     /// These keys were deleted.
     pub(super) fn deleted(&mut self, keys: &KeySet) {
-        if self.keys.bytes_used() + keys.bytes_used() > BYTES_MAX {
-            self.is_incomplete = true;
-            return;
-        }
-        self.keys.merge(keys.clone());
+        self.since.add_keys(keys.clone());
     }
 
     /// Keys that match these patterns were deleted.
     pub(super) fn swept(&mut self, patterns: &KeySet) {
-        if self.patterns.len() + patterns.len() > PATTERNS_MAX {
-            self.is_incomplete = true;
-            return;
-        }
-        self.patterns.merge(patterns.clone());
+        self.since.add_patterns(patterns.clone());
     }
 
-    /// What the mark carries that is written now.
-    pub(super) fn send(&mut self) -> Rc<KeySet> {
-        let mut keys = std::mem::take(&mut self.keys);
-        if let Some(sent) = self.sent.take() {
-            keys.merge(Rc::unwrap_or_clone(sent));
-        }
-        let sent = Rc::new(keys);
-        self.sent = Some(Rc::clone(&sent));
-        sent
+    /// The keys that the mark carries that is written now.
+    pub(super) fn send(&mut self) -> KeySet {
+        self.not_marked();
+        let sent = std::mem::take(&mut self.since);
+        let keys = sent.keys.clone();
+        self.sent = Some(sent);
+        keys
     }
 
-    /// The mark is there, with what it carried. Patterns that were swept meanwhile are taken for proved by it: they ran over
-    /// the connection that it was written on.
+    /// The mark is there, with what it carried.
     pub(super) fn marked(&mut self) {
-        (self.sent, self.is_incomplete) = (None, false);
-        self.patterns = KeySet::default();
+        self.sent = None;
     }
 
     /// It is not, or nobody knows: the next one carries the same.
     pub(super) fn not_marked(&mut self) {
         if let Some(sent) = self.sent.take() {
-            self.keys.merge(Rc::unwrap_or_clone(sent));
+            self.since.join(sent);
         }
     }
 
     /// Whether the next mark carries all of it.
     pub(super) fn is_complete(&self) -> bool {
-        !self.is_incomplete
+        !self.since.is_incomplete
     }
 
     /// Whether the next mark has something to carry.
     pub(super) fn has_keys(&self) -> bool {
-        !self.keys.is_empty()
+        !self.since.keys.is_empty()
     }
 
     /// The patterns, which are to be swept once more.
     pub(super) fn take_patterns(&mut self) -> KeySet {
-        std::mem::take(&mut self.patterns)
+        std::mem::take(&mut self.since.patterns)
     }
 
     /// Nothing of it is ours any more.
@@ -92,8 +113,7 @@ impl Unmarked {
 
     /// Memory in use, in bytes.
     pub(super) fn bytes_used(&self) -> usize {
-        let sent = self.sent.as_ref().map_or(0, |sent| sent.bytes_used());
-        self.keys.bytes_used() + self.patterns.bytes_used() + sent
+        self.since.bytes_used() + self.sent.as_ref().map_or(0, Deletions::bytes_used)
     }
 }
 
@@ -130,5 +150,31 @@ mod tests {
         unmarked.send();
         unmarked.marked();
         assert!(unmarked.is_complete());
+    }
+
+    #[test]
+    fn a_mark_says_nothing_of_what_was_deleted_while_it_was_on_its_way() {
+        let mut unmarked = Unmarked::default();
+        unmarked.swept(&keys(&["before:*"]));
+        unmarked.send();
+        let long = "x".repeat(BYTES_MAX);
+        unmarked.deleted(&keys(&[&long]));
+        unmarked.swept(&keys(&["behind:*"]));
+        unmarked.marked();
+        assert!(!unmarked.is_complete());
+        let patterns = unmarked.take_patterns();
+        assert_eq!(patterns.iter().map(|pattern| pattern.bytes).collect::<Vec<_>>(), [b"behind:*"]);
+    }
+
+    #[test]
+    fn marks_that_are_refused_let_no_more_wait_than_one_can_carry() {
+        let mut unmarked = Unmarked::default();
+        for number in 0..40 {
+            let long = format!("{number}{}", "x".repeat(BYTES_MAX / 4));
+            unmarked.deleted(&keys(&[&long]));
+            unmarked.send();
+            unmarked.not_marked();
+        }
+        assert!(unmarked.bytes_used() <= BYTES_MAX && !unmarked.is_complete() && unmarked.has_keys());
     }
 }

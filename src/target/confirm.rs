@@ -24,14 +24,13 @@ use crate::observe::news::News;
 use crate::observe::{Id, log};
 use crate::outage::{Say, span};
 use crate::random;
-use crate::target::echo::Delivery;
 use crate::target::marking::{MarkOutcome, Writing};
 use crate::target::proof::Held;
 use crate::target::repairs::{UNPROVEN, When};
 
 /// How often the mark and, behind it, the confirmed position move at most. A status costs the server a slot update;
 /// PostgreSQL recycles WAL at checkpoints, so a twentieth of a second loses nothing, and a second little.
-fn confirm_interval(metering: Metering) -> Duration {
+pub(super) fn confirm_interval(metering: Metering) -> Duration {
     match metering {
         Metering::None => Duration::from_millis(50),
         Metering::ByCommand => Duration::from_secs(1),
@@ -40,20 +39,6 @@ fn confirm_interval(metering: Metering) -> Duration {
 
 /// The pause behind a mark that the cache refused, which it may do for hours: each try takes a new connection.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-
-/// What a mark carries, together with what rides.
-fn with_riders(mut again: Rc<KeySet>, riders: &[Delivery]) -> Rc<KeySet> {
-    if !riders.is_empty() {
-        let all = Rc::make_mut(&mut again);
-        riders.iter().for_each(|rider| all.merge(rider.load.keys.clone()));
-    }
-    again
-}
-
-/// A text that no other mark has.
-fn nonce() -> String {
-    format!("{:032x}", u128::from_ne_bytes(random::bytes()))
-}
 
 impl<A, C, D> Target<A, C, D>
 where
@@ -126,8 +111,8 @@ where
     /// One try: whatever fails, the cache is asked what it holds.
     fn write_mark(&mut self, turn: &Turn<'_, impl Positions<A>>) {
         let (stream, now) = (turn.stream, turn.now);
+        let Some(start) = self.look.start().cloned() else { return };
         let riders = self.take_riders(now);
-        let Some(start) = self.look.start() else { return };
         let ack = self.marking.answered.take();
         // Where this connection started is covered, by the mark that was compared with it or by a sweep. The last mark
         // may say less: the slot was made anew.
@@ -143,7 +128,7 @@ where
             deleted: deleted.to_string(),
             late_ms: late.as_millis().try_into().unwrap_or(u64::MAX),
             at: std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
-            nonce: nonce(),
+            nonce: random::text(),
             rules: self.around.rules.digest().to_owned(),
             run: start.run.clone(),
             publication: start.publication.clone(),
@@ -152,8 +137,8 @@ where
         let expected = self.look.held().expected();
         let first = self.ledger.first_open();
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
-        let again = if without(Guard::Carried) { Rc::default() } else { self.unmarked.send() };
-        let again = with_riders(again, &riders);
+        let mut again = if without(Guard::Carried) { KeySet::default() } else { self.unmarked.send() };
+        riders.iter().for_each(|rider| again.merge(rider.load.keys.clone()));
         let company = self.settings.company;
         self.marking.told_deleted = Some(deleted);
         self.marking.writing = Some(Writing { ack, lsn, mark, text: text.clone(), first, riders });

@@ -12,9 +12,11 @@ use crate::ledger::hold::{Hold, HoldStanding, HoldVerdict, verdict};
 use crate::lsn::Lsn;
 use crate::observe::speaker::CacheName;
 use crate::start::ServerStore;
+use crate::target::confirm::confirm_interval;
 use crate::target::proof::Held;
 
-/// A change that waits longer for its first delete waits for a cache that is away, or far behind.
+/// A change that waits longer for its first delete, besides the pauses that the cache is asked with, waits for a cache
+/// that is away, or far behind.
 const BEHIND: Duration = Duration::from_millis(500);
 
 impl<A, C, D> Target<A, C, D>
@@ -33,7 +35,7 @@ where
     ) -> HoldVerdict {
         let Some(start) = self.look.start().map(|start| start.confirmed) else { return HoldVerdict::Stays };
         let limit = self.settings.policy.hold_wal_bytes_max;
-        let since = self.ledger.oldest();
+        let (since, behind) = (self.ledger.oldest(), BEHIND + self.pauses());
         let is_stuck = self.flight.lasts(now) > BEHIND;
         let marked = self.marking.marked().filter(|ack| stream.is_current(*ack));
         let standing = HoldStanding {
@@ -41,8 +43,8 @@ where
             start,
             // What is in the batch waits for the flight.
             owes: self.holding.handed > marked || is_stuck,
-            is_behind: is_stuck || since.is_some_and(|since| now.into_std().saturating_duration_since(since) > BEHIND),
-            is_late: is_stuck || self.holding.stands_still(marked, now) > BEHIND,
+            is_behind: is_stuck || since.is_some_and(|since| now.into_std().saturating_duration_since(since) > behind),
+            is_late: is_stuck || self.holding.stands_still(marked, now) > behind,
             is_proven: matches!(self.look.held(), Held::Trusted(_))
                 && !self.look.is_reading()
                 && !self.ledger.is_barred(),
@@ -55,6 +57,13 @@ where
             HoldVerdict::Hold => self.holding.hold = Hold::Holds,
         }
         verdict
+    }
+
+    /// How long a cache that answers may be asked for nothing: where commands are billed, flushes wait for each other, and
+    /// with a budget the mark waits for the heartbeat.
+    fn pauses(&self) -> Duration {
+        let policy = &self.settings.policy;
+        policy.budget.map_or(confirm_interval(policy.metering), |budget| budget.bound() + policy.heartbeat)
     }
 
     /// What it holds back, in bytes.

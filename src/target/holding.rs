@@ -38,6 +38,11 @@ impl<A: Copy + Ord> Holding<A> {
         now.saturating_duration_since(*self.marked.1.get_or_insert(now))
     }
 
+    /// A new connection of the stream: nothing could be handed over while there was none.
+    pub(super) fn connected(&mut self) {
+        self.marked.1 = None;
+    }
+
     /// Positions of the next one mean something else.
     pub(super) fn leave_server(&mut self) {
         self.handed = None;

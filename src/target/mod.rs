@@ -73,6 +73,9 @@ use crate::words::Words;
 
 pub use crate::ledger::hold::HOLDS_FOR_EVER;
 
+/// The part of a target's memory that its ring may take.
+const RING_PART: usize = 16;
+
 /// Whether readers also read from standbys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replicas {
@@ -237,7 +240,7 @@ where
         let name = CacheName::from(settings.policy.name.as_str());
         Target {
             echoes: Echoes::new(&settings.policy.echo),
-            ring: Ring::new(settings.memory_bytes_max / 16),
+            ring: Ring::new(settings.memory_bytes_max / RING_PART),
             cache,
             settings,
             around: Around { name, control, rules, words, teller, twins },
@@ -317,6 +320,7 @@ where
     pub fn connected(&mut self, start: &Start, altered: bool) {
         let _speaking = speaks(&self.around.name);
         self.look.connected(start, altered);
+        self.holding.connected();
         self.read_mark();
     }
 
@@ -488,12 +492,11 @@ where
         &*self.around.name == name
     }
 
-    /// May use so much memory from now on, in bytes.
-    #[must_use]
-    pub fn sharing(mut self, memory_bytes_max: usize, company: Company) -> Self {
+    /// May use so much memory from now on, in bytes, and has this company.
+    pub fn share(&mut self, memory_bytes_max: usize, company: Company) {
         self.settings.company = company;
         self.settings.memory_bytes_max = memory_bytes_max;
-        self
+        self.ring.bound(memory_bytes_max / RING_PART);
     }
 
     /// Whether the daemon is ready only with this cache.

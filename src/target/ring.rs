@@ -52,6 +52,16 @@ impl Ring {
         }
         self.bytes += ENTRY_BYTES + load.bytes_used();
         self.entries.push_back(Entry { last, load: load.into_owned() });
+        self.forget_the_oldest();
+    }
+
+    /// May hold so much from now on.
+    pub fn bound(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+        self.forget_the_oldest();
+    }
+
+    fn forget_the_oldest(&mut self) {
         while self.bytes > self.bytes_max
             && let Some(entry) = self.entries.pop_front()
         {
