@@ -190,6 +190,47 @@ fn every_link_leads_to_a_page_and_a_heading() {
     complain(complaints);
 }
 
+/// Whoever reads French goes on in French; only the line below a title leads to the English sister.
+#[test]
+fn a_french_page_links_the_french_sister_of_a_page() {
+    let mut complaints = Vec::new();
+    for (path, text) in pages().iter().filter(|(path, _)| path.to_string_lossy().ends_with(".fr.md")) {
+        let folder = root().join(path.parent().expect("a file stands in a folder"));
+        let own = path.to_string_lossy().replace(".fr.md", ".md");
+        for target in links(text).into_iter().filter(|target| !target.contains("://")) {
+            let file = target.split('#').next().unwrap_or_default();
+            let Some(name) = file.strip_suffix(".md").filter(|name| !name.ends_with(".fr")) else { continue };
+            let is_own = own.ends_with(file) && text.contains(&format!("*In English: [{file}]({file})"));
+            if !is_own && folder.join(format!("{name}.fr.md")).exists() {
+                complaints.push(format!("{}: {target} is in French, too", path.display()));
+            }
+        }
+    }
+    complain(complaints);
+}
+
+/// In English both are made from the code.
+#[test]
+fn the_french_list_of_ids_says_what_the_french_runbook_says() {
+    let page = |name: &str| std::fs::read_to_string(root().join("docs/operate").join(name)).expect("the page is there");
+    let list = page("log-ids.fr.md");
+    let (mut complaints, mut seen) = (Vec::new(), 0);
+    for name in ["runbook-cache.fr.md", "runbook-stream.fr.md", "runbook-tables.fr.md"] {
+        let text = page(name);
+        for part in text.split("\n## `").skip(1) {
+            let (id, rest) = part.split_once("`\n\n").expect("a heading is an id");
+            let (level, meaning) =
+                rest.lines().next().and_then(|line| line.split_once(" : ")).expect("level and meaning");
+            seen += 1;
+            if !list.contains(&format!("[`{id}`]({name}#{}) | {level} | {meaning} |\n", id.replace('.', ""))) {
+                complaints.push(format!("log-ids.fr.md: {id} is not what {name} says"));
+            }
+        }
+    }
+    assert!(seen >= 40, "only {seen} ids");
+    complain(complaints);
+}
+
 #[test]
 fn every_page_is_linked_from_the_first_or_by_its_sister() {
     let pages = pages();

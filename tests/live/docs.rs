@@ -275,9 +275,11 @@ pages! {
     values = "docs/guide/values.md";
     commands_in_french = "docs/operate/commands.fr.md";
     commands = "docs/operate/commands.md";
+    configuration_in_french = "docs/operate/configuration.fr.md";
     configuration = "docs/operate/configuration.md";
     runbook_in_french = "docs/operate/runbook.fr.md";
     runbook = "docs/operate/runbook.md";
+    stale_key_in_french = "docs/operate/stale-key.fr.md";
     stale_key = "docs/operate/stale-key.md";
 }
 
