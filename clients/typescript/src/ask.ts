@@ -43,7 +43,7 @@ export function asker(
           losses++;
           const isRefused = REFUSED.test(text);
           if (++inARow >= pauseAfter || until || isRefused) {
-            const ms = isRefused ? REFUSED_MS : pauseMs;
+            const ms = Math.max(pauseMs, isRefused ? REFUSED_MS : 0);
             until = performance.now() + ms;
             tell({ type: 'pause', ms, error });
           }

@@ -3,7 +3,7 @@
 import { asker } from './ask.js';
 import { GIVE_BACK, STORE_BESIDE, STORE_IN_KEY, TAKE } from './lua.js';
 import { probe } from './probe.js';
-import { isDigest, nothing, random, sleep, within } from './small.js';
+import { isDigest, nothing, random, within } from './small.js';
 import type { Cache, CacheEvent, CacheOptions, Codec, Fetcher, Read, ReadOptions, Reply } from './types.js';
 
 /** The first pause before another's lease is looked at again, and the longest. */
@@ -37,16 +37,24 @@ async function run(fetcher: Fetcher<any>) {
   const { signal } = new AbortController();
   return fetcher({
     signal,
-    fetch: (input: any, init) => fetch(input, { cache: 'no-store', signal: input?.signal ?? signal, ...init }),
+    // What the init leaves open is ours, also where a wrapper passes `undefined` on.
+    fetch: (input: any, init) =>
+      fetch(input, {
+        ...init,
+        cache: init?.cache ?? 'no-store',
+        signal: init?.signal ?? input.signal ?? signal,
+      }),
   });
 }
 
 /** Makes a cache. */
 export function createCache<T extends string = never>(options: CacheOptions<T>): Cache<T> {
-  const { store, protocol = 'key', leaseMs = 10_000, waitMs = 1_000, codec = JSON_CODEC, share = true } = options;
-  const { silence, waitUntil, namespace } = options;
+  const { store, protocol = 'key', leaseMs = 10_000, waitMs = 1_000, codec = JSON_CODEC, silence, waitUntil, namespace, ttl: defaultTtl = 300 } = options;
+  const ttls: any = options.ttls;
+  // On Cloudflare Workers no request may wait for a promise of another one.
+  const { share = (globalThis as any).navigator?.userAgent !== 'Cloudflare-Workers' } = options;
   if (protocol === 'plain' && store?.resends)
-    throw new TypeError("plain: set maxRetriesPerRequest: 0");
+    throw TypeError('plain: the client may send twice: set maxRetriesPerRequest: 0');
   const letter = protocol === 'key' ? 'V' : '';
   const isBeside = protocol === 'companion';
   const isScript = options.take === 'script';
@@ -58,7 +66,7 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
   const count: Record<string, number> = {};
   const times = (type: CacheEvent['type']) => count[type] ?? 0;
   const tell = (event: CacheEvent) => {
-    count[event.type] = times(event.type) + 1;
+    count[event.type] = -~count[event.type]!;
     try {
       (options.on?.(event) as any)?.catch?.(nothing);
     } catch {
@@ -75,12 +83,6 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
   const fullKey = (key: string, space = namespace) => (space ? `${space}:${key}` : key);
   const leaseOf = (key: string) => (isBeside ? `lease:{${key}}` : key);
 
-  function secondsOf(ttl: T | number = options.ttl ?? 300) {
-    const seconds: unknown = typeof ttl === 'number' ? ttl : options.ttls?.[ttl];
-    if (typeof seconds === 'number' && seconds > 0 && seconds < 1e12) return Math.ceil(seconds);
-    throw new TypeError(`ttl ${ttl}: no name in ttls, not positive`);
-  }
-
   /** With the lease in the key, a text is a value or a lease. */
   const sort = (found: any): Seen => (letter && found?.[0] === 'L' ? [null, found] : [found, null]);
 
@@ -89,7 +91,9 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
     const called = ++clock;
     const key = fullKey(name, options.namespace);
     const leaseKey = leaseOf(key);
-    const seconds = secondsOf(options.ttl);
+    const { ttl = defaultTtl } = options;
+    const seconds = Math.ceil(typeof ttl === 'number' ? ttl : ttls?.[ttl]);
+    if (!(seconds > 0 && seconds < 1e12)) throw TypeError(`ttl ${ttl}: no name in ttls, no positive number`);
     const passed = () => performance.now() - start;
 
     function done(from: 'hit' | 'miss' | 'joined' | 'bypass', value: unknown): Read<any> {
@@ -115,31 +119,13 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
 
     const decode = ([text]: Shared) => (text === undefined ? text : codec.decode(text));
 
-    /** The row as every reader gets it, what others may have of it, and whether it may be stored. */
-    async function fetchRow(flight: Flight): Promise<[value: unknown, shared?: Shared | undefined, isKept?: unknown]> {
-      flight.begun = ++clock;
-      const row = await run(fetcher);
-      if (row === undefined) return [row, []];
-      let shared: Shared | undefined;
-      let value = row;
-      try {
-        const text = codec.encode(row);
-        if (typeof text !== 'string') throw new TypeError('no text');
-        value = codec.decode(text);
-        shared = [text];
-      } catch (error) {
-        tell({ type: 'unencodable', key, error });
-      }
-      return [value, shared, shared && (options.storeIf?.(row) ?? true)];
-    }
-
     /** The fetcher threw: a copy that was kept for this, or the error. */
-    async function grace(error: unknown): Promise<Read<any>> {
-      const kept: any = options.grace! > 0 && !isDigest(error) && (await ask('GET', `grace:{${key}}`));
+    async function grace(error: unknown, ms: number): Promise<Read<any>> {
       try {
-        const cut = kept.indexOf(':');
-        const value = codec.decode(kept.slice(cut + 1));
-        const age = Math.max(0, Date.now() - kept.slice(0, cut)) / 1000;
+        const kept: any = isGraced && !isDigest(error) && (await within(ask('GET', graceKey), ms));
+        const [at] = kept.split(':', 1);
+        const value = codec.decode(kept.slice(at.length + 1));
+        const age = Math.max(0, Date.now() - at) / 1000;
         tell({ type: 'grace', key, ms: passed(), age });
         return { value, from: 'grace', age };
       } catch {
@@ -147,9 +133,9 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
       }
     }
 
-    const looking = [key];
-    if (isBeside) looking.push(leaseKey);
-    if (markKey) looking.push(markKey);
+    const isGraced = options.grace! > 0;
+    const graceKey = `grace:{${key}}`;
+    const looking = [key, isBeside && leaseKey, markKey].filter(Boolean) as string[];
     const isOne = !looking[1];
 
     /** What the cache holds. Nothing: there is no answer, or nobody deletes. */
@@ -174,22 +160,21 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
         ? await ask('EVAL', TAKE, '1', leaseKey, own, `${leaseMs}`)
         : await ask('SET', leaseKey, own, 'NX', ...(isBeside ? [] : ['GET']), 'PX', `${leaseMs}`);
       if (reply === undefined) return;
-      if (isScript ? reply?.startsWith?.(own + ':') : isBeside ? reply === 'OK' : reply === null || reply === own)
-        return isScript ? reply : own;
+      if (reply === (isBeside ? 'OK' : null)) return own;
+      // The script makes more of it.
+      if (reply?.startsWith?.(own)) return reply;
       return isBeside ? [null, reply ?? own] : sort(reply);
     }
 
     async function keep(lease: string, text: string) {
       const kept = letter + text;
       const where = isBeside ? [STORE_BESIDE, '2', key, leaseKey] : [STORE_IN_KEY, '1', key];
-      const [reply] = await Promise.all([
-        lease ? ask('EVAL', ...where, lease, kept, `${seconds}`) : ask('SET', key, kept, 'EX', `${seconds}`),
-        options.grace! > 0 &&
-          ask('SET', `grace:{${key}}`, `${Date.now()}:${text}`, 'EX', `${seconds + Math.ceil(options.grace!)}`),
-      ]);
+      const reply: any = await ask(...(lease ? ['EVAL', ...where, lease, kept] : ['SET', key, kept, 'EX']), `${seconds}`);
       // Some clients answer integers as texts.
-      if (reply === 'OK' || Number(reply) === 1) {
+      if (reply === 'OK' || reply == 1) {
         tell({ type: 'set', key, ttl: seconds, bytes: new TextEncoder().encode(kept).length });
+        // What was refused is older than a change, and no copy of it is kept either.
+        if (isGraced) await ask('SET', graceKey, `${Date.now()}:${text}`, 'EX', `${seconds + Math.ceil(options.grace!)}`);
       } else if (reply !== undefined) {
         tell({ type: 'refused', key, ms: passed() });
       }
@@ -199,8 +184,12 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
      * The row, and where a lease is ours ('' needs none), a store if that lease still stands then. The flight ends with the
      * last command; the call waits for that command only as long as it may.
      */
-    async function fill(map: Map<string, Flight>, flight: Flight, lease?: string, left = 0): Promise<Read<any>> {
-      const land = async (isKept?: unknown, shared?: Shared) => {
+    async function fill(map: Map<string, Flight>, flight: Flight, lease?: string, left = budget): Promise<Read<any>> {
+      /** The row as every reader gets it, what others may have of it, and whether it may be stored. */
+      let value: unknown;
+      let shared: Shared | undefined;
+      let isKept: unknown;
+      const land = async () => {
         try {
           if (lease !== undefined && isKept) await keep(lease, shared![0]!);
           else if (lease) await ask('EVAL', GIVE_BACK, '1', leaseKey, lease);
@@ -208,16 +197,26 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
           leave(map, flight, shared);
         }
       };
-      let row;
       try {
-        row = await fetchRow(flight);
+        flight.begun = ++clock;
+        const row = (value = await run(fetcher));
+        if (row === undefined) shared = [];
+        else
+          try {
+            const text = codec.encode(row);
+            if (typeof text !== 'string') throw TypeError('no text');
+            value = codec.decode(text);
+            shared = [text];
+          } catch (error) {
+            tell({ type: 'unencodable', key, error });
+          }
+        isKept = shared?.length && (!options.storeIf || options.storeIf(row));
       } catch (error) {
-        await within(land(), left);
-        return grace(error);
+        await within(land(), left / 2);
+        return grace(error, left / 2);
       }
-      const [value, shared, isKept] = row;
       const answer = done(lease === undefined ? 'bypass' : 'miss', value);
-      const work = land(isKept, shared);
+      const work = land();
       try {
         // Outside of a request such a function may throw. Then the call waits, as without one.
         waitUntil!(work.catch(nothing));
@@ -228,30 +227,36 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
       return answer;
     }
 
+    let joins = 0;
+
     /** The cache gives no help: the row, and nothing is stored. Nobody gets a row whose fetch began before the call. */
     async function row(): Promise<Read<any>> {
-      const before = rows.get(key);
-      const shared = isNew(before) && (await before!.shared);
-      if (shared) return done('bypass', decode(shared));
+      let before;
+      // Of those whose fetch failed or hangs, one fetches again, and the others wait for that one.
+      for (let patience = waitMs; isNew((before = rows.get(key))) && joins++ < JOINS_MAX; patience = leaseMs) {
+        const shared = await within(before!.shared, patience);
+        if (shared) return done('bypass', decode(shared));
+        leave(rows, before!);
+      }
       const flight = enter(rows);
       // Calls of the same moment come before the fetch begins.
       await (before && within(before.shared, TURN_MS));
       return fill(rows, flight);
     }
 
-    let joins = 0;
     let nap = NAP_MS;
-    let deadline = 0;
+    /** How long this call still waits for others. */
+    const wait = () => waitMs - passed();
     for (;;) {
       const looked = performance.now();
       let seen = seenIn(await ask(isOne ? 'GET' : 'MGET', ...looking));
       if (!seen) return row();
       let flight = flights.get(key);
       if (seen[0] === null && (isNew(flight) || (flight && seen[1] && seen[1] === flight.lease))) {
-        if (joins++ === JOINS_MAX) return row();
-        const shared = await flight!.shared;
+        const shared = await within(flight!.shared, wait());
         if (shared) return done('joined', decode(shared));
-        continue;
+        if (joins++ < JOINS_MAX && wait() > 0) continue;
+        return row();
       }
       if (seen[0] === null && seen[1] === null) {
         flight = enter(flights);
@@ -276,10 +281,9 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
           // As good as foreign.
         }
       }
-      deadline ||= performance.now() + waitMs;
       // What is foreign stays so; another's lease does not.
-      if (!lease || performance.now() + nap > deadline) return row();
-      await sleep(nap * (0.5 + Math.random() / 2));
+      if (!lease || wait() < nap) return row();
+      await within(new Promise(nothing), nap * (0.5 + Math.random() / 2));
       nap = Math.min(nap * 1.6, NAP_MAX_MS);
     }
   }
@@ -296,14 +300,13 @@ export function createCache<T extends string = never>(options: CacheOptions<T>):
 
   return {
     read,
-    getOrSet: (key, fetcher, options) => read(key, fetcher, options).then(({ value }) => value),
+    getOrSet: async (...args) => (await read(...args)).value,
     async invalidate(names, space) {
       if (!names.length) return true;
       const keys = names.map((name) => fullKey(name, space));
       const reply = await ask('UNLINK', ...keys, ...(isBeside ? keys.map(leaseOf) : []));
-      const isAnswered = reply !== undefined;
-      tell({ type: 'invalidate', keys, removed: isAnswered ? Number(reply) : undefined });
-      return isAnswered;
+      tell({ type: 'invalidate', keys, removed: reply === undefined ? reply : Number(reply) });
+      return reply !== undefined;
     },
     stats() {
       const all = counts();

@@ -48,13 +48,16 @@ export function placeOf(env: Variables): Place {
 /** A store that is opened by its first command. */
 function lazy(open: () => Promise<Store>): Store {
   let opened: Promise<Store> | undefined;
+  let isClosed = false;
   return {
     async send(...command) {
+      // What was still under way at the close opens nothing that nobody would close.
+      if (isClosed) throw new Error('the cache was closed');
       return (await (opened ??= open())).send(...command);
     },
     async close() {
+      isClosed = true;
       const store = await opened?.catch(() => undefined);
-      opened = undefined;
       await store?.close?.();
     },
   };

@@ -19,14 +19,14 @@ export interface IoredisClient {
  */
 export function fromIoredis(client: IoredisClient, { timeout = 500 }: { timeout?: number } = {}): Store {
   const redis = client as any;
-  const options = redis.options ?? {};
+  const { options } = redis;
   if (options.keyPrefix || redis.isCluster)
-    throw new TypeError('keyPrefix: use namespace. Cluster: not supported');
+    throw TypeError('keyPrefix: use namespace. Cluster: not supported');
   /** Each is told when the connection is ready, and when it is lost, and since when it waits. The oldest come first. */
   const waiting = new Map<(lost?: unknown) => void, number>();
   let why: unknown;
   const end = (lost?: unknown) => waiting.forEach((_, go) => go(lost));
-  const gone = () => why ?? new Error('no answer');
+  const gone = () => why ?? Error('no answer');
   const lose = () => end(gone());
   redis.on('error', (error: unknown) => (why = error));
   redis.on('close', lose);
@@ -67,16 +67,13 @@ export function fromIoredis(client: IoredisClient, { timeout = 500 }: { timeout?
   return {
     send,
     timeout,
-    // Behind a loss, the client keeps commands and sends them on the next connection, unless one of these forbids it.
-    resends: !(
-      options.maxRetriesPerRequest === 0 ||
-      (options.autoResendUnfulfilledCommands === false && options.enableOfflineQueue === false)
-    ),
+    // Behind a loss, the client keeps commands and sends them on the next connection, unless this forbids it.
+    resends: options.maxRetriesPerRequest !== 0,
     async close() {
       const { stream } = redis;
       redis.disconnect();
       // A peer that is silent would never end the connection.
-      stream?.destroy?.();
+      stream?.destroy();
     },
   };
 }

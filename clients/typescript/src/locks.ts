@@ -1,11 +1,13 @@
 // Locks: fail closed, told when they are lost. What a Redis lock cannot promise stands in `docs/locks.md`.
 
 import { GIVE_BACK, LOCK_RENEW, LOCK_TAKE } from './lua.js';
-import { isDigest, messageOf, nothing, random, sleep, teller } from './small.js';
+import { isDigest, messageOf, nothing, random, teller } from './small.js';
 import type { Lock, LockEvent, LockOptions, LockReason, LockResult, Locks, Reply, Store } from './types.js';
 
 /** The longest pause between two attempts. */
 const PAUSE_MAX_MS = 2_000;
+/** A timer that is set for longer fires at once. */
+const TIMER_MAX_MS = 2 ** 31 - 1;
 
 /** Why there is no lock, or no longer. */
 export class LockError extends Error {
@@ -65,8 +67,9 @@ export function createLocks({
     const token = random();
     const ms = Math.ceil(Math.min(expireSeconds, maxSeconds) * 1000);
     if (!(ms > 0)) throw new TypeError(`${key}: expireSeconds and maxSeconds are positive numbers`);
-    let abort: () => void = nothing;
-    const aborted = new Promise<null>((resolve) => (abort = () => resolve(null)));
+    let abort = nothing;
+    let wake = nothing;
+    const aborted = new Promise<null>((resolve) => (abort = () => (resolve(null), wake())));
     signal?.addEventListener('abort', abort);
     try {
       for (let attempt = 1; !signal?.aborted; attempt++) {
@@ -92,7 +95,11 @@ export function createLocks({
         }
         if (attempt >= retries) break;
         const most = Math.min(delayMs * 2 ** (attempt - 1), PAUSE_MAX_MS, Math.max(Number(reply[1]), 1) + 50);
-        await Promise.race([sleep(Math.random() * most), aborted]);
+        await new Promise<void>((go) => {
+          const timer = setTimeout(go, Math.random() * most);
+          // A timer would keep the process alive.
+          wake = () => (clearTimeout(timer), go());
+        });
       }
     } finally {
       signal?.removeEventListener('abort', abort);
@@ -131,12 +138,18 @@ export function createLocks({
     const stands = (since: number, length: number) => {
       until = since + length - margin(length);
       clearTimeout(watch);
+      const left = until - performance.now();
       // Not `isHeld`: a timer may fire a millisecond early, and nobody would look again.
-      watch = setTimeout(lose, Math.max(0, until - performance.now()), 'the lock expired');
+      if (left > TIMER_MAX_MS) watch = setTimeout(stands, TIMER_MAX_MS, since, length);
+      else watch = setTimeout(lose, Math.max(0, left), 'the lock expired');
     };
     const extend = async (seconds?: number) => {
       if (!isHeld()) return false;
-      if (seconds! > 0) ms = Math.ceil(seconds! * 1000);
+      if (seconds !== undefined) {
+        if (!(seconds > 0)) return false;
+        ms = Math.ceil(seconds * 1000);
+        again();
+      }
       const since = performance.now();
       const length = Math.floor(Math.min(ms, last - since));
       if (length < 1) return false;
@@ -151,14 +164,18 @@ export function createLocks({
       else if (!isOver) stands(since, length);
       return isHeld();
     };
+    /** The next renewal, in a third of the time that the lock has now. */
     const again = () => {
-      timer = setTimeout(async () => {
+      clearTimeout(timer);
+      const work = async () => {
+        const mine = timer;
         await extend();
-        if (!isOver) again();
-      }, ms / 3);
+        if (!isOver && mine === timer) again();
+      };
+      if (renew) timer = setTimeout(work, Math.min(ms / 3, TIMER_MAX_MS));
     };
     stands(sent, ms);
-    if (renew) again();
+    again();
 
     const free = () =>
       (freed ??= (async () => {

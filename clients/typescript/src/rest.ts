@@ -34,17 +34,14 @@ export function restStore(Client: new (config: any) => any, { url, token, timeou
     responseEncoding: false,
     cache: 'no-store',
   });
-  const late = async () => {
-    throw new Error(`no answer in ${timeout} ms`);
-  };
   return {
     timeout,
     resends: false,
     async send(...command) {
       try {
         // A timer of ours, because that of AbortSignal.timeout keeps no process alive.
-        const reply: Reply | undefined = await within(redis.exec(command), timeout, late);
-        if (reply === undefined) throw new Error('the answer has no result');
+        const reply: Reply | undefined = await within(redis.exec(command), timeout);
+        if (reply === undefined) throw Error(`no answer in ${timeout} ms, or one without a result`);
         return reply;
       } catch (error) {
         throw plain(error);

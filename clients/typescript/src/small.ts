@@ -3,9 +3,6 @@
 /** Does nothing, and says nothing. */
 export const nothing = () => {};
 
-/** Pauses. The timer keeps the process alive. */
-export const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
-
 /** Errors with a text `digest` are a framework's own control flow: they pass through. */
 export const isDigest = (error: any) => typeof error?.digest === 'string';
 
@@ -15,10 +12,10 @@ export const messageOf = (error: any) => String(error?.message ?? error);
 /** 128 random bits, as a text. */
 export const random = () => crypto.getRandomValues(new Uint32Array(4)).join('.');
 
-/** The promise, or what `late` says after so many milliseconds. The timer keeps the process alive until then. */
-export const within = <V>(promise: Promise<V>, ms: number, late: () => Promise<any> = async () => {}): Promise<V> =>
+/** The promise, or nothing after so many milliseconds. The timer keeps the process alive until then. */
+export const within = <V>(promise: Promise<V>, ms: number): Promise<V | undefined> =>
   new Promise((resolve, reject) => {
-    const timer = setTimeout(() => resolve(late()), ms);
+    const timer = setTimeout(resolve, ms, undefined);
     promise.then(resolve, reject).finally(() => clearTimeout(timer));
   });
 

@@ -62,7 +62,7 @@ export interface CacheOptions<T extends string = string> {
   silence?: { slot: string; seconds: number };
   /** JSON. */
   codec?: Codec;
-  /** `false`: no call uses a promise of another one. `true`. */
+  /** `false`: no call uses a promise of another one. `true`, on Cloudflare Workers `false`. */
   share?: boolean;
   /** Is told what happens. What it throws changes nothing. */
   on?: (event: CacheEvent) => void;

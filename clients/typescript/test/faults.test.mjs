@@ -7,7 +7,7 @@ import { createCache } from '../dist/index.js';
 import { fromIoredis } from '../dist/ioredis.js';
 import { connect, freePort, startServer } from './parts/servers.mjs';
 import { startProxy } from './parts/proxy.mjs';
-import { sleep, timed, until } from './parts/waiting.mjs';
+import { nothingIsUnhandled, sleep, timed, until } from './parts/waiting.mjs';
 
 let server, proxy;
 before(async () => (server = await startServer('valkey')));
@@ -18,9 +18,7 @@ beforeEach(async () => {
 });
 afterEach(() => proxy.stop());
 
-const unhandled = [];
-process.on('unhandledRejection', (error) => unhandled.push(error));
-after(() => assert.deepEqual(unhandled, []));
+nothingIsUnhandled();
 
 /** Runs a test with both versions of the client. */
 function both(name, work) {

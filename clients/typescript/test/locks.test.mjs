@@ -6,7 +6,7 @@ import { createLocks, LockError } from '../dist/index.js';
 import { fromIoredis } from '../dist/ioredis.js';
 import { clients, connect, startServer } from './parts/servers.mjs';
 import { startProxy } from './parts/proxy.mjs';
-import { gate, sleep, timed, until } from './parts/waiting.mjs';
+import { gate, nothingIsUnhandled, sleep, timed, until } from './parts/waiting.mjs';
 
 let server, proxy;
 before(async () => (server = await startServer('valkey')));
@@ -17,9 +17,7 @@ beforeEach(async () => {
 });
 afterEach(() => proxy.stop());
 
-const unhandled = [];
-process.on('unhandledRejection', (error) => unhandled.push(error));
-after(() => assert.deepEqual(unhandled, []));
+nothingIsUnhandled();
 
 function both(name, work) {
   for (const version of Object.keys(clients))

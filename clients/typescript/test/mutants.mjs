@@ -27,11 +27,11 @@ const mutants = [
   },
   {
     name: 'plain signal', file: 'rest.ts',
-    from: [['signal: () => AbortSignal.timeout(timeout + 50)', 'signal: AbortSignal.timeout(timeout)'], ['within(redis.exec(command), timeout, late)', 'redis.exec(command)']],
+    from: [['signal: () => AbortSignal.timeout(timeout + 50)', 'signal: AbortSignal.timeout(timeout)'], ['within(redis.exec(command), timeout)', 'redis.exec(command)']],
     test: ['upstash', 'arrives behind the delete stores nothing|half an answer, silence'],
   },
   {
-    name: 'fetch before take', file: 'cache.ts', from: 'taken = await take();', to: 'const early = await fetchRow(flight); fetcher = () => early[0]; taken = await take();',
+    name: 'fetch before take', file: 'cache.ts', from: 'taken = await take();', to: 'const early = await run(fetcher); fetcher = () => early; taken = await take();',
     test: ['read', 'the row is read behind the lease'],
   },
   {
@@ -53,11 +53,11 @@ const mutants = [
     test: ['locks', 'frees nobody else|taken away is told'],
   },
   {
-    name: 'errors stored', file: 'cache.ts', from: 'const row = await run(fetcher);', to: 'const row = await run(fetcher).catch((error) => ({ error: String(error) }));',
+    name: 'errors stored', file: 'cache.ts', from: 'value = await run(fetcher)', to: 'value = await run(fetcher).catch((error) => ({ error: String(error) }))',
     test: ['read', "caller's alone"],
   },
   {
-    name: 'errors shared', file: 'cache.ts', from: '        await within(land(), left);\n        return grace(error);', to: "        await within(land(), left); flight.settle(['null']);\n        return grace(error);",
+    name: 'errors shared', file: 'cache.ts', from: 'await within(land(), left / 2);', to: "await within(land(), left / 2); flight.settle(['null']);",
     also: [['flight.settle(shared);\n      if (map', "flight.settle(shared ?? ['null']);\n      if (map"]],
     test: ['read', "caller's alone"],
   },
@@ -78,11 +78,11 @@ const mutants = [
     test: ['read', 'a silent crieur'],
   },
   {
-    name: 'hit and miss of other shapes', file: 'cache.ts', from: 'value = codec.decode(text);\n        shared', to: 'shared',
+    name: 'hit and miss of other shapes', file: 'cache.ts', from: 'value = codec.decode(text);\n            shared', to: 'shared',
     test: ['read', 'a hit answers the same'],
   },
   {
-    name: 'a lock that is never told', file: 'locks.ts', from: 'watch = setTimeout(lose', to: 'watch = setTimeout(nothing',
+    name: 'a lock that is never told', file: 'locks.ts', from: 'else watch = setTimeout(lose', to: 'else watch = setTimeout(nothing',
     test: ['locks', 'an expired lock is told'],
   },
   {

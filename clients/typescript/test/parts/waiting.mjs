@@ -1,5 +1,8 @@
 // Waiting for conditions, never for a time.
 
+import assert from 'node:assert/strict';
+import { after } from 'node:test';
+
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Waits until the condition holds, for 30 s. */
@@ -20,9 +23,16 @@ export async function timed(work) {
   return { value, ms: performance.now() - start };
 }
 
-/** A promise and its ends. */
+/** A promise and its end. */
 export function gate() {
-  let open, fail;
-  const promise = new Promise((resolve, reject) => ([open, fail] = [resolve, reject]));
-  return { promise, open, fail };
+  let open;
+  const promise = new Promise((resolve) => (open = resolve));
+  return { promise, open };
+}
+
+/** At the end of the tests of this file, no rejection was left to nobody. */
+export function nothingIsUnhandled() {
+  const unhandled = [];
+  process.on('unhandledRejection', (error) => unhandled.push(error));
+  after(() => assert.deepEqual(unhandled, []));
 }
