@@ -345,6 +345,15 @@ fn bare(content: &str) -> Vec<String> {
         .collect()
 }
 
+/// What a text of `--help` has in every language: how a command is typed, its options, their values and defaults.
+fn options(content: &str) -> Vec<String> {
+    let known = content.lines().map(str::trim).filter_map(|line| match line {
+        _ if ["Usage: ", "--", "-h, ", "<", "[default: "].iter().any(|begin| line.starts_with(begin)) => Some(line),
+        _ => line.strip_prefix("- ").and_then(|value| value.split(':').next()),
+    });
+    known.map(str::to_owned).collect()
+}
+
 /// The number that a row of a table is about, such as an exit code; empty where it is about none.
 fn number_of(row: &str) -> &str {
     let cell = row.split('|').nth(1).unwrap_or_default().trim();
@@ -388,7 +397,8 @@ fn french_pages_have_the_headings_commands_and_identifiers_of_the_english_ones()
         }
         let commands = |text: &str| -> Vec<(String, Vec<String>)> {
             let found = blocks(text).into_iter().filter(|(info, _)| !info.starts_with("mermaid"));
-            found.map(|(info, content)| (info, bare(&content))).collect()
+            let code = |content: &str| if content.contains("\nUsage: ") { options(content) } else { bare(content) };
+            found.map(|(info, content)| (info, code(&content))).collect()
         };
         let (ours, theirs) = (commands(french), commands(english));
         for (at, pair) in ours.iter().zip(&theirs).enumerate().filter(|(_, (ours, theirs))| ours != theirs) {
