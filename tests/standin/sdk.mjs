@@ -181,6 +181,33 @@ test('the last transactions can be lost, as one', async () => {
   assert.deepEqual(await redis.mget('k', 'mark', 'other'), ['v', null, null]);
 });
 
+test('a change of the leader is one step: nobody sees half of it', async () => {
+  await fresh();
+  const writer = sdk();
+  for (let value = 1; value <= 60; value += 1) await writer.multi().set('a', value).set('b', value).exec();
+  let isOver = false;
+  const readers = [1, 2, 3].map(async () => {
+    const { send, end } = await session();
+    await send('AUTH', 'tok');
+    for (;;) {
+      const isLast = isOver;
+      await send('MULTI');
+      await send('GET', 'a');
+      await send('GET', 'b');
+      const [a, b] = (await send('EXEC')).map(String);
+      assert.equal(a, b);
+      if (isLast) {
+        end();
+        return a;
+      }
+    }
+  });
+  const { lost } = await control('POST', 'lose', { transactions: 50 });
+  isOver = true;
+  assert.equal(lost, 50);
+  assert.deepEqual(await Promise.all(readers), ['10', '10', '10']);
+});
+
 test('faults act on what they match, as often as they say', async () => {
   await fresh();
   const redis = sdk();

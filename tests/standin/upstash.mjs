@@ -315,6 +315,7 @@ async function onLeader(commands, isAtomic) {
 /** Reads, by the replica as far as it is, or as far as `wanted` asks. */
 async function onReplica(commands, wanted) {
   await catchUp(wanted);
+  await unchanging();
   const seen = applied;
   const sent = commands.map((args) => ({ ...translated(args), name: nameOf(args) }));
   for (const { name, refused } of sent) if (refused === undefined && !FREE.has(name)) bill(name);
@@ -343,6 +344,23 @@ function translatedQuietly(args) {
 }
 
 setInterval(() => void catchUp(0), 5).unref();
+
+// A change of the leader or of the lag is one step: whatever is to be executed waits for its end.
+let changing;
+
+const unchanging = async () => {
+  while (changing !== undefined) await changing.catch(() => {});
+};
+
+async function inOneStep(change) {
+  await unchanging();
+  changing = change();
+  try {
+    return await changing;
+  } finally {
+    changing = undefined;
+  }
+}
 
 async function lagBy(ms) {
   lag = 0;
@@ -383,6 +401,7 @@ async function lose(transactions) {
  * `wanted`: how much of the writes reads must see.
  */
 async function execute(commands, { isAtomic, isReadonly, wanted, fault }) {
+  await unchanging();
   const out = new Array(commands.length);
   const left = [];
   for (const [index, args] of commands.entries()) {
@@ -677,7 +696,7 @@ const control = {
     [billed, commandsBilled, requests, connections] = [0, {}, { rest: 0, tcp: 0 }, { rest: 0, tcp: 0 }];
     [log, rules, fired, lost, limit, quotaText] = [[], [], 0, 0, Infinity, undefined];
     release();
-    await lagBy(0);
+    await inOneStep(() => lagBy(0));
     return {};
   },
   'POST /fault': (rule) => {
@@ -696,10 +715,10 @@ const control = {
     return {};
   },
   'POST /lag': async ({ ms }) => {
-    await lagBy(ms);
+    await inOneStep(() => lagBy(ms));
     return {};
   },
-  'POST /lose': async ({ transactions }) => ({ lost: await lose(transactions) }),
+  'POST /lose': async ({ transactions }) => ({ lost: await inOneStep(() => lose(transactions)) }),
   'POST /token': ({ token: other }) => {
     token = other;
     return {};
