@@ -94,15 +94,11 @@ const mutants = [
 const wanted = process.argv[2] ?? '';
 const copy = mkdtempSync(join(tmpdir(), 'crieur-mutants-'));
 const package_ = join(copy, 'clients/typescript');
-cpSync(here, package_, { recursive: true, filter: (path) => !/node_modules|dist$/.test(path) });
-for (const [name, where] of [['node_modules', here]]) symlinkSync(join(where, name), join(package_, name));
-for (const name of ['lua', 'target', 'tests']) symlinkSync(join(repository, name), join(copy, name));
-
 const node = (...args) => spawnSync(process.execPath, args, { cwd: package_, encoding: 'utf8', timeout: 90_000 });
 const compile = () => node('node_modules/typescript/bin/tsc', '-p', '.', '--noCheck');
-let failed = 0;
-for (const { name, file, from, to, also = [], test: [suite, pattern] } of mutants) {
-  if (!name.includes(wanted)) continue;
+
+/** Whether a test noticed. */
+function isNoticed({ name, file, from, to, also = [], test: [suite, pattern] }) {
   const path = join(package_, 'src', file);
   const source = readFileSync(join(here, 'src', file), 'utf8');
   let text = source;
@@ -117,8 +113,15 @@ for (const { name, file, from, to, also = [], test: [suite, pattern] } of mutant
   writeFileSync(path, source);
   const noticed = [...(run.stdout ?? '').matchAll(/^not ok \d+ - (.*)$/gm)].map(([, title]) => title);
   const isDead = run.status !== 0;
-  if (!isDead) failed++;
   console.log(`${isDead ? 'noticed' : 'NOT NOTICED'}: ${name}${isDead ? `, by "${noticed[0] ?? 'a test that did not end'}"` : ''}`);
+  return isDead;
 }
-rmSync(copy, { recursive: true, force: true });
-if (failed) process.exitCode = 1;
+
+try {
+  cpSync(here, package_, { recursive: true, filter: (path) => !/node_modules|dist$/.test(path) });
+  for (const [name, where] of [['node_modules', here]]) symlinkSync(join(where, name), join(package_, name));
+  for (const name of ['lua', 'target', 'tests']) symlinkSync(join(repository, name), join(copy, name));
+  for (const mutant of mutants) if (mutant.name.includes(wanted) && !isNoticed(mutant)) process.exitCode = 1;
+} finally {
+  rmSync(copy, { recursive: true, force: true });
+}

@@ -34,8 +34,11 @@ export function freePort() {
   });
 }
 
+/** What ends each server, and takes its folder away. */
 const running = new Set();
-process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
+process.on('exit', () => running.forEach((end) => end()));
+// An end from outside is one with `exit`, too.
+for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => process.exit(1));
 
 /** Starts a server, `valkey` or `redis`, on a free port or on this one. */
 export async function startServer(kind = 'valkey', { port, password } = {}) {
@@ -46,11 +49,15 @@ export async function startServer(kind = 'valkey', { port, password } = {}) {
   const child = spawn(binary, ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '', '--dir', dir, ...(password ? ['--requirepass', password] : [])], {
     stdio: 'ignore',
   });
-  running.add(child);
+  const end = () => {
+    child.kill('SIGKILL');
+    rmSync(dir, { recursive: true, force: true });
+  };
+  running.add(end);
   const ended = new Promise((resolve) => child.once('exit', resolve));
   ended.then(() => {
-    running.delete(child);
-    rmSync(dir, { recursive: true, force: true });
+    running.delete(end);
+    end();
   });
   const admin = new Redis6({ port, host: '127.0.0.1', password, maxRetriesPerRequest: null, retryStrategy: () => 20, lazyConnect: true });
   admin.on('error', () => {});
