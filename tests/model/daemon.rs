@@ -73,10 +73,17 @@ struct Writing {
 
 /// Where a connection to PostgreSQL started.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Start {
+pub struct Start {
     run: u8,
     confirmed: u64,
     created: bool,
+}
+
+impl Start {
+    /// A slot that was found at this position.
+    pub fn of_run(run: u8, confirmed: u64) -> Start {
+        Start { run, confirmed, created: false }
+    }
 }
 
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
@@ -149,7 +156,7 @@ impl Seen {
 }
 
 /// The real comparison's word on a mark.
-fn gap(found: Option<Mark>, start: Start) -> Option<mark::Gap> {
+pub fn gap(found: Option<Mark>, start: Start) -> Option<mark::Gap> {
     let text = found.map(|found| {
         let mark = mark::Mark {
             nonce: String::new(),
@@ -183,7 +190,7 @@ impl Daemon {
         let window = Window::default();
         let mut ring = Ring::default();
         ring.marked(Mark::FIRST, window.first_open());
-        let start = Some(Start { run: 0, confirmed: 0, created: false });
+        let start = Some(Start::of_run(0, 0));
         Daemon { start, held: Held::Trusted(vec![Mark::FIRST]), window, ring, ..Daemon::default() }
     }
 

@@ -7,8 +7,10 @@ mod cases;
 mod daemon;
 mod held;
 mod search;
+mod two;
 mod world;
 
+use std::fmt::{Display, Formatter};
 use std::time::Instant;
 
 use search::{Seen, System, search};
@@ -193,8 +195,8 @@ pub enum Step {
     EldersEnded,
 }
 
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for Step {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let text = match self {
             Step::Write(tx, to) => {
                 let what = match to {
@@ -283,10 +285,26 @@ impl System for Config {
 /// A bound that only a mistake in a configuration reaches.
 const STATES_MAX: usize = 2_000_000;
 
-fn report(config: &Config, seen: &Seen<Step>, seconds: f64) {
+/// A row of a table.
+trait Case: System {
+    fn name(&self) -> &str;
+    fn expected(&self) -> Expected;
+}
+
+impl Case for Config {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn expected(&self) -> Expected {
+        self.expected
+    }
+}
+
+fn report<S: Display>(name: &str, seen: &Seen<S>, seconds: f64) {
     let verdict = if seen.failure.is_some() { "FAILS" } else { "safe" };
     let (states, transitions) = (seen.states, seen.transitions);
-    println!("{verdict:5} {states:8} states {transitions:9} transitions {seconds:5.2} s  {}", config.name);
+    println!("{verdict:5} {states:8} states {transitions:9} transitions {seconds:5.2} s  {name}");
     if let Some((wrong, trace)) = &seen.failure {
         for (number, step) in trace.iter().enumerate() {
             println!("      {:3}. {step}", number + 1);
@@ -296,26 +314,26 @@ fn report(config: &Config, seen: &Seen<Step>, seconds: f64) {
 }
 
 /// `MODEL` runs only the configurations whose name contains it.
-fn check(cases: &[Config]) {
+fn check<C: Case<Step: Display>>(cases: &[C]) {
     let only = std::env::var("MODEL").ok();
     let (mut states, mut transitions, mut surprises) = (0, 0, Vec::new());
-    let wanted = |config: &&Config| only.as_ref().is_none_or(|only| config.name.contains(only.as_str()));
-    for config in cases.iter().filter(wanted) {
+    let wanted = |case: &&C| only.as_ref().is_none_or(|only| case.name().contains(only.as_str()));
+    for case in cases.iter().filter(wanted) {
         let began = Instant::now();
-        let seen = search(config, STATES_MAX);
-        report(config, &seen, began.elapsed().as_secs_f64());
+        let seen = search(case, STATES_MAX);
+        report(case.name(), &seen, began.elapsed().as_secs_f64());
         states += seen.states;
         transitions += seen.transitions;
         let found = match &seen.failure {
             Some((wrong, _)) if !wrong.contains("stale") => {
-                surprises.push(format!("{}: {wrong}", config.name));
+                surprises.push(format!("{}: {wrong}", case.name()));
                 Expected::Fails
             }
             Some(_) => Expected::Fails,
             None => Expected::Safe,
         };
-        if found != config.expected {
-            surprises.push(format!("{}: expected {:?}, found {found:?}", config.name, config.expected));
+        if found != case.expected() {
+            surprises.push(format!("{}: expected {:?}, found {found:?}", case.name(), case.expected()));
         }
     }
     println!("{states} states, {transitions} transitions together");
