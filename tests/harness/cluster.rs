@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::{FromRedisValue, RedisResult, ToRedisArgs, Value};
 
 use super::redis::{Redis, Server};
-use super::wait;
+use super::{process, wait};
 
 /// How many primaries a cluster begins with.
 pub const PRIMARIES: usize = 3;
@@ -20,12 +20,10 @@ pub struct Cluster {
     conf: Vec<String>,
 }
 
-/// A port of which the one for the cluster's own talk is free, too.
+/// A port of which the one for the cluster's own talk is free, too, and below those of outgoing connections.
 fn free_port() -> u16 {
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let from = 10_000 + (std::process::id() as u16 % 1_000) * 11;
-    let mut ports = (from..22_000).chain(10_000..from);
-    ports.find(|port| is_free(*port) && is_free(port + 10_000)).expect("some port is free")
+    let serves = |port: u16| port < 22_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok();
+    std::iter::repeat_with(process::free_port).find(|port| serves(*port)).expect("they do not end")
 }
 
 impl Cluster {
