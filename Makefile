@@ -9,6 +9,8 @@ TEST = $(CARGO) test --features failpoints
 THREADS = --test-threads=4
 QUICK = delivery:: leases:: mistakes:: outbox_sql:: position:: reload:: tools::
 BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
+# Torture of these has servers of its own and mostly waits: two at a time, two minutes all together.
+TOPOLOGIES = two sentinel cluster upstash
 # Of the mutants, so many in `make test`: each is a build. `make mutations` is all of them.
 MUTANTS ?= 6
 FUZZ_RUNS ?= 10000000
@@ -33,7 +35,8 @@ test: check ## formatting, lints, then every test, those against real servers an
 	@tests/setup.sh
 	$(TEST) --workspace --no-fail-fast --lib --test main --test live -- $(THREADS)
 	$(TEST) --workspace --doc
-	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=1
+	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=1 $(TOPOLOGIES:%=--skip %::)
+	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=2 $(TOPOLOGIES:%=%::)
 	CRIEUR_MODE=outbox FAULTS=DaemonKilled,DaemonOvertaken TORTURE_SECONDS=30 \
 	    $(TEST) --test torture -- --nocapture after_faults_at_random
 	@$(MAKE) --no-print-directory clients

@@ -14,10 +14,11 @@ use crate::harness::redis::{Data, Server};
 use crate::harness::wait;
 use crate::load::{Load, Mix};
 use crate::oracle::Oracle;
+use crate::proofs::until_stale;
 use crate::report::Round;
 use crate::seed::Seed;
-use crate::world::World;
-use crate::{alone, is_outbox, seconds_of};
+use crate::world::{World, is_outbox};
+use crate::{beside_others, conclude, seconds_of};
 
 /// What happens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,15 +133,9 @@ fn round(world: &mut World, wrong: &[Wrong], seed: &mut Seed) -> Round {
     }
     // The daemon looks at the cluster with each heartbeat.
     sleep(Duration::from_secs(1));
-    let (commits, stopped) = (load.stop_writers(), Instant::now());
-    world.settle();
-    let settled = stopped.elapsed();
-    // A sweep may have left an empty shard, and nothing to compare.
-    sleep(Duration::from_millis(500));
-    load.stop();
-    let (stale, compared) = world.stale_keys();
-    let stale = stale.into_iter().map(|(key, (cached, truth))| (key, cached, truth)).collect();
-    Round { stale, compared, commits, settled }
+    let caching = Arc::clone(&world.caching);
+    let [round] = conclude(world, vec![load], [caching]);
+    round
 }
 
 fn world(without: &str) -> World {
@@ -159,7 +154,7 @@ fn world(without: &str) -> World {
 /// `TORTURE_SECONDS` counts with `TOPOLOGY=cluster`; otherwise each thing comes once.
 #[test]
 fn failovers_and_moves_of_a_cluster_leave_nothing_stale() {
-    let _alone = alone();
+    let _others = beside_others();
     let (seconds, number) = (seconds_of("cluster"), Seed::of_the_run());
     println!("SEED={number} TOPOLOGY=cluster TORTURE_SECONDS={seconds}");
     let mut seed = Seed(number);
@@ -183,19 +178,13 @@ fn failovers_and_moves_of_a_cluster_leave_nothing_stale() {
 /// With any mark taken for ours, what a replica did not hear before it took over stays.
 #[test]
 fn without_the_marks_of_shards_stale_keys_are_found() {
-    let _alone = alone();
+    let _others = beside_others();
     if is_outbox() {
         return; // The road behind the source is the same.
     }
     let mut seed = Seed(Seed::of_the_run());
     println!("SEED={}", seed.0);
     let mut world = world(&format!("{:?}", Guard::Mark));
-    for number in 1..=6 {
-        let round = round(&mut world, &[Wrong::FailedOver], &mut seed);
-        if !round.stale.is_empty() {
-            println!("without marks: round {number}, {} stale of {}", round.stale.len(), round.compared);
-            return world.stop_daemon();
-        }
-    }
-    panic!("six failovers, and no stale key:\n{}", world.daemon().log());
+    until_stale(&mut world, "without marks", 6, |world| round(world, &[Wrong::FailedOver], &mut seed));
+    world.stop_daemon();
 }

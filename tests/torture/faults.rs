@@ -13,7 +13,7 @@ use crate::harness::redis::Data;
 use crate::oracle::Oracle;
 use crate::seed::Seed;
 use crate::takeover;
-use crate::world::{World, is_outbox};
+use crate::world::{MARK, World, is_outbox};
 
 /// One kind of fault.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -357,7 +357,7 @@ impl Fault {
                 world.cache.restart(Data::Kept);
             }
             Fault::CacheFlushed => command(world, &["FLUSHALL"]),
-            Fault::MarkDeleted => command(world, &["DEL", "crieur:mark:crieur"]),
+            Fault::MarkDeleted => command(world, &["DEL", MARK]),
             Fault::ClientsKilled => command(world, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]),
             Fault::CacheSuspended => {
                 // Longer than the daemon's limit: what stands in its socket is executed before anything newer.

@@ -31,7 +31,7 @@ mod two;
 mod upstash;
 mod world;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -39,14 +39,21 @@ use faults::Fault;
 use load::{Load, Mix};
 use oracle::Oracle;
 use proofs::find_stale_keys;
+use readers::Address;
 use report::{Report, Round};
 use seed::Seed;
 use world::{World, is_outbox, started};
 
-/// Each test takes all that the machine has, and times out the others if they run beside it.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// Most tests take all that the machine has, and would time out others beside them.
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Those of a topology mostly wait, for elections and limits, and have servers of their own.
+fn beside_others() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// `TORTURE_SECONDS` where this `TOPOLOGY` is asked for, else 0: each kind of fault comes once.
@@ -66,18 +73,32 @@ fn round(world: &mut World, oracle: &Arc<Oracle>, faults: &[Fault], mix: Mix, se
         fault.strike(world, oracle, seed);
         sleep(seed.millis(100, 1_500));
     }
-    let commits = load.stop_writers();
-    let started = Instant::now();
-    // Readers go on meanwhile: whatever they store from now on must stay right.
-    world.settle();
-    let settled = started.elapsed();
-    // The last sweep may have left an empty cache, and nothing to compare.
-    sleep(Duration::from_millis(300));
-    load.stop();
+    let caching = Arc::clone(&world.caching);
+    let [round] = conclude(world, vec![load], [caching]);
     world.judge_log();
-    let (stale, compared) = world.stale_keys();
-    let stale = stale.into_iter().map(|(key, (cached, truth))| (key, cached, truth)).collect();
-    Round { stale, compared, commits, settled }
+    round
+}
+
+/// Writers end, the daemon catches up, readers end: what is in each cache then. The first load has the writers.
+fn conclude<const N: usize>(world: &mut World, loads: Vec<Load>, caches: [Address; N]) -> [Round; N] {
+    let (commits, stopped) = (loads[0].stop_writers(), Instant::now());
+    let first = Arc::clone(&world.caching);
+    // Readers go on meanwhile: whatever they store from now on must stay right.
+    for cache in &caches {
+        world.caching = Arc::clone(cache);
+        world.settle();
+    }
+    let settled = stopped.elapsed();
+    // The last sweep may have left an empty cache, and nothing to compare.
+    sleep(Duration::from_millis(500));
+    loads.into_iter().for_each(Load::stop);
+    let rounds = caches.map(|cache| {
+        world.caching = cache;
+        let (stale, compared) = world.stale_keys();
+        Round { stale, compared, commits, settled }
+    });
+    world.caching = first;
+    rounds
 }
 
 #[test]

@@ -248,7 +248,10 @@ impl Readers {
         if is_plain && since.is_some_and(|since| since.elapsed() >= LAST_ECHO * 9 / 10) {
             // The cache or the machine stood still while the SET was on its way, or there was none.
             if since.is_some_and(|since| since.elapsed() >= LAST_ECHO) {
-                cache.invalidate([&key.name]).await;
+                // A client that rests after errors sends nothing, and a late SET stays.
+                while !cache.invalidate([&key.name]).await && !self.stop.load(Ordering::Relaxed) {
+                    sleep(PAUSE).await;
+                }
             }
             self.oracle.seen().overran += 1;
         }

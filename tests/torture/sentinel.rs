@@ -15,10 +15,11 @@ use crate::harness::redis::{Data, Server};
 use crate::harness::sentinel::How;
 use crate::load::{Load, Mix};
 use crate::oracle::Oracle;
+use crate::proofs::until_stale;
 use crate::report::Round;
 use crate::seed::Seed;
-use crate::world::World;
-use crate::{alone, is_outbox, seconds_of};
+use crate::world::{World, is_outbox};
+use crate::{beside_others, conclude, seconds_of};
 
 /// Longer than the heartbeat of the daemon: so long a word of the Sentinels counts.
 const WORD: Duration = Duration::from_secs(1);
@@ -37,14 +38,9 @@ fn failover(world: &mut World, oracle: &Arc<Oracle>, how: How, seed: &mut Seed) 
     let after = watched.primary();
     *world.caching.lock().expect("no holder panics") = watched.servers[after].url();
     sleep(WORD + seed.millis(0, 1_000));
-    let commits = load.stop_writers();
-    let stopped = Instant::now();
-    world.settle();
-    let settled = stopped.elapsed();
-    load.stop();
-    let (stale, compared) = world.stale_keys();
-    let stale = stale.into_iter().map(|(key, (cached, truth))| (key, cached, truth)).collect();
-    Round { stale, compared, commits, settled }
+    let caching = Arc::clone(&world.caching);
+    let [round] = conclude(world, vec![load], [caching]);
+    round
 }
 
 /// The pair is whole again: what was killed is up, and follows.
@@ -68,7 +64,7 @@ fn world(server: Server, without: &str) -> World {
 /// `TORTURE_SECONDS` counts with `TOPOLOGY=sentinel`; otherwise each kind of failover comes once.
 #[test]
 fn failovers_of_a_cache_behind_sentinels_leave_nothing_stale() {
-    let _alone = alone();
+    let _others = beside_others();
     let seconds = seconds_of("sentinel");
     let (number, oracle, started) = (Seed::of_the_run(), Arc::new(Oracle::default()), Instant::now());
     println!("SEED={number} TOPOLOGY=sentinel TORTURE_SECONDS={seconds}");
@@ -95,24 +91,19 @@ fn failovers_of_a_cache_behind_sentinels_leave_nothing_stale() {
 /// With the word of the Sentinels passed over, the daemon confirms what only the deposed primary has heard.
 #[test]
 fn without_the_word_of_sentinels_stale_keys_are_found() {
-    let _alone = alone();
+    let _others = beside_others();
     if is_outbox() {
         return; // The road behind the source is the same.
     }
     let (oracle, mut seed) = (Arc::new(Oracle::default()), Seed(Seed::of_the_run()));
     println!("SEED={}", seed.0);
     let mut world = world(Server::Valkey9, &format!("{:?}", Guard::Sentinels));
-    for number in 1..=6 {
-        let round = failover(&mut world, &oracle, How::Asked, &mut seed);
-        if !round.stale.is_empty() {
-            println!(
-                "without the word of Sentinels: round {number}, {} stale of {}",
-                round.stale.len(),
-                round.compared
-            );
-            return world.stop_daemon();
+    let mut is_whole = true;
+    until_stale(&mut world, "without the word of Sentinels", 6, |world| {
+        if !std::mem::take(&mut is_whole) {
+            mend(world, How::Asked);
         }
-        mend(&mut world, How::Asked);
-    }
-    panic!("six failovers, and no stale key:\n{}", world.daemon().log());
+        failover(world, &oracle, How::Asked, &mut seed)
+    });
+    world.stop_daemon();
 }

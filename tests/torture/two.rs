@@ -14,11 +14,12 @@ use crate::faults::CACHE_AWAY;
 use crate::harness::redis::{Data, Redis};
 use crate::load::{Load, Mix};
 use crate::oracle::Oracle;
+use crate::proofs::until_stale;
 use crate::readers::Address;
 use crate::report::Round;
 use crate::seed::Seed;
 use crate::world::World;
-use crate::{alone, seconds_of};
+use crate::{beside_others, conclude, seconds_of};
 
 /// Which of the caches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,23 +109,8 @@ impl Plan {
         }
         self.mend(world);
         sleep(seed.millis(200, 1_000));
-        let (commits, stopped) = (load.stop_writers(), Instant::now());
-        for caching in [&second, &first] {
-            world.caching = Arc::clone(caching);
-            world.settle();
-        }
-        let settled = stopped.elapsed();
-        // The sweep of a return may have left an empty cache, and nothing to compare.
-        sleep(Duration::from_millis(500));
-        [load, readers].into_iter().for_each(Load::stop);
-        let rounds = [&first, &second].map(|caching| {
-            world.caching = Arc::clone(caching);
-            let (stale, compared) = world.stale_keys();
-            let stale = stale.into_iter().map(|(key, (cached, truth))| (key, cached, truth)).collect();
-            Round { stale, compared, commits, settled }
-        });
-        world.caching = first;
-        rounds
+        world.caching = Arc::clone(&first);
+        conclude(world, vec![load, readers], [first, second])
     }
 }
 
@@ -140,7 +126,7 @@ fn world(without: &str) -> World {
 /// `TORTURE_SECONDS` counts with `TOPOLOGY=two`; otherwise each of the caches goes wrong once.
 #[test]
 fn of_two_caches_one_goes_wrong_and_nothing_in_either_is_stale() {
-    let _alone = alone();
+    let _others = beside_others();
     let seconds = seconds_of("two");
     let (number, started) = (Seed::of_the_run(), Instant::now());
     println!("SEED={number} TOPOLOGY=two TORTURE_SECONDS={seconds}");
@@ -166,22 +152,15 @@ fn of_two_caches_one_goes_wrong_and_nothing_in_either_is_stale() {
 /// With the mark of a cache that was left behind taken for a new one, the cache keeps what it missed.
 #[test]
 fn without_a_look_at_the_mark_of_a_cache_that_was_left_behind_stale_keys_are_found() {
-    let _alone = alone();
+    let _others = beside_others();
     let mut seed = Seed(Seed::of_the_run());
     println!("SEED={}", seed.0);
     let mut world = world(&format!("{:?}", Guard::Return));
     let plan = Plan { which: Which::Second, wrong: Wrong::Stopped, kills: true };
-    for number in 1..=6 {
-        let [first, second] = plan.round(&mut world, &mut seed);
+    until_stale(&mut world, "without a look at old marks", 6, |world| {
+        let [first, second] = plan.round(world, &mut seed);
         assert!(first.stale.is_empty(), "the first was never left behind: {:#?}", first.stale);
-        if !second.stale.is_empty() {
-            println!(
-                "without a look at old marks: round {number}, {} stale of {}",
-                second.stale.len(),
-                second.compared
-            );
-            return world.stop_daemon();
-        }
-    }
-    panic!("six returns, and no stale key:\n{}", world.daemon().log());
+        second
+    });
+    world.stop_daemon();
 }

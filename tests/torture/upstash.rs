@@ -14,10 +14,11 @@ use crate::faults::CACHE_AWAY;
 use crate::harness::upstash::{TOKEN, Upstash};
 use crate::load::{Load, Mix};
 use crate::oracle::Oracle;
+use crate::proofs::{is_leased, until_stale};
 use crate::report::Round;
 use crate::seed::Seed;
 use crate::world::World;
-use crate::{alone, seconds_of};
+use crate::{beside_others, conclude, seconds_of};
 
 /// The ways to the service.
 const WAYS: [&str; 2] = ["rest", "tcp"];
@@ -93,15 +94,9 @@ fn round(world: &mut World, upstash: &Upstash, wrong: &[Wrong], seed: &mut Seed)
     }
     upstash.control("POST", "/unfault", &json!({}));
     upstash.control("POST", "/lag", &json!({"ms": 0}));
-    let (commits, stopped) = (load.stop_writers(), Instant::now());
-    world.settle();
-    let settled = stopped.elapsed();
-    // The sweep of a gap may have left an empty cache, and nothing to compare.
-    sleep(Duration::from_millis(500));
-    load.stop();
-    let (stale, compared) = world.stale_keys();
-    let stale = stale.into_iter().map(|(key, (cached, truth))| (key, cached, truth)).collect();
-    Round { stale, compared, commits, settled }
+    let caching = Arc::clone(&world.caching);
+    let [round] = conclude(world, vec![load], [caching]);
+    round
 }
 
 fn world(way: &str, upstash: &Upstash, without: &str) -> World {
@@ -124,7 +119,7 @@ fn world(way: &str, upstash: &Upstash, without: &str) -> World {
 /// `TORTURE_SECONDS` counts with `TOPOLOGY=upstash`, on each way; otherwise each thing comes once.
 #[test]
 fn faults_of_the_service_leave_nothing_stale_over_rest_and_tcp() {
-    let _alone = alone();
+    let _others = beside_others();
     let (seconds, number) = (seconds_of("upstash"), Seed::of_the_run());
     println!("SEED={number} TOPOLOGY=upstash TORTURE_SECONDS={seconds}");
     let mut seed = Seed(number);
@@ -148,26 +143,19 @@ fn faults_of_the_service_leave_nothing_stale_over_rest_and_tcp() {
     }
 }
 
-/// Of the families that no echo is needed for: their readers hold a lease.
-const LEASED: [&str; 2] = ["l:", "c:"];
-
 /// With any mark taken for ours, what a new leader forgot stays in the cache. Echoes are off, too: they delete again what
 /// was deleted of late, and plain readers, who need them, are not judged.
 #[test]
 fn without_the_mark_a_new_leader_leaves_stale_keys() {
-    let _alone = alone();
+    let _others = beside_others();
     let mut seed = Seed(Seed::of_the_run());
     println!("SEED={}", seed.0);
     let upstash = Upstash::start();
     let mut world = world("tcp", &upstash, &format!("{:?},{:?}", Guard::Mark, Guard::Echo));
-    for number in 1..=8 {
-        let round = round(&mut world, &upstash, &[Wrong::LeaderForgot; 8], &mut seed);
-        let leased = |(key, ..): &&(String, String, String)| LEASED.iter().any(|prefix| key.starts_with(prefix));
-        let stale = round.stale.iter().filter(leased).count();
-        if stale > 0 {
-            println!("without the mark: round {number}, {stale} stale of {}", round.compared);
-            return world.stop_daemon();
-        }
-    }
-    panic!("eight rounds, and no stale key:\n{}", world.daemon().log());
+    until_stale(&mut world, "without the mark", 8, |world| {
+        let mut round = round(world, &upstash, &[Wrong::LeaderForgot; 8], &mut seed);
+        round.stale.retain(|(key, ..)| is_leased(key));
+        round
+    });
+    world.stop_daemon();
 }

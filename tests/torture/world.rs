@@ -4,7 +4,6 @@
 //! The daemon reaches both servers through proxies, readers and writers go straight. Whatever a step here does, it
 //! leaves servers that answer; only `faults.rs` breaks things, and mends them.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,7 +27,8 @@ pub const LAST_ECHO: Duration = Duration::from_secs(1);
 /// A backlog of a fault on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-const MARK: &str = "crieur:mark:crieur";
+/// The key of the mark.
+pub const MARK: &str = "crieur:mark:crieur";
 
 const TABLES: &str = include_str!("tables.sql");
 const RULES: &str = include_str!("rules.toml");
@@ -360,10 +360,10 @@ impl World {
         mark["lsn"].as_str().and_then(parse) >= parse(lsn)
     }
 
-    /// Keys that do not hold what the database says, with both values; and how many were compared.
-    pub fn stale_keys(&self) -> (BTreeMap<String, (String, String)>, usize) {
+    /// Keys that do not hold what the database says, with the cached value and the true one; and how many were compared.
+    pub fn stale_keys(&self) -> (Vec<(String, String, String)>, usize) {
         let Some(cluster) = &self.cluster else { return self.stale_keys_at(&mut self.keys().expect("it answers")) };
-        let (mut stale, mut compared) = (BTreeMap::new(), 0);
+        let (mut stale, mut compared) = (Vec::new(), 0);
         for index in
             (0..cluster.nodes.len()).filter(|index| cluster.info(*index, "replication").contains("role:master"))
         {
@@ -374,9 +374,9 @@ impl World {
         (stale, compared)
     }
 
-    fn stale_keys_at(&self, cache: &mut redis::Connection) -> (BTreeMap<String, (String, String)>, usize) {
+    fn stale_keys_at(&self, cache: &mut redis::Connection) -> (Vec<(String, String, String)>, usize) {
         let keys: Vec<String> = redis::cmd("KEYS").arg("*:*").query(cache).expect("it answers");
-        let mut stale = BTreeMap::new();
+        let mut stale = Vec::new();
         let mut compared = 0;
         self.runtime.block_on(async {
             let (client, connection) = tokio_postgres::connect(&self.postgres.url(), tokio_postgres::NoTls)
@@ -397,7 +397,7 @@ impl World {
                 let truth: String = client.query_one(family.sql, &[&argument]).await.expect("valid SQL").get(0);
                 compared += 1;
                 if truth != cached {
-                    stale.insert(key, (cached, truth));
+                    stale.push((key, cached, truth));
                 }
             }
         });
