@@ -332,7 +332,7 @@ fn identifiers(line: &str) -> Vec<&str> {
     line.split('`').skip(1).step_by(2).collect()
 }
 
-/// A block without what is said to a reader: comments, and the words behind `#`.
+/// A block without what is said to a reader: comments behind `#` and `--`.
 fn bare(content: &str) -> Vec<String> {
     let lines =
         content.lines().map(|line| match line.split_once(" #").or_else(|| line.strip_prefix('#').map(|_| ("", ""))) {
@@ -341,6 +341,7 @@ fn bare(content: &str) -> Vec<String> {
         });
     lines
         .map(|line| line.split(" -- ").next().unwrap_or_default().trim_end().to_owned())
+        .filter(|line| !line.starts_with("-- "))
         .filter(|line| !line.is_empty())
         .collect()
 }

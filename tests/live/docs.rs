@@ -266,9 +266,11 @@ pages! {
     conditions = "docs/guide/conditions.md";
     lookups = "docs/guide/lookups.md";
     named_keys = "docs/guide/named-keys.md";
+    outbox_in_french = "docs/guide/outbox.fr.md";
     outbox = "docs/guide/outbox.md";
     quick_start_in_french = "docs/guide/quick-start.fr.md";
     quick_start = "docs/guide/quick-start.md";
+    replication_in_french = "docs/guide/replication.fr.md";
     replication = "docs/guide/replication.md";
     rules = "docs/guide/rules.md";
     testing = "docs/guide/testing.md";
