@@ -42,9 +42,11 @@ test: check ## formatting, lints, then every test, those against real servers an
 	@$(MAKE) --no-print-directory clients
 	MUTANTS=$(MUTANTS) tests/mutations.sh
 
-clients: ## the TypeScript client's tests, on real servers and through a proxy that loses, holds and repeats
+clients: ## the TypeScript client's tests, on real servers and through a proxy that loses, holds and repeats; its Next.js example
 	@tests/setup.sh
 	cd clients/typescript && npm test
+	$(CARGO) build --features failpoints --bin crieur
+	cd clients/typescript && npm run test:next
 
 quick: ## tests without servers, and those of the main road on real ones: less than three minutes behind the first build
 	@tests/setup.sh

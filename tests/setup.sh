@@ -192,17 +192,23 @@ else
     say "Redis 6 is published for x86_64 only; the tests run without it here"
 fi
 
-# --- What the TypeScript client's tests need -------------------------------------------------------------------------
+# --- What the TypeScript client's tests and its Next.js example need --------------------------------------------------
+
+client=clients/typescript
 
 # The copy of the lock file comes last, so that where it is, the installation was finished.
-client=clients/typescript
-if ! cmp -s "$client/package-lock.json" "$client/node_modules/.crieur-installed"; then
-    [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ] || fail "the TypeScript client needs Node 20 or newer"
-    say "installing what the TypeScript client's tests need"
-    (cd "$client" && npm ci --ignore-scripts --no-audit --no-fund >"$scratch/npm.log" 2>&1) ||
-        { cat "$scratch/npm.log" >&2; fail "npm could not install them"; }
-    cp "$client/package-lock.json" "$client/node_modules/.crieur-installed"
+install_locked() {
+    local dir=$1 what=$2
+    ! cmp -s "$dir/package-lock.json" "$dir/node_modules/.crieur-installed" || return 0
+    [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 20 ] || fail "$what needs Node 20 or newer"
+    say "installing what $what needs"
+    (cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund >"$scratch/npm.log" 2>&1) ||
+        { cat "$scratch/npm.log" >&2; fail "npm could not install it: cd $dir && npm ci"; }
+    cp "$dir/package-lock.json" "$dir/node_modules/.crieur-installed"
     outcome="ready"
-fi
+}
+
+install_locked "$client" "the TypeScript client"
+install_locked "$client/examples/next" "the Next.js example"
 
 say "$outcome: $system"

@@ -7,25 +7,34 @@ import type { Store } from './types.js';
 
 export { TTLS, type Kind } from './env-core.js';
 
-// Bundlers leave these two imports alone, because only one of the packages need be installed.
-const upstash = () => import(/* webpackIgnore: true */ /* turbopackIgnore: true */ /* @vite-ignore */ '@upstash/redis');
-const ioredis = () => import(/* webpackIgnore: true */ /* turbopackIgnore: true */ /* @vite-ignore */ 'ioredis');
+const missing = (variable: string, name: string, cause: unknown) =>
+  new Error(`${variable} is set, but ${name} cannot be loaded: npm install ${name}`, { cause });
 
-async function installed<M>(load: () => Promise<M>, variable: string, name: string): Promise<M> {
+// Only one of the packages need be installed. Turbopack, and the tracing of files for a deployment, follow an import in `try`:
+// what is installed goes along, and what is not is no error. webpack would make an error of it, so it leaves both to Node.
+async function upstash() {
   try {
-    return await load();
+    return await import(/* webpackIgnore: true */ /* turbopackIgnore: false */ /* @vite-ignore */ '@upstash/redis');
   } catch (error) {
-    throw new Error(`${variable} is set, but ${name} cannot be loaded: npm install ${name}`, { cause: error });
+    throw missing('a REST address', '@upstash/redis', error);
+  }
+}
+
+async function ioredis() {
+  try {
+    return await import(/* webpackIgnore: true */ /* turbopackIgnore: false */ /* @vite-ignore */ 'ioredis');
+  } catch (error) {
+    throw missing('REDIS_URL', 'ioredis', error);
   }
 }
 
 const names = environment(
   (place) => async (): Promise<Store> => {
     if ('rest' in place) {
-      const { Redis } = await installed(upstash, 'a REST address', '@upstash/redis');
+      const { Redis } = await upstash();
       return restStore(Redis, place.rest);
     }
-    const { Redis } = await installed(ioredis, 'REDIS_URL', 'ioredis');
+    const { Redis } = await ioredis();
     const client = new Redis(place.tcp, {
       // Nothing is sent twice, and a silent address is given up on.
       maxRetriesPerRequest: 0,

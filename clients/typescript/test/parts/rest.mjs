@@ -8,9 +8,9 @@ import { repository } from './servers.mjs';
 const running = new Set();
 process.on('exit', () => running.forEach((child) => child.kill()));
 
-export async function startRest(port, token = 'secret-token') {
+export async function startRest(port, token = 'secret-token', restPort = 0) {
   const script = join(repository, 'tests/standin/upstash.mjs');
-  const child = spawn(process.execPath, [script, '--backend', `127.0.0.1:${port}`, '--token', token], {
+  const child = spawn(process.execPath, [script, '--backend', `127.0.0.1:${port}`, '--token', token, '--rest-port', `${restPort}`], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   running.add(child);
