@@ -9,7 +9,6 @@ pub mod diff;
 pub mod dry;
 pub mod explain;
 pub mod finding;
-pub mod gone;
 pub mod log;
 mod origin;
 mod other;
@@ -22,7 +21,8 @@ mod reload;
 pub mod replay;
 pub mod run;
 pub mod setup;
-mod status;
+mod standing;
+pub mod status;
 pub mod trial;
 
 use std::io::Write as _;
@@ -94,7 +94,7 @@ pub enum Command {
     /// List cached keys that no rule deletes, and rules without a cached key. Deletes nothing.
     Coverage(coverage::CoverageArgs),
     /// Say what the marks in the caches say; with --wait, return when what is committed is deleted everywhere.
-    Status(gone::StatusArgs),
+    Status(status::StatusArgs),
     /// Create in the database what crieur needs: publication, replica identities and slot, or triggers. Safe to run again.
     Setup(setup::SetupArgs),
     /// Write the changes that are committed from now on to a file, which `crieur replay` reads.
@@ -264,8 +264,8 @@ fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> anyhow::Resu
     block_on(coverage::run(config, arguments, &caches, &mut LastingOut::stdout()))
 }
 
-fn status(config: &Config, arguments: &gone::StatusArgs) -> anyhow::Result<Exit> {
-    block_on(gone::run(config, arguments, &mut LastingOut::stdout()))
+fn status(config: &Config, arguments: &status::StatusArgs) -> anyhow::Result<Exit> {
+    block_on(status::run(config, arguments, &mut LastingOut::stdout()))
 }
 
 fn setup(config: &Config, how: (setup::Doing, Slotting)) -> anyhow::Result<Exit> {

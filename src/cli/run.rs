@@ -13,7 +13,7 @@ use crate::cli::caches::{policy, watched};
 use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
 use crate::cli::progress::ProgressLine;
 use crate::cli::reload::{self, ConfigInForce};
-use crate::cli::status::Status;
+use crate::cli::standing::Status;
 use crate::cli::{dry, log};
 use crate::config::{CacheConfig, Config, Mode, Postgres};
 use crate::control::Control;

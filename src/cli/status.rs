@@ -1,243 +1,265 @@
-//! The line of `systemctl status`: what is wrong now and for how long, before what was done.
+//! `crieur status`: what the marks in the caches say, and a wait until what is committed is deleted everywhere.
+//!
+//! It asks the caches and not the daemon: a mark says up to where the first delete of every change was answered, whoever
+//! wrote it. So the command works on any machine that reaches the servers, and a daemon that is down is seen by its marks.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
-use sd_notify::NotifyState;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Client;
 
-use crate::admin::WatchedCache;
-use crate::cli::process::notify;
-use crate::metrics::CacheState;
-use crate::observe::news::{News, Totals};
-use crate::outage::span;
+use crate::amount::duration;
+use crate::cache::Cache;
+use crate::cache::any::AnyCache;
+use crate::cli::origin::Origin;
+use crate::cli::output::say;
+use crate::config::{CacheConfig, Config, Mode};
+use crate::error::{Error, Exit, Result};
+use crate::lsn::Lsn;
+use crate::mark::{Mark, deleted};
+use crate::postgres::quote;
+use crate::postgres::session::{self, Session};
+use crate::postgres::sqlstate::session_error;
+use crate::source::outbox::query;
 
-/// How often the line is renewed when nothing but numbers changes.
-const INTERVAL: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(50);
 
-/// How often it is looked at: an outage shows after this long.
-const LOOK: Duration = Duration::from_secs(1);
+/// One answer of a cache, at most.
+const ANSWER: Duration = Duration::from_secs(5);
 
-/// What the watch finds wrong is said each minute; past this it is over.
-const NOTICE: Duration = Duration::from_secs(70);
+/// A transaction of our own behind the position that is waited for: the stream passes that position with the commit at
+/// the latest, also where nobody else writes. The daemon's own messages have another prefix, so this one deletes nothing.
+const TRANSACTION: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'crieur.status', '')::text";
 
-/// What the daemon is doing.
+/// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Doing {
-    Starting,
-    Streaming,
-    Interrupted,
-    StandingBy(u32),
+enum Until {
+    /// A position of the server's WAL.
+    Position(Lsn),
+    /// Whatever is committed by now.
+    Now,
 }
 
-/// What the line is made of. Pure.
-#[derive(Debug)]
-struct Standing {
-    doing: Doing,
-    since: Instant,
-    /// The cache answered once.
-    ready: bool,
-    /// The caches that do not answer, each with its words.
-    away: Vec<(String, Instant)>,
-    /// How old a change may become, by the budgets of the caches, in words.
-    bounds: Vec<String>,
-    sweeping_since: Option<Instant>,
-    held_since: Option<Instant>,
-    noticed: Option<Instant>,
-    totals: Totals,
-    late: Duration,
+/// The marks of the caches.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/crieur/crieur.toml")]
+    pub config: PathBuf,
+    /// Return when everything up to this position, or everything that is committed by now, is deleted in every required
+    /// cache.
+    #[arg(long, value_name = "LSN|now", value_parser = until)]
+    wait: Option<Until>,
+    /// Stop waiting after this time: exit code 1, and the caches that lack something are named.
+    #[arg(long, value_name = "DURATION", default_value = "60s", requires = "wait", value_parser = time)]
+    timeout: Duration,
+    /// Wait for the caches that are not required, too.
+    #[arg(long, requires = "wait")]
+    all: bool,
 }
 
-impl Standing {
-    fn new(now: Instant) -> Self {
-        Standing {
-            doing: Doing::Starting,
-            since: now,
-            ready: false,
-            away: Vec::new(),
-            bounds: Vec::new(),
-            sweeping_since: None,
-            held_since: None,
-            noticed: None,
-            totals: Totals::default(),
-            late: Duration::ZERO,
-        }
+fn until(text: &str) -> std::result::Result<Until, String> {
+    match text {
+        "now" => Ok(Until::Now),
+        _ => text
+            .parse()
+            .map(Until::Position)
+            .map_err(|_| "write a position as PostgreSQL does (0/16B3748), or now".into()),
     }
+}
 
-    fn news(&mut self, news: &News, now: Instant) {
-        let doing = match news {
-            News::Streaming => Doing::Streaming,
-            // Still starting: there was no stream that could have been interrupted.
-            News::Interrupted if self.doing == Doing::Starting => Doing::Starting,
-            News::Interrupted => Doing::Interrupted,
-            News::StandingBy(pid) => Doing::StandingBy(*pid),
-            News::Ready
-            | News::Gap(_)
-            | News::HeldBack(_)
-            | News::Noticed
-            | News::Deleted(_)
-            | News::Marked(_)
-            | News::Released(..)
-            | News::SweepBegan
-            | News::SweepEnded(_)
-            | News::Said(_)
-            | News::CacheTotals(..)
-            | News::Totals(..) => self.doing,
-        };
-        if doing != self.doing {
-            (self.doing, self.since) = (doing, now);
-        }
-        match news {
-            News::Ready => self.ready = true,
-            News::Noticed => self.noticed = Some(now),
-            News::HeldBack(held) => self.held_since = held.then_some(now),
-            News::SweepBegan => self.sweeping_since = Some(now),
-            News::SweepEnded(_) => self.sweeping_since = None,
-            News::Totals(totals, late) => (self.totals, self.late) = (*totals, *late),
-            News::Streaming
-            | News::Interrupted
-            | News::StandingBy(_)
-            | News::Gap(_)
-            | News::Deleted(_)
-            | News::Marked(_)
-            | News::CacheTotals(..)
-            | News::Released(..)
-            | News::Said(_) => {}
-        }
+fn time(text: &str) -> std::result::Result<Duration, String> {
+    duration(text).ok_or_else(|| "write a number with its unit: 500ms, 30s, 5m".into())
+}
+
+/// The server that marks must be of, and what a mark must say.
+struct Wanted {
+    /// Number and timeline, where the server says them.
+    server: Option<(String, u32)>,
+    upto: Lsn,
+}
+
+/// What is wrong with a cache's mark; `None` when it says what is wanted.
+fn lacks(text: Option<&[u8]>, wanted: &Wanted) -> Option<String> {
+    let Some(text) = text else { return Some("holds no mark".to_owned()) };
+    let (Ok(mark), Some(deleted)) = (serde_json::from_slice::<Mark>(text), deleted(text)) else {
+        return Some("holds a mark that cannot be read".to_owned());
+    };
+    let of = mark.system.split('/').next().unwrap_or_default();
+    if let Some((system, timeline)) = &wanted.server
+        && (of, mark.timeline) != (system, *timeline)
+    {
+        return Some("holds a mark of another server or timeline".to_owned());
     }
+    (deleted < wanted.upto).then(|| format!("is at {deleted}, before {}", wanted.upto))
+}
 
-    /// Which caches do not answer, as the last attempts found.
-    fn caches(&mut self, caches: &[CacheState], now: Instant) {
-        let words = |state: &CacheState| {
-            let named = if caches.len() > 1 { format!("the cache {}", state.name) } else { "the cache".to_owned() };
-            format!("{named} does not answer")
-        };
-        let away: Vec<String> = caches.iter().filter(|state| state.away).map(words).collect();
-        let since = |what: &String| self.away.iter().find(|(known, _)| known == what).map_or(now, |(_, since)| *since);
-        self.away = away.into_iter().map(|what| (what.clone(), since(&what))).collect();
-        let bound = |state: &CacheState| {
-            let bound = state.budget?.bound_shown();
-            Some(format!("the budget of the cache {} lets a change wait for {bound} at most", state.name))
-        };
-        self.bounds = caches.iter().filter_map(bound).collect();
-    }
-
-    /// What is wrong, and since when; the gravest first.
-    fn wrong(&self, now: Instant) -> Vec<(String, Instant)> {
-        let mut wrong = Vec::new();
-        let said = |what: &str, since| (what.to_owned(), since);
-        match self.doing {
-            Doing::Starting => wrong.push(said("nothing is read from PostgreSQL yet", self.since)),
-            Doing::Interrupted => wrong.push(said("reading from PostgreSQL is interrupted", self.since)),
-            Doing::Streaming if !self.ready && self.away.is_empty() => {
-                wrong.push(said("the cache has not answered yet", self.since));
+/// Runs the command.
+///
+/// # Errors
+///
+/// Those of the configuration, and of the server.
+pub async fn run(config: &Config, arguments: &StatusArgs, out: &mut impl Write) -> anyhow::Result<Exit> {
+    let caches = config.caches.iter().map(|cache| Ok((cache, AnyCache::new(cache)?))).collect::<Result<Vec<_>>>()?;
+    let Some(until) = arguments.wait else { return show(config, &caches, out).await };
+    let by = Instant::now() + arguments.timeout;
+    let wanted = {
+        let origin = Origin::of(config)?;
+        let session = origin.session().await?;
+        match config.postgres.mode {
+            Mode::Replication => of_wal(&session, until).await?,
+            Mode::Outbox => match of_outbox(&session, until, &config.postgres.slot, by).await? {
+                Some(wanted) => wanted,
+                None => {
+                    writeln!(out, "rows wait in the outbox: no daemon removes them, or a cache holds them")?;
+                    return Ok(Exit::Failed);
+                }
+            },
+        }
+    };
+    let mut waits: Vec<_> = caches.iter().filter(|(cache, _)| cache.required || arguments.all).collect();
+    loop {
+        let mut missing = Vec::new();
+        for (cache, asked) in std::mem::take(&mut waits) {
+            if let Some(why) = lacking(asked, &config.postgres.slot, &wanted).await {
+                missing.push((cache, asked, why));
             }
-            Doing::Streaming | Doing::StandingBy(_) => {}
         }
-        let held = self.held_since.filter(|_| self.doing == Doing::Streaming);
-        wrong.extend(held.map(|since| said("the server holds the stream back", since)));
-        wrong.extend(self.away.iter().cloned());
-        let noticed = self.noticed.filter(|told| now.duration_since(*told) < NOTICE);
-        wrong.extend(noticed.map(|told| said("the log names what is wrong on the server", told)));
-        wrong
-    }
-
-    /// The line, and what is wrong in it.
-    fn line(&self, now: Instant) -> (String, Vec<String>) {
-        let wrong = self.wrong(now);
-        let mut parts: Vec<String> =
-            wrong.iter().map(|(what, since)| format!("{what}, for {}", span(now.duration_since(*since)))).collect();
-        match self.doing {
-            Doing::StandingBy(pid) => parts.push(format!("standing by: the slot is active for PID {pid}")),
-            Doing::Streaming if parts.is_empty() => parts.push("streaming".to_owned()),
-            Doing::Streaming | Doing::Starting | Doing::Interrupted => {}
+        if missing.is_empty() {
+            return Ok(Exit::Ok);
         }
-        if let Some(since) = self.sweeping_since {
-            parts.push(format!("sweeping for {}", span(now.duration_since(since))));
+        if Instant::now() >= by {
+            for (cache, _, why) in &missing {
+                writeln!(out, "cache {} {why}", cache.name)?;
+            }
+            return Ok(Exit::Failed);
         }
-        let Totals { keys, existed, widened, sweeps, .. } = self.totals;
-        if keys + sweeps > 0 {
-            parts.push(format!("{keys} keys sent, {existed} existed, {widened} widened, {sweeps} sweeps"));
-        }
-        // Of a stream that does not run, or a cache that does not answer, it would be the age of another time.
-        if wrong.is_empty() && self.doing == Doing::Streaming && keys > 0 {
-            parts.push(format!("last change {} s late", self.late.as_secs()));
-        }
-        if self.doing == Doing::Streaming {
-            parts.extend(self.bounds.iter().cloned());
-        }
-        (parts.join("; "), wrong.into_iter().map(|(what, _)| what).collect())
+        let again = |name: &str| caches.iter().find(|(cache, _)| cache.name == name);
+        waits = missing.iter().filter_map(|(cache, ..)| again(&cache.name)).collect();
+        sleep(LOOK).await;
     }
 }
 
-/// Tells systemd, from the loop's news and from time to time: while nothing happens nobody brings news.
-#[derive(Clone)]
-pub(super) struct Status(Rc<RefCell<Told>>);
-
-struct Told {
-    standing: Standing,
-    caches: Vec<WatchedCache>,
-    at: Option<Instant>,
-    line: String,
-    wrong: Vec<String>,
+async fn lacking(cache: &AnyCache, slot: &str, wanted: &Wanted) -> Option<String> {
+    match timeout(ANSWER, cache.mark(slot)).await {
+        Ok(Ok((text, _))) => lacks(text.as_deref(), wanted),
+        Ok(Err(error)) => Some(format!("does not answer: {}", error.chain())),
+        Err(_) => Some("does not answer".to_owned()),
+    }
 }
 
-impl Status {
-    /// Of a daemon that starts now, with these caches.
-    pub(super) fn new(caches: Vec<WatchedCache>) -> Self {
-        let standing = Standing::new(Instant::now());
-        Status(Rc::new(RefCell::new(Told { standing, caches, at: None, line: String::new(), wrong: Vec::new() })))
-    }
-
-    /// Of these caches from now on.
-    pub(super) fn watch(&self, caches: Vec<WatchedCache>) {
-        self.0.borrow_mut().caches = caches;
-    }
-
-    /// Takes what the loop says.
-    pub(super) fn news(&self, news: &News) {
-        let now = Instant::now();
-        self.0.borrow_mut().standing.news(news, now);
-        match news {
-            // Up, though another one works: a unit of Type=notify must not wait for it.
-            News::Ready | News::StandingBy(_) => self.tell(&[NotifyState::Ready]),
-            News::Streaming
-            | News::Interrupted
-            | News::Gap(_)
-            | News::HeldBack(_)
-            | News::Noticed
-            | News::Deleted(_)
-            | News::Marked(_)
-            | News::Released(..)
-            | News::SweepBegan
-            | News::SweepEnded(_)
-            | News::Said(_)
-            | News::CacheTotals(..)
-            | News::Totals(..) => {}
+/// What the marks say now.
+async fn show(config: &Config, caches: &[(&CacheConfig, AnyCache)], out: &mut impl Write) -> anyhow::Result<Exit> {
+    let mut exit = Exit::Ok;
+    for (config_of, cache) in caches {
+        let name = &config_of.name;
+        let text = match timeout(ANSWER, cache.mark(&config.postgres.slot)).await {
+            Ok(Ok((text, _))) => text,
+            Ok(Err(error)) => {
+                writeln!(out, "cache {name} does not answer: {}", error.chain())?;
+                exit = Exit::Failed;
+                continue;
+            }
+            Err(_) => {
+                writeln!(out, "cache {name} does not answer")?;
+                exit = Exit::Failed;
+                continue;
+            }
+        };
+        match text.as_deref().map(|text| (serde_json::from_slice::<Mark>(text), deleted(text))) {
+            Some((Ok(mark), Some(deleted))) => {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                let age = now.saturating_sub(mark.at);
+                let Mark { lsn, late_ms, .. } = mark;
+                writeln!(out, "cache {name}: lsn {lsn}, deleted {deleted}, written {age} s ago, {late_ms} ms late")?;
+            }
+            Some(_) => {
+                writeln!(out, "cache {name} holds a mark that cannot be read")?;
+                exit = Exit::Failed;
+            }
+            None => {
+                writeln!(out, "cache {name} holds no mark")?;
+                exit = Exit::Failed;
+            }
         }
     }
+    Ok(exit)
+}
 
-    /// Looks and tells for ever.
-    pub(super) async fn now_and_then(&self) -> std::convert::Infallible {
-        loop {
-            self.tell(&[]);
-            tokio::time::sleep(LOOK).await;
+/// Of a stream of WAL.
+async fn of_wal(session: &Session, until: Until) -> Result<Wanted> {
+    let server = session::identity(&session.client).await?.map(|of| (of.system, of.timeline));
+    let upto = match until {
+        Until::Position(lsn) => lsn,
+        Until::Now => {
+            let inserted = position(&session.client, "pg_current_wal_insert_lsn").await?;
+            if let Err(error) = session.client.batch_execute(TRANSACTION).await {
+                let error = session_error(&error);
+                say(format!(
+                    "the server writes no message for us ({error}): where nobody writes, its position may come late\n"
+                ));
+                flushed(&session.client, inserted).await?
+            } else {
+                inserted
+            }
         }
-    }
+    };
+    Ok(Wanted { server, upto })
+}
 
-    /// With `more`, or when something went wrong or right, at once; when only numbers changed, now and then.
-    fn tell(&self, more: &[NotifyState<'_>]) {
-        let (mut told, now) = (self.0.borrow_mut(), Instant::now());
-        let caches: Vec<CacheState> = told.caches.iter().map(WatchedCache::state).collect();
-        told.standing.caches(&caches, now);
-        let (line, wrong) = told.standing.line(now);
-        let due = told.at.is_none_or(|at| now.duration_since(at) >= INTERVAL);
-        if more.is_empty() && wrong == told.wrong && (line == told.line || !due) {
-            return;
+/// `inserted`, or up to where the server flushed when that is not there soon: at the beginning of a page the next record
+/// begins behind the page's head, which nobody flushes alone.
+async fn flushed(client: &Client, inserted: Lsn) -> Result<Lsn> {
+    let begun = Instant::now();
+    loop {
+        let flushed = position(client, "pg_current_wal_flush_lsn").await?;
+        if flushed >= inserted || begun.elapsed() > Duration::from_secs(1) {
+            return Ok(flushed.min(inserted));
         }
-        notify(&[more, &[NotifyState::Status(&line)]].concat());
-        (told.at, told.line, told.wrong) = (Some(now), line, wrong);
+        sleep(LOOK).await;
     }
+}
+
+async fn position(client: &Client, function: &str) -> Result<Lsn> {
+    let text = text(client, &format!("SELECT pg_catalog.{function}()::text")).await?;
+    text.parse().map_err(|_| Error::definite(Exit::Protocol, "the server's position cannot be read"))
+}
+
+/// Of an outbox: its rows count no positions that others know, so these are waited for until they are removed, and then
+/// for the marks of caches that were not waited for.
+async fn of_outbox(session: &Session, until: Until, slot: &str, by: Instant) -> Result<Option<Wanted>> {
+    if let Until::Position(_) = until {
+        let error = Error::definite(Exit::Usage, "in outbox mode a position of the server's WAL says nothing of rows");
+        return Err(error.hint("Write --wait now."));
+    }
+    let snapshot = text(&session.client, "SELECT pg_catalog.pg_current_snapshot()::text").await?;
+    let left = format!(
+        "SELECT (EXISTS (SELECT FROM crieur.outbox AS o WHERE pg_catalog.pg_visible_in_snapshot(o.xid, {}::pg_snapshot)) \
+         OR EXISTS (SELECT FROM crieur.collapse))::text",
+        quote::literal(&snapshot)
+    );
+    while text(&session.client, &left).await? == "true" {
+        if Instant::now() >= by {
+            return Ok(None);
+        }
+        sleep(LOOK).await;
+    }
+    let confirmed =
+        format!("SELECT p.confirmed::text FROM crieur.progress AS p WHERE p.slot = {}", quote::literal(slot));
+    let confirmed = text(&session.client, &confirmed).await?;
+    let upto = confirmed.parse().map_err(|_| Error::definite(Exit::Protocol, "crieur.progress cannot be read"))?;
+    Ok(Some(Wanted { server: None, upto: Lsn(upto) }))
+}
+
+async fn text(client: &Client, sql: &str) -> Result<String> {
+    let rows = query(client, sql, &[]).await?;
+    let missing =
+        || Error::definite(Exit::Unavailable, "the server has no answer; has `crieur run` been started once?");
+    let row = rows.first().ok_or_else(missing)?;
+    row.try_get(0).map_err(|error| session_error(&error))
 }
 
 #[cfg(test)]
@@ -245,66 +267,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_now_stands_before_what_was_done() {
-        let start = Instant::now();
-        let mut standing = Standing::new(start);
-        let totals = Totals { keys: 7, existed: 3, sweeps: 1, ..Totals::default() };
-        let (here, away) = (false, true);
-        let steps = [
-            (0, None, here, "nothing is read from PostgreSQL yet, for 0 s"),
-            (20, Some(News::Interrupted), here, "nothing is read from PostgreSQL yet, for 20 s"),
-            (30, Some(News::Streaming), here, "the cache has not answered yet, for 0 s"),
-            (31, None, away, "the cache does not answer, for 0 s"),
-            (40, Some(News::Ready), here, "streaming"),
-            (41, Some(News::SweepBegan), here, "streaming; sweeping for 0 s"),
-            (44, None, here, "streaming; sweeping for 3 s"),
-            (45, Some(News::SweepEnded(crate::cache::Swept::default())), here, "streaming"),
-            (
-                46,
-                Some(News::Totals(totals, Duration::from_secs(2))),
-                here,
-                "streaming; 7 keys sent, 3 existed, 0 widened, 1 sweeps; last change 2 s late",
-            ),
-            (50, None, away, "the cache does not answer, for 0 s; 7 keys sent, 3 existed, 0 widened, 1 sweeps"),
-            (179, None, away, "the cache does not answer, for 2 min; 7 keys sent, 3 existed, 0 widened, 1 sweeps"),
-            (
-                180,
-                Some(News::Interrupted),
-                away,
-                "reading from PostgreSQL is interrupted, for 0 s; the cache does not answer, for 2 min; \
-                 7 keys sent, 3 existed, 0 widened, 1 sweeps",
-            ),
-            (
-                190,
-                Some(News::StandingBy(5)),
-                here,
-                "standing by: the slot is active for PID 5; 7 keys sent, 3 existed, 0 widened, 1 sweeps",
-            ),
-            (
-                200,
-                Some(News::Noticed),
-                here,
-                "the log names what is wrong on the server, for 0 s; standing by: the slot is active for PID 5; \
-                 7 keys sent, 3 existed, 0 widened, 1 sweeps",
-            ),
-            (270, None, here, "standing by: the slot is active for PID 5; 7 keys sent, 3 existed, 0 widened, 1 sweeps"),
-        ];
-        for (seconds, news, cache, expected) in steps {
-            let now = start + Duration::from_secs(seconds);
-            if let Some(news) = &news {
-                standing.news(news, now);
-            }
-            let state = CacheState {
-                name: "main".into(),
-                required: true,
-                away: cache,
-                outages: 0,
-                billed: 0,
-                budget: None,
-                sentinels: None,
-            };
-            standing.caches(&[state], now);
-            assert_eq!(standing.line(now).0, expected, "{seconds} {news:?}");
-        }
+    fn a_mark_counts_when_it_is_of_this_server_and_far_enough() {
+        let text = |system: &str, lsn: &str, deleted: &str| {
+            format!(
+                r#"{{"system":"{system}","timeline":1,"slot":"s","lsn":"{lsn}","deleted":"{deleted}","at":1,"rules":""}}"#
+            )
+        };
+        let wanted = Wanted { server: Some(("7".into(), 1)), upto: Lsn(0x20) };
+        let said = |text: &str| lacks(Some(text.as_bytes()), &wanted);
+        assert_eq!(said(&text("7/5", "0/20", "")), None);
+        assert_eq!(said(&text("7/5", "0/10", "0/20")), None, "its echoes may be out");
+        assert_eq!(said(&text("7/5", "0/10", "0/1F")).as_deref(), Some("is at 0/1F, before 0/20"));
+        assert!(said(&text("8/5", "0/30", "")).is_some_and(|why| why.contains("another server")));
+        assert!(said("{}").is_some() && lacks(None, &wanted).is_some());
+    }
+
+    #[test]
+    fn a_position_or_now_is_waited_for() {
+        assert_eq!((until("now"), until("0/20")), (Ok(Until::Now), Ok(Until::Position(Lsn(0x20)))));
+        assert!(until("later").is_err() && time("5").is_err());
+        assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
     }
 }
