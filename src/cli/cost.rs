@@ -9,7 +9,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::budget::{Budget, MONTH, MarkCost};
-use crate::config::{CacheConfig, Config, Transport};
+use crate::config::{CacheConfig, Config};
 use crate::error::Exit;
 use crate::source::Source;
 use crate::source::recording::{RecordedControl, RecordedSource, Recording};
@@ -79,7 +79,11 @@ fn cost(times: &[Duration], end: Duration, driven: &Driven) -> Cost {
         }
         // Each stage follows the one before, by its own distance and a tenth: echoes share what falls together.
         let due: Vec<bool> = echoes.iter().map(|due| due.front().is_some_and(|due| *due <= at)).collect();
-        echoes.iter_mut().for_each(|due| due.retain(|due| *due > at));
+        for due in &mut echoes {
+            while due.front().is_some_and(|due| *due <= at) {
+                due.pop_front();
+            }
+        }
         for (stage, echo) in driven.echo.iter().enumerate() {
             let is_followed = if stage == 0 { came > 0 } else { due[stage - 1] };
             let before = stage.checked_sub(1).map_or(Duration::ZERO, |before| driven.echo[before]);
@@ -101,7 +105,7 @@ struct Recorded {
 }
 
 async fn read(config: &Config, recording: &Recording) -> anyhow::Result<Recorded> {
-    let bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);
+    let bytes_max = config.limits.memory_bytes();
     let mut source = RecordedSource::new(recording);
     let control = RecordedControl::new(recording, config.rules.lookups());
     let mut tap = Tap::new(&config.rules, bytes_max);
@@ -122,10 +126,7 @@ async fn read(config: &Config, recording: &Recording) -> anyhow::Result<Recorded
 
 /// Each way to drive this cache that the figures compare, with its name.
 fn ways(cache: &CacheConfig) -> Vec<(String, Driven)> {
-    let mark = match cache.transport {
-        Transport::Rest => MarkCost::REST,
-        Transport::Tcp => MarkCost::TCP,
-    };
+    let mark = cache.transport.mark_cost();
     let driven = |echo: &[Duration], budget| Driven { echo: echo.to_vec(), heartbeat: cache.heartbeat, mark, budget };
     let budget = cache.budget().ok().flatten();
     let mut ways = Vec::new();

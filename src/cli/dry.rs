@@ -42,7 +42,7 @@ impl<W: Write> Onlooker for Printer<'_, W> {
         mut stop: impl Future<Output = ()> + Unpin,
     ) -> anyhow::Result<()> {
         let rules = &self.config.rules;
-        let mut tap = FrameTap::new(rules, self.config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX));
+        let mut tap = FrameTap::new(rules, self.config.limits.memory_bytes());
         let left_alone = "the configured slot and the cache are left alone";
         log!(Id::Dry, "dry run: keys are printed and nothing is deleted; {left_alone}");
         loop {

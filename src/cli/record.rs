@@ -186,7 +186,7 @@ impl<'a, W: Write, C: Control> Recorder<'a, W, C> {
             config,
             writer,
             control,
-            tap: FrameTap::new(&config.rules, limits.memory_bytes_max.try_into().unwrap_or(usize::MAX)),
+            tap: FrameTap::new(&config.rules, limits.memory_bytes()),
             waiting: VecDeque::new(),
             recorded: Recorded::default(),
         }

@@ -118,7 +118,7 @@ fn settings(config: &Config) -> Settings {
         publication: config.postgres.publication.clone(),
         replicas: if config.postgres.replicas.is_empty() { Replicas::None } else { Replicas::Some },
         batch_keys_max: config.limits.batch_keys_max,
-        memory_bytes_max: config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX),
+        memory_bytes_max: config.limits.memory_bytes(),
         stop_timeout: config.limits.stop_timeout,
     }
 }

@@ -15,6 +15,7 @@ use crate::config::reference::{Checked, ConfigKey, reference};
 use crate::config::settings::{CacheConfig, Leases, OnGap, ServersConfig, TlsFiles, Transport};
 use crate::mistake::{Mistakes, Place};
 use crate::secret::Secret;
+use crate::url::{CacheForm, cache_form};
 
 /// The layers of a configuration, the later one wins.
 pub(super) struct Layers {
@@ -164,6 +165,15 @@ pub(super) fn contradictions(merged: &Merged, mistakes: &mut Mistakes) {
             "write redis://host:port or rediss://host:port; or transport = \"rest\" where the host speaks Upstash's REST",
         );
     }
+    if cache_form(url.trim()) == Some(CacheForm::Cluster)
+        && matches!(merged.get("cache.budget"), Some(Checked::Budget(Some(_))))
+    {
+        let budget = merged.shown(of_table("cache.budget"));
+        wrong(
+            format!("{budget} is set, and the address is that of a cluster ({origin})"),
+            "remove the budget, or write budget = \"none\": a budget is for a service that bills commands, and no cluster does",
+        );
+    }
     if merged.text("cache.on_gap") == "warn" && merged.is_written("cache.hold_wal_bytes_max") {
         let message = format!("{} has no effect", merged.shown(of_table("cache.hold_wal_bytes_max")));
         let note = "with on_gap = \"warn\" nothing sweeps, so the position waits for this cache as long as it is away";
@@ -173,8 +183,8 @@ pub(super) fn contradictions(merged: &Merged, mistakes: &mut Mistakes) {
 
 /// The settings of one cache.
 pub(super) fn config(name: String, merged: &mut Merged) -> CacheConfig {
-    let metering = metered::settle(merged);
-    let transport = if merged.text("cache.transport") == "rest" { Transport::Rest } else { Transport::Tcp };
+    let transport = Transport::read(&merged.text("cache.transport"));
+    let metering = metered::settle(merged, transport.mark_cost());
     let token = merged.get("cache.token").is_some().then(|| merged.secret("cache.token"));
     let budget = match merged.get("cache.budget") {
         Some(Checked::Budget(budget)) => *budget,
@@ -309,6 +319,17 @@ mod tests {
     }
 
     #[test]
+    fn the_default_budget_is_there_where_marks_leave_something_of_it_over_the_way_that_was_chosen() {
+        for (transport, expected) in [("rest", Some(200_000)), ("tcp", None)] {
+            let text = format!(
+                "[caches.vercel]\nurl = 'https://nice-cat-1.upstash.io'\nheartbeat = '20s'\ntransport = '{transport}'"
+            );
+            let config = load(&text, &UPSTASH).unwrap_or_else(|said| panic!("{said}"));
+            assert_eq!(config.caches[0].budget, expected, "{transport}");
+        }
+    }
+
+    #[test]
     fn each_cache_has_its_own_settings_and_the_defaults_of_its_host() {
         let text = "[cache]\nurl = 'redis://a'\nbudget = '1.5M'\n[caches.dakar]\nurl = 'redis://b'\nrequired = false\n\
                     hold_wal_bytes_max = 0\necho = []\n[caches.fixed]\nurl = 'rediss://:t@b.upstash.io'\nbudget = 'none'";
@@ -358,7 +379,32 @@ mod tests {
             ("[caches.a]\nurl = 'redis://x'\ntoken = 'hunter2'", &[], &["caches.a.token is set", "remove the token"]),
             ("[caches.a]\nurl = 'redis://x'\ntransport = 'rest'", &[], &["caches.a.transport is \"rest\""]),
             ("[caches.a]\nurl = 'https://example.com'\ntoken = 'hunter2'", &[], &["caches.a.url is a web address"]),
+            (
+                "[caches.a]\nurl = 'redis+cluster://:hunter2@x:7001,y:7001'\nbudget = '200k'",
+                &[],
+                &["caches.a.budget is set", "that of a cluster (caches.a.url in crieur.toml:2)", "budget = \"none\""],
+            ),
+            (
+                "[cache]\nurl = 'redis://a'\n[caches.Main]\nurl = 'redis://b'",
+                &[],
+                &["the cache \"Main\" differs from \"main\"", "crieur.toml:3:9", "[cache] and REDIS_URL"],
+            ),
+            (
+                "[caches.Upstash]\nurl = 'redis://b'",
+                &UPSTASH,
+                &["\"upstash\"", "or another name", "the variables of Upstash"],
+            ),
             ("caches = 1", &[MAIN_URL], &["\"caches\" must be a table"]),
+            (
+                "[caches]\nurl = 'redis://b'",
+                &[MAIN_URL],
+                &["\"caches.url\" must be a table", "give the cache a name, and write url below [caches.NAME]"],
+            ),
+            (
+                "[cache.eu]\nurl = 'redis://b'",
+                &[MAIN_URL],
+                &["unknown key \"eu\" in [cache]", "a cache of this name is written [caches.eu]"],
+            ),
             ("[caches]\ndakar = 1", &[MAIN_URL], &["\"caches.dakar\" must be a table"]),
             ("", &[MAIN_URL, ("CRIEUR__CACHES__É__URL", "redis://a")], &["is not the name of a cache"]),
             (

@@ -18,7 +18,7 @@ use crate::rules::read::parse::TOP;
 
 type Toml<'i> = Spanned<DeValue<'i>>;
 
-/// LayerValues by the table's names of their keys: what one origin says of one cache, or of everything else.
+/// Values by the table's names of their keys: what one origin says of one cache, or of everything else.
 #[derive(Clone, Debug, Default)]
 pub struct LayerValues(Map<String, Value>);
 
@@ -49,7 +49,7 @@ impl LayerValues {
     }
 }
 
-/// LayerValues of one origin: those of each cache by its name, and all others.
+/// The values of one origin: those of each cache by its name, and all others.
 #[derive(Clone, Debug, Default)]
 pub struct Layer {
     others: LayerValues,
@@ -178,6 +178,16 @@ impl Reading<'_, '_> {
                 self.error(at, format!("\"{name}\" is not the name of a cache: {wrong}"), named::FORM);
                 continue;
             }
+            if let Some(taken) = named::taken(name) {
+                let message = format!("the cache \"{name}\" differs from \"{taken}\" in upper and lower case alone");
+                let of = if taken == MAIN {
+                    "main is the cache of [cache] and REDIS_URL"
+                } else {
+                    "upstash is the cache that the variables of Upstash make"
+                };
+                self.error(at, message, format!("write [caches.{taken}] for this cache, or another name: {of}"));
+                continue;
+            }
             if let Some(other) = variables.insert(named::in_variables(name), name) {
                 let message = format!("the caches \"{other}\" and \"{name}\" would have the same variables");
                 self.error(at, message, "two names must differ in more than upper and lower case, - and _");
@@ -199,7 +209,7 @@ impl Reading<'_, '_> {
     fn section(&mut self, section: &Section, value: &Toml<'_>) {
         let Some(entries) = value.get_ref().as_table() else {
             let message = format!("\"{section}\" must be a table");
-            return self.error(value.span(), message, format!("write [{section}] on a line of its own"));
+            return self.error(value.span(), message, as_table(section));
         };
         if let Some(cache) = section.cache() {
             self.layer.mention(cache);
@@ -208,7 +218,11 @@ impl Reading<'_, '_> {
             let known = |key: &&ConfigKey| key.split() == (section.in_table(), name.get_ref().as_ref());
             let Some(key) = reference().iter().find(known) else {
                 let allowed = reference().iter().map(|key| key.split()).filter(|(of, _)| *of == section.in_table());
-                let note = suggestion(name.get_ref(), allowed.map(|(_, name)| name));
+                let note = if section.to_string() == named::CACHE && value.get_ref().is_table() {
+                    format!("a cache of this name is written [{}.{}]", named::CACHES, name.get_ref())
+                } else {
+                    suggestion(name.get_ref(), allowed.map(|(_, name)| name))
+                };
                 self.error(name.span(), format!("unknown key \"{}\" in [{section}]", name.get_ref()), note);
                 continue;
             };
@@ -226,6 +240,17 @@ impl Reading<'_, '_> {
                 }
             }
         }
+    }
+}
+
+/// How a section is written that is none. Under `[caches]` a key of a cache lacks the cache's name.
+fn as_table(section: &Section) -> String {
+    let is_key = |name: &str| reference().iter().any(|key| key.split() == (named::CACHE, name));
+    match section.cache() {
+        Some(name) if is_key(name) => {
+            format!("give the cache a name, and write {name} below [{}.NAME]", named::CACHES)
+        }
+        Some(_) | None => format!("write [{section}] on a line of its own"),
     }
 }
 

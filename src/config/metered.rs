@@ -48,8 +48,9 @@ fn of_url(url: &str) -> Metering {
     if is_upstash(&host(url)) { Metering::ByCommand } else { Metering::None }
 }
 
-/// Whether commands are billed, as it is written or as the address says; puts the other defaults into their places.
-pub(super) fn settle(merged: &mut Merged) -> Metering {
+/// Whether commands are billed, as it is written or as the address says; puts the other defaults into their places. A mark
+/// costs `mark` over the way that was chosen.
+pub(super) fn settle(merged: &mut Merged, mark: MarkCost) -> Metering {
     let metering = match merged.text("cache.metered").as_str() {
         "yes" => Metering::ByCommand,
         "no" => Metering::None,
@@ -63,7 +64,7 @@ pub(super) fn settle(merged: &mut Merged) -> Metering {
         DEFAULTS.iter().for_each(|(name, default)| merged.set_default(name, default, origin));
         // A heartbeat that somebody chose may eat the default: then there is none.
         let fits = crate::amount::commands(BUDGET)
-            .is_some_and(|budget| Budget::new(budget, merged.duration("cache.heartbeat"), MarkCost::TCP).is_ok());
+            .is_some_and(|budget| Budget::new(budget, merged.duration("cache.heartbeat"), mark).is_ok());
         if is_upstash(&host(&merged.text("cache.url"))) && fits {
             merged.set_default("cache.budget", BUDGET, "default on a host of Upstash");
         }

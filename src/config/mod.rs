@@ -28,7 +28,7 @@ use crate::rules::Rules;
 
 pub use environment::Given;
 pub use metered::Metering;
-pub use named::{MAIN, UPSTASH};
+pub use named::{MAIN, UPSTASH, in_section};
 pub use reference::reference;
 pub use rules_file::rules_of_file;
 pub use settings::{CacheConfig, Leases, Limits, Mode, OnGap, Postgres, ServersConfig, TlsFiles, Transport};
@@ -122,7 +122,7 @@ impl Config {
             let TooSmall { heartbeat, least, shortest } = small;
             let (section, budget) = (&cache.section, cache.budget.unwrap_or_default());
             let message = format!(
-                "{section}.budget: {budget} commands a month are too few for a heartbeat of {}, whose marks alone may cost {heartbeat}",
+                "{section}.budget: {budget} commands a month are too few: with a heartbeat of {} the marks alone may cost {heartbeat}",
                 shown(cache.heartbeat)
             );
             let note = format!(

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::config::reference::ConfigKey;
+use crate::config::reference::{ConfigKey, reference};
 
 /// The section of the table whose keys each cache has, and the section of the cache named `main`.
 pub(super) const CACHE: &str = "cache";
@@ -28,6 +28,12 @@ pub(super) const VARIABLES: &str = "CRIEUR__CACHES__";
 /// What a name must be.
 pub(super) const FORM: &str = "a name has 1 to 40 letters from a to z, digits, _ and -: [caches.dakar]";
 
+/// The name that this one is but for upper and lower case, of those that other parts of the configuration give a cache. In
+/// metrics and variables nobody would tell them apart.
+pub(super) fn taken(name: &str) -> Option<&'static str> {
+    [MAIN, UPSTASH].into_iter().find(|taken| name.eq_ignore_ascii_case(taken) && name != *taken)
+}
+
 /// What is wrong with the name of a cache.
 pub(super) fn wrong(name: &str) -> Option<&'static str> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
@@ -43,6 +49,30 @@ pub(super) fn wrong(name: &str) -> Option<&'static str> {
 /// The name as it stands in variables, which have neither lower case nor hyphens.
 pub(super) fn in_variables(name: &str) -> String {
     name.to_ascii_uppercase().replace('-', "_")
+}
+
+/// A text that knows the keys of a cache as `cache.url`, with the keys of this section instead: `caches.dakar.url`.
+pub fn in_section(section: &str, text: String) -> String {
+    if section.is_empty() || section == CACHE || !text.contains("cache.") {
+        return text;
+    }
+    let is_inside = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte));
+    let is_key = |at: usize| {
+        let end = text[at..]
+            .find(|c: char| !c.is_ascii_lowercase() && c != '_' && c != '.')
+            .map_or(text.len(), |end| at + end);
+        let name = text[at..end].trim_end_matches('.');
+        !is_inside(text.as_bytes()[..at].last()) && reference().iter().any(|key| key.name == name)
+    };
+    let mut out = String::new();
+    let mut done = 0;
+    for (at, _) in text.match_indices("cache.").filter(|(at, _)| is_key(*at)) {
+        out.push_str(&text[done..at]);
+        out.push_str(section);
+        done = at + CACHE.len();
+    }
+    out.push_str(&text[done..]);
+    out
 }
 
 /// A section as it is written.
@@ -124,6 +154,32 @@ mod tests {
         ] {
             assert_eq!(wrong(name).is_none(), is_right, "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_that_differs_from_a_given_one_by_case_alone_is_taken() {
+        for (name, expected) in
+            [("main", None), ("upstash", None), ("Main", Some("main")), ("UPSTASH", Some("upstash")), ("mains", None)]
+        {
+            assert_eq!(taken(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_text_names_the_keys_of_the_section() {
+        let of = |section: &str, text: &str| in_section(section, text.to_owned());
+        for (text, expected) in [
+            ("correct cache.url. Write it", "correct caches.eu.url. Write it"),
+            ("cache.tls_ca and cache.sentinel_tls_ca", "caches.eu.tls_ca and caches.eu.sentinel_tls_ca"),
+            ("set the key `cache.url`, é", "set the key `caches.eu.url`, é"),
+            ("the cache. It", "the cache. It"),
+            ("a host cache.url.example or my-cache.url", "a host cache.url.example or my-cache.url"),
+            ("postgres.url and cache.url", "postgres.url and caches.eu.url"),
+        ] {
+            assert_eq!(of("caches.eu", text), expected);
+            assert_eq!((of("cache", text), of("", text)), (text.to_owned(), text.to_owned()));
+        }
+        assert_eq!(of("caches.cache", "cache.url or cache.url"), "caches.cache.url or caches.cache.url");
     }
 
     #[test]

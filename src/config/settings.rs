@@ -77,6 +77,21 @@ pub enum Transport {
     Rest,
 }
 
+impl Transport {
+    /// As it is written.
+    pub(super) fn read(text: &str) -> Self {
+        if text == "rest" { Transport::Rest } else { Transport::Tcp }
+    }
+
+    /// What a mark costs over it.
+    pub fn mark_cost(self) -> MarkCost {
+        match self {
+            Transport::Rest => MarkCost::REST,
+            Transport::Tcp => MarkCost::TCP,
+        }
+    }
+}
+
 /// What is said of servers whose addresses other servers name: Sentinels, nodes of a cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServersConfig {
@@ -93,7 +108,7 @@ pub struct ServersConfig {
 }
 
 /// `[cache]`, `[caches.NAME]`
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CacheConfig {
     /// `main`, or the NAME of its section: stands in metrics and in the log.
     pub name: String,
@@ -145,10 +160,7 @@ impl CacheConfig {
     ///
     /// Where the heartbeat leaves nothing of it.
     pub fn budget(&self) -> Result<Option<Budget>, TooSmall> {
-        let mark = match self.transport {
-            Transport::Rest => MarkCost::REST,
-            Transport::Tcp => MarkCost::TCP,
-        };
+        let mark = self.transport.mark_cost();
         self.budget.map(|commands| Budget::new(commands, self.heartbeat, mark)).transpose()
     }
 
@@ -167,4 +179,11 @@ pub struct Limits {
     pub batch_keys_max: usize,
     /// `stop_timeout`, default 10 s: what is in flight may take this long after SIGTERM.
     pub stop_timeout: Duration,
+}
+
+impl Limits {
+    /// `memory_bytes_max`, as far as this machine can count.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes_max.try_into().unwrap_or(usize::MAX)
+    }
 }

@@ -447,7 +447,12 @@ async fn what_is_wrong_with_an_upstash_cache_is_said_in_words() {
         let words = if way == Way::Rest { "the service refuses the token (HTTP 401)" } else { "WRONGPASS" };
         assert!(wrong.contains(words), "{wrong}");
         let small = said(&scene.config("budget = '20k'\nheartbeat = '10s'"));
-        assert!(small.contains("cache.budget: 20000 commands a month are too few for a heartbeat of 10s"), "{small}");
+        assert!(
+            small.contains(
+                "cache.budget: 20000 commands a month are too few: with a heartbeat of 10s the marks alone may cost"
+            ),
+            "{small}"
+        );
         assert!(small.contains("allow at least") && small.contains("heartbeat = "), "{small}");
         if way == Way::Rest {
             scene.upstash.fault(json!({"do": "html", "times": 0}));
