@@ -1,6 +1,7 @@
 //! A cache of any kind: what its configuration asks for, behind one type, so that one loop drives different ones.
 
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::cluster::ShardCache;
@@ -13,12 +14,17 @@ use super::redis::RedisCache;
 use super::rest::RestCache;
 use super::sweep::Progress;
 use super::{Cache, Deleted, Rest, Swap, Swept};
-use crate::config;
-use crate::error::Result;
+use crate::config::{self, in_section};
+use crate::error::{Error, Result};
 use crate::keys::KeySet;
 
-/// A cache of any kind.
-pub enum AnyCache {
+/// A cache of any kind. What it answers names the keys of its own section: `caches.dakar.url`.
+pub struct AnyCache {
+    section: Rc<str>,
+    kind: Kind,
+}
+
+enum Kind {
     /// One server, over its own protocol.
     Server(Box<RedisCache>),
     /// Upstash, over its REST interface.
@@ -30,12 +36,25 @@ pub enum AnyCache {
 /// The same call of whichever cache it is.
 macro_rules! each {
     ($any:expr, $cache:ident => $call:expr) => {
-        match $any {
-            AnyCache::Server($cache) => $call,
-            AnyCache::Rest($cache) => $call,
-            AnyCache::Shard($cache) => $call,
+        match &$any.kind {
+            Kind::Server($cache) => $call,
+            Kind::Rest($cache) => $call,
+            Kind::Shard($cache) => $call,
         }
     };
+}
+
+/// The same question to whichever cache it is. An error names the keys of the section.
+macro_rules! ask {
+    ($any:expr, $cache:ident => $call:expr) => {
+        each!($any, $cache => $call.await).map_err(|error| of_section(error, &$any.section))
+    };
+}
+
+fn of_section(mut error: Error, section: &str) -> Error {
+    error.message = in_section(section, error.message);
+    error.hint = error.hint.map(|hint| in_section(section, hint));
+    error
 }
 
 impl AnyCache {
@@ -45,11 +64,9 @@ impl AnyCache {
     ///
     /// Definite ones: an address or a file that cannot be used.
     pub fn new(config: &config::CacheConfig) -> Result<Self> {
-        Ok(match CacheAddress::of(config)? {
-            CacheAddress::Rest(address) => AnyCache::Rest(Box::new(RestCache::new(address, config)?)),
-            CacheAddress::Cluster(address) => AnyCache::Shard(Box::new(ShardCache::new(config.clone(), address))),
-            _ => AnyCache::Server(Box::new(RedisCache::new(config)?)),
-        })
+        let section = Rc::from(config.section.as_str());
+        let kind = Kind::new(config).map_err(|error| of_section(error, &section))?;
+        Ok(AnyCache { section, kind })
     }
 
     /// How far the current or last sweep is.
@@ -66,43 +83,65 @@ impl AnyCache {
     pub fn server(&self) -> &str {
         each!(self, cache => cache.server())
     }
+
+    /// The mark that readers ask for: of a cluster, that of the whole.
+    ///
+    /// # Errors
+    ///
+    /// Those of the cache.
+    pub async fn mark_for_readers(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        match &self.kind {
+            Kind::Shard(shard) => shard.mark_of_whole(name).await.map_err(|error| of_section(error, &self.section)),
+            Kind::Server(_) | Kind::Rest(_) => self.mark(name).await.map(|(mark, _)| mark),
+        }
+    }
+}
+
+impl Kind {
+    fn new(config: &config::CacheConfig) -> Result<Self> {
+        Ok(match CacheAddress::of(config)? {
+            CacheAddress::Rest(address) => Kind::Rest(Box::new(RestCache::new(address, config)?)),
+            CacheAddress::Cluster(address) => Kind::Shard(Box::new(ShardCache::new(config.clone(), address))),
+            CacheAddress::Single(_) | CacheAddress::Sentinel(_) => Kind::Server(Box::new(RedisCache::new(config)?)),
+        })
+    }
 }
 
 impl Cache for AnyCache {
     async fn whereabouts(&self) -> Result<Option<String>> {
-        each!(self, cache => cache.whereabouts().await)
+        ask!(self, cache => cache.whereabouts())
     }
 
     async fn leave_note(&self, note: &str) -> Result<()> {
-        each!(self, cache => cache.leave_note(note).await)
+        ask!(self, cache => cache.leave_note(note))
     }
 
     async fn find_note(&self) -> Result<Option<Vec<u8>>> {
-        each!(self, cache => cache.find_note().await)
+        ask!(self, cache => cache.find_note())
     }
 
     async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
-        each!(self, cache => cache.delete(keys).await)
+        ask!(self, cache => cache.delete(keys))
     }
 
     async fn delete_rest(&self, keys: &[&KeySet], rest: &mut Rest) -> Result<Deleted> {
-        each!(self, cache => cache.delete_rest(keys, rest).await)
+        ask!(self, cache => cache.delete_rest(keys, rest))
     }
 
     async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
-        each!(self, cache => cache.sweep(patterns).await)
+        ask!(self, cache => cache.sweep(patterns))
     }
 
     async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
-        each!(self, cache => cache.try_out(name, families).await)
+        ask!(self, cache => cache.try_out(name, families))
     }
 
     async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
-        each!(self, cache => cache.mark(name).await)
+        ask!(self, cache => cache.mark(name))
     }
 
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
-        each!(self, cache => cache.swap_mark(name, expected, mark, again).await)
+        ask!(self, cache => cache.swap_mark(name, expected, mark, again))
     }
 
     async fn turned(&self, since: Lineage) {
@@ -138,19 +177,75 @@ impl Cache for AnyCache {
     }
 
     fn newcomers(&self) -> Vec<Self> {
-        match self {
-            AnyCache::Server(_) | AnyCache::Rest(_) => Vec::new(),
-            AnyCache::Shard(shard) => shard.newcomers().into_iter().map(Box::new).map(AnyCache::Shard).collect(),
+        let of = |shard| AnyCache { section: Rc::clone(&self.section), kind: Kind::Shard(Box::new(shard)) };
+        match &self.kind {
+            Kind::Server(_) | Kind::Rest(_) => Vec::new(),
+            Kind::Shard(shard) => shard.newcomers().into_iter().map(of).collect(),
         }
     }
 }
 
 impl Inspect for AnyCache {
     async fn examine(&self, name: &str, families: &[Vec<u8>]) -> Result<Examined> {
-        each!(self, cache => cache.examine(name, families).await)
+        ask!(self, cache => cache.examine(name, families))
     }
 
     async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool> {
-        each!(self, cache => cache.keys(matching, each).await)
+        ask!(self, cache => cache.keys(matching, each))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    /// The cache of a configuration with this section.
+    fn configured(section: &str) -> config::CacheConfig {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("crieur.toml");
+        let text = format!("[postgres]\nurl = 'postgres://a/d'\n{section}\n[[rules]]\ntable = 't'\nkeys = ['k']\n");
+        std::fs::write(&path, text).expect("written");
+        let none = std::iter::empty::<config::Given>();
+        let config = config::Config::load(&path, none).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        config.caches[0].clone()
+    }
+
+    #[test]
+    fn errors_name_the_keys_of_the_section() {
+        for section in ["cache", "caches.eu", "caches.main"] {
+            let config = configured(&format!("[{section}]\nurl = 'redis://a'\ntls_ca = '/ca.pem'"));
+            let error = AnyCache::new(&config).err().expect("there is no TLS");
+            let message = format!("{section}.tls_ca is set, and {section}.url does not begin with rediss://");
+            let hint = format!("Write rediss:// to use TLS, or remove {section}.tls_ca.");
+            assert_eq!((error.message, error.hint), (message, Some(hint)));
+        }
+    }
+
+    /// What is said of a cache of Upstash whose port for TCP leads to this place instead.
+    async fn said_of(place: &str) -> (String, String) {
+        let mut config = configured("[caches.eu]\nurl = 'https://nice-cat-1.upstash.io'\ntoken = 'hunter2'");
+        assert_eq!(config.url.expose(), "rediss://default:hunter2@nice-cat-1.upstash.io:6379");
+        let moved = config.url.expose().replace("nice-cat-1.upstash.io:6379", place);
+        config.url = Secret::written(moved, config.url.origin().to_owned());
+        let error = AnyCache::new(&config).expect("valid").mark("crieur").await.expect_err("nobody answers");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        (error.chain(), error.hint.expect("a way out"))
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_said_with_the_cache_the_cause_and_the_way_over_rest() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+        let (said, hint) = said_of(&closed.to_string()).await;
+        for words in [closed.to_string().as_str(), "(caches.eu.url in ", "cannot connect", "refused"] {
+            assert!(said.contains(words), "{words} in {said}");
+        }
+        assert!(hint.contains("transport = \"rest\""), "{hint}");
+    }
+
+    #[tokio::test]
+    async fn a_host_without_an_address_is_not_reached_over_rest_either() {
+        let (said, hint) = said_of("nowhere.invalid:6379").await;
+        assert!(said.contains("cannot connect") && hint.contains("Correct the host's name"), "{said} {hint}");
     }
 }

@@ -25,7 +25,7 @@ use super::sentinel::Sentinels;
 use super::speak::{self, Speaks, count};
 use super::swap::{self, Swapping, mark_key};
 use super::sweep::{Progress, Steps, SweepGround};
-use super::{Cache, Deleted, Swap, Swept, reply, scan, sweep};
+use super::{Cache, Deleted, Swap, Swept, reply, scan, socket, sweep};
 use crate::amount::shown;
 use crate::cache::continuity::Lineage;
 use crate::config::{self, Leases, Metering};
@@ -170,7 +170,10 @@ impl RedisCache {
 
     /// The address was made from that of a REST interface, which may be all that can be reached.
     fn unreached(&self, error: Error) -> Error {
-        if self.is_derived && error.is_transient() { error.hint(ONLY_HTTPS) } else { error }
+        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+        // A host that has no address has none for REST either.
+        let is_nowhere = cause.is_some_and(socket::is_unresolved);
+        if self.is_derived && error.is_transient() && !is_nowhere { error.hint(ONLY_HTTPS) } else { error }
     }
 
     /// The same, to one address.

@@ -7,11 +7,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep, timeout};
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_postgres::Client;
 
 use crate::amount::duration;
-use crate::cache::Cache;
 use crate::cache::any::AnyCache;
 use crate::cli::origin::Origin;
 use crate::cli::output::say;
@@ -97,6 +97,28 @@ fn lacks(text: Option<&[u8]>, wanted: &Wanted) -> Option<String> {
     (deleted < wanted.upto).then(|| format!("is at {deleted}, before {}", wanted.upto))
 }
 
+/// A cache that is waited for.
+struct Awaited<'a> {
+    name: &'a str,
+    cache: &'a AnyCache,
+    /// What it lacks, as far as it said so; `None` when it lacks nothing.
+    lacks: Option<String>,
+}
+
+impl Awaited<'_> {
+    /// Asks it, for as long as there is time.
+    async fn look(&mut self, slot: &str, wanted: &Wanted, by: Instant) {
+        let until = by.min(Instant::now() + ANSWER);
+        match timeout_at(until, self.cache.mark_for_readers(slot)).await {
+            Ok(Ok(text)) => self.lacks = lacks(text.as_deref(), wanted),
+            Ok(Err(error)) => self.lacks = Some(format!("does not answer: {}", error.chain())),
+            // What it said before, it says better than a look that was cut short.
+            Err(_) if until < by => self.lacks = Some("does not answer".to_owned()),
+            Err(_) => {}
+        }
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -106,58 +128,64 @@ pub async fn run(config: &Config, arguments: &StatusArgs, out: &mut impl Write) 
     let caches = config.caches.iter().map(|cache| Ok((cache, AnyCache::new(cache)?))).collect::<Result<Vec<_>>>()?;
     let Some(until) = arguments.wait else { return show(config, &caches, out).await };
     let by = Instant::now() + arguments.timeout;
-    let wanted = {
-        let origin = Origin::of(config)?;
-        let session = origin.session().await?;
-        match config.postgres.mode {
-            Mode::Replication => of_wal(&session, until).await?,
-            Mode::Outbox => match of_outbox(&session, until, &config.postgres.slot, by).await? {
-                Some(wanted) => wanted,
-                None => {
-                    writeln!(out, "rows wait in the outbox: no daemon removes them, or a cache holds them")?;
-                    return Ok(Exit::Failed);
-                }
-            },
+    let wanted = match wanted(config, until, by).await? {
+        Ok(wanted) => wanted,
+        Err(late) => {
+            writeln!(out, "{late}")?;
+            return Ok(Exit::Failed);
         }
     };
-    let mut waits: Vec<_> = caches.iter().filter(|(cache, _)| cache.required || arguments.all).collect();
+    let is_awaited = |cache: &CacheConfig| cache.required || arguments.all;
+    let awaited = caches.iter().filter(|(cache, _)| is_awaited(cache)).map(|(cache, asked)| Awaited {
+        name: &cache.name,
+        cache: asked,
+        lacks: Some("does not answer".to_owned()),
+    });
+    let mut awaited: Vec<Awaited<'_>> = awaited.collect();
     loop {
-        let mut missing = Vec::new();
-        for (cache, asked) in std::mem::take(&mut waits) {
-            if let Some(why) = lacking(asked, &config.postgres.slot, &wanted).await {
-                missing.push((cache, asked, why));
-            }
-        }
-        if missing.is_empty() {
+        join_all(awaited.iter_mut().map(|cache| cache.look(&config.postgres.slot, &wanted, by))).await;
+        awaited.retain(|cache| cache.lacks.is_some());
+        if awaited.is_empty() {
             return Ok(Exit::Ok);
         }
         if Instant::now() >= by {
-            for (cache, _, why) in &missing {
-                writeln!(out, "cache {} {why}", cache.name)?;
+            for cache in &awaited {
+                writeln!(out, "cache {} {}", cache.name, cache.lacks.as_deref().unwrap_or_default())?;
             }
             return Ok(Exit::Failed);
         }
-        let again = |name: &str| caches.iter().find(|(cache, _)| cache.name == name);
-        waits = missing.iter().filter_map(|(cache, ..)| again(&cache.name)).collect();
-        sleep(LOOK).await;
+        sleep_until(by.min(Instant::now() + LOOK)).await;
     }
 }
 
-async fn lacking(cache: &AnyCache, slot: &str, wanted: &Wanted) -> Option<String> {
-    match timeout(ANSWER, cache.mark(slot)).await {
-        Ok(Ok((text, _))) => lacks(text.as_deref(), wanted),
-        Ok(Err(error)) => Some(format!("does not answer: {}", error.chain())),
-        Err(_) => Some("does not answer".to_owned()),
+/// What marks must say; what kept the server from saying so in time.
+async fn wanted(config: &Config, until: Until, by: Instant) -> Result<std::result::Result<Wanted, &'static str>> {
+    const SILENT: &str = "the server does not answer in time: where the caches should be is not known";
+    let origin = Origin::of(config)?;
+    let Ok(session) = timeout_at(by, origin.session()).await else { return Ok(Err(SILENT)) };
+    let session = session?;
+    match config.postgres.mode {
+        Mode::Replication => timeout_at(by, of_wal(&session, until)).await.map_or(Ok(Err(SILENT)), |of| of.map(Ok)),
+        Mode::Outbox => {
+            let Ok(left) = timeout_at(by, rows_left(&session, until)).await else { return Ok(Err(SILENT)) };
+            let Ok(removed) = timeout_at(by, removed(&session, &left?)).await else {
+                return Ok(Err("rows wait in the outbox: no daemon removes them, or a cache holds them"));
+            };
+            removed?;
+            let of = timeout_at(by, of_outbox(&session, &config.postgres.slot)).await;
+            of.map_or(Ok(Err(SILENT)), |of| of.map(Ok))
+        }
     }
 }
 
 /// What the marks say now.
 async fn show(config: &Config, caches: &[(&CacheConfig, AnyCache)], out: &mut impl Write) -> anyhow::Result<Exit> {
     let mut exit = Exit::Ok;
-    for (config_of, cache) in caches {
-        let name = &config_of.name;
-        let text = match timeout(ANSWER, cache.mark(&config.postgres.slot)).await {
-            Ok(Ok((text, _))) => text,
+    let asked = caches.iter().map(|(_, cache)| timeout(ANSWER, cache.mark_for_readers(&config.postgres.slot)));
+    for ((cache, _), answer) in caches.iter().zip(join_all(asked).await) {
+        let name = &cache.name;
+        let text = match answer {
+            Ok(Ok(text)) => text,
             Ok(Err(error)) => {
                 writeln!(out, "cache {name} does not answer: {}", error.chain())?;
                 exit = Exit::Failed;
@@ -199,7 +227,7 @@ async fn of_wal(session: &Session, until: Until) -> Result<Wanted> {
             if let Err(error) = session.client.batch_execute(TRANSACTION).await {
                 let error = session_error(&error);
                 say(format!(
-                    "the server writes no message for us ({error}): where nobody writes, its position may come late\n"
+                    "crieur may not write a message into the WAL ({error}): on a server where nobody else writes, this wait may last until its timeout\n"
                 ));
                 flushed(&session.client, inserted).await?
             } else {
@@ -229,37 +257,49 @@ async fn position(client: &Client, function: &str) -> Result<Lsn> {
 }
 
 /// Of an outbox: its rows count no positions that others know, so these are waited for until they are removed, and then
-/// for the marks of caches that were not waited for.
-async fn of_outbox(session: &Session, until: Until, slot: &str, by: Instant) -> Result<Option<Wanted>> {
+/// for the marks of caches that were not waited for. The question whether some of those are there that are visible now.
+async fn rows_left(session: &Session, until: Until) -> Result<String> {
     if let Until::Position(_) = until {
         let error = Error::definite(Exit::Usage, "in outbox mode a position of the server's WAL says nothing of rows");
         return Err(error.hint("Write --wait now."));
     }
     let snapshot = text(&session.client, "SELECT pg_catalog.pg_current_snapshot()::text").await?;
-    let left = format!(
+    Ok(format!(
         "SELECT (EXISTS (SELECT FROM crieur.outbox AS o WHERE pg_catalog.pg_visible_in_snapshot(o.xid, {}::pg_snapshot)) \
          OR EXISTS (SELECT FROM crieur.collapse))::text",
         quote::literal(&snapshot)
-    );
-    while text(&session.client, &left).await? == "true" {
-        if Instant::now() >= by {
-            return Ok(None);
-        }
+    ))
+}
+
+/// Waits until none is left.
+async fn removed(session: &Session, left: &str) -> Result<()> {
+    while text(&session.client, left).await? == "true" {
         sleep(LOOK).await;
     }
+    Ok(())
+}
+
+async fn of_outbox(session: &Session, slot: &str) -> Result<Wanted> {
     let confirmed =
         format!("SELECT p.confirmed::text FROM crieur.progress AS p WHERE p.slot = {}", quote::literal(slot));
-    let confirmed = text(&session.client, &confirmed).await?;
+    let missing = || {
+        Error::definite(Exit::Unavailable, "the table crieur.progress has no row for this slot")
+            .hint("Start crieur run once.")
+    };
+    let confirmed = first(&session.client, &confirmed).await?.ok_or_else(missing)?;
     let upto = confirmed.parse().map_err(|_| Error::definite(Exit::Protocol, "crieur.progress cannot be read"))?;
-    Ok(Some(Wanted { server: None, upto: Lsn(upto) }))
+    Ok(Wanted { server: None, upto: Lsn(upto) })
 }
 
 async fn text(client: &Client, sql: &str) -> Result<String> {
+    let missing = || Error::definite(Exit::Protocol, "the server answers a question with no row");
+    first(client, sql).await?.ok_or_else(missing)
+}
+
+/// The first row's text, where there is a row.
+async fn first(client: &Client, sql: &str) -> Result<Option<String>> {
     let rows = query(client, sql, &[]).await?;
-    let missing =
-        || Error::definite(Exit::Unavailable, "the server has no answer; has `crieur run` been started once?");
-    let row = rows.first().ok_or_else(missing)?;
-    row.try_get(0).map_err(|error| session_error(&error))
+    rows.first().map(|row| row.try_get(0)).transpose().map_err(|error| session_error(&error))
 }
 
 #[cfg(test)]

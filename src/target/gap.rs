@@ -289,7 +289,7 @@ where
                     Id::GapUnswept,
                     server,
                     gap = gap.kind(),
-                    "{said}: the cache may hold stale keys until they expire (cache.on_gap is \"warn\")"
+                    "{said}: the cache may hold stale keys until they expire (on_gap of this cache is \"warn\")"
                 );
             }
             (OnGap::Warn, _) => {}

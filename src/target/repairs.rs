@@ -12,7 +12,7 @@ use crate::target::owed::Owed;
 use crate::target::pace::{Pace, PaceTurn};
 
 /// The way out, which is the same for every cause: something outside makes the cache another again and again.
-const HINT: &str = "cache.url must lead to one primary at each connection (not to a load balancer over several servers), and no other \
+const HINT: &str = "The url of this cache must lead to one primary at each connection (not to a load balancer over several servers), and no other \
      daemon may use this postgres.slot on the same cache; `crieur check` tries the cache's answers.";
 
 /// Marks that are not written, because the server behind the connection is another or not proved.

@@ -246,3 +246,41 @@ async fn a_copy_that_a_broken_migration_left_goes() {
         assert_eq!(daemon.stop(), Some(0));
     }
 }
+
+/// Exit code and output of `crieur status` with these arguments.
+fn status(scene: &ClusterScene, arguments: &[&str]) -> (Option<i32>, String) {
+    let out = daemon::run_with(&[&["status"], arguments].concat(), &scene.config());
+    let text = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    (out.status.code(), text.concat())
+}
+
+/// What every shard has deleted is what counts, whichever of them is behind.
+#[tokio::test]
+async fn status_waits_for_every_shard() {
+    let scene = ClusterScene::start(Server::System, &["cluster-node-timeout 60000"]).await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow_failing_cache();
+    let ids: Vec<u32> = (0..PRIMARIES).flat_map(|index| scene.items_at(index, 10)).collect();
+    for _ in 0..3 {
+        scene.fill(&ids);
+        scene.update(&ids).await;
+        let (code, said) = status(&scene, &["--wait", "now"]);
+        assert_eq!(code, Some(0), "{said} {}", daemon.log());
+        assert!(!ids.iter().any(|id| scene.cluster.holds(&format!("item:{id}"), FIRST)), "{}", daemon.log());
+    }
+    let (code, said) = status(&scene, &[]);
+    assert!(code == Some(0) && said.contains("cache main: lsn "), "{code:?} {said}");
+    let owner = scene.cluster.owner(MARK, FIRST);
+    let behind = FIRST.iter().copied().find(|index| *index != 0 && Some(*index) != owner).expect("there are three");
+    let there = scene.items_at(behind, 10);
+    scene.fill(&there);
+    scene.cluster.nodes[behind].freeze();
+    scene.update(&ids).await;
+    let (code, said) = status(&scene, &["--wait", "now", "--timeout", "5s"]);
+    assert!(code == Some(1) && said.contains("cache main is at "), "{code:?} {said} {}", daemon.log());
+    scene.cluster.nodes[behind].thaw();
+    let (code, said) = status(&scene, &["--wait", "now"]);
+    assert_eq!(code, Some(0), "{said} {}", daemon.log());
+    assert!(!there.iter().any(|id| scene.cluster.holds(&format!("item:{id}"), FIRST)), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}

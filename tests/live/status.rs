@@ -1,5 +1,7 @@
 //! `crieur status`: what the marks say, and the wait until what is committed is deleted everywhere.
 
+use std::net::TcpListener;
+
 use crieur::lsn::Lsn;
 use crieur::mark::Mark;
 
@@ -79,5 +81,22 @@ async fn status_waits_until_what_is_committed_is_deleted_in_every_required_cache
         assert_eq!(code, Some(0), "it is not required: {said}");
         other.thaw();
         assert_eq!(daemon.stop(), Some(0));
+    }
+}
+
+/// A cache that never answers takes no more than the time that there is.
+#[tokio::test]
+async fn a_wait_that_ends_names_what_each_cache_lacks() {
+    let scene = Scene::start().await;
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let config = format!(
+        "{}\n[caches.silent]\nurl = \"redis://{}\"\ntimeout = \"1h\"\n",
+        scene.config(),
+        silent.local_addr().expect("it is bound")
+    );
+    let (code, said) = status(&config, &["--wait", "now", "--timeout", "2s"]);
+    assert_eq!(code, Some(1), "{said}");
+    for words in ["cache main holds no mark", "cache silent does not answer"] {
+        assert!(said.contains(words), "{said}");
     }
 }

@@ -86,6 +86,16 @@ impl ShardCache {
         self.topology.server()
     }
 
+    /// The mark of the whole cluster, as readers see it. Nobody need serve the cluster: behind a question without an answer
+    /// the nodes are asked for the map again.
+    pub async fn mark_of_whole(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.topology.sure().await?;
+        self.topology.doubt();
+        let mark = whole::read(&self.topology, name).await.map_err(|error| error.at(self.topology.server()))?;
+        self.topology.trust();
+        Ok(mark)
+    }
+
     /// The node that holds this shard, and the slot that its mark lies in; `None` where it holds no slot of its own.
     fn seat(&self) -> Option<(NodeId, Rc<Node>, u16)> {
         let (id, node) = self.topology.primary(self.index)?;

@@ -259,6 +259,16 @@ impl Topology {
         if self.map.borrow().primaries.is_empty() { self.refresh().await } else { Ok(()) }
     }
 
+    /// The same, or a map that nothing makes doubtful.
+    pub(super) async fn sure(&self) -> Result<()> {
+        if self.is_doubtful.get() { self.refresh().await } else { self.ready().await }
+    }
+
+    /// What was asked by the map was answered.
+    pub(super) fn trust(&self) {
+        self.is_doubtful.set(false);
+    }
+
     /// Asks the nodes for the map, unless that was done since.
     pub(super) async fn refresh(&self) -> Result<()> {
         let since = Instant::now();

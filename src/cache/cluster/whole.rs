@@ -4,12 +4,33 @@ use ::redis::{Cmd, Value};
 
 use super::slot::slot_of;
 use super::topology::Topology;
+use crate::cache::{reply, speak};
+use crate::error::Result;
+
+fn key(name: &str) -> String {
+    format!("crieur:mark:{name}")
+}
+
+/// What stands there.
+pub(super) async fn read(topology: &Topology, name: &str) -> Result<Option<Vec<u8>>> {
+    let key = key(name);
+    let Some((_, node)) = topology.owner_of(slot_of(key.as_bytes())) else {
+        return Err(reply::in_cluster("GET", "CLUSTERDOWN", "Hash slot not served"));
+    };
+    match node.ask_one(speak::read(&key)).await? {
+        Value::ServerError(error) if error.code() != "WRONGTYPE" => {
+            Err(reply::in_cluster("GET", error.code(), error.details().unwrap_or_default()))
+        }
+        // What is no text, somebody else wrote.
+        value => speak::mark("GET", value).or_else(|error| error.map_or(Ok(None), Err)),
+    }
+}
 
 /// A shard's mark was written: the mark of the whole follows, where the node that has it answers. It is written again with
 /// each mark of any shard, so a failure only leaves it older.
 pub(super) async fn tell(topology: &Topology, index: usize, name: &str, text: &[u8]) {
     let Some(whole) = topology.note_mark(index, text) else { return };
-    let key = format!("crieur:mark:{name}");
+    let key = key(name);
     let Some((owner, node)) = topology.owner_of(slot_of(key.as_bytes())) else { return };
     // A node that does not answer is asked by its own shard alone.
     if owner != Some(index) && topology.is_away(owner) {

@@ -65,7 +65,7 @@ fn apart(families: &[Vec<u8>], leases: Leases) -> Vec<Finding> {
         let family = String::from_utf8_lossy(family).escape_debug().to_string();
         Finding::wrong(
             "cache, leases in a cluster",
-            format!("keys {family} hold a }}, so that their leases lie in other slots than they do"),
+            format!("the keys {family} hold a }}: in a cluster such a key and its lease lie in different slots"),
         )
         .mend("write the keys of that rule without }, or let readers keep the lease in the key itself (leases = \"none\")")
     };

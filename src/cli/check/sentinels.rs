@@ -19,9 +19,8 @@ pub fn findings(report: &SentinelReport) -> Vec<Finding> {
             Finding::wrong("cache, Sentinels", format!("they do not agree on the primary; {asked}"))
                 .mend("SENTINEL RESET at each that is behind")
         }
-        SentinelVerdict::Silent => {
-            Finding::wrong("cache, Sentinels", format!("fewer than a majority answer: {asked}")).mend("start them")
-        }
+        SentinelVerdict::Silent => Finding::wrong("cache, Sentinels", format!("fewer than a majority answer: {asked}"))
+            .mend("start the Sentinels, or correct their addresses"),
     }];
     out.extend(report.said.iter().filter_map(|(server, said)| one(report, server, said)));
     let known = report.words().map(|word| word.others + 1).max().unwrap_or(0);
