@@ -7,8 +7,6 @@ use std::rc::Rc;
 use crate::change::{Oid, Relation, ReplicaIdentity};
 use crate::keys::FamilyId;
 use crate::question::LookupId;
-use crate::rules::invalidations::Invalidations;
-use crate::rules::plan::cause::Cause;
 use crate::rules::plan::columns::{ColumnSet, Comparing};
 use crate::rules::plan::images::{ImageSlot, Making, ValueSource};
 use crate::rules::plan::verdict::{Conditions, Operand};
@@ -87,11 +85,14 @@ impl Rules {
         Plan::compile(self, &Rules::nothing(), Scope::Families(&[table]))
     }
 
-    /// The families of some tables.
+    /// The families that a change of some tables may be about, of those that the cache with these rules owns.
     pub fn families_of_all(&self, tables: impl Iterator<Item = TableId>) -> BTreeSet<FamilyId> {
-        let mut load = Invalidations::default();
-        tables.for_each(|table| self.families_of(table).whole(Cause::Asked, 0, &mut load));
-        load.patterns.iter().map(|pattern| pattern.family).filter(|family| self.is_own(*family)).collect()
+        let tables: Vec<TableId> = tables.collect();
+        let is_about = |family: &FamilyId| {
+            let template = self.templates.get(family.0 as usize);
+            template.is_some_and(|template| Scope::Families(&tables).holds(self, template))
+        };
+        self.families().map(|(family, _)| family).filter(is_about).collect()
     }
 
     /// A relation without a column, for plans of which only TRUNCATE is used.
@@ -280,4 +281,37 @@ fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
         list.push(item);
         list.len() - 1
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::read::parse::rules_of;
+
+    /// The patterns that are swept in a cache when the table `t` was altered.
+    fn swept(rules: &Rules, cache: &str) -> Vec<String> {
+        let seen = rules.seen_by(cache, &[b"lock:*".to_vec()]);
+        let rules = seen.as_ref().unwrap_or(rules);
+        let families = rules.families_of_all(rules.table("public", "t").into_iter());
+        families.into_iter().map(|family| String::from_utf8_lossy(rules.family(family)).into_owned()).collect()
+    }
+
+    #[test]
+    fn a_pattern_of_two_rules_is_swept_in_each_cache_that_one_of_them_is_for() {
+        let rules = rules_of(
+            "[[rules]]\ntable = 't'\nkeys = ['a:{id}', 'both:{id}']\ncaches = ['dakar']\n\
+             [[rules]]\ntable = 't'\nkeys = ['both:{n}']\n[[rules]]\ntable = 'u'\nkeys = ['u:{id}']\n",
+        );
+        assert_eq!(swept(&rules, "upstash"), ["both:*"]);
+        assert_eq!(swept(&rules, "dakar"), ["a:*", "both:*", "both:*"], "each rule has its family");
+    }
+
+    #[test]
+    fn a_key_without_a_column_is_swept_as_well_and_so_are_keys_of_answers() {
+        let rules = rules_of(
+            "[[rules]]\ntable = 't'\nkeys = ['home', 't:{id}']\n[[rules]]\ntable = 'u'\nkeys = ['u:{o.c}', 'u']\n\
+             lookup.o = { sql = 'select c from t where id = $1', args = ['id'] }\n",
+        );
+        assert_eq!(swept(&rules, "main"), ["home", "t:*"]);
+    }
 }
