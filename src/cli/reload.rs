@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
@@ -22,6 +23,7 @@ use crate::cli::process::environment;
 use crate::config::{CacheConfig, Config, Effective};
 use crate::error::{Error, Result};
 use crate::mistake::Mistakes;
+use crate::observe::speaker::CacheName;
 use crate::observe::{Id, log};
 use crate::rules::Rules;
 use crate::run::{Onward, Reload};
@@ -42,8 +44,7 @@ pub(super) struct ConfigInForce {
 
 /// A cache in force.
 struct CacheInForce {
-    /// Every setting, with addresses and tokens. Never shown.
-    settings: Vec<String>,
+    settings: CacheConfig,
     watched: WatchedCache,
 }
 
@@ -60,7 +61,7 @@ impl ConfigInForce {
             .caches
             .iter()
             .zip(caches)
-            .map(|(cache, watched)| CacheInForce { settings: settings(config, cache), watched: watched.clone() });
+            .map(|(cache, watched)| CacheInForce { settings: settings(cache), watched: watched.clone() });
         ConfigInForce {
             path: path.to_owned(),
             settings: config.effective().collect(),
@@ -119,7 +120,7 @@ impl ConfigInForce {
 
     /// The caches, where they are others.
     async fn caches(&mut self, config: &Config) -> Result<Option<(Vec<Onward<AnyCache>>, Vec<WatchedCache>)>> {
-        let now: Vec<Vec<String>> = config.caches.iter().map(|cache| settings(config, cache)).collect();
+        let now: Vec<CacheConfig> = config.caches.iter().map(settings).collect();
         if now.iter().eq(self.caches.iter().map(|cache| &cache.settings)) {
             return Ok(None);
         }
@@ -147,9 +148,11 @@ impl ConfigInForce {
 /// Refuses two caches that are one database, as far as they answer.
 async fn tell_apart(config: &Config) -> Result<()> {
     let twins = Twins::default();
-    for cache in &config.caches {
-        let made = Rc::new(AnyCache::new(cache)?);
-        match timeout(ANSWERS, twins.admit(&cache.name.as_str().into(), &made)).await {
+    let made = config.caches.iter().map(|cache| Ok((cache.name.as_str().into(), Rc::new(AnyCache::new(cache)?))));
+    let made: Vec<(CacheName, Rc<AnyCache>)> = made.collect::<Result<_>>()?;
+    let admitting = made.iter().map(|(name, cache)| timeout(ANSWERS, twins.admit(name, cache)));
+    for admitted in join_all(admitting).await {
+        match admitted {
             Ok(Err(error)) if !error.is_transient() => return Err(error),
             Ok(Ok(()) | Err(Error { .. })) | Err(_) => {}
         }
@@ -157,14 +160,9 @@ async fn tell_apart(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Every setting of a cache, to compare. `invalidate` is of the rules.
-fn settings(config: &Config, cache: &CacheConfig) -> Vec<String> {
-    let within = format!("{}.", cache.section);
-    let own = config.effective().filter_map(|(key, value, _)| Some((key.strip_prefix(&within)?.to_owned(), value)));
-    let own = own.filter(|(key, _)| key != "invalidate").map(|(key, value)| format!("{key}={value}"));
-    let secrets =
-        [Some(&cache.url), cache.token.as_ref()].into_iter().flatten().map(|secret| secret.expose().to_owned());
-    std::iter::once(cache.name.clone()).chain(own).chain(secrets).collect()
+/// Every setting of a cache, to compare. How its section is written says nothing of it, and `invalidate` is of the rules.
+fn settings(cache: &CacheConfig) -> CacheConfig {
+    CacheConfig { section: String::new(), invalidate: Vec::new(), ..cache.clone() }
 }
 
 /// What the rules say, to compare.
@@ -261,5 +259,34 @@ mod tests {
         assert_eq!(names(of("a", &["r"]), of("b", &["r"])), ["postgres.url"]);
         assert_eq!(names(of("a", &[]), of("a", &["r"])), ["postgres.replicas"]);
         assert_eq!(names(of("a", &["r", "s"]), of("a", &["s", "r"])), ["postgres.replicas"]);
+    }
+
+    #[test]
+    fn a_cache_is_another_when_anything_of_it_is_and_not_when_its_lines_moved() {
+        let load = |cache: &str| {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let path = directory.path().join("crieur.toml");
+            let text = format!("[postgres]\nurl = 'postgres://a/d'\n{cache}\n[[rules]]\ntable = 't'\nkeys = ['k']\n");
+            std::fs::write(&path, text).expect("written");
+            let none = std::iter::empty::<crate::config::Given>();
+            Config::load(&path, none).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+        };
+        let of = |section: &str, more: &str| {
+            let url = "redis+sentinel://:hunter2@a,b,c/m";
+            settings(&load(&format!("{section}\nurl = '{url}'\nsentinel_password = 'old'\n{more}")).caches[0])
+        };
+        let before = of("[cache]", "");
+        assert_eq!(before, of("\n\n[caches.main]", ""), "the same settings on other lines");
+        assert_eq!(before, of("[cache]", "invalidate = ['k*']"));
+        for more in ["required = false", "tls_ca = '/etc/ca.pem'", "timeout = '4s'", "echo = []"] {
+            assert_ne!(before, of("[cache]", more), "{more}");
+        }
+        let other = |from: &str, to: &str| {
+            let text = "[cache]\nurl = 'redis+sentinel://:hunter2@a,b,c/m'\nsentinel_password = 'old'\n";
+            settings(&load(&text.replace(from, to)).caches[0])
+        };
+        assert_eq!(before, other("", ""));
+        assert_ne!(before, other("old", "new"), "a password that nobody is shown");
+        assert_ne!(before, other("hunter2", "hunter3"));
     }
 }

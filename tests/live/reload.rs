@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::daemon::Daemon;
 use super::harness::postgres;
-use super::harness::wait::{PATIENCE, settled};
+use super::harness::wait::{PATIENCE, eventually, settled};
 use super::scene::{Mode, Scene, set};
 
 const BEGINS: &str = "id=reload.taken";
@@ -270,6 +270,36 @@ async fn a_changed_address_waits_for_a_restart_and_is_named_without_its_secret()
         }
     }
     assert!(!daemon.log().contains("hunter2"));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A password that is changed at the cache is changed in the file, and taken without a restart; nobody is shown it.
+#[tokio::test]
+async fn a_changed_password_of_a_cache_is_taken_and_never_shown() {
+    let scene = Scene::start().await;
+    for (user, password) in [("one", "hunter1"), ("two", "hunter2")] {
+        let () = scene.cache.ask(&["ACL", "SETUSER", user, "on", &format!(">{password}"), "~*", "&*", "+@all"]);
+    }
+    let config =
+        |login: &str| scene.config().replace(&scene.cache.url(), &scene.cache.url().replace("redis://", login));
+    let mut daemon = scene.daemon_with(&config("redis://one:hunter1@")).await;
+    daemon.allow_failing_cache();
+    let users = || scene.cache.ask::<String>(&["CLIENT", "LIST"]);
+    assert!(users().contains("user=one"), "{}", users());
+    let () = scene.cache.ask(&["ACL", "SETUSER", "two", "resetpass", ">hunter3"]);
+    // The other user, and then only a password.
+    for (times, login) in [(1, "redis://two:hunter2@"), (2, "redis://two:hunter3@")] {
+        write(&daemon, &config(login));
+        hang_up(&daemon);
+        daemon.wait_for_logs("id=reload.taken", times);
+    }
+    let deleted = scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;
+    assert_eq!(deleted, set(&["available_slots:1"]), "{}", daemon.log());
+    eventually("nobody is logged in as before", PATIENCE, async || {
+        users().contains("user=two") && !users().contains("user=one")
+    })
+    .await;
+    assert!(!daemon.log().contains("hunter"), "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
 

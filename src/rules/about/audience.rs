@@ -4,10 +4,13 @@
 //! for which some rule is not leaves out what belongs to such rules alone. What a rule of its own might also name stays,
 //! since a key that is deleted too often costs a miss.
 
+use std::collections::BTreeSet;
+
 use crate::glob;
 use crate::keys::{FamilyId, Key, KeySet};
+use crate::rules::about::digest::hash;
 use crate::rules::invalidations::Invalidations;
-use crate::rules::ruleset::{Audience, Rules, Template};
+use crate::rules::ruleset::{Audience, Rule, Rules, Template};
 
 impl Rules {
     /// The caches that a family's rule names; `None` where it is for all.
@@ -16,10 +19,16 @@ impl Rules {
         self.rules.get(template.rule)?.caches.as_deref()
     }
 
-    /// Which rules name which caches: a text to compare, which the digest does not hold.
+    /// Which rules are for which caches: a text to compare, which the digest does not hold. Each rule stands in it with what
+    /// it says, so their order does not count.
     pub fn audiences(&self) -> String {
-        let named = |rule: &crate::rules::ruleset::Rule| rule.caches.as_ref().map(|caches| caches.join(","));
-        self.rules.iter().map(|rule| named(rule).unwrap_or_default()).collect::<Vec<_>>().join(";")
+        let of = |(index, rule): (usize, &Rule)| {
+            let caches: Option<BTreeSet<&String>> = rule.caches.as_ref().map(|caches| caches.iter().collect());
+            let caches = caches.map(|caches| caches.into_iter().map(String::as_str).collect::<Vec<_>>().join(","));
+            format!("{}:{}", hash(self.written(index)), caches.as_deref().unwrap_or("*"))
+        };
+        let rules: BTreeSet<String> = self.rules.iter().enumerate().map(of).collect();
+        rules.into_iter().collect::<Vec<_>>().join(";")
     }
 
     /// The rules as the cache of this name has them, which protects these patterns; `None` where it has all of them.
@@ -111,6 +120,20 @@ mod tests {
         );
         assert_eq!(others.patterns(), [b"b:*".to_vec(), b"both:*".to_vec()]);
         assert_eq!(rules.patterns().len(), 4);
+    }
+
+    #[test]
+    fn rules_that_exchange_their_caches_are_for_others_now_whatever_their_places_are() {
+        let of = |text: &str| rules_of(text).audiences();
+        let rule = |keys: &str, caches: &str| format!("[[rules]]\ntable = 't'\nkeys = ['{keys}']\n{caches}");
+        let (dakar, vercel) = ("caches = ['dakar']\n", "caches = ['vercel']\n");
+        let before = rule("a", dakar) + &rule("b", vercel);
+        assert_ne!(of(&before), of(&(rule("b", dakar) + &rule("a", vercel))), "places and caches are exchanged");
+        assert_ne!(of(&before), of(&(rule("a", vercel) + &rule("b", dakar))));
+        assert_ne!(of(&before), of(&(rule("a", "") + &rule("b", vercel))));
+        assert_eq!(of(&before), of(&(rule("b", vercel) + &rule("a", dakar))), "the places alone");
+        let two = |caches: &str| of(&rule("a", &format!("caches = [{caches}]\n")));
+        assert_eq!(two("'dakar', 'vercel'"), two("'vercel', 'dakar'"));
     }
 
     #[test]

@@ -55,8 +55,8 @@ impl Rules {
         (0..).map(FamilyId).zip(&self.templates).filter(move |(_, template)| template.rule == rule)
     }
 
-    /// A rule with everything that it says, without places.
-    fn written(&self, index: usize) -> Vec<u8> {
+    /// A rule with everything that it says, without places and caches.
+    pub(super) fn written(&self, index: usize) -> Vec<u8> {
         let Rule { tables, on, place: _, when, said: _, changed, ignore, caches: _ } = &self.rules[index];
         let mut tables: Vec<_> = tables.iter().map(|id| &self.tables[id.0]).collect();
         tables.sort_unstable_by_key(|table| (&table.schema, &table.name));
