@@ -290,11 +290,7 @@ fn record(config: &Config, arguments: &record::RecordArgs) -> anyhow::Result<Exi
 
 fn replay(config: &Config, arguments: &replay::ReplayArgs) -> anyhow::Result<Exit> {
     let recording = recorded(&arguments.recording)?;
-    block_on(async {
-        let caches = if arguments.execute { config.caches.as_slice() } else { &[] };
-        let caches = caches.iter().map(AnyCache::new).collect::<Result<Vec<_>>>()?;
-        replay::run(config, &recording, &caches, &mut std::io::stdout()).await
-    })
+    block_on(replay::run(config, &recording, arguments.execute, &mut std::io::stdout()))
 }
 
 fn cost(config: &Config, recording: &Path) -> anyhow::Result<Exit> {

@@ -6,11 +6,11 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::cache::Cache;
 use crate::cache::any::AnyCache;
-use crate::config::Config;
-use crate::error::Exit;
-use crate::rules::Rules;
+use crate::cache::{Cache, Deleted};
+use crate::config::{CacheConfig, Config};
+use crate::error::{Exit, Result};
+use crate::rules::{Invalidations, Rules};
 use crate::source::Source;
 use crate::source::recording::{RecordedControl, RecordedSource, Recording};
 use crate::tap::{Settled, Tap};
@@ -49,32 +49,56 @@ pub async fn transactions(
     Ok(count)
 }
 
-/// Prints the recording's transactions; with caches, deletes what they name from each and says how much existed.
-pub async fn run(
-    config: &Config,
-    recording: &Recording,
-    caches: &[AnyCache],
-    out: &mut impl Write,
-) -> anyhow::Result<Exit> {
-    let (mut sent, mut existed) = (0, 0);
-    let bytes_max = config.limits.memory_bytes_max.try_into().unwrap_or(usize::MAX);
+/// A cache that is told what is replayed, in its parts, and the rules as it has them where it has not all of them.
+struct ReplayedCache {
+    parts: Vec<AnyCache>,
+    rules: Option<Rules>,
+}
+
+impl ReplayedCache {
+    fn new(config: &CacheConfig, rules: &Rules) -> Result<Self> {
+        Ok(ReplayedCache { parts: vec![AnyCache::new(config)?], rules: rules.seen_by(&config.name, &config.protect) })
+    }
+
+    /// Deletes what is for this cache; says how many keys were sent and how many existed.
+    async fn delete(&mut self, load: &Invalidations) -> Result<Deleted> {
+        let mut load = load.clone();
+        self.rules.iter().for_each(|rules| rules.leave_out(&mut load));
+        let Some(first) = self.parts.first() else { return Ok(Deleted::default()) };
+        // A part of a cluster sends each key to where it lives. It sweeps its own node, so every part sweeps.
+        let mut deleted = first.delete(&[&load.keys]).await?;
+        let newcomers = first.newcomers();
+        self.parts.extend(newcomers);
+        if !load.patterns.is_empty() {
+            for part in &self.parts {
+                deleted.existed += part.sweep(&load.patterns).await?.deleted;
+            }
+        }
+        Ok(deleted)
+    }
+}
+
+/// Prints the recording's transactions; when they are executed, deletes what they name from each cache and says how much
+/// existed.
+pub async fn run(config: &Config, recording: &Recording, executed: bool, out: &mut impl Write) -> anyhow::Result<Exit> {
+    let caches = config.caches.iter().filter(|_| executed);
+    let caches = caches.map(|cache| ReplayedCache::new(cache, &config.rules)).collect::<Result<Vec<_>>>();
+    let (mut caches, mut sent, mut existed) = (caches?, 0, 0);
+    let bytes_max = config.limits.memory_bytes();
     let count = transactions(recording, &config.rules, bytes_max, async |settled: Settled| {
         write!(out, "{settled}")?;
-        for cache in caches {
-            let deleted = cache.delete(&[&settled.load.keys, &settled.found.keys]).await?;
-            (sent, existed) = (sent + deleted.sent, existed + deleted.existed);
-            for patterns in [&settled.load.patterns, &settled.found.patterns] {
-                if !patterns.is_empty() {
-                    existed += cache.sweep(patterns).await?.deleted;
-                }
+        for cache in &mut caches {
+            for load in [&settled.load, &settled.found] {
+                let deleted = cache.delete(load).await?;
+                (sent, existed) = (sent + deleted.sent, existed + deleted.existed);
             }
         }
         Ok(())
     })
     .await?;
-    let end = match caches {
-        [] => writeln!(out, "{count} transactions delete something; nothing was deleted now"),
-        [..] => writeln!(out, "{count} transactions, {sent} keys sent, {existed} existed and are deleted"),
+    let end = match executed {
+        false => writeln!(out, "{count} transactions delete something; nothing was deleted now"),
+        true => writeln!(out, "{count} transactions, {sent} keys sent, {existed} existed and are deleted"),
     };
     end?;
     Ok(Exit::Ok)

@@ -15,6 +15,7 @@ use crieur::config::Config;
 use crieur::lsn::Lsn;
 use tokio::sync::watch;
 
+use super::harness::cluster::Cluster;
 use super::harness::postgres::{self, Postgres, Version};
 use super::harness::process::{Signal, send};
 use super::harness::redis::{Redis, Server};
@@ -225,4 +226,47 @@ async fn a_server_that_says_nothing_any_more_ends_a_recording() {
         assert_eq!(out.status.code(), Some(69), "{mode:?}: {said}");
         assert!(said.contains("the link is dead") || said.contains("gave no answer within 3s"), "{mode:?}: {said}");
     }
+}
+
+/// What is replayed goes where the daemon would delete it: in every shard, in the caches that a rule is for, and never
+/// what the cache protects.
+#[tokio::test]
+async fn a_replay_deletes_what_the_daemon_would_in_each_cache() {
+    let (server, dakar) = (Postgres::start(postgres::Options::default()), Redis::start(&Server::System, &[]));
+    let cluster = Cluster::start(Server::System, &[]);
+    let dir = tempfile::tempdir().expect("the temporary directory is writable");
+    let (config, out) = (dir.path().join("crieur.toml"), dir.path().join("out.rec"));
+    let text_of = format!(
+        "[postgres]\nurl = \"{}\"\n[caches.dakar]\nurl = \"{}\"\nprotect = [\"t:2\"]\n[caches.cluster]\nurl = \"{}\"\n\
+         [[rules]]\ntable = \"public.t\"\nkeys = [\"t:{{id}}\", \"page:{{id}}:*\"]\n\
+         [[rules]]\ntable = \"public.t\"\nkeys = [\"own:{{id}}\"]\ncaches = [\"cluster\"]\n",
+        server.url(),
+        dakar.url(),
+        cluster.url()
+    );
+    std::fs::write(&config, text_of).expect("the directory is ours");
+    let out_name = out.to_str().expect("a plain path");
+    let client = server.client().await;
+    client.batch_execute("CREATE TABLE t (id int); CREATE PUBLICATION crieur FOR TABLE t").await.expect("valid SQL");
+    let mut recorder = crieur(&["record", "--out", out_name], &config).spawn().expect("it was built");
+    let mut lines = BufReader::new(recorder.stdout.take().expect("it is piped")).lines();
+    lines.next().expect("it says when it is ready").expect("it is text");
+    client.batch_execute("INSERT INTO t VALUES (1), (2)").await.expect("it can write");
+    send(recorder.id(), Signal::Term);
+    assert!(recorder.wait().expect("it is our child").success());
+
+    let pages: Vec<String> = (0..60).map(|page| format!("page:1:{page}")).collect();
+    let named = ["t:1", "t:2", "own:1", "own:2", "t:3"].map(String::from);
+    for key in named.iter().chain(&pages) {
+        let () = dakar.ask(&["SET", key.as_str(), ""]);
+        cluster.set(key, "");
+    }
+    let wet = crieur(&["replay", "--execute", out_name], &config).output().expect("it was built");
+    assert!(wet.status.success(), "{}", text(&wet));
+    let mut left: Vec<String> = dakar.ask(&["KEYS", "*"]);
+    left.sort();
+    assert_eq!(left, ["own:1", "own:2", "t:2", "t:3"], "{}", text(&wet));
+    let left: Vec<&String> = named.iter().chain(&pages).filter(|key| cluster.holds(key, &[0, 1, 2])).collect();
+    assert_eq!(left, ["t:3"], "{}", text(&wet));
+    assert!(text(&wet).contains("1 transactions, "), "{}", text(&wet));
 }
