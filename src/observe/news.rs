@@ -26,22 +26,12 @@ pub struct Totals {
     pub widened: u64,
     /// Sweeps finished.
     pub sweeps: u64,
-    /// Keys deleted by sweeps.
-    pub swept: u64,
     /// Lookups that the server refused.
     pub refused: u64,
     /// Keys that a transaction named and may not.
     pub not_allowed: u64,
     /// Families collapsed into their pattern by a memory bound.
     pub collapsed: u64,
-    /// Repairs of the cache that waited, because the same had just been repaired.
-    pub repairs_delayed: u64,
-    /// Whether one waited and nothing was proved since.
-    pub repairs_slow: bool,
-    /// Connections that led to another cache server than the one before.
-    pub cache_turns: u64,
-    /// Keys and patterns that wait for their echo.
-    pub echoes_waiting: u64,
     /// Bytes of all key sets.
     pub memory_bytes: u64,
     /// The position confirmed last; zero before the first.

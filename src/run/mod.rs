@@ -424,13 +424,7 @@ where
             totals.keys += done.keys;
             totals.existed += done.existed;
             totals.sweeps += done.sweeps;
-            totals.swept += done.swept;
             totals.collapsed += done.collapsed;
-            totals.echoes_waiting += target.echoes_waiting() as u64;
-            totals.cache_turns += target.turns();
-            let (delayed, is_slow) = target.repairs();
-            totals.repairs_delayed += delayed;
-            totals.repairs_slow |= is_slow;
         }
         totals
     }
