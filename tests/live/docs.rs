@@ -273,6 +273,7 @@ pages! {
     replication_in_french = "docs/guide/replication.fr.md";
     replication = "docs/guide/replication.md";
     rules = "docs/guide/rules.md";
+    testing_in_french = "docs/guide/testing.fr.md";
     testing = "docs/guide/testing.md";
     values = "docs/guide/values.md";
     commands_in_french = "docs/operate/commands.fr.md";
