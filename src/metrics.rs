@@ -125,6 +125,8 @@ impl Metrics {
             | News::Gap(_)
             | News::Deleted(_)
             | News::Marked(_)
+            | News::Changed(_)
+            | News::Gone(..)
             | News::Said(_) => {}
         }
         self.blind_since = if self.sees() { None } else { self.blind_since.or(Some(now)) };

@@ -43,6 +43,8 @@ impl ProgressLine {
             | News::Noticed
             | News::Deleted(_)
             | News::Marked(_)
+            | News::Changed(_)
+            | News::Gone(..)
             | News::Released(..)
             | News::Said(_) => {}
         }

@@ -20,6 +20,7 @@ use crate::control::Control;
 use crate::control::pooled::PooledControl;
 use crate::control::session::ControlSession;
 use crate::error::{Exit, Result};
+use crate::observe::board::Board;
 use crate::observe::news::{News, Totals};
 use crate::observe::recent::Recent;
 use crate::observe::{Id, log};
@@ -163,10 +164,13 @@ where
     let stop = stop_signal()?;
     let (mut progress, status) = (ProgressLine::default(), Status::new(watched));
     let (teller, pages) = (status.clone(), watch.clone());
+    let board = Board::default();
+    let posts = board.clone();
     let news = move |news: News| {
         status.news(&news);
         watch.news(&news);
         progress.news(&news);
+        posts.news(&news, SystemTime::now());
         recent.add(&news, SystemTime::now());
     };
     let (sender, reloads) = mpsc::channel(1);

@@ -77,6 +77,8 @@ impl Standing {
             | News::Noticed
             | News::Deleted(_)
             | News::Marked(_)
+            | News::Changed(_)
+            | News::Gone(..)
             | News::Released(..)
             | News::SweepBegan
             | News::SweepEnded(_)
@@ -100,6 +102,8 @@ impl Standing {
             | News::Gap(_)
             | News::Deleted(_)
             | News::Marked(_)
+            | News::Changed(_)
+            | News::Gone(..)
             | News::CacheTotals(..)
             | News::Released(..)
             | News::Said(_) => {}
@@ -208,6 +212,8 @@ impl Status {
             | News::Noticed
             | News::Deleted(_)
             | News::Marked(_)
+            | News::Changed(_)
+            | News::Gone(..)
             | News::Released(..)
             | News::SweepBegan
             | News::SweepEnded(_)

@@ -15,6 +15,7 @@ use crate::control::CatalogView;
 use crate::feed::batch::Batch;
 use crate::feed::ddl::{Ddl, Verdict};
 use crate::feed::tables::{TableMeaning, Tables};
+use crate::feed::trail::Trail;
 use crate::keys::TxOrdinal;
 use crate::ledger::Ledger;
 use crate::lsn::Xid;
@@ -38,6 +39,14 @@ pub enum Need {
     Refusal(u64),
 }
 
+/// Adds the change to the trail.
+#[cold]
+fn trace<A: Copy>(trail: &mut Trail<A>, tables: &Tables, plan: &Plan, change: &Change<'_>, xid: Option<Xid>) {
+    if let Some(table) = tables.known(change.relation).first() {
+        trail.take(*table, plan, &change.row, xid);
+    }
+}
+
 /// The open batch and what is known about tables and open transactions.
 #[derive(Debug)]
 pub struct Intake<A> {
@@ -54,6 +63,8 @@ pub struct Intake<A> {
     /// The plan that is every family of the rules, made when it is first needed: a relation that nobody knows needs it for
     /// each row. An intake lives with one set of rules.
     everything: OnceCell<Rc<Plan>>,
+    /// What single changes ask for, for people who watch.
+    pub(super) trail: Trail<A>,
 }
 
 impl<A: Copy + Ord> Default for Intake<A> {
@@ -67,11 +78,17 @@ impl<A: Copy + Ord> Default for Intake<A> {
             misunderstood: false,
             altered: false,
             everything: OnceCell::new(),
+            trail: Trail::default(),
         }
     }
 }
 
 impl<A: Copy + Ord> Intake<A> {
+    /// One of which single changes are followed.
+    pub fn followed() -> Self {
+        Intake { trail: Trail::followed(), ..Intake::default() }
+    }
+
     /// Takes one event in.
     #[inline]
     pub fn event(&mut self, event: Event<'_, A>, rules: &Rules, ledger: &mut Ledger<A>) -> Need {
@@ -79,6 +96,7 @@ impl<A: Copy + Ord> Intake<A> {
             Event::Begin(xid) => {
                 self.ddl.begin();
                 self.batch.begin(xid);
+                self.trail.begin();
             }
             Event::Change(change) => self.change(change, rules),
             Event::Open(xid, change) => self.open_change(xid, change, rules),
@@ -86,11 +104,13 @@ impl<A: Copy + Ord> Intake<A> {
             Event::Abort(xid) => {
                 self.tables.aborted(xid);
                 self.ddl.aborted(xid);
+                self.trail.abort(xid);
                 drop(self.close(xid));
             }
             Event::Commit(xid, ack) => {
                 self.tables.committed(xid);
                 self.ddl.committed_open(xid);
+                self.trail.commit(xid, ack);
                 let verdict = self.ddl.commit(xid, rules);
                 self.judged(MessagePlace::Committed, verdict, rules);
                 match self.close(xid) {
@@ -108,7 +128,12 @@ impl<A: Copy + Ord> Intake<A> {
     #[inline]
     fn change(&mut self, change: Change<'_>, rules: &Rules) {
         match self.tables.meaning(change.relation) {
-            Some(TableMeaning::Rules(plan)) => self.batch.change(plan, &change.row),
+            Some(TableMeaning::Rules(plan)) => {
+                if self.trail.takes() {
+                    trace(&mut self.trail, &self.tables, plan, &change, None);
+                }
+                self.batch.change(plan, &change.row);
+            }
             Some(TableMeaning::Everything) => {
                 let everything = self.everything(rules);
                 self.batch.whole(&everything, Cause::Unknown);
@@ -116,6 +141,9 @@ impl<A: Copy + Ord> Intake<A> {
             Some(TableMeaning::Changed(changed)) => {
                 self.altered = true;
                 let changed = Rc::clone(changed);
+                if self.trail.takes() {
+                    trace(&mut self.trail, &self.tables, &changed.plan, &change, None);
+                }
                 changed.families(rules).for_each(|plan| self.batch.whole(&plan, Cause::Ddl));
                 self.batch.change(&changed.plan, &change.row);
                 self.tables.swept(change.relation, &changed, None);
@@ -126,6 +154,16 @@ impl<A: Copy + Ord> Intake<A> {
 
     fn open_change(&mut self, xid: Xid, change: Change<'_>, rules: &Rules) {
         let Some(meaning) = self.tables.meaning(change.relation).cloned() else { return };
+        let plan = match &meaning {
+            TableMeaning::Rules(plan) => Some(plan),
+            TableMeaning::Changed(changed) => Some(&changed.plan),
+            TableMeaning::Everything => None,
+        };
+        if let Some(plan) = plan
+            && self.trail.takes()
+        {
+            trace(&mut self.trail, &self.tables, plan, &change, Some(xid));
+        }
         let everything = matches!(meaning, TableMeaning::Everything).then(|| self.everything(rules));
         self.open_load(xid, |load| match &meaning {
             TableMeaning::Rules(plan) => plan.apply(&change.row, 0, load),
@@ -294,6 +332,7 @@ impl<A: Copy + Ord> Intake<A> {
     /// The connection ended: open transactions and relations come again.
     pub fn interrupted(&mut self) {
         self.batch.interrupted();
+        self.trail.interrupted();
         self.open.clear();
         self.open_bytes = 0;
         self.tables.interrupted();

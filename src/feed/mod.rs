@@ -17,6 +17,7 @@ mod resolve;
 mod sight;
 pub mod stall;
 pub mod tables;
+mod trail;
 pub mod watch;
 mod watching;
 
@@ -45,6 +46,7 @@ use crate::ledger::Ledger;
 use crate::load::Untold;
 use crate::lsn::Lsn;
 use crate::observe::teller::Teller;
+use crate::observe::trail::Changed;
 use crate::rules::{Invalidations, Rules};
 use crate::source::{BACKLOG, Source};
 use crate::words::Words;
@@ -175,7 +177,7 @@ where
             bounds,
             teller,
             done: FeedTotals::default(),
-            intake: Intake::default(),
+            intake: Intake::followed(),
             filling_since: None,
             gating: Gating::default(),
             ledger: Ledger::default(),
@@ -308,6 +310,7 @@ where
     /// What could be taken was.
     pub fn taken(&mut self) {
         self.intake.batch.date(self.committed_at());
+        self.intake.trail.taken(self.source.lateness(), &self.rules);
         if self.intake.take_altered() {
             self.control.altered();
         }
@@ -418,7 +421,7 @@ where
 
     /// Asks the lookups of what waits, one cut after the other; what has none is handed over at once.
     fn resolve(&mut self) -> Result<()> {
-        while let Some(cut) = self.lookups.next(&self.rules, &self.control) {
+        while let Some(cut) = self.lookups.next(&self.rules, &self.control, self.intake.trail.is_asking()) {
             self.hand_over(cut)?;
         }
         Ok(())
@@ -429,8 +432,9 @@ where
     /// # Errors
     ///
     /// Those of [`Ledger::settled`].
-    pub fn looked_up(&mut self, Resolved { cut, refused }: Resolved) -> Result<()> {
+    pub fn looked_up(&mut self, Resolved { cut, refused, asked }: Resolved) -> Result<()> {
         self.done.refused += refused;
+        self.intake.trail.answered(&self.rules, &asked.0, &asked.1);
         self.lookups.landed();
         self.hand_over(cut)?;
         self.resolve()
@@ -441,6 +445,11 @@ where
         let upto = self.ledger.settled(|_| false)?;
         self.handed.push_back(Handed::Load(Box::new(load), upto, born));
         Ok(())
+    }
+
+    /// What single changes asked for, with the positions of their commits, since this was last asked.
+    pub fn trail(&mut self) -> Vec<(S::Ack, Changed)> {
+        self.intake.trail.ready()
     }
 
     /// What is to be handed over next.

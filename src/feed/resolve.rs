@@ -22,6 +22,12 @@ use crate::rules::{Invalidations, Rules};
 /// Questions in one round trip. What was answered is kept while a later part is tried again.
 const QUESTIONS_MAX: usize = 1_000;
 
+/// Questions of a cut that are given back with their answers to whoever follows single changes.
+const FOLLOWED_MAX: usize = 200;
+
+/// How many lookups were refused, and questions with their answers.
+type Looked = (u64, (Vec<Question>, Vec<Answer>));
+
 /// A cut whose lookups were answered.
 #[derive(Debug)]
 pub struct Resolved {
@@ -29,6 +35,8 @@ pub struct Resolved {
     pub cut: Cut,
     /// Lookups that the server refused, widened to their families.
     pub refused: u64,
+    /// The first of the questions, with their answers, where somebody follows single changes.
+    pub asked: (Vec<Question>, Vec<Answer>),
 }
 
 /// What waits for the answers of its lookups, and the answers that are kept.
@@ -100,7 +108,13 @@ impl Resolving {
     }
 
     /// The next cut that has no lookup; one that has is asked first, and nothing goes ahead of it.
-    pub(super) fn next<D: Control + 'static>(&mut self, rules: &Rc<Rules>, control: &Rc<D>) -> Option<Cut> {
+    /// `is_followed`: somebody follows single changes.
+    pub(super) fn next<D: Control + 'static>(
+        &mut self,
+        rules: &Rc<Rules>,
+        control: &Rc<D>,
+        is_followed: bool,
+    ) -> Option<Cut> {
         if self.out.is_out() {
             return None;
         }
@@ -116,12 +130,13 @@ impl Resolving {
             answers: Rc::clone(&self.answers),
             late: RefCell::default(),
             keys_bytes_max: self.keys_bytes_max,
+            followed_max: if is_followed { FOLLOWED_MAX } else { 0 },
         };
         let control = Rc::clone(control);
         self.out.start(async move {
-            let refused = look_up(&*control, &asking, &mut cut.load).await?;
+            let (refused, asked) = look_up(&*control, &asking, &mut cut.load).await?;
             reached(Step::LookedUp);
-            Ok(Resolved { cut, refused })
+            Ok(Resolved { cut, refused, asked })
         });
         None
     }
@@ -148,6 +163,8 @@ struct Asking {
     late: RefCell<HashMap<LookupId, String>>,
     /// Keys that lookups add past this collapse into their families.
     keys_bytes_max: usize,
+    /// Questions that are given back with their answers.
+    followed_max: usize,
 }
 
 impl Asking {
@@ -174,15 +191,18 @@ impl Asking {
 }
 
 /// A piece at a time: questions and answers take many times the memory of the encoded lookups.
-async fn look_up<D: Control>(control: &D, asking: &Asking, load: &mut Invalidations) -> Result<u64> {
+async fn look_up<D: Control>(control: &D, asking: &Asking, load: &mut Invalidations) -> Result<Looked> {
     let rules = &asking.rules;
     let bytes_max = load.keys.bytes_used() + asking.keys_bytes_max;
-    let mut refused = 0;
+    let (mut refused, mut asked) = (0, (Vec::new(), Vec::new()));
     for lookups in std::mem::take(&mut load.lookups).pieces() {
         let questions = rules.questions(&lookups);
         let answers = answers(control, asking, &questions).await?;
         refused += complain_of_refused(asking, &questions, &answers);
         rules.resolve(&lookups, &questions, &answers, load);
+        let followed = asking.followed_max.saturating_sub(asked.0.len());
+        asked.0.extend(questions.into_iter().take(followed));
+        asked.1.extend(answers.into_iter().take(followed));
         if load.keys.bytes_used() > bytes_max {
             load.collapse_largest(rules);
         }
@@ -190,7 +210,7 @@ async fn look_up<D: Control>(control: &D, asking: &Asking, load: &mut Invalidati
     if refused > 0 {
         load.causes.add(Cause::Refused);
     }
-    Ok(refused)
+    Ok((refused, asked))
 }
 
 /// The answers to all questions, in order: those that are known, and the server's to the others.

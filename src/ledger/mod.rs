@@ -185,6 +185,11 @@ impl<A: Copy + Ord> Ledger<A> {
         self.window.deleted()
     }
 
+    /// The position up to which the first delete of everything was answered once: see [`Window::answered_to`].
+    pub fn answered_to(&mut self) -> Option<A> {
+        self.window.answered_to()
+    }
+
     /// Whether nothing is owed.
     pub fn is_empty(&self) -> bool {
         self.window.is_empty()

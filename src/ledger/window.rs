@@ -34,11 +34,13 @@ pub struct Window<A> {
     barrier: Option<SpanId>,
     /// Spans before this one have no part out but echoes.
     answered: u64,
+    /// The greatest position of a span that stood before that one.
+    answered_to: Option<A>,
 }
 
 impl<A> Default for Window<A> {
     fn default() -> Self {
-        Window { spans: VecDeque::new(), first: 0, confirmed: None, barrier: None, answered: 0 }
+        Window { spans: VecDeque::new(), first: 0, confirmed: None, barrier: None, answered: 0, answered_to: None }
     }
 }
 
@@ -107,14 +109,27 @@ impl<A: Copy + Ord> Window<A> {
 
     /// When the oldest change committed whose deletes are not answered; echoes do not count.
     pub fn oldest(&mut self) -> Option<Instant> {
+        self.pass_answered().and_then(|span| span.since)
+    }
+
+    /// The greatest position up to which the first delete of everything was answered once, echoes aside. That something is
+    /// deleted once more does not take it back.
+    pub fn answered_to(&mut self) -> Option<A> {
+        self.pass_answered();
+        self.answered_to.max(self.confirmed)
+    }
+
+    /// The first span with a part out but echoes.
+    fn pass_answered(&mut self) -> Option<&Span<A>> {
         self.answered = self.answered.max(self.first);
         while let Some(span) = self.spans.get((self.answered - self.first) as usize) {
             if span.out > 0 {
-                return span.since;
+                break;
             }
+            self.answered_to = self.answered_to.max(span.ack);
             self.answered += 1;
         }
-        None
+        self.spans.get((self.answered - self.first) as usize)
     }
 
     /// One part of the span was answered.
@@ -209,11 +224,12 @@ mod tests {
         window.part_done(spans[0]);
         assert_eq!(window.oldest(), Some(at(2)), "its echo waits");
         window.part_done(spans[2]);
-        assert_eq!(window.oldest(), Some(at(2)));
+        assert_eq!((window.oldest(), window.answered_to()), (Some(at(2)), Some(1)));
         window.part_done(spans[1]);
         assert_eq!(window.oldest(), None);
         window.add_part(spans[0]);
         assert_eq!(window.oldest(), Some(at(1)), "it goes again");
+        assert_eq!(window.answered_to(), Some(3), "the first delete was answered");
         window.part_done(spans[0]);
         window.echo_done(spans[0]);
         assert_eq!((window.confirm(|_| true), window.oldest()), (Some(3), None));

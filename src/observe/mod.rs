@@ -4,6 +4,7 @@
 //! Whatever is said in the log is news as well: `heard.rs` takes it from there, so that a part of the daemon that says
 //! something needs to know nobody.
 
+pub mod board;
 pub mod heard;
 pub mod ids;
 pub mod level;
@@ -11,6 +12,7 @@ pub mod news;
 pub mod recent;
 pub mod speaker;
 pub mod teller;
+pub mod trail;
 
 pub use ids::{Id, Level, Line};
 

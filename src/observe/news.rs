@@ -14,6 +14,7 @@ use crate::cache::{Deleted, Swept};
 use crate::lsn::Lsn;
 use crate::observe::ids::Line;
 use crate::observe::speaker::CacheName;
+use crate::observe::trail::Changed;
 
 /// What was done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -124,6 +125,10 @@ pub enum News {
     SweepBegan,
     /// A sweep ended.
     SweepEnded(Swept),
+    /// A row changed, and its rules named keys: one of so many a second.
+    Changed(Arc<Changed>),
+    /// The changes up to this number are deleted in the cache of this name.
+    Gone(CacheName, u64),
     /// A line of the log was said, by whatever part of the daemon.
     Said(Said),
     /// Where everything stands now, rather than something that happened: now and then, while changes come.

@@ -78,11 +78,12 @@ impl Recent {
     }
 
     /// Adds what happened. What comes many times a second would push out all else: a flight and a mark are kept while
-    /// somebody reads, and where things stand ([`News::Totals`]) never is.
+    /// somebody reads; where things stand ([`News::Totals`]) and single changes, which have their own place, never are.
     pub fn add(&self, news: &News, at: SystemTime) {
         let is_unread = self.0.readers.load(Ordering::Relaxed) == 0;
         let is_frequent = matches!(news, News::Deleted(_) | News::Marked(_));
-        if matches!(news, News::Totals(..) | News::CacheTotals(..)) || (is_unread && is_frequent) {
+        let is_elsewhere = matches!(news, News::Totals(..) | News::CacheTotals(..) | News::Changed(_) | News::Gone(..));
+        if is_elsewhere || (is_unread && is_frequent) {
             return;
         }
         let mut kept = self.kept();

@@ -8,6 +8,7 @@ mod hold;
 mod memory;
 mod reload;
 mod renew;
+mod trail;
 
 pub use reload::{Onward, Reload};
 
@@ -34,6 +35,7 @@ use crate::observe::speaker::CacheName;
 use crate::observe::teller::Teller;
 use crate::observe::{Id, log};
 use crate::rules::Rules;
+use crate::run::trail::Followed;
 use crate::source::Source;
 use crate::target::twins::Twins;
 use crate::target::{Policy, Replicas, Target, TargetHappened, TargetSettings, Turn};
@@ -115,6 +117,7 @@ pub struct Pipeline<S: Source, C, D> {
     is_news: bool,
     /// The target that is asked first.
     first: usize,
+    followed: Followed<S::Ack>,
     /// Other rules, or caches, to go on with.
     reloads: Option<Receiver<Reload<C, D>>>,
 }
@@ -165,6 +168,7 @@ where
             is_ready: false,
             is_news: false,
             first: 0,
+            followed: Followed::default(),
             reloads: None,
         };
         pipeline.share_out();
@@ -237,7 +241,10 @@ where
         match happened {
             FeedHappened::Due => {}
             FeedHappened::Snapshot(came) => came?,
-            FeedHappened::LookedUp(resolved) => self.feed.looked_up(resolved?)?,
+            FeedHappened::LookedUp(resolved) => {
+                self.feed.looked_up(resolved?)?;
+                self.tell_changes();
+            }
             FeedHappened::Sighted(seen) => {
                 let room = self.room();
                 self.feed.sighted(seen, &room)?;
@@ -277,6 +284,7 @@ where
             }
         }
         self.feed.taken();
+        self.tell_changes();
         Ok(())
     }
 
@@ -285,6 +293,7 @@ where
         let Some(connected) = self.feed.connected()? else { return Ok(()) };
         if connected.is_other_server {
             self.confirmed.forget();
+            self.followed.forget();
         }
         for target in &mut self.targets {
             if connected.is_other_server {
@@ -321,6 +330,7 @@ where
             self.feed.cut(now)?;
         }
         self.hand_over()?;
+        self.tell_gone();
         if !self.phase.is_draining()
             && self.targets.iter().any(Target::wants_early)
             && let Some(keys) = self.feed.early()

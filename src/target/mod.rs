@@ -514,6 +514,11 @@ where
         self.ledger.oldest()
     }
 
+    /// The position up to which the first delete of everything was answered once, for people who watch.
+    pub fn answered_to(&mut self) -> Option<A> {
+        self.ledger.answered_to()
+    }
+
     /// What was done so far.
     pub fn done(&self) -> TargetTotals {
         self.done
