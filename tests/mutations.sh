@@ -7,9 +7,14 @@
 #
 # Each mutant is: name | file | text | what stands there instead | tests, cases of rules unless said | what is built, the
 # library unless said. The text must be there: a mutant that changes nothing is a mistake of this script, and said so.
+#
+# What is built goes to a target directory of the copy. In the tree's own, Cargo gives a crate of the copy the same names:
+# a mutant would take the place of the tree's `crieur`, and might count as fresh there. Only what others wrote is taken
+# over: their libraries as links, which are replaced and never written into, the notes about them as copies.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 copy="$root/target/mutations"
+parts="Cargo.toml Cargo.lock README.md README.fr.md src tests systemd sql docs lua clients"
 mkdir -p "$copy"
 only=${1:-}
 survived=0
@@ -17,11 +22,26 @@ mutants=$(grep -c '^try ' "$0")
 step=$(( (mutants + ${MUTANTS:-$mutants} - 1) / ${MUTANTS:-$mutants} ))
 turn=$(( $(date +%s) / 86400 % step ))
 count=0
+tree=${CARGO_TARGET_DIR:-$root/target}
+export CARGO_TARGET_DIR="$copy/target"
+rm -rf "$copy/target"
+if [ -d "$tree/debug/deps" ]; then
+    built="$copy/target/debug"
+    mkdir -p "$built/deps" "$built/build" "$built/.fingerprint"
+    (cd "$tree/debug" && find deps -name 'lib*' ! -name 'libcrieur*' -exec cp -l {} "$built/deps" \;)
+    (cd "$tree/debug" && find build .fingerprint -mindepth 1 -maxdepth 1 ! -name 'crieur*' -exec cp -a --parents {} "$built" \;)
+fi
+# No mutant stays, nor what was built of it: only what tests said.
+trap 'rm -rf "$copy/target"; (cd "$copy" && rm -rf $parts)' EXIT
+trap 'exit 1' INT TERM HUP
+# The servers of tests/setup.sh, where tests look for them.
+mkdir -p "$copy/target"
+ln -sfn "$root/target/servers" "$copy/target/servers"
 
+# Every file is new to Cargo: what a mutant before this one changed is built again, too.
 fresh() {
-    parts="Cargo.toml Cargo.lock README.md README.fr.md src tests systemd sql docs lua clients"
     (cd "$copy" && rm -rf $parts)
-    (cd "$root" && tar -c --exclude='clients/*/node_modules' --exclude='clients/*/target' $parts) | tar -x -C "$copy"
+    (cd "$root" && tar -c --exclude='clients/*/node_modules' --exclude='clients/*/target' $parts) | tar -x -m -C "$copy"
 }
 
 try() {
@@ -38,10 +58,10 @@ try() {
     fi
     touch "$file"
     log="$copy/$name.log"
-    if ! (cd "$copy" && CARGO_TARGET_DIR="$root/target" cargo test $build --no-run) > "$log" 2>&1; then
+    if ! (cd "$copy" && cargo test $build --no-run) > "$log" 2>&1; then
         echo "BROKEN    $name: does not compile, see target/mutations/$name.log"
         survived=1
-    elif (cd "$copy" && CARGO_TARGET_DIR="$root/target" cargo test $build "$tests") > "$log" 2>&1; then
+    elif (cd "$copy" && cargo test $build "$tests") >> "$log" 2>&1; then
         echo "SURVIVED  $name"
         survived=1
     else
