@@ -233,11 +233,6 @@ impl<A: Copy + Ord> Confirmed<A> {
         self.0 = Some(least);
         self.0
     }
-
-    /// Another server: its positions mean something else.
-    pub fn forget(&mut self) {
-        self.0 = None;
-    }
 }
 
 #[cfg(test)]

@@ -292,7 +292,6 @@ where
     fn connected(&mut self) -> Result<()> {
         let Some(connected) = self.feed.connected()? else { return Ok(()) };
         if connected.is_other_server {
-            self.confirmed.forget();
             self.followed.forget();
         }
         for target in &mut self.targets {

@@ -25,7 +25,8 @@ pub const BACKLOG: Duration = Duration::from_millis(20);
 /// full. While the batch is full nothing is taken: the socket fills, the server blocks, and WAL waits in the slot.
 #[allow(async_fn_in_trait)] // One thread: no future of ours needs to be Send.
 pub trait Source {
-    /// A confirmable position. Only the source can make one, and only from a commit or an idle keepalive.
+    /// A confirmable position. Only the source can make one, and only from a commit or an idle keepalive. Those of a later
+    /// server, run or slot are greater than all of an earlier one.
     type Ack: Copy + Ord + std::fmt::Debug;
 
     /// Waits until at least one event can be taken, connecting first where there is no connection.
