@@ -62,7 +62,7 @@ pub(super) enum Met {
 }
 
 /// The server that was met last; what one connection learns holds for all of them.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Acquaintance {
     last: Option<Option<Identity>>,
     lineage: Lineage,

@@ -258,7 +258,7 @@ impl Speaks for CacheLink {
         let packing = self.packing();
         let mut unlinks = Unlinks::new(leases, packing);
         for key in keys {
-            if packing.is_long(key.len()) {
+            if packing.is_long(key.len(), leases) {
                 long.push(key);
                 continue;
             }

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod inspect;
 pub mod lease;
 mod link;
+mod long;
 pub mod place;
 pub mod probe;
 mod query;

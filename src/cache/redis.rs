@@ -5,8 +5,9 @@
 //! The invariant: a connection is taken out of its place for a call and put back after success, so that an error, and
 //! a call dropped half way, leave none behind whose replies could be taken for those of the next call.
 
+mod examine;
+
 use std::cell::{Cell, RefCell};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,16 +17,16 @@ use tokio::time::{Instant, timeout};
 use super::address::Address;
 use super::forms::{CacheAddress, unready};
 use super::health::Health;
-use super::identity::{Acquaintance, Identity, Info, Met};
-use super::inspect::Inspect;
+use super::identity::{Acquaintance, Identity, Met};
 use super::link::CacheLink;
-use super::probe::{self, Examined};
+use super::probe;
 use super::route::Route;
 use super::sentinel::Sentinels;
 use super::speak::{self, Speaks, count};
 use super::swap::{self, Swapping, mark_key};
 use super::sweep::{Progress, Steps, SweepGround};
-use super::{Cache, Deleted, Swap, Swept, reply, scan, socket, sweep};
+use super::unlink::Packing;
+use super::{Cache, Deleted, Swap, Swept, long, reply, socket, sweep};
 use crate::amount::shown;
 use crate::cache::continuity::Lineage;
 use crate::config::{self, Leases, Metering};
@@ -39,9 +40,6 @@ const UPSTASH: &str = "Upstash: write rediss://default:<token>@<endpoint>:6379; 
 
 const ONLY_HTTPS: &str = "The address follows from that of the REST interface: the same host, port 6379. Where only HTTPS is open, write \
     transport = \"rest\" for this cache.";
-
-/// Connections that a long key may break before it is left out.
-const LONG_KEY_TRIES: usize = 3;
 
 /// Where a connection waits that answered everything so far.
 type Place = RefCell<Vec<CacheLink>>;
@@ -244,6 +242,15 @@ impl RedisCache {
         self.generation.get()
     }
 
+    /// The server was reached at another address so far: whoever answers here is compared with what was known of it.
+    pub(super) fn succeeds(&self, before: &RedisCache) {
+        let known = before.known.borrow().clone();
+        if *self.known.borrow() != known {
+            *self.known.borrow_mut() = known;
+            self.broken();
+        }
+    }
+
     /// Counts failures of any connection, and turns to another server.
     pub(super) fn generation(&self) -> u64 {
         self.generation.get()
@@ -342,6 +349,8 @@ impl RedisCache {
     /// One connection broke, or led to another server: none of the others is used again.
     pub(super) fn broken(&self) {
         self.generation.set(self.generation.get() + 1);
+        // What was swept over the connection before, a new one does not prove.
+        self.swept.set(false);
         for place in [&self.idle, &self.marking, &self.only] {
             place.borrow_mut().clear();
         }
@@ -362,11 +371,22 @@ impl RedisCache {
         let swept =
             sweep::run(&SweepGround { steps: &self.steps, progress: &self.progress, finish }, &mut link, plan).await;
         drop(sweeping);
-        self.swept.set(is_only && swept.is_ok());
-        if is_only && swept.is_err() && !link.was_answered() {
-            self.broken();
+        match &swept {
+            // Another call met a failure, and connected anew since: perhaps to another server, which was not swept.
+            Ok(_) if is_only && link.generation != self.generation.get() => {
+                Err(Error::transient("the only connection was replaced during the sweep; the sweep runs again"))
+            }
+            Ok(_) => {
+                self.swept.set(is_only);
+                swept
+            }
+            Err(_) => {
+                if is_only && !link.was_answered() {
+                    self.broken();
+                }
+                swept
+            }
         }
-        swept
     }
 
     /// Deletes keys so long that the server may refuse to read them, each alone: whatever they do to their connection,
@@ -376,7 +396,7 @@ impl RedisCache {
         for key in keys {
             let mut unlinked = None;
             // A service that bills has a limit of its own: no client can have stored such a key.
-            let tries = if self.metering == Metering::ByCommand { 0 } else { LONG_KEY_TRIES };
+            let tries = if self.metering == Metering::ByCommand { 0 } else { long::TRIES };
             for _ in 0..tries {
                 // A connection that was made and logged in proves that nothing but the key is wrong.
                 unlinked = self.connect().await?.unlink_alone(key, self.leases).await?;
@@ -385,14 +405,7 @@ impl RedisCache {
                 }
             }
             if unlinked.is_none() {
-                log!(
-                    Id::KeyTooLong,
-                    hint =
-                        "With proto-max-bulk-len or client-query-buffer-limit below this no client can have stored it.",
-                    "{} does not read a key of {} bytes: the key is left out",
-                    self.route.server,
-                    key.len()
-                );
+                long::leave_out(&self.route.server, key.len());
             }
             let unlinked = unlinked.unwrap_or(Deleted { sent: 1, existed: 0 });
             done = Deleted { sent: done.sent + unlinked.sent, existed: done.existed + unlinked.existed };
@@ -489,7 +502,8 @@ impl Cache for RedisCache {
         if let Err(error) = self.route.permits_mark().await {
             return Ok(Swap::Refused(error));
         }
-        let asked = Swapping { name, expected, mark, again, leases: self.leases };
+        let packing = if self.metering == Metering::ByCommand { Packing::Billed } else { Packing::Free };
+        let asked = Swapping { name, expected, mark, again, leases: self.leases, packing };
         let make = |identity: Option<&Identity>| {
             let is_cheap = self.metering == Metering::ByCommand && identity.is_none() && !self.by_script.get();
             let plain = if is_cheap { asked.cheap() } else { None };
@@ -539,6 +553,7 @@ impl RedisCache {
         let Some(link) = read_on else { return Ok(Swap::Unproven) };
         let Some(mut link) = self.young(link).await else { return Ok(Swap::Unproven) };
         let (pipeline, is_plain) = make(link.identity.as_ref());
+        let swept = self.swept.get();
         let swap = match link.again().exchange(&pipeline, bytes).await.map(swap::outcome) {
             Ok(Value::Int(1) | Value::Okay) => Ok(Swap::Written),
             Ok(Value::Int(0) | Value::Nil) => Ok(Swap::Other),
@@ -568,29 +583,12 @@ impl RedisCache {
             }
             Err(error) => Err(error),
         };
-        if let Ok(Swap::Written) = swap {
+        // A sweep that ended meanwhile is behind this mark.
+        if let Ok(Swap::Written) = swap
+            && swept
+        {
             self.swept.set(false);
         }
         self.ended(&self.marking, link, swap)
-    }
-}
-
-impl Inspect for RedisCache {
-    async fn examine(&self, name: &str, families: &[Vec<u8>]) -> Result<Examined> {
-        let mut link = self.log_in().await?;
-        let mut memory = Cmd::new();
-        memory.arg("INFO").arg("memory");
-        let memory = link.ask(memory).await?;
-        let tried = probe::each(&mut link, &mark_key(name), families, self.leases).await?;
-        let user = self.route.user().unwrap_or("default").to_owned();
-        let sentinels = self.route.report().await;
-        Ok(Examined { info: link.info.clone(), memory: Info::read(&[memory]), tried, user, sentinels })
-    }
-
-    /// On a connection of its own, with as much pause as work.
-    async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool> {
-        let mut link = self.log_in().await?;
-        let scanned = scan::all(&mut link, matching, each).await;
-        scanned.map_err(|error| error.while_doing("scan").at(&self.route.server))
     }
 }

@@ -63,6 +63,7 @@ pub(super) struct Swapping<'a> {
     /// Keys that go once more.
     pub(super) again: &'a KeySet,
     pub(super) leases: Leases,
+    pub(super) packing: Packing,
 }
 
 impl Swapping<'_> {
@@ -71,22 +72,32 @@ impl Swapping<'_> {
         self.again.iter().map(|key| key.bytes.len()).sum()
     }
 
-    /// EVAL of `script` with the mark's key and those that go once more.
-    fn eval(&self, script: &str) -> Cmd {
-        let companions = match self.leases {
-            Leases::None => 1,
-            Leases::Companion => 2,
-        };
-        let mut command = Cmd::new();
-        command.arg("EVAL").arg(script).arg(1 + companions * self.again.len()).arg(mark_key(self.name));
+    /// The keys that go once more, without those that nobody can have stored there: one of them would have the mark
+    /// refused.
+    fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        let is_left_out = |length| self.packing == Packing::Billed && self.packing.is_long(length, self.leases);
+        self.again.iter().map(|key| key.bytes).filter(move |key| !is_left_out(key.len()))
+    }
+
+    /// The same, each with its lease behind it.
+    fn with_leases(&self, mut each: impl FnMut(&[u8])) {
         let mut companion = Vec::new();
-        for key in self.again.iter() {
-            command.arg(key.bytes);
-            if self.leases == Leases::Companion {
-                lease::write(&mut companion, key.bytes);
-                command.arg(companion.as_slice());
+        for key in self.keys() {
+            each(key);
+            if self.packing.takes_lease(key.len(), self.leases) {
+                lease::write(&mut companion, key);
+                each(&companion);
             }
         }
+    }
+
+    /// EVAL of `script` with the mark's key and those that go once more.
+    fn eval(&self, script: &str) -> Cmd {
+        let mut count = 1;
+        self.with_leases(|_| count += 1);
+        let mut command = Cmd::new();
+        command.arg("EVAL").arg(script).arg(count).arg(mark_key(self.name));
+        self.with_leases(|key| _ = command.arg(key));
         command
     }
 
@@ -129,14 +140,7 @@ impl Swapping<'_> {
                 None => command.arg("-"),
             };
         }
-        let mut companion = Vec::new();
-        for key in self.again.iter() {
-            if self.leases == Leases::Companion {
-                lease::write(&mut companion, key.bytes);
-                command.arg(hexadecimal(&companion));
-            }
-            command.arg(hexadecimal(key.bytes));
-        }
+        self.with_leases(|key| _ = command.arg(hexadecimal(key)));
         alone(command)
     }
 
@@ -156,7 +160,7 @@ impl Swapping<'_> {
         let mut transaction = Pipeline::new();
         transaction.cmd("MULTI");
         let mut unlinks = Unlinks::new(self.leases, Packing::Billed);
-        self.again.iter().for_each(|key| unlinks.push(key.bytes));
+        self.keys().for_each(|key| unlinks.push(key));
         unlinks.take().0.cmd_iter().for_each(|command| _ = transaction.add_command(command.clone()));
         transaction.add_command(command);
         transaction.cmd("EXEC");
@@ -203,7 +207,9 @@ mod tests {
         ["a", "b"].iter().for_each(|key| _ = again.insert(key.as_bytes(), FamilyId(0), 0));
         let expected = [Some(b"old".to_vec())];
         let none = KeySet::default();
-        let swapping = |again, leases| Swapping { name: "s", expected: &expected, mark: b"new", again, leases };
+        let packing = Packing::Billed;
+        let swapping =
+            |again, leases| Swapping { name: "s", expected: &expected, mark: b"new", again, leases, packing };
         let set = ["SET", "crieur:mark:s", "new", "IFEQ", "old"];
         assert_eq!(texts(&swapping(&none, Leases::None).plain().expect("one mark")), [set]);
         let transaction = texts(&swapping(&again, Leases::Companion).plain().expect("one mark"));
@@ -216,6 +222,24 @@ mod tests {
         assert_eq!(bytes[2..], ["1", "crieur:mark:s", "new", "1", "+old", "61", "62"]);
         let script = texts(&swapping(&again, Leases::None).script(None)).remove(0);
         assert_eq!(script[2..], ["3", "crieur:mark:s", "a", "b", "new", "", "", "", "old"]);
+    }
+
+    #[test]
+    fn a_key_that_nobody_can_have_stored_there_is_no_cause_to_refuse_the_mark() {
+        let mut again = KeySet::default();
+        for length in [32 * 1024 - 8, 32 * 1024, 32 * 1024 + 1] {
+            again.insert(&vec![b'k'; length], FamilyId(0), 0);
+        }
+        let expected = [None];
+        let counts = |packing| {
+            let (mark, leases) = (b"new", Leases::Companion);
+            let swapping = Swapping { name: "s", expected: &expected, mark, again: &again, leases, packing };
+            let sent = |pipeline: Pipeline| texts(&pipeline).iter().map(Vec::len).sum::<usize>();
+            let transaction = sent(swapping.plain().expect("one mark"));
+            (texts(&swapping.script(None))[0][2].clone(), transaction)
+        };
+        assert_eq!(counts(Packing::Billed), ("4".to_owned(), 1 + 4 + 4 + 1));
+        assert_eq!(counts(Packing::Free).0, "7");
     }
 
     #[test]

@@ -35,10 +35,20 @@ pub(super) enum Packing {
 impl Packing {
     /// Whether a key of `length` bytes may be refused for its length. The server closes the connection then; one that
     /// bills holds no such key.
-    pub(super) fn is_long(self, length: usize) -> bool {
-        match self {
-            Packing::Free => length + lease::BYTES > ARGUMENT_BYTES_SURE,
-            Packing::Billed => length + lease::BYTES > BILLED_KEY_BYTES_MAX,
+    pub(super) fn is_long(self, length: usize, leases: Leases) -> bool {
+        match (self, leases) {
+            (Packing::Free, Leases::None) => length > ARGUMENT_BYTES_SURE,
+            (Packing::Free, Leases::Companion) => length + lease::BYTES > ARGUMENT_BYTES_SURE,
+            (Packing::Billed, _) => length > BILLED_KEY_BYTES_MAX,
+        }
+    }
+
+    /// Whether the lease of such a key goes with it: one that is too long nobody can have stored.
+    pub(super) fn takes_lease(self, length: usize, leases: Leases) -> bool {
+        match (leases, self) {
+            (Leases::None, _) => false,
+            (Leases::Companion, Packing::Free) => true,
+            (Leases::Companion, Packing::Billed) => length + lease::BYTES <= BILLED_KEY_BYTES_MAX,
         }
     }
 
@@ -86,9 +96,9 @@ impl Unlinks {
 
     /// Arguments and bytes that a key of `length` bytes adds.
     fn cost(&self, length: usize) -> (usize, usize) {
-        match self.leases {
-            Leases::None => (1, length),
-            Leases::Companion => (2, 2 * length + lease::BYTES),
+        match self.packing.takes_lease(length, self.leases) {
+            false => (1, length),
+            true => (2, 2 * length + lease::BYTES),
         }
     }
 
@@ -118,12 +128,9 @@ impl Unlinks {
             command
         });
         command.arg(key);
-        match self.leases {
-            Leases::None => {}
-            Leases::Companion => {
-                lease::write(&mut self.lease, key);
-                command.arg(self.lease.as_slice());
-            }
+        if self.packing.takes_lease(key.len(), self.leases) {
+            lease::write(&mut self.lease, key);
+            command.arg(self.lease.as_slice());
         }
         self.last_arguments += arguments;
         self.last_bytes += bytes;
@@ -206,9 +213,25 @@ mod tests {
 
     #[test]
     fn a_key_is_long_when_it_or_its_lease_may_be_refused() {
-        for (packing, most) in [(Packing::Free, 1 << 20), (Packing::Billed, 32 * 1024)] {
-            assert!(!packing.is_long(0) && !packing.is_long(most - 8) && packing.is_long(most - 7));
+        for (packing, leases, most) in [
+            (Packing::Free, Leases::None, 1 << 20),
+            (Packing::Free, Leases::Companion, (1 << 20) - 8),
+            (Packing::Billed, Leases::None, 32 * 1024),
+            (Packing::Billed, Leases::Companion, 32 * 1024),
+        ] {
+            let is_long = |length| packing.is_long(length, leases);
+            assert!(!is_long(0) && !is_long(most) && is_long(most + 1), "{packing:?} {leases:?}");
         }
+    }
+
+    #[test]
+    fn a_key_that_just_fits_goes_without_the_lease_that_does_not() {
+        let arguments = |length: usize| {
+            let mut unlinks = Unlinks::new(Leases::Companion, Packing::Billed);
+            unlinks.push(&vec![b'k'; length]);
+            unlinks.take().0.cmd_iter().map(|command| command.args_iter().len()).sum::<usize>()
+        };
+        assert_eq!([32 * 1024 - 8, 32 * 1024 - 7, 32 * 1024].map(arguments), [3, 2, 2]);
     }
 
     #[test]

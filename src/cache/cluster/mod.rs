@@ -11,6 +11,7 @@ mod moves;
 mod node;
 mod pipe;
 mod redirect;
+mod routes;
 mod shards;
 pub mod slot;
 mod sweep;
@@ -116,13 +117,15 @@ impl ShardCache {
     async fn read_mark(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.topology.ready().await?;
         let Some((id, node, slot)) = self.seat() else {
+            self.topology.ask_claim(self.index);
             self.topology.claim(self.index);
             self.marked_in.set(None);
             return Ok(self.vacant.borrow().clone());
         };
-        let (was, is_first) = self.topology.claim(self.index);
+        self.topology.ask_claim(self.index);
         let key = mark::key(name, slot);
         let found = node.cache.on_marking(async |link| get(link, &key).await).await?;
+        let (was, is_first) = self.topology.claim(self.index);
         self.marked_in.set(Some(slot));
         let read = found.as_deref().map(mark::read);
         let counts = match &read {
@@ -270,6 +273,10 @@ impl Cache for ShardCache {
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], _again: &KeySet) -> Result<Swap> {
         // A node that does not say who it is is refused: its marks need not carry what was deleted.
         self.noted(self.write_mark(name, expected, mark).await)
+    }
+
+    fn is_away(&self) -> bool {
+        self.topology.is_away(Some(self.index))
     }
 
     fn lineage(&self) -> Lineage {

@@ -12,10 +12,12 @@ use crate::cache::acl;
 use crate::cache::address::Address;
 use crate::cache::lease;
 use crate::cache::link::CacheLink;
+use crate::cache::long;
 use crate::cache::place::{HostPort, NodeLogin};
 use crate::cache::redis::RedisCache;
 use crate::cache::reply;
 use crate::cache::speak::Speaks;
+use crate::cache::unlink::Packing;
 use crate::config::{CacheConfig, Leases};
 use crate::error::{Error, Exit, Result};
 
@@ -113,9 +115,13 @@ impl Node {
         let idle = self.pipe.borrow_mut().take();
         let is_good =
             |pipe: &DeletePipe| pipe.generation == self.cache.generation() && pipe.born.elapsed() < self.age_max;
-        if let Some(pipe) = idle.filter(is_good) {
-            return Ok(pipe);
+        match idle.filter(is_good) {
+            Some(pipe) => Ok(pipe),
+            None => self.open_pipe().await,
         }
+    }
+
+    async fn open_pipe(&self) -> Result<DeletePipe> {
         let mut pipe = DeletePipe::open(&self.address, self.timeout).await.map_err(|error| error.at(self.name()))?;
         if pipe.info.is_replica() {
             return Err(reply::replica().at(self.name()));
@@ -127,29 +133,58 @@ impl Node {
 
     /// Deletes each of these, and hands over each answer as it comes. After an error some have none.
     pub(super) async fn delete(&self, sent: &[Sent<'_>], each: &mut dyn FnMut(usize, NodeAnswer)) -> Result<()> {
-        let mut pipe = self.pipe().await?;
-        let deleted = self.delete_over(&mut pipe, sent, each).await.map_err(|error| error.at(self.name()));
-        match &deleted {
-            Ok(()) => *self.pipe.borrow_mut() = Some(pipe),
-            Err(_) => self.cache.broken(),
+        let is_long = |place: &usize| Packing::Free.is_long(sent[*place].key.len(), self.leases);
+        let (long, places): (Vec<usize>, Vec<usize>) = (0..sent.len()).partition(is_long);
+        if !places.is_empty() {
+            let mut pipe = self.pipe().await?;
+            let deleted = self.delete_over(&mut pipe, (sent, &places), each).await;
+            deleted.map_err(|error| error.at(self.name())).inspect_err(|_| self.cache.broken())?;
+            *self.pipe.borrow_mut() = Some(pipe);
         }
-        deleted
+        for place in long {
+            self.delete_long(sent, place, each).await.map_err(|error| error.at(self.name()))?;
+        }
+        Ok(())
     }
 
+    /// Deletes a key so long that the node may refuse to read it, on a connection of its own: whatever the key does to
+    /// the connection, the others are through.
+    async fn delete_long(
+        &self,
+        sent: &[Sent<'_>],
+        place: usize,
+        each: &mut dyn FnMut(usize, NodeAnswer),
+    ) -> Result<()> {
+        for _ in 0..long::TRIES {
+            // A connection that was made and logged in proves that nothing but the key is wrong.
+            let (mut pipe, mut answer) = (self.open_pipe().await?, None);
+            let ended = self.delete_over(&mut pipe, (sent, &[place]), &mut |_, said| answer = Some(said)).await;
+            match (ended, answer) {
+                (Ok(()), Some(said)) if !said.is_unread() => return Ok(each(place, said)),
+                (Err(error), _) if !pipe.was_closed() => return Err(error),
+                (Ok(()) | Err(_), _) => {}
+            }
+        }
+        long::leave_out(self.name(), sent[place].key.len());
+        each(place, NodeAnswer::Done(0));
+        Ok(())
+    }
+
+    /// Those of `sent` at these places.
     async fn delete_over(
         &self,
         pipe: &mut DeletePipe,
-        sent: &[Sent<'_>],
+        (sent, places): (&[Sent<'_>], &[usize]),
         each: &mut dyn FnMut(usize, NodeAnswer),
     ) -> Result<()> {
         let (mut packed, mut lease) = (Vec::new(), Vec::new());
         let mut next = 0;
-        while next < sent.len() {
+        while next < places.len() {
             packed.clear();
             // Of each line that comes: whose answer it is, if it is one.
             let mut whose: Vec<Option<usize>> = Vec::new();
-            while next < sent.len() && packed.len() < EXCHANGE_BYTES_MAX && whose.len() < EXCHANGE_COMMANDS_MAX {
-                let Sent { key, part, asking } = sent[next];
+            while next < places.len() && packed.len() < EXCHANGE_BYTES_MAX && whose.len() < EXCHANGE_COMMANDS_MAX {
+                let Sent { key, part, asking } = sent[places[next]];
                 if asking {
                     command(&mut packed, &[b"ASKING"]);
                     whose.push(None);
@@ -160,7 +195,7 @@ impl Node {
                     (SentPart::Whole, Leases::Companion) => command(&mut packed, &[b"UNLINK", key, &lease]),
                     (SentPart::Lease, _) => command(&mut packed, &[b"UNLINK", &lease]),
                 }
-                whose.push(Some(next));
+                whose.push(Some(places[next]));
                 next += 1;
             }
             let mut of_line = |line: usize, text: &[u8]| {

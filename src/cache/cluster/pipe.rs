@@ -34,6 +34,8 @@ struct Lines {
     bytes: Vec<u8>,
     /// Where what was not taken yet begins.
     from: usize,
+    /// Nothing more comes: the other end closed.
+    is_closed: bool,
 }
 
 impl Lines {
@@ -85,6 +87,11 @@ impl DeletePipe {
             DeletePipe { read, write, heard, lines, timeout: limit, generation: 0, born, info: Info::default() };
         pipe.log_in(address).await?;
         Ok(pipe)
+    }
+
+    /// Whether the other end closed it.
+    pub(super) fn was_closed(&self) -> bool {
+        self.lines.is_closed
     }
 
     /// Who is on the other end.
@@ -204,11 +211,17 @@ async fn more(read: &mut ReadHalf<Stream>, lines: &mut Lines, heard: &HeardBytes
     }
     match timeout(limit, read.read_buf(&mut lines.bytes)).await {
         Err(_) => Err(Error::transient("the cache did not answer in time")),
-        Ok(Err(cause)) => Err(Error::transient("the connection to the cache failed").because(cause)),
-        Ok(Ok(0)) => Err(match heard.last_words() {
-            Some((code, detail)) => reply::last_words(&code, &detail),
-            None => Error::transient("the cache closed the connection"),
-        }),
+        Ok(Err(cause)) => {
+            lines.is_closed = true;
+            Err(Error::transient("the connection to the cache failed").because(cause))
+        }
+        Ok(Ok(0)) => {
+            lines.is_closed = true;
+            Err(match heard.last_words() {
+                Some((code, detail)) => reply::last_words(&code, &detail),
+                None => Error::transient("the cache closed the connection"),
+            })
+        }
         Ok(Ok(_)) => Ok(()),
     }
 }
@@ -219,7 +232,7 @@ mod tests {
 
     #[test]
     fn lines_are_taken_whole_and_once() {
-        let mut lines = Lines { bytes: b":1\r\n-ERR x\r\n$4\r\na\r\nb\r\n+O".to_vec(), from: 0 };
+        let mut lines = Lines { bytes: b":1\r\n-ERR x\r\n$4\r\na\r\nb\r\n+O".to_vec(), ..Lines::default() };
         assert_eq!(lines.take(), Some(&b":1"[..]));
         assert_eq!(lines.take(), Some(&b"-ERR x"[..]));
         assert_eq!(lines.take(), Some(&b"$4"[..]));

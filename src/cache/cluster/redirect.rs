@@ -27,6 +27,13 @@ pub enum NodeAnswer {
     Strange,
 }
 
+impl NodeAnswer {
+    /// The node cannot read the command, and closes the connection.
+    pub fn is_unread(&self) -> bool {
+        matches!(self, NodeAnswer::Refused(_, detail) if detail.starts_with("Protocol error"))
+    }
+}
+
 /// Reads one line of an answer; `asked` is the host of the node that gave it.
 pub fn answer(line: &[u8], asked: &str) -> NodeAnswer {
     let text = String::from_utf8_lossy(&line[1.min(line.len())..]);

@@ -14,6 +14,31 @@ pub struct Shard {
     pub node: Option<NodeId>,
     /// What its mark speaks of: slots for which this node had every delete.
     pub claim: Claim,
+    /// What it will speak of when the question for it is answered.
+    asked: Option<Claim>,
+}
+
+impl Shard {
+    /// A shard that nobody read the mark of.
+    pub fn at(node: Option<NodeId>) -> Self {
+        Shard { node, ..Shard::default() }
+    }
+
+    /// The mark is asked for, which will speak of what the primary holds now. A question that fails changes nothing.
+    pub fn ask(&mut self, primary: Option<&Primary>) {
+        self.asked = Some(primary.map(Claim::of).unwrap_or_default());
+    }
+
+    /// The question was answered: what the mark spoke of so far.
+    pub fn answered(&mut self) -> Claim {
+        std::mem::replace(&mut self.claim, self.asked.take().unwrap_or_default())
+    }
+
+    /// The primary holds no more than this.
+    pub fn lose(&mut self, primary: Option<&Primary>) {
+        self.claim.lose(primary);
+        self.asked.iter_mut().for_each(|asked| asked.lose(primary));
+    }
 }
 
 /// Slots that a mark speaks of.
@@ -123,7 +148,7 @@ mod tests {
     }
 
     fn shard(node: Option<&str>) -> Shard {
-        Shard { node: node.map(str::to_owned), claim: Claim::default() }
+        Shard::at(node.map(str::to_owned))
     }
 
     #[test]
@@ -159,6 +184,24 @@ mod tests {
         }
         let first = places(&[shard(None)], &Map::default(), &before);
         assert_eq!(first, [to("a", ShardSeat::Takes(0)), to("b", ShardSeat::New)]);
+    }
+
+    #[test]
+    fn a_question_for_the_mark_that_fails_is_forgotten_and_what_came_stays_unproved() {
+        let primary = |owned| Primary { owned: set(owned), coming: set(""), endpoint: None };
+        let mut shard = shard(Some("a"));
+        shard.ask(Some(&primary("0-9")));
+        assert_eq!((shard.answered(), shard.claim.text().as_str()), (Claim::default(), "0-9 "));
+        // A slot came. The first question has no answer.
+        shard.lose(Some(&primary("0-10")));
+        shard.ask(Some(&primary("0-10")));
+        shard.ask(Some(&primary("0-10")));
+        assert!(!shard.answered().covers(&primary("0-10")), "the node was not swept since the slot came");
+        // Slots that leave while the question is out are not spoken of, should they come back.
+        shard.ask(Some(&primary("0-10")));
+        shard.lose(Some(&primary("0-8")));
+        shard.lose(Some(&primary("0-10")));
+        assert_eq!((shard.answered().text().as_str(), shard.claim.text().as_str()), ("0-8 ", "0-8 "));
     }
 
     #[test]

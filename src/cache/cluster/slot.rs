@@ -4,6 +4,7 @@
 //! next `}` where that holds something: the hash tag.
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 /// How many slots a cluster has.
 pub const SLOTS: u16 = 16_384;
@@ -46,13 +47,20 @@ pub fn slot_of(key: &[u8]) -> u16 {
     checksum(hashed(key)) % SLOTS
 }
 
-/// The first number, as text, that lies in the slot: a hash tag for it.
+/// Every slot has a number below this: a test counts them.
+const TAGS_BELOW: u32 = 200_000;
+
+/// The first number, as text, that lies in the slot: a hash tag for it. The numbers of all slots are found together, once.
 pub fn tag_of(slot: u16) -> String {
-    // Every slot has one below this: a test counts them.
-    (0..1_000_000_u32)
-        .map(|number| number.to_string())
-        .find(|text| slot_of(text.as_bytes()) == slot)
-        .unwrap_or_default()
+    static TAGS: OnceLock<Vec<u32>> = OnceLock::new();
+    let tags = TAGS.get_or_init(|| {
+        let mut tags = vec![0; usize::from(SLOTS)];
+        for number in (0..TAGS_BELOW).rev() {
+            tags[usize::from(slot_of(number.to_string().as_bytes()))] = number;
+        }
+        tags
+    });
+    tags[usize::from(slot % SLOTS)].to_string()
 }
 
 /// Some of the slots.
@@ -201,7 +209,7 @@ mod tests {
     #[test]
     fn every_slot_has_a_tag() {
         let mut found = SlotSet::default();
-        for number in 0..200_000_u32 {
+        for number in 0..TAGS_BELOW {
             found.insert(slot_of(number.to_string().as_bytes()));
         }
         assert_eq!(found.len(), usize::from(SLOTS));

@@ -30,8 +30,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::mark::least;
 use super::moves::Moves;
 use super::node::Node;
+use super::routes::Routes;
 use super::shards::{Claim, Shard, ShardSeat, places};
-use super::slot::{SlotSet, slot_of};
+use super::slot::slot_of;
 use super::view::{Map, NodeId, View};
 use crate::cache::continuity::Lineage;
 use crate::cache::forms::ClusterAddress;
@@ -58,7 +59,7 @@ struct Known {
     shard: Shard,
     /// How often the shard's node became another, or got slots.
     turns: Lineage,
-    /// Its claim was read once.
+    /// Its mark was read once.
     is_claimed: bool,
     /// The mark is to be read again since slots came; said once.
     is_bumped: bool,
@@ -66,27 +67,6 @@ struct Known {
     is_away: bool,
     /// The text of the mark that was written last.
     mark: Option<Vec<u8>>,
-}
-
-/// Where a shard deletes keys first.
-#[derive(Debug, Default)]
-pub(super) struct Routes {
-    /// Slots of each node, by the index of its place.
-    owned: Vec<SlotSet>,
-    /// Slots that come to the shard's own node.
-    coming: Option<(SlotSet, usize)>,
-    pub(super) endpoints: Vec<HostPort>,
-}
-
-impl Routes {
-    /// At the shard's own node, with ASKING, when the slot comes to it; else at the owner. `None` while the slot has none.
-    pub(super) fn of(&self, key: &[u8]) -> Option<(usize, bool)> {
-        let slot = slot_of(key);
-        match &self.coming {
-            Some((coming, own)) if coming.has(slot) => Some((*own, true)),
-            _ => self.owned.iter().position(|owned| owned.has(slot)).map(|owner| (owner, false)),
-        }
-    }
 }
 
 /// A cluster.
@@ -102,8 +82,8 @@ pub(super) struct Topology {
     /// Shards that nobody serves yet.
     newcomers: RefCell<Vec<usize>>,
     moves: RefCell<Moves<Instant>>,
-    /// When the map was asked for last; held while it is.
-    asked: Mutex<Option<Instant>>,
+    /// When the map was asked for last, and whether it was told; held while it is asked for.
+    asked: Mutex<Option<(Instant, bool)>>,
     /// When slots changed hands last, and since when they do without a rest.
     changed: Cell<Option<(Instant, Instant)>>,
     /// Something makes the map doubtful.
@@ -273,23 +253,30 @@ impl Topology {
     pub(super) async fn refresh(&self) -> Result<()> {
         let since = Instant::now();
         let mut asked = self.asked.lock().await;
-        if let Some(last) = *asked {
-            if last >= since {
-                return Ok(());
+        match *asked {
+            Some((last, true)) if last >= since => return Ok(()),
+            Some((last, false)) if last >= since => {
+                return Err(Error::transient("the map of the cluster was asked for, and not told").at(self.server()));
             }
-            sleep_until(last + PAUSE).await;
+            Some((last, _)) => sleep_until(last + PAUSE).await,
+            None => {}
         }
         self.is_doubtful.set(false);
-        let views = self.views().await;
-        *asked = Some(Instant::now());
-        let map = Map::of(&views?);
+        let map = self.told().await;
+        *asked = Some((Instant::now(), map.is_ok()));
+        self.apply(map?);
+        Ok(())
+    }
+
+    /// The map that the nodes tell.
+    async fn told(&self) -> Result<Map> {
+        let map = Map::of(&self.views().await?);
         if map.primaries.is_empty() {
             return Err(Error::transient("no node of the cluster has slots (CLUSTERDOWN)")
                 .hint("Give the cluster its slots: redis-cli --cluster fix, or create.")
                 .at(self.server()));
         }
-        self.apply(map);
-        Ok(())
+        Ok(map)
     }
 
     /// What the nodes say: the primaries that are known, and all others where too few of them answer.
@@ -335,6 +322,7 @@ impl Topology {
     fn apply(&self, map: Map) {
         let before = self.map.replace(map);
         let map = self.map.borrow();
+        self.follow_to_other_places(&before, &map);
         if before.primaries == map.primaries {
             return;
         }
@@ -366,16 +354,26 @@ impl Topology {
                     }
                 }
                 ShardSeat::New => {
-                    shards.push(Known { shard: Shard { node: Some(id), ..Shard::default() }, ..Known::default() });
+                    shards.push(Known { shard: Shard::at(Some(id)), ..Known::default() });
                     self.newcomers.borrow_mut().push(shards.len() - 1);
                 }
             }
         }
         for known in shards.iter_mut() {
             let primary = known.shard.node.as_ref().and_then(|id| map.primaries.get(id));
-            known.shard.claim.lose(primary);
+            known.shard.lose(primary);
         }
         self.change.notify_waiters();
+    }
+
+    /// A node that is at another address now may be another process there, with older data: what was known of the process
+    /// before is compared with whoever answers.
+    fn follow_to_other_places(&self, before: &Map, map: &Map) {
+        for (id, to) in &map.endpoints {
+            if let Some(from) = before.endpoints.get(id).filter(|from| *from != to) {
+                self.node_at(to).cache.succeeds(&self.node_at(from).cache);
+            }
+        }
     }
 
     /// A node said that the slot is another's.
@@ -444,16 +442,21 @@ impl Topology {
         Lineage { another: known.turns.another + of_node.another, unknown: known.turns.unknown + of_node.unknown }
     }
 
-    /// The mark of the shard is read now: what it will speak of is what its node holds. Says what that is, and whether
-    /// this is the first time.
-    pub(super) fn claim(&self, index: usize) -> (Claim, bool) {
+    /// The mark of the shard is asked for now: what it will speak of is what its node holds.
+    pub(super) fn ask_claim(&self, index: usize) {
         let (map, mut shards) = (self.map.borrow(), self.shards.borrow_mut());
-        let Some(known) = shards.get_mut(index) else { return (Claim::default(), true) };
+        let Some(known) = shards.get_mut(index) else { return };
         let primary = known.shard.node.as_ref().and_then(|id| map.primaries.get(id));
-        let was = known.shard.claim.clone();
+        known.shard.ask(primary);
+    }
+
+    /// The question was answered. Says what the mark spoke of before, and whether this is the first time.
+    pub(super) fn claim(&self, index: usize) -> (Claim, bool) {
+        let mut shards = self.shards.borrow_mut();
+        let Some(known) = shards.get_mut(index) else { return (Claim::default(), true) };
+        let was = known.shard.answered();
         let is_first = !std::mem::replace(&mut known.is_claimed, true);
         known.is_bumped = false;
-        known.shard.claim = primary.map(Claim::of).unwrap_or_default();
         (was, is_first)
     }
 

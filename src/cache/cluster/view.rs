@@ -221,14 +221,30 @@ impl Map {
         self.primaries.iter().find(|(_, primary)| primary.owned.has(slot)).map(|(id, _)| id)
     }
 
-    /// A node said that the slot is this one's: nobody else has it from now on.
+    /// A node said that the slot is this one's: nobody else has it from now on. Where this one was the replica of whoever
+    /// had the slot, it took over: it has all that its primary had.
     pub fn moved(&mut self, slot: u16, to: &NodeId) {
+        let owner = self.owner(slot).cloned();
+        if let Some(owner) = owner.filter(|owner| self.replicas.get(to) == Some(owner)) {
+            return self.took_over(owner, to);
+        }
         self.primaries.values_mut().for_each(|primary| primary.owned.remove(slot));
         let place = self.endpoints.get(to).cloned();
         let primary = self.primaries.entry(to.clone()).or_default();
         primary.endpoint = primary.endpoint.take().or(place);
         primary.owned.insert(slot);
         primary.coming.remove(slot);
+    }
+
+    fn took_over(&mut self, owner: NodeId, to: &NodeId) {
+        let place = self.endpoints.get(to).cloned();
+        let had = self.primaries.remove(&owner).unwrap_or_default();
+        let primary = self.primaries.entry(to.clone()).or_default();
+        primary.endpoint = primary.endpoint.take().or(place);
+        primary.owned.add(&had.owned);
+        primary.coming.add(&had.coming);
+        self.replicas.remove(to);
+        self.replicas.insert(owner, to.clone());
     }
 
     /// A node said that keys of the slot are on their way to this one.
@@ -336,6 +352,25 @@ mod tests {
         let before = Map::of(&[old]);
         assert_eq!(owned(&before), [(A, "0-100".to_owned(), String::new())]);
         assert_eq!(before.replicas[B], A);
+    }
+
+    #[test]
+    fn a_redirect_to_a_replica_says_that_it_took_over() {
+        let lines = "aaaa h:1@1 myself,master - 0 1 1 connected 0-9 [5->-bbbb]\n\
+            bbbb h:2@1 master - 0 1 2 connected 10-20\ncccc h:3@1 slave aaaa 0 1 1 connected";
+        let known = Map::of(&[view(lines, &[], "h")]);
+        let text = |map: &Map| format!("{:?}", owned(map));
+        let mut map = known.clone();
+        map.moved(3, &C.to_owned());
+        assert_eq!(text(&map), r#"[("bbbb", "10-20", "5"), ("cccc", "0-9", "")]"#);
+        assert_eq!((map.replicas.get(A).map(String::as_str), map.replicas.get(C)), (Some(C), None));
+        // The replica of another, or no replica at all, got this slot and no other.
+        let mut map = known.clone();
+        map.moved(12, &C.to_owned());
+        assert_eq!(text(&map), r#"[("aaaa", "0-9", ""), ("bbbb", "10-11,13-20", "5"), ("cccc", "12", "")]"#);
+        let mut map = known;
+        map.moved(3, &B.to_owned());
+        assert_eq!(text(&map), r#"[("aaaa", "0-2,4-9", ""), ("bbbb", "3,10-20", "5")]"#);
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! The mark of the whole cluster, for readers: the least of what its shards' marks say. It proves nothing to this program.
 
+use std::time::Duration;
+
 use ::redis::{Cmd, Value};
+use tokio::time::timeout;
 
 use super::slot::slot_of;
 use super::topology::Topology;
 use crate::cache::{reply, speak};
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// A shard's mark does not wait longer for that of the whole.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 fn key(name: &str) -> String {
     format!("crieur:mark:{name}")
@@ -38,7 +44,8 @@ pub(super) async fn tell(topology: &Topology, index: usize, name: &str, text: &[
     }
     let mut command = Cmd::new();
     command.arg("SET").arg(key).arg(whole);
-    match node.ask_one(command).await {
+    let silent = |_| Err(Error::transient("the cache did not answer in time"));
+    match timeout(PATIENCE.min(topology.settings().timeout), node.ask_one(command)).await.unwrap_or_else(silent) {
         Ok(Value::Okay) => {}
         Ok(Value::ServerError(error)) => {
             tracing::debug!(code = error.code(), "the mark of the whole is not written");

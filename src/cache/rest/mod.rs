@@ -29,6 +29,7 @@ use super::probe::{self, Examined};
 use super::speak::{self, Speaks, count};
 use super::swap::{self, Swapping, mark_key};
 use super::sweep::{Progress, Steps, SweepGround, SweepPlan};
+use super::unlink::Packing;
 use super::{Cache, Deleted, Swap, Swept, bill, reply, scan, sweep};
 use crate::config::{self, Leases};
 use crate::error::{Error, Exit, Result};
@@ -149,10 +150,13 @@ impl RestCache {
     /// The mark as the primary has it: a script may write, so no replica runs it.
     async fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let mut link = self.link(&self.marks);
-        match speak::mark("EVAL", link.ask(speak::read_at_primary(&mark_key(name))).await?) {
-            Ok(found) => Ok(found),
+        let found = speak::mark("EVAL", link.ask(speak::read_at_primary(&mark_key(name))).await?);
+        // A mark of ours is text. What is none could not be sent as what is to be replaced.
+        let is_text = |found: &Option<Vec<u8>>| found.as_ref().is_none_or(|mark| std::str::from_utf8(mark).is_ok());
+        match found {
+            Ok(found) if is_text(&found) => Ok(found),
             Err(Some(error)) => Err(error),
-            Err(None) => {
+            Ok(_) | Err(None) => {
                 let mut command = Cmd::new();
                 command.arg("UNLINK").arg(mark_key(name));
                 count("UNLINK", &link.ask(command).await?).map(|_| None)
@@ -334,7 +338,7 @@ impl Cache for RestCache {
     }
 
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
-        let asked = Swapping { name, expected, mark, again, leases: self.leases };
+        let asked = Swapping { name, expected, mark, again, leases: self.leases, packing: Packing::Billed };
         let is_text = again.iter().all(|key| std::str::from_utf8(key.bytes).is_ok());
         let plain = if self.by_script.get() || !is_text { None } else { asked.plain() };
         let is_plain = plain.is_some();

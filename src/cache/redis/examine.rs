@@ -1,0 +1,34 @@
+//! What commands ask of one server besides: who it is, and which keys it holds.
+
+use std::ops::ControlFlow;
+
+use ::redis::Cmd;
+
+use super::RedisCache;
+use crate::cache::identity::Info;
+use crate::cache::inspect::Inspect;
+use crate::cache::probe::{self, Examined};
+use crate::cache::scan;
+use crate::cache::speak::Speaks;
+use crate::cache::swap::mark_key;
+use crate::error::Result;
+
+impl Inspect for RedisCache {
+    async fn examine(&self, name: &str, families: &[Vec<u8>]) -> Result<Examined> {
+        let mut link = self.log_in().await?;
+        let mut memory = Cmd::new();
+        memory.arg("INFO").arg("memory");
+        let memory = link.ask(memory).await?;
+        let tried = probe::each(&mut link, &mark_key(name), families, self.leases).await?;
+        let user = self.route.user().unwrap_or("default").to_owned();
+        let sentinels = self.route.report().await;
+        Ok(Examined { info: link.info.clone(), memory: Info::read(&[memory]), tried, user, sentinels })
+    }
+
+    /// On a connection of its own, with as much pause as work.
+    async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool> {
+        let mut link = self.log_in().await?;
+        let scanned = scan::all(&mut link, matching, each).await;
+        scanned.map_err(|error| error.while_doing("scan").at(&self.route.server))
+    }
+}
