@@ -6,6 +6,7 @@ use std::time::Duration;
 use redis::{FromRedisValue, RedisResult, ToRedisArgs, Value};
 
 use super::redis::{Redis, Server};
+use super::tls::{Authority, Pair};
 use super::{process, wait};
 
 /// How many primaries a cluster begins with.
@@ -18,6 +19,9 @@ pub struct Cluster {
     pub nodes: Vec<Redis>,
     server: Server,
     conf: Vec<String>,
+    /// Where each node is for the others: its port for TLS, if they speak that.
+    ports: Vec<u16>,
+    speaks_tls: bool,
 }
 
 /// A port of which the one for the cluster's own talk is free, too, and below those of outgoing connections.
@@ -29,8 +33,23 @@ fn free_port() -> u16 {
 impl Cluster {
     /// Starts it with further lines of `redis.conf` for each node.
     pub fn start(server: Server, conf: &[&str]) -> Cluster {
-        let conf = conf.iter().map(|line| (*line).to_owned()).collect();
-        let mut cluster = Cluster { nodes: Vec::new(), server, conf };
+        Cluster::made(server, conf.iter().map(|line| (*line).to_owned()).collect(), false)
+    }
+
+    /// The same whose nodes speak TLS to each other and to clients. At a port besides they speak to the tests without.
+    pub fn start_with_tls(server: Server, conf: &[&str], authority: &Authority, pair: &Pair) -> Cluster {
+        let files = [
+            format!("tls-cert-file {}", pair.certificate.display()),
+            format!("tls-key-file {}", pair.key.display()),
+            format!("tls-ca-cert-file {}", authority.certificate().display()),
+        ];
+        let fixed = ["tls-cluster yes", "tls-replication yes", "tls-auth-clients no"].map(String::from);
+        let conf = conf.iter().map(|line| (*line).to_owned());
+        Cluster::made(server, conf.chain(files).chain(fixed).collect(), true)
+    }
+
+    fn made(server: Server, conf: Vec<String>, speaks_tls: bool) -> Cluster {
+        let mut cluster = Cluster { nodes: Vec::new(), server, conf, ports: Vec::new(), speaks_tls };
         for _ in 0..2 * PRIMARIES {
             cluster.launch();
         }
@@ -44,9 +63,7 @@ impl Cluster {
                 let () = node.ask(&command);
             }
         }
-        for node in &cluster.nodes[1..] {
-            cluster.meet(node);
-        }
+        (1..cluster.nodes.len()).for_each(|index| cluster.meet(index));
         cluster.wait_until_known();
         for index in 0..PRIMARIES {
             let id = cluster.id(index);
@@ -69,13 +86,29 @@ impl Cluster {
             conf.push("cluster-node-timeout 1000");
         }
         conf.extend(self.conf.iter().map(String::as_str));
-        let node = (0..20).find_map(|_| Redis::start_at(&self.server, &conf, free_port()));
-        self.nodes.push(node.expect("one of the ports stays free"));
+        // The port for the cluster's own talk follows from that of TLS, where there is one.
+        let start = |_| {
+            let port = free_port();
+            if !self.speaks_tls {
+                return Some((Redis::start_at(&self.server, &conf, port)?, port));
+            }
+            let line = format!("tls-port {port}");
+            let conf: Vec<&str> = conf.iter().copied().chain([line.as_str()]).collect();
+            Some((Redis::start_at(&self.server, &conf, process::free_port())?, port))
+        };
+        let (node, port) = (0..20).find_map(start).expect("one of the ports stays free");
+        self.nodes.push(node);
+        self.ports.push(port);
         self.nodes.len() - 1
     }
 
-    fn meet(&self, node: &Redis) {
-        let () = node.ask(&["CLUSTER", "MEET", "127.0.0.1", &self.nodes[0].port().to_string()]);
+    fn meet(&self, index: usize) {
+        let () = self.nodes[index].ask(&["CLUSTER", "MEET", "127.0.0.1", &self.port(0).to_string()]);
+    }
+
+    /// Where a node is for other nodes, and for clients that speak as nodes do.
+    fn port(&self, index: usize) -> u16 {
+        self.ports[index]
     }
 
     fn wait_until_known(&self) {
@@ -93,7 +126,7 @@ impl Cluster {
     /// One more node, without slots; its index.
     pub fn join(&mut self) -> usize {
         let index = self.launch();
-        self.meet(&self.nodes[index]);
+        self.meet(index);
         self.wait_until_known();
         index
     }
@@ -103,6 +136,29 @@ impl Cluster {
         let seeds: Vec<String> =
             self.nodes[..PRIMARIES].iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
         format!("redis+cluster://{}", seeds.join(","))
+    }
+
+    /// The same by the host's name, for clients that speak TLS.
+    pub fn url_with_tls(&self, host: &str) -> String {
+        let seeds: Vec<String> = self.ports[..PRIMARIES].iter().map(|port| format!("{host}:{port}")).collect();
+        format!("rediss+cluster://{}", seeds.join(","))
+    }
+
+    /// The node hears none of the others any more, as if it were cut off from them; clients reach it.
+    pub fn cut_off(&self, index: usize) {
+        let known: String = self.nodes[index].ask(&["CLUSTER", "NODES"]);
+        for other in known.lines().filter(|line| !line.contains("myself")) {
+            let id = other.split(' ').next().expect("a line begins with a name");
+            let () = self.nodes[index].ask(&["CLUSTER", "FORGET", id]);
+        }
+    }
+
+    /// It finds the others again.
+    pub fn rejoin(&self, index: usize) {
+        // Of those that were forgotten nobody else may tell for a minute.
+        for other in (0..self.nodes.len()).filter(|other| *other != index) {
+            let () = self.nodes[index].ask(&["CLUSTER", "MEET", "127.0.0.1", &self.port(other).to_string()]);
+        }
     }
 
     pub fn id(&self, index: usize) -> String {
@@ -178,7 +234,7 @@ impl Cluster {
 
     /// Moves keys along the slot's way.
     pub fn carry(&self, from: usize, to: usize, timeout_ms: u32, keys: &[String]) -> RedisResult<Value> {
-        let port = self.nodes[to].port().to_string();
+        let port = self.port(to).to_string();
         let mut words: Vec<String> =
             ["MIGRATE", "127.0.0.1", &port, "", "0", &timeout_ms.to_string(), "KEYS"].map(String::from).into();
         words.extend(keys.iter().cloned());

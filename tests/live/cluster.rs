@@ -36,8 +36,11 @@ pub struct ClusterScene {
 
 impl ClusterScene {
     pub async fn start(server: Server, conf: &[&str]) -> ClusterScene {
+        ClusterScene::over(Cluster::start(server, conf)).await
+    }
+
+    pub async fn over(cluster: Cluster) -> ClusterScene {
         let postgres = Postgres::start(postgres::Options::default());
-        let cluster = Cluster::start(server, conf);
         let sql = postgres.client().await;
         sql.batch_execute(TABLES).await.expect("valid SQL");
         let scene = ClusterScene { postgres, cluster, sql, cache: "" };

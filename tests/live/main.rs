@@ -16,6 +16,7 @@ mod clock;
 mod cluster;
 mod cluster_faults;
 mod cluster_moves;
+mod cluster_networks;
 mod conditions;
 mod copies;
 mod cost;
