@@ -346,6 +346,12 @@ fn bare(content: &str) -> Vec<String> {
         .collect()
 }
 
+/// The symbols of a grammar that are typed, which stand in double quotes. Behind `'"'` stands prose.
+fn symbols(content: &str) -> Vec<String> {
+    let quoted = content.split('"').skip(1).step_by(2);
+    quoted.filter(|symbol| *symbol == "'" || !symbol.starts_with('\'')).map(str::to_owned).collect()
+}
+
 /// What a text of `--help` has in every language: how a command is typed, its options, their values and defaults.
 fn options(content: &str) -> Vec<String> {
     let known = content.lines().map(str::trim).filter_map(|line| match line {
@@ -398,8 +404,12 @@ fn french_pages_have_the_headings_commands_and_identifiers_of_the_english_ones()
         }
         let commands = |text: &str| -> Vec<(String, Vec<String>)> {
             let found = blocks(text).into_iter().filter(|(info, _)| !info.starts_with("mermaid"));
-            let code = |content: &str| if content.contains("\nUsage: ") { options(content) } else { bare(content) };
-            found.map(|(info, content)| (info, code(&content))).collect()
+            let code = |info: &str, content: &str| match info {
+                "ebnf" => symbols(content),
+                _ if content.contains("\nUsage: ") => options(content),
+                _ => bare(content),
+            };
+            found.map(|(info, content)| (info.clone(), code(&info, &content))).collect()
         };
         let (ours, theirs) = (commands(french), commands(english));
         for (at, pair) in ours.iter().zip(&theirs).enumerate().filter(|(_, (ours, theirs))| ours != theirs) {

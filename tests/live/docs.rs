@@ -263,8 +263,11 @@ macro_rules! pages {
 pages! {
     readme_in_french = "README.fr.md";
     readme = "README.md";
+    conditions_in_french = "docs/guide/conditions.fr.md";
     conditions = "docs/guide/conditions.md";
+    lookups_in_french = "docs/guide/lookups.fr.md";
     lookups = "docs/guide/lookups.md";
+    named_keys_in_french = "docs/guide/named-keys.fr.md";
     named_keys = "docs/guide/named-keys.md";
     outbox_in_french = "docs/guide/outbox.fr.md";
     outbox = "docs/guide/outbox.md";
@@ -272,9 +275,11 @@ pages! {
     quick_start = "docs/guide/quick-start.md";
     replication_in_french = "docs/guide/replication.fr.md";
     replication = "docs/guide/replication.md";
+    rules_in_french = "docs/guide/rules.fr.md";
     rules = "docs/guide/rules.md";
     testing_in_french = "docs/guide/testing.fr.md";
     testing = "docs/guide/testing.md";
+    values_in_french = "docs/guide/values.fr.md";
     values = "docs/guide/values.md";
     commands_in_french = "docs/operate/commands.fr.md";
     commands = "docs/operate/commands.md";
