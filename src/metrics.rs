@@ -312,7 +312,7 @@ impl Metrics {
         series(
             "cache_released",
             "gauge",
-            "1 while the position goes on without the cache, which held back more than hold_wal_bytes_max.",
+            "1 while the position goes on without the cache, which held back more than it may.",
             &|_, cache| Some(u8::from(cache.released).to_string()),
         );
         series(

@@ -164,7 +164,8 @@ pub const MEANINGS: &[(&str, &str)] = &[
     (
         "cache.budget",
         "How many commands the service may bill in a month. On a host of Upstash the default is `\"200k\"`. A greatest \
-         age of a change follows from it, which the log and `crieur check` name.",
+         age of a change follows from it, which the log and `crieur check` name. A cluster bills no commands: a budget on \
+         one is refused.",
     ),
     ("cache.timeout", "Without an answer for this long crieur drops the connection and sends the same keys again."),
     (
