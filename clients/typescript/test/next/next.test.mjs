@@ -13,10 +13,14 @@ import { build, counter, crieur, database, endWorld, missing, project, start } f
 const francs = (amount) => `${amount.toLocaleString('fr-FR').replace(/\s/g, ' ')} FCFA`;
 const MONTH = '2026-01';
 
+const absent = missing();
+if (absent.length) {
+  console.error(absent.join('\n'));
+  process.exit(1);
+}
+
 let dir, sql, url;
 before(async () => {
-  const absent = missing();
-  assert.deepEqual(absent, [], absent.join('\n'));
   dir = project();
   ({ sql, url } = await database(dir));
 });
@@ -74,7 +78,9 @@ async function submit(app, path, field, values) {
     data.set(of('name'), values[of('name')] ?? of('value'));
   }
   return async () => {
-    const answer = await fetch(app.url + path, { method: 'POST', body: data, redirect: 'manual', headers: { origin: app.url } });
+    const answer = await fetch(app.url + path, {
+      method: 'POST', body: data, redirect: 'manual', headers: { origin: app.url }, signal: AbortSignal.timeout(30_000),
+    });
     assert.equal(answer.status, 303, await answer.text());
     return new URL(answer.headers.get('location'), app.url);
   };

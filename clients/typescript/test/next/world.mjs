@@ -17,6 +17,11 @@ const target = process.env.CARGO_TARGET_DIR ?? join(repository, 'target');
 const clean = { PATH: process.env.PATH, HOME: process.env.HOME, NEXT_TELEMETRY_DISABLED: '1' };
 
 const ends = [];
+/** What must not outlive this process, however it ends. */
+const atExit = new Set();
+process.on('exit', () => [...atExit].reverse().forEach((end) => end()));
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
+
 /** Undoes all that was started, the last first. */
 export async function endWorld() {
   for (const end of ends.splice(0).reverse()) await end();
@@ -39,7 +44,9 @@ export function missing() {
 export function project() {
   mkdirSync(target, { recursive: true });
   const dir = mkdtempSync(join(target, 'next-example-'));
-  ends.push(() => rmSync(dir, { recursive: true, force: true }));
+  const remove = () => rmSync(dir, { recursive: true, force: true });
+  ends.push(remove);
+  atExit.add(remove);
   for (const name of readdirSync(example))
     if (!name.startsWith('.next') && name !== 'node_modules') cpSync(join(example, name), join(dir, name), { recursive: true });
   // Hard links where that is possible, because these are 370 MB.
@@ -60,6 +67,7 @@ const folder = (mode) => ({ CACHE_COMPONENTS: `${mode}`, DIST_DIR: mode ? '.next
 export async function build(dir, mode, env) {
   const [program, args] = next(dir, 'build');
   const child = spawn(program, args, { cwd: dir, env: { ...clean, ...folder(mode), ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  atExit.add(() => child.kill('SIGKILL'));
   let said = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => (said += text));
   const [code] = await once(child, 'close');
@@ -75,6 +83,9 @@ export async function start(dir, mode, env) {
     cwd: dir, detached: true, stdio: ['ignore', 'pipe', 'pipe'], env: { ...clean, ...folder(mode), CRIEUR_CACHE_LOG: '1', ...env },
   });
   const ended = once(child, 'exit');
+  const kill = () => {
+    if (child.exitCode === null && child.signalCode === null) process.kill(-child.pid, 'SIGKILL');
+  };
   const app = {
     said: '',
     url: `http://127.0.0.1:${port}`,
@@ -83,10 +94,11 @@ export async function start(dir, mode, env) {
       return answer.text();
     },
     async stop() {
-      if (child.exitCode === null && child.signalCode === null) process.kill(-child.pid, 'SIGKILL');
+      kill();
       await ended;
     },
   };
+  atExit.add(kill);
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => (app.said += text));
   ends.push(app.stop);
   await until(() => {
@@ -129,10 +141,14 @@ export async function database(dir) {
   const command = [...asPostgres, join(bin, 'postgres'), '-D', join(data, 'data'), '-p', `${port}`, ...options];
   const child = spawn(command[0], command.slice(1), { stdio: 'ignore', cwd: '/' });
   const ended = once(child, 'exit');
-  ends.push(async () => {
-    run(join(bin, 'pg_ctl'), '-D', join(data, 'data'), '-m', 'immediate', 'stop');
-    await ended;
+  const stop = () => {
+    if (child.exitCode === null) run(join(bin, 'pg_ctl'), '-D', join(data, 'data'), '-m', 'immediate', 'stop');
     rmSync(data, { recursive: true, force: true });
+  };
+  atExit.add(stop);
+  ends.push(async () => {
+    stop();
+    await ended;
   });
   const url = `postgres://postgres@127.0.0.1:${port}/postgres`;
   const postgres = createRequire(join(dir, 'package.json'))('postgres');
@@ -152,6 +168,7 @@ export async function crieur(slot, env) {
   const child = spawn(program, ['run', ...config], { env: all, stdio: ['ignore', 'ignore', 'pipe'] });
   const ended = once(child, 'exit');
   const daemon = { said: '' };
+  atExit.add(() => child.kill('SIGKILL'));
   child.stderr.on('data', (text) => (daemon.said += text));
   ends.push(async () => {
     child.kill();
