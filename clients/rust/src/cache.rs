@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::codec::{Codec, Json};
 use crate::event::{Event, Stats};
-use crate::flight::{Flight, Flights};
+use crate::flight::{Entry, Flight, Flights};
 use crate::inner::Core;
 use crate::lease::{Found, Names, Protocol, Seen, Taken};
 use crate::options::{Builder, Options};
@@ -90,13 +90,6 @@ struct Running<'a> {
     lease: Option<Vec<u8>>,
 }
 
-impl Running<'_> {
-    fn enter<'a>(core: &'a Arc<Core>, flights: fn(&Core) -> &Flights, names: &'a Names) -> Running<'a> {
-        let flight = flights(core).enter(&names.key, core.settings.share);
-        Running { core, flights, names, flight, lease: None }
-    }
-}
-
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.flight.settle(None);
@@ -146,7 +139,8 @@ impl<C> Cache<C> {
             let looked = Instant::now();
             let Some(mut seen) = core.look(&call.names).await else { return self.row(&call, fetch).await };
             let until = *deadline.get_or_insert_with(|| Instant::now() + core.settings.wait);
-            if let Some(flight) = joinable(core, &call, &seen) {
+            let entry = entry(core, &call, &seen);
+            if let Some(Entry::Join(flight)) = &entry {
                 joins += 1;
                 let left = until.saturating_duration_since(Instant::now());
                 let shared = timeout(left, flight.shared()).await;
@@ -155,13 +149,14 @@ impl<C> Cache<C> {
                 {
                     return Ok(done(core, &call, From::Joined, value));
                 }
-                if shared.is_ok() && joins < JOINS_MAX {
+                if joins < JOINS_MAX && Instant::now() < until {
                     continue;
                 }
                 return self.row(&call, fetch).await;
             }
-            if seen == Seen::default() {
-                let mut running = Running::enter(core, |core| &core.flights, &call.names);
+            if let Some(Entry::Enter(flight, _)) = entry {
+                let (flights, names): (fn(&Core) -> &Flights, _) = (|core| &core.flights, &call.names);
+                let mut running = Running { core, flights, names, flight, lease: None };
                 match core.take(&call.names).await {
                     None => {
                         drop(running);
@@ -198,21 +193,28 @@ impl<C> Cache<C> {
         F: Future<Output = Result<V, E>>,
     {
         let core = &self.core;
-        let before = core.rows.latest(&call.names.key);
-        let (new, old) = match before {
-            Some(flight) if flight.is_new(call.called) => (Some(flight), None),
-            before => (None, before),
+        let (mut joins, mut patience) = (0, core.settings.wait);
+        let (flight, before) = loop {
+            let may_join = |flight: &Flight| joins < JOINS_MAX && flight.is_new(call.called);
+            match core.rows.join_or_enter(&call.names.key, core.settings.share, may_join) {
+                Entry::Enter(flight, before) => break (flight, before),
+                Entry::Join(flight) => {
+                    if let Ok(Some(text)) = timeout(patience, flight.shared()).await
+                        && let Ok(value) = self.codec.decode(&text)
+                    {
+                        return Ok(done(core, call, From::Bypass, value));
+                    }
+                    // Of those whose fetch failed or hangs, one fetches again, and the others wait for that one.
+                    core.rows.leave(&call.names.key, &flight);
+                    (joins, patience) = (joins + 1, core.settings.lease_lasts);
+                }
+            }
         };
-        if let Some(flight) = new
-            && let Ok(Some(text)) = timeout(core.settings.wait, flight.shared()).await
-            && let Ok(value) = self.codec.decode(&text)
-        {
-            return Ok(done(core, call, From::Bypass, value));
-        }
-        let running = Running::enter(core, |core| &core.rows, &call.names);
-        if let Some(flight) = old {
+        let (flights, names): (fn(&Core) -> &Flights, _) = (|core| &core.rows, &call.names);
+        let running = Running { core, flights, names, flight, lease: None };
+        if let Some(before) = before {
             // Calls of the same moment come before the fetch begins.
-            let _ = timeout(TURN, flight.shared()).await;
+            let _ = timeout(TURN, before.shared()).await;
         }
         self.fill(call, running, Duration::ZERO, fetch).await
     }
@@ -337,10 +339,17 @@ impl<C> Cache<C> {
     }
 }
 
-/// A running read whose row this call may have.
-fn joinable<V>(core: &Core, call: &Call<V>, seen: &Seen) -> Option<Arc<Flight>> {
-    let flight = core.flights.latest(&call.names.key).filter(|_| seen.found.is_none())?;
-    flight.may_join(call.called, seen.lease.as_deref()).then_some(flight)
+/// What this call does where the cache holds no value: it joins a running read whose row it may have, or reads where no
+/// lease stands. `None`: there is something to look at.
+fn entry<V>(core: &Core, call: &Call<V>, seen: &Seen) -> Option<Entry> {
+    if seen.found.is_some() {
+        return None;
+    }
+    let may_join = |flight: &Flight| flight.may_join(call.called, seen.lease.as_deref());
+    if seen.lease.is_some() {
+        return core.flights.latest(&call.names.key).filter(|flight| may_join(flight)).map(Entry::Join);
+    }
+    Some(core.flights.join_or_enter(&call.names.key, core.settings.share, may_join))
 }
 
 fn done<V>(core: &Core, call: &Call<V>, from: From, value: V) -> Read<V> {
@@ -353,4 +362,34 @@ fn done<V>(core: &Core, call: &Call<V>, from: From, value: V) -> Read<V> {
         From::Grace(age) => Event::Grace { key, took, age },
     });
     Read { value, from }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    /// Without the cache: of those whose fetch failed or hangs, one fetches again, and the others wait for that one.
+    #[tokio::test(start_paused = true)]
+    async fn a_fetch_that_fails_or_hangs_is_followed_by_one() {
+        for hangs in [false, true] {
+            let cache = Cache::none().build().unwrap();
+            let runs = AtomicUsize::new(0);
+            let fetch = async || {
+                let number = runs.fetch_add(1, Ordering::SeqCst) + 1;
+                if number == 1 && hangs {
+                    std::future::pending::<()>().await;
+                }
+                sleep(Duration::from_millis(5)).await;
+                if number == 1 { Err("down") } else { Ok(number) }
+            };
+            let limit = Duration::from_secs(1_000);
+            let all = join_all((0..50).map(|_| timeout(limit, cache.get_or_set("k", Options::new(), fetch)))).await;
+            let rows = all.iter().filter(|row| matches!(row, Ok(Ok(2)))).count();
+            assert_eq!((rows, runs.into_inner()), (49, 2), "hangs: {hangs}");
+        }
+    }
 }

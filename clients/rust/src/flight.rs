@@ -77,18 +77,34 @@ impl Flight {
     }
 }
 
+/// What a call does about a key.
+pub enum Entry {
+    /// It waits for this one.
+    Join(Arc<Flight>),
+    /// It reads; the one before may still run.
+    Enter(Arc<Flight>, Option<Arc<Flight>>),
+}
+
 /// The latest read of each key.
 #[derive(Default, Debug)]
 pub struct Flights(Mutex<HashMap<String, Arc<Flight>>>);
 
 impl Flights {
-    /// A new read of this key; nobody sees it where reads are not shared.
-    pub fn enter(&self, key: &str, is_shared: bool) -> Arc<Flight> {
-        let flight = Arc::new(Flight::new());
-        if is_shared {
-            self.lock().insert(key.to_owned(), Arc::clone(&flight));
+    /// The running read of this key that `may_join` allows, or a new one: of calls at the same moment, on whatever
+    /// threads, one enters. Nobody sees the new one where reads are not shared.
+    pub fn join_or_enter(&self, key: &str, is_shared: bool, may_join: impl Fn(&Flight) -> bool) -> Entry {
+        let mut flights = self.lock();
+        let before = flights.get(key).cloned();
+        match before {
+            Some(flight) if may_join(&flight) => Entry::Join(flight),
+            before => {
+                let flight = Arc::new(Flight::new());
+                if is_shared {
+                    flights.insert(key.to_owned(), Arc::clone(&flight));
+                }
+                Entry::Enter(flight, before)
+            }
         }
-        flight
     }
 
     /// The latest one that still runs.
@@ -141,16 +157,23 @@ mod tests {
     #[tokio::test]
     async fn a_flight_is_settled_once_and_leaves_only_itself() {
         let flights = Flights::default();
-        let first = flights.enter("k", true);
+        let enter = |is_shared| match flights.join_or_enter("k", is_shared, |_| false) {
+            Entry::Enter(flight, _) => flight,
+            Entry::Join(_) => panic!("none may be joined"),
+        };
+        let first = enter(true);
         first.settle(Some(Arc::from(&b"1"[..])));
         first.settle(None);
         assert_eq!(first.shared().await.as_deref(), Some(&b"1"[..]));
-        let second = flights.enter("k", true);
+        let second = enter(true);
+        assert!(
+            matches!(flights.join_or_enter("k", true, |_| true), Entry::Join(latest) if Arc::ptr_eq(&latest, &second))
+        );
         flights.leave("k", &first);
         assert!(flights.latest("k").is_some_and(|latest| Arc::ptr_eq(&latest, &second)));
         flights.leave("k", &second);
         assert!(flights.latest("k").is_none());
-        flights.enter("k", false);
+        enter(false);
         assert!(flights.latest("k").is_none());
     }
 }

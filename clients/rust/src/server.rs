@@ -59,7 +59,9 @@ impl Redis {
     /// The connection that is there or on its way, with its number.
     fn connecting(&self) -> (u64, Connecting) {
         let mut place = self.place();
-        if let Some(current) = &place.current {
+        // One that failed while nobody waited for it says nothing about now.
+        let has_failed = |current: &Connecting| matches!(current.clone().now_or_never(), Some(Err(_)));
+        if let Some(current) = place.current.as_ref().filter(|current| !has_failed(current)) {
             return (place.number, current.clone());
         }
         let client = self.client.clone();
@@ -229,5 +231,39 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn timeout(&self) -> Duration {
         (**self).timeout()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// The server ends each connection behind the time of a command: that attempt failed, and says nothing about now.
+    #[tokio::test]
+    async fn an_attempt_that_failed_while_nobody_waited_is_not_the_answer_to_the_next_command() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let (port, accepted) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&accepted);
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(200));
+                drop(connection);
+            }
+        });
+        let redis = Redis::open(&format!("redis://127.0.0.1:{port}")).unwrap().timeout(Duration::from_millis(20));
+        assert!(redis.send(&[b"PING"]).await.is_err());
+        let current = redis.place().current.clone().unwrap();
+        // The attempt goes on, and is over.
+        assert!(tokio::time::timeout(Duration::from_secs(30), current).await.unwrap().is_err());
+        assert!(redis.send(&[b"PING"]).await.is_err());
+        let patience = tokio::time::Instant::now() + Duration::from_secs(30);
+        while accepted.load(Ordering::SeqCst) < 2 {
+            assert!(tokio::time::Instant::now() < patience, "no second attempt");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }

@@ -21,8 +21,10 @@ enum Life {
     Until(Instant),
     /// Somebody else may have it.
     Lost,
-    /// We gave it back.
-    Released,
+    /// We give it back.
+    Freeing,
+    /// We gave it back. Whether it was still ours; `None`: nobody knows.
+    Freed(Option<bool>),
 }
 
 /// What all handles of one lock share. The last of them to go releases it.
@@ -53,7 +55,7 @@ impl Lost {
         match *self.0.borrow() {
             Life::Until(until) => Instant::now() >= until,
             Life::Lost => true,
-            Life::Released => false,
+            Life::Freeing | Life::Freed(_) => false,
         }
     }
 
@@ -63,7 +65,7 @@ impl Lost {
             let life = *self.0.borrow_and_update();
             match life {
                 Life::Lost => return,
-                Life::Released => return std::future::pending().await,
+                Life::Freeing | Life::Freed(_) => return std::future::pending().await,
                 // The task that watches may be gone with its runtime.
                 Life::Until(until) => tokio::select! {
                     () = sleep_until(until) => if self.is_lost() { return },
@@ -78,7 +80,7 @@ impl Held {
     fn until(&self) -> Option<Instant> {
         match *self.life.borrow() {
             Life::Until(until) => Some(until),
-            Life::Lost | Life::Released => None,
+            Life::Lost | Life::Freeing | Life::Freed(_) => None,
         }
     }
 
@@ -105,6 +107,39 @@ impl Held {
             self.lose();
         }
         is_held
+    }
+
+    /// Begins to give the lock back, once. Whether this call did. A task does the rest: whoever waits may go away.
+    fn let_go(self: &Arc<Held>) -> bool {
+        let is_first = self.is_held() && self.end(Life::Freeing);
+        if is_first {
+            tokio::spawn(Arc::clone(self).free());
+        }
+        is_first
+    }
+
+    async fn free(self: Arc<Held>) {
+        let freed = match self.maker.send(GIVE_BACK, &[&self.key, &self.token]).await {
+            Ok(answer) => Some(answer.int() == Some(1)),
+            Err(_) => None,
+        };
+        if freed == Some(true) {
+            self.maker.tell(&LockEvent::Released { name: &self.name });
+        }
+        self.life.send_replace(Life::Freed(freed));
+        if freed.is_none() {
+            let (key, token, expires) = (self.key.clone(), self.token.clone(), *self.renews_for());
+            Arc::clone(&self.maker).free_later(key, token, expires).await;
+        }
+    }
+
+    /// What became of giving it back. `None`: it was ours, and nobody knows whether it is free; `Some(false)`: it was not.
+    async fn freed(&self) -> Option<bool> {
+        let mut life = self.life.subscribe();
+        match life.wait_for(|life| matches!(life, Life::Lost | Life::Freed(_))).await.map(|life| *life) {
+            Ok(Life::Freed(freed)) => freed,
+            _ => Some(false),
+        }
     }
 
     fn renews_for(&self) -> MutexGuard<'_, Duration> {
@@ -210,42 +245,31 @@ impl Lock {
 
     /// Lets the lock stand for so long from now, and renews it for so long from then on. False: it does not, or nobody
     /// knows.
+    ///
+    /// A time below a millisecond is none, and changes nothing.
     pub async fn extend(&self, time: Duration) -> bool {
+        if time < Duration::from_millis(1) {
+            return false;
+        }
         *self.0.renews_for() = time;
         self.0.extend(time).await
     }
 
     /// Gives the lock back. True: it was still ours, and is free now.
     pub async fn release(&self) -> bool {
-        self.free().await == Some(true)
+        self.0.let_go() && self.0.freed().await == Some(true)
     }
 
-    /// The same. `None`: it was ours, and nobody knows whether it is free; `Some(false)`: it was not.
+    /// The same, and what it was if it was given back before. `None`: nobody knows; `Some(false)`: it was not ours.
     pub(super) async fn free(&self) -> Option<bool> {
-        let held = &self.0;
-        if !held.is_held() || !held.end(Life::Released) {
-            return Some(false);
-        }
-        match held.maker.send(GIVE_BACK, &[&held.key, &held.token]).await.map(|answer| answer.int() == Some(1)) {
-            Ok(is_ours) => {
-                if is_ours {
-                    held.maker.tell(&LockEvent::Released { name: &held.name });
-                }
-                Some(is_ours)
-            }
-            Err(_) => {
-                let (key, token) = (held.key.clone(), held.token.clone());
-                let expires = *held.renews_for();
-                tokio::spawn(Arc::clone(&held.maker).free_later(key, token, expires));
-                None
-            }
-        }
+        self.0.let_go();
+        self.0.freed().await
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if !self.end(Life::Released) {
+        if !self.end(Life::Freeing) {
             return;
         }
         // Without a runtime the key expires.

@@ -226,7 +226,10 @@ impl Locks {
         let mut delay = options.delay;
         for attempt in 1.. {
             let sent = Instant::now();
+            let mut taking = Taking { maker, key: &key, token: &token, expires, is_settled: false };
             let answer = maker.send(TAKE, &[&key, &token, &milliseconds]).await;
+            taking.is_settled = true;
+            drop(taking);
             let taken = answer.and_then(|answer| taken(&answer).ok_or_else(|| StoreError::new("no answer of a lock")));
             match taken {
                 Ok(Taken::Ours(_)) if sent.elapsed() + held::margin(expires) >= expires => {
@@ -284,6 +287,25 @@ impl Locks {
     }
 }
 
+/// A take under way. Where the caller goes away meanwhile, nobody would hold the key that it takes.
+struct Taking<'a> {
+    maker: &'a Arc<Maker>,
+    key: &'a str,
+    token: &'a str,
+    expires: Duration,
+    is_settled: bool,
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        // Without a runtime the key expires.
+        if let (false, Ok(runtime)) = (self.is_settled, tokio::runtime::Handle::try_current()) {
+            let (key, token) = (self.key.to_owned(), self.token.to_owned());
+            runtime.spawn(Arc::clone(self.maker).free_later(key, token, self.expires));
+        }
+    }
+}
+
 /// What the script answers.
 #[derive(PartialEq, Eq, Debug)]
 enum Taken {
@@ -305,6 +327,110 @@ fn taken(answer: &Reply) -> Option<Taken> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A server with one key.
+    #[derive(Default)]
+    struct Fake {
+        held: std::sync::Mutex<Option<Vec<u8>>>,
+        /// Scripts that are executed and answered to nobody.
+        silent: std::sync::Mutex<Vec<&'static str>>,
+        renewals: std::sync::atomic::AtomicUsize,
+    }
+
+    impl Fake {
+        fn is_free(&self) -> bool {
+            self.held.lock().unwrap().is_none()
+        }
+    }
+
+    impl Store for Fake {
+        fn send<'a>(&'a self, command: &'a [&'a [u8]]) -> crate::store::Sending<'a> {
+            Box::pin(async move {
+                let (script, token) = (std::str::from_utf8(command[1]).unwrap(), command[4].to_vec());
+                let silent = {
+                    let mut silent = self.silent.lock().unwrap();
+                    let place = silent.iter().position(|one| *one == script);
+                    place.map(|place| silent.remove(place)).is_some()
+                };
+                // What nobody hears of is executed late.
+                if silent {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                let answer = {
+                    let mut held = self.held.lock().unwrap();
+                    let is_ours = held.as_ref() == Some(&token);
+                    match script {
+                        TAKE if held.is_none() => {
+                            *held = Some(token);
+                            Reply::Many(vec![Reply::Int(1), Reply::Int(7)])
+                        }
+                        TAKE => Reply::Many(vec![Reply::Int(0), Reply::Int(1_000)]),
+                        RENEW => {
+                            self.renewals.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                            Reply::Int(i64::from(is_ours))
+                        }
+                        _ => {
+                            *held = held.take().filter(|_| !is_ours);
+                            Reply::Int(i64::from(is_ours))
+                        }
+                    }
+                };
+                if silent {
+                    std::future::pending::<()>().await;
+                }
+                Ok(answer)
+            })
+        }
+    }
+
+    fn fake() -> (Arc<Fake>, Locks) {
+        let fake = Arc::new(Fake::default());
+        (Arc::clone(&fake), Locks::new(fake))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_time_at_all_extends_nothing_and_the_lock_renews_itself_as_before() {
+        let (fake, locks) = fake();
+        let lock = locks.acquire("k", LockOptions::secs(9)).await.unwrap();
+        assert!(!lock.extend(Duration::ZERO).await);
+        sleep(Duration::from_secs(30)).await;
+        assert!(lock.is_held());
+        let renewals = fake.renewals.load(std::sync::atomic::Ordering::SeqCst);
+        assert!((5..20).contains(&renewals), "{renewals}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_gave_its_lock_back_has_not_lost_it() {
+        let (fake, locks) = fake();
+        let work = async |lock: Lock| Ok::<_, ()>(lock.release().await);
+        assert!(locks.with("k", LockOptions::secs(9), work).await.is_ok_and(|done| done.value));
+        let stolen = async |lock: Lock| {
+            *fake.held.lock().unwrap() = Some(b"another's".to_vec());
+            Ok::<_, ()>(lock.release().await)
+        };
+        let done = locks.with("k", LockOptions::secs(9), stolen).await;
+        assert!(matches!(done, Err(LockError::Lost(Ok(false)))), "{done:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_goes_away_leaves_no_lock_behind() {
+        let (fake, locks) = fake();
+        *fake.silent.lock().unwrap() = vec![TAKE];
+        // It is gone right behind the execution, before an answer.
+        let taking = locks.acquire("k", LockOptions::secs(9));
+        assert!(tokio::time::timeout(Duration::from_millis(150), taking).await.is_err());
+        assert!(!fake.is_free());
+        sleep(Duration::from_secs(9)).await;
+        assert!(fake.is_free());
+
+        let lock = locks.acquire("k", LockOptions::secs(900).renew(false)).await.unwrap();
+        *fake.silent.lock().unwrap() = vec![GIVE_BACK];
+        assert!(tokio::time::timeout(Duration::from_millis(50), lock.release()).await.is_err());
+        drop(lock);
+        assert!(!fake.is_free(), "it is executed late");
+        sleep(Duration::from_secs(1)).await;
+        assert!(fake.is_free());
+    }
 
     #[test]
     fn the_answer_says_whose_the_lock_is() {
