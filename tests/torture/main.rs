@@ -7,7 +7,7 @@
 //! keys: `proofs.rs`. A crash at each step of the loop: `crashes.rs`. One fault each, beside an ungated delete:
 //! `scenarios.rs`. A cache behind Sentinels, whose primary changes: `sentinel.rs`, for longer with `TOPOLOGY=sentinel`.
 //! Two caches, of which one goes wrong: `two.rs`, `TOPOLOGY=two`. The stand-in of Upstash: `upstash.rs`. A cluster:
-//! `cluster.rs`.
+//! `cluster.rs`. Readers in both languages, over each adapter: `languages.rs`, `TOPOLOGY=languages`.
 
 #[path = "../live/daemon.rs"]
 mod daemon;
@@ -18,6 +18,7 @@ mod cluster;
 mod clustered;
 mod crashes;
 mod faults;
+mod languages;
 mod load;
 mod oracle;
 mod proofs;
