@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,8 +16,10 @@ use tokio::time::timeout;
 use crate::budget::Budget;
 use crate::cache::health::Health;
 use crate::error::{Error, Exit, Result};
-use crate::metrics::{CacheState, Metrics};
+use crate::kernel;
+use crate::metrics::{CacheState, Metrics, Outside};
 use crate::observe::news::News;
+use crate::observe::recent::Recent;
 use crate::observe::speaker::{CacheName, speaker};
 use crate::observe::{Id, log};
 
@@ -35,6 +37,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 pub struct AdminState {
     metrics: Arc<Mutex<Metrics>>,
     caches: Arc<Mutex<Vec<WatchedCache>>>,
+    recent: Recent,
+    /// When the process started, since 1970.
+    started: Duration,
 }
 
 /// A cache that is watched.
@@ -55,16 +60,26 @@ impl WatchedCache {
     pub fn state(&self) -> CacheState {
         let WatchedCache { name, required, health, budget } = self;
         let (away, outages) = (health.is_away(), health.outages());
+        let returns = health.returns();
         let (billed, budget, sentinels) = (health.billed(), *budget, health.sentinels());
-        CacheState { name: CacheName::clone(name), required: *required, away, outages, billed, budget, sentinels }
+        CacheState {
+            name: CacheName::clone(name),
+            required: *required,
+            away,
+            outages,
+            returns,
+            billed,
+            budget,
+            sentinels,
+        }
     }
 }
 
 impl AdminState {
-    /// Of a daemon that starts now, with these caches.
-    pub fn new(caches: Vec<WatchedCache>) -> Self {
+    /// Of a daemon that starts now, with these caches; its lines of the log are in `recent`.
+    pub fn new(caches: Vec<WatchedCache>, recent: Recent) -> Self {
         let metrics = Arc::new(Mutex::new(Metrics::new(Instant::now())));
-        AdminState { metrics, caches: Arc::new(Mutex::new(caches)) }
+        AdminState { metrics, caches: Arc::new(Mutex::new(caches)), recent, started: since_1970() }
     }
 
     /// Of these caches from now on.
@@ -80,6 +95,17 @@ impl AdminState {
     /// Takes what the loop says.
     pub fn news(&self, news: &News) {
         self.metrics().news(news, speaker().as_ref(), Instant::now());
+    }
+
+    /// The configuration was read again.
+    pub fn reloaded(&self, succeeded: bool) {
+        self.metrics().reloaded(succeeded, since_1970());
+    }
+
+    fn page(&self, metrics: &Metrics, caches: &[CacheState], now: Instant) -> String {
+        let warnings: Vec<_> = self.recent.warned().each().collect();
+        let process = kernel::process(self.started);
+        metrics.text(&Outside { caches, process, warnings: &warnings }, now)
     }
 
     fn metrics(&self) -> MutexGuard<'_, Metrics> {
@@ -101,7 +127,7 @@ impl AdminState {
                 "/metrics" => Answer {
                     status: "200 OK",
                     kind: "text/plain; version=0.0.4; charset=utf-8",
-                    body: metrics.text(&caches, now),
+                    body: self.page(&metrics, &caches, now),
                 },
                 "/healthz" => {
                     let dead = metrics.dead(now);
@@ -115,6 +141,10 @@ impl AdminState {
             },
         }
     }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// What was asked.

@@ -134,4 +134,5 @@ pub mod observe;
 pub mod admin;
 pub mod cli;
 pub mod config;
+mod kernel;
 pub mod metrics;

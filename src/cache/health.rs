@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 pub struct Health {
     away: AtomicBool,
     outages: AtomicU64,
+    returns: AtomicU64,
     deleted: AtomicBool,
     billed: AtomicU64,
     /// 0 where there are none, 1 when a majority of them answered, 2 when it did not.
@@ -16,9 +17,11 @@ pub struct Health {
 impl Health {
     /// An attempt ended.
     pub fn note(&self, answered: bool) {
-        if !self.away.swap(!answered, Ordering::Relaxed) && !answered {
-            self.outages.fetch_add(1, Ordering::Relaxed);
-        }
+        match (self.away.swap(!answered, Ordering::Relaxed), answered) {
+            (false, false) => self.outages.fetch_add(1, Ordering::Relaxed),
+            (true, true) => self.returns.fetch_add(1, Ordering::Relaxed),
+            (false, true) | (true, false) => 0,
+        };
     }
 
     /// Whether the last attempt failed.
@@ -59,6 +62,11 @@ impl Health {
         self.billed.load(Ordering::Relaxed)
     }
 
+    /// Times that it answered again.
+    pub fn returns(&self) -> u64 {
+        self.returns.load(Ordering::Relaxed)
+    }
+
     /// Times that it went away.
     pub fn outages(&self) -> u64 {
         self.outages.load(Ordering::Relaxed)
@@ -76,6 +84,7 @@ mod tests {
             health.note(answered);
             (health.is_away(), health.outages())
         });
+        assert_eq!(health.returns(), 1);
         assert_eq!(seen, [(false, 0), (true, 1), (true, 1), (false, 1), (true, 2)]);
     }
 }

@@ -6,6 +6,7 @@
 pub mod acl;
 pub mod address;
 pub mod any;
+mod asking;
 mod bill;
 pub mod cluster;
 pub mod continuity;
@@ -27,11 +28,13 @@ mod scan;
 pub mod sentinel;
 mod socket;
 mod speak;
+pub mod statistics;
 mod swap;
 pub mod sweep;
 mod unlink;
 
 use crate::cache::continuity::Lineage;
+use crate::cache::statistics::CacheSaid;
 use crate::error::{Error, Result};
 use crate::keys::KeySet;
 
@@ -160,6 +163,11 @@ pub trait Cache {
 
     /// The note that somebody left there.
     async fn find_note(&self) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    /// What the cache says of its hits and its memory, where it says it. Never asked where commands cost money.
+    async fn statistics(&self) -> Result<Option<CacheSaid>> {
         Ok(None)
     }
 

@@ -23,6 +23,7 @@ use super::probe;
 use super::route::Route;
 use super::sentinel::Sentinels;
 use super::speak::{self, Speaks, count};
+use super::statistics::CacheSaid;
 use super::swap::{self, Swapping, mark_key};
 use super::sweep::{Progress, Steps, SweepGround};
 use super::unlink::Packing;
@@ -439,6 +440,10 @@ impl Cache for RedisCache {
 
     async fn find_note(&self) -> Result<Option<Vec<u8>>> {
         speak::find_note(&mut self.log_in().await?).await
+    }
+
+    async fn statistics(&self) -> Result<Option<CacheSaid>> {
+        self.said().await
     }
 
     fn name(&self) -> &str {

@@ -34,7 +34,7 @@ impl ProgressLine {
         match news {
             News::Totals(totals, late) if *late >= LATE => self.draw(&backlog(totals, *late)),
             News::SweepBegan => self.draw("sweeping"),
-            News::CacheTotals(..) => {}
+            News::CacheTotals(..) | News::Server(_) | News::Rules(_) | News::Tally(_) => {}
             News::Totals(..) | News::SweepEnded(_) | News::Ready | News::StandingBy(_) => self.clear(),
             News::Streaming
             | News::Interrupted

@@ -11,8 +11,11 @@ use crate::config::reference::{ConfigKey, ConfigKind};
 use crate::config::{Leases, MAIN, reference};
 use crate::error::Exit;
 use crate::mark::Gap;
-use crate::metrics::{CacheState, Metrics};
+use crate::metrics::process::ProcessState;
+use crate::metrics::{CacheState, Metrics, Outside};
 use crate::observe::ids::{Entry, LIST, Level};
+use crate::rules::plan::cause::CauseCounts;
+use crate::rules::tally::OPERATIONS;
 
 /// Which part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -143,11 +146,13 @@ fn metrics(out: &mut String) {
         required: true,
         away: false,
         outages: 0,
+        returns: 0,
         billed: 0,
         budget: None,
         sentinels: Some(true),
     };
-    let page = Metrics::new(Instant::now()).text(&[main], Instant::now());
+    let outside = Outside { caches: &[main], process: ProcessState::default(), warnings: &[] };
+    let page = Metrics::new(Instant::now()).text(&outside, Instant::now());
     line!(out, "| Metric | Kind | Meaning |\n|---|---|---|");
     let kinds: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     for (name, help) in page.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')) {
@@ -155,10 +160,14 @@ fn metrics(out: &mut String) {
             "crieur_role" => "{role}",
             "crieur_gaps_total" => "{cache,kind}",
             "crieur_build_info" => "{version}",
-            "crieur_mark_lsn_bytes"
-            | "crieur_mark_age_seconds"
-            | "crieur_cache_commands_billed_total"
-            | "crieur_cache_age_bound_seconds" => "{cache}",
+            "crieur_rules_info" => "{digest}",
+            "crieur_changes_total" => "{table,operation}",
+            "crieur_rule_keys_total" => "{rule}",
+            "crieur_lookups_total" | "crieur_lookups_refused_total" => "{lookup}",
+            "crieur_commit_to_deleted_seconds" => "{cache,le}",
+            "crieur_sweep_causes_total" => "{cache,cause}",
+            "crieur_warnings_total" => "{id}",
+            name if name.starts_with("crieur_cache_") || name.starts_with("crieur_mark_") => "{cache}",
             name if page.contains(&format!("\n{name}{{cache=")) => "{cache}",
             _ => "",
         };
@@ -168,6 +177,18 @@ fn metrics(out: &mut String) {
     let roles: Vec<_> = page.lines().filter_map(|line| line.split("role=\"").nth(1)?.split('"').next()).collect();
     line!(out, "\nThe label `role` is one of `{}`.", roles.join("`, `"));
     line!(out, "The label `cache` is the name of the cache: `{MAIN}` for `[cache]`.");
+    line!(
+        out,
+        "The label `table` has the schema before its name; the label `operation` is one of `{}`.",
+        OPERATIONS.join("`, `")
+    );
+    line!(
+        out,
+        "The label `rule` is the place of a rule, as `crieur explain` names it; the label `lookup` is its name."
+    );
+    let causes: Vec<_> = CauseCounts::default().each().map(|(cause, _)| cause).collect();
+    line!(out, "The label `cause` is one of `{}`.", causes.join("`, `"));
+    line!(out, "The label `id` is an [id of the log](log-ids.md) at WARN or above.");
     line!(out, "The label `kind` is one of `{}`.", Gap::ALL.map(|gap| gap.kind()).join("`, `"));
 }
 

@@ -71,27 +71,14 @@ impl ConfigInForce {
         }
     }
 
-    /// What is other now than what is in force.
-    async fn read(&mut self) -> Option<Changes> {
-        let environment = match environment() {
-            Ok(environment) => environment,
-            Err(error) => {
-                refuse(&error.chain());
-                return None;
-            }
-        };
+    /// What is other now than what is in force; an error is why all of that stays.
+    async fn read(&mut self) -> std::result::Result<Option<Changes>, String> {
+        let environment = environment().map_err(|error| error.chain())?;
         match Config::load(&self.path, environment.into_iter()) {
-            Ok(config) => match self.others(config).await {
-                Ok(changes) => changes,
-                Err(error) => {
-                    refuse(&error.chain());
-                    None
-                }
-            },
+            Ok(config) => self.others(config).await.map_err(|error| error.chain()),
             Err(mistakes) => {
                 show(&mistakes);
-                refuse("the configuration is wrong, as shown above");
-                None
+                Err("the configuration is wrong, as shown above".to_owned())
             }
         }
     }
@@ -212,20 +199,26 @@ fn refuse(why: &str) {
     );
 }
 
-/// Hands rules and caches over at each SIGHUP, with what `control` makes for the rules; `watch` hears of the caches. It
-/// never ends.
+/// Hands rules and caches over at each SIGHUP, with what `control` makes for the rules; `watch` hears of the caches, and
+/// `told` whether the reload succeeded. It never ends.
 pub(super) async fn at_each<D>(
     mut hangup: Signal,
     mut file: ConfigInForce,
     control: impl Fn(&Rules) -> D,
     reloads: Sender<Reload<AnyCache, D>>,
-    watch: impl Fn(Vec<WatchedCache>),
+    (watch, told): (impl Fn(Vec<WatchedCache>), impl Fn(bool)),
 ) {
     loop {
         if hangup.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
-        if let Some(Changes { rules, caches }) = file.read().await {
+        let read = file.read().await;
+        told(read.is_ok());
+        let changes = read.unwrap_or_else(|why| {
+            refuse(&why);
+            None
+        });
+        if let Some(Changes { rules, caches }) = changes {
             let control = control(&rules);
             let (caches, watched) = caches.unzip();
             watched.into_iter().for_each(&watch);

@@ -156,7 +156,7 @@ where
     let caches = caches.collect::<Result<Vec<_>>>()?;
     config.caches.iter().for_each(say_bound);
     let watched: Vec<WatchedCache> = caches.iter().map(|(cache, policy)| watched(cache, policy)).collect();
-    let watch = AdminState::new(watched.clone());
+    let watch = AdminState::new(watched.clone(), recent.clone());
     if let Some(address) = config.admin {
         admin::serve(address, watch.clone()).await?;
     }
@@ -181,9 +181,10 @@ where
         pages.watch(caches.clone());
         teller.watch(caches);
     };
+    let reloaded = |succeeded| pages.reloaded(succeeded);
     tokio::select! {
         ended = pipeline.run(stop) => ended,
-        () = reload::at_each(hangup, in_force, control, sender, others) => unreachable!("it waits for signals for ever"),
+        () = reload::at_each(hangup, in_force, control, sender, (others, reloaded)) => unreachable!("it waits for signals for ever"),
         never = teller.now_and_then() => match never {},
     }
 }

@@ -84,6 +84,9 @@ impl Standing {
             | News::SweepEnded(_)
             | News::Said(_)
             | News::CacheTotals(..)
+            | News::Server(_)
+            | News::Rules(_)
+            | News::Tally(_)
             | News::Totals(..) => self.doing,
         };
         if doing != self.doing {
@@ -105,6 +108,9 @@ impl Standing {
             | News::Changed(_)
             | News::Gone(..)
             | News::CacheTotals(..)
+            | News::Server(_)
+            | News::Rules(_)
+            | News::Tally(_)
             | News::Released(..)
             | News::Said(_) => {}
         }
@@ -219,6 +225,9 @@ impl Status {
             | News::SweepEnded(_)
             | News::Said(_)
             | News::CacheTotals(..)
+            | News::Server(_)
+            | News::Rules(_)
+            | News::Tally(_)
             | News::Totals(..) => {}
         }
     }
@@ -305,6 +314,7 @@ mod tests {
                 required: true,
                 away: cache,
                 outages: 0,
+                returns: 0,
                 billed: 0,
                 budget: None,
                 sentinels: None,

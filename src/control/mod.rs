@@ -201,6 +201,8 @@ pub struct Sighting {
     pub wal: Option<SlotWal>,
     /// What the outbox takes on disk, and may take, in bytes.
     pub outbox: Option<(u64, u64)>,
+    /// Rows of the outbox, as its statistics say.
+    pub outbox_rows: Option<u64>,
 }
 
 /// A row of the outbox takes so many times its bytes on disk, with its index and what is not vacuumed.

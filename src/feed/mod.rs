@@ -217,6 +217,11 @@ where
         self.done
     }
 
+    /// The rules, for what passed through them.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// Every target has marked this position.
     pub fn acknowledge(&mut self, upto: S::Ack) -> Lsn {
         // A stream that brings the position forward is no refused one, however short it lives.

@@ -197,6 +197,7 @@ async fn look_up<D: Control>(control: &D, asking: &Asking, load: &mut Invalidati
     let (mut refused, mut asked) = (0, (Vec::new(), Vec::new()));
     for lookups in std::mem::take(&mut load.lookups).pieces() {
         let questions = rules.questions(&lookups);
+        questions.iter().for_each(|question| rules.count_questions(question.lookup, 1, 0));
         let answers = answers(control, asking, &questions).await?;
         refused += complain_of_refused(asking, &questions, &answers);
         rules.resolve(&lookups, &questions, &answers, load);
@@ -238,6 +239,7 @@ fn complain_of_refused(asking: &Asking, questions: &[Question], answers: &[Answe
     }
     let now = Instant::now();
     for ((id, message), count) in &refused {
+        asking.rules.count_questions(*id, 0, *count);
         let said = asking.answers.borrow_mut().refused.counted(&(*id, (*message).to_owned()), *count, now);
         let Some(count) = said else { continue };
         let name = asking.rules.lookups().get(id.0 as usize).map_or("?", |lookup| lookup.name.as_str());

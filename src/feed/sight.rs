@@ -13,7 +13,7 @@ use crate::feed::watch::Notice;
 use crate::insist::complain;
 use crate::load::Untold;
 use crate::lsn::Lsn;
-use crate::observe::news::News;
+use crate::observe::news::{News, ServerSeen};
 use crate::observe::{Id, log};
 use crate::outage::{Outage, Say};
 use crate::rules::Invalidations;
@@ -66,6 +66,7 @@ where
         self.watching.due = Some(now + WATCH_INTERVAL);
         self.watching.blind = Outage::default();
         self.watching.measure(&sighting);
+        self.teller.tell(News::Server(seen_of(&sighting)));
         let judgement = self.watching.judge(now, &sighting);
         if !judgement.notices.is_empty() {
             self.teller.tell(News::Noticed);
@@ -147,6 +148,18 @@ where
     /// Whether the server's WAL goes on and nothing of it comes: how far the caches are behind is not known.
     pub fn is_held_back(&self) -> bool {
         self.watching.is_held_back()
+    }
+}
+
+/// For whoever watches.
+fn seen_of(sighting: &Sighting) -> ServerSeen {
+    let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
+    let rows = sighting.outbox_rows.unwrap_or(0);
+    ServerSeen {
+        flushed: sighting.flushed.parse().ok(),
+        held_bytes: sighting.wal.map(|wal| bytes(wal.held_bytes)),
+        safe_bytes: sighting.wal.and_then(|wal| wal.safe_bytes).map(bytes),
+        outbox: sighting.outbox.map(|(used, most)| [rows, used, most]),
     }
 }
 

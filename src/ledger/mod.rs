@@ -71,15 +71,32 @@ impl Drop for Ticket {
 pub struct Ledger<A> {
     window: Window<A>,
     lost: Rc<Cell<u64>>,
+    /// When the oldest change of each span committed whose first deletes were answered, where somebody asks for that.
+    proved: Option<Vec<Instant>>,
 }
 
 impl<A> Default for Ledger<A> {
     fn default() -> Self {
-        Ledger { window: Window::default(), lost: Rc::default() }
+        Ledger { window: Window::default(), lost: Rc::default(), proved: None }
     }
 }
 
 impl<A: Copy + Ord> Ledger<A> {
+    /// One that says of each span how old its oldest change was: see [`take_proved`](Ledger::take_proved).
+    pub fn dating() -> Self {
+        Ledger { proved: Some(Vec::new()), ..Ledger::default() }
+    }
+
+    /// When the oldest change committed of each span whose first deletes were all answered since this was last asked.
+    pub fn take_proved(&mut self) -> Vec<Instant> {
+        self.proved.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn part_done(&mut self, span: SpanId) {
+        let since = self.window.part_done(span);
+        self.proved.iter_mut().for_each(|proved| proved.extend(since));
+    }
+
     fn ticket(&self, span: SpanId, owed: Owed) -> Ticket {
         Ticket { span, owed, lost: Some(Rc::clone(&self.lost)) }
     }
@@ -126,7 +143,7 @@ impl<A: Copy + Ord> Ledger<A> {
     /// What the ticket stands for was answered.
     pub fn done(&mut self, ticket: Ticket) {
         match self.redeem(ticket) {
-            (span, Owed::Part) => self.window.part_done(span),
+            (span, Owed::Part) => self.part_done(span),
             (span, Owed::Echo) => self.window.echo_done(span),
         }
     }
@@ -136,7 +153,7 @@ impl<A: Copy + Ord> Ledger<A> {
         match self.redeem(ticket) {
             (span, Owed::Part) => {
                 self.window.add_echo(span);
-                self.window.part_done(span);
+                self.part_done(span);
                 self.ticket(span, Owed::Echo)
             }
             // The next echo of the same keys.

@@ -21,6 +21,8 @@ struct Span<A> {
     echoes: u32,
     /// When its oldest change committed, by our clock; `None` where nobody said.
     since: Option<Instant>,
+    /// Its first deletes were answered once.
+    is_proved: bool,
 }
 
 /// Spans in commit order.
@@ -64,7 +66,7 @@ impl<A: Copy + Ord> Window<A> {
 
     /// Opens a span behind all others, with one part out.
     pub fn open(&mut self, ack: Option<A>) -> SpanId {
-        self.spans.push_back(Span { ack, out: 1, echoes: 0, since: None });
+        self.spans.push_back(Span { ack, out: 1, echoes: 0, since: None, is_proved: false });
         SpanId(self.first + self.spans.len() as u64 - 1)
     }
 
@@ -132,10 +134,14 @@ impl<A: Copy + Ord> Window<A> {
         self.spans.get((self.answered - self.first) as usize)
     }
 
-    /// One part of the span was answered.
-    pub fn part_done(&mut self, id: SpanId) {
+    /// One part of the span was answered. With the last one of them the first deletes of the span are proved: says when
+    /// its oldest change committed, once.
+    pub fn part_done(&mut self, id: SpanId) -> Option<Instant> {
         let span = self.span(id);
         span.out = span.out.checked_sub(1).expect("each part is done once");
+        let since = span.since.filter(|_| span.out == 0 && !span.is_proved);
+        span.is_proved |= since.is_some();
+        since
     }
 
     /// One more echo of the span is out.
@@ -157,7 +163,7 @@ impl<A: Copy + Ord> Window<A> {
         match self.spans.back_mut() {
             Some(span) if many || (span.out == 0 && span.echoes == 0) => span.ack = span.ack.max(Some(ack)),
             // A span that waits for answers or echoes: the position queues behind it.
-            _ => self.spans.push_back(Span { ack: Some(ack), out: 0, echoes: 0, since: None }),
+            _ => self.spans.push_back(Span { ack: Some(ack), out: 0, echoes: 0, since: None, is_proved: false }),
         }
     }
 
@@ -223,14 +229,14 @@ mod tests {
         window.add_echo(spans[0]);
         window.part_done(spans[0]);
         assert_eq!(window.oldest(), Some(at(2)), "its echo waits");
-        window.part_done(spans[2]);
+        assert_eq!(window.part_done(spans[2]), Some(at(3)), "it is proved, whatever stands before it");
         assert_eq!((window.oldest(), window.answered_to()), (Some(at(2)), Some(1)));
         window.part_done(spans[1]);
         assert_eq!(window.oldest(), None);
         window.add_part(spans[0]);
         assert_eq!(window.oldest(), Some(at(1)), "it goes again");
         assert_eq!(window.answered_to(), Some(3), "the first delete was answered");
-        window.part_done(spans[0]);
+        assert_eq!(window.part_done(spans[0]), None, "it was proved before");
         window.echo_done(spans[0]);
         assert_eq!((window.confirm(|_| true), window.oldest()), (Some(3), None));
     }
@@ -249,7 +255,7 @@ mod tests {
         window.part_done(first);
         assert_eq!(window.confirm(|_| true), Some(0));
         let (last, others) = spans.split_last().expect("there are many");
-        others.iter().for_each(|span| window.part_done(*span));
+        others.iter().for_each(|span| assert_eq!(window.part_done(*span), None, "nobody dated it"));
         let before = window.confirm(|_| true).expect("those that have a span of their own are done");
         assert!(before < 2 * SPANS_MAX, "one of the many parts of the last is out");
         window.part_done(*last);

@@ -5,6 +5,7 @@
 //! something needs to know nobody.
 
 pub mod board;
+pub mod delays;
 pub mod heard;
 pub mod ids;
 pub mod level;
@@ -13,6 +14,7 @@ pub mod recent;
 pub mod speaker;
 pub mod teller;
 pub mod trail;
+pub mod warned;
 
 pub use ids::{Id, Level, Line};
 

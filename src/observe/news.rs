@@ -10,11 +10,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cache::statistics::Statistics;
 use crate::cache::{Deleted, Swept};
 use crate::lsn::Lsn;
+use crate::observe::delays::Delays;
 use crate::observe::ids::Line;
 use crate::observe::speaker::CacheName;
 use crate::observe::trail::Changed;
+use crate::rules::plan::cause::CauseCounts;
+use crate::rules::tally::{Labels, Tallied};
 
 /// What was done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,6 +72,12 @@ pub struct CacheTotals {
     pub is_known: bool,
     /// When the oldest change committed that is not deleted there yet, by our clock; `None` while there is none.
     pub oldest: Option<Instant>,
+    /// How long it took from the commit of a load's oldest change until its first deletes were proved.
+    pub delays: Delays,
+    /// The sweeps by their causes.
+    pub causes: CauseCounts,
+    /// What the cache says of itself, where it may be asked.
+    pub statistics: Option<Statistics>,
 }
 
 impl CacheTotals {
@@ -85,8 +95,25 @@ impl CacheTotals {
             echoes_waiting: self.echoes_waiting + other.echoes_waiting,
             is_known: self.is_known && other.is_known,
             oldest: [self.oldest, other.oldest].into_iter().flatten().min(),
+            delays: self.delays.and(other.delays),
+            causes: self.causes.and(other.causes),
+            // What is known of one part says nothing of the whole.
+            statistics: self.statistics.zip(other.statistics).map(|(one, other)| one.and(other)),
         }
     }
+}
+
+/// What was seen of the server at one look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServerSeen {
+    /// Up to where its WAL is flushed; `None` where that is not known.
+    pub flushed: Option<Lsn>,
+    /// Bytes of WAL that it keeps for the slot; `None` where there is no slot.
+    pub held_bytes: Option<u64>,
+    /// Bytes of WAL that may be written until the slot can be lost; `None` without a limit.
+    pub safe_bytes: Option<u64>,
+    /// Rows of the outbox, as its statistics say; what the outbox takes on disk, and may take.
+    pub outbox: Option<[u64; 3]>,
 }
 
 /// One line of the log.
@@ -135,4 +162,10 @@ pub enum News {
     Totals(Totals, Duration),
     /// The same of the cache of this name.
     CacheTotals(CacheName, CacheTotals),
+    /// The server was looked at.
+    Server(ServerSeen),
+    /// These rules are in force from now on.
+    Rules(Arc<Labels>),
+    /// How much passed through the rules since this was last told: at most once a second.
+    Tally(Arc<Tallied>),
 }

@@ -11,8 +11,9 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
-use crate::observe::news::News;
+use crate::observe::news::{News, Said};
 use crate::observe::speaker::{CacheName, speaker};
+use crate::observe::warned::Warned;
 
 /// Entries that the daemon keeps. Most are a few words; a line of the log is cut to [`TEXT_BYTES_MAX`].
 pub const ENTRIES_MAX: usize = 256;
@@ -57,6 +58,7 @@ struct Shared {
     /// Readers that there are now.
     readers: AtomicUsize,
     entries_max: usize,
+    said: Warned,
 }
 
 /// The ring. Its clones are the same one.
@@ -74,15 +76,29 @@ impl Recent {
     pub fn of_at_most(entries_max: usize) -> Self {
         let kept = Mutex::new(Kept { entries: VecDeque::with_capacity(entries_max), next: 0 });
         let readers = AtomicUsize::new(0);
-        Recent(Arc::new(Shared { kept, came: Notify::new(), readers, entries_max: entries_max.max(1) }))
+        let (came, entries_max, said) = (Notify::new(), entries_max.max(1), Warned::default());
+        Recent(Arc::new(Shared { kept, came, readers, entries_max, said }))
     }
 
     /// Adds what happened. What comes many times a second would push out all else: a flight and a mark are kept while
     /// somebody reads; where things stand ([`News::Totals`]) and single changes, which have their own place, never are.
+    /// Warnings are counted, too.
     pub fn add(&self, news: &News, at: SystemTime) {
         let is_unread = self.0.readers.load(Ordering::Relaxed) == 0;
         let is_frequent = matches!(news, News::Deleted(_) | News::Marked(_));
-        let is_elsewhere = matches!(news, News::Totals(..) | News::CacheTotals(..) | News::Changed(_) | News::Gone(..));
+        if let News::Said(Said { line, .. }) = news {
+            self.0.said.count(*line);
+        }
+        let is_elsewhere = matches!(
+            news,
+            News::Totals(..)
+                | News::CacheTotals(..)
+                | News::Server(_)
+                | News::Rules(_)
+                | News::Tally(_)
+                | News::Changed(_)
+                | News::Gone(..)
+        );
         if is_elsewhere || (is_unread && is_frequent) {
             return;
         }
@@ -104,6 +120,11 @@ impl Recent {
         let next = kept.entries.front().map_or(kept.next, |entry| entry.number);
         drop(kept);
         Reader { of: self.clone(), next }
+    }
+
+    /// How often each warning and error was said.
+    pub fn warned(&self) -> &Warned {
+        &self.0.said
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

@@ -10,13 +10,15 @@
 //! 3. [`read`]: text to rules. The file becomes checked values; every mistake has a place.
 //! 4. [`plan`]: a change to keys. The rules of one table against its columns; the hot path.
 //! 5. [`invalidations`]: what comes out of it.
-//! 6. [`about`]: about rules. What they need of tables, which keys they can make, what cannot be meant, what the mark says.
+//! 6. [`tally`]: how much of it there was.
+//! 7. [`about`]: about rules. What they need of tables, which keys they can make, what cannot be meant, what the mark says.
 
 pub mod about;
 pub mod invalidations;
 pub mod plan;
 pub mod read;
 pub mod ruleset;
+pub mod tally;
 pub mod value;
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::keys::{FamilyId, KeySet};
 use crate::question::LookupId;
 use crate::rules::about::needs::{ImageNeed, TableNeeds};
+use crate::rules::tally::Tally;
 use crate::rules::value::condition::Condition;
 use crate::rules::value::path::Path;
 use crate::rules::value::reading::{Reading, TextOf};
@@ -120,6 +121,8 @@ pub struct Rules {
     pub(super) audience: Option<Audience>,
     /// Made when it is first asked for.
     pub(super) digest: std::cell::OnceCell<String>,
+    /// Made when something is counted first.
+    pub(super) tally: std::cell::OnceCell<std::rc::Rc<Tally>>,
 }
 
 impl Rules {

@@ -8,6 +8,7 @@ mod hold;
 mod memory;
 mod reload;
 mod renew;
+mod tally;
 mod trail;
 
 pub use reload::{Onward, Reload};
@@ -115,6 +116,8 @@ pub struct Pipeline<S: Source, C, D> {
     is_ready: bool,
     /// Something happened since the totals were told.
     is_news: bool,
+    /// When it was told what passed through the rules.
+    tallied: Option<Instant>,
     /// The target that is asked first.
     first: usize,
     followed: Followed<S::Ack>,
@@ -167,6 +170,7 @@ where
             phase: Phase::Running,
             is_ready: false,
             is_news: false,
+            tallied: None,
             first: 0,
             followed: Followed::default(),
             reloads: None,
@@ -184,12 +188,14 @@ where
         tokio::pin!(stop);
         loop {
             self.tell_holds();
+            self.tell_rules();
             self.stream(stop.as_mut()).await?;
             let phase = std::mem::replace(&mut self.phase, Phase::Running);
             let reload = match phase {
                 Phase::Draining { reload, .. } => reload,
                 Phase::Running => None,
             };
+            self.tell_tally(Instant::now());
             self.last_words(reload.is_some()).await;
             match reload {
                 Some(reload) => self = self.renewed(*reload),
@@ -360,6 +366,9 @@ where
         if std::mem::take(&mut self.is_news) {
             self.tell();
         }
+        if self.tally_due(now).is_some_and(|due| due <= now) {
+            self.tell_tally(now);
+        }
         Ok(())
     }
 
@@ -408,7 +417,7 @@ where
         let turn = turn(&self.feed, &self.phase, now);
         // That a cache is away by now tells nobody.
         let look = self.phase.is_draining().then(|| now + DRAIN_LOOK);
-        self.targets.iter().filter_map(|target| target.due(&turn)).chain(look).min()
+        self.targets.iter().filter_map(|target| target.due(&turn)).chain(look).chain(self.tally_due(now)).min()
     }
 
     /// What was done so far.

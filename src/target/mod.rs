@@ -22,6 +22,7 @@ mod holding;
 mod lagging;
 mod look;
 mod marking;
+mod measuring;
 pub mod meter;
 mod owed;
 pub mod pace;
@@ -32,6 +33,7 @@ mod replicas;
 pub mod ring;
 mod sweep;
 mod sweeping;
+mod told;
 pub mod twins;
 
 use std::collections::VecDeque;
@@ -43,6 +45,7 @@ use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::cache::Cache;
+use crate::cache::statistics::CacheSaid;
 use crate::config::{Metering, OnGap};
 use crate::control::Control;
 use crate::error::Result;
@@ -51,9 +54,10 @@ use crate::insist::Company;
 use crate::kept::Kept;
 use crate::ledger::{Ledger, Positions};
 use crate::load::Untold;
-use crate::observe::news::CacheTotals;
+use crate::observe::delays::Delays;
 use crate::observe::speaker::{CacheName, speaks};
 use crate::observe::teller::Teller;
+use crate::rules::plan::cause::CauseCounts;
 use crate::rules::{Invalidations, Rules};
 use crate::start::{ServerStore, Start};
 use crate::target::carried::Unmarked;
@@ -64,6 +68,7 @@ use crate::target::holding::Holding;
 use crate::target::lagging::Lagging;
 use crate::target::look::{Found, Looking};
 use crate::target::marking::{MarkOutcome, Marking};
+use crate::target::measuring::Measuring;
 use crate::target::meter::Metered;
 use crate::target::repairs::Repairs;
 use crate::target::ring::Ring;
@@ -139,6 +144,10 @@ pub struct TargetTotals {
     pub swept: u64,
     /// Families collapsed into their pattern.
     pub collapsed: u64,
+    /// From the commit of a load's oldest change until its first deletes were proved.
+    pub delays: Delays,
+    /// The sweeps by their causes.
+    pub causes: CauseCounts,
 }
 
 /// What the loop says at each of its turns.
@@ -173,6 +182,8 @@ pub enum TargetHappened {
     Looked(Snapshot),
     /// The cache is another one now, or has more parts, as far as it is told without being asked.
     Turned,
+    /// The cache said how it fares, or not.
+    Measured(Result<Option<CacheSaid>>),
 }
 
 /// What a target shares with the others, and what it is called among them.
@@ -209,6 +220,7 @@ pub struct Target<A, C, D> {
     repairs: Repairs,
     /// Waits for what the cache is told without being asked.
     turning: Kept<()>,
+    measuring: Measuring,
     holding: Holding<A>,
     metered: Option<Metered>,
 }
@@ -245,7 +257,7 @@ where
             settings,
             around: Around { name, control, rules, words, teller, twins },
             done: TargetTotals::default(),
-            ledger: Ledger::default(),
+            ledger: Ledger::dating(),
             inbox: None,
             again: VecDeque::new(),
             flight: Flight::default(),
@@ -257,6 +269,7 @@ where
             gaps: Gaps::default(),
             repairs: Repairs::default(),
             turning: Kept::default(),
+            measuring: Measuring::default(),
             holding: Holding::default(),
             metered,
         }
@@ -320,6 +333,7 @@ where
     pub fn connected(&mut self, start: &Start, altered: bool) {
         let _speaking = speaks(&self.around.name);
         self.look.connected(start, altered);
+        self.measuring.connected();
         self.holding.connected();
         self.read_mark();
     }
@@ -369,6 +383,9 @@ where
         if let Poll::Ready(snapshot) = self.gaps.poll(cx) {
             return Poll::Ready(snapshot.map(TargetHappened::Looked));
         }
+        if let Poll::Ready(measured) = self.measuring.poll(cx) {
+            return Poll::Ready(Ok(TargetHappened::Measured(measured)));
+        }
         let written = ready!(self.marking.poll(cx));
         Poll::Ready(written.map(TargetHappened::MarkWritten))
     }
@@ -395,7 +412,9 @@ where
             // Behind a stream's connection the mark is read anyway.
             TargetHappened::Turned if self.look.is_connected() => self.look_for_another_cache(),
             TargetHappened::Turned => {}
+            TargetHappened::Measured(measured) => self.measuring.came(measured, Instant::now()),
         }
+        self.date_what_is_proved();
     }
 
     /// Begins whatever can begin now.
@@ -417,15 +436,14 @@ where
             self.start_flight(fresh, turn.now);
         }
         self.start_sweep();
+        self.start_measuring(turn);
         self.confirm(turn)
     }
 
     /// When the target has something to do, if nothing happens before.
     pub fn due(&self, turn: &Turn<'_, impl Positions<A>>) -> Option<Instant> {
-        [self.flight_due(turn), self.marking.due(self.may_beat(turn)), self.repairs.owed.due()]
-            .into_iter()
-            .flatten()
-            .min()
+        let (mark, measure) = (self.marking.due(self.may_beat(turn)), self.measure_due(turn));
+        [self.flight_due(turn), mark, self.repairs.owed.due(), measure].into_iter().flatten().min()
     }
 
     /// Whether the cache may be asked to delete: one flight at a time, and none while the mark is read.
@@ -517,45 +535,6 @@ where
     /// The position up to which the first delete of everything was answered once, for people who watch.
     pub fn answered_to(&mut self) -> Option<A> {
         self.ledger.answered_to()
-    }
-
-    /// What was done so far.
-    pub fn done(&self) -> TargetTotals {
-        self.done
-    }
-
-    /// What was done so far and where the cache stands, for whoever watches.
-    pub fn told(&mut self) -> (CacheName, CacheTotals) {
-        let TargetTotals { keys, existed, sweeps, swept, .. } = self.done;
-        let (repairs_delayed, repairs_slow) = self.repairs();
-        let totals = CacheTotals {
-            keys,
-            existed,
-            sweeps,
-            swept,
-            repairs_delayed,
-            repairs_slow,
-            turns: self.turns(),
-            echoes_waiting: self.echoes_waiting() as u64,
-            is_known: self.is_known(),
-            oldest: self.oldest(),
-        };
-        (CacheName::clone(&self.around.name), totals)
-    }
-
-    /// Repairs that waited, and whether one waits now or nothing was proved since.
-    pub fn repairs(&self) -> (u64, bool) {
-        (self.repairs.delayed(), self.repairs.is_slow())
-    }
-
-    /// Connections that led to another server.
-    pub fn turns(&self) -> u64 {
-        self.cache.lineage().another
-    }
-
-    /// Keys and patterns that wait for their echo.
-    pub fn echoes_waiting(&self) -> usize {
-        self.echoes.keys()
     }
 
     /// What is on its way and cannot collapse, in bytes.

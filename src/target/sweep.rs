@@ -69,6 +69,7 @@ where
         reached(Step::Swept);
         self.sweeping.bytes = 0;
         self.done.sweeps += 1;
+        self.count_causes(&deliveries);
         self.done.swept += swept.deleted;
         self.say_swept(&deliveries, swept);
         self.around.teller.tell(News::SweepEnded(swept));
@@ -112,6 +113,18 @@ where
         match self.purpose(deliveries) {
             Some((tables, cause)) => log!(Id::SweepEnded, tables, cause, scanned, deleted, "sweep finished"),
             None => tracing::debug!(scanned, deleted, "sweep finished: patterns"),
+        }
+    }
+
+    fn count_causes(&mut self, deliveries: &[Delivery]) {
+        let mut causes = Causes::default();
+        let mut first = deliveries.iter().filter(|delivery| matches!(delivery.stage, Stage::Fresh | Stage::Repeated));
+        match first.next() {
+            None => self.done.causes.add_echo(),
+            Some(delivery) => {
+                std::iter::once(delivery).chain(first).for_each(|delivery| causes.merge(delivery.load.causes));
+                self.done.causes.add(causes);
+            }
         }
     }
 

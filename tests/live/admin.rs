@@ -28,7 +28,7 @@ fn talk(address: SocketAddr, request: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn get(address: SocketAddr, path: &str) -> String {
+pub fn get(address: SocketAddr, path: &str) -> String {
     talk(address, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
 }
 

@@ -24,7 +24,7 @@ const PURE: &[&str] = &[
     "src/postgres/quote.rs",
     "src/mark.rs",
     "src/reminder.rs",
-    "src/metrics.rs",
+    "src/metrics",
     "src/notice.rs",
     "src/observe/ids.rs",
     "src/observe/news.rs",

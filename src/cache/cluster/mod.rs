@@ -38,6 +38,7 @@ use crate::cache::inspect::Inspect;
 use crate::cache::link::CacheLink;
 use crate::cache::probe::{self, Examined};
 use crate::cache::speak::{self, Speaks, count};
+use crate::cache::statistics::CacheSaid;
 use crate::cache::sweep::{Progress, Steps, SweepPlan};
 use crate::cache::{Cache, Deleted, Rest, Swap, Swept, reply, scan};
 use crate::config::CacheConfig;
@@ -277,6 +278,15 @@ impl Cache for ShardCache {
 
     fn is_away(&self) -> bool {
         self.topology.is_away(Some(self.index))
+    }
+
+    /// A shard whose node holds no slot has nothing to say.
+    async fn statistics(&self) -> Result<Option<CacheSaid>> {
+        self.topology.ready().await?;
+        match self.seat() {
+            Some((_, node, _)) => node.cache.said().await,
+            None => Ok(Some(CacheSaid::default())),
+        }
     }
 
     fn lineage(&self) -> Lineage {

@@ -26,17 +26,17 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [(Cause, &str); 10] = [
-        (Cause::Missed, "the cache may have missed changes"),
-        (Cause::Untold, "changes do not all come"),
-        (Cause::Emptied, "TRUNCATE"),
-        (Cause::Ddl, "DDL"),
-        (Cause::Unknown, "a table that the catalog no longer knows, perhaps a partition"),
-        (Cause::Unreadable, "a message that was not understood"),
-        (Cause::Asked, "crieur.invalidate"),
-        (Cause::Widened, "a value was not in the stream"),
-        (Cause::Refused, "the server refused a lookup"),
-        (Cause::Collapsed, "too many keys or patterns to hold them singly"),
+    const ALL: [(Cause, &str, &str); 10] = [
+        (Cause::Missed, "missed", "the cache may have missed changes"),
+        (Cause::Untold, "untold", "changes do not all come"),
+        (Cause::Emptied, "truncate", "TRUNCATE"),
+        (Cause::Ddl, "ddl", "DDL"),
+        (Cause::Unknown, "unknown_table", "a table that the catalog no longer knows, perhaps a partition"),
+        (Cause::Unreadable, "unreadable", "a message that was not understood"),
+        (Cause::Asked, "asked", "crieur.invalidate"),
+        (Cause::Widened, "widened", "a value was not in the stream"),
+        (Cause::Refused, "lookup_refused", "the server refused a lookup"),
+        (Cause::Collapsed, "collapsed", "too many keys or patterns to hold them singly"),
     ];
 
     fn bit(self) -> u16 {
@@ -67,9 +67,44 @@ impl Causes {
     /// For the log, the gravest first. `emptied` is what the source calls [`Cause::Emptied`]: what triggers cannot capture
     /// arrives as an emptied table too.
     pub fn words(self, emptied: &str) -> String {
-        let word = |(cause, word)| if cause == Cause::Emptied { emptied } else { word };
-        let said: Vec<&str> = Cause::ALL.into_iter().filter(|(cause, _)| self.has(*cause)).map(word).collect();
+        let word = |(cause, _, word)| if cause == Cause::Emptied { emptied } else { word };
+        let said: Vec<&str> = Cause::ALL.into_iter().filter(|(cause, _, _)| self.has(*cause)).map(word).collect();
         said.join("; ")
+    }
+}
+
+/// How many sweeps there were for each cause. One that has several counts for each of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CauseCounts([u64; Cause::ALL.len() + 2]);
+
+impl CauseCounts {
+    /// Beside the causes: patterns that a rule or a transaction names itself, and the echo of a sweep.
+    const OTHERS: [&str; 2] = ["pattern", "echo"];
+
+    /// A sweep for these causes.
+    pub fn add(&mut self, causes: Causes) {
+        if causes == Causes::default() {
+            self.0[Cause::ALL.len()] += 1;
+        }
+        for (count, (cause, _, _)) in self.0.iter_mut().zip(Cause::ALL) {
+            *count += u64::from(causes.has(cause));
+        }
+    }
+
+    /// A sweep that only did once more what another had done.
+    pub fn add_echo(&mut self) {
+        self.0[Cause::ALL.len() + 1] += 1;
+    }
+
+    /// Of two parts of one cache together.
+    #[must_use]
+    pub fn and(self, other: CauseCounts) -> CauseCounts {
+        CauseCounts(std::array::from_fn(|index| self.0[index] + other.0[index]))
+    }
+
+    /// Each cause by its short name, with its sweeps.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Cause::ALL.map(|(_, label, _)| label).into_iter().chain(CauseCounts::OTHERS).zip(self.0)
     }
 }
 
@@ -81,7 +116,7 @@ mod tests {
     fn causes_add_up_and_each_has_its_own_word() {
         let mut all = Causes::default();
         assert_eq!(all.words("TRUNCATE"), "");
-        for (cause, word) in Cause::ALL {
+        for (cause, _, word) in Cause::ALL {
             assert!(!all.has(cause), "{cause:?} shares its bit");
             let mut one = Causes::default();
             one.add(cause);
@@ -94,5 +129,19 @@ mod tests {
             all.words("TRUNCATE"),
             "a trigger's sweep is not always a TRUNCATE"
         );
+    }
+
+    #[test]
+    fn a_sweep_counts_for_each_of_its_causes() {
+        let mut counts = CauseCounts::default();
+        let mut both = Causes::default();
+        both.add(Cause::Missed);
+        both.add(Cause::Collapsed);
+        counts.add(both);
+        counts.add(Causes::default());
+        counts.add_echo();
+        let counted: Vec<_> = counts.and(counts).each().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [("missed", 2), ("collapsed", 2), ("pattern", 2), ("echo", 2)]);
+        assert_eq!(counts.each().count(), Cause::ALL.len() + 2);
     }
 }

@@ -125,8 +125,25 @@ impl Plan {
         // An update that changed no column at all, not even those that the relation lacks, does not exist.
         let like_before = RefCell::new((ColumnSet::none(relation.columns.len()), Vec::new()));
         let identity = relation.identity;
-        let rules = planned;
-        Plan { slots, makings, conditions, comparing, rules, forgetting, like_before, missing, identity, protect }
+        let tables = match scope {
+            Scope::Tables(tables) => tables.iter().map(|table| table.0).collect(),
+            Scope::Nothing | Scope::Families(_) | Scope::Everything => Vec::new(),
+        };
+        let (tally, rules) = (Rc::clone(rules.tally()), planned);
+        Plan {
+            slots,
+            makings,
+            conditions,
+            comparing,
+            rules,
+            forgetting,
+            like_before,
+            missing,
+            identity,
+            protect,
+            tables,
+            tally,
+        }
     }
 }
 

@@ -140,7 +140,9 @@ impl Entry<'_> {
         });
         let pieces: Pieces<'_> = pieces.collect();
         let protect: &[Vec<u8>] = if self.template.guarded { &rules.protect } else { &[] };
-        render(pieces.iter().copied(), family, txs, protect, out);
+        if render(pieces.iter().copied(), family, txs, protect, out) {
+            rules.tally().named(self.template.rule);
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::rules::plan::images::{Image, ImageSlot, Making, ValueSource, raw, raw
 use crate::rules::plan::render::{KeyPiece, render};
 use crate::rules::plan::verdict::{Conditions, Side};
 use crate::rules::ruleset::On;
+use crate::rules::tally::Tally;
 
 #[derive(Clone, Debug)]
 enum PlannedPart {
@@ -119,6 +120,9 @@ pub struct Plan {
     missing: Vec<String>,
     identity: ReplicaIdentity,
     protect: Rc<[Vec<u8>]>,
+    /// The tables whose rows they are, by their indexes.
+    tables: Vec<usize>,
+    tally: Rc<Tally>,
 }
 
 impl Plan {
@@ -134,6 +138,7 @@ impl Plan {
 
     /// Appends what the change invalidates, under the ordinal of its transaction.
     pub fn apply(&self, row: &Row<'_>, tx: TxOrdinal, out: &mut Invalidations) {
+        self.tally.changed(&self.tables, row);
         match *row {
             Row::Insert { new } => self.alone(&self.image(new), |on| on.insert, tx, out),
             Row::Update { old, new } => self.update(old, new, tx, out),
@@ -188,7 +193,7 @@ impl Plan {
         let side = self.conditions.of(image);
         for rule in self.rules.iter().filter(|rule| listens(rule.on) && self.meets(rule, &side)) {
             for key in &rule.keys {
-                self.key(key, image, tx, out);
+                self.key(rule, key, image, tx, out);
             }
         }
     }
@@ -214,10 +219,10 @@ impl Plan {
             let (new_meets, old_meets) = (self.meets(rule, &new_side), self.meets(rule, &old_side));
             for key in &rule.keys {
                 if new_meets {
-                    self.key(key, &update.new, tx, out);
+                    self.key(rule, key, &update.new, tx, out);
                 }
                 if old_meets && (!new_meets || key.reads_changed(&update)) {
-                    self.key(key, &update.old, tx, out);
+                    self.key(rule, key, &update.old, tx, out);
                 }
             }
         }
@@ -262,7 +267,7 @@ impl Plan {
 
     /// One key of one image.
     #[inline]
-    fn key(&self, key: &PlannedKey, image: &Image<'_, '_>, tx: TxOrdinal, out: &mut Invalidations) {
+    fn key(&self, rule: &PlannedRule, key: &PlannedKey, image: &Image<'_, '_>, tx: TxOrdinal, out: &mut Invalidations) {
         if let Some(arguments) = &key.arguments
             && arguments.iter().all(|source| image.value(*source) != Value::Unknown)
         {
@@ -275,10 +280,12 @@ impl Plan {
         }
         if let Emptied::Key(constant) = &key.emptied {
             out.keys.insert_constant(constant, key.family, tx);
-            return;
+            return self.tally.named(rule.index);
         }
         let protect: &[Vec<u8>] = if key.guarded { &self.protect } else { &[] };
-        render(key.parts.iter().map(|part| part.piece(image)), key.family, (tx, tx), protect, out);
+        if render(key.parts.iter().map(|part| part.piece(image)), key.family, (tx, tx), protect, out) {
+            self.tally.named(rule.index);
+        }
     }
 }
 

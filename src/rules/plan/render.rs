@@ -22,7 +22,7 @@ pub enum KeyPiece<'a> {
 /// The pieces of one key.
 pub type Pieces<'a> = SmallVec<[KeyPiece<'a>; 8]>;
 
-/// Adds the key or the pattern; under the transactions `first` to `last`.
+/// Adds the key or the pattern, under the transactions `first` to `last`; says whether there is one.
 #[inline]
 pub fn render<'a>(
     pieces: impl Iterator<Item = KeyPiece<'a>> + Clone,
@@ -30,12 +30,12 @@ pub fn render<'a>(
     (first, last): (TxOrdinal, TxOrdinal),
     protect: &[Vec<u8>],
     out: &mut Invalidations,
-) {
+) -> bool {
     let mut key = out.keys.write();
     for piece in pieces.clone() {
         match piece {
             KeyPiece::Literal(text) | KeyPiece::Value(Value::Text(text)) => key.push(text),
-            KeyPiece::Value(Value::Null) => return,
+            KeyPiece::Value(Value::Null) => return false,
             KeyPiece::Star | KeyPiece::Value(Value::Unknown) => {
                 return render_pattern(pieces, family, (first, last), out);
             }
@@ -43,9 +43,10 @@ pub fn render<'a>(
     }
     if protect.iter().any(|pattern| glob::matches(pattern, key.bytes())) {
         out.protected += 1;
-        return;
+        return false;
     }
     key.finish_range(family, (first, last));
+    true
 }
 
 /// The same for pieces of which one is a star or unknown; a NULL behind it makes no key all the same.
@@ -55,10 +56,10 @@ fn render_pattern<'a>(
     family: FamilyId,
     (first, last): (TxOrdinal, TxOrdinal),
     out: &mut Invalidations,
-) {
+) -> bool {
     let pieces: Pieces<'_> = pieces.collect();
     if pieces.contains(&KeyPiece::Value(Value::Null)) {
-        return;
+        return false;
     }
     if pieces.contains(&KeyPiece::Value(Value::Unknown)) {
         out.widened += 1;
@@ -69,6 +70,7 @@ fn render_pattern<'a>(
     if last != first {
         out.patterns.insert(&pattern, family, last);
     }
+    true
 }
 
 /// The escaped glob: `*` for every star and every unknown value, neighbours collapsed.

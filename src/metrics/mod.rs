@@ -1,0 +1,287 @@
+//! What the daemon shows of itself: its state as the loop told it, and that state as Prometheus reads it (`text.rs`, with a
+//! file for each group of series). Pure.
+//!
+//! It decides nothing and holds nothing back: the loop hands out numbers and never waits for whoever looks at them.
+
+mod caches;
+mod counted;
+mod page;
+pub mod process;
+mod server;
+mod text;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use crate::budget::Budget;
+use crate::lsn::Lsn;
+use crate::metrics::counted::Counted;
+use crate::metrics::process::{ProcessState, Reloaded};
+use crate::metrics::server::Server;
+use crate::observe::news::{CacheTotals, News, Totals};
+use crate::observe::speaker::CacheName;
+
+/// Without a word of the loop for so long it hangs: while it streams it says a status every few seconds.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What the daemon is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    /// There was no stream yet.
+    Starting,
+    /// The stream runs.
+    Streaming,
+    /// The stream broke.
+    Interrupted,
+    /// Another daemon has the slot.
+    Standby,
+}
+
+/// Every role, by its name in the metric.
+const ROLES: [(&str, Role); 4] = [
+    ("starting", Role::Starting),
+    ("streaming", Role::Streaming),
+    ("interrupted", Role::Interrupted),
+    ("standby", Role::Standby),
+];
+
+/// What a cache is like, as an attempt found it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CacheState {
+    /// What the configuration calls it.
+    pub name: CacheName,
+    /// The daemon is ready only with it.
+    pub required: bool,
+    /// The last attempt failed.
+    pub away: bool,
+    /// Times that it went away.
+    pub outages: u64,
+    /// Times that it answered again.
+    pub returns: u64,
+    /// Whether a majority of its Sentinels answers, where it has some.
+    pub sentinels: Option<bool>,
+    /// Commands that were billed.
+    pub billed: u64,
+    /// What may be billed.
+    pub budget: Option<Budget>,
+}
+
+/// What the page shows besides what the loop told.
+#[derive(Debug)]
+pub struct Outside<'a> {
+    /// The caches, in the order of the configuration.
+    pub caches: &'a [CacheState],
+    /// What the kernel says of the process.
+    pub process: ProcessState,
+    /// Each id of a warning, and how often it was said.
+    pub warnings: &'a [(&'static str, u64)],
+}
+
+/// What the loop told of one cache.
+#[derive(Debug, Default)]
+struct OfCache {
+    totals: CacheTotals,
+    gaps: BTreeMap<&'static str, u64>,
+    /// The position goes on without it.
+    released: bool,
+    /// The mark written last, and when.
+    marked: Option<(Lsn, Instant)>,
+}
+
+/// What the loop told so far.
+#[derive(Debug)]
+pub struct Metrics {
+    role: Role,
+    /// Every required cache answered once.
+    ready: bool,
+    /// The server sends nothing, and its WAL goes on.
+    held_back: bool,
+    totals: Totals,
+    lateness: Duration,
+    caches: BTreeMap<CacheName, OfCache>,
+    server: Server,
+    counted: Counted,
+    reloaded: Reloaded,
+    told: Instant,
+    /// Of the last confirmation, or of the last time that nothing was left to confirm; of the start before the first.
+    confirmed: Instant,
+    /// Since when the stream does not run, or is held back: what is committed since then is not known.
+    blind_since: Option<Instant>,
+}
+
+impl Metrics {
+    /// Of a daemon that starts now.
+    pub fn new(now: Instant) -> Self {
+        Metrics {
+            role: Role::Starting,
+            ready: false,
+            held_back: false,
+            totals: Totals::default(),
+            lateness: Duration::ZERO,
+            caches: BTreeMap::new(),
+            server: Server::default(),
+            counted: Counted::default(),
+            reloaded: Reloaded::at_start(),
+            told: now,
+            confirmed: now,
+            blind_since: Some(now),
+        }
+    }
+
+    /// Takes what the loop says, for the part of the cache `speaker` if it is one.
+    pub fn news(&mut self, news: &News, speaker: Option<&CacheName>, now: Instant) {
+        self.told = now;
+        if let Some(name) = speaker {
+            self.of_cache(name).news(news, now);
+        }
+        match news {
+            News::Streaming => {
+                self.role = Role::Streaming;
+                self.server.streams();
+            }
+            News::Interrupted => {
+                self.role = Role::Interrupted;
+                self.server.lost();
+            }
+            News::StandingBy(_) => {
+                self.role = Role::Standby;
+                self.server.lost();
+            }
+            News::Server(seen) => self.server.saw(*seen, now),
+            News::Rules(labels) => self.counted.rules(labels),
+            News::Tally(tallied) => self.counted.add(tallied),
+            News::Ready => self.ready = true,
+            News::CacheTotals(name, totals) => self.of_cache(name).totals = *totals,
+            News::Totals(totals, lateness) => {
+                if totals.confirmations != self.totals.confirmations || totals.settled {
+                    self.confirmed = now;
+                }
+                (self.totals, self.lateness) = (*totals, *lateness);
+            }
+            News::HeldBack(held_back) => self.held_back = *held_back,
+            News::Released(cache, released) => self.of_cache(cache).released = *released,
+            News::SweepBegan
+            | News::SweepEnded(_)
+            | News::Noticed
+            | News::Gap(_)
+            | News::Deleted(_)
+            | News::Marked(_)
+            | News::Changed(_)
+            | News::Gone(..)
+            | News::Said(_) => {}
+        }
+        self.blind_since = if self.sees() { None } else { self.blind_since.or(Some(now)) };
+    }
+
+    /// The configuration was read again, at this time since 1970.
+    pub fn reloaded(&mut self, succeeded: bool, at: Duration) {
+        let last_success = if succeeded { Some(at) } else { self.reloaded.last_success };
+        self.reloaded = Reloaded { succeeded, last_success };
+    }
+
+    fn of_cache(&mut self, name: &CacheName) -> &mut OfCache {
+        self.caches.entry(CacheName::clone(name)).or_default()
+    }
+
+    /// How long ago the oldest change committed that is not deleted yet, as far as this daemon is to delete it.
+    fn oldest(&self, now: Instant) -> Duration {
+        let ages = self.totals.oldest.into_iter().chain(self.blind_since);
+        ages.min().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Whether changes that commit now are seen.
+    fn sees(&self) -> bool {
+        match self.role {
+            Role::Starting | Role::Interrupted => false,
+            Role::Streaming => !self.held_back,
+            Role::Standby => true, // Another one deletes them.
+        }
+    }
+
+    /// Why the daemon is not alive.
+    pub fn dead(&self, now: Instant) -> Option<&'static str> {
+        let hangs = self.role == Role::Streaming && now.duration_since(self.told) > SILENCE;
+        hangs.then_some("the loop has been silent for a minute")
+    }
+
+    /// Why keys are not deleted at once by this daemon.
+    pub fn unready(&self, caches: &[CacheState]) -> Option<String> {
+        // Of a single cache it would be noise.
+        let named = |name: &str| if caches.len() > 1 { format!("the cache {name}") } else { "the cache".to_owned() };
+        let totals = |state: &CacheState| self.caches.get(&state.name).map(|cache| cache.totals).unwrap_or_default();
+        let first = |is_it: &dyn Fn(&CacheState) -> bool| {
+            caches.iter().find(|state| state.required && is_it(state)).map(|state| named(&state.name))
+        };
+        match self.role {
+            Role::Starting => Some("nothing is read from PostgreSQL yet".to_owned()),
+            Role::Interrupted => Some("reading from PostgreSQL is interrupted".to_owned()),
+            Role::Standby => Some("standing by: another daemon has the slot".to_owned()),
+            Role::Streaming if self.held_back => Some("the server holds the stream back".to_owned()),
+            Role::Streaming => {
+                let away = first(&|state| state.away).map(|cache| format!("{cache} does not answer"));
+                let unknown = || {
+                    let unknown = first(&|state| !totals(state).is_known).filter(|_| !self.ready);
+                    unknown.map(|cache| format!("{cache} has not answered yet"))
+                };
+                let slow = || {
+                    let slow = first(&|state| totals(state).repairs_slow);
+                    slow.map(|cache| format!("{cache} is another one again and again"))
+                };
+                away.or_else(unknown).or_else(slow)
+            }
+        }
+    }
+
+    /// Whether the process does what it should, and what that is: it deletes keys, or stands by. A rolling update starts
+    /// the next daemon, waits until it is ready, and only then ends the one that has the slot.
+    pub fn standing(&self, caches: &[CacheState]) -> std::result::Result<String, String> {
+        match (self.role, self.unready(caches)) {
+            (Role::Standby, Some(reason)) => Ok(reason),
+            (_, Some(reason)) => Err(reason),
+            (_, None) => Ok("ready".to_owned()),
+        }
+    }
+
+    /// A line for each cache: what a person wants to know of it.
+    pub fn of_each(&self, caches: &[CacheState], now: Instant) -> String {
+        let mut text = String::new();
+        for state in caches {
+            let answers = if state.away { "does not answer" } else { "answers" };
+            let needed = if state.required { "" } else { ", is not required" };
+            let marked = match self.caches.get(&state.name).and_then(|cache| cache.marked) {
+                Some((lsn, at)) => {
+                    format!(", has a mark of {lsn} written {} s ago", now.duration_since(at).as_secs())
+                }
+                None => ", has no mark of this daemon yet".to_owned(),
+            };
+            let silent = if state.sentinels == Some(false) { ", its Sentinels do not answer" } else { "" };
+            let billed = match state.budget {
+                Some(budget) => format!(
+                    ", {} commands billed of {} a month: a change is deleted at most {} late",
+                    state.billed,
+                    budget.commands(),
+                    budget.bound_shown()
+                ),
+                None if state.billed > 0 => format!(", {} commands billed", state.billed),
+                None => String::new(),
+            };
+            let _ = writeln!(text, "cache {} {answers}{needed}{silent}{marked}{billed}", state.name); // A String takes it all.
+        }
+        text
+    }
+}
+
+impl OfCache {
+    /// Takes what the cache's part says.
+    fn news(&mut self, news: &News, now: Instant) {
+        match news {
+            News::Gap(kind) => *self.gaps.entry(*kind).or_default() += 1,
+            News::Marked(lsn) => self.marked = Some((*lsn, now)),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
