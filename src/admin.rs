@@ -102,10 +102,11 @@ impl AdminState {
         self.metrics().reloaded(succeeded, since_1970());
     }
 
-    fn page(&self, metrics: &Metrics, caches: &[CacheState], now: Instant) -> String {
+    /// The page of `/metrics`. What the kernel says is read first: the loop tells its news under the same lock.
+    fn page(&self) -> String {
+        let (caches, process) = (self.states(), kernel::process(self.started));
         let warnings: Vec<_> = self.recent.warned().each().collect();
-        let process = kernel::process(self.started);
-        metrics.text(&Outside { caches, process, warnings: &warnings }, now)
+        self.metrics().text(&Outside { caches: &caches, process, warnings: &warnings }, Instant::now())
     }
 
     fn metrics(&self) -> MutexGuard<'_, Metrics> {
@@ -113,6 +114,10 @@ impl AdminState {
     }
 
     fn answer(&self, request: &Request) -> Answer {
+        if *request == Request::Get("/metrics".to_owned()) {
+            let kind = "text/plain; version=0.0.4; charset=utf-8";
+            return Answer { status: "200 OK", kind, body: self.page() };
+        }
         let now = Instant::now();
         let (caches, metrics) = (self.states(), self.metrics());
         let each = metrics.of_each(&caches, now);
@@ -124,11 +129,6 @@ impl AdminState {
             Request::Bad => Answer::text("400 Bad Request", "not a request of HTTP/1\n"),
             Request::OtherMethod => Answer::text("405 Method Not Allowed", "only GET and HEAD\n"),
             Request::Get(path) => match path.as_str() {
-                "/metrics" => Answer {
-                    status: "200 OK",
-                    kind: "text/plain; version=0.0.4; charset=utf-8",
-                    body: self.page(&metrics, &caches, now),
-                },
                 "/healthz" => {
                     let dead = metrics.dead(now);
                     verdict(dead.is_none(), dead.unwrap_or("alive"))

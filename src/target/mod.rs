@@ -279,12 +279,12 @@ where
     /// confirmed comes again.
     #[must_use]
     pub fn renewed(self, rules: &Rc<Rules>, control: &Rc<D>, twins: &Rc<Twins<C>>) -> Self {
-        let Target { cache, settings, around, done, repairs, echoes, holding, metered, .. } = self;
+        let Target { cache, settings, around, done, repairs, echoes, holding, metered, measuring, .. } = self;
         let Around { rules: before, words, teller, .. } = around;
         let echoes = echoes.carried(&before, rules);
         let renewed =
             Target::new(cache, Rc::clone(control), Rc::clone(rules), settings, words, (teller, Rc::clone(twins)));
-        Target { done, repairs: repairs.carried(), echoes, holding: holding.carried(), metered, ..renewed }
+        Target { done, repairs: repairs.carried(), echoes, holding: holding.carried(), metered, measuring, ..renewed }
     }
 
     /// A load left the gate; `upto` is the position up to which everything was handed over with it, and `born` says when
