@@ -249,7 +249,9 @@ impl State {
             let sweep = daemon.sweeps.remove(0);
             if sweep.repeated {
                 daemon.unmarked_sweep = true;
-                sweep.spans.into_iter().for_each(|span| daemon.window.part_done(span));
+                for span in sweep.spans {
+                    daemon.window.part_done(span);
+                }
                 return Some(());
             }
             daemon.delivered(sweep.spans, held, true, config);
