@@ -91,7 +91,7 @@ impl<A: Copy> Trail<A> {
     pub(super) fn take(&mut self, table: TableId, plan: &Plan, row: &Row<'_>, xid: Option<Xid>) {
         self.left -= 1;
         let mut load = Invalidations::default();
-        plan.apply(row, 0, &mut load);
+        plan.sketch(row, 0, &mut load);
         if load.keys.is_empty() && load.patterns.is_empty() && load.lookups.is_empty() {
             return;
         }

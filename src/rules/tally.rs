@@ -18,6 +18,8 @@ pub(super) struct Tally {
     questions: Vec<[Cell<u64>; 2]>,
     /// Something was counted since they were taken.
     is_news: Cell<bool>,
+    /// Nothing is counted now.
+    is_deaf: Cell<bool>,
 }
 
 /// What was counted since the last time.
@@ -52,12 +54,23 @@ impl Tally {
             keys: vec![Cell::default(); rules],
             questions: (0..lookups).map(|_| Default::default()).collect(),
             is_news: Cell::default(),
+            is_deaf: Cell::default(),
         }
+    }
+
+    /// Does something of which nothing is counted.
+    pub(super) fn uncounted(&self, it: impl FnOnce()) {
+        self.is_deaf.set(true);
+        it();
+        self.is_deaf.set(false);
     }
 
     /// A row of the tables with these indexes changed.
     #[inline]
     pub(super) fn changed(&self, tables: &[usize], row: &Row<'_>) {
+        if self.is_deaf.get() {
+            return;
+        }
         let operation = match row {
             Row::Insert { .. } => 0,
             Row::Update { .. } => 1,
@@ -73,7 +86,9 @@ impl Tally {
     /// The rule with this index named a key.
     #[inline]
     pub(super) fn named(&self, rule: usize) {
-        if let Some(count) = self.keys.get(rule) {
+        if let Some(count) = self.keys.get(rule)
+            && !self.is_deaf.get()
+        {
             more(count, 1);
         }
     }
@@ -129,6 +144,11 @@ mod tests {
         assert_eq!(taken.changes, [[0, 0, 1, 0], [0, 0, 1, 1]]);
         assert_eq!((taken.keys, taken.questions), (vec![1], vec![[3, 2]]));
         assert!(!tally.is_news());
-        assert_eq!(tally.take().changes, [[0; 4]; 2]);
+        tally.uncounted(|| {
+            tally.changed(&[1], &Row::Truncate);
+            tally.named(0);
+        });
+        assert!(!tally.is_news());
+        assert_eq!((tally.take().changes, tally.take().keys), (vec![[0; 4]; 2], vec![0]));
     }
 }

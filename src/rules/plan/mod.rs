@@ -153,6 +153,11 @@ impl Plan {
         }
     }
 
+    /// The same, for whoever only looks at the change: it is not counted.
+    pub fn sketch(&self, row: &Row<'_>, tx: TxOrdinal, out: &mut Invalidations) {
+        self.tally.uncounted(|| self.apply(row, tx, out));
+    }
+
     /// Appends every key of the rules, because of `cause`: what an emptied table invalidates.
     pub fn whole(&self, cause: Cause, tx: TxOrdinal, out: &mut Invalidations) {
         for key in self.rules.iter().flat_map(|rule| &rule.keys) {
