@@ -51,14 +51,14 @@ impl CacheSaid {
 
 /// Reads, and those of them that found their key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Reads {
+pub struct ReadCounts {
     /// Those that found it.
     pub hits: u64,
     /// All.
     pub all: u64,
 }
 
-impl Reads {
+impl ReadCounts {
     /// The part that found its key; `None` where nobody read.
     pub fn ratio(self) -> Option<f64> {
         (self.all > 0).then(|| self.hits as f64 / self.all as f64)
@@ -73,20 +73,20 @@ pub struct Statistics {
     /// What it said.
     pub said: CacheSaid,
     /// Reads of the last minutes.
-    pub recent: Reads,
+    pub recent: ReadCounts,
 }
 
 impl Statistics {
     /// Of two parts of one cache together.
     #[must_use]
     pub fn and(self, other: Statistics) -> Statistics {
-        let recent = Reads { hits: self.recent.hits + other.recent.hits, all: self.recent.all + other.recent.all };
+        let recent = ReadCounts { hits: self.recent.hits + other.recent.hits, all: self.recent.all + other.recent.all };
         Statistics { at: self.at.min(other.at), said: self.said.and(other.said), recent }
     }
 
     /// Reads since the server started.
-    pub fn reads(&self) -> Reads {
-        Reads { hits: self.said.hits, all: self.said.hits + self.said.misses }
+    pub fn reads(&self) -> ReadCounts {
+        ReadCounts { hits: self.said.hits, all: self.said.hits + self.said.misses }
     }
 }
 
@@ -116,12 +116,12 @@ mod tests {
         let of = |at, hits, misses, memory_max| Statistics {
             at,
             said: CacheSaid { hits, misses, memory: 10, memory_max, ..CacheSaid::default() },
-            recent: Reads { hits, all: hits + misses },
+            recent: ReadCounts { hits, all: hits + misses },
         };
         let both = of(now, 8, 2, 100).and(of(older, 1, 9, 50));
         assert_eq!((both.at, both.said.memory, both.said.memory_max), (older, 20, 150));
         assert_eq!((both.reads().ratio(), both.recent.ratio()), (Some(0.45), Some(0.45)));
         assert_eq!(of(now, 0, 0, 0).and(of(now, 0, 0, 5)).said.memory_max, 0);
-        assert_eq!(Reads::default().ratio(), None);
+        assert_eq!(ReadCounts::default().ratio(), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::page::{Page, shown};
+use super::page::{MetricsPage, shown};
 use super::{CacheState, Metrics, OfCache};
 use crate::cache::statistics::Statistics;
 use crate::observe::news::CacheTotals;
@@ -14,7 +14,12 @@ const STALE: Duration = Duration::from_secs(180);
 type Both<'a> = (&'a CacheState, &'a OfCache);
 
 /// One value for each cache that has it.
-fn series(page: &mut Page, all: &[Both<'_>], head: (&str, &str, &str), value: &dyn Fn(Both<'_>) -> Option<String>) {
+fn series(
+    page: &mut MetricsPage,
+    all: &[Both<'_>],
+    head: (&str, &str, &str),
+    value: &dyn Fn(Both<'_>) -> Option<String>,
+) {
     let (name, kind, help) = head;
     page.head(name, help, kind);
     for both in all {
@@ -23,7 +28,7 @@ fn series(page: &mut Page, all: &[Both<'_>], head: (&str, &str, &str), value: &d
 }
 
 impl Metrics {
-    pub(super) fn each_cache(&self, page: &mut Page, caches: &[CacheState], now: Instant) {
+    pub(super) fn each_cache(&self, page: &mut MetricsPage, caches: &[CacheState], now: Instant) {
         let nothing = OfCache::default();
         let all: Vec<Both<'_>> =
             caches.iter().map(|state| (state, self.caches.get(&state.name).unwrap_or(&nothing))).collect();
@@ -37,7 +42,7 @@ impl Metrics {
 }
 
 /// Whether each answers, and how far behind it is.
-fn standing(page: &mut Page, all: &[Both<'_>], now: Instant) {
+fn standing(page: &mut MetricsPage, all: &[Both<'_>], now: Instant) {
     let age = |since: Instant| shown(now.saturating_duration_since(since));
     type Shown<'a> = &'a dyn Fn(Both<'_>) -> Option<String>;
     let bit = |is: bool| Some(u8::from(is).to_string());
@@ -76,7 +81,7 @@ fn standing(page: &mut Page, all: &[Both<'_>], now: Instant) {
 }
 
 /// What was done in each.
-fn counted(page: &mut Page, all: &[Both<'_>]) {
+fn counted(page: &mut MetricsPage, all: &[Both<'_>]) {
     type Count = fn(&CacheTotals) -> u64;
     let counters: [(&str, &str, Count); 6] = [
         ("keys_sent_total", "Keys sent to the cache, echoes included, leases not.", |totals| totals.keys),
@@ -105,7 +110,7 @@ fn counted(page: &mut Page, all: &[Both<'_>]) {
     }
 }
 
-fn delays(page: &mut Page, all: &[Both<'_>]) {
+fn delays(page: &mut MetricsPage, all: &[Both<'_>]) {
     let name = "commit_to_deleted_seconds";
     let help = "From a commit until the cache answered the first delete behind the gate. One observation is a load: what left the gate together, by its oldest transaction.";
     page.head(name, help, "histogram");
@@ -123,7 +128,7 @@ fn delays(page: &mut Page, all: &[Both<'_>]) {
     }
 }
 
-fn causes(page: &mut Page, all: &[Both<'_>]) {
+fn causes(page: &mut MetricsPage, all: &[Both<'_>]) {
     let name = "sweep_causes_total";
     page.head(name, "Sweeps finished, by cause; one that has several causes counts for each.", "counter");
     for (state, cache) in all {
@@ -134,7 +139,7 @@ fn causes(page: &mut Page, all: &[Both<'_>]) {
 }
 
 /// What the caches say of themselves.
-fn statistics(page: &mut Page, all: &[Both<'_>], now: Instant) {
+fn statistics(page: &mut MetricsPage, all: &[Both<'_>], now: Instant) {
     type Said = fn(&Statistics) -> Option<String>;
     let values: [(&str, &str, &str, Said); 8] = [
         (
@@ -181,7 +186,7 @@ fn statistics(page: &mut Page, all: &[Both<'_>], now: Instant) {
 }
 
 /// What is billed, for caches that bill.
-fn billed(page: &mut Page, all: &[Both<'_>]) {
+fn billed(page: &mut MetricsPage, all: &[Both<'_>]) {
     let help = "Commands sent that are billed, where commands are billed.";
     series(page, all, ("cache_commands_billed_total", "counter", help), &|(state, _)| {
         (state.billed > 0 || state.budget.is_some()).then(|| state.billed.to_string())

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::page::Page;
+use super::page::MetricsPage;
 use crate::rules::tally::{Labels, OPERATIONS, Tallied};
 
 /// The counts so far, in the order of the labels.
@@ -44,7 +44,7 @@ impl Counted {
         }
     }
 
-    pub(super) fn write(&self, page: &mut Page) {
+    pub(super) fn write(&self, page: &mut MetricsPage) {
         let Counted { labels, counts } = self;
         page.head("rules_info", "The rules in force, by their digest.", "gauge");
         if !labels.digest.is_empty() {

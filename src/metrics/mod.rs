@@ -18,7 +18,7 @@ use crate::budget::Budget;
 use crate::lsn::Lsn;
 use crate::metrics::counted::Counted;
 use crate::metrics::process::{ProcessState, Reloaded};
-use crate::metrics::server::Server;
+use crate::metrics::server::ServerView;
 use crate::observe::news::{CacheTotals, News, Totals};
 use crate::observe::speaker::CacheName;
 
@@ -100,7 +100,7 @@ pub struct Metrics {
     totals: Totals,
     lateness: Duration,
     caches: BTreeMap<CacheName, OfCache>,
-    server: Server,
+    server: ServerView,
     counted: Counted,
     reloaded: Reloaded,
     told: Instant,
@@ -120,7 +120,7 @@ impl Metrics {
             totals: Totals::default(),
             lateness: Duration::ZERO,
             caches: BTreeMap::new(),
-            server: Server::default(),
+            server: ServerView::default(),
             counted: Counted::default(),
             reloaded: Reloaded::at_start(),
             told: now,
@@ -284,4 +284,153 @@ impl OfCache {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    pub(super) fn text(metrics: &Metrics, caches: &[CacheState], now: Instant) -> String {
+        metrics.text(&Outside { caches, process: ProcessState::default(), warnings: &[] }, now)
+    }
+
+    pub(super) fn state(name: &str, away: bool) -> CacheState {
+        CacheState {
+            name: name.into(),
+            required: true,
+            away,
+            outages: u64::from(away),
+            returns: 0,
+            billed: 0,
+            budget: None,
+            sentinels: None,
+        }
+    }
+
+    #[test]
+    fn only_a_cache_that_is_required_keeps_the_daemon_from_being_ready() {
+        let start = Instant::now();
+        let mut metrics = Metrics::new(start);
+        metrics.news(&News::Streaming, None, start);
+        let optional = |away| CacheState { required: false, ..state("dakar", away) };
+        let known = CacheTotals { is_known: true, ..CacheTotals::default() };
+        let both = |main, dakar| [state("main", main), optional(dakar)];
+        assert_eq!(metrics.unready(&both(false, true)).as_deref(), Some("the cache main has not answered yet"));
+        metrics.news(&News::CacheTotals("main".into(), known), None, start);
+        metrics.news(&News::Ready, None, start);
+        assert_eq!(metrics.unready(&both(false, true)), None);
+        assert_eq!(metrics.unready(&both(true, false)).as_deref(), Some("the cache main does not answer"));
+        let lines = metrics.of_each(&both(false, true), start);
+        assert!(lines.contains("cache dakar does not answer, is not required"), "{lines}");
+    }
+
+    #[test]
+    fn the_page_says_who_may_be_asked_and_why_not() {
+        let start = Instant::now();
+        let mut metrics = Metrics::new(start);
+        let slow = |repairs_slow| {
+            News::CacheTotals("main".into(), CacheTotals { repairs_slow, is_known: true, ..CacheTotals::default() })
+        };
+        let (here, away) = ([state("main", false)], [state("main", true)]);
+        let steps = [
+            (News::Interrupted, &here, Some("reading from PostgreSQL is interrupted")),
+            (News::StandingBy(7), &here, Some("standing by: another daemon has the slot")),
+            (News::Streaming, &here, Some("the cache has not answered yet")),
+            (News::Ready, &here, None),
+            (News::HeldBack(true), &here, Some("the server holds the stream back")),
+            (News::HeldBack(false), &here, None),
+            (News::Ready, &away, Some("the cache does not answer")),
+            (slow(true), &here, Some("the cache is another one again and again")),
+            (slow(false), &here, None),
+            (News::Interrupted, &here, Some("reading from PostgreSQL is interrupted")),
+            (News::Streaming, &here, None),
+        ];
+        assert_eq!(metrics.unready(&here).as_deref(), Some("nothing is read from PostgreSQL yet"));
+        for (news, cache, reason) in steps {
+            metrics.news(&news, None, start);
+            assert_eq!(metrics.unready(cache).as_deref(), reason, "{news:?} {cache:?}");
+            let stands_by = matches!(news, News::StandingBy(_));
+            assert_eq!(metrics.standing(cache).is_ok(), reason.is_none() || stands_by, "{news:?} {cache:?}");
+            let ready = format!("\ncrieur_ready {}\n", u8::from(reason.is_none()));
+            assert!(text(&metrics, cache, start).contains(&ready), "{news:?}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_change_ages_and_nothing_does_on_a_quiet_night() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut metrics = Metrics::new(start);
+        let ages = |metrics: &Metrics, now| {
+            let text = text(metrics, &[], now);
+            let value = |name: &str| {
+                let line = text.lines().find(|line| line.starts_with(name)).expect("it is on the page");
+                line.split(' ').nth(1).and_then(|value| value.parse::<f64>().ok()).expect("a number") as u64
+            };
+            (value("crieur_oldest_undeleted_seconds "), value("crieur_since_confirmed_seconds "))
+        };
+        let totals = |oldest, settled| News::Totals(Totals { oldest, settled, ..Totals::default() }, Duration::ZERO);
+        assert_eq!(ages(&metrics, at(5)).0, 5, "there is no stream yet");
+        metrics.news(&News::Streaming, None, at(5));
+        for second in (10..40_000).step_by(10) {
+            metrics.news(&totals(None, true), None, at(second));
+            assert_eq!(ages(&metrics, at(second + 9)), (0, 9));
+        }
+        // A change that committed three seconds before it was told, and that nobody answers for.
+        metrics.news(&totals(Some(at(39_997)), false), None, at(40_000));
+        metrics.news(&totals(Some(at(39_997)), false), None, at(40_010));
+        assert_eq!(ages(&metrics, at(40_020)), (23, 30));
+        // The stream breaks: what commits meanwhile is not known.
+        metrics.news(&totals(None, true), None, at(40_030));
+        metrics.news(&News::Interrupted, None, at(40_040));
+        metrics.news(&News::Interrupted, None, at(40_050));
+        assert_eq!(ages(&metrics, at(40_060)).0, 20);
+        metrics.news(&News::Streaming, None, at(40_060));
+        metrics.news(&News::HeldBack(true), None, at(40_070));
+        assert_eq!(ages(&metrics, at(40_080)).0, 10);
+        metrics.news(&News::HeldBack(false), None, at(40_080));
+        assert_eq!(ages(&metrics, at(40_090)).0, 0);
+        metrics.news(&News::StandingBy(7), None, at(40_090));
+        assert_eq!(ages(&metrics, at(50_000)).0, 0);
+    }
+
+    #[test]
+    fn a_silent_loop_is_dead_only_while_it_streams() {
+        let start = Instant::now();
+        let later = start + SILENCE + Duration::from_secs(1);
+        let mut metrics = Metrics::new(start);
+        for (news, dead) in [(News::StandingBy(0), false), (News::Interrupted, false), (News::Streaming, true)] {
+            metrics.news(&news, None, start);
+            assert_eq!((metrics.dead(start), metrics.dead(later).is_some()), (None, dead), "{news:?}");
+        }
+    }
+
+    #[test]
+    fn the_age_of_the_position_counts_from_its_last_confirmation() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut metrics = Metrics::new(start);
+        let totals = Totals { confirmations: 1, ..Totals::default() };
+        for seconds in [10, 20] {
+            metrics.news(&News::Totals(totals, Duration::from_millis(1500)), None, at(seconds));
+        }
+        let dakar = CacheName::from("dakar");
+        metrics.news(&News::Gap("missing"), Some(&dakar), at(20));
+        metrics.news(&News::Gap("missing"), Some(&dakar), at(20));
+        metrics.news(&News::Marked(Lsn(7)), Some(&dakar), at(25));
+        let keys = CacheTotals { keys: 3, ..CacheTotals::default() };
+        metrics.news(&News::CacheTotals(dakar, keys), None, at(25));
+        let text = text(&metrics, &[state("main", true), state("dakar", false)], at(30));
+        for line in [
+            "crieur_since_confirmed_seconds 20.000",
+            "crieur_lateness_seconds 1.500",
+            "crieur_gaps_total{cache=\"dakar\",kind=\"missing\"} 2",
+            "crieur_keys_sent_total{cache=\"dakar\"} 3",
+            "crieur_keys_sent_total{cache=\"main\"} 0",
+            "crieur_cache_up{cache=\"main\"} 0",
+            "crieur_cache_up{cache=\"dakar\"} 1",
+            "crieur_mark_lsn_bytes{cache=\"dakar\"} 7",
+            "crieur_mark_age_seconds{cache=\"dakar\"} 5.000",
+            "# TYPE crieur_keys_sent_total counter",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
+    }
+}

@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::time::Duration;
 
 /// What is written so far. A `String` takes everything, so no write fails.
-pub(super) struct Page(String);
+pub(super) struct MetricsPage(String);
 
-impl Page {
+impl MetricsPage {
     pub(super) fn new() -> Self {
-        Page(String::with_capacity(16 * 1024))
+        MetricsPage(String::with_capacity(16 * 1024))
     }
 
     pub(super) fn into_text(self) -> String {
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_label_may_hold_anything() {
-        let mut page = Page::new();
+        let mut page = MetricsPage::new();
         page.value("x", &[("table", "public.\"a\\b\"\nc"), ("cache", "main")], "1");
         assert_eq!(page.into_text(), "crieur_x{table=\"public.\\\"a\\\\b\\\"\\nc\",cache=\"main\"} 1\n");
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::page::{Page, shown};
+use super::page::{MetricsPage, shown};
 
 /// What the kernel says of the process; nothing where it does not say it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,7 +28,7 @@ pub(super) struct Reloaded {
 }
 
 impl ProcessState {
-    pub(super) fn write(&self, page: &mut Page) {
+    pub(super) fn write(&self, page: &mut MetricsPage) {
         let ProcessState { started, cpu, resident_bytes, open_fds, max_fds } = self;
         let whole = |number: &Option<u64>| number.map(|number| number.to_string());
         let values = [
@@ -51,7 +51,7 @@ impl Reloaded {
         Reloaded { succeeded: true, last_success: None }
     }
 
-    pub(super) fn write(&self, page: &mut Page, started: Duration) {
+    pub(super) fn write(&self, page: &mut MetricsPage, started: Duration) {
         page.gauge(
             "config_last_reload_successful",
             "1 when the configuration was good that was read last, at the start or at a reload.",
@@ -66,7 +66,7 @@ impl Reloaded {
 }
 
 /// How often each warning was said.
-pub(super) fn warnings(page: &mut Page, warnings: &[(&'static str, u64)]) {
+pub(super) fn warnings(page: &mut MetricsPage, warnings: &[(&'static str, u64)]) {
     page.head("warnings_total", "Warnings and errors of the log, by the id that the runbook explains.", "counter");
     for (id, count) in warnings {
         page.value("warnings_total", &[("id", id)], &count.to_string());

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::page::{Page, shown};
+use super::page::{MetricsPage, shown};
 use crate::lsn::Lsn;
 use crate::observe::news::ServerSeen;
 
@@ -12,7 +12,7 @@ const RATE_OVER: Duration = Duration::from_secs(60);
 
 /// What is known of the server.
 #[derive(Debug, Default)]
-pub(super) struct Server {
+pub(super) struct ServerView {
     /// Streams that began.
     streams: u64,
     seen: Option<ServerSeen>,
@@ -20,7 +20,7 @@ pub(super) struct Server {
     ends: VecDeque<(Instant, Lsn)>,
 }
 
-impl Server {
+impl ServerView {
     /// A stream began.
     pub(super) fn streams(&mut self) {
         self.streams += 1;
@@ -59,7 +59,7 @@ impl Server {
         Some(if rate > 0.0 { shown(Duration::from_secs((safe as f64 / rate) as u64)) } else { "+Inf".to_owned() })
     }
 
-    pub(super) fn write(&self, page: &mut Page, is_up: bool, confirmed: Lsn) {
+    pub(super) fn write(&self, page: &mut MetricsPage, is_up: bool, confirmed: Lsn) {
         let seen = self.seen.unwrap_or_default();
         let help = "1 while PostgreSQL answers: the stream runs, or another daemon has it.";
         page.gauge("postgres_up", help, u64::from(is_up));
@@ -112,7 +112,7 @@ mod tests {
     fn the_time_to_loss_is_what_may_be_written_at_the_rate_of_the_last_minute() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut server = Server::default();
+        let mut server = ServerView::default();
         server.saw(seen(1_000), at(0));
         assert_eq!(server.seconds_to_loss(), None, "one look has no rate");
         server.saw(seen(1_000), at(2));

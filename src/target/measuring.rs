@@ -1,4 +1,5 @@
-//! What a cache says of its hits and its memory: asked twice a minute, when nothing else is asked, and kept for some minutes.
+//! What a cache says of its hits and its memory: asked twice a minute, when nothing else is asked, and kept for some
+//! minutes.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cache::statistics::{CacheSaid, Reads, Statistics};
+use crate::cache::statistics::{CacheSaid, ReadCounts, Statistics};
 use crate::error::Result;
 use crate::kept::Kept;
 
@@ -73,7 +74,7 @@ impl Measuring {
     pub(super) fn statistics(&self) -> Option<Statistics> {
         let ((_, first), (at, last)) = (self.samples.front()?, self.samples.back()?);
         let (hits, misses) = (last.hits - first.hits, last.misses - first.misses);
-        Some(Statistics { at: at.into_std(), said: *last, recent: Reads { hits, all: hits + misses } })
+        Some(Statistics { at: at.into_std(), said: *last, recent: ReadCounts { hits, all: hits + misses } })
     }
 }
 
