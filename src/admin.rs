@@ -4,6 +4,7 @@
 //! these lines. It cannot disturb the loop: it is a task of its own that only reads a snapshot under a lock held for
 //! microseconds, and connections are bounded in number, in bytes and in time.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
@@ -197,9 +198,12 @@ impl Answer {
 /// Listens, and answers from then on in a task of its own.
 pub async fn serve(address: SocketAddr, watch: AdminState) -> Result<()> {
     let listener = TcpListener::bind(address).await.map_err(|cause| {
-        Error::definite(Exit::Os, format!("cannot listen on {address}"))
-            .because(cause)
-            .hint("Another process listens there, or it is no address of this machine: change admin.listen.")
+        // A port that is taken, and an address that the machine does not have yet, may come right by themselves.
+        let (exit, hint) = match cause.kind() {
+            ErrorKind::PermissionDenied => (Exit::NoPermission, "Choose a port above 1023: change admin.listen."),
+            _ => (Exit::Os, "Another process listens there, or it is no address of this machine: change admin.listen."),
+        };
+        Error::definite(exit, format!("cannot listen on {address}")).because(cause).hint(hint)
     })?;
     log!(Id::MetricsServed, address = %listener.local_addr().unwrap_or(address), "metrics are served");
     tokio::spawn(accept(listener, watch));

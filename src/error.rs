@@ -60,7 +60,7 @@ impl Exit {
         match self {
             Exit::Ok => "The command or the daemon did what was asked; there is nothing to mend.",
             Exit::Failed => {
-                "`crieur check` or `crieur setup` found something to mend. `crieur coverage` found keys that no rule \
+                "`crieur check`, `setup` or `teardown` found something to mend. `crieur coverage` found keys that no rule \
                  surely deletes. `crieur status` found a cache that lacks something, or does not answer."
             }
             Exit::Usage => "The command line is wrong.",
@@ -71,7 +71,7 @@ impl Exit {
             Exit::Os => "The operating system refused something.",
             Exit::CantCreate => "crieur cannot write a file, or the standard output.",
             Exit::Protocol => "The other side broke its protocol.",
-            Exit::NoPermission => "A role may not do what the role must do. The table below has each case.",
+            Exit::NoPermission => "A role may not do what the role must do; docs/operate/exit-codes.md has each case.",
             Exit::Config => {
                 "The configuration or the rules are wrong; the database, the publication or the outbox does not exist; \
                  the slot is somebody else's."

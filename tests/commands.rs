@@ -46,6 +46,26 @@ fn a_command_that_does_not_exist_is_told_what_to_type_and_never_to_write() {
     assert!(help.contains("List cached keys that no rule deletes, and rules without a cached key"), "{help}");
 }
 
+/// The journal reads what systemd connected to it, which `JOURNAL_STREAM` names.
+#[test]
+fn the_journal_gets_priorities_and_a_file_beside_it_gets_none() {
+    use std::os::unix::fs::MetadataExt as _;
+    let directory = tempfile::tempdir().expect("the temporary directory is writable");
+    let path = directory.path().join("log");
+    let said = |named: &dyn Fn(&fs::Metadata) -> String| {
+        let log = fs::File::create(&path).expect("the directory is ours");
+        let stream = named(&log.metadata().expect("it is open"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crieur"));
+        command.args(["run", "--config", "/nowhere/crieur.toml"]).env_clear().env("JOURNAL_STREAM", stream).stderr(log);
+        assert_eq!(command.status().expect("cargo built the program").code(), Some(66));
+        fs::read_to_string(&path).expect("lines are text")
+    };
+    let journal = said(&|file| format!("{}:{}", file.dev(), file.ino()));
+    assert!(journal.lines().count() > 0 && journal.lines().all(|line| line.starts_with("<3>")), "{journal}");
+    let beside = said(&|file| format!("{}:{}", file.dev(), file.ino() + 1));
+    assert!(beside.starts_with("error: ") && !beside.contains("<3>"), "{beside}");
+}
+
 #[test]
 fn explain_and_replay_need_no_addresses_and_what_connects_does() {
     let (_directory, path) = written(RULES);

@@ -248,7 +248,7 @@ fn other_rules_do_not_stop_the_sweeps_of_a_table_that_is_not_published() {
         let pipeline = pipeline.reloading(reloads);
         let stop = async {
             sleep(Duration::from_secs(3600)).await;
-            let reload = Reload { rules: rules("u:{id}"), control: Looks(missing), caches: None };
+            let reload = Reload { rules: rules("u:{id}"), control: Looks(missing), caches: None, taken: None };
             assert!(sender.send(reload).await.is_ok(), "the loop listens");
             let reloaded = Instant::now();
             sleep(Duration::from_secs(65)).await;

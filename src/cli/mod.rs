@@ -10,6 +10,7 @@ pub mod dry;
 pub mod explain;
 pub mod finding;
 pub mod log;
+pub mod manual;
 mod origin;
 mod other;
 mod output;
@@ -23,6 +24,7 @@ pub mod run;
 pub mod setup;
 mod standing;
 pub mod status;
+pub mod teardown;
 pub mod trial;
 
 use std::io::Write as _;
@@ -97,10 +99,23 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Create in the database what crieur needs: publication, replica identities and slot, or triggers. Safe to run again.
     Setup(setup::SetupArgs),
+    /// Drop what `crieur setup` made, for whoever no longer uses crieur. Asks first.
+    Teardown(teardown::TeardownArgs),
     /// Write the changes that are committed from now on to a file, which `crieur replay` reads.
     Record(record::RecordArgs),
     /// Say which keys the transactions of a recording delete; with --execute, delete them.
     Replay(replay::ReplayArgs),
+    /// Print a script that makes a shell complete commands and options.
+    Completions {
+        /// Which shell.
+        shell: manual::Shell,
+    },
+    /// Write the pages for `man` into a folder.
+    #[command(hide = true)]
+    Man {
+        /// The folder.
+        directory: PathBuf,
+    },
     /// Print a part of the documentation that is made from the code.
     #[command(hide = true)]
     Reference {
@@ -139,11 +154,14 @@ pub fn main() -> Exit {
         Command::Setup(arguments) => {
             with_config(&arguments.config, |config| report(setup(&config, (arguments.mode(), arguments.slotting()))))
         }
+        Command::Teardown(arguments) => with_config(&arguments.config, |config| report(teardown(&config, &arguments))),
         Command::Record(arguments) => with_config(&arguments.config, |config| report(record(&config, &arguments))),
         Command::Replay(arguments) if arguments.execute => {
             with_config(&arguments.config, |config| report(replay(&config, &arguments)))
         }
         Command::Replay(arguments) => with_rules(&arguments.config, |config| report(replay(&config, &arguments))),
+        Command::Completions { shell } => report(completions(shell)),
+        Command::Man { directory } => report(manual::write(&directory, Arguments::command()).map(|()| Exit::Ok)),
         Command::Reference { part } => report(print(&reference::text(part, Arguments::command()))),
     }
 }
@@ -246,6 +264,11 @@ fn print(text: &str) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+fn completions(shell: manual::Shell) -> anyhow::Result<Exit> {
+    LastingOut::stdout().write_all(&manual::completions(shell, Arguments::command()))?;
+    Ok(Exit::Ok)
+}
+
 fn diff(files: &[PathBuf], recording: &Path) -> Exit {
     let [old, new] = files else { return Exit::Usage };
     match diff::rules(old, new) {
@@ -280,6 +303,15 @@ fn setup(config: &Config, how: (setup::Doing, Slotting)) -> anyhow::Result<Exit>
             Mode::Outbox => setup::outbox::setup(&config.rules, &session.client, out).await,
             Mode::Replication => setup::run(config, &session.client, &origin.needs(), how, out).await,
         };
+        done.map_err(|error| origin.blamed(error))
+    })
+}
+
+fn teardown(config: &Config, arguments: &teardown::TeardownArgs) -> anyhow::Result<Exit> {
+    block_on(async {
+        let origin = Origin::of(config)?;
+        let session = origin.session().await?;
+        let done = teardown::run(&origin, &session.client, arguments, &mut LastingOut::stdout()).await;
         done.map_err(|error| origin.blamed(error))
     })
 }

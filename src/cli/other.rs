@@ -7,7 +7,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::mistake::suggestion;
 
 /// Every command, for a list.
-const COMMANDS: [&str; 9] = ["run", "check", "explain", "coverage", "status", "setup", "record", "replay", "help"];
+const COMMANDS: [&str; 11] =
+    ["run", "check", "explain", "coverage", "status", "setup", "teardown", "record", "replay", "completions", "help"];
 
 /// Names, and what to type for them.
 const OTHERS: &[(&[&str], &str)] = &[
@@ -33,8 +34,8 @@ const OTHERS: &[(&[&str], &str)] = &[
         "`crieur setup --print` shows what `crieur setup` would create on the PostgreSQL server",
     ),
     (
-        &["uninstall", "remove", "teardown", "clean", "cleanup", "drop"],
-        "docs/guide/replication.md has the SQL that undoes `crieur setup`",
+        &["uninstall", "remove", "clean", "cleanup", "drop"],
+        "`crieur teardown --print` shows what undoes `crieur setup`",
     ),
     (
         &["sweep", "flush", "invalidate", "purge", "delete", "clear", "evict"],
@@ -43,6 +44,8 @@ const OTHERS: &[(&[&str], &str)] = &[
     (&["diff", "compare"], "`crieur explain --diff OLD.toml NEW.toml --recording FILE`"),
     (&["dry-run", "dryrun", "simulate", "plan", "preview"], "`crieur run --dry-run` prints what would be deleted"),
     (&["version"], "`crieur --version`"),
+    (&["completion", "complete"], "`crieur completions bash`, `zsh` or `fish`"),
+    (&["manual", "docs"], "`man crieur`, where the package is installed; `crieur help`"),
 ];
 
 /// What to say of a command that does not exist; `None` for every other mistake.

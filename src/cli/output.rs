@@ -6,9 +6,28 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
+use crate::cli::log::is_read_by_the_journal;
+
 /// Writes to standard error. What cannot be written there cannot be told anywhere else either.
 pub(crate) fn say(text: impl Display) {
-    let _ = std::io::stderr().write_all(text.to_string().as_bytes());
+    let text = text.to_string();
+    let text = if is_read_by_the_journal() { prioritised(&text) } else { text };
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// The same lines with the journal's priorities: an error, or a warning, lasts until the next one begins.
+fn prioritised(text: &str) -> String {
+    let mut priority = 6;
+    let line = |line| {
+        let line: &str = line;
+        if line.starts_with("error") {
+            priority = 3;
+        } else if line.starts_with("warning") {
+            priority = 4;
+        }
+        format!("<{priority}>{line}")
+    };
+    text.split_inclusive('\n').map(line).collect()
 }
 
 /// An error of a command that is none of ours, told: a file that it names, or else standard output. `None` where that only
@@ -88,6 +107,13 @@ mod tests {
         assert_eq!(closed.out.1, 1);
         let mut full = LastingOut { out: Failing(ErrorKind::StorageFull, 0), closed: false };
         assert!(writeln!(full, "a line").is_err() && full.flush().is_err());
+    }
+
+    #[test]
+    fn each_line_of_a_mistake_has_its_priority() {
+        let text = "warning: a\n --> b\nerror: c\n  = d\n";
+        assert_eq!(prioritised(text), "<4>warning: a\n<4> --> b\n<3>error: c\n<3>  = d\n");
+        assert_eq!(prioritised("checked\n"), "<6>checked\n");
     }
 
     #[test]

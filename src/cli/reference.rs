@@ -289,7 +289,9 @@ fn commands(out: &mut String, mut crieur: clap::Command) {
         }
         line!(out, "## `crieur {}`\n\n```text", command.get_name());
         let help = command.render_long_help().to_string();
-        for text in help.trim_end().lines() {
+        // Each ends with how to print it.
+        let help = help.split("\n  -h, --help").next().unwrap_or_default().trim_end();
+        for text in help.strip_suffix("Options:").unwrap_or(help).trim_end().lines() {
             line!(out, "{}", text.trim_end());
         }
         line!(out, "```\n");

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::admin::WatchedCache;
@@ -199,32 +200,49 @@ fn refuse(why: &str) {
     );
 }
 
+/// What a SIGHUP comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reloading {
+    /// The configuration is read.
+    Began,
+    /// What is in force stays, because the configuration cannot be.
+    Refused,
+    /// The configuration is in force.
+    Done,
+}
+
 /// Hands rules and caches over at each SIGHUP, with what `control` makes for the rules; `watch` hears of the caches, and
-/// `told` whether the reload succeeded. It never ends.
+/// `told` what comes of it. It never ends.
 pub(super) async fn at_each<D>(
     mut hangup: Signal,
     mut file: ConfigInForce,
     control: impl Fn(&Rules) -> D,
     reloads: Sender<Reload<AnyCache, D>>,
-    (watch, told): (impl Fn(Vec<WatchedCache>), impl Fn(bool)),
+    (watch, told): (impl Fn(Vec<WatchedCache>), impl Fn(Reloading)),
 ) {
     loop {
         if hangup.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
-        let read = file.read().await;
-        told(read.is_ok());
-        let changes = read.unwrap_or_else(|why| {
-            refuse(&why);
-            None
-        });
-        if let Some(Changes { rules, caches }) = changes {
-            let control = control(&rules);
-            let (caches, watched) = caches.unzip();
-            watched.into_iter().for_each(&watch);
-            // The loop that no longer listens is about to end.
-            let _ = reloads.send(Reload { rules, control, caches }).await;
-        }
+        told(Reloading::Began);
+        let end = match file.read().await {
+            Err(why) => {
+                refuse(&why);
+                Reloading::Refused
+            }
+            Ok(None) => Reloading::Done,
+            Ok(Some(Changes { rules, caches })) => {
+                let control = control(&rules);
+                let (caches, watched) = caches.unzip();
+                watched.into_iter().for_each(&watch);
+                let (sender, taken) = oneshot::channel();
+                // The loop that no longer listens, or does not answer, is about to end.
+                let _ = reloads.send(Reload { rules, control, caches, taken: Some(sender) }).await;
+                let _ = taken.await;
+                Reloading::Done
+            }
+        };
+        told(end);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::cache::any::AnyCache;
 use crate::cli::caches::{policy, watched};
 use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
 use crate::cli::progress::ProgressLine;
-use crate::cli::reload::{self, ConfigInForce};
+use crate::cli::reload::{self, ConfigInForce, Reloading};
 use crate::cli::standing::Status;
 use crate::cli::{dry, log};
 use crate::config::{CacheConfig, Config, Mode, Postgres};
@@ -32,6 +32,9 @@ use crate::source::outbox::{self, Outbox};
 use crate::source::replication::{self, Replication};
 use crate::target::Replicas;
 
+/// The watchdog is fed so many times within its time: one word that is late is no reason to end the daemon.
+const WATCHDOG_PARTS: u32 = 3;
+
 /// The daemon, or a dry run of it.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
@@ -45,14 +48,14 @@ pub struct RunArgs {
 
 /// Prints what would be deleted, until SIGTERM or SIGINT.
 pub fn dry(config: &Config) -> anyhow::Result<Exit> {
-    log::start(Recent::default());
+    log::start(&config.log, Recent::default());
     block_on(async { dry::run(config, end_signal()?, &mut std::io::stdout()).await })
 }
 
 /// Runs until SIGTERM or SIGINT, or until an error is definite; SIGHUP reads `file` again.
 pub fn run(config: Config, file: &Path) -> Exit {
     let recent = Recent::default();
-    log::start(recent.clone());
+    log::start(&config.log, recent.clone());
     log!(Id::Starts, version = env!("CARGO_PKG_VERSION"), "crieur starts");
     for (key, value, origin) in config.effective() {
         log!(Id::Setting, %origin, "{key} = {value}");
@@ -176,12 +179,22 @@ where
     let (sender, reloads) = mpsc::channel(1);
     let hangup = listen(SignalKind::hangup())?;
     let first = control(&config.rules);
-    let pipeline = Pipeline::new(source, caches, first, config.rules, settings, news).reloading(reloads);
+    let mut pipeline = Pipeline::new(source, caches, first, config.rules, settings, news).reloading(reloads);
+    if let Some(within) = sd_notify::watchdog_enabled() {
+        pipeline = pipeline.turning(within / WATCHDOG_PARTS, || notify(&[NotifyState::Watchdog]));
+    }
     let others = |caches: Vec<WatchedCache>| {
         pages.watch(caches.clone());
         teller.watch(caches);
     };
-    let reloaded = |succeeded| pages.reloaded(succeeded);
+    let reloaded = |reloading| {
+        match reloading {
+            Reloading::Began => {}
+            Reloading::Refused => pages.reloaded(false),
+            Reloading::Done => pages.reloaded(true),
+        }
+        teller.reloading(reloading);
+    };
     tokio::select! {
         ended = pipeline.run(stop) => ended,
         () = reload::at_each(hangup, in_force, control, sender, (others, reloaded)) => unreachable!("it waits for signals for ever"),

@@ -8,6 +8,7 @@ use sd_notify::NotifyState;
 
 use crate::admin::WatchedCache;
 use crate::cli::process::notify;
+use crate::cli::reload::Reloading;
 use crate::metrics::CacheState;
 use crate::observe::news::{News, Totals};
 use crate::outage::span;
@@ -44,6 +45,8 @@ struct Standing {
     sweeping_since: Option<Instant>,
     held_since: Option<Instant>,
     noticed: Option<Instant>,
+    /// The last reload was refused.
+    refused_since: Option<Instant>,
     totals: Totals,
     late: Duration,
 }
@@ -59,6 +62,7 @@ impl Standing {
             sweeping_since: None,
             held_since: None,
             noticed: None,
+            refused_since: None,
             totals: Totals::default(),
             late: Duration::ZERO,
         }
@@ -116,6 +120,15 @@ impl Standing {
         }
     }
 
+    /// What a SIGHUP came to.
+    fn reloading(&mut self, reloading: Reloading, now: Instant) {
+        match reloading {
+            Reloading::Began => {}
+            Reloading::Refused => self.refused_since = self.refused_since.or(Some(now)),
+            Reloading::Done => self.refused_since = None,
+        }
+    }
+
     /// Which caches do not answer, as the last attempts found.
     fn caches(&mut self, caches: &[CacheState], now: Instant) {
         let words = |state: &CacheState| {
@@ -149,6 +162,7 @@ impl Standing {
         wrong.extend(self.away.iter().cloned());
         let noticed = self.noticed.filter(|told| now.duration_since(*told) < NOTICE);
         wrong.extend(noticed.map(|told| said("the log names what is wrong on the server", told)));
+        wrong.extend(self.refused_since.map(|since| said("the configuration file is wrong and was not taken", since)));
         wrong
     }
 
@@ -187,6 +201,8 @@ pub(super) struct Status(Rc<RefCell<Told>>);
 struct Told {
     standing: Standing,
     caches: Vec<WatchedCache>,
+    /// READY=1 was said.
+    is_up: bool,
     at: Option<Instant>,
     line: String,
     wrong: Vec<String>,
@@ -196,7 +212,14 @@ impl Status {
     /// Of a daemon that starts now, with these caches.
     pub(super) fn new(caches: Vec<WatchedCache>) -> Self {
         let standing = Standing::new(Instant::now());
-        Status(Rc::new(RefCell::new(Told { standing, caches, at: None, line: String::new(), wrong: Vec::new() })))
+        Status(Rc::new(RefCell::new(Told {
+            standing,
+            caches,
+            is_up: false,
+            at: None,
+            line: String::new(),
+            wrong: Vec::new(),
+        })))
     }
 
     /// Of these caches from now on.
@@ -210,7 +233,10 @@ impl Status {
         self.0.borrow_mut().standing.news(news, now);
         match news {
             // Up, though another one works: a unit of Type=notify must not wait for it.
-            News::Ready | News::StandingBy(_) => self.tell(&[NotifyState::Ready]),
+            News::Ready | News::StandingBy(_) => {
+                self.0.borrow_mut().is_up = true;
+                self.tell(&[NotifyState::Ready]);
+            }
             News::Streaming
             | News::Interrupted
             | News::Gap(_)
@@ -229,6 +255,21 @@ impl Status {
             | News::Rules(_)
             | News::Tally(_)
             | News::Totals(..) => {}
+        }
+    }
+
+    /// Takes what a SIGHUP came to. A unit of Type=notify-reload waits for the second word.
+    pub(super) fn reloading(&self, reloading: Reloading) {
+        self.0.borrow_mut().standing.reloading(reloading, Instant::now());
+        // While it starts, READY=1 would say that it has started.
+        if !self.0.borrow().is_up {
+            return;
+        }
+        match (reloading, NotifyState::monotonic_usec_now()) {
+            (Reloading::Began, Ok(now)) => notify(&[NotifyState::Reloading, now]),
+            // Without the time a notify-reload would fail, so to systemd this is no reload.
+            (Reloading::Began, Err(_)) => {}
+            (Reloading::Refused | Reloading::Done, _) => self.tell(&[NotifyState::Ready]),
         }
     }
 
@@ -258,6 +299,25 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_reload_is_wrong_until_one_is_taken() {
+        let start = Instant::now();
+        let mut standing = Standing::new(start);
+        standing.news(&News::Streaming, start);
+        standing.news(&News::Ready, start);
+        let mut line = |reloading, seconds| {
+            let now = start + Duration::from_secs(seconds);
+            standing.reloading(reloading, now);
+            standing.line(now).0
+        };
+        let wrong = "the configuration file is wrong and was not taken";
+        assert_eq!(line(Reloading::Began, 1), "streaming");
+        assert_eq!(line(Reloading::Refused, 2), format!("{wrong}, for 0 s"));
+        assert_eq!(line(Reloading::Began, 9), format!("{wrong}, for 7 s"));
+        assert_eq!(line(Reloading::Refused, 10), format!("{wrong}, for 8 s"));
+        assert_eq!(line(Reloading::Done, 11), "streaming");
+    }
 
     #[test]
     fn what_is_wrong_now_stands_before_what_was_done() {

@@ -10,15 +10,12 @@ use strsim::osa_distance;
 
 use crate::config::layers::Layer;
 use crate::config::named::{self, MAIN, Section};
-use crate::config::reference::{ConfigKey, reference};
+use crate::config::reference::{ConfigKey, LEVELS, reference};
 use crate::mistake::{Mistakes, Place, suggestion};
 use crate::postgres::dsn::Dsn;
 
-/// The level of the log.
+/// The level of the log of one run: it wins over `log.level`.
 pub const LOG: &str = "CRIEUR_LOG";
-
-/// Levels, from the fewest lines to the most; a number from 0 means the same.
-pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// The address of an Upstash database, and its token: what Upstash and Vercel put into an application's environment.
 pub(super) const UPSTASH: [&str; 2] = ["UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"];

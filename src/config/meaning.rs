@@ -186,4 +186,15 @@ pub const MEANINGS: &[(&str, &str)] = &[
         "The address and port of `/metrics`, `/healthz` and `/readyz`, for example `\"127.0.0.1:9186\"`. Without this \
          key there are no such pages. The pages have no password: keep them on a local address.",
     ),
+    (
+        "log.level",
+        "The least grave lines that the log shows. `debug` adds a line for each step, without row values. The variable \
+         `CRIEUR_LOG` wins over this key, for one run. The journal keeps the level of each line: \
+         `journalctl -u crieur -p warning` shows what is grave.",
+    ),
+    (
+        "log.format",
+        "`text` is for people. `json` writes one object for each line: `time`, `level`, `id`, `message`, and each field \
+         under its own name.",
+    ),
 ];

@@ -31,7 +31,9 @@ pub use metered::Metering;
 pub use named::{MAIN, UPSTASH, in_section};
 pub use reference::reference;
 pub use rules_file::rules_of_file;
-pub use settings::{CacheConfig, Leases, Limits, Mode, OnGap, Postgres, ServersConfig, TlsFiles, Transport};
+pub use settings::{
+    CacheConfig, Leases, Limits, LogConfig, LogFormat, Mode, OnGap, Postgres, ServersConfig, TlsFiles, Transport,
+};
 
 /// Everything that a command needs.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub struct Config {
     pub limits: Limits,
     /// `admin.listen`: where the metrics are; default: nowhere.
     pub admin: Option<SocketAddr>,
+    /// `[log]`
+    pub log: LogConfig,
     /// `[[rules]]` and those of `rules_file`, checked.
     pub rules: Rules,
     /// What the operator should know and need not mend.
@@ -165,6 +169,10 @@ impl Config {
                 stop_timeout: merged.duration("limits.stop_timeout"),
             },
             admin,
+            log: LogConfig {
+                level: merged.text("log.level"),
+                format: if merged.text("log.format") == "json" { LogFormat::Json } else { LogFormat::Text },
+            },
             rules,
             warnings,
             effective: std::iter::once(&merged)

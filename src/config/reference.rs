@@ -9,6 +9,9 @@ use config::{Value, ValueKind};
 use crate::amount::{bytes, commands, duration, shown};
 use crate::place::NodeMap;
 
+/// Levels of the log, from the fewest lines to the most; a number from 0 means the same.
+pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// What a key holds, and its bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConfigKind {
@@ -263,6 +266,13 @@ const KEYS: &[ConfigKey] = &[
         ConfigKind::Socket,
         None,
         "address and port of /metrics, /healthz and /readyz; without it there is no such page",
+    ),
+    key("log.level", ConfigKind::Choice(&LEVELS), Some("info"), "the least grave lines that the log shows"),
+    key(
+        "log.format",
+        ConfigKind::Choice(&["text", "json"]),
+        Some("text"),
+        "text for people; json: one object for each line, with its fields",
     ),
 ];
 

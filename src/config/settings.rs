@@ -39,6 +39,25 @@ pub struct Postgres {
     pub lookup_timeout: Duration,
 }
 
+/// How a line of the log is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object for each line.
+    Json,
+}
+
+/// `[log]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogConfig {
+    /// `level`, default `info`: one of [`LEVELS`](crate::config::reference::LEVELS).
+    pub level: String,
+    /// `format`, default `text`.
+    pub format: LogFormat,
+}
+
 /// What to do when the cache may hold keys whose invalidation it never saw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OnGap {

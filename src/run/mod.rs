@@ -10,6 +10,7 @@ mod reload;
 mod renew;
 mod tally;
 mod trail;
+mod turning;
 
 pub use reload::{Onward, Reload};
 
@@ -37,6 +38,7 @@ use crate::observe::teller::Teller;
 use crate::observe::{Id, log};
 use crate::rules::Rules;
 use crate::run::trail::Followed;
+use crate::run::turning::Turning;
 use crate::source::Source;
 use crate::target::twins::Twins;
 use crate::target::{Policy, Replicas, Target, TargetHappened, TargetSettings, Turn};
@@ -123,6 +125,8 @@ pub struct Pipeline<S: Source, C, D> {
     followed: Followed<S::Ack>,
     /// Other rules, or caches, to go on with.
     reloads: Option<Receiver<Reload<C, D>>>,
+    /// Who hears that the loop turns.
+    turning: Option<Turning>,
 }
 
 impl<S: Source, C, D> std::fmt::Debug for Pipeline<S, C, D> {
@@ -174,9 +178,17 @@ where
             first: 0,
             followed: Followed::default(),
             reloads: None,
+            turning: None,
         };
         pipeline.share_out();
         pipeline
+    }
+
+    /// Tells `listener` that the loop turns, each `every`.
+    #[must_use]
+    pub fn turning(mut self, every: Duration, listener: impl FnMut() + 'static) -> Self {
+        self.turning = Some(Turning::new(every, listener));
+        self
     }
 
     /// Runs until `stop` resolves (then finishes what is in flight, within its limit) or an error is definite.
@@ -207,6 +219,9 @@ where
     /// Streams until a stop or a reload, and until what was in flight then is done.
     async fn stream(&mut self, mut stop: Pin<&mut impl Future<Output = ()>>) -> Result<()> {
         loop {
+            if let Some(turning) = &mut self.turning {
+                turning.turned();
+            }
             self.start()?;
             if self.is_finished() {
                 break;
@@ -235,6 +250,7 @@ where
                 }
                 // 4. Times: each only ends the wait, the work is in `start`.
                 () = at(targets_due) => {}
+                () = at(self.turning.as_ref().map(Turning::due)) => {}
                 // 5. More changes, when there is room for them.
                 happened = self.feed.next(listens, gate_due, draining) => self.happened(happened)?,
             }

@@ -3,6 +3,7 @@
 use std::future::pending;
 
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::oneshot;
 
 use crate::rules::Rules;
 use crate::target::Policy;
@@ -25,6 +26,8 @@ pub struct Reload<C, D> {
     pub control: D,
     /// The caches, where they are others than before.
     pub caches: Option<Vec<Onward<C>>>,
+    /// Hears when the loop goes on with them; closed where the loop ends before.
+    pub taken: Option<oneshot::Sender<()>>,
 }
 
 /// The next one; never where nobody sends any.

@@ -51,7 +51,7 @@ where
     }
 
     /// A loop that begins, on the same connections.
-    pub(super) fn renewed(self, Reload { rules, control, caches }: Reload<C, D>) -> Self {
+    pub(super) fn renewed(self, Reload { rules, control, caches, taken }: Reload<C, D>) -> Self {
         let (rules, control, twins) = (Rc::new(rules), Rc::new(control), Rc::<Twins<C>>::default());
         let words = self.feed.words();
         let (memory_bytes_max, company) = (self.settings.memory_bytes_max, Company::Alone);
@@ -79,6 +79,9 @@ where
         let (feed, confirmed) = (self.feed.renewed(&rules, &control), Confirmed::default());
         let mut renewed = Pipeline { feed, targets, confirmed, phase: Phase::Running, is_ready: false, ..self };
         renewed.share_out();
+        if let Some(taken) = taken {
+            let _ = taken.send(()); // Whoever asked may have stopped waiting.
+        }
         renewed
     }
 }

@@ -79,6 +79,8 @@ mod status;
 mod stops;
 mod streams;
 mod surroundings;
+mod systemd;
+mod teardown;
 mod tls;
 mod tools;
 mod unseen;

@@ -34,7 +34,7 @@ pub struct Statement {
 }
 
 impl Statement {
-    pub(super) fn new(why: impl Into<String>, sql: impl Into<String>) -> Self {
+    pub(crate) fn new(why: impl Into<String>, sql: impl Into<String>) -> Self {
         Statement { why: why.into(), sql: sql.into(), probes: Vec::new() }
     }
 }

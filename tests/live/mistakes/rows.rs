@@ -141,6 +141,14 @@ fn in_the_environment() -> Vec<Row> {
         row("variable: a value that does not fit", &["check"]).env("CRIEUR__CACHE__TIMEOUT", "soon"),
         row("variable: bytes that are no UTF-8", &["check"]).env("CRIEUR__CACHE__PROTECT", "caf\u{fffd}:*"),
         row("variable: a level that does not exist", &["check"]).env("CRIEUR_LOG", "loud"),
+        Row { more: "[log]\nlevel = \"loud\"", ..row("a level of the log that does not exist", &["run"]) },
+        Row { more: "[log]\nformat = \"xml\"", ..row("a format of the log that does not exist", &["run"]) },
+        row("teardown with nobody at a terminal", &["teardown"]),
+        Row {
+            postgres: "url = \"postgres://plain@127.0.0.1:{pg:port}/postgres\"",
+            ..row("teardown by a role that owns nothing", &["teardown", "--yes"])
+        },
+        row("teardown printed and run at once", &["teardown", "--print", "--yes"]),
         Row { postgres: "", ..row("variable: blank", &["check"]) }.env("DATABASE_URL", ""),
         Row { cache: "", ..row("variable: in quotation marks", &["check"]) }.env("REDIS_URL", "\"redis://:hunter2@h\""),
         Row { cache: "", ..row("variable: not expanded", &["check"]) }
