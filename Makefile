@@ -16,7 +16,7 @@ MUTANTS ?= 6
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help demo servers test clients quick torture scenarios check fmt record bench bulk day writers fuzz mutations
+.PHONY: help package package-test package-walk demo servers test clients quick torture scenarios check fmt record bench bulk day writers fuzz mutations
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -52,6 +52,18 @@ quick: ## tests without servers, and those of the main road on real ones: less t
 	@tests/setup.sh
 	SEEDS=100 $(TEST) --workspace --no-fail-fast --lib --test main
 	$(TEST) --no-fail-fast --test live -- $(THREADS) $(QUICK)
+
+package: ## a Debian package in target/package, looked at: contents, lintian, units, the glibc that it needs
+	@tests/setup.sh package
+	@CARGO="$(CARGO)" package/build.sh
+	@tests/package.sh check
+
+package-walk: ## install, upgrade, watchdog, remove, purge of that package in containers of Debian 12 and 13; root, minutes
+	@tests/setup.sh package
+	@tests/package.sh walk
+
+package-test: package package-walk ## make package, the walk, and the build steps of the Dockerfile in a clean clone
+	@tests/package.sh image
 
 torture: ## real servers, load, and faults at random for HOURS (1); SEED repeats a run
 	@tests/setup.sh

