@@ -1,6 +1,7 @@
 //! The crate of `clients/rust` on real servers, through a proxy that does what networks do.
 
 mod away;
+mod connections;
 mod locks;
 mod reading;
 mod vectors;
