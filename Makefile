@@ -10,7 +10,7 @@ THREADS = --test-threads=4
 QUICK = delivery:: leases:: mistakes:: outbox_sql:: position:: reload:: tools::
 BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
 # Torture of these has servers of its own and mostly waits: two at a time, two minutes all together.
-TOPOLOGIES = two sentinel cluster upstash
+TOPOLOGIES = two sentinel cluster upstash languages
 # Of the mutants, so many in `make test`: each is a build. `make mutations` is all of them.
 MUTANTS ?= 6
 FUZZ_RUNS ?= 10000000
