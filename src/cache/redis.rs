@@ -140,7 +140,7 @@ impl RedisCache {
             swept: Cell::default(),
             by_script: Cell::default(),
             said: RefCell::default(),
-            steps: Steps::default(),
+            steps: Steps::new(Packing::of(config.metering)),
             progress: Progress::default(),
             health,
         }
@@ -507,7 +507,7 @@ impl Cache for RedisCache {
         if let Err(error) = self.route.permits_mark().await {
             return Ok(Swap::Refused(error));
         }
-        let packing = if self.metering == Metering::ByCommand { Packing::Billed } else { Packing::Free };
+        let packing = Packing::of(self.metering);
         let asked = Swapping { name, expected, mark, again, leases: self.leases, packing };
         let make = |identity: Option<&Identity>| {
             let is_cheap = self.metering == Metering::ByCommand && identity.is_none() && !self.by_script.get();

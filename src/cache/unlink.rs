@@ -6,7 +6,7 @@
 use ::redis::{Cmd, Pipeline};
 
 use super::lease;
-use crate::config::Leases;
+use crate::config::{Leases, Metering};
 
 /// Arguments of one UNLINK: the server runs one command without looking at its other clients.
 const COMMAND_ARGUMENTS_MAX: usize = 500;
@@ -33,6 +33,13 @@ pub(super) enum Packing {
 }
 
 impl Packing {
+    pub(super) fn of(metering: Metering) -> Packing {
+        match metering {
+            Metering::None => Packing::Free,
+            Metering::ByCommand => Packing::Billed,
+        }
+    }
+
     /// Whether a key of `length` bytes may be refused for its length. The server closes the connection then; one that
     /// bills holds no such key.
     pub(super) fn is_long(self, length: usize, leases: Leases) -> bool {

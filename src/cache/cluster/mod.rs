@@ -40,6 +40,7 @@ use crate::cache::probe::{self, Examined};
 use crate::cache::speak::{self, Speaks, count};
 use crate::cache::statistics::CacheSaid;
 use crate::cache::sweep::{Progress, Steps, SweepPlan};
+use crate::cache::unlink::Packing;
 use crate::cache::{Cache, Deleted, Rest, Swap, Swept, reply, scan};
 use crate::config::CacheConfig;
 use crate::error::{Error, Result};
@@ -69,7 +70,7 @@ impl ShardCache {
     fn of(topology: Rc<Topology>, index: usize, progress: Rc<Progress>) -> Self {
         let name = format!("{}, shard {index}", topology.server());
         let (steps, marked_in, disregarded, vacant) =
-            (Steps::default(), Cell::default(), RefCell::default(), RefCell::default());
+            (Steps::new(Packing::Free), Cell::default(), RefCell::default(), RefCell::default());
         ShardCache { topology, index, name, steps, progress, marked_in, disregarded, vacant }
     }
 

@@ -86,7 +86,7 @@ impl RestCache {
             marks: Lane::default(),
             sweeps: Lane::default(),
             by_script: Cell::default(),
-            steps: Steps::default(),
+            steps: Steps::new(Packing::Billed),
             progress: Progress::default(),
             health: Arc::default(),
         })
