@@ -14,6 +14,9 @@ use tempfile::TempDir;
 use super::harness::process::{Process, Signal};
 use super::harness::wait::{self, PATIENCE};
 
+/// The program as cargo built it for the tests.
+const BUILT: &str = env!("CARGO_BIN_EXE_crieur");
+
 /// The stream runs.
 pub const STARTED: &str = "id=stream.started";
 
@@ -27,9 +30,18 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `crieur run` with this configuration. It may not be ready yet.
     pub fn start(config: &str, env: &[(&str, &str)]) -> Daemon {
+        Daemon::launch(Path::new(BUILT), config, env)
+    }
+
+    /// The same of another build of the program.
+    pub fn start_build(program: &Path, config: &str) -> Daemon {
+        Daemon::launch(program, config, &[])
+    }
+
+    fn launch(program: &Path, config: &str, env: &[(&str, &str)]) -> Daemon {
         let dir = write(config);
         let log = fs::File::create(dir.path().join("log")).expect("the directory is ours");
-        let mut command = crieur("run", dir.path(), env);
+        let mut command = crieur(program, "run", dir.path(), env);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         Daemon { process: Process::start(&mut command, dir.path()), dir, allowed: Vec::new() }
     }
@@ -121,14 +133,14 @@ impl Drop for Daemon {
 /// Runs a command of the program to its end: `check`, `setup`.
 pub fn run(command: &str, config: &str, env: &[(&str, &str)]) -> Output {
     let dir = write(config);
-    crieur(command, dir.path(), env).output().expect("cargo built the program")
+    crieur(Path::new(BUILT), command, dir.path(), env).output().expect("cargo built the program")
 }
 
 /// The same with further arguments.
 pub fn run_with(args: &[&str], config: &str) -> Output {
     let dir = write(config);
     let (command, more) = args.split_first().expect("a command");
-    crieur(command, dir.path(), &[]).args(more).output().expect("cargo built the program")
+    crieur(Path::new(BUILT), command, dir.path(), &[]).args(more).output().expect("cargo built the program")
 }
 
 fn write(config: &str) -> TempDir {
@@ -138,8 +150,8 @@ fn write(config: &str) -> TempDir {
 }
 
 /// Its environment is the test's own, so that whoever runs the tests cannot configure it.
-fn crieur(command: &str, dir: &Path, env: &[(&str, &str)]) -> Command {
-    let mut crieur = Command::new(env!("CARGO_BIN_EXE_crieur"));
+fn crieur(program: &Path, command: &str, dir: &Path, env: &[(&str, &str)]) -> Command {
+    let mut crieur = Command::new(program);
     crieur.arg(command).arg("--config").arg(dir.join("crieur.toml"));
     crieur.env_clear().envs(env.iter().copied());
     crieur

@@ -31,6 +31,7 @@ mod encodings;
 mod failover;
 mod far;
 mod faults;
+mod figures;
 mod golden;
 #[path = "../harness/mod.rs"]
 mod harness;
