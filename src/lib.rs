@@ -136,3 +136,4 @@ pub mod cli;
 pub mod config;
 mod kernel;
 pub mod metrics;
+pub mod page;

@@ -87,6 +87,7 @@ if [ "$want" = test ]; then
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(libfaketime) # Clocks that tests set.
     have systemd-analyze || packages+=(systemd) # It reads the unit file; nothing of it is started.
     have node || packages+=(nodejs) # It runs the stand-in of Upstash, and the TypeScript client.
+    have chromium || packages+=(chromium) # It looks at the page.
     have npm || packages+=(npm) # The TypeScript client and some servers come with it.
     # Only the downloads need these.
     have python3 || packages+=(python3)

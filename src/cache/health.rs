@@ -1,11 +1,15 @@
 //! Whether the cache answers, for those who watch from outside of the loop. It decides nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// What the attempts of late came to.
 #[derive(Debug, Default)]
 pub struct Health {
     away: AtomicBool,
+    /// Since when.
+    away_since: Mutex<Option<Instant>>,
     outages: AtomicU64,
     returns: AtomicU64,
     deleted: AtomicBool,
@@ -18,10 +22,25 @@ impl Health {
     /// An attempt ended.
     pub fn note(&self, answered: bool) {
         match (self.away.swap(!answered, Ordering::Relaxed), answered) {
-            (false, false) => self.outages.fetch_add(1, Ordering::Relaxed),
-            (true, true) => self.returns.fetch_add(1, Ordering::Relaxed),
-            (false, true) | (true, false) => 0,
-        };
+            (false, false) => {
+                self.outages.fetch_add(1, Ordering::Relaxed);
+                self.turned(Some(Instant::now()));
+            }
+            (true, true) => {
+                self.returns.fetch_add(1, Ordering::Relaxed);
+                self.turned(None);
+            }
+            (false, true) | (true, false) => {}
+        }
+    }
+
+    fn turned(&self, away_since: Option<Instant>) {
+        *self.away_since.lock().unwrap_or_else(PoisonError::into_inner) = away_since;
+    }
+
+    /// Since when the attempts fail.
+    pub fn away_since(&self) -> Option<Instant> {
+        *self.away_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the last attempt failed.
@@ -82,6 +101,7 @@ mod tests {
         let health = Health::default();
         let seen = [true, false, false, true, false].map(|answered| {
             health.note(answered);
+            assert_eq!(health.away_since().is_some(), health.is_away());
             (health.is_away(), health.outages())
         });
         assert_eq!(health.returns(), 1);

@@ -26,5 +26,6 @@ pub(super) fn policy(cache: &CacheConfig) -> Policy {
 /// The cache for whoever watches.
 pub(super) fn watched(cache: &AnyCache, policy: &Policy) -> WatchedCache {
     let (name, required) = (policy.name.as_str().into(), policy.required);
-    WatchedCache { name, required, health: cache.health(), budget: policy.budget }
+    let place = cache.server().to_owned();
+    WatchedCache { name, required, health: cache.health(), budget: policy.budget, place }
 }

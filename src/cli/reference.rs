@@ -145,6 +145,8 @@ fn metrics(out: &mut String) {
         name: MAIN.into(),
         required: true,
         away: false,
+        place: String::new(),
+        away_since: None,
         outages: 0,
         returns: 0,
         billed: 0,

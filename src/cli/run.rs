@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 
-use crate::admin::{self, AdminState, WatchedCache};
+use crate::admin::{self, AdminState, PageOptions, WatchedCache};
 use crate::cache::any::AnyCache;
 use crate::cli::caches::{policy, watched};
 use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
@@ -24,6 +24,7 @@ use crate::observe::board::Board;
 use crate::observe::news::{News, Totals};
 use crate::observe::recent::Recent;
 use crate::observe::{Id, log};
+use crate::page::snapshot::Places;
 use crate::postgres::dsn::Dsn;
 use crate::rules::Rules;
 use crate::run::{Pipeline, Settings};
@@ -159,7 +160,10 @@ where
     let caches = caches.collect::<Result<Vec<_>>>()?;
     config.caches.iter().for_each(say_bound);
     let watched: Vec<WatchedCache> = caches.iter().map(|(cache, policy)| watched(cache, policy)).collect();
-    let watch = AdminState::new(watched.clone(), recent.clone());
+    let board = Board::default();
+    let places = Places { postgres: Dsn::read(&config.postgres.url)?.servers(), slot: config.postgres.slot.clone() };
+    let page = PageOptions { changes: config.shows_changes, hosts: config.admin_hosts.clone() };
+    let watch = AdminState::new(watched.clone(), places, (recent.clone(), board.clone()), page);
     if let Some(address) = config.admin {
         admin::serve(address, watch.clone()).await?;
     }
@@ -167,13 +171,11 @@ where
     let stop = stop_signal()?;
     let (mut progress, status) = (ProgressLine::default(), Status::new(watched));
     let (teller, pages) = (status.clone(), watch.clone());
-    let board = Board::default();
-    let posts = board.clone();
     let news = move |news: News| {
         status.news(&news);
         watch.news(&news);
         progress.news(&news);
-        posts.news(&news, SystemTime::now());
+        board.news(&news, SystemTime::now());
         recent.add(&news, SystemTime::now());
     };
     let (sender, reloads) = mpsc::channel(1);

@@ -373,6 +373,8 @@ mod tests {
                 name: "main".into(),
                 required: true,
                 away: cache,
+                place: String::new(),
+                away_since: None,
                 outages: 0,
                 returns: 0,
                 billed: 0,

@@ -183,8 +183,20 @@ pub const MEANINGS: &[(&str, &str)] = &[
     ),
     (
         "admin.listen",
-        "The address and port of `/metrics`, `/healthz` and `/readyz`, for example `\"127.0.0.1:9186\"`. Without this \
-         key there are no such pages. The pages have no password: keep them on a local address.",
+        "The address and port of the page at `/`, and of `/metrics`, `/healthz` and `/readyz`, for example \
+         `\"127.0.0.1:9186\"`. Without this key there are no such pages. The pages have no password: keep them on a local \
+         address.",
+    ),
+    (
+        "admin.changes",
+        "Whether the page shows the last changes with table, operation, rule and keys. Keys may have values of rows in \
+         them: `false` keeps them off the page.",
+    ),
+    (
+        "admin.hosts",
+        "Names by which a browser may call the page, for example `[\"crieur.example\"]` behind a proxy. Addresses and \
+         `localhost` are always allowed. Any other name is refused, so that no page of somebody else's name can read \
+         this one.",
     ),
     (
         "log.level",

@@ -48,6 +48,10 @@ pub struct Config {
     pub limits: Limits,
     /// `admin.listen`: where the metrics are; default: nowhere.
     pub admin: Option<SocketAddr>,
+    /// `admin.changes`: whether the page shows the last changes with their keys.
+    pub shows_changes: bool,
+    /// `admin.hosts`: names by which the page may be called, besides addresses.
+    pub admin_hosts: Vec<String>,
     /// `[log]`
     pub log: LogConfig,
     /// `[[rules]]` and those of `rules_file`, checked.
@@ -169,6 +173,8 @@ impl Config {
                 stop_timeout: merged.duration("limits.stop_timeout"),
             },
             admin,
+            shows_changes: merged.flag("admin.changes"),
+            admin_hosts: merged.texts("admin.hosts"),
             log: LogConfig {
                 level: merged.text("log.level"),
                 format: if merged.text("log.format") == "json" { LogFormat::Json } else { LogFormat::Text },

@@ -265,8 +265,10 @@ const KEYS: &[ConfigKey] = &[
         "admin.listen",
         ConfigKind::Socket,
         None,
-        "address and port of /metrics, /healthz and /readyz; without it there is no such page",
+        "address and port of the page, /metrics, /healthz and /readyz; without it there is no such page",
     ),
+    key("admin.changes", ConfigKind::Flag, Some("true"), "whether the page shows the last changes with their keys"),
+    key("admin.hosts", ConfigKind::Texts, Some(""), "names by which the page may be called, besides addresses"),
     key("log.level", ConfigKind::Choice(&LEVELS), Some("info"), "the least grave lines that the log shows"),
     key(
         "log.format",

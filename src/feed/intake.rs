@@ -41,8 +41,8 @@ pub enum Need {
 
 /// Adds the change to the trail.
 #[cold]
-fn trace<A: Copy>(trail: &mut Trail<A>, tables: &Tables, plan: &Plan, change: &Change<'_>, xid: Option<Xid>) {
-    if let Some(table) = tables.known(change.relation).first() {
+fn trace<A: Copy>(trail: &mut Trail<A>, feeds: &[TableId], plan: &Plan, change: &Change<'_>, xid: Option<Xid>) {
+    if let Some(table) = feeds.first() {
         trail.take(*table, plan, &change.row, xid);
     }
 }
@@ -130,7 +130,7 @@ impl<A: Copy + Ord> Intake<A> {
         match self.tables.meaning(change.relation) {
             Some(TableMeaning::Rules(plan)) => {
                 if self.trail.takes() {
-                    trace(&mut self.trail, &self.tables, plan, &change, None);
+                    trace(&mut self.trail, self.tables.known(change.relation), plan, &change, None);
                 }
                 self.batch.change(plan, &change.row);
             }
@@ -142,7 +142,7 @@ impl<A: Copy + Ord> Intake<A> {
                 self.altered = true;
                 let changed = Rc::clone(changed);
                 if self.trail.takes() {
-                    trace(&mut self.trail, &self.tables, &changed.plan, &change, None);
+                    trace(&mut self.trail, changed.feeds(), &changed.plan, &change, None);
                 }
                 changed.families(rules).for_each(|plan| self.batch.whole(&plan, Cause::Ddl));
                 self.batch.change(&changed.plan, &change.row);
@@ -155,14 +155,14 @@ impl<A: Copy + Ord> Intake<A> {
     fn open_change(&mut self, xid: Xid, change: Change<'_>, rules: &Rules) {
         let Some(meaning) = self.tables.meaning(change.relation).cloned() else { return };
         let plan = match &meaning {
-            TableMeaning::Rules(plan) => Some(plan),
-            TableMeaning::Changed(changed) => Some(&changed.plan),
+            TableMeaning::Rules(plan) => Some((plan, self.tables.known(change.relation))),
+            TableMeaning::Changed(changed) => Some((&changed.plan, changed.feeds())),
             TableMeaning::Everything => None,
         };
-        if let Some(plan) = plan
+        if let Some((plan, feeds)) = plan
             && self.trail.takes()
         {
-            trace(&mut self.trail, &self.tables, plan, &change, Some(xid));
+            trace(&mut self.trail, feeds, plan, &change, Some(xid));
         }
         let everything = matches!(meaning, TableMeaning::Everything).then(|| self.everything(rules));
         self.open_load(xid, |load| match &meaning {

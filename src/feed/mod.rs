@@ -46,7 +46,7 @@ use crate::ledger::Ledger;
 use crate::load::Untold;
 use crate::lsn::Lsn;
 use crate::observe::teller::Teller;
-use crate::observe::trail::Changed;
+use crate::observe::trail::Traced;
 use crate::rules::{Invalidations, Rules};
 use crate::source::{BACKLOG, Source};
 use crate::words::Words;
@@ -453,7 +453,7 @@ where
     }
 
     /// What single changes asked for, with the positions of their commits, since this was last asked.
-    pub fn trail(&mut self) -> Vec<(S::Ack, Changed)> {
+    pub fn trail(&mut self) -> Vec<(S::Ack, Traced)> {
         self.intake.trail.ready()
     }
 

@@ -44,6 +44,11 @@ pub struct Changed {
 }
 
 impl Changed {
+    /// The tables of the rules that its rows belong to, in order.
+    pub fn feeds(&self) -> &[TableId] {
+        &self.now.feeds
+    }
+
     /// Plans whose TRUNCATE is every family that the table fed or feeds.
     pub fn families(&self, rules: &Rules) -> impl Iterator<Item = Plan> {
         self.sweeps.iter().map(|table| rules.families_of(*table))

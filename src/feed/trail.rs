@@ -1,4 +1,4 @@
-//! What single changes ask for, gathered for people who watch: see [`Changed`].
+//! What single changes ask for, gathered for people who watch: see [`Traced`].
 //!
 //! A change is put to its plan once more, by itself, as the batch does not keep which change named a key. That is done for
 //! so many changes a second and for no more, so a flood costs nothing but a count. Keys behind a lookup follow when it
@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 use crate::change::Row;
 use crate::keys::KeySet;
 use crate::lsn::Xid;
-use crate::observe::trail::{Changed, KEY_BYTES_MAX, KEYS_MAX, NamedKey};
+use crate::observe::trail::{KEY_BYTES_MAX, KEYS_MAX, NamedKey, Traced};
 use crate::question::{Answer, Question};
 use crate::rules::{Invalidations, Plan, Rules, TableId};
 
@@ -54,7 +54,7 @@ pub struct Trail<A> {
     undated: Vec<(Taken, A)>,
     /// Waits for lookups.
     asking: VecDeque<Committed<A>>,
-    ready: Vec<(A, Changed)>,
+    ready: Vec<(A, Traced)>,
 }
 
 impl<A> Default for Trail<A> {
@@ -176,13 +176,13 @@ impl<A: Copy> Trail<A> {
     }
 
     /// What is complete, with the position of its commit.
-    pub(super) fn ready(&mut self) -> Vec<(A, Changed)> {
+    pub(super) fn ready(&mut self) -> Vec<(A, Traced)> {
         std::mem::take(&mut self.ready)
     }
 }
 
 impl<A> Committed<A> {
-    fn changed(self, rules: &Rules) -> Changed {
+    fn changed(self, rules: &Rules) -> Traced {
         let Committed { taken: Taken { table, operation, load, left_out }, at, .. } = self;
         let (schema, name) = rules.name_of(table);
         let count = load.keys.len() + load.patterns.len();
@@ -190,7 +190,7 @@ impl<A> Committed<A> {
         let keys: Vec<NamedKey> = keys.collect();
         let more = count - keys.len();
         let table = Arc::from(format!("{schema}.{name}"));
-        Changed { number: 0, table, operation, keys, more, left_out, committed: at }
+        Traced { number: 0, table, operation, keys, more, left_out, committed: at }
     }
 }
 

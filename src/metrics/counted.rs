@@ -44,6 +44,27 @@ impl Counted {
         }
     }
 
+    /// The rules in force, by their digest.
+    pub(super) fn digest(&self) -> &str {
+        &self.labels.digest
+    }
+
+    /// Each table with its changes, and the keys that its rules named: those of a rule of several tables count for each.
+    pub(super) fn tables(&self) -> impl Iterator<Item = (&str, [u64; OPERATIONS.len()], u64)> {
+        let Counted { labels, counts } = self;
+        let keys = |table: usize| {
+            let named = labels.tables_of.iter().zip(&counts.keys).filter(move |(tables, _)| tables.contains(&table));
+            named.map(|(_, keys)| keys).sum()
+        };
+        let tables = labels.tables.iter().zip(&counts.changes).enumerate();
+        tables.map(move |(index, (table, changes))| (table.as_str(), *changes, keys(index)))
+    }
+
+    /// Each rule with the keys that it named.
+    pub(super) fn rules_counted(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.labels.rules.iter().map(String::as_str).zip(self.counts.keys.iter().copied())
+    }
+
     pub(super) fn write(&self, page: &mut MetricsPage) {
         let Counted { labels, counts } = self;
         page.head("rules_info", "The rules in force, by their digest.", "gauge");

@@ -8,6 +8,7 @@ mod counted;
 mod page;
 pub mod process;
 mod server;
+mod snapshot;
 mod text;
 
 use std::collections::BTreeMap;
@@ -51,10 +52,14 @@ const ROLES: [(&str, Role); 4] = [
 pub struct CacheState {
     /// What the configuration calls it.
     pub name: CacheName,
+    /// Where it is, without its password.
+    pub place: String,
     /// The daemon is ready only with it.
     pub required: bool,
     /// The last attempt failed.
     pub away: bool,
+    /// Since when it does not answer.
+    pub away_since: Option<Instant>,
     /// Times that it went away.
     pub outages: u64,
     /// Times that it answered again.
@@ -93,6 +98,8 @@ struct OfCache {
 #[derive(Debug)]
 pub struct Metrics {
     role: Role,
+    /// Since when it does that.
+    role_since: Instant,
     /// Every required cache answered once.
     ready: bool,
     /// The server sends nothing, and its WAL goes on.
@@ -115,6 +122,7 @@ impl Metrics {
     pub fn new(now: Instant) -> Self {
         Metrics {
             role: Role::Starting,
+            role_since: now,
             ready: false,
             held_back: false,
             totals: Totals::default(),
@@ -132,6 +140,7 @@ impl Metrics {
     /// Takes what the loop says, for the part of the cache `speaker` if it is one.
     pub fn news(&mut self, news: &News, speaker: Option<&CacheName>, now: Instant) {
         self.told = now;
+        let role_before = self.role;
         if let Some(name) = speaker {
             self.of_cache(name).news(news, now);
         }
@@ -170,6 +179,9 @@ impl Metrics {
             | News::Changed(_)
             | News::Gone(..)
             | News::Said(_) => {}
+        }
+        if self.role != role_before {
+            self.role_since = now;
         }
         self.blind_since = if self.sees() { None } else { self.blind_since.or(Some(now)) };
     }
@@ -296,6 +308,8 @@ mod tests {
             name: name.into(),
             required: true,
             away,
+            place: String::new(),
+            away_since: None,
             outages: u64::from(away),
             returns: 0,
             billed: 0,

@@ -59,6 +59,11 @@ impl ServerView {
         Some(if rate > 0.0 { shown(Duration::from_secs((safe as f64 / rate) as u64)) } else { "+Inf".to_owned() })
     }
 
+    /// What was seen last, and how long the slot lasts, in seconds; infinite at a quiet server.
+    pub(super) fn shown(&self) -> (ServerSeen, Option<f64>) {
+        (self.seen.unwrap_or_default(), self.seconds_to_loss().and_then(|seconds| seconds.parse().ok()))
+    }
+
     pub(super) fn write(&self, page: &mut MetricsPage, is_up: bool, confirmed: Lsn) {
         let seen = self.seen.unwrap_or_default();
         let help = "1 while PostgreSQL answers: the stream runs, or another daemon has it.";

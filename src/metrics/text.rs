@@ -86,7 +86,7 @@ mod tests {
         let labels = |tables: &[&str]| {
             let tables = tables.iter().map(|table| format!("public.{table}")).collect();
             let (rules, lookups) = (vec!["rules.toml:3".to_owned()], vec!["owner".to_owned()]);
-            News::Rules(Arc::new(Labels { digest: "4.ab".to_owned(), tables, rules, lookups }))
+            News::Rules(Arc::new(Labels { digest: "4.ab".to_owned(), tables, rules, lookups, ..Labels::default() }))
         };
         let tally = |changes: &[[u64; 4]]| {
             let (keys, questions) = (vec![5], vec![[3, 1]]);

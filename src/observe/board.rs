@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::observe::news::News;
 use crate::observe::speaker::CacheName;
-use crate::observe::trail::Changed;
+use crate::observe::trail::Traced;
 
 /// Entries that the daemon keeps.
 pub const ENTRIES_MAX: usize = 256;
@@ -20,7 +20,7 @@ pub const ENTRIES_MAX: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Posted {
     /// What changed, and which keys that named.
-    pub changed: Arc<Changed>,
+    pub changed: Arc<Traced>,
     /// The caches in which these keys are deleted, and how long after the commit they were.
     pub gone: Vec<(CacheName, Duration)>,
     /// Counts what was posted or became of an entry since the daemon started; a reader goes on behind the last that it read.
@@ -48,7 +48,7 @@ impl Board {
         self.0.1.notify_waiters();
     }
 
-    fn post(&self, changed: &Arc<Changed>) {
+    fn post(&self, changed: &Arc<Traced>) {
         let mut kept = self.kept();
         if kept.entries.len() >= ENTRIES_MAX {
             kept.entries.pop_front();
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     fn changed(number: u64) -> News {
-        News::Changed(Arc::new(Changed {
+        News::Changed(Arc::new(Traced {
             number,
             table: "public.properties".into(),
             operation: "insert",

@@ -16,7 +16,7 @@ use crate::lsn::Lsn;
 use crate::observe::delays::Delays;
 use crate::observe::ids::Line;
 use crate::observe::speaker::CacheName;
-use crate::observe::trail::Changed;
+use crate::observe::trail::Traced;
 use crate::rules::plan::cause::CauseCounts;
 use crate::rules::tally::{Labels, Tallied};
 
@@ -153,7 +153,7 @@ pub enum News {
     /// A sweep ended.
     SweepEnded(Swept),
     /// A row changed, and its rules named keys: one of so many a second.
-    Changed(Arc<Changed>),
+    Changed(Arc<Traced>),
     /// The changes up to this number are deleted in the cache of this name.
     Gone(CacheName, u64),
     /// A line of the log was said, by whatever part of the daemon.

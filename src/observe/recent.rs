@@ -127,6 +127,11 @@ impl Recent {
         &self.0.said
     }
 
+    /// Everything that is there, the oldest first.
+    pub fn entries(&self) -> Vec<RecentEntry> {
+        self.kept().entries.iter().cloned().collect()
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -25,7 +25,7 @@ pub struct NamedKey {
 
 /// One row change, and what its rules asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changed {
+pub struct Traced {
     /// Counts from 1 since the daemon started.
     pub number: u64,
     /// Schema and name of the table.

@@ -42,6 +42,8 @@ pub struct Labels {
     pub tables: Vec<String>,
     /// Rules, by their places.
     pub rules: Vec<String>,
+    /// The tables of each rule, by their place in `tables`.
+    pub tables_of: Vec<Vec<usize>>,
     /// Lookups, by their names.
     pub lookups: Vec<String>,
 }

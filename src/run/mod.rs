@@ -4,6 +4,7 @@
 //! written is written in handlers. A position is confirmed in one place, [`Pipeline::confirm`], when each target's mark
 //! says it.
 
+mod followed;
 mod hold;
 mod memory;
 mod reload;
@@ -37,7 +38,7 @@ use crate::observe::speaker::CacheName;
 use crate::observe::teller::Teller;
 use crate::observe::{Id, log};
 use crate::rules::Rules;
-use crate::run::trail::Followed;
+use crate::run::followed::Followed;
 use crate::run::turning::Turning;
 use crate::source::Source;
 use crate::target::twins::Twins;

@@ -55,6 +55,7 @@ mod outbox_plans;
 mod outbox_sql;
 mod outbox_upgrade;
 mod outbox_writers;
+mod page;
 mod poolers;
 mod position;
 mod process;

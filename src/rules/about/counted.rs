@@ -34,6 +34,7 @@ impl Rules {
             digest: self.digest().to_owned(),
             tables: self.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect(),
             rules: self.rules.iter().map(|rule| rule.place.clone()).collect(),
+            tables_of: self.rules.iter().map(|rule| rule.tables.iter().map(|table| table.0).collect()).collect(),
             lookups: self.lookups.iter().map(|lookup| lookup.name.clone()).collect(),
         }
     }

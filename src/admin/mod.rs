@@ -1,8 +1,12 @@
-//! `/metrics`, `/healthz` and `/readyz`: a few lines of HTTP/1.1 for whoever watches.
+//! `/metrics`, `/healthz`, `/readyz` and the page at `/`: a few lines of HTTP/1.1 for whoever watches.
 //!
 //! It answers GET and HEAD, one request for each connection, and nothing else of HTTP; a library would bring more than
 //! these lines. It cannot disturb the loop: it is a task of its own that only reads a snapshot under a lock held for
 //! microseconds, and connections are bounded in number, in bytes and in time.
+
+mod request;
+mod show;
+mod viewers;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -14,15 +18,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::admin::request::{PathAsked, Request};
+use crate::admin::viewers::Viewers;
 use crate::budget::Budget;
 use crate::cache::health::Health;
 use crate::error::{Error, Exit, Result};
 use crate::kernel;
 use crate::metrics::{CacheState, Metrics, Outside};
+use crate::observe::board::Board;
 use crate::observe::news::News;
 use crate::observe::recent::Recent;
 use crate::observe::speaker::{CacheName, speaker};
 use crate::observe::{Id, log};
+use crate::page::snapshot::{DaemonShown, Places};
+use crate::page::words::Language;
+use crate::{page, random};
+
+pub use crate::admin::viewers::PageOptions;
 
 /// Connections at once; the others wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 8;
@@ -33,6 +45,8 @@ const TIME_MAX: Duration = Duration::from_secs(5);
 /// Before the next try when no connection can be accepted: the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+const UNKNOWN_HOST: &str = "this page is shown by an address, or by a name of admin.hosts\n";
+
 /// What is shown, shared with the loop's news.
 #[derive(Clone)]
 pub struct AdminState {
@@ -41,6 +55,8 @@ pub struct AdminState {
     recent: Recent,
     /// When the process started, since 1970.
     started: Duration,
+    places: Arc<Places>,
+    viewers: Arc<Viewers>,
 }
 
 /// A cache that is watched.
@@ -54,19 +70,23 @@ pub struct WatchedCache {
     pub health: Arc<Health>,
     /// What may be billed there.
     pub budget: Option<Budget>,
+    /// Where it is, without its password.
+    pub place: String,
 }
 
 impl WatchedCache {
     /// What it is like now.
     pub fn state(&self) -> CacheState {
-        let WatchedCache { name, required, health, budget } = self;
+        let WatchedCache { name, required, health, budget, place } = self;
         let (away, outages) = (health.is_away(), health.outages());
         let returns = health.returns();
         let (billed, budget, sentinels) = (health.billed(), *budget, health.sentinels());
         CacheState {
             name: CacheName::clone(name),
+            place: place.clone(),
             required: *required,
             away,
+            away_since: health.away_since(),
             outages,
             returns,
             billed,
@@ -77,10 +97,23 @@ impl WatchedCache {
 }
 
 impl AdminState {
-    /// Of a daemon that starts now, with these caches; its lines of the log are in `recent`.
-    pub fn new(caches: Vec<WatchedCache>, recent: Recent) -> Self {
-        let metrics = Arc::new(Mutex::new(Metrics::new(Instant::now())));
-        AdminState { metrics, caches: Arc::new(Mutex::new(caches)), recent, started: since_1970() }
+    /// Of a daemon that starts now, with these caches; its lines of the log are in `recent`, and single changes on the
+    /// `board`.
+    pub fn new(caches: Vec<WatchedCache>, places: Places, (recent, board): (Recent, Board), page: PageOptions) -> Self {
+        AdminState {
+            metrics: Arc::new(Mutex::new(Metrics::new(Instant::now()))),
+            caches: Arc::new(Mutex::new(caches)),
+            recent,
+            started: since_1970(),
+            places: Arc::new(places),
+            viewers: Arc::new(Viewers::new(page, board)),
+        }
+    }
+
+    /// How the daemon stands now.
+    pub fn snapshot(&self) -> DaemonShown {
+        let caches = self.states();
+        self.metrics().snapshot(&caches, &self.places, (Instant::now(), since_1970()))
     }
 
     /// Of these caches from now on.
@@ -104,7 +137,7 @@ impl AdminState {
     }
 
     /// The page of `/metrics`. What the kernel says is read first: the loop tells its news under the same lock.
-    fn page(&self) -> String {
+    fn exposition(&self) -> String {
         let (caches, process) = (self.states(), kernel::process(self.started));
         let warnings: Vec<_> = self.recent.warned().each().collect();
         self.metrics().text(&Outside { caches: &caches, process, warnings: &warnings }, Instant::now())
@@ -115,10 +148,35 @@ impl AdminState {
     }
 
     fn answer(&self, request: &Request) -> Answer {
-        if *request == Request::Get("/metrics".to_owned()) {
-            let kind = "text/plain; version=0.0.4; charset=utf-8";
-            return Answer { status: "200 OK", kind, body: self.page() };
+        match request {
+            Request::Bad => Answer::text("400 Bad Request", "not a request of HTTP/1\n"),
+            Request::OtherMethod => Answer::text("405 Method Not Allowed", "only GET and HEAD\n"),
+            Request::Get(asked) => match asked.path.as_str() {
+                "/metrics" => Answer::of("text/plain; version=0.0.4; charset=utf-8", self.exposition()),
+                "/healthz" | "/readyz" => self.verdict(&asked.path),
+                path if path == "/" || path.starts_with("/runbook/") => self.page(asked),
+                _ => Answer::text("404 Not Found", "there is /, /metrics, /healthz and /readyz\n"),
+            },
         }
+    }
+
+    /// The page, or what the log means by one of its ids.
+    fn page(&self, asked: &PathAsked) -> Answer {
+        if !asked.is_by_a_known_name(&self.viewers.options.hosts) {
+            return Answer::text("403 Forbidden", UNKNOWN_HOST);
+        }
+        let (language, nonce) = (asked.language(), random::text());
+        let html = match asked.path.strip_prefix("/runbook/") {
+            Some(id) => page::runbook(id, language, &nonce),
+            None => Some(page::page(&self.view(), language, &nonce)),
+        };
+        match html {
+            Some(html) => Answer { nonce: Some(nonce), ..Answer::of("text/html; charset=utf-8", html) },
+            None => Answer::text("404 Not Found", "the log has no such id\n"),
+        }
+    }
+
+    fn verdict(&self, path: &str) -> Answer {
         let now = Instant::now();
         let (caches, metrics) = (self.states(), self.metrics());
         let each = metrics.of_each(&caches, now);
@@ -126,20 +184,10 @@ impl AdminState {
             let status = if is_well { "200 OK" } else { "503 Service Unavailable" };
             Answer::text(status, format!("{what}\n{each}"))
         };
-        match request {
-            Request::Bad => Answer::text("400 Bad Request", "not a request of HTTP/1\n"),
-            Request::OtherMethod => Answer::text("405 Method Not Allowed", "only GET and HEAD\n"),
-            Request::Get(path) => match path.as_str() {
-                "/healthz" => {
-                    let dead = metrics.dead(now);
-                    verdict(dead.is_none(), dead.unwrap_or("alive"))
-                }
-                "/readyz" => match metrics.standing(&caches) {
-                    Ok(what) => verdict(true, &what),
-                    Err(reason) => verdict(false, &reason),
-                },
-                _ => Answer::text("404 Not Found", "there is /metrics, /healthz and /readyz\n"),
-            },
+        match (path, metrics.dead(now), metrics.standing(&caches)) {
+            ("/healthz", dead, _) => verdict(dead.is_none(), dead.unwrap_or("alive")),
+            (_, _, Ok(what)) => verdict(true, &what),
+            (_, _, Err(reason)) => verdict(false, &reason),
         }
     }
 }
@@ -148,50 +196,52 @@ fn since_1970() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-/// What was asked.
-#[derive(PartialEq, Eq, Debug)]
-enum Request {
-    /// GET or HEAD of this path, without its query.
-    Get(String),
-    OtherMethod,
-    Bad,
-}
-
-impl Request {
-    /// From the first line of a request's head.
-    fn parse(head: &[u8]) -> Self {
-        let line = head.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
-        let Ok(line) = std::str::from_utf8(line) else { return Request::Bad };
-        let words: Vec<&str> = line.split(' ').collect();
-        match words[..] {
-            [method, path, version] if version.starts_with("HTTP/1.") && path.starts_with('/') => match method {
-                "GET" | "HEAD" => Request::Get(path.split('?').next().unwrap_or_default().to_owned()),
-                _ => Request::OtherMethod,
-            },
-            _ => Request::Bad,
-        }
-    }
-}
-
 struct Answer {
     status: &'static str,
     kind: &'static str,
     body: String,
+    /// What allows the page its own style and script, and no others.
+    nonce: Option<String>,
 }
 
 impl Answer {
     fn text(status: &'static str, body: impl Into<String>) -> Self {
-        Answer { status, kind: "text/plain; charset=utf-8", body: body.into() }
+        Answer { status, kind: "text/plain; charset=utf-8", body: body.into(), nonce: None }
+    }
+
+    fn of(kind: &'static str, body: String) -> Self {
+        Answer { status: "200 OK", kind, body, nonce: None }
     }
 
     fn bytes(&self, head_only: bool) -> String {
-        let Answer { status, kind, body } = self;
+        let Answer { status, kind, body, nonce } = self;
+        let policy = nonce.as_ref().map_or_else(String::new, |nonce| {
+            format!(
+                "Content-Security-Policy: default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; \
+                 connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
+                 Referrer-Policy: no-referrer\r\n"
+            )
+        });
         let allow = if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
         let length = body.len();
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}{policy}X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
         );
         if head_only { head } else { head + body }
+    }
+}
+
+impl AdminState {
+    /// Shows what changes to one more viewer, or says that there are too many.
+    async fn show(&self, mut socket: TcpStream, language: Language) {
+        // A viewer that goes is none of our business.
+        match self.viewers.place() {
+            Some(_place) => drop(self.follow(socket, language).await),
+            None => {
+                let answer = Answer::text("503 Service Unavailable", "too many pages are open\n").bytes(false);
+                let _ = timeout(TIME_MAX, socket.write_all(answer.as_bytes())).await;
+            }
+        }
     }
 }
 
@@ -218,8 +268,11 @@ async fn accept(listener: TcpListener, watch: AdminState) {
                 let watch = watch.clone();
                 tokio::spawn(async move {
                     // Whoever asks and does not listen is none of our business.
-                    let _ = timeout(TIME_MAX, converse(socket, &watch)).await;
+                    let viewer = timeout(TIME_MAX, converse(socket, &watch)).await;
                     drop(permit);
+                    if let Ok(Ok(Some((socket, language)))) = viewer {
+                        watch.show(socket, language).await;
+                    }
                 });
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -227,43 +280,32 @@ async fn accept(listener: TcpListener, watch: AdminState) {
     }
 }
 
-async fn converse(mut socket: TcpStream, watch: &AdminState) -> std::io::Result<()> {
+/// Answers; gives back whoever wants to see what changes.
+async fn converse(mut socket: TcpStream, watch: &AdminState) -> std::io::Result<Option<(TcpStream, Language)>> {
     let mut head = Vec::with_capacity(1024);
     while !head.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
         if head.len() >= REQUEST_BYTES_MAX {
             let answer = Answer::text("431 Request Header Fields Too Large", "the request is too long\n");
-            return socket.write_all(answer.bytes(false).as_bytes()).await;
+            socket.write_all(answer.bytes(false).as_bytes()).await?;
+            return Ok(None);
         }
         let mut part = [0; 1024];
         match socket.read(&mut part).await? {
-            0 => return Ok(()),
+            0 => return Ok(None),
             read => head.extend_from_slice(&part[..read]),
         }
     }
-    let answer = watch.answer(&Request::parse(&head)).bytes(head.starts_with(b"HEAD "));
-    socket.write_all(answer.as_bytes()).await?;
-    socket.shutdown().await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_get_of_http_1_is_answered() {
-        let get = |path: &str| Request::Get(path.to_owned());
-        let cases = [
-            ("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", get("/metrics")),
-            ("HEAD /readyz?x=1 HTTP/1.0\r\n\r\n", get("/readyz")),
-            ("POST /metrics HTTP/1.1\r\n\r\n", Request::OtherMethod),
-            ("GET http://a/metrics HTTP/1.1\r\n\r\n", Request::Bad),
-            ("GET /metrics HTTP/2\r\n\r\n", Request::Bad),
-            ("GET  /metrics HTTP/1.1\r\n\r\n", Request::Bad),
-            ("*1\r\n$4\r\nPING\r\n", Request::Bad),
-            ("", Request::Bad),
-        ];
-        for (head, request) in cases {
-            assert_eq!(Request::parse(head.as_bytes()), request, "{head:?}");
+    let request = Request::parse(&head);
+    let answer = match &request {
+        Request::Get(asked) if asked.path == "/events" && head.starts_with(b"GET ") => {
+            if asked.is_by_a_known_name(&watch.viewers.options.hosts) {
+                return Ok(Some((socket, asked.language())));
+            }
+            Answer::text("403 Forbidden", UNKNOWN_HOST)
         }
-    }
+        _ => watch.answer(&request),
+    };
+    socket.write_all(answer.bytes(head.starts_with(b"HEAD ")).as_bytes()).await?;
+    socket.shutdown().await?;
+    Ok(None)
 }
