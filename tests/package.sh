@@ -126,7 +126,7 @@ walk() {
     # The next version is the same with another number.
     dpkg-deb -R "$deb" "$scratch/next-$suite"
     sed -i 's/^\(Version: .*\)-1$/\1-2/' "$scratch/next-$suite/DEBIAN/control"
-    dpkg-deb -b "$scratch/next-$suite" "$root/walk/second.deb" >/dev/null
+    dpkg-deb -Zgzip -z1 -b "$scratch/next-$suite" "$root/walk/second.deb" >/dev/null
     printf 'pg=%s\nredis=%s\n' "$pg" "$redis" >"$root/walk/servers"
     cp tests/package-walk.sh "$root/walk/walk.sh"
     cat >"$root/etc/systemd/system/walk.service" <<'UNIT'
@@ -159,7 +159,7 @@ UNIT
     fi
     grep '^walk: ' "$root/walk/log" | sed "s/^walk/package: $suite/"
     psql_ "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots" >/dev/null
-    psql_ "DROP SCHEMA IF EXISTS crieur CASCADE" >/dev/null
+    psql_ "SET client_min_messages = warning; DROP SCHEMA IF EXISTS crieur CASCADE; DROP PUBLICATION crieur, two" >/dev/null
 }
 
 # --- The image -------------------------------------------------------------------------------------------------------
