@@ -61,7 +61,8 @@ impl Exit {
             Exit::Ok => "The command or the daemon did what was asked; there is nothing to mend.",
             Exit::Failed => {
                 "`crieur check`, `setup` or `teardown` found something to mend. `crieur coverage` found keys that no rule \
-                 surely deletes. `crieur status` found a cache that lacks something, or does not answer."
+                 surely deletes. `crieur status` found a cache that lacks something, or does not answer. \
+                 `crieur verify` found a cached value that the database contradicts."
             }
             Exit::Usage => "The command line is wrong.",
             Exit::Data => "The stream or a recording holds bytes that crieur cannot understand.",

@@ -103,6 +103,9 @@ pub mod source;
 // What they mean.
 pub mod rules;
 
+// What a cached value should be: pure.
+pub mod verify;
+
 // The guarantee: pure.
 pub mod backoff;
 pub mod budget;

@@ -32,6 +32,7 @@ use crate::observe::speaker::{CacheName, speaker};
 use crate::observe::{Id, log};
 use crate::page::snapshot::{DaemonShown, Places};
 use crate::page::words::Language;
+use crate::verify::tally::Tally;
 use crate::{page, random};
 
 pub use crate::admin::viewers::PageOptions;
@@ -57,6 +58,8 @@ pub struct AdminState {
     started: Duration,
     places: Arc<Places>,
     viewers: Arc<Viewers>,
+    /// What the verifier counted.
+    verified: Arc<Mutex<Tally>>,
 }
 
 /// A cache that is watched.
@@ -107,6 +110,7 @@ impl AdminState {
             started: since_1970(),
             places: Arc::new(places),
             viewers: Arc::new(Viewers::new(page, board)),
+            verified: Arc::default(),
         }
     }
 
@@ -126,6 +130,11 @@ impl AdminState {
         caches.iter().map(WatchedCache::state).collect()
     }
 
+    /// Takes what the verifier counted.
+    pub fn verified(&self, tally: Tally) {
+        *self.verified.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tally;
+    }
+
     /// Takes what the loop says.
     pub fn news(&self, news: &News) {
         self.metrics().news(news, speaker().as_ref(), Instant::now());
@@ -140,7 +149,9 @@ impl AdminState {
     fn exposition(&self) -> String {
         let (caches, process) = (self.states(), kernel::process(self.started));
         let warnings: Vec<_> = self.recent.warned().each().collect();
-        self.metrics().text(&Outside { caches: &caches, process, warnings: &warnings }, Instant::now())
+        let verified = *self.verified.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let outside = Outside { caches: &caches, process, warnings: &warnings };
+        self.metrics().text(&outside, Instant::now()) + &verified.series()
     }
 
     fn metrics(&self) -> MutexGuard<'_, Metrics> {

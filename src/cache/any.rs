@@ -8,7 +8,7 @@ use super::cluster::ShardCache;
 use super::continuity::Lineage;
 use super::forms::CacheAddress;
 use super::health::Health;
-use super::inspect::Inspect;
+use super::inspect::{Inspect, Walk};
 use super::probe::Examined;
 use super::redis::RedisCache;
 use super::rest::RestCache;
@@ -197,6 +197,14 @@ impl Inspect for AnyCache {
 
     async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool> {
         ask!(self, cache => cache.keys(matching, each))
+    }
+
+    async fn some_keys(&self, walk: &mut Walk, matching: &[u8]) -> Result<Vec<Vec<u8>>> {
+        ask!(self, cache => cache.some_keys(walk, matching))
+    }
+
+    async fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        ask!(self, cache => cache.values(keys))
     }
 }
 

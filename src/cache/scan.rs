@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ::redis::{Cmd, Value};
 
+use super::inspect::Walk;
 use super::reply;
 use super::speak::Speaks;
 use crate::error::Result;
@@ -54,6 +55,13 @@ pub(super) async fn all(
         }
         tokio::time::sleep(took.max(Duration::from_millis(1))).await;
     }
+}
+
+/// The next page of a walk.
+pub(super) async fn some(link: &mut impl Speaks, walk: &mut Walk, matching: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let (cursor, keys) = read(ask(link, &walk.cursor, matching, SCAN_COUNT).await?)?;
+    walk.cursor = cursor;
+    Ok(keys)
 }
 
 /// The next cursor and the keys; `None` when the reply has another shape.

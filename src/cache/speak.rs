@@ -63,6 +63,26 @@ pub(super) async fn find_note(way: &mut impl Speaks) -> Result<Option<Vec<u8>>> 
     }
 }
 
+/// The values of keys; `None` for a key that is not there, or holds another type than text.
+pub(super) async fn values(way: &mut impl Speaks, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+    let mut pipeline = Pipeline::with_capacity(keys.len());
+    for key in keys {
+        pipeline.cmd("GET").arg(key.as_slice());
+    }
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let replies = way.exchange(&pipeline, keys.iter().map(Vec::len).sum()).await?;
+    let value = |reply| match reply {
+        Value::BulkString(value) => Ok(Some(value)),
+        Value::Nil => Ok(None),
+        Value::ServerError(error) if error.code() == "WRONGTYPE" => Ok(None),
+        Value::ServerError(error) => Err(reply::refused("GET", &error)),
+        _ => Err(reply::unexpected("GET")), // Value is foreign and non-exhaustive.
+    };
+    replies.into_iter().map(value).collect()
+}
+
 /// The reply of a command that counts.
 pub(super) fn count(command: &str, value: &Value) -> Result<u64> {
     match value {

@@ -9,6 +9,7 @@ pub mod diff;
 pub mod dry;
 pub mod explain;
 pub mod finding;
+pub mod init;
 pub mod log;
 pub mod manual;
 mod origin;
@@ -26,6 +27,7 @@ mod standing;
 pub mod status;
 pub mod teardown;
 pub mod trial;
+pub mod verify;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -87,6 +89,8 @@ pub struct ExplainArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Look at both servers and write a configuration and rules to begin with. Changes nothing on the servers.
+    Init(init::InitArgs),
     /// Run the daemon: follow committed changes and delete their keys, until it is stopped.
     Run(run::RunArgs),
     /// Look at both servers and at the rules: say what is wrong and what mends it. Changes nothing.
@@ -97,6 +101,8 @@ pub enum Command {
     Coverage(coverage::CoverageArgs),
     /// Say what the marks in the caches say; with --wait, return when what is committed is deleted everywhere.
     Status(status::StatusArgs),
+    /// Compare cached values with what the database says, as [[verify]] has it. Changes nothing.
+    Verify(verify::VerifyArgs),
     /// Create in the database what crieur needs: publication, replica identities and slot, or triggers. Safe to run again.
     Setup(setup::SetupArgs),
     /// Drop what `crieur setup` made, for whoever no longer uses crieur. Asks first.
@@ -137,6 +143,7 @@ pub fn main() -> Exit {
         }
     };
     match arguments.command {
+        Command::Init(arguments) => report(init::run(&arguments, |config| check(config, Shown::All))),
         Command::Run(arguments) if arguments.dry_run => {
             with_config(&arguments.config, |config| report(run::dry(&config)))
         }
@@ -151,6 +158,7 @@ pub fn main() -> Exit {
         }
         Command::Coverage(arguments) => with_config(&arguments.config, |config| report(coverage(&config, &arguments))),
         Command::Status(arguments) => with_config(&arguments.config, |config| report(status(&config, &arguments))),
+        Command::Verify(arguments) => with_config(&arguments.config, |config| report(verify(&config, &arguments))),
         Command::Setup(arguments) => {
             with_config(&arguments.config, |config| report(setup(&config, (arguments.mode(), arguments.slotting()))))
         }
@@ -289,6 +297,10 @@ fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> anyhow::Resu
 
 fn status(config: &Config, arguments: &status::StatusArgs) -> anyhow::Result<Exit> {
     block_on(status::run(config, arguments, &mut LastingOut::stdout()))
+}
+
+fn verify(config: &Config, arguments: &verify::VerifyArgs) -> anyhow::Result<Exit> {
+    block_on(verify::run(config, arguments, &mut LastingOut::stdout()))
 }
 
 fn setup(config: &Config, how: (setup::Doing, Slotting)) -> anyhow::Result<Exit> {

@@ -16,6 +16,7 @@ use crate::metrics::{CacheState, Metrics, Outside};
 use crate::observe::ids::{Entry, LIST, Level};
 use crate::rules::plan::cause::CauseCounts;
 use crate::rules::tally::OPERATIONS;
+use crate::verify::tally::Tally;
 
 /// Which part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -28,8 +29,10 @@ pub enum ReferencePart {
     Metrics,
     /// Every exit code.
     ExitCodes,
-    /// The help of every command.
+    /// The help of every command but those of the next part.
     Commands,
+    /// The help of the commands that write a configuration, and that compare the cache with the database.
+    CommandsMore,
     /// The rights of the cache's user for the rules of Dousell Immo.
     Acl,
     /// Every id that a line of the log carries.
@@ -52,7 +55,8 @@ pub fn text(part: ReferencePart, crieur: clap::Command) -> String {
         ReferencePart::CacheKeys => configuration(&mut out, true),
         ReferencePart::Metrics => metrics(&mut out),
         ReferencePart::ExitCodes => exit_codes(&mut out),
-        ReferencePart::Commands => commands(&mut out, crieur),
+        ReferencePart::Commands => commands(&mut out, crieur, |name| !MORE.contains(&name)),
+        ReferencePart::CommandsMore => commands(&mut out, crieur, |name| MORE.contains(&name)),
         ReferencePart::Acl => rights(&mut out),
         ReferencePart::Ids => ids(&mut out),
         ReferencePart::WarningsStream | ReferencePart::WarningsTables | ReferencePart::WarningsCache => {
@@ -154,7 +158,7 @@ fn metrics(out: &mut String) {
         sentinels: Some(true),
     };
     let outside = Outside { caches: &[main], process: ProcessState::default(), warnings: &[] };
-    let page = Metrics::new(Instant::now()).text(&outside, Instant::now());
+    let page = Metrics::new(Instant::now()).text(&outside, Instant::now()) + &Tally::default().series();
     line!(out, "| Metric | Kind | Meaning |\n|---|---|---|");
     let kinds: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     for (name, help) in page.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')) {
@@ -221,7 +225,10 @@ const PAGES: [(ReferencePart, &str, &[&str]); 3] = [
     (
         ReferencePart::WarningsCache,
         "runbook-cache.md",
-        &["run", "reload", "metrics", "cache", "mark", "repair", "tls", "sweep", "gap", "sentinel", "cluster"],
+        &[
+            "run", "reload", "metrics", "cache", "mark", "repair", "tls", "sweep", "gap", "sentinel", "cluster",
+            "verify",
+        ],
     ),
 ];
 
@@ -283,10 +290,13 @@ fn warnings(out: &mut String, part: ReferencePart) {
     out.push('\n');
 }
 
-fn commands(out: &mut String, mut crieur: clap::Command) {
+/// Commands whose help stands on the second page.
+const MORE: [&str; 2] = ["init", "verify"];
+
+fn commands(out: &mut String, mut crieur: clap::Command, is_here: impl Fn(&str) -> bool) {
     crieur.build();
     for command in crieur.get_subcommands_mut().filter(|command| !command.is_hide_set()) {
-        if command.get_name() == "help" {
+        if command.get_name() == "help" || !is_here(command.get_name()) {
             continue;
         }
         line!(out, "## `crieur {}`\n\n```text", command.get_name());

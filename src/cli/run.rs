@@ -14,7 +14,7 @@ use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
 use crate::cli::progress::ProgressLine;
 use crate::cli::reload::{self, ConfigInForce, Reloading};
 use crate::cli::standing::Status;
-use crate::cli::{dry, log};
+use crate::cli::{dry, log, verify};
 use crate::config::{CacheConfig, Config, Mode, Postgres};
 use crate::control::Control;
 use crate::control::pooled::PooledControl;
@@ -156,6 +156,7 @@ where
     D: Control + 'static,
 {
     let settings = settings(&config);
+    let sampler = verify::Sampler::of(&config)?;
     let caches = config.caches.iter().map(|cache| Ok((AnyCache::new(cache)?, policy(cache))));
     let caches = caches.collect::<Result<Vec<_>>>()?;
     config.caches.iter().for_each(say_bound);
@@ -170,7 +171,7 @@ where
     let in_force = ConfigInForce::new(file, &config, &watched);
     let stop = stop_signal()?;
     let (mut progress, status) = (ProgressLine::default(), Status::new(watched));
-    let (teller, pages) = (status.clone(), watch.clone());
+    let (teller, pages, counted) = (status.clone(), watch.clone(), watch.clone());
     let news = move |news: News| {
         status.news(&news);
         watch.news(&news);
@@ -201,5 +202,6 @@ where
         ended = pipeline.run(stop) => ended,
         () = reload::at_each(hangup, in_force, control, sender, (others, reloaded)) => unreachable!("it waits for signals for ever"),
         never = teller.now_and_then() => match never {},
+        never = sampler.always(|tally| counted.verified(tally)) => match never {},
     }
 }

@@ -36,7 +36,7 @@ const TRANSACTION: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'crie
 
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Until {
+pub(super) enum Until {
     /// A position of the server's WAL.
     Position(Lsn),
     /// Whatever is committed by now.
@@ -76,14 +76,16 @@ fn time(text: &str) -> std::result::Result<Duration, String> {
 }
 
 /// The server that marks must be of, and what a mark must say.
-struct Wanted {
+#[derive(Debug)]
+pub(super) struct Wanted {
     /// Number and timeline, where the server says them.
-    server: Option<(String, u32)>,
-    upto: Lsn,
+    pub(super) server: Option<(String, u32)>,
+    /// The position.
+    pub(super) upto: Lsn,
 }
 
 /// What is wrong with a cache's mark; `None` when it says what is wanted.
-fn lacks(text: Option<&[u8]>, wanted: &Wanted) -> Option<String> {
+pub(super) fn lacks(text: Option<&[u8]>, wanted: &Wanted) -> Option<String> {
     let Some(text) = text else { return Some("holds no mark".to_owned()) };
     let (Ok(mark), Some(deleted)) = (serde_json::from_slice::<Mark>(text), deleted(text)) else {
         return Some("holds a mark that cannot be read".to_owned());
@@ -218,7 +220,7 @@ async fn show(config: &Config, caches: &[(&CacheConfig, AnyCache)], out: &mut im
 }
 
 /// Of a stream of WAL.
-async fn of_wal(session: &Session, until: Until) -> Result<Wanted> {
+pub(super) async fn of_wal(session: &Session, until: Until) -> Result<Wanted> {
     let server = session::identity(&session.client).await?.map(|of| (of.system, of.timeline));
     let upto = match until {
         Until::Position(lsn) => lsn,
@@ -258,7 +260,7 @@ async fn position(client: &Client, function: &str) -> Result<Lsn> {
 
 /// Of an outbox: its rows count no positions that others know, so these are waited for until they are removed, and then
 /// for the marks of caches that were not waited for. The question whether some of those are there that are visible now.
-async fn rows_left(session: &Session, until: Until) -> Result<String> {
+pub(super) async fn rows_left(session: &Session, until: Until) -> Result<String> {
     if let Until::Position(_) = until {
         let error = Error::definite(Exit::Usage, "in outbox mode a position of the server's WAL says nothing of rows");
         return Err(error.hint("Write --wait now."));
@@ -279,7 +281,7 @@ async fn removed(session: &Session, left: &str) -> Result<()> {
     Ok(())
 }
 
-async fn of_outbox(session: &Session, slot: &str) -> Result<Wanted> {
+pub(super) async fn of_outbox(session: &Session, slot: &str) -> Result<Wanted> {
     let confirmed =
         format!("SELECT p.confirmed::text FROM crieur.progress AS p WHERE p.slot = {}", quote::literal(slot));
     let missing = || {
@@ -291,7 +293,7 @@ async fn of_outbox(session: &Session, slot: &str) -> Result<Wanted> {
     Ok(Wanted { server: None, upto: Lsn(upto) })
 }
 
-async fn text(client: &Client, sql: &str) -> Result<String> {
+pub(super) async fn text(client: &Client, sql: &str) -> Result<String> {
     let missing = || Error::definite(Exit::Protocol, "the server answers a question with no row");
     first(client, sql).await?.ok_or_else(missing)
 }

@@ -11,6 +11,7 @@ mod named;
 pub mod reference;
 mod rules_file;
 mod settings;
+mod verify;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,6 +26,7 @@ use crate::config::merged::{Merged, unfit};
 use crate::config::reference::Checked;
 use crate::mistake::{Mistakes, Place, SourceFile};
 use crate::rules::Rules;
+use crate::verify::Verification;
 
 pub use environment::Given;
 pub use metered::Metering;
@@ -56,6 +58,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[[rules]]` and those of `rules_file`, checked.
     pub rules: Rules,
+    /// `[[verify]]`: cached values that are compared with the database.
+    pub verify: Vec<Verification>,
     /// What the operator should know and need not mend.
     pub warnings: Mistakes,
     effective: Vec<Effective>,
@@ -82,6 +86,12 @@ impl Config {
     /// The same for a command that connects to nothing: the addresses may be missing, and then mean nothing.
     pub fn load_unconnected(path: &Path, env: impl Iterator<Item = impl Into<Given>>) -> Result<Config, Mistakes> {
         Config::read(layers::read(path)?, path.parent().unwrap_or(Path::new("")), env, Reading::Unconnected)
+    }
+
+    /// The same, from a text that stands in no file yet and names no other.
+    pub fn of_text(name: &str, text: &str, env: impl Iterator<Item = impl Into<Given>>) -> Result<Config, Mistakes> {
+        let file = SourceFile { name: name.to_owned(), text: text.to_owned() };
+        Config::read(Rc::new(file), Path::new(""), env, Reading::Whole)
     }
 
     /// The same, from a text that is already read; `directory` is where `rules_file` is looked for.
@@ -115,12 +125,12 @@ impl Config {
         // Without the environment nobody knows every name.
         let is_known = !matches!(reading, Reading::Unconnected);
         let names = is_known.then(|| caches.iter().map(|(name, _)| name.clone()).collect());
-        let mut rules = rules_file::read_rules(&file, &table, directory, (&protect, names), &mut mistakes)?;
+        let (mut rules, verify) = rules_file::read_rules(&file, &table, directory, (&protect, names), &mut mistakes)?;
         rules.allow(&rules_file::united(&caches, "cache.invalidate"));
         if !mistakes.is_harmless() {
             return Err(mistakes);
         }
-        Config::of(merged, caches, (rules, protect), mistakes).with_budgets_that_can_be_kept()
+        Config::of(merged, caches, (rules, protect, verify), mistakes).with_budgets_that_can_be_kept()
     }
 
     /// A budget that the heartbeat eats is a mistake.
@@ -146,7 +156,7 @@ impl Config {
     fn of(
         merged: Merged,
         mut of_caches: Vec<(String, Merged)>,
-        (rules, protect): (Rules, Vec<Vec<u8>>),
+        (rules, protect, verify): (Rules, Vec<Vec<u8>>, Vec<Verification>),
         warnings: Mistakes,
     ) -> Config {
         let caches = of_caches.iter_mut().map(|(name, merged)| caches::config(name.clone(), merged)).collect();
@@ -154,6 +164,7 @@ impl Config {
             Checked::Socket(address) => *address,
             other => unfit("admin.listen", Some(other)),
         });
+        let shown: Vec<Effective> = verify.iter().zip(1..).map(verify::effective).collect();
         Config {
             postgres: Postgres {
                 url: merged.secret("postgres.url"),
@@ -180,10 +191,12 @@ impl Config {
                 format: if merged.text("log.format") == "json" { LogFormat::Json } else { LogFormat::Text },
             },
             rules,
+            verify,
             warnings,
             effective: std::iter::once(&merged)
                 .chain(of_caches.iter().map(|(_, cache)| cache))
                 .flat_map(effective)
+                .chain(shown)
                 .collect(),
         }
     }

@@ -1,4 +1,4 @@
-//! The rules: those of the configuration file, and those of the file that its `rules_file` names.
+//! The rules, and what is verified: those of the configuration file, and those of the file that its `rules_file` names.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -8,11 +8,13 @@ use toml::de::DeTable;
 use crate::config::caches::Layers;
 use crate::config::layers::{self, Layer, LayerValues};
 use crate::config::merged::Merged;
+use crate::config::verify;
 use crate::error::Exit;
 use crate::mistake::{self, Mistakes, Place, SourceFile};
 use crate::rules::Rules;
 use crate::rules::read::parse::TOP;
 use crate::rules::read::reader::RulesReader;
+use crate::verify::Verification;
 
 /// The rules of a configuration, or of a file that holds nothing but rules: no server is named, no environment read.
 pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
@@ -25,7 +27,7 @@ pub fn rules_of_file(path: &Path) -> Result<Rules, Mistakes> {
     let caches = layers.merged();
     let protect: Vec<Vec<u8>> = common(&caches, "cache.protect").into_iter().map(String::into_bytes).collect();
     let directory = path.parent().unwrap_or(Path::new(""));
-    let mut rules = read_rules(&file, &table, directory, (&protect, None), &mut mistakes)?;
+    let (mut rules, _) = read_rules(&file, &table, directory, (&protect, None), &mut mistakes)?;
     rules.allow(&united(&caches, "cache.invalidate"));
     if mistakes.is_harmless() { Ok(rules) } else { Err(mistakes) }
 }
@@ -54,7 +56,7 @@ pub(super) fn read_rules(
     directory: &Path,
     (protect, caches): (&[Vec<u8>], Option<Vec<String>>),
     mistakes: &mut Mistakes,
-) -> Result<Rules, Mistakes> {
+) -> Result<(Rules, Vec<Verification>), Mistakes> {
     let mut other = None;
     if let Some(value) = table.get("rules_file") {
         let place = Place::File(Rc::clone(file), value.span());
@@ -98,6 +100,10 @@ pub(super) fn read_rules(
         }
     }
     let rules = reader.finish();
+    let mut verify = Vec::new();
+    for (file, table) in files() {
+        verify.extend(verify::read(file, table, mistakes));
+    }
     if rules.families().next().is_none() && mistakes.is_harmless() {
         let (file, note) = match &other {
             Some(other) => (other, "add [[rules]] here"),
@@ -105,5 +111,5 @@ pub(super) fn read_rules(
         };
         mistakes.error(Place::Whole(file.name.clone()), "there are no rules", note);
     }
-    Ok(rules)
+    Ok((rules, verify))
 }

@@ -4,7 +4,7 @@
 //! This file is the traits that the loop knows and their words; `session.rs` and `pooled.rs` are the real ones.
 
 pub(crate) mod definitions;
-mod lookups;
+pub(crate) mod lookups;
 mod mending;
 pub mod pooled;
 pub mod replicas;

@@ -127,6 +127,27 @@ ids! {
         stale "Keys that only the new rules would delete."
         act "Correct the file, then: systemctl reload crieur"
         ends "Never."
+    // The verifier.
+    VerifyStale "verify.stale" Warn
+        means "A cached value says otherwise than the database, and all deletes of that time are done: the key is stale."
+        stale "The key of this line, and maybe others of its family: crieur verify names them all."
+        act "crieur explain --table TABLE --op update … shows whether a rule deletes the key; then: crieur verify"
+        ends "When the key is deleted or expires: verify.mended."
+    VerifyMended "verify.mended" Info
+        means "A key that was found stale is gone, or says what the database says."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    VerifyWaits "verify.waits" Warn
+        means "Cached values are not verified: a server does not answer the verifier, or PostgreSQL refuses the sql of a [[verify]]."
+        stale "No: deletes go on."
+        act "Do what the line says; crieur check tries the sql of each [[verify]]."
+        ends "When both servers answer, and take what they are asked: verify.resumed."
+    VerifyResumed "verify.resumed" Info
+        means "Cached values are verified again."
+        stale "No."
+        act "Nothing."
+        ends "At once."
     // PostgreSQL: the stream.
     StreamStarted "stream.started" Info
         means "Logical replication runs."

@@ -34,7 +34,7 @@ use crate::cache::continuity::Lineage;
 use crate::cache::forms::ClusterAddress;
 use crate::cache::health::Health;
 use crate::cache::identity::Info;
-use crate::cache::inspect::Inspect;
+use crate::cache::inspect::{Inspect, Walk};
 use crate::cache::link::CacheLink;
 use crate::cache::probe::{self, Examined};
 use crate::cache::speak::{self, Speaks, count};
@@ -344,5 +344,41 @@ impl Inspect for ShardCache {
             }
         }
         Ok(true)
+    }
+
+    /// One primary after the other.
+    async fn some_keys(&self, walk: &mut Walk, matching: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.topology.ready().await?;
+        let primaries = self.topology.primaries();
+        let node = primaries.get(walk.server).or(primaries.first());
+        let Some((_, node)) = node else { return Err(Error::transient("no node has slots")) };
+        let mut link = node.cache.log_in().await?;
+        let keys = scan::some(&mut link, walk, matching).await;
+        let keys = keys.map_err(|error| error.while_doing("scan").at(node.name()))?;
+        if walk.is_at_end() {
+            walk.server = if walk.server + 1 < primaries.len() { walk.server + 1 } else { 0 };
+        }
+        Ok(keys)
+    }
+
+    async fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.topology.ready().await?;
+        let mut values = vec![None; keys.len()];
+        for (_, node) in self.topology.primaries() {
+            let is_there = |key: &[u8]| {
+                self.topology.owner_of(slot::slot_of(key)).is_some_and(|(_, owner)| owner.name() == node.name())
+            };
+            let (places, here): (Vec<usize>, Vec<Vec<u8>>) =
+                keys.iter().cloned().enumerate().filter(|(_, key)| is_there(key)).unzip();
+            if here.is_empty() {
+                continue;
+            }
+            let read = async { speak::values(&mut node.cache.log_in().await?, &here).await };
+            // A slot that moved meanwhile: the map is asked again before the next look.
+            let read = read.await.inspect_err(|_| self.topology.doubt());
+            let read = read.map_err(|error| error.while_doing("read values").at(node.name()))?;
+            places.into_iter().zip(read).for_each(|(place, value)| values[place] = value);
+        }
+        Ok(values)
     }
 }

@@ -6,10 +6,10 @@ use ::redis::Cmd;
 
 use super::RedisCache;
 use crate::cache::identity::Info;
-use crate::cache::inspect::Inspect;
+use crate::cache::inspect::{Inspect, Walk};
 use crate::cache::probe::{self, Examined};
 use crate::cache::scan;
-use crate::cache::speak::Speaks;
+use crate::cache::speak::{self, Speaks};
 use crate::cache::swap::mark_key;
 use crate::error::Result;
 
@@ -30,5 +30,17 @@ impl Inspect for RedisCache {
         let mut link = self.log_in().await?;
         let scanned = scan::all(&mut link, matching, each).await;
         scanned.map_err(|error| error.while_doing("scan").at(&self.route.server))
+    }
+
+    async fn some_keys(&self, walk: &mut Walk, matching: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let mut link = self.log_in().await?;
+        let scanned = scan::some(&mut link, walk, matching).await;
+        scanned.map_err(|error| error.while_doing("scan").at(&self.route.server))
+    }
+
+    async fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        let mut link = self.log_in().await?;
+        let values = speak::values(&mut link, keys).await;
+        values.map_err(|error| error.while_doing("read values").at(&self.route.server))
     }
 }

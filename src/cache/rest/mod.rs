@@ -24,7 +24,7 @@ use super::continuity::Lineage;
 use super::forms::RestAddress;
 use super::health::Health;
 use super::identity::Info;
-use super::inspect::Inspect;
+use super::inspect::{Inspect, Walk};
 use super::probe::{self, Examined};
 use super::speak::{self, Speaks, count};
 use super::swap::{self, Swapping, mark_key};
@@ -407,5 +407,15 @@ impl Inspect for RestCache {
     async fn keys(&self, matching: &[u8], each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Result<bool> {
         let scanned = scan::all(&mut self.link(&self.sweeps), matching, each).await;
         scanned.map_err(|error| error.while_doing("scan").at(&self.server))
+    }
+
+    async fn some_keys(&self, walk: &mut Walk, matching: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let scanned = scan::some(&mut self.link(&self.sweeps), walk, matching).await;
+        scanned.map_err(|error| error.while_doing("scan").at(&self.server))
+    }
+
+    async fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        let values = speak::values(&mut self.link(&self.sweeps), keys).await;
+        values.map_err(|error| error.while_doing("read values").at(&self.server))
     }
 }

@@ -12,7 +12,7 @@ use crate::cache::probe::Examined;
 use crate::catalog::Catalog;
 use crate::cli::finding::{Finding, Grade, Shown, print};
 use crate::cli::origin::Origin;
-use crate::cli::trial;
+use crate::cli::{trial, verify};
 use crate::config::{CacheConfig, Mode};
 use crate::error::{Exit, Result};
 use crate::rules::about::needs::TableNeeds;
@@ -84,6 +84,13 @@ pub async fn run(
     findings.extend(rules::paths(postgres, &config.rules, &catalog, config.postgres.lookup_timeout).await?);
     findings.extend(of_address);
     findings.extend(lookups::findings(postgres, origin, &catalog).await?);
+    if !config.verify.is_empty() {
+        let wrong = verify::wrong(config).await?;
+        let ready =
+            Finding::ready("verify", format!("the server takes the sql of all {} [[verify]]", config.verify.len()));
+        let none_wrong = wrong.is_empty().then_some(ready);
+        findings.extend(wrong.into_iter().map(|(subject, seen)| Finding::wrong(subject, seen)).chain(none_wrong));
+    }
     for (cache, examined) in caches {
         findings.extend(cache::of(cache, examined, &config.rules));
     }

@@ -3,7 +3,7 @@
 //! Reads only: SCAN, a bounded number of keys, as much pause as work. What it says of a key is a guess from names; what
 //! it shows are keys, so its output is as confidential as the cache.
 
-mod families;
+pub(crate) mod families;
 mod kinds;
 
 use std::collections::BTreeSet;

@@ -5,12 +5,12 @@
 
 use std::io::Write;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::catalog::Catalog;
 use crate::catalog::FUNCTIONS_SQL;
 use crate::cli::check::outbox::{misnamed, watch};
-use crate::cli::finding::report;
+use crate::cli::finding::{Finding, report};
 use crate::control::pooled::uncovered;
 use crate::error::{Error, Exit, Result};
 use crate::postgres::quote;
@@ -62,17 +62,22 @@ pub(crate) fn print(rules: &Rules, out: &mut dyn Write) -> anyhow::Result<Exit> 
     Ok(Exit::Ok)
 }
 
-/// Runs what is missing of the script; says what it did and how to exit. Nothing is touched while the rules name what is
-/// not there.
+/// Runs what is missing of the script; says what it did, when that is done, and how to exit. Nothing is touched while the
+/// rules name what is not there, or the role may not do all of it.
 pub(crate) async fn setup(rules: &Rules, client: &Client, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let needs = rules.tables();
-    let misnamed = misnamed(&Catalog::read(client, "", "", &needs).await?, &needs);
-    if !misnamed.is_empty() {
-        return report(out, &misnamed);
+    let catalog = Catalog::read(client, "", "", &needs).await?;
+    let mut obstacles = misnamed(&catalog, &needs);
+    if obstacles.is_empty() {
+        obstacles = forbidden(client, &catalog).await?;
     }
+    if !obstacles.is_empty() {
+        let exit = report(out, &obstacles)?;
+        writeln!(out, "nothing was changed: setup begins when none of this is wrong")?;
+        return Ok(exit);
+    }
+    run(client, &format!("{INSTALL};\n{FUNCTIONS_SQL}")).await?;
     writeln!(out, "schema crieur\n    tables, functions: brought to this version")?;
-    run(client, INSTALL).await?;
-    run(client, FUNCTIONS_SQL).await?;
     let missing = uncovered(client, rules).await?;
     for need in &needs {
         let name = (need.schema.clone(), need.table.clone());
@@ -80,10 +85,48 @@ pub(crate) async fn setup(rules: &Rules, client: &Client, out: &mut dyn Write) -
             continue;
         }
         let call = watch(need);
+        run(client, &call).await.map_err(half_done)?;
         writeln!(out, "{call}\n    triggers on the table and its partitions, for what the rules read")?;
-        run(client, &call).await?;
     }
     Ok(Exit::Ok)
+}
+
+/// The tables are done one by one, so that writers of one do not wait for another.
+fn half_done(error: Error) -> Error {
+    let way = error.hint.clone().unwrap_or_default();
+    error.hint(format!("{way} What is printed above is done; crieur setup goes on from there.").trim_start().to_owned())
+}
+
+/// What the role may not do, where nothing is installed yet: then all of it is to be done.
+async fn forbidden(client: &Client, catalog: &Catalog) -> Result<Vec<Finding>> {
+    const INSTALLED: &str = "SELECT (pg_catalog.to_regnamespace('crieur') IS NOT NULL)::text";
+    if says(client, INSTALLED).await? {
+        return Ok(Vec::new());
+    }
+    let me = quote::identifier(&catalog.role.name);
+    let mut out = Vec::new();
+    if !catalog.role.may_create {
+        let database = quote::identifier(&catalog.server.database);
+        let grant = format!("GRANT CREATE ON DATABASE {database} TO {me};");
+        let seen = format!("{me} may not make the schema crieur: that takes CREATE on the database");
+        out.push(Finding::wrong("schema crieur", seen).mend(grant).mend(HAND_ON));
+    }
+    for table in catalog.tables.iter().filter(|table| !table.owned) {
+        let seen = format!("belongs to another role, and only its owner may have crieur watch it, not {me}");
+        out.push(Finding::wrong(format!("table {}", table.name()), seen).mend(HAND_ON));
+    }
+    Ok(out)
+}
+
+/// Who else may do it.
+const HAND_ON: &str =
+    "run crieur setup as the owner of the tables, or have that role run the output of crieur setup --print";
+
+/// The answer to a question.
+async fn says(client: &Client, question: &str) -> Result<bool> {
+    let rows = client.simple_query(question).await.map_err(|error| session_error(&error))?;
+    let is_true = |row: &SimpleQueryMessage| matches!(row, SimpleQueryMessage::Row(row) if row.get(0) == Some("true"));
+    Ok(rows.iter().any(is_true))
 }
 
 /// Statements in one transaction; nothing of them stays when one fails.

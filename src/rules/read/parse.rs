@@ -15,7 +15,7 @@ use crate::rules::value::condition::Condition;
 use crate::rules::value::path::Path;
 
 /// What stands at the top of a rules file.
-pub const TOP: [&str; 3] = ["rules", "conditions", "ignore"];
+pub const TOP: [&str; 4] = ["rules", "conditions", "ignore", "verify"];
 
 impl<'m> RulesReader<'m> {
     /// Reads rules for a cache with these protected patterns.

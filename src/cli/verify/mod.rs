@@ -1,0 +1,174 @@
+//! Cached values against the database: `crieur verify` once over all of them, the daemon over a few each minute.
+//!
+//! A value that the database contradicts is only a suspect, because its delete may be on the way. It is stale when the same
+//! bytes are contradicted three times: a second time when the echoes of all that was committed before the first look are
+//! done, which the cache's own mark says, and a third time when the first deletes of all that was committed before the
+//! second are. The mark is read before and after each of these looks. The verifier has connections of its own to both
+//! servers, and writes nothing into a cache.
+
+pub mod ask;
+mod daemon;
+mod judge;
+mod once;
+mod position;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::amount::duration;
+use crate::cache::any::AnyCache;
+use crate::cache::inspect::Inspect;
+use crate::cache::lease;
+use crate::cli::verify::ask::{Access, Answer, Asker};
+use crate::config::{CacheConfig, Config};
+use crate::error::{Error, Exit, Result};
+use crate::glob;
+use crate::verify::Verification;
+
+pub use daemon::Sampler;
+pub use once::run;
+
+/// What crieur keeps for itself.
+const OWN: &[u8] = b"crieur:";
+
+/// Keys that are looked at together.
+const TOGETHER: usize = 100;
+
+/// Compares every cached value of `[[verify]]` with the database; changes nothing.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/crieur/crieur.toml")]
+    pub config: PathBuf,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Wait no longer than this for deletes that are on their way, behind what the database contradicts.
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = time)]
+    timeout: Duration,
+}
+
+fn time(text: &str) -> std::result::Result<Duration, String> {
+    duration(text).ok_or_else(|| "write a number with its unit: 500ms, 30s, 5m".into())
+}
+
+/// A cache whose values are looked at.
+pub struct Looked {
+    settings: CacheConfig,
+    cache: AnyCache,
+}
+
+impl Looked {
+    fn of(settings: &CacheConfig) -> Result<Self> {
+        Ok(Looked { cache: AnyCache::new(settings)?, settings: settings.clone() })
+    }
+
+    /// Whether a key is a value of a `[[verify]]`: no lease, no mark, no lock.
+    fn is_value(&self, of: &Verification, key: &[u8]) -> bool {
+        let is_protected = || self.settings.protect.iter().any(|pattern| glob::matches(pattern, key));
+        of.keys.values(key).is_some() && !key.starts_with(OWN) && lease::key_of(key).is_none() && !is_protected()
+    }
+
+    /// When the last echo of a change is done, at the latest.
+    fn longest_echo(&self) -> Duration {
+        self.settings.echo.last().copied().unwrap_or_default()
+    }
+}
+
+/// What a look at a key saw.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Look {
+    /// Nothing is cached there.
+    Absent,
+    /// The value says what the database says.
+    Same,
+    /// The value became another one during the look, or the database cannot read the key.
+    Unclear,
+    /// The database says otherwise than these bytes.
+    Contradicted(Vec<u8>),
+}
+
+/// Both servers.
+struct Eyes {
+    caches: Vec<Looked>,
+    verifications: Vec<Verification>,
+    access: Access,
+}
+
+impl Eyes {
+    fn of(config: &Config) -> Result<Self> {
+        let caches = config.caches.iter().map(Looked::of).collect::<Result<Vec<_>>>()?;
+        Ok(Eyes { caches, verifications: config.verify.clone(), access: Access::of(config)? })
+    }
+
+    /// A session, over which the server has taken every SQL once: with NULLs, to which no row belongs.
+    async fn open(&self) -> Result<Asker> {
+        let asker = self.access.asker().await?;
+        for of in &self.verifications {
+            let nulls = vec![None; of.keys.names().len()];
+            if let Answer::Refused(said) = asker.ask(of, &nulls).await? {
+                return Err(refused(of, &said));
+            }
+        }
+        Ok(asker)
+    }
+
+    /// Looks at keys of one `[[verify]]` in one cache, each before and behind the question to the database.
+    async fn look(&self, asker: &Asker, (cache, of): (usize, usize), keys: &[Vec<u8>]) -> Result<Vec<Look>> {
+        let (cache, of) = (&self.caches[cache].cache, &self.verifications[of]);
+        let mut looks = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(TOGETHER) {
+            let before = cache.values(keys).await?;
+            let mut doubted = Vec::new();
+            for (key, value) in keys.iter().zip(before) {
+                let look = match value {
+                    None => Look::Absent,
+                    Some(value) => compared(asker, of, key, value).await?,
+                };
+                if let Look::Contradicted(_) = look {
+                    doubted.push((looks.len(), key.clone()));
+                }
+                looks.push(look);
+            }
+            let (places, doubted): (Vec<usize>, Vec<Vec<u8>>) = doubted.into_iter().unzip();
+            for (place, value) in places.into_iter().zip(cache.values(&doubted).await?) {
+                if Some(Look::Contradicted(value.unwrap_or_default())) != looks.get(place).cloned() {
+                    looks[place] = Look::Unclear;
+                }
+            }
+        }
+        Ok(looks)
+    }
+}
+
+async fn compared(asker: &Asker, of: &Verification, key: &[u8], value: Vec<u8>) -> Result<Look> {
+    let Some(values) = of.keys.values(key) else { return Ok(Look::Unclear) };
+    let values: Vec<Option<&str>> = values.into_iter().map(Some).collect();
+    Ok(match asker.ask(of, &values).await? {
+        Answer::Told(told) if of.compare.is_same(&value, &told) => Look::Same,
+        Answer::Told(_) => Look::Contradicted(value),
+        Answer::Unclear => Look::Unclear,
+        Answer::Refused(said) => return Err(refused(of, &said)),
+    })
+}
+
+fn refused(of: &Verification, said: &str) -> Error {
+    let message = format!("[[verify]] at {}: PostgreSQL refuses the sql for \"{}\": {said}", of.place, of.keys.text());
+    Error::definite(Exit::Config, message).hint("Correct the sql, or let the role of postgres.url read its tables.")
+}
+
+/// What `check` finds wrong with the SQL of each `[[verify]]`.
+pub async fn wrong(config: &Config) -> Result<Vec<(String, String)>> {
+    let asker = Access::of(config)?.asker().await?;
+    let mut wrong = Vec::new();
+    for of in &config.verify {
+        let nulls = vec![None; of.keys.names().len()];
+        if let Answer::Refused(said) = asker.ask(of, &nulls).await? {
+            wrong.push((
+                format!("verify {} at {}", of.keys.text(), of.place),
+                format!("the server refuses its sql: {said}"),
+            ));
+        }
+    }
+    Ok(wrong)
+}
