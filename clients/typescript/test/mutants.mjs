@@ -1,4 +1,5 @@
-// Each guard of the client is taken out in turn, in a copy: at least the test that is named must notice.
+// Each guard of the client is taken out in turn, in a copy: at least the test that is named must notice. A run of tests that
+// did not end within its limit has noticed nothing, unless the mutant is one that hangs.
 //
 //   node test/mutants.mjs [word of a name]
 
@@ -94,11 +95,15 @@ const mutants = [
 const wanted = process.argv[2] ?? '';
 const copy = mkdtempSync(join(tmpdir(), 'crieur-mutants-'));
 const package_ = join(copy, 'clients/typescript');
-const node = (...args) => spawnSync(process.execPath, args, { cwd: package_, encoding: 'utf8', timeout: 90_000 });
-const compile = () => node('node_modules/typescript/bin/tsc', '-p', '.', '--noCheck');
+/** Of one run of tests, on a machine that does other things. */
+const LIMIT_MS = 600_000;
+/** Of one that is to hang. */
+const HANGS_MS = 90_000;
+const node = (args, options) => spawnSync(process.execPath, args, { cwd: package_, encoding: 'utf8', ...options });
+const compile = () => node(['node_modules/typescript/bin/tsc', '-p', '.', '--noCheck']);
 
 /** Whether a test noticed. */
-function isNoticed({ name, file, from, to, also = [], test: [suite, pattern] }) {
+function isNoticed({ name, file, from, to, also = [], hangs = false, test: [suite, pattern] }) {
   const path = join(package_, 'src', file);
   const source = readFileSync(join(here, 'src', file), 'utf8');
   let text = source;
@@ -108,12 +113,16 @@ function isNoticed({ name, file, from, to, also = [], test: [suite, pattern] }) 
   }
   writeFileSync(path, text);
   const built = compile();
-  if (built.status !== 0) throw new Error(`${name}: ${built.stdout}`);
-  const run = node('--test', '--test-reporter=tap', `--test-name-pattern=${pattern}`, `test/${suite}.test.mjs`);
+  if (built.status !== 0) throw new Error(`${name}: ${built.error ?? built.stdout}`);
+  const args = ['--test', '--test-reporter=tap', `--test-name-pattern=${pattern}`, `test/${suite}.test.mjs`];
+  const run = node(args, { timeout: hangs ? HANGS_MS : LIMIT_MS });
   writeFileSync(path, source);
+  const didEnd = run.status !== null;
   const noticed = [...(run.stdout ?? '').matchAll(/^not ok \d+ - (.*)$/gm)].map(([, title]) => title);
-  const isDead = run.status !== 0;
-  console.log(`${isDead ? 'noticed' : 'NOT NOTICED'}: ${name}${isDead ? `, by "${noticed[0] ?? 'a test that did not end'}"` : ''}`);
+  const isDead = didEnd ? run.status !== 0 && noticed.length > 0 : hangs;
+  const by = didEnd ? `"${noticed[0]}"` : 'tests that do not end';
+  const why = didEnd ? `status ${run.status}` : `no end in ${LIMIT_MS / 1000} s`;
+  console.log(isDead ? `noticed: ${name}, by ${by}` : `NOT NOTICED: ${name} (${why})`);
   return isDead;
 }
 
