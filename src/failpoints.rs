@@ -26,6 +26,8 @@ pub enum Guard {
     Looks,
     /// The word of Sentinels is followed between connects.
     Sentinels,
+    /// A node of a cluster is swept when slots came to it: copies may have been left there.
+    Arrivals,
 }
 
 /// Steps between receive and confirm.

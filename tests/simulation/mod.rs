@@ -10,6 +10,7 @@ mod memory;
 mod outbox;
 mod parts;
 mod scenario;
+mod shards;
 mod source;
 mod store;
 mod untold;
@@ -39,6 +40,9 @@ const SEEDS: u64 = 1_000;
 
 /// The same with several caches.
 const SEEDS_OF_SEVERAL: u64 = 460;
+
+/// The same where no connection leads to the cache.
+const SEEDS_OF_REQUESTS: u64 = 150;
 
 /// How often `SEED` runs its one.
 const AGAIN: u64 = 1_000;
@@ -81,6 +85,15 @@ fn world_of_several(seed: u64) -> World {
     let kind = *KINDS.iter().chain(&OF_SEVERAL).nth(seed as usize % kinds).expect("there are so many");
     let plan = Plan::new(kind, &mut dice);
     world_of(plan, dice, 2 + seed as usize / kinds % 2)
+}
+
+/// A cache to which nothing but requests leads.
+fn world_of_requests(seed: u64) -> World {
+    let mut dice = Dice(seed);
+    let plan = Plan::new(Kind::Requests, &mut dice);
+    let mut world = world_of(plan, dice, 1);
+    world.stores.iter_mut().for_each(|store| (store.nameless, store.alone) = (true, true));
+    world
 }
 
 fn world_of(plan: Plan, mut dice: Dice, caches: usize) -> World {
@@ -309,6 +322,30 @@ fn no_schedule_confirms_too_early_or_leaves_a_stale_value() {
 #[test]
 fn no_schedule_of_several_caches_breaks_a_promise_in_any_of_them() {
     run(SEEDS_OF_SEVERAL, world_of_several, "of_several_caches");
+}
+
+#[test]
+fn no_schedule_of_requests_without_a_connection_breaks_a_promise() {
+    run(SEEDS_OF_REQUESTS, world_of_requests, "without_a_connection");
+}
+
+/// A search in a process of its own, with a guard switched off: it finds a stale value.
+#[cfg(feature = "failpoints")]
+fn finds_without(guard: crieur::failpoints::Guard, search: &str) {
+    let name = format!("simulation::{search}");
+    let mut search = std::process::Command::new(std::env::current_exe().expect("the tests have a file"));
+    search.args([name.as_str(), "--exact"]).env("CRIEUR_WITHOUT", format!("{guard:?}"));
+    let out = search.env_remove("SEED").env_remove("SEEDS").output().expect("the search runs");
+    let told = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    let is_found = told.contains(" is stale") || told.contains("stale for ever: [");
+    assert!(!out.status.success() && is_found, "{told}");
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn without_what_marks_carry_requests_leave_a_stale_value() {
+    let search = "no_schedule_of_requests_without_a_connection_breaks_a_promise";
+    finds_without(crieur::failpoints::Guard::Carried, search);
 }
 
 /// Runs so many seeds, or what the environment says.

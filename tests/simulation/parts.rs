@@ -1,6 +1,7 @@
 //! The simulated cache and control session, as the daemon reaches them: connections that break, commands that are lost.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crieur::cache::continuity::Lineage;
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::outbox::tables::xid8;
 use super::scenario::Kind;
 use super::store::Store;
-use super::world::{Commit, Shared};
+use super::world::{Commit, Shared, World};
 
 /// A client of the cache: which server its connections lead to.
 pub struct SimCache {
@@ -69,11 +70,54 @@ impl SimCache {
     /// Whether what was asked of `server` is lost.
     async fn loses(&self, server: u64, one_in: u64) -> bool {
         let found = self.ask(|store| store.server).await;
-        self.fault(one_in) || found != Some(server)
+        self.fault(one_in) || found.is_none_or(|found| found != server && !self.is_alone())
+    }
+
+    /// Whether nothing but requests leads there.
+    fn is_alone(&self) -> bool {
+        self.world.borrow().stores[self.store].alone
+    }
+
+    /// What was asked is done late, by whoever is there then, and nobody hears of it.
+    fn do_late(&self, act: impl FnOnce(&mut World) + 'static) {
+        let world = Rc::clone(&self.world);
+        tokio::task::spawn_local(async move {
+            let wait = world.borrow_mut().pause(200);
+            sleep(wait).await;
+            act(&mut world.borrow_mut());
+        });
+    }
+
+    /// The mark in a request of its own, as the REST interface has it: without an answer the mark is looked at.
+    async fn swap_alone(&self, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
+        self.wait(2).await;
+        let (store, late) = (self.store, self.fault(8));
+        let is_written = if late {
+            let (expected, mark, again) = (expected.to_vec(), mark.to_vec(), again.clone());
+            self.do_late(move |world| _ = world.swap(store, &expected, &mark, &again));
+            false
+        } else {
+            self.world.borrow_mut().swap(store, expected, mark, again)
+        };
+        self.wait(2).await;
+        let is_lost = late || self.fault(8);
+        if is_written && !is_lost {
+            return Ok(Swap::Written);
+        }
+        self.wait(2).await;
+        let is_there = !self.fault(8) && self.world.borrow().stores[store].cache.mark.as_deref() == Some(mark);
+        Ok(match (is_there, is_lost) {
+            (true, _) => Swap::Written,
+            (false, true) => Swap::Lost,
+            (false, false) => Swap::Other,
+        })
     }
 
     fn connect(&self) -> u64 {
         let server = self.server();
+        if self.is_alone() {
+            return server;
+        }
         let breaks = self.world.borrow_mut().breaks(self.store);
         if self.known.replace(Some(server)).is_some_and(|known| known != server || breaks) {
             let Lineage { another, unknown } = self.lineage.get();
@@ -119,7 +163,11 @@ impl Cache for SimCache {
         }
         for key in keys.iter().flat_map(|set| set.iter()) {
             // Half a pipeline may be done before the connection breaks.
-            if self.fault(60) || self.server() != server {
+            if self.fault(60) || (self.server() != server && !self.is_alone()) {
+                if self.is_alone() {
+                    let (store, key) = (self.store, key.bytes.to_vec());
+                    self.do_late(move |world| world.delete(store, |held| held.as_bytes() == key));
+                }
                 return self.broken("simulated half reply");
             }
             self.world.borrow_mut().delete(self.store, |held| held.as_bytes() == key.bytes);
@@ -172,6 +220,9 @@ impl Cache for SimCache {
     }
 
     async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
+        if self.is_alone() {
+            return self.swap_alone(expected, mark, again).await;
+        }
         let Some(server) = self.marking.get() else { return Ok(Swap::Unproven) };
         // A slow answer may come when the server that the mark is of has ended.
         let slow = self.world.borrow().plan.kind == Kind::Restart && self.world.borrow_mut().dice.one_in(4);
@@ -198,18 +249,8 @@ impl Cache for SimCache {
             self.world.borrow_mut().said(self.store, mark);
             return Ok(Swap::Full);
         }
-        {
-            let mut world = self.world.borrow_mut();
-            let cache = &mut world.stores[self.store].cache;
-            if !expected.contains(&cache.mark) {
-                return Ok(Swap::Other);
-            }
-            cache.mark = Some(mark.to_vec());
-            cache.marks += 1;
-            for key in again.iter() {
-                world.delete(self.store, |held| held.as_bytes() == key.bytes);
-            }
-            world.marked(self.store, mark);
+        if !self.world.borrow_mut().swap(self.store, expected, mark, again) {
+            return Ok(Swap::Other);
         }
         self.wait(2).await;
         if self.ask(|_| ()).await.is_none() {

@@ -65,6 +65,9 @@ pub enum Kind {
     Slow,
     /// Nobody reaches a cache for so long that the position goes on without it; then it has what it had, less, or nothing.
     Left,
+    /// There is no connection to the cache: each request stands alone, may be done though nobody hears of it, and late.
+    /// Then a server answers that lost the last transactions, with the mark or without.
+    Requests,
 }
 
 /// Those of a stream; the outbox has its own list.
@@ -180,7 +183,8 @@ impl Plan {
             _ => Vec::new(),
         };
         let faults_end = at + wrong + ms(450);
-        Plan { kind, at, written, troubles: at..at + troubled, faults_end, wrong, chatty, ends }
+        let troubles = if kind == Kind::Requests { now..faults_end } else { at..at + troubled };
+        Plan { kind, at, written, troubles, faults_end, wrong, chatty, ends }
     }
 }
 
@@ -199,7 +203,7 @@ pub async fn happen(world: Shared) {
             let most_ms = 10 + world.borrow_mut().dice.roll(200);
             super::world::chaos(world, most_ms).await;
         }
-        Kind::GoesBack | Kind::Flaky => go_back(&world, victim, plan.at - age, age).await,
+        Kind::GoesBack | Kind::Flaky | Kind::Requests => go_back(&world, victim, plan.at - age, age).await,
         Kind::GoesBackTwice => {
             go_back(&world, victim, plan.at - age, age).await;
             let (wait, age) = pauses(&world, 30, 30);

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crieur::keys::KeySet;
 use crieur::lsn::Lsn;
 use crieur::mark::Mark;
 use tokio::time::{Instant, sleep};
@@ -37,6 +38,8 @@ pub struct Store {
     pub server: u64,
     /// It does not say which server that is.
     pub nameless: bool,
+    /// There is no connection to it: whoever is there answers each request, also one that was asked long before.
+    pub alone: bool,
     /// An answer of the cache takes long to arrive.
     pub late: bool,
     /// It refuses the mark.
@@ -151,6 +154,21 @@ impl World {
                 self.failure = Some(what);
             }
         }
+    }
+
+    /// A mark is written, and what it carries is deleted, if one of those that may be there is there.
+    pub fn swap(&mut self, store: usize, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> bool {
+        let cache = &mut self.stores[store].cache;
+        if !expected.contains(&cache.mark) {
+            return false;
+        }
+        cache.mark = Some(mark.to_vec());
+        cache.marks += 1;
+        for key in again.iter() {
+            self.delete(store, |held| held.as_bytes() == key.bytes);
+        }
+        self.marked(store, mark);
+        true
     }
 
     /// The keys for which `deleted` says so are gone.

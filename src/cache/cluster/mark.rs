@@ -49,17 +49,17 @@ pub fn read(stored: &[u8]) -> (&[u8], Option<(String, Claim)>) {
 
 /// What may be replaced.
 #[derive(Clone, Copy, Debug)]
-pub struct Replaced<'a> {
+pub(super) struct Replaced<'a> {
     /// Marks of ours, or none.
-    pub expected: &'a [Option<Vec<u8>>],
+    pub(super) expected: &'a [Option<Vec<u8>>],
     /// What is there and counts for none.
-    pub disregarded: Option<&'a [u8]>,
+    pub(super) disregarded: Option<&'a [u8]>,
     /// Anything: the mark was in another slot so far, which left the node.
-    pub anything: bool,
+    pub(super) anything: bool,
 }
 
 /// Compares and sets in one step.
-pub fn swap(key: &str, stored: &[u8], identity: Option<&Identity>, replaced: Replaced<'_>) -> Pipeline {
+pub(super) fn swap(key: &str, stored: &[u8], identity: Option<&Identity>, replaced: Replaced<'_>) -> Pipeline {
     let mut command = Cmd::new();
     command.arg("EVAL").arg(SWAP).arg(1).arg(key).arg(stored);
     command.arg(if replaced.expected.contains(&None) { "or nothing" } else { "" });

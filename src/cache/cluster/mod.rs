@@ -6,17 +6,17 @@
 //! written behind them, and proves nothing to this program.
 
 mod delete;
-mod mark;
-mod moves;
+pub mod mark;
+pub mod moves;
 mod node;
 mod pipe;
-mod redirect;
-mod routes;
-mod shards;
+pub mod redirect;
+pub mod routes;
+pub mod shards;
 pub mod slot;
 mod sweep;
 mod topology;
-mod view;
+pub mod view;
 mod whole;
 
 use std::cell::{Cell, RefCell};
@@ -127,21 +127,11 @@ impl ShardCache {
         self.topology.ask_claim(self.index);
         let key = mark::key(name, slot);
         let found = node.cache.on_marking(async |link| get(link, &key).await).await?;
-        let (was, is_first) = self.topology.claim(self.index);
+        let was = self.topology.claim(self.index);
         self.marked_in.set(Some(slot));
         let read = found.as_deref().map(mark::read);
-        let counts = match &read {
-            None => true,
-            // Nobody watched so far: only what this very node wrote, of all that it holds now.
-            Some((_, Some((writer, claim)))) if is_first => *writer == id && self.topology.covers(self.index, claim),
-            // A replica that took over has the mark of its primary.
-            Some((_, Some((_, claim)))) => {
-                let mut both = claim.clone();
-                both.lose_beside(&was);
-                self.topology.covers(self.index, &both)
-            }
-            Some((_, None)) => false,
-        };
+        let counts =
+            read.as_ref().is_none_or(|(_, about)| self.topology.counts(self.index, &id, about.as_ref(), was.as_ref()));
         let text = read.filter(|_| counts).map(|(mark, _)| mark.to_vec());
         *self.disregarded.borrow_mut() = found.filter(|_| !counts);
         Ok(text)

@@ -29,14 +29,8 @@ impl<I> Default for Moves<I> {
 fn holders(map: &Map) -> (Vec<Option<&NodeId>>, Vec<Option<&NodeId>>) {
     let (mut owners, mut coming) = (vec![None; usize::from(SLOTS)], vec![None; usize::from(SLOTS)]);
     for (id, primary) in &map.primaries {
-        for slot in 0..SLOTS {
-            if primary.owned.has(slot) {
-                owners[usize::from(slot)] = Some(id);
-            }
-            if primary.coming.has(slot) {
-                coming[usize::from(slot)] = Some(id);
-            }
-        }
+        primary.owned.iter().for_each(|slot| owners[usize::from(slot)] = Some(id));
+        primary.coming.iter().for_each(|slot| coming[usize::from(slot)] = Some(id));
     }
     (owners, coming)
 }
@@ -93,6 +87,24 @@ impl<I: Copy + Ord + std::ops::Sub<Output = Duration>> Moves<I> {
     }
 }
 
+/// What a pass saw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pass {
+    /// Passes so far.
+    pub number: u32,
+    /// Slots changed hands, or began to, since it began.
+    pub moved: bool,
+    /// Slots are on their way.
+    pub moving: bool,
+    /// More nodes are to be seen than it saw.
+    pub more: bool,
+}
+
+/// Whether a sweep is over. Slots that are on their way move one way while nothing else changes: two passes see all.
+pub fn is_over(pass: Pass) -> bool {
+    !pass.moved && !pass.more && (!pass.moving || pass.number >= 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,5 +151,20 @@ mod tests {
         assert_eq!(reached(&moves, "c", &on, 2), "c");
         assert_eq!(reached(&moves, "a", &on, 100), "a", "long ago");
         assert_eq!(moves.count(), 2);
+    }
+
+    #[test]
+    fn a_sweep_ends_when_no_key_can_have_moved_past_it() {
+        let pass = |number, moved, moving, more| is_over(Pass { number, moved, moving, more });
+        for (seen, over) in [
+            (pass(1, false, false, false), true),
+            (pass(1, false, true, false), false),
+            (pass(2, false, true, false), true),
+            (pass(1, true, false, false), false),
+            (pass(4, true, true, false), false),
+            (pass(3, false, false, true), false),
+        ] {
+            assert_eq!(seen, over);
+        }
     }
 }

@@ -74,7 +74,12 @@ pub enum Next {
     /// This part of it goes to the node that it went to, or to its slot's owner.
     Send(SentPart),
     /// The same goes to this node; with ASKING when the slot is not the node's yet.
-    Follow { to: HostPort, asking: bool },
+    Follow {
+        /// The node.
+        to: HostPort,
+        /// With ASKING.
+        asking: bool,
+    },
     /// It waits for the next attempt.
     Wait(Wait),
 }

@@ -6,6 +6,7 @@
 
 use super::slot::SlotSet;
 use super::view::{Map, NodeId, Primary};
+use crate::failpoints::{Guard, without};
 
 /// What is known of a shard.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -60,7 +61,7 @@ impl Claim {
     pub fn covers(&self, primary: &Primary) -> bool {
         let mut known = self.owned.clone();
         known.add(&self.coming);
-        primary.owned.is_within(&self.owned) && primary.coming.is_within(&known)
+        (primary.owned.is_within(&self.owned) && primary.coming.is_within(&known)) || without(Guard::Arrivals)
     }
 
     /// What left the primary is not spoken of any more, should it come back.
@@ -89,6 +90,28 @@ impl Claim {
     pub fn read(text: &str) -> Option<Self> {
         let (owned, coming) = text.split_once(' ')?;
         Some(Claim { owned: SlotSet::read(owned)?, coming: SlotSet::read(coming)? })
+    }
+}
+
+/// Whether the shard of this primary owes the deletes of a slot: while the slot is on its way, both ends do.
+pub fn owes(primary: &Primary, slot: u16) -> bool {
+    primary.owned.has(slot) || primary.coming.has(slot)
+}
+
+/// Whether a mark that was found at `node` counts, which holds what `primary` says. `about` says who wrote the mark, and of
+/// which slots; `was` is what our own mark spoke of until now, `None` where nobody watched.
+pub fn counts(about: Option<&(NodeId, Claim)>, was: Option<&Claim>, node: &NodeId, primary: Option<&Primary>) -> bool {
+    let Some((writer, claim)) = about else { return false };
+    let covers = |claim: &Claim| primary.is_none_or(|primary| claim.covers(primary));
+    match was {
+        // Only what this very node wrote, of all that it holds now.
+        None => writer == node && covers(claim),
+        // A replica that took over has the mark of its primary.
+        Some(was) => {
+            let mut both = claim.clone();
+            both.lose_beside(was);
+            covers(&both)
+        }
     }
 }
 

@@ -103,9 +103,15 @@ impl SlotSet {
         self.0[word] & bit != 0
     }
 
+    /// Each of them, the lowest first.
+    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        let words = (0..SLOTS / 64).zip(self.0.iter()).filter(|(_, word)| **word != 0);
+        words.flat_map(|(place, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| place * 64 + bit))
+    }
+
     /// The lowest.
     pub fn first(&self) -> Option<u16> {
-        (0..SLOTS).find(|slot| self.has(*slot))
+        self.iter().next()
     }
 
     /// Whether there is none.
@@ -126,6 +132,11 @@ impl SlotSet {
     /// Keeps those that are in `others`, too.
     pub fn keep(&mut self, others: &SlotSet) {
         self.0.iter_mut().zip(others.0.iter()).for_each(|(ours, theirs)| *ours &= theirs);
+    }
+
+    /// Takes all of `others` out.
+    pub fn lose(&mut self, others: &SlotSet) {
+        self.0.iter_mut().zip(others.0.iter()).for_each(|(ours, theirs)| *ours &= !theirs);
     }
 
     /// Adds all of `others`.
@@ -237,5 +248,8 @@ mod tests {
         assert_eq!(kept, some);
         kept.add(&more);
         assert_eq!(kept, more);
+        kept.lose(&some);
+        assert_eq!(kept, read("0-4,8-10"));
+        assert_eq!(read("0,63-64,16383").iter().collect::<Vec<_>>(), [0, 63, 64, 16_383]);
     }
 }

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use super::delete::delete;
+use super::moves::{Pass, is_over};
 use super::node::Node;
 use super::topology::Topology;
 use super::view::NodeId;
@@ -17,24 +18,6 @@ use crate::error::{Error, Result};
 
 /// So often one sweep goes over its nodes; then it fails, and is tried again.
 const PASSES_MAX: u32 = 5;
-
-/// What a pass saw.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Pass {
-    /// Passes so far.
-    number: u32,
-    /// Slots changed hands, or began to, since it began.
-    moved: bool,
-    /// Slots are on their way.
-    moving: bool,
-    /// More nodes are to be seen than it saw.
-    more: bool,
-}
-
-/// Whether a sweep is over. Slots that are on their way move one way while nothing else changes: two passes see all.
-fn is_over(pass: Pass) -> bool {
-    !pass.moved && !pass.more && (!pass.moving || pass.number >= 2)
-}
 
 /// Deletes what the plan names at the shard's node, and wherever its keys went meanwhile.
 pub(super) async fn sweep(
@@ -93,24 +76,4 @@ async fn pass(
         }
     };
     sweep::run(&SweepGround { steps, progress, finish }, &mut link, plan).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sweep_ends_when_no_key_can_have_moved_past_it() {
-        let pass = |number, moved, moving, more| is_over(Pass { number, moved, moving, more });
-        for (seen, over) in [
-            (pass(1, false, false, false), true),
-            (pass(1, false, true, false), false),
-            (pass(2, false, true, false), true),
-            (pass(1, true, false, false), false),
-            (pass(4, true, true, false), false),
-            (pass(3, false, false, true), false),
-        ] {
-            assert_eq!(seen, over);
-        }
-    }
 }

@@ -31,7 +31,7 @@ use super::mark::least;
 use super::moves::Moves;
 use super::node::Node;
 use super::routes::Routes;
-use super::shards::{Claim, Shard, ShardSeat, places};
+use super::shards::{Claim, Shard, ShardSeat, counts, owes, places};
 use super::slot::slot_of;
 use super::view::{Map, NodeId, View};
 use crate::cache::continuity::Lineage;
@@ -204,18 +204,8 @@ impl Topology {
 
     /// Where the shard deletes keys first, by the map as it is.
     pub(super) fn routes(&self, index: usize) -> Routes {
-        let (map, shards) = (self.map.borrow(), self.shards.borrow());
-        let own = shards.get(index).and_then(|known| known.shard.node.as_ref());
-        let mut routes = Routes::default();
-        for (id, primary) in &map.primaries {
-            let Some(endpoint) = &primary.endpoint else { continue };
-            if own == Some(id) && !primary.coming.is_empty() {
-                routes.coming = Some((primary.coming.clone(), routes.endpoints.len()));
-            }
-            routes.owned.push(primary.owned.clone());
-            routes.endpoints.push(endpoint.clone());
-        }
-        routes
+        let shards = self.shards.borrow();
+        Routes::new(&self.map.borrow(), shards.get(index).and_then(|known| known.shard.node.as_ref()))
     }
 
     /// Whether the shard owes this key's delete: pure, by the map as it is. Before the first map, and of a slot that
@@ -225,7 +215,7 @@ impl Topology {
         let (map, shards) = (self.map.borrow(), self.shards.borrow());
         let holds = |known: &Known| {
             let primary = known.shard.node.as_ref().and_then(|id| map.primaries.get(id));
-            primary.is_some_and(|primary| primary.owned.has(slot) || primary.coming.has(slot))
+            primary.is_some_and(|primary| owes(primary, slot))
         };
         let is_owned = |known: &Known| {
             let primary = known.shard.node.as_ref().and_then(|id| map.primaries.get(id));
@@ -450,14 +440,27 @@ impl Topology {
         known.shard.ask(primary);
     }
 
-    /// The question was answered. Says what the mark spoke of before, and whether this is the first time.
-    pub(super) fn claim(&self, index: usize) -> (Claim, bool) {
+    /// The question was answered. Says what the mark spoke of before; `None` the first time.
+    pub(super) fn claim(&self, index: usize) -> Option<Claim> {
         let mut shards = self.shards.borrow_mut();
-        let Some(known) = shards.get_mut(index) else { return (Claim::default(), true) };
+        let known = shards.get_mut(index)?;
         let was = known.shard.answered();
-        let is_first = !std::mem::replace(&mut known.is_claimed, true);
         known.is_bumped = false;
-        (was, is_first)
+        std::mem::replace(&mut known.is_claimed, true).then_some(was)
+    }
+
+    /// Whether the mark that was found at this node counts; `about` says who wrote it, and of which slots.
+    pub(super) fn counts(
+        &self,
+        index: usize,
+        node: &NodeId,
+        about: Option<&(NodeId, Claim)>,
+        was: Option<&Claim>,
+    ) -> bool {
+        let (map, shards) = (self.map.borrow(), self.shards.borrow());
+        let primary =
+            shards.get(index).and_then(|known| known.shard.node.as_ref()).and_then(|id| map.primaries.get(id));
+        counts(about, was, node, primary)
     }
 
     /// What the shard's mark speaks of now.
@@ -466,7 +469,7 @@ impl Topology {
     }
 
     /// Whether a claim speaks of all that the shard's node holds.
-    pub(super) fn covers(&self, index: usize, claim: &Claim) -> bool {
+    fn covers(&self, index: usize, claim: &Claim) -> bool {
         let (map, shards) = (self.map.borrow(), self.shards.borrow());
         let primary =
             shards.get(index).and_then(|known| known.shard.node.as_ref()).and_then(|id| map.primaries.get(id));
@@ -475,14 +478,8 @@ impl Topology {
 
     /// The slot that the shard's mark lies in: the lowest of its node that does not leave it.
     pub(super) fn mark_slot(&self, index: usize) -> Option<u16> {
-        let (map, shards) = (self.map.borrow(), self.shards.borrow());
-        let primary = map.primaries.get(shards.get(index)?.shard.node.as_ref()?)?;
-        let mut staying = primary.owned.clone();
-        for other in map.primaries.values() {
-            let leaving = other.coming.clone();
-            (0..super::slot::SLOTS).filter(|slot| leaving.has(*slot)).for_each(|slot| staying.remove(slot));
-        }
-        staying.first().or_else(|| primary.owned.first())
+        let shards = self.shards.borrow();
+        self.map.borrow().mark_slot(shards.get(index)?.shard.node.as_ref()?)
     }
 
     /// Which nodes a sweep of the shard's node must see besides, because keys left it of late; and how often slots moved.

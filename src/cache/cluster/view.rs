@@ -257,6 +257,14 @@ impl Map {
         }
     }
 
+    /// The slot that the mark of this primary lies in: the lowest that does not leave it.
+    pub fn mark_slot(&self, id: &NodeId) -> Option<u16> {
+        let owned = &self.primaries.get(id)?.owned;
+        let mut staying = owned.clone();
+        self.primaries.values().for_each(|other| staying.lose(&other.coming));
+        staying.first().or_else(|| owned.first())
+    }
+
     /// The node at this place.
     pub fn at(&self, place: &HostPort) -> Option<&NodeId> {
         self.endpoints.iter().find(|(_, known)| *known == place).map(|(id, _)| id)
