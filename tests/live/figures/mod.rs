@@ -3,7 +3,8 @@
 //! The machine may be busy, so what is compared is measured in turn, in rounds, and the figure is the ratio within a round:
 //! its median, its least and its most. `CRIEUR` is the program that is measured, if it is not the one that cargo built for
 //! the tests; `ROUNDS` says how many rounds there are.
-//! `CRIEUR=target/release/crieur cargo test --features failpoints --test live figures:: -- --ignored --nocapture --test-threads=1`
+//! `CRIEUR=target/release/crieur cargo test --features failpoints --test live figures:: -- --ignored --nocapture
+//! --test-threads=1`
 
 mod company;
 mod memory;

@@ -1,4 +1,5 @@
-//! Changes at a pace, and when their keys are gone: from the return of COMMIT to the cache's own word that it deleted the key.
+//! Changes at a pace, and when their keys are gone: from the return of COMMIT to the cache's own word that it deleted the
+//! key.
 //!
 //! One thread writes and one listens; neither does anything else.
 
