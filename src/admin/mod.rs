@@ -32,7 +32,7 @@ use crate::observe::speaker::{CacheName, speaker};
 use crate::observe::{Id, log};
 use crate::page::snapshot::{DaemonShown, Places};
 use crate::page::words::Language;
-use crate::verify::tally::Tally;
+use crate::verify::tally::Verified;
 use crate::{page, random};
 
 pub use crate::admin::viewers::PageOptions;
@@ -59,7 +59,7 @@ pub struct AdminState {
     places: Arc<Places>,
     viewers: Arc<Viewers>,
     /// What the verifier counted.
-    verified: Arc<Mutex<Tally>>,
+    verified: Arc<Mutex<Verified>>,
 }
 
 /// A cache that is watched.
@@ -131,7 +131,7 @@ impl AdminState {
     }
 
     /// Takes what the verifier counted.
-    pub fn verified(&self, tally: Tally) {
+    pub fn verified(&self, tally: Verified) {
         *self.verified.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tally;
     }
 

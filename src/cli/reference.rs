@@ -16,7 +16,7 @@ use crate::metrics::{CacheState, Metrics, Outside};
 use crate::observe::ids::{Entry, LIST, Level};
 use crate::rules::plan::cause::CauseCounts;
 use crate::rules::tally::OPERATIONS;
-use crate::verify::tally::Tally;
+use crate::verify::tally::Verified;
 
 /// Which part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -158,7 +158,7 @@ fn metrics(out: &mut String) {
         sentinels: Some(true),
     };
     let outside = Outside { caches: &[main], process: ProcessState::default(), warnings: &[] };
-    let page = Metrics::new(Instant::now()).text(&outside, Instant::now()) + &Tally::default().series();
+    let page = Metrics::new(Instant::now()).text(&outside, Instant::now()) + &Verified::default().series();
     line!(out, "| Metric | Kind | Meaning |\n|---|---|---|");
     let kinds: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     for (name, help) in page.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')) {

@@ -5,11 +5,10 @@ use std::rc::Rc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::Effective;
 use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::rules::read::sql;
 use crate::verify::compare::Compare;
-use crate::verify::template::Template;
+use crate::verify::template::KeyTemplate;
 use crate::verify::{PER_MINUTE_MAX, Verification};
 
 /// The keys of a `[[verify]]`.
@@ -36,7 +35,7 @@ pub(super) fn read(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mi
 }
 
 /// One as it is shown; what the daemon verifies, only a start reads.
-pub(super) fn effective((of, number): (&Verification, usize)) -> Effective {
+pub(super) fn effective((of, number): (&Verification, usize)) -> (String, String, String) {
     let Verification { keys, sql, compare, per_minute, place } = of;
     let rate = per_minute.map_or_else(|| "default".to_owned(), |rate| rate.to_string());
     let value = format!("keys {}, sql {sql}, compare {compare}, per_minute {rate}", keys.text());
@@ -93,9 +92,9 @@ impl Entry<'_, '_> {
         text
     }
 
-    fn keys(&mut self, value: Option<&Toml<'_>>) -> Option<Template> {
+    fn keys(&mut self, value: Option<&Toml<'_>>) -> Option<KeyTemplate> {
         let text = self.text("keys", value, "keys = \"properties:detail:{id}\"")?;
-        match Template::read(&text) {
+        match KeyTemplate::read(&text) {
             Ok(template) => Some(template),
             Err((message, note)) => {
                 self.wrong(value?, format!("\"{text}\": {message}"), note);
@@ -104,7 +103,7 @@ impl Entry<'_, '_> {
         }
     }
 
-    fn sql(&mut self, value: Option<&Toml<'_>>, keys: Option<&Template>) -> Option<String> {
+    fn sql(&mut self, value: Option<&Toml<'_>>, keys: Option<&KeyTemplate>) -> Option<String> {
         let text = self.text("sql", value, "sql = \"SELECT … WHERE id = $1\"")?;
         let value = value?;
         let (wanted, verb) = (sql::parameters(&text), sql::verb(&text));

@@ -18,7 +18,7 @@ pub enum Compare {
 
 /// What the database says of a key.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Told {
+pub enum DatabaseSays {
     /// There is no row.
     Nothing,
     /// The row, as an object of its columns.
@@ -51,29 +51,29 @@ impl Compare {
     }
 
     /// Whether the cached value says what the database says.
-    pub fn is_same(&self, cached: &[u8], told: &Told) -> bool {
-        if let Told::Text(text) = told {
+    pub fn is_same(&self, cached: &[u8], told: &DatabaseSays) -> bool {
+        if let DatabaseSays::Text(text) = told {
             return text.as_deref().unwrap_or_default().as_bytes() == cached;
         }
         let read: Option<Value> = serde_json::from_slice(cached).ok();
         match (self, told) {
             // Where there is no row, programs keep nothing, null, or an empty list.
-            (_, Told::Nothing) => {
+            (_, DatabaseSays::Nothing) => {
                 cached.is_empty()
                     || read.is_some_and(|value| value.is_null() || value.as_array().is_some_and(Vec::is_empty))
             }
-            (Compare::Json, Told::Row(row)) => read.is_some_and(|value| {
+            (Compare::Json, DatabaseSays::Row(row)) => read.is_some_and(|value| {
                 let alone = (row.len() == 1).then(|| row.values().next()).flatten();
                 alone.is_some_and(|alone| is_alike(&value, alone)) || is_alike(&value, &Value::Object(row.clone()))
             }),
-            (Compare::Path(path), Told::Row(row)) => {
+            (Compare::Path(path), DatabaseSays::Row(row)) => {
                 let told = match row.values().next() {
                     Some(alone) if row.len() == 1 => at(alone, path).unwrap_or(alone),
                     _ => path_of(row, path).unwrap_or(&Value::Null),
                 };
                 read.as_ref().and_then(|value| at(value, path)).is_some_and(|value| is_alike(value, told))
             }
-            (Compare::Text, Told::Row(_)) | (_, Told::Text(_)) => false,
+            (Compare::Text, DatabaseSays::Row(_)) | (_, DatabaseSays::Text(_)) => false,
         }
     }
 }
@@ -190,8 +190,8 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 mod tests {
     use super::*;
 
-    fn row(text: &str) -> Told {
-        Told::Row(serde_json::from_str(text).expect("an object"))
+    fn row(text: &str) -> DatabaseSays {
+        DatabaseSays::Row(serde_json::from_str(text).expect("an object"))
     }
 
     #[test]
@@ -235,9 +235,9 @@ mod tests {
     #[test]
     fn without_a_row_nothing_and_null_are_the_same() {
         for (cached, expected) in [("null", true), ("", true), ("[]", true), (r#"{"id":1}"#, false), ("x", false)] {
-            assert_eq!(Compare::Json.is_same(cached.as_bytes(), &Told::Nothing), expected, "{cached}");
+            assert_eq!(Compare::Json.is_same(cached.as_bytes(), &DatabaseSays::Nothing), expected, "{cached}");
         }
-        let text = |text: Option<&str>| Told::Text(text.map(str::to_owned));
+        let text = |text: Option<&str>| DatabaseSays::Text(text.map(str::to_owned));
         assert!(Compare::Text.is_same(b"12.50", &text(Some("12.50"))) && Compare::Text.is_same(b"", &text(None)));
         assert!(!Compare::Text.is_same(b"12.5", &text(Some("12.50"))));
     }

@@ -7,7 +7,7 @@ pub mod tally;
 pub mod template;
 
 use crate::verify::compare::Compare;
-use crate::verify::template::Template;
+use crate::verify::template::KeyTemplate;
 
 /// Keys that are looked at in a minute where nothing else is written, and commands cost nothing.
 pub const PER_MINUTE: u32 = 60;
@@ -19,7 +19,7 @@ pub const PER_MINUTE_MAX: u32 = 60_000;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verification {
     /// `keys`
-    pub keys: Template,
+    pub keys: KeyTemplate,
     /// `sql`
     pub sql: String,
     /// `compare`, default `json`.

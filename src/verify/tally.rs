@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// What was counted since the start, and what is stale now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Tally {
+pub struct Verified {
     /// Cached values that were compared with the database.
     pub checked: u64,
     /// Keys that were found stale.
@@ -17,10 +17,10 @@ pub struct Tally {
     pub stale_age: Duration,
 }
 
-impl Tally {
+impl Verified {
     /// As Prometheus reads it.
     pub fn series(&self) -> String {
-        let Tally { checked, stale, undecided, stale_now, stale_age } = self;
+        let Verified { checked, stale, undecided, stale_now, stale_age } = self;
         let rows = [
             (
                 "checked_total",
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn every_count_is_a_series() {
         let age = Duration::from_millis(1_500);
-        let text = Tally { checked: 5, stale: 1, undecided: 2, stale_now: 1, stale_age: age }.series();
+        let text = Verified { checked: 5, stale: 1, undecided: 2, stale_now: 1, stale_age: age }.series();
         for line in ["checked_total 5", "stale_total 1", "undecided_total 2", "stale_keys 1", "stale_age_seconds 1.500"]
         {
             assert!(text.contains(&format!("\ncrieur_verify_{line}\n")), "{line} in {text}");

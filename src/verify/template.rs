@@ -18,19 +18,19 @@ enum Part {
 
 /// Keys that are alike, and where their values stand.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Template {
+pub struct KeyTemplate {
     text: String,
     parts: Vec<Part>,
     names: Vec<String>,
 }
 
-impl Template {
+impl KeyTemplate {
     /// Reads one.
     ///
     /// # Errors
     ///
     /// What is wrong with it, and what to write instead.
-    pub fn read(text: &str) -> Result<Template, (String, &'static str)> {
+    pub fn read(text: &str) -> Result<KeyTemplate, (String, &'static str)> {
         let (mut parts, mut names, mut rest) = (Vec::new(), Vec::<String>::new(), text);
         while let Some(at) = rest.find(['{', '}', '*']) {
             if at > 0 {
@@ -70,7 +70,7 @@ impl Template {
                 Err(("keys begins with a value".to_owned(), "begin with the name that these keys have in common"))
             }
             Some(Part::Text(_)) if parts.len() > PLACES_MAX => Err((format!("more than {PLACES_MAX} parts"), FORM)),
-            Some(Part::Text(_)) => Ok(Template { text: text.to_owned(), parts, names }),
+            Some(Part::Text(_)) => Ok(KeyTemplate { text: text.to_owned(), parts, names }),
         }
     }
 
@@ -157,7 +157,7 @@ mod tests {
             ("a:{x}", b"a:\xFF", None),
         ];
         for (template, key, expected) in cases {
-            let template = Template::read(template).expect("valid");
+            let template = KeyTemplate::read(template).expect("valid");
             let expected = expected.map(<[&str]>::to_vec);
             assert_eq!(template.values(key), expected, "{} {}", template.text(), key.escape_ascii());
             if expected.is_some() {
@@ -179,7 +179,7 @@ mod tests {
             ("a:{id or 'x'}", "is no name"),
             ("a:{9}", "is no name"),
         ] {
-            let (message, _) = Template::read(text).expect_err(text);
+            let (message, _) = KeyTemplate::read(text).expect_err(text);
             assert!(message.contains(said), "{text}: {message}");
         }
     }

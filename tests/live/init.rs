@@ -126,7 +126,7 @@ async fn mistakes_are_said_with_the_way_out_and_nothing_is_written() {
         (&["--database", &database], 64, "the address of the cache is not known"),
         (&["--database", &database, "--cache", "redis:/x"], 78, "REDIS_URL: the address has no scheme"),
         (&["--database", closed, "--cache", &cache], 69, "127.0.0.1:1"),
-        (&["--database", &missing, "--cache", &cache], 69, "nothing"),
+        (&["--database", &missing, "--cache", &cache], 78, "database \"nothing\" does not exist"),
         (&["--database", &database, "--cache", &cache, "--table", "propertys"], 64, "no table \"propertys\""),
         (&["--database", &database, "--cache", &cache, "--mode", "trigger"], 64, "replication"),
     ];

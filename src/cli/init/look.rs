@@ -47,7 +47,8 @@ const TABLES: &str = "SELECT pg_catalog.jsonb_build_object('schema', n.nspname, 
         pg_catalog.format_type(a.atttypid, NULL)) ORDER BY a.attnum), '[]') FROM pg_catalog.pg_attribute AS a \
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
     'primary', (SELECT coalesce(pg_catalog.jsonb_agg(a.attname ORDER BY k.place), '[]') \
-        FROM pg_catalog.pg_constraint AS p CROSS JOIN LATERAL pg_catalog.unnest(p.conkey) WITH ORDINALITY AS k (number, place) \
+        FROM pg_catalog.pg_constraint AS p \
+        CROSS JOIN LATERAL pg_catalog.unnest(p.conkey) WITH ORDINALITY AS k (number, place) \
         JOIN pg_catalog.pg_attribute AS a ON a.attrelid = p.conrelid AND a.attnum = k.number \
         WHERE p.conrelid = c.oid AND p.contype = 'p'), \
     'foreign', (SELECT coalesce(pg_catalog.jsonb_agg(DISTINCT pg_catalog.jsonb_build_array(a.attname, t.relname)), '[]') \

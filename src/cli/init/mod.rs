@@ -17,7 +17,7 @@ use crate::catalog::Catalog;
 use crate::cli::coverage::families::{Families, general};
 use crate::cli::init::look::SeenTable;
 use crate::cli::init::propose::{Family, Holders, Proposal, is_value, suits};
-use crate::cli::init::text::Known;
+use crate::cli::init::text::InitFacts;
 use crate::cli::init::write::{NewFile, Over};
 use crate::cli::output::{LastingOut, say};
 use crate::cli::process::{block_on, environment};
@@ -91,7 +91,8 @@ pub fn run(arguments: &InitArgs, check: impl FnOnce(&Config) -> anyhow::Result<E
         None => proposed,
     };
     writeln!(out, "mode {}: {}", word(mode.0), mode.1)?;
-    let known = Known { mode, rules_file: names.rules_name(), env_file: names.env_name(), saw_cache: seen.saw_cache };
+    let known =
+        InitFacts { mode, rules_file: names.rules_name(), env_file: names.env_name(), saw_cache: seen.saw_cache };
     let (config, rules) =
         (text::config(&known), text::rules(&seen.tables, &seen.proposal, &known, |rule| refused(rule, &env)));
     if let Err(mistakes) = read(&without_rules_file(&config, &rules), &env) {
@@ -494,8 +495,12 @@ mod tests {
             let proposal = propose::propose(&tables, families, &Holders::new());
             for mode in [Mode::Replication, Mode::Outbox] {
                 let (rules_file, env_file) = ("r.toml".to_owned(), "e.env".to_owned());
-                let known =
-                    Known { mode: (mode, "why\nnot".into()), rules_file, env_file, saw_cache: !families.is_empty() };
+                let known = InitFacts {
+                    mode: (mode, "why\nnot".into()),
+                    rules_file,
+                    env_file,
+                    saw_cache: !families.is_empty(),
+                };
                 let rules = text::rules(&tables, &proposal, &known, |rule| refused(rule, &env));
                 let whole = without_rules_file(&text::config(&known), &rules);
                 let config = read(&whole, &env).unwrap_or_else(|mistakes| panic!("{mistakes}\n{whole}"));

@@ -35,10 +35,10 @@ pub struct Proposal {
 }
 
 /// A place in keys whose values decide the column: the family and the segment.
-pub type Place = (String, usize);
+pub type KeyPlace = (String, usize);
 
 /// Which column of which table holds the values of a place, as far as it was asked.
-pub type Holders = BTreeMap<Place, Vec<(usize, String)>>;
+pub type Holders = BTreeMap<KeyPlace, Vec<(usize, String)>>;
 
 /// A segment of a family that stands for values.
 pub fn is_value(segment: &str) -> bool {

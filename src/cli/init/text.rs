@@ -6,7 +6,7 @@ use crate::config::Mode;
 
 /// What is known when the configuration is written.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct InitFacts {
     /// How changes are read, and why.
     pub mode: (Mode, String),
     /// The name of the rules file, beside the configuration.
@@ -37,7 +37,7 @@ fn comment(text: &str) -> String {
 }
 
 /// `crieur.toml`
-pub fn config(known: &Known) -> String {
+pub fn config(known: &InitFacts) -> String {
     let (mode, why) = &known.mode;
     let mode = match mode {
         Mode::Replication => "replication",
@@ -50,7 +50,8 @@ pub fn config(known: &Known) -> String {
     out.push_str(&format!("mode = \"{mode}\"\n"));
     out.push_str(
         "# slot = \"crieur\"\n# publication = \"crieur\"\n\n[cache]\n\
-         # Deleted again after these delays: a reader that began before the change may store the old value after the delete.\n\
+         # Deleted again after these delays: a reader that began before the change may store the old value after\n\
+         # the delete.\n\
          # echo = [\"250ms\", \"2s\", \"30s\"]\n\
          # Never deleted, whatever a rule says. Which other keys are locks, sessions or counters, crieur cannot know.\n\
          # protect = [\"lock:*\"]\n\n[admin]\n\
@@ -91,7 +92,7 @@ fn commented(text: &str) -> String {
 pub fn rules(
     tables: &[SeenTable],
     proposal: &Proposal,
-    known: &Known,
+    known: &InitFacts,
     refused: impl Fn(&str) -> Option<String>,
 ) -> String {
     let mut out = String::from(

@@ -15,7 +15,7 @@ use crate::postgres::session::Session;
 use crate::postgres::sqlstate::{is_connection, session_error, statement_text};
 use crate::rules::read::sql;
 use crate::verify::Verification;
-use crate::verify::compare::{Compare, Told};
+use crate::verify::compare::{Compare, DatabaseSays};
 
 /// How the database is reached.
 #[derive(Clone, Debug)]
@@ -64,9 +64,9 @@ pub struct Asker {
 
 /// What came of a question.
 #[derive(Debug)]
-pub enum Answer {
+pub enum Response {
     /// The database says this.
-    Told(Told),
+    Told(DatabaseSays),
     /// Nothing can be said of this key: its value is none of the column's type, or the question took too long.
     Unclear,
     /// The server takes no such SQL.
@@ -79,7 +79,7 @@ impl Asker {
     /// # Errors
     ///
     /// Those of the connection.
-    pub async fn ask(&self, of: &Verification, values: &[Option<&str>]) -> Result<Answer> {
+    pub async fn ask(&self, of: &Verification, values: &[Option<&str>]) -> Result<Response> {
         let question = question(of);
         let asked = self.rows(&question, values);
         let Ok(rows) = timeout(self.patience, asked).await else {
@@ -91,16 +91,16 @@ impl Asker {
         };
         if rows.len() > 1 {
             let said = "it gives several rows for one key: add LIMIT 1, or make one of them with json_agg";
-            return Ok(Answer::Refused(said.to_owned()));
+            return Ok(Response::Refused(said.to_owned()));
         }
-        let Some(row) = rows.first() else { return Ok(Answer::Told(Told::Nothing)) };
+        let Some(row) = rows.first() else { return Ok(Response::Told(DatabaseSays::Nothing)) };
         let text: Option<String> = row.try_get(0).map_err(|error| session_error(&error))?;
         if of.compare == Compare::Text {
-            return Ok(Answer::Told(Told::Text(text)));
+            return Ok(Response::Told(DatabaseSays::Text(text)));
         }
         let read = serde_json::from_str(&text.unwrap_or_default());
         let row = read.map_err(|_| Error::definite(Exit::Protocol, "the server's JSON cannot be read"))?;
-        Ok(Answer::Told(Told::Row(row)))
+        Ok(Response::Told(DatabaseSays::Row(row)))
     }
 
     /// One transaction that only reads, in one round trip: a pooler may give each transaction another session.
@@ -131,7 +131,7 @@ fn question(of: &Verification) -> String {
 }
 
 /// An answer that is an error: of the connection, of this key, or of the SQL.
-fn refused(error: &tokio_postgres::Error) -> Result<Answer> {
+fn refused(error: &tokio_postgres::Error) -> Result<Response> {
     let Some(said) = error.as_db_error() else { return Err(session_error(error)) };
     let code = said.code().code();
     if is_connection(code) {
@@ -139,7 +139,7 @@ fn refused(error: &tokio_postgres::Error) -> Result<Answer> {
     }
     // Class 22: a text that is no number, no date, no UUID. 57014 is our own bound.
     if code.starts_with("22") || code == "57014" {
-        return Ok(Answer::Unclear);
+        return Ok(Response::Unclear);
     }
-    Ok(Answer::Refused(statement_text(code, said.message())))
+    Ok(Response::Refused(statement_text(code, said.message())))
 }

@@ -8,15 +8,15 @@ use tokio::time::{sleep, timeout};
 
 use crate::cache::inspect::{Inspect, Walk};
 use crate::cli::verify::ask::Asker;
+use crate::cli::verify::eyes::{Eyes, ValueLook};
 use crate::cli::verify::judge::{Suspect, judge};
 use crate::cli::verify::position::committed;
-use crate::cli::verify::{Eyes, Look};
 use crate::config::{Config, Metering};
 use crate::error::{Error, Result};
 use crate::observe::{Id, log};
 use crate::random;
 use crate::shown::quoted;
-use crate::verify::tally::Tally;
+use crate::verify::tally::Verified;
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ pub struct Sampler {
     sampled: Vec<Sampled>,
     asker: Option<Asker>,
     suspects: Vec<Suspect>,
-    tally: Tally,
+    tally: Verified,
     /// What stands in the way, as it was said.
     obstacle: Option<String>,
     /// When a stale key was named last, and how many were not named since.
@@ -82,7 +82,7 @@ impl Sampler {
             sampled,
             asker: None,
             suspects: Vec::new(),
-            tally: Tally::default(),
+            tally: Verified::default(),
             obstacle: None,
             named: None,
             unnamed: 0,
@@ -95,7 +95,7 @@ impl Sampler {
     }
 
     /// Looks, for ever; `tell` hears what was counted.
-    pub async fn always(mut self, tell: impl Fn(Tally)) -> Infallible {
+    pub async fn always(mut self, tell: impl Fn(Verified)) -> Infallible {
         if self.is_idle() {
             return std::future::pending().await;
         }
@@ -142,14 +142,14 @@ impl Sampler {
             let looks = self.eyes.look(asker, sampled.of, &keys).await?;
             let mut next = None;
             for (key, look) in keys.into_iter().zip(looks) {
-                self.tally.checked += u64::from(look != Look::Absent);
+                self.tally.checked += u64::from(look != ValueLook::Absent);
                 match look {
-                    Look::Absent | Look::Same => {}
-                    Look::Unclear => self.tally.undecided += 1,
-                    Look::Contradicted(_)
+                    ValueLook::Absent | ValueLook::Same => {}
+                    ValueLook::Unclear => self.tally.undecided += 1,
+                    ValueLook::Contradicted(_)
                         if self.suspects.iter().any(|known| (known.of, &known.key) == (sampled.of, &key)) => {}
-                    Look::Contradicted(_) if self.suspects.len() >= SUSPECTS_MAX => self.tally.undecided += 1,
-                    Look::Contradicted(value) => {
+                    ValueLook::Contradicted(_) if self.suspects.len() >= SUSPECTS_MAX => self.tally.undecided += 1,
+                    ValueLook::Contradicted(value) => {
                         let committed = match &next {
                             Some(committed) => Rc::clone(committed),
                             None => Rc::new(committed(&asker.session, self.eyes.access.mode).await?),

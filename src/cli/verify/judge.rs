@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::cli::verify::ask::Asker;
+use crate::cli::verify::eyes::{Eyes, ValueLook};
 use crate::cli::verify::position::{Committed, Deletes, committed};
-use crate::cli::verify::{Eyes, Look};
 use crate::error::Result;
 
 /// Behind the longest echo: timers are late, and clocks of two machines differ.
@@ -101,7 +101,7 @@ pub async fn judge(eyes: &Eyes, asker: &Asker, suspects: &mut Vec<Suspect>) -> R
         // The cache that was looked at may be another one than the mark was read in.
         let mark = eyes.caches[of.0].cache.mark_for_readers(slot).await?;
         for (mut suspect, look) in group.into_iter().zip(looks) {
-            let is_contradicted = look == Look::Contradicted(suspect.value.clone());
+            let is_contradicted = look == ValueLook::Contradicted(suspect.value.clone());
             if !is_contradicted {
                 if suspect.is_stale() {
                     judged.mended.push(suspect)

@@ -1,16 +1,18 @@
 //! `crieur verify`: once over every cached value of `[[verify]]`.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::amount::duration;
 use crate::cache::Cache as _;
 use crate::cache::inspect::Inspect;
 use crate::cli::progress::ProgressLine;
 use crate::cli::verify::ask::Asker;
+use crate::cli::verify::eyes::{Eyes, TOGETHER, ValueLook};
 use crate::cli::verify::judge::{Suspect, judge};
 use crate::cli::verify::position::committed;
-use crate::cli::verify::{Eyes, Look, TOGETHER, VerifyArgs};
 use crate::config::Config;
 use crate::error::{Error, Exit, Result};
 use crate::shown::{quoted, shown};
@@ -20,6 +22,24 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Keys that are named one by one.
 const NAMED_MAX: usize = 200;
+
+/// Compares every cached value of `[[verify]]` with the database; changes nothing.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/crieur/crieur.toml")]
+    pub config: PathBuf,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Wait no longer than this for deletes that are on their way, behind what the database contradicts.
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = time)]
+    timeout: Duration,
+}
+
+fn time(text: &str) -> std::result::Result<Duration, String> {
+    duration(text).ok_or_else(|| "write a number with its unit: 500ms, 30s, 5m".into())
+}
 
 /// What was found in one cache of one `[[verify]]`.
 #[derive(Debug, Default)]
@@ -90,11 +110,11 @@ async fn first(
         let looks = eyes.look(asker, (cache, of), part).await?;
         let mut next = None;
         for (key, look) in part.iter().zip(looks) {
-            found.checked += u64::from(look != Look::Absent);
+            found.checked += u64::from(look != ValueLook::Absent);
             match look {
-                Look::Absent | Look::Same => {}
-                Look::Unclear => found.unclear += 1,
-                Look::Contradicted(value) => {
+                ValueLook::Absent | ValueLook::Same => {}
+                ValueLook::Unclear => found.unclear += 1,
+                ValueLook::Contradicted(value) => {
                     let committed = match &next {
                         Some(committed) => Rc::clone(committed),
                         None => Rc::new(committed(&asker.session, eyes.access.mode).await?),
