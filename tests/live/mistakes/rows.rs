@@ -376,5 +376,28 @@ fn of_commands() -> Vec<Row> {
         row("replay: a file that is not there", &["replay", "nowhere.rec"]),
         row("replay: no recording", &["replay", "crieur.toml"]),
         row("record: into a folder that is not there", &["record", "--out", "/nowhere/x.rec"]),
+        row("verify: none", &["verify"]),
+        Row {
+            more: "[[verify]]\nkeys = \"p:{id}\"\nsql = \"SELECT id FROM properties WHERE id = $1\"\ncompare = \"hash\"",
+            ..row("verify: a comparison that does not exist", &["verify"])
+        },
+        Row {
+            more: "[[verify]]\nkeys = \"p:{id}\"\nsql = \"SELECT id FROM properties WHERE id = $1 OR id = $2\"\n",
+            ..row("verify: more parameters than values", &["verify"])
+        },
+        Row {
+            more: "[[verify]]\nkeys = \"{id}\"\nsql = \"SELECT id FROM properties WHERE id = $1\"\n",
+            ..row("verify: keys that begin with a value", &["verify"])
+        },
+        Row {
+            more: "[[verify]]\nkeys = \"p:{id}\"\nsql = \"DELETE FROM properties WHERE id = $1\"\n",
+            ..row("verify: a statement that writes", &["verify"])
+        },
+        Row { more: "[verify]\nper_minute = 5", ..row("verify: the rate in a table", &["verify"]) },
+        Row {
+            more: "[[verify]]\nkeys = \"p:{id}\"\nsql = \"SELECT nothing FROM properties WHERE id = $1\"\n",
+            ..row("verify: a column that does not exist", &["verify"])
+        },
+        row("init: the file exists", &["init"]),
     ]
 }
