@@ -64,8 +64,8 @@ pub fn svg(points: &[Point], language: Language) -> String {
         let _ = write!(svg, "<text x={at:.1} y={below} text-anchor={anchor}>{text}</text>");
     }
     for point in points.iter().filter(|point| (0.0..=SECONDS).contains(&point.ago)) {
-        let late = if point.age > 1.0 { " class=late" } else { "" };
-        let _ = write!(svg, "<circle cx={:.1} cy={:.1} r=2.5{late}/>", x(point.ago), y(point.age));
+        let late = if point.age > 1.0 { " class=\"late\"" } else { "" };
+        let _ = write!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\"{late}/>", x(point.ago), y(point.age));
     }
     svg.push_str("</svg>");
     svg
@@ -81,8 +81,8 @@ mod tests {
         let points = points.map(|(ago, age)| Point { ago, age });
         let svg = svg(&points, Language::English);
         assert_eq!(svg.matches("<circle").count(), 3);
-        assert!(svg.contains("<circle cx=720.0 cy=158.0 r=2.5/>"), "{svg}");
-        assert!(svg.contains("<circle cx=48.0 cy=4.0 r=2.5 class=late/>"), "{svg}");
-        assert!(svg.contains("<circle cx=384.0 cy=4.0 r=2.5 class=late/>"), "{svg}");
+        assert!(svg.contains("<circle cx=\"720.0\" cy=\"158.0\" r=\"2.5\"/>"), "{svg}");
+        assert!(svg.contains("<circle cx=\"48.0\" cy=\"4.0\" r=\"2.5\" class=\"late\"/>"), "{svg}");
+        assert!(svg.contains("<circle cx=\"384.0\" cy=\"4.0\" r=\"2.5\" class=\"late\"/>"), "{svg}");
     }
 }
