@@ -89,6 +89,64 @@ fn class_matches(class: &[u8], byte: u8) -> (bool, usize) {
     }
 }
 
+/// Whether every text that `narrow` matches is matched by `wide`, as far as the two patterns show it: a literal of `wide`
+/// stands for itself alone, and a star for anything, stars included. `false` where `wide` has `?` or `[`.
+pub fn covers(wide: &[u8], narrow: &[u8]) -> bool {
+    let (Some(wide), narrow) = (tokens(wide), tokens_of_any(narrow)) else { return false };
+    let (mut at, mut read) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    loop {
+        match (wide.get(at), narrow.get(read)) {
+            (Some(Token::Star), _) => {
+                at += 1;
+                star = Some((at, read));
+                continue;
+            }
+            (None, None) => return true,
+            (Some(Token::Byte(one)), Some(Token::Byte(other))) if one == other => {
+                (at, read) = (at + 1, read + 1);
+                continue;
+            }
+            (Some(_), None) => return false,
+            (_, Some(_)) => {}
+        }
+        let Some((behind_star, from)) = star else { return false };
+        (at, read) = (behind_star, from + 1);
+        star = Some((behind_star, read));
+    }
+}
+
+/// An element of a pattern.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Byte(u8),
+    /// One byte of several.
+    Some,
+    Star,
+}
+
+/// The elements, where there are only bytes and stars.
+fn tokens(pattern: &[u8]) -> Option<Vec<Token>> {
+    let tokens = tokens_of_any(pattern);
+    tokens.iter().all(|token| *token != Token::Some).then_some(tokens)
+}
+
+fn tokens_of_any(pattern: &[u8]) -> Vec<Token> {
+    let (mut tokens, mut rest) = (Vec::with_capacity(pattern.len()), pattern);
+    while let Some((&byte, behind)) = rest.split_first() {
+        let (token, length) = match (byte, behind) {
+            (b'*', _) => (Token::Star, 1),
+            (b'?', _) => (Token::Some, 1),
+            (b'[', class) => (Token::Some, 1 + class_matches(class, 0).1),
+            (b'\\', [literal, ..]) => (Token::Byte(*literal), 2),
+            (literal, _) => (Token::Byte(literal), 1),
+        };
+        tokens.push(token);
+        rest = &rest[length..];
+    }
+    tokens
+}
+
 /// The bytes that every match begins with: the pattern up to its first metacharacter, unescaped.
 pub fn literal_prefix(pattern: &[u8]) -> Vec<u8> {
     let mut prefix = Vec::new();
@@ -120,6 +178,37 @@ pub fn is_literal(pattern: &[u8]) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_pattern_covers_another_when_each_of_its_texts_matches() {
+        for (wide, narrow, covered) in [
+            ("a:*", "a:b*", true),
+            ("a:*", "a:*", true),
+            ("a:*", "a:", true),
+            ("a:*", "a*", false),
+            ("a:*:b", "a:*:b", true),
+            ("a:*:b", "a:x*:b", true),
+            ("a:*:b", "a:*", false),
+            ("*", "[ab]?*", true),
+            ("a:*", "a:[xy]", true),
+            ("a:*", "[a]:x", false),
+            ("a?", "a?", false),
+            (r"a\*:*", r"a\*:1", true),
+            (r"a\*:*", "ab:1", false),
+            ("a*ab", "aab", true),
+            ("ab", "a", false),
+        ] {
+            assert_eq!(covers(wide.as_bytes(), narrow.as_bytes()), covered, "{wide} {narrow}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_covered_never_matches_more(wide in "[ab*\\\\]{0,6}", narrow in "[ab*?\\[\\]]{0,6}", text in "[ab*]{0,5}") {
+            let (wide, narrow, text) = (wide.as_bytes(), narrow.as_bytes(), text.as_bytes());
+            prop_assert!(!covers(wide, narrow) || !matches(narrow, text) || matches(wide, text));
+        }
+    }
 
     #[test]
     fn reads_patterns_as_the_server_does() {

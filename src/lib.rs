@@ -137,6 +137,7 @@ pub mod observe;
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod desk;
 mod kernel;
 pub mod metrics;
 pub mod page;

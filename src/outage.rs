@@ -12,17 +12,22 @@ use crate::reminder::{self, Reminder};
 /// Causes that are remembered of one outage.
 const CAUSES_MAX: usize = 8;
 
+/// An outage that has lasted so long is said so often from then on, whatever its causes: an hour of it is a page of the log.
+const LONG: Duration = Duration::from_secs(5 * 60);
+
 /// One outage, or none.
 #[derive(Debug)]
 pub(crate) struct Outage {
     since: Option<Instant>,
     /// Its causes: another one is said at once.
     told: Reminder<String, Instant>,
+    /// When it was said last that it lasts.
+    still: Option<Instant>,
 }
 
 impl Default for Outage {
     fn default() -> Self {
-        Outage { since: None, told: Reminder::of_at_most(CAUSES_MAX) }
+        Outage { since: None, told: Reminder::of_at_most(CAUSES_MAX), still: None }
     }
 }
 
@@ -41,10 +46,16 @@ impl Outage {
     /// The step failed for this cause.
     pub(crate) fn failed(&mut self, cause: &str, now: Instant) -> Say {
         let lasted = now.duration_since(*self.since.get_or_insert(now));
+        if lasted >= LONG && self.still.is_some_and(|still| now < still + LONG) {
+            return Say::Nothing;
+        }
         match self.told.is_due(cause, now) {
             false => Say::Nothing,
             true if lasted < reminder::EVERY => Say::First,
-            true => Say::Still(lasted),
+            true => {
+                self.still = Some(now);
+                Say::Still(lasted)
+            }
         }
     }
 
@@ -57,7 +68,7 @@ impl Outage {
     pub(crate) fn over(&mut self, now: Instant) -> Option<Duration> {
         let lasted = self.lasted(now);
         self.told.clear();
-        self.since = None;
+        (self.since, self.still) = (None, None);
         lasted
     }
 }
@@ -97,6 +108,23 @@ mod tests {
         }
         assert_eq!(outage.over(at(131)), Some(Duration::from_secs(126)));
         assert_eq!((outage.over(at(132)), outage.failed("refused", at(133))), (None, Say::First));
+    }
+
+    /// Three steps may fail at once for one cause outside: deletes, the mark and a sweep, or the stream, the session and a
+    /// look.
+    #[test]
+    fn an_hour_of_an_outage_with_causes_in_turn_is_at_most_80_lines_of_three_steps() {
+        let start = Instant::now();
+        let causes = ["refused", "timed out", "refused", "no route"];
+        let lines = |step: u64| {
+            let mut outage = Outage::default();
+            let tries = (0..3600 / 4).map(|turn| (turn * 4 + step, causes[(turn % 4) as usize]));
+            let said = tries
+                .filter(|(second, cause)| outage.failed(cause, start + Duration::from_secs(*second)) != Say::Nothing);
+            said.count()
+        };
+        let all: usize = (0..3).map(lines).sum();
+        assert!((30..=80).contains(&all), "{all} lines");
     }
 
     #[test]

@@ -135,6 +135,12 @@ impl AdminState {
         *self.verified.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tally;
     }
 
+    /// How far the sweep of a cache is: about so many parts of a hundred, and keys deleted.
+    pub fn swept(&self, cache: &str) -> Option<(u64, u64)> {
+        let caches = self.caches.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        caches.iter().find(|watched| &*watched.name == cache).map(|watched| watched.health.progress().seen())
+    }
+
     /// Takes what the loop says.
     pub fn news(&self, news: &News) {
         self.metrics().news(news, speaker().as_ref(), Instant::now());
@@ -152,6 +158,17 @@ impl AdminState {
         let verified = *self.verified.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let outside = Outside { caches: &caches, process, warnings: &warnings };
         self.metrics().text(&outside, Instant::now()) + &verified.series()
+    }
+
+    /// What it shows, for a command: `ready` and `alive` with their reasons.
+    pub fn status(&self) -> serde_json::Value {
+        let (now, caches, metrics) = (Instant::now(), self.states(), self.metrics());
+        let (ready, why) = match metrics.standing(&caches) {
+            Ok(what) => (true, what),
+            Err(reason) => (false, reason),
+        };
+        let each: Vec<String> = metrics.of_each(&caches, now).lines().map(str::to_owned).collect();
+        serde_json::json!({ "ready": ready, "standing": why.trim_end(), "dead": metrics.dead(now), "caches": each })
     }
 
     fn metrics(&self) -> MutexGuard<'_, Metrics> {

@@ -8,12 +8,11 @@ use super::cluster::ShardCache;
 use super::continuity::Lineage;
 use super::forms::CacheAddress;
 use super::health::Health;
-use super::inspect::{Inspect, Walk};
+use super::inspect::{Inspect, Lifetimes, Walk};
 use super::probe::Examined;
 use super::redis::RedisCache;
 use super::rest::RestCache;
 use super::statistics::CacheSaid;
-use super::sweep::Progress;
 use super::{Cache, Deleted, Rest, Swap, Swept};
 use crate::config::{self, in_section};
 use crate::error::{Error, Result};
@@ -68,11 +67,6 @@ impl AnyCache {
         let section = Rc::from(config.section.as_str());
         let kind = Kind::new(config).map_err(|error| of_section(error, &section))?;
         Ok(AnyCache { section, kind })
-    }
-
-    /// How far the current or last sweep is.
-    pub fn progress(&self) -> &Progress {
-        each!(self, cache => cache.progress())
     }
 
     /// Whether the cache answers.
@@ -205,6 +199,14 @@ impl Inspect for AnyCache {
 
     async fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
         ask!(self, cache => cache.values(keys))
+    }
+
+    async fn lifetimes(&self, look: &mut dyn Lifetimes) -> Result<()> {
+        ask!(self, cache => cache.lifetimes(look))
+    }
+
+    async fn size(&self) -> Result<u64> {
+        ask!(self, cache => cache.size())
     }
 }
 

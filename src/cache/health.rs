@@ -4,6 +4,41 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+/// How far the current or last sweep is, for whoever watches it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    visited: AtomicU64,
+    deleted: AtomicU64,
+    keys: AtomicU64,
+}
+
+impl Progress {
+    /// A sweep begins over a database that holds so many keys; 0 where the server does not tell.
+    pub(super) fn begin(&self, keys: u64) {
+        self.visited.store(0, Ordering::Relaxed);
+        self.deleted.store(0, Ordering::Relaxed);
+        self.keys.store(keys, Ordering::Relaxed);
+    }
+
+    /// A SCAN visited so many buckets more.
+    pub(super) fn visited(&self, buckets: u32) {
+        self.visited.fetch_add(buckets.into(), Ordering::Relaxed);
+    }
+
+    /// So many keys are deleted.
+    pub(super) fn deleted(&self, keys: u64) {
+        self.deleted.store(keys, Ordering::Relaxed);
+    }
+
+    /// Parts of a hundred that are seen, and keys deleted. The server's table has about as many buckets as the next power
+    /// of two above its keys, so this is an estimate, which ends before the end.
+    pub fn seen(&self) -> (u64, u64) {
+        let buckets = self.keys.load(Ordering::Relaxed).max(1).next_power_of_two();
+        let percent = self.visited.load(Ordering::Relaxed).saturating_mul(100) / buckets;
+        (percent.min(99), self.deleted.load(Ordering::Relaxed))
+    }
+}
+
 /// What the attempts of late came to.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -16,9 +51,15 @@ pub struct Health {
     billed: AtomicU64,
     /// 0 where there are none, 1 when a majority of them answered, 2 when it did not.
     sentinels: AtomicU8,
+    progress: Progress,
 }
 
 impl Health {
+    /// How far the current or last sweep is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// An attempt ended.
     pub fn note(&self, answered: bool) {
         match (self.away.swap(!answered, Ordering::Relaxed), answered) {

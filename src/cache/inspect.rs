@@ -46,4 +46,19 @@ pub trait Inspect {
 
     /// The values of these keys, in order; `None` for a key that is not there, or holds another type than text.
     async fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>>;
+
+    /// Tells `look` how long each key that it wants still lives; some may come twice.
+    async fn lifetimes(&self, look: &mut dyn Lifetimes) -> Result<()>;
+
+    /// Keys in the database.
+    async fn size(&self) -> Result<u64>;
+}
+
+/// Whoever looks at how long keys live.
+pub trait Lifetimes {
+    /// Whether the key is asked for.
+    fn wants(&mut self, key: &[u8]) -> bool;
+
+    /// The key lives for so long, in milliseconds; `None`: for ever.
+    fn lives(&mut self, key: &[u8], millis: Option<u64>);
 }

@@ -25,7 +25,7 @@ use super::sentinel::Sentinels;
 use super::speak::{self, Speaks, count};
 use super::statistics::CacheSaid;
 use super::swap::{self, Swapping, mark_key};
-use super::sweep::{Progress, Steps, SweepGround};
+use super::sweep::{Steps, SweepGround};
 use super::unlink::Packing;
 use super::{Cache, Deleted, Swap, Swept, long, reply, socket, sweep};
 use crate::amount::shown;
@@ -93,7 +93,6 @@ pub struct RedisCache {
     /// That no new connection can be made while the present one works.
     said: RefCell<Reminder<Id, Instant>>,
     steps: Steps,
-    progress: Progress,
     health: Arc<Health>,
 }
 
@@ -141,14 +140,8 @@ impl RedisCache {
             by_script: Cell::default(),
             said: RefCell::default(),
             steps: Steps::new(Packing::of(config.metering)),
-            progress: Progress::default(),
             health,
         }
-    }
-
-    /// How far the current or last sweep is.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
     }
 
     /// Whether the cache answers.
@@ -370,7 +363,8 @@ impl RedisCache {
             Ok(deleted.existed + self.unlink_long(&long).await?.existed)
         };
         let swept =
-            sweep::run(&SweepGround { steps: &self.steps, progress: &self.progress, finish }, &mut link, plan).await;
+            sweep::run(&SweepGround { steps: &self.steps, progress: self.health.progress(), finish }, &mut link, plan)
+                .await;
         drop(sweeping);
         match &swept {
             // Another call met a failure, and connected anew since: perhaps to another server, which was not swept.

@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use ::redis::{Cmd, Value};
+use ::redis::{Cmd, Pipeline, Value};
 
-use super::inspect::Walk;
+use super::inspect::{Lifetimes, Walk};
 use super::reply;
-use super::speak::Speaks;
+use super::speak::{Speaks, count};
 use crate::error::Result;
 
 /// Buckets that one SCAN of a look visits: well below a millisecond of the server's one thread.
@@ -62,6 +62,43 @@ pub(super) async fn some(link: &mut impl Speaks, walk: &mut Walk, matching: &[u8
     let (cursor, keys) = read(ask(link, &walk.cursor, matching, SCAN_COUNT).await?)?;
     walk.cursor = cursor;
     Ok(keys)
+}
+
+/// Tells `look` how long the keys that it wants still live. A key that moves to another node of a cluster meanwhile is seen
+/// there, or expires as it would have.
+pub(super) async fn lifetimes(link: &mut impl Speaks, look: &mut dyn Lifetimes) -> Result<()> {
+    let mut cursor = b"0".to_vec();
+    loop {
+        let asked = Instant::now();
+        let keys;
+        (cursor, keys) = read(ask(link, &cursor, b"*", SCAN_COUNT).await?)?;
+        let keys: Vec<Vec<u8>> = keys.into_iter().filter(|key| look.wants(key)).collect();
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        keys.iter().for_each(|key| _ = pipeline.add_command(::redis::cmd("PTTL").arg(key).to_owned()));
+        let bytes = keys.iter().map(Vec::len).sum();
+        let replies = if keys.is_empty() { Vec::new() } else { link.exchange(&pipeline, bytes).await? };
+        for (key, reply) in keys.iter().zip(replies) {
+            match reply {
+                Value::Int(-1) => look.lives(key, None),
+                // Below zero is one that expired meanwhile.
+                Value::Int(millis) => {
+                    u64::try_from(millis).into_iter().for_each(|millis| look.lives(key, Some(millis)))
+                }
+                Value::ServerError(error) if matches!(error.code(), "MOVED" | "ASK") => {}
+                Value::ServerError(error) => return Err(reply::refused("PTTL", &error)),
+                _ => return Err(reply::unexpected("PTTL")), // Value is foreign and non-exhaustive.
+            }
+        }
+        if cursor == b"0" {
+            return Ok(());
+        }
+        tokio::time::sleep(asked.elapsed().max(Duration::from_millis(1))).await;
+    }
+}
+
+/// Keys in the database.
+pub(super) async fn size(link: &mut impl Speaks) -> Result<u64> {
+    count("DBSIZE", &link.ask(::redis::cmd("DBSIZE")).await?)
 }
 
 /// The next cursor and the keys; `None` when the reply has another shape.

@@ -134,7 +134,7 @@ pub(super) fn read_at_primary(key: &str) -> Cmd {
 /// Whether the command may change something, as far as those go that crieur sends.
 pub(super) fn may_write(command: &Cmd) -> bool {
     let Some(Arg::Simple(name)) = command.args_iter().next() else { return true }; // Arg is foreign and non-exhaustive.
-    ![&b"GET"[..], b"SCAN", b"INFO", b"DBSIZE"].contains(&name)
+    ![&b"GET"[..], b"SCAN", b"INFO", b"DBSIZE", b"PTTL"].contains(&name)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 
 use ::redis::Cmd;
 
+use super::health::Progress;
 use super::speak::{Speaks, count};
 use super::unlink::Packing;
 use super::{Swept, lease, scan};
@@ -161,17 +162,6 @@ fn shared(mut left: Vec<u8>, right: &[u8]) -> Vec<u8> {
     left
 }
 
-/// How far the current sweep is, for a terminal.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Keys that the scan returned.
-    pub scanned: Cell<u64>,
-    /// Keys deleted.
-    pub deleted: Cell<u64>,
-    /// Keys in the database when the scan began; 0 where the server does not tell.
-    pub total: Cell<u64>,
-}
-
 /// Deletes keys that were found, each with its lease, over the connection of the scan or elsewhere; how many existed.
 pub(super) trait Finish<K>: AsyncFn(&mut K, &[&[u8]]) -> Result<u64> {}
 
@@ -194,14 +184,12 @@ pub(super) async fn run<K: Speaks, L: Finish<K>>(
     plan: &SweepPlan<'_>,
 ) -> Result<Swept> {
     let progress = ground.progress;
-    progress.scanned.set(0);
-    progress.deleted.set(0);
-    progress.total.set(size(link).await?);
+    progress.begin(size(link).await?);
     let mut swept = Swept::default();
     let exact: Vec<Vec<u8>> = plan.exact.iter().map(|pattern| glob::literal_prefix(pattern)).collect();
     let keys = exact.iter().map(Vec::as_slice).filter(|key| !plan.protects(key));
     swept.deleted += finish(ground, link, keys).await?;
-    progress.deleted.set(swept.deleted);
+    progress.deleted(swept.deleted);
     if plan.globs == 0 {
         return Ok(swept);
     }
@@ -216,8 +204,8 @@ pub(super) async fn run<K: Speaks, L: Finish<K>>(
         swept.scanned += keys.len() as u64;
         let condemned = keys.iter().map(Vec::as_slice).filter(|key| plan.condemns(key));
         swept.deleted += finish(ground, link, condemned).await?;
-        progress.scanned.set(swept.scanned);
-        progress.deleted.set(swept.deleted);
+        progress.visited(ground.steps.buckets.get());
+        progress.deleted(swept.deleted);
         if cursor == b"0" {
             ground.steps.passed();
             return Ok(swept);

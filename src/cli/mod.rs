@@ -1,10 +1,13 @@
 //! The commands: argv in, exit code out. Edges only; what a command decides lives in pure modules.
 
+mod ask;
+mod bar;
 mod beside;
 mod caches;
 pub mod check;
 mod cost;
 pub mod coverage;
+pub mod deletes;
 pub mod diff;
 pub mod dry;
 pub mod explain;
@@ -25,8 +28,12 @@ pub mod run;
 pub mod setup;
 mod standing;
 pub mod status;
+pub mod sweep;
+pub mod tail;
 pub mod teardown;
+pub mod terminal;
 pub mod trial;
+pub mod ttl;
 pub mod verify;
 
 use std::io::Write as _;
@@ -40,7 +47,7 @@ use crate::cache::inspect::Inspect;
 use crate::cli::finding::Shown;
 use crate::cli::origin::Origin;
 use crate::cli::output::{LastingOut, say, told};
-use crate::cli::process::{block_on, environment};
+use crate::cli::process::{block_on, end_signal, environment};
 use crate::cli::setup::plan::Slotting;
 use crate::config::{Config, Given, Mode};
 use crate::error::{Error, Exit, Result};
@@ -103,6 +110,12 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Compare cached values with what the database says, as [[verify]] has it. Changes nothing.
     Verify(verify::VerifyArgs),
+    /// Follow the changes that the daemon sees, and how long after its commit each is deleted.
+    Tail(tail::TailArgs),
+    /// Delete every key of a template, or that matches a pattern, through the daemon: asks first.
+    Sweep(sweep::SweepArgs),
+    /// Say how long the cached keys of each family live, against [ttl] of the configuration. Deletes nothing.
+    Ttl(ttl::TtlArgs),
     /// Create in the database what crieur needs: publication, replica identities and slot, or triggers. Safe to run again.
     Setup(setup::SetupArgs),
     /// Drop what `crieur setup` made, for whoever no longer uses crieur. Asks first.
@@ -159,6 +172,16 @@ pub fn main() -> Exit {
         Command::Coverage(arguments) => with_config(&arguments.config, |config| report(coverage(&config, &arguments))),
         Command::Status(arguments) => with_config(&arguments.config, |config| report(status(&config, &arguments))),
         Command::Verify(arguments) => with_config(&arguments.config, |config| report(verify(&config, &arguments))),
+        Command::Tail(arguments) => {
+            report(block_on(async { tail::run(&arguments, end_signal()?, &mut std::io::stdout()).await }))
+        }
+        Command::Sweep(arguments) if arguments.dry_run => with_config(&arguments.config, |config| {
+            report(block_on(sweep::price(&config, &arguments, &mut LastingOut::stdout())))
+        }),
+        Command::Sweep(arguments) => report(sweep::run(&arguments, &mut LastingOut::stdout())),
+        Command::Ttl(arguments) => with_config(&arguments.config, |config| {
+            report(block_on(ttl::run(&config, &arguments, &mut LastingOut::stdout())))
+        }),
         Command::Setup(arguments) => {
             with_config(&arguments.config, |config| report(setup(&config, (arguments.mode(), arguments.slotting()))))
         }

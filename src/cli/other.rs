@@ -7,8 +7,22 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::mistake::suggestion;
 
 /// Every command, for a list.
-const COMMANDS: [&str; 11] =
-    ["run", "check", "explain", "coverage", "status", "setup", "teardown", "record", "replay", "completions", "help"];
+const COMMANDS: [&str; 14] = [
+    "run",
+    "check",
+    "explain",
+    "coverage",
+    "status",
+    "tail",
+    "sweep",
+    "ttl",
+    "setup",
+    "teardown",
+    "record",
+    "replay",
+    "completions",
+    "help",
+];
 
 /// Names, and what to type for them.
 const OTHERS: &[(&[&str], &str)] = &[
@@ -19,9 +33,10 @@ const OTHERS: &[(&[&str], &str)] = &[
     ),
     (&["logs", "log", "journal"], "`journalctl -u crieur` shows the log"),
     (
-        &["start", "serve", "server", "daemon", "up", "stream", "watch", "listen"],
+        &["start", "serve", "server", "daemon", "up", "stream", "listen"],
         "`crieur run` runs the daemon; under systemd `systemctl start crieur`",
     ),
+    (&["watch", "follow", "monitor"], "`crieur tail` follows the changes that the daemon sees"),
     (&["stop", "down", "kill", "quit"], "`systemctl stop crieur`, or SIGTERM"),
     (&["restart"], "`systemctl restart crieur`"),
     (&["reload", "hup"], "`systemctl reload crieur`, or SIGHUP, reads the rules again"),
@@ -38,8 +53,8 @@ const OTHERS: &[(&[&str], &str)] = &[
         "`crieur teardown --print` shows what undoes `crieur setup`",
     ),
     (
-        &["sweep", "flush", "invalidate", "purge", "delete", "clear", "evict"],
-        "crieur sweeps by itself; SQL names keys: SELECT crieur.invalidate('pattern:*')",
+        &["flush", "invalidate", "purge", "delete", "clear", "evict"],
+        "`crieur sweep PATTERN` deletes every key that matches; SQL names keys: SELECT crieur.invalidate('pattern:*')",
     ),
     (&["diff", "compare"], "`crieur explain --diff OLD.toml NEW.toml --recording FILE`"),
     (&["dry-run", "dryrun", "simulate", "plan", "preview"], "`crieur run --dry-run` prints what would be deleted"),

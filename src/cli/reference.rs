@@ -33,6 +33,8 @@ pub enum ReferencePart {
     Commands,
     /// The help of the commands that write a configuration, and that compare the cache with the database.
     CommandsMore,
+    /// The help of the commands that look at what runs.
+    CommandsLive,
     /// The rights of the cache's user for the rules of Dousell Immo.
     Acl,
     /// Every id that a line of the log carries.
@@ -55,8 +57,11 @@ pub fn text(part: ReferencePart, crieur: clap::Command) -> String {
         ReferencePart::CacheKeys => configuration(&mut out, true),
         ReferencePart::Metrics => metrics(&mut out),
         ReferencePart::ExitCodes => exit_codes(&mut out),
-        ReferencePart::Commands => commands(&mut out, crieur, |name| !MORE.contains(&name)),
+        ReferencePart::Commands => {
+            commands(&mut out, crieur, |name| !MORE.contains(&name) && !LIVE.contains(&name));
+        }
         ReferencePart::CommandsMore => commands(&mut out, crieur, |name| MORE.contains(&name)),
+        ReferencePart::CommandsLive => commands(&mut out, crieur, |name| LIVE.contains(&name)),
         ReferencePart::Acl => rights(&mut out),
         ReferencePart::Ids => ids(&mut out),
         ReferencePart::WarningsStream | ReferencePart::WarningsTables | ReferencePart::WarningsCache => {
@@ -226,8 +231,8 @@ const PAGES: [(ReferencePart, &str, &[&str]); 3] = [
         ReferencePart::WarningsCache,
         "runbook-cache.md",
         &[
-            "run", "reload", "metrics", "cache", "mark", "repair", "tls", "sweep", "gap", "sentinel", "cluster",
-            "verify",
+            "run", "control", "reload", "metrics", "cache", "mark", "repair", "tls", "sweep", "gap", "sentinel",
+            "cluster", "verify",
         ],
     ),
 ];
@@ -289,6 +294,9 @@ fn warnings(out: &mut String, part: ReferencePart) {
     out.truncate(out.trim_end().len());
     out.push('\n');
 }
+
+/// Commands that look at what runs, and order a sweep; they have a page of their own.
+const LIVE: [&str; 4] = ["status", "tail", "sweep", "ttl"];
 
 /// Commands whose help stands on the second page.
 const MORE: [&str; 2] = ["init", "verify"];

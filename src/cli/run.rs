@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use crate::admin::{self, AdminState, PageOptions, WatchedCache};
 use crate::cache::any::AnyCache;
 use crate::cli::caches::{policy, watched};
+use crate::cli::deletes::Deletes;
 use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
 use crate::cli::progress::ProgressLine;
 use crate::cli::reload::{self, ConfigInForce, Reloading};
@@ -19,6 +20,7 @@ use crate::config::{CacheConfig, Config, Mode, Postgres};
 use crate::control::Control;
 use crate::control::pooled::PooledControl;
 use crate::control::session::ControlSession;
+use crate::desk::{self, Desk, DeskFile};
 use crate::error::{Exit, Result};
 use crate::observe::board::Board;
 use crate::observe::news::{News, Totals};
@@ -79,6 +81,16 @@ pub fn run(config: Config, file: &Path) -> Exit {
             error.exit()
         }
     }
+}
+
+/// Ordered sweeps that wait until the loop reads them.
+const ORDERS_MAX: usize = 4;
+
+/// The control socket, where there is one.
+fn open_desk(config: &Config, desk: Desk) -> Result<Option<DeskFile>> {
+    let runtime = std::env::var_os("RUNTIME_DIRECTORY");
+    let path = desk::path::of_daemon(config.control.as_deref(), runtime.as_deref());
+    path.map(|path| desk::open(&path, desk)).transpose()
 }
 
 async fn stream(config: Config, file: &Path, recent: Recent) -> Result<Totals> {
@@ -168,21 +180,28 @@ where
     if let Some(address) = config.admin {
         admin::serve(address, watch.clone()).await?;
     }
+    let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+    let _socket = open_desk(&config, Desk { board: board.clone(), state: watch.clone(), orders })?;
     let in_force = ConfigInForce::new(file, &config, &watched);
     let stop = stop_signal()?;
     let (mut progress, status) = (ProgressLine::default(), Status::new(watched));
     let (teller, pages, counted) = (status.clone(), watch.clone(), watch.clone());
+    let (posts, mut deletes) = (board, Deletes::default());
     let news = move |news: News| {
         status.news(&news);
         watch.news(&news);
         progress.news(&news);
-        board.news(&news, SystemTime::now());
+        posts.news(&news, SystemTime::now());
+        if matches!(news, News::Gone(..)) && tracing::enabled!(tracing::Level::DEBUG) {
+            deletes.lines(&posts).iter().for_each(|(cache, line)| tracing::debug!(%cache, "{line}"));
+        }
         recent.add(&news, SystemTime::now());
     };
     let (sender, reloads) = mpsc::channel(1);
     let hangup = listen(SignalKind::hangup())?;
     let first = control(&config.rules);
-    let mut pipeline = Pipeline::new(source, caches, first, config.rules, settings, news).reloading(reloads);
+    let mut pipeline = Pipeline::new(source, caches, first, config.rules, settings, news);
+    pipeline = pipeline.reloading(reloads).taking_orders(ordered);
     if let Some(within) = sd_notify::watchdog_enabled() {
         pipeline = pipeline.turning(within / WATCHDOG_PARTS, || notify(&[NotifyState::Watchdog]));
     }

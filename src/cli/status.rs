@@ -1,6 +1,6 @@
 //! `crieur status`: what the marks in the caches say, and a wait until what is committed is deleted everywhere.
 //!
-//! It asks the caches and not the daemon: a mark says up to where the first delete of every change was answered, whoever
+//! It asks the caches before the daemon: a mark says up to where the first delete of every change was answered, whoever
 //! wrote it. So the command works on any machine that reaches the servers, and a daemon that is down is seen by its marks.
 
 use std::io::Write;
@@ -8,14 +8,18 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_postgres::Client;
 
 use crate::amount::duration;
 use crate::cache::any::AnyCache;
+use crate::cli::ask::{DeskAnswers, SocketArgs};
 use crate::cli::origin::Origin;
 use crate::cli::output::say;
 use crate::config::{CacheConfig, Config, Mode};
+use crate::desk::path::of_command;
+use crate::desk::words::{DeskAnswer, DeskQuestion};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{Mark, deleted};
@@ -59,6 +63,11 @@ pub struct StatusArgs {
     /// Wait for the caches that are not required, too.
     #[arg(long, requires = "wait")]
     all: bool,
+    /// Write JSON.
+    #[arg(long, conflicts_with = "wait")]
+    json: bool,
+    #[command(flatten)]
+    socket: SocketArgs,
 }
 
 fn until(text: &str) -> std::result::Result<Until, String> {
@@ -128,7 +137,7 @@ impl Awaited<'_> {
 /// Those of the configuration, and of the server.
 pub async fn run(config: &Config, arguments: &StatusArgs, out: &mut impl Write) -> anyhow::Result<Exit> {
     let caches = config.caches.iter().map(|cache| Ok((cache, AnyCache::new(cache)?))).collect::<Result<Vec<_>>>()?;
-    let Some(until) = arguments.wait else { return show(config, &caches, out).await };
+    let Some(until) = arguments.wait else { return show(config, &caches, arguments, out).await };
     let by = Instant::now() + arguments.timeout;
     let wanted = match wanted(config, until, by).await? {
         Ok(wanted) => wanted,
@@ -180,43 +189,89 @@ async fn wanted(config: &Config, until: Until, by: Instant) -> Result<std::resul
     }
 }
 
-/// What the marks say now.
-async fn show(config: &Config, caches: &[(&CacheConfig, AnyCache)], out: &mut impl Write) -> anyhow::Result<Exit> {
-    let mut exit = Exit::Ok;
+/// What the mark of a cache says now, or what is wrong with it.
+fn read(answer: std::result::Result<Result<Option<Vec<u8>>>, Elapsed>) -> std::result::Result<(Mark, Lsn), String> {
+    let text = match answer {
+        Ok(Ok(text)) => text,
+        Ok(Err(error)) => return Err(format!("does not answer: {}", error.chain())),
+        Err(_) => return Err("does not answer".to_owned()),
+    };
+    match text.as_deref().map(|text| (serde_json::from_slice::<Mark>(text), deleted(text))) {
+        Some((Ok(mark), Some(deleted))) => Ok((mark, deleted)),
+        Some(_) => Err("holds a mark that cannot be read".to_owned()),
+        None => Err("holds no mark".to_owned()),
+    }
+}
+
+/// What the marks say now, and the daemon of this machine, where one answers.
+async fn show(
+    config: &Config,
+    caches: &[(&CacheConfig, AnyCache)],
+    arguments: &StatusArgs,
+    out: &mut impl Write,
+) -> anyhow::Result<Exit> {
     let asked = caches.iter().map(|(_, cache)| timeout(ANSWER, cache.mark_for_readers(&config.postgres.slot)));
-    for ((cache, _), answer) in caches.iter().zip(join_all(asked).await) {
-        let name = &cache.name;
-        let text = match answer {
-            Ok(Ok(text)) => text,
-            Ok(Err(error)) => {
-                writeln!(out, "cache {name} does not answer: {}", error.chain())?;
-                exit = Exit::Failed;
-                continue;
+    let (answers, daemon) = tokio::join!(join_all(asked), daemon(config, arguments));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (mut exit, mut objects) = (Exit::Ok, Vec::new());
+    for ((CacheConfig { name, .. }, _), answer) in caches.iter().zip(answers) {
+        let (line, object) = match read(answer) {
+            Ok((Mark { lsn, at, late_ms, .. }, deleted)) => {
+                let age = now.saturating_sub(at);
+                let line = format!(": lsn {lsn}, deleted {deleted}, written {age} s ago, {late_ms} ms late");
+                let object = serde_json::json!({
+                    "cache": name, "lsn": lsn, "deleted": deleted.to_string(), "age_s": age, "late_ms": late_ms,
+                });
+                (line, object)
             }
-            Err(_) => {
-                writeln!(out, "cache {name} does not answer")?;
+            Err(wrong) => {
                 exit = Exit::Failed;
-                continue;
+                (format!(" {wrong}"), serde_json::json!({ "cache": name, "wrong": wrong }))
             }
         };
-        match text.as_deref().map(|text| (serde_json::from_slice::<Mark>(text), deleted(text))) {
-            Some((Ok(mark), Some(deleted))) => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-                let age = now.saturating_sub(mark.at);
-                let Mark { lsn, late_ms, .. } = mark;
-                writeln!(out, "cache {name}: lsn {lsn}, deleted {deleted}, written {age} s ago, {late_ms} ms late")?;
-            }
-            Some(_) => {
-                writeln!(out, "cache {name} holds a mark that cannot be read")?;
-                exit = Exit::Failed;
-            }
-            None => {
-                writeln!(out, "cache {name} holds no mark")?;
-                exit = Exit::Failed;
-            }
+        if !arguments.json {
+            writeln!(out, "cache {name}{line}")?;
         }
+        objects.push(object);
+    }
+    if arguments.json {
+        writeln!(out, "{}", serde_json::json!({ "caches": objects, "daemon": daemon }))?;
+    } else if let Some(daemon) = daemon {
+        told_by_daemon(&daemon, out)?;
     }
     Ok(exit)
+}
+
+/// What the daemon of this machine shows of itself; `None` where no socket is.
+async fn daemon(config: &Config, arguments: &StatusArgs) -> Option<serde_json::Value> {
+    let runtime = std::env::var_os("RUNTIME_DIRECTORY");
+    let path = of_command(arguments.socket.socket.as_deref(), config.control.as_deref(), runtime.as_deref());
+    if arguments.socket.socket.is_none() && !path.exists() {
+        return None;
+    }
+    let asked = async { DeskAnswers::of(&path, &DeskQuestion::Status).await?.next().await };
+    match timeout(ANSWER, asked).await {
+        Ok(Ok(Some(DeskAnswer::Status { status }))) => Some(status),
+        Ok(Ok(_)) | Err(_) => Some(serde_json::json!({ "wrong": "does not answer" })),
+        Ok(Err(error)) => Some(serde_json::json!({ "wrong": error.chain() })),
+    }
+}
+
+/// The same in lines.
+fn told_by_daemon(daemon: &serde_json::Value, out: &mut impl Write) -> std::io::Result<()> {
+    let text = |name: &str| daemon[name].as_str().map(str::to_owned);
+    if let Some(wrong) = text("wrong") {
+        return writeln!(out, "daemon: {wrong}");
+    }
+    let is_ready = if daemon["ready"] == true { "ready" } else { "not ready" };
+    writeln!(out, "daemon: {is_ready}: {}", text("standing").unwrap_or_default())?;
+    if let Some(dead) = text("dead") {
+        writeln!(out, "daemon: {dead}")?;
+    }
+    for line in daemon["caches"].as_array().into_iter().flatten().filter_map(|line| line.as_str()) {
+        writeln!(out, "daemon: {line}")?;
+    }
+    Ok(())
 }
 
 /// Of a stream of WAL.

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::config::named::{self, MAIN, Section};
 use crate::config::reference::{ConfigKey, ConfigKind, Unfit, reference};
+use crate::config::ttl;
 use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::rules::read::parse::TOP;
 
@@ -121,6 +122,7 @@ fn top_level() -> Vec<&'static str> {
     names.dedup();
     names.push(named::CACHES);
     names.push("rules_file");
+    names.push(ttl::SECTION);
     names.extend(TOP);
     names
 }
@@ -138,7 +140,7 @@ pub fn file(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mistakes)
     let mut reading = Reading { file, table, mistakes, layer: Layer::default() };
     for (name, value) in table {
         let section = name.get_ref().as_ref();
-        if section == "rules_file" || TOP.contains(&section) {
+        if section == "rules_file" || section == ttl::SECTION || TOP.contains(&section) {
             continue;
         }
         if section == named::CACHES {

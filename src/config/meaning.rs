@@ -209,4 +209,10 @@ pub const MEANINGS: &[(&str, &str)] = &[
         "`text` is for people. `json` writes one object for each line: `time`, `level`, `id`, `message`, and each field \
          under its own name.",
     ),
+    (
+        "control.socket",
+        "The unix socket at which `crieur tail`, `crieur sweep` and `crieur status` ask the daemon. Without this key the \
+         socket is in the runtime directory that systemd makes (`RUNTIME_DIRECTORY`), `/run/crieur/control.sock`; where \
+         there is none, there is no socket. root, the daemon's own user and members of its group may ask.",
+    ),
 ];

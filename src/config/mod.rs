@@ -11,10 +11,11 @@ mod named;
 pub mod reference;
 mod rules_file;
 mod settings;
+pub mod ttl;
 mod verify;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::amount::shown;
@@ -24,6 +25,7 @@ use crate::config::environment::Environment;
 use crate::config::layers::LayerValues;
 use crate::config::merged::{Merged, unfit};
 use crate::config::reference::Checked;
+use crate::config::ttl::TtlLimit;
 use crate::mistake::{Mistakes, Place, SourceFile};
 use crate::rules::Rules;
 use crate::verify::Verification;
@@ -56,6 +58,10 @@ pub struct Config {
     pub admin_hosts: Vec<String>,
     /// `[log]`
     pub log: LogConfig,
+    /// `control.socket`: where commands of this machine ask the daemon; default: in systemd's runtime directory.
+    pub control: Option<PathBuf>,
+    /// `[ttl]`: how long the keys of each family may live.
+    pub ttl: Vec<TtlLimit>,
     /// `[[rules]]` and those of `rules_file`, checked.
     pub rules: Rules,
     /// `[[verify]]`: cached values that are compared with the database.
@@ -127,10 +133,11 @@ impl Config {
         let names = is_known.then(|| caches.iter().map(|(name, _)| name.clone()).collect());
         let (mut rules, verify) = rules_file::read_rules(&file, &table, directory, (&protect, names), &mut mistakes)?;
         rules.allow(&rules_file::united(&caches, "cache.invalidate"));
+        let ttl = ttl::read(&file, &table, &mut mistakes);
         if !mistakes.is_harmless() {
             return Err(mistakes);
         }
-        Config::of(merged, caches, (rules, protect, verify), mistakes).with_budgets_that_can_be_kept()
+        Config::of(merged, caches, (rules, protect, verify, ttl), mistakes).with_budgets_that_can_be_kept()
     }
 
     /// A budget that the heartbeat eats is a mistake.
@@ -156,7 +163,7 @@ impl Config {
     fn of(
         merged: Merged,
         mut of_caches: Vec<(String, Merged)>,
-        (rules, protect, verify): (Rules, Vec<Vec<u8>>, Vec<Verification>),
+        (rules, protect, verify, ttl): (Rules, Vec<Vec<u8>>, Vec<Verification>, Vec<TtlLimit>),
         warnings: Mistakes,
     ) -> Config {
         let caches = of_caches.iter_mut().map(|(name, merged)| caches::config(name.clone(), merged)).collect();
@@ -190,6 +197,8 @@ impl Config {
                 level: merged.text("log.level"),
                 format: if merged.text("log.format") == "json" { LogFormat::Json } else { LogFormat::Text },
             },
+            control: merged.path("control.socket"),
+            ttl,
             rules,
             verify,
             warnings,

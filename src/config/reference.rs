@@ -276,6 +276,12 @@ const KEYS: &[ConfigKey] = &[
         Some("text"),
         "text for people; json: one object for each line, with its fields",
     ),
+    key(
+        "control.socket",
+        ConfigKind::Path,
+        None,
+        "unix socket of crieur tail, sweep and status; without it: control.sock in systemd's runtime directory, if there is one",
+    ),
 ];
 
 /// Every key, in the order of the documentation.

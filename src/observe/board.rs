@@ -71,6 +71,11 @@ impl Board {
         }
     }
 
+    /// The turn of now: what is behind it is news.
+    pub fn turn(&self) -> u64 {
+        self.kept().turn
+    }
+
     /// Entries that were posted, or of which something became, behind this turn: the oldest change first.
     pub fn behind(&self, turn: u64) -> Vec<Posted> {
         self.kept().entries.iter().filter(|posted| posted.turn > turn).cloned().collect()

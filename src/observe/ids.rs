@@ -106,6 +106,21 @@ ids! {
         stale "No."
         act "Nothing."
         ends "At once."
+    ControlServed "control.served" Info
+        means "Commands are answered at the control socket at this path."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    ControlAsked "control.asked" Info
+        means "Somebody asked the daemon at the control socket: the user, the process, and what was asked."
+        stale "No."
+        act "Nothing."
+        ends "At once."
+    ControlRefused "control.refused" Warn
+        means "A process of a user who may not ask the daemon connected to the control socket."
+        stale "No."
+        act "If that user is to ask: usermod -aG crieur USER. If not, find the process by its pid."
+        ends "At once; said once a minute for each user."
     // The rules and settings, while the daemon runs.
     ReloadSame "reload.same" Info
         means "SIGHUP: the configuration was read again, and its rules and caches are those in force."

@@ -7,12 +7,15 @@
 mod followed;
 mod hold;
 mod memory;
+mod order;
+mod ordered;
 mod reload;
 mod renew;
 mod tally;
 mod trail;
 mod turning;
 
+pub use order::{SweepOrder, SweepTold};
 pub use reload::{Onward, Reload};
 
 use std::future::poll_fn;
@@ -128,6 +131,8 @@ pub struct Pipeline<S: Source, C, D> {
     reloads: Option<Receiver<Reload<C, D>>>,
     /// Who hears that the loop turns.
     turning: Option<Turning>,
+    /// Sweeps that people order.
+    orders: Option<Receiver<SweepOrder>>,
 }
 
 impl<S: Source, C, D> std::fmt::Debug for Pipeline<S, C, D> {
@@ -180,6 +185,7 @@ where
             followed: Followed::default(),
             reloads: None,
             turning: None,
+            orders: None,
         };
         pipeline.share_out();
         pipeline
@@ -235,6 +241,7 @@ where
                 // 1. A stop is heard even under full load.
                 () = &mut stop, if self.phase.hears_a_stop() => self.begin_stop(),
                 reload = reload::next(&mut self.reloads), if !draining => self.begin_reload(reload),
+                order = reload::next(&mut self.orders), if !draining => self.order(order),
                 () = at(self.phase.ends()) => break,
                 // 2. The server ends sessions that stay silent, so status goes before all work.
                 () = at(self.feed.status_due()) => {

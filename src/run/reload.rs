@@ -31,12 +31,12 @@ pub struct Reload<C, D> {
 }
 
 /// The next one; never where nobody sends any.
-pub(super) async fn next<C, D>(reloads: &mut Option<Receiver<Reload<C, D>>>) -> Reload<C, D> {
-    let Some(receiver) = reloads else { return pending().await };
+pub(super) async fn next<T>(from: &mut Option<Receiver<T>>) -> T {
+    let Some(receiver) = from else { return pending().await };
     match receiver.recv().await {
-        Some(reload) => reload,
+        Some(next) => next,
         None => {
-            *reloads = None;
+            *from = None;
             pending().await
         }
     }

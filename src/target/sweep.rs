@@ -13,12 +13,14 @@ use crate::failpoints::{Step, reached};
 use crate::insist::{Company, Part, insist};
 use crate::keys::KeySet;
 use crate::observe::news::News;
+use crate::observe::speaker::speaks;
 use crate::observe::{Id, log};
+use crate::rules::Invalidations;
 use crate::rules::plan::cause::{Cause, Causes};
 use crate::target::echo::{Delivery, Stage, bytes_of};
 use crate::target::owed::Repair;
 use crate::target::repairs::{SWEPT_BY_TWO, When};
-use crate::target::sweeping::Scanned;
+use crate::target::sweeping::{Scanned, SweepDone};
 
 /// More patterns than this in one sweep collapse into their families: each is compared with every key of the cache.
 const PATTERNS_MAX: usize = 1_000;
@@ -53,6 +55,21 @@ where
         }
     }
 
+    /// A person ordered a sweep of these patterns: it is owed, and `done` hears what it did. Whether any of them is for this
+    /// cache.
+    pub fn take_order(&mut self, mut load: Invalidations, done: Box<dyn FnOnce(Swept)>) -> bool {
+        let _speaking = speaks(&self.around.name);
+        self.around.rules.leave_out(&mut load);
+        if load.is_empty() {
+            return false;
+        }
+        // The mark says nothing of what comes behind the order before the sweep is done.
+        let ticket = self.ledger.open_or_join(None);
+        self.sweeping.orders.push(SweepDone(done));
+        self.queue_sweep(Delivery { load, tickets: vec![ticket], stage: Stage::Fresh });
+        true
+    }
+
     /// Begins a sweep of what waits.
     pub(super) fn start_sweep(&mut self) {
         if self.sweeping.is_out() || self.sweeping.queued.is_empty() {
@@ -62,6 +79,7 @@ where
         let deliveries = std::mem::take(&mut self.sweeping.queued);
         self.say_sweeping(&deliveries);
         self.sweeping.bytes = bytes_of(&deliveries);
+        self.sweeping.orders_out = std::mem::take(&mut self.sweeping.orders);
         self.sweeping.out.start(sweep(Rc::clone(&self.cache), self.settings.company, deliveries));
     }
 
@@ -81,6 +99,7 @@ where
             true => self.sweep_later(deliveries),
             false => {
                 self.repairs.swept_by_one();
+                self.sweeping.orders_out.drain(..).for_each(|order| (order.0)(swept));
                 deliveries.into_iter().for_each(|delivery| self.delivered(delivery));
             }
         }
@@ -96,7 +115,11 @@ where
         let when = self.repairs.when(SWEPT_BY_TWO, "the cache became another server while it was swept");
         if when == When::Now {
             deliveries.into_iter().for_each(|delivery| self.queue_sweep(delivery));
+            let orders = std::mem::take(&mut self.sweeping.orders_out);
+            self.sweeping.orders.extend(orders);
         } else {
+            // Whoever ordered it hears no more of it, and it is owed as before.
+            self.sweeping.orders_out.clear();
             self.repairs.owed.push(Instant::now() + when.pause(), Repair::Again(deliveries));
         }
     }
@@ -135,7 +158,7 @@ where
         for delivery in deliveries.iter().filter(|delivery| delivery.stage == Stage::Fresh) {
             let is_gap = delivery.load.causes.has(Cause::Missed);
             let swept = self.around.rules.swept_tables(&delivery.load.patterns, is_gap);
-            if is_gap || !swept.is_empty() {
+            if is_gap || !swept.is_empty() || delivery.load.causes.has(Cause::Ordered) {
                 causes.merge(delivery.load.causes);
                 tables.extend(swept);
             }

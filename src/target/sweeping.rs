@@ -24,6 +24,18 @@ pub(super) struct Sweeping {
     pub(super) bytes: usize,
     /// The cache became another while the sweep ran: parts of it may have been answered by the one before.
     pub(super) again: bool,
+    /// Whoever ordered a sweep that waits, and the one that runs.
+    pub(super) orders: Vec<SweepDone>,
+    pub(super) orders_out: Vec<SweepDone>,
+}
+
+/// Called with what an ordered sweep did.
+pub(super) struct SweepDone(pub(super) Box<dyn FnOnce(Swept)>);
+
+impl std::fmt::Debug for SweepDone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SweepDone")
+    }
 }
 
 impl Sweeping {

@@ -34,12 +34,12 @@ use crate::cache::continuity::Lineage;
 use crate::cache::forms::ClusterAddress;
 use crate::cache::health::Health;
 use crate::cache::identity::Info;
-use crate::cache::inspect::{Inspect, Walk};
+use crate::cache::inspect::{Inspect, Lifetimes, Walk};
 use crate::cache::link::CacheLink;
 use crate::cache::probe::{self, Examined};
 use crate::cache::speak::{self, Speaks, count};
 use crate::cache::statistics::CacheSaid;
-use crate::cache::sweep::{Progress, Steps, SweepPlan};
+use crate::cache::sweep::{Steps, SweepPlan};
 use crate::cache::unlink::Packing;
 use crate::cache::{Cache, Deleted, Rest, Swap, Swept, reply, scan};
 use crate::config::CacheConfig;
@@ -52,7 +52,6 @@ pub struct ShardCache {
     index: usize,
     name: String,
     steps: Steps,
-    progress: Rc<Progress>,
     /// The slot that the mark was read or written in last.
     marked_in: Cell<Option<u16>>,
     /// What stands where the mark should be, and counts for none.
@@ -64,19 +63,14 @@ pub struct ShardCache {
 impl ShardCache {
     /// The first shard of a cluster; the others come with the map. Nothing is connected yet.
     pub fn new(settings: CacheConfig, address: ClusterAddress) -> Self {
-        ShardCache::of(Topology::new(settings, address), 0, Rc::default())
+        ShardCache::of(Topology::new(settings, address), 0)
     }
 
-    fn of(topology: Rc<Topology>, index: usize, progress: Rc<Progress>) -> Self {
+    fn of(topology: Rc<Topology>, index: usize) -> Self {
         let name = format!("{}, shard {index}", topology.server());
         let (steps, marked_in, disregarded, vacant) =
             (Steps::new(Packing::Free), Cell::default(), RefCell::default(), RefCell::default());
-        ShardCache { topology, index, name, steps, progress, marked_in, disregarded, vacant }
-    }
-
-    /// How far the current or last sweep is.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
+        ShardCache { topology, index, name, steps, marked_in, disregarded, vacant }
     }
 
     /// Whether every shard answers.
@@ -246,7 +240,7 @@ impl Cache for ShardCache {
         let plan = SweepPlan::new(patterns, &settings.protect, settings.leases);
         let swept = async {
             self.topology.ready().await?;
-            sweep::sweep(&self.topology, self.index, &self.steps, &self.progress, &plan).await
+            sweep::sweep(&self.topology, self.index, &self.steps, &plan).await
         };
         self.noted(swept.await)
     }
@@ -294,7 +288,7 @@ impl Cache for ShardCache {
 
     fn newcomers(&self) -> Vec<Self> {
         let newcomers = self.topology.take_newcomers().into_iter();
-        newcomers.map(|index| ShardCache::of(Rc::clone(&self.topology), index, Rc::clone(&self.progress))).collect()
+        newcomers.map(|index| ShardCache::of(Rc::clone(&self.topology), index)).collect()
     }
 
     async fn turned(&self, seen: Lineage) {
@@ -370,5 +364,25 @@ impl Inspect for ShardCache {
             places.into_iter().zip(read).for_each(|(place, value)| values[place] = value);
         }
         Ok(values)
+    }
+
+    async fn lifetimes(&self, look: &mut dyn Lifetimes) -> Result<()> {
+        self.topology.ready().await?;
+        for (_, node) in self.topology.primaries() {
+            let mut link = node.cache.log_in().await?;
+            let looked = scan::lifetimes(&mut link, look).await;
+            looked.map_err(|error| error.while_doing("look at lifetimes").at(node.name()))?;
+        }
+        Ok(())
+    }
+
+    async fn size(&self) -> Result<u64> {
+        self.topology.ready().await?;
+        let mut keys = 0;
+        for (_, node) in self.topology.primaries() {
+            let mut link = node.cache.log_in().await?;
+            keys += scan::size(&mut link).await.map_err(|error| error.at(node.name()))?;
+        }
+        Ok(keys)
     }
 }

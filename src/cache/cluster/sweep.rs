@@ -13,26 +13,20 @@ use super::topology::Topology;
 use super::view::NodeId;
 use crate::cache::Swept;
 use crate::cache::link::CacheLink;
-use crate::cache::sweep::{self, Progress, Steps, SweepGround, SweepPlan};
+use crate::cache::sweep::{self, Steps, SweepGround, SweepPlan};
 use crate::error::{Error, Result};
 
 /// So often one sweep goes over its nodes; then it fails, and is tried again.
 const PASSES_MAX: u32 = 5;
 
 /// Deletes what the plan names at the shard's node, and wherever its keys went meanwhile.
-pub(super) async fn sweep(
-    topology: &Topology,
-    shard: usize,
-    steps: &Steps,
-    progress: &Progress,
-    plan: &SweepPlan<'_>,
-) -> Result<Swept> {
+pub(super) async fn sweep(topology: &Topology, shard: usize, steps: &Steps, plan: &SweepPlan<'_>) -> Result<Swept> {
     let mut swept = Swept::default();
     for number in 1..=PASSES_MAX {
         topology.refresh().await?;
         let (nodes, count) = topology.followed(shard);
         for (id, node) in &nodes {
-            let part = pass(topology, shard, (id, node), steps, progress, plan).await;
+            let part = pass(topology, shard, (id, node), steps, plan).await;
             let part = part.map_err(|error| error.at(node.name())).inspect_err(|_| topology.doubt())?;
             swept.scanned += part.scanned;
             swept.deleted += part.deleted;
@@ -61,7 +55,6 @@ async fn pass(
     shard: usize,
     (id, node): (&NodeId, &Rc<Node>),
     steps: &Steps,
-    progress: &Progress,
     plan: &SweepPlan<'_>,
 ) -> Result<Swept> {
     let mut link = node.cache.link().await?;
@@ -75,5 +68,5 @@ async fn pass(
             None => Ok(outcome.deleted.existed),
         }
     };
-    sweep::run(&SweepGround { steps, progress, finish }, &mut link, plan).await
+    sweep::run(&SweepGround { steps, progress: topology.health().progress(), finish }, &mut link, plan).await
 }

@@ -6,7 +6,7 @@ use ::redis::Cmd;
 
 use super::RedisCache;
 use crate::cache::identity::Info;
-use crate::cache::inspect::{Inspect, Walk};
+use crate::cache::inspect::{Inspect, Lifetimes, Walk};
 use crate::cache::probe::{self, Examined};
 use crate::cache::scan;
 use crate::cache::speak::{self, Speaks};
@@ -42,5 +42,16 @@ impl Inspect for RedisCache {
         let mut link = self.log_in().await?;
         let values = speak::values(&mut link, keys).await;
         values.map_err(|error| error.while_doing("read values").at(&self.route.server))
+    }
+
+    async fn lifetimes(&self, look: &mut dyn Lifetimes) -> Result<()> {
+        let mut link = self.log_in().await?;
+        let looked = scan::lifetimes(&mut link, look).await;
+        looked.map_err(|error| error.while_doing("look at lifetimes").at(&self.route.server))
+    }
+
+    async fn size(&self) -> Result<u64> {
+        let mut link = self.log_in().await?;
+        scan::size(&mut link).await.map_err(|error| error.at(&self.route.server))
     }
 }

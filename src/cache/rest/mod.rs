@@ -24,11 +24,11 @@ use super::continuity::Lineage;
 use super::forms::RestAddress;
 use super::health::Health;
 use super::identity::Info;
-use super::inspect::{Inspect, Walk};
+use super::inspect::{Inspect, Lifetimes, Walk};
 use super::probe::{self, Examined};
 use super::speak::{self, Speaks, count};
 use super::swap::{self, Swapping, mark_key};
-use super::sweep::{Progress, Steps, SweepGround, SweepPlan};
+use super::sweep::{Steps, SweepGround, SweepPlan};
 use super::unlink::Packing;
 use super::{Cache, Deleted, Swap, Swept, bill, reply, scan, sweep};
 use crate::config::{self, Leases};
@@ -57,7 +57,6 @@ pub struct RestCache {
     /// The service does not know SET with IFEQ: the mark is written by the script.
     by_script: Cell<bool>,
     steps: Steps,
-    progress: Progress,
     health: Arc<Health>,
 }
 
@@ -87,14 +86,8 @@ impl RestCache {
             sweeps: Lane::default(),
             by_script: Cell::default(),
             steps: Steps::new(Packing::Billed),
-            progress: Progress::default(),
             health: Arc::default(),
         })
-    }
-
-    /// How far the current or last sweep is.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
     }
 
     /// Whether the cache answers.
@@ -144,7 +137,8 @@ impl RestCache {
             let (deleted, long) = link.unlink(keys.iter().copied(), self.leases).await?;
             Ok(deleted.existed + self.leave_out(&long).existed)
         };
-        sweep::run(&SweepGround { steps: &self.steps, progress: &self.progress, finish }, &mut link, &plan).await
+        sweep::run(&SweepGround { steps: &self.steps, progress: self.health.progress(), finish }, &mut link, &plan)
+            .await
     }
 
     /// The mark as the primary has it: a script may write, so no replica runs it.
@@ -417,5 +411,14 @@ impl Inspect for RestCache {
     async fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
         let values = speak::values(&mut self.link(&self.sweeps), keys).await;
         values.map_err(|error| error.while_doing("read values").at(&self.server))
+    }
+
+    async fn lifetimes(&self, look: &mut dyn Lifetimes) -> Result<()> {
+        let looked = scan::lifetimes(&mut self.link(&self.sweeps), look).await;
+        looked.map_err(|error| error.while_doing("look at lifetimes").at(&self.server))
+    }
+
+    async fn size(&self) -> Result<u64> {
+        scan::size(&mut self.link(&self.sweeps)).await.map_err(|error| error.at(&self.server))
     }
 }

@@ -23,10 +23,12 @@ pub enum Cause {
     Missed,
     /// Changes of the table do not come, or not all of them.
     Untold,
+    /// A person ordered it.
+    Ordered,
 }
 
 impl Cause {
-    const ALL: [(Cause, &str, &str); 10] = [
+    const ALL: [(Cause, &str, &str); 11] = [
         (Cause::Missed, "missed", "the cache may have missed changes"),
         (Cause::Untold, "untold", "changes do not all come"),
         (Cause::Emptied, "truncate", "TRUNCATE"),
@@ -34,6 +36,7 @@ impl Cause {
         (Cause::Unknown, "unknown_table", "a table that the catalog no longer knows, perhaps a partition"),
         (Cause::Unreadable, "unreadable", "a message that was not understood"),
         (Cause::Asked, "asked", "crieur.invalidate"),
+        (Cause::Ordered, "ordered", "crieur sweep"),
         (Cause::Widened, "widened", "a value was not in the stream"),
         (Cause::Refused, "lookup_refused", "the server refused a lookup"),
         (Cause::Collapsed, "collapsed", "too many keys or patterns to hold them singly"),

@@ -104,7 +104,8 @@ impl Rules {
     }
 }
 
-fn is_costly(pattern: &[u8]) -> bool {
+/// Whether servers may need very long to match it.
+pub(super) fn is_costly(pattern: &[u8]) -> bool {
     pattern.len() > GLOB_BYTES_MAX || pattern.iter().filter(|byte| **byte == b'*').count() > STARS_MAX
 }
 

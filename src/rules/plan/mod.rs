@@ -9,6 +9,7 @@ mod compile;
 pub mod custom;
 mod images;
 mod lookup;
+pub mod named;
 pub(super) mod render;
 mod verdict;
 

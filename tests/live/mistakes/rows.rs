@@ -373,6 +373,26 @@ fn of_commands() -> Vec<Row> {
             "explain: an operation that does not exist",
             &["explain", "--table", "public.properties", "--op", "upsert", "--new", "{\"id\": 1}"],
         ),
+        row("tail: no daemon", &["tail", "--socket", "{folder}/control.sock"]),
+        row("tail: an operation that does not exist", &["tail", "--operation", "drop"]),
+        row("sweep: no terminal and nobody agreed", &["sweep", "visits:{id}"]),
+        row("sweep: no daemon", &["sweep", "visits:{id}", "--yes", "--socket", "{folder}/control.sock"]),
+        row("sweep: what no rule owns", &["sweep", "session:*", "--dry-run"]),
+        row("sweep: what is protected", &["sweep", "lock:*", "--dry-run"]),
+        row("sweep: a cache that does not exist", &["sweep", "visits:{id}", "--dry-run", "--cache", "dakkar"]),
+        row("ttl: a cache that does not exist", &["ttl", "--cache", "dakkar"]),
+        Row {
+            more: "[ttl]\n\"visits:{id}\" = \"soon\"\n\"\" = \"1h\"",
+            ..row("ttl: what is no duration, and a line that names nothing", &["ttl"])
+        },
+        daemon(Row {
+            more: "[control]\nsocket = \"{folder}/nowhere/control.sock\"",
+            ..row("a control socket in a folder that is not there", &["check"])
+        }),
+        daemon(Row {
+            more: "[control]\nsocket = \"{folder}\"",
+            ..row("a control socket where a folder is", &["check"])
+        }),
         row("replay: a file that is not there", &["replay", "nowhere.rec"]),
         row("replay: no recording", &["replay", "crieur.toml"]),
         row("record: into a folder that is not there", &["record", "--out", "/nowhere/x.rec"]),
