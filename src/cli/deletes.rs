@@ -53,13 +53,13 @@ mod tests {
 
     use super::*;
     use crate::observe::news::News;
-    use crate::observe::trail::{Changed, NamedKey};
+    use crate::observe::trail::{NamedKey, Traced};
 
     #[test]
     fn each_key_of_a_change_is_a_line_for_each_cache_that_has_deleted_it() {
         let (board, mut deletes) = (Board::default(), Deletes::default());
         let named = |key: &str| NamedKey { rule: "crieur.toml:1".into(), key: key.to_owned(), is_pattern: false };
-        let changed = Changed {
+        let changed = Traced {
             number: 1,
             table: "public.properties".into(),
             operation: "update",

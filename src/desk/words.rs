@@ -236,10 +236,10 @@ mod tests {
     use super::*;
     use crate::observe::board::Board;
     use crate::observe::news::News;
-    use crate::observe::trail::Changed;
+    use crate::observe::trail::Traced;
 
     fn post(board: &Board, number: u64, left_out: u64) {
-        let changed = Changed {
+        let changed = Traced {
             number,
             table: "public.t".into(),
             operation: "update",
