@@ -101,7 +101,6 @@ fn spelled(template: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::rules::read::parse::rules_of;
 
     #[test]
