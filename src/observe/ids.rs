@@ -1,8 +1,6 @@
-//! The list of what the log can say: for each line that a person may look for, an id that never changes.
-//!
-//! The sentences of the log may become better ones, the ids stay: whoever is paged, searches or tests does it by id. The
-//! level of a line (`level.rs`) comes from here and not from where the line is written. The runbook is made from this
-//! list (`crieur reference ids`). Pure.
+//! The list of what the log can say: for each line that a person may look for, an id that never changes. Sentences may
+//! become better ones, the ids stay: whoever is paged, searches or tests does it by id. The level of a line (`level.rs`)
+//! comes from here, and so does the runbook (`crieur reference ids`). Pure.
 
 use std::fmt;
 
