@@ -62,7 +62,7 @@ async fn the_page_shows_what_was_deleted_by_which_rule_and_an_open_page_sees_it_
     scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 7)").await;
     sees(&mut open, "available_slots:").await;
     // The owner is behind a lookup, whose answer the trail has as well.
-    scene.change(&daemon, "INSERT INTO rental_payments VALUES (1, 1)").await;
+    scene.change(&daemon, "INSERT INTO rental_payments VALUES (1, 71, 1)").await;
     sees(&mut open, "dashboard:").await;
     settled("the page shows both with their caches", PATIENCE, async || {
         let page = ask(address, "/", HOST);
