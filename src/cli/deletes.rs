@@ -8,13 +8,13 @@ use crate::shown::shown;
 
 /// What was said so far.
 #[derive(Debug, Default)]
-pub struct Deletes {
+pub struct DeletesSaid {
     reader: TailReader,
     /// Keys of changes that may yet be deleted somewhere.
     keys: BTreeMap<u64, Vec<ToldKey>>,
 }
 
-impl Deletes {
+impl DeletesSaid {
     /// What was deleted since, each key in each cache: the cache, and the line.
     pub fn lines(&mut self, board: &Board) -> Vec<(String, String)> {
         let mut lines = Vec::new();
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn each_key_of_a_change_is_a_line_for_each_cache_that_has_deleted_it() {
-        let (board, mut deletes) = (Board::default(), Deletes::default());
+        let (board, mut deletes) = (Board::default(), DeletesSaid::default());
         let named = |key: &str| NamedKey { rule: "crieur.toml:1".into(), key: key.to_owned(), is_pattern: false };
         let changed = Traced {
             number: 1,

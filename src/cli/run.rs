@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::admin::{self, AdminState, PageOptions, WatchedCache};
 use crate::cache::any::AnyCache;
 use crate::cli::caches::{policy, watched};
-use crate::cli::deletes::Deletes;
+use crate::cli::deletes::DeletesSaid;
 use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
 use crate::cli::progress::ProgressLine;
 use crate::cli::reload::{self, ConfigInForce, Reloading};
@@ -186,7 +186,7 @@ where
     let stop = stop_signal()?;
     let (mut progress, status) = (ProgressLine::default(), Status::new(watched));
     let (teller, pages, counted) = (status.clone(), watch.clone(), watch.clone());
-    let (posts, mut deletes) = (board, Deletes::default());
+    let (posts, mut deletes) = (board, DeletesSaid::default());
     let news = move |news: News| {
         status.news(&news);
         watch.news(&news);
