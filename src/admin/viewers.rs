@@ -38,6 +38,9 @@ struct Counts {
     tables: Vec<(u64, u64)>,
 }
 
+/// The parts of the page, and when they were made.
+pub(super) type Made = (Instant, Arc<Vec<PagePart>>);
+
 /// What is kept for those who look.
 #[derive(Debug)]
 pub(super) struct Viewers {
@@ -46,7 +49,7 @@ pub(super) struct Viewers {
     places: Arc<Semaphore>,
     counts: Mutex<VecDeque<Counts>>,
     /// The newest parts of each language, and when they were made.
-    pub(super) made: Mutex<[Option<(Instant, Arc<Vec<PagePart>>)>; 2]>,
+    pub(super) made: Mutex<[Option<Made>; 2]>,
 }
 
 impl Viewers {

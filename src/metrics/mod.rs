@@ -161,7 +161,7 @@ impl Metrics {
             News::Rules(labels) => self.counted.rules(labels),
             News::Tally(tallied) => self.counted.add(tallied),
             News::Ready => self.ready = true,
-            News::CacheTotals(name, totals) => self.of_cache(name).totals = *totals,
+            News::CacheTotals(name, totals) => self.of_cache(name).totals = **totals,
             News::Totals(totals, lateness) => {
                 if totals.confirmations != self.totals.confirmations || totals.settled {
                     self.confirmed = now;
@@ -327,7 +327,7 @@ mod tests {
         let known = CacheTotals { is_known: true, ..CacheTotals::default() };
         let both = |main, dakar| [state("main", main), optional(dakar)];
         assert_eq!(metrics.unready(&both(false, true)).as_deref(), Some("the cache main has not answered yet"));
-        metrics.news(&News::CacheTotals("main".into(), known), None, start);
+        metrics.news(&News::CacheTotals("main".into(), Box::new(known)), None, start);
         metrics.news(&News::Ready, None, start);
         assert_eq!(metrics.unready(&both(false, true)), None);
         assert_eq!(metrics.unready(&both(true, false)).as_deref(), Some("the cache main does not answer"));
@@ -340,7 +340,10 @@ mod tests {
         let start = Instant::now();
         let mut metrics = Metrics::new(start);
         let slow = |repairs_slow| {
-            News::CacheTotals("main".into(), CacheTotals { repairs_slow, is_known: true, ..CacheTotals::default() })
+            News::CacheTotals(
+                "main".into(),
+                Box::new(CacheTotals { repairs_slow, is_known: true, ..CacheTotals::default() }),
+            )
         };
         let (here, away) = ([state("main", false)], [state("main", true)]);
         let steps = [
@@ -430,7 +433,7 @@ mod tests {
         metrics.news(&News::Gap("missing"), Some(&dakar), at(20));
         metrics.news(&News::Marked(Lsn(7)), Some(&dakar), at(25));
         let keys = CacheTotals { keys: 3, ..CacheTotals::default() };
-        metrics.news(&News::CacheTotals(dakar, keys), None, at(25));
+        metrics.news(&News::CacheTotals(dakar, Box::new(keys)), None, at(25));
         let text = text(&metrics, &[state("main", true), state("dakar", false)], at(30));
         for line in [
             "crieur_since_confirmed_seconds 20.000",

@@ -155,7 +155,7 @@ mod tests {
         };
         metrics.news(&News::Streaming, None, start);
         metrics.news(&News::Totals(totals, Duration::ZERO), None, start);
-        metrics.news(&News::CacheTotals("main".into(), of_cache), None, start);
+        metrics.news(&News::CacheTotals("main".into(), Box::new(of_cache)), None, start);
         metrics.news(&News::Released("main".into(), true), None, start);
         let outbox = Some([7, 80, 900]);
         let seen = ServerSeen { flushed: Some(Lsn(1_250)), held_bytes: Some(300), safe_bytes: Some(400), outbox };

@@ -161,7 +161,7 @@ pub enum News {
     /// Where everything stands now, rather than something that happened: now and then, while changes come.
     Totals(Totals, Duration),
     /// The same of the cache of this name.
-    CacheTotals(CacheName, CacheTotals),
+    CacheTotals(CacheName, Box<CacheTotals>),
     /// The server was looked at.
     Server(ServerSeen),
     /// These rules are in force from now on.

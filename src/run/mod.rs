@@ -483,7 +483,9 @@ where
                 None => caches.push((name, totals)),
             }
         }
-        caches.into_iter().for_each(|(name, totals)| self.teller.tell(News::CacheTotals(name, totals)));
+        for (name, totals) in caches {
+            self.teller.tell(News::CacheTotals(name, Box::new(totals)));
+        }
     }
 
     fn begin_stop(&mut self) {

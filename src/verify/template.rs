@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn a_key_tells_the_values_of_its_template() {
-        let cases: &[(&str, &[u8], Option<&[&str]>)] = &[
+        type Case<'a> = (&'a str, &'a [u8], Option<&'a [&'a str]>);
+        let cases: &[Case<'_>] = &[
             ("properties:detail:{id}", b"properties:detail:42", Some(&["42"])),
             ("properties:detail:{id}", b"properties:detail:42:meta", None),
             ("properties:detail:{id}", b"properties:detail:", None),

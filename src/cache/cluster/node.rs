@@ -160,7 +160,10 @@ impl Node {
             let (mut pipe, mut answer) = (self.open_pipe().await?, None);
             let ended = self.delete_over(&mut pipe, (sent, &[place]), &mut |_, said| answer = Some(said)).await;
             match (ended, answer) {
-                (Ok(()), Some(said)) if !said.is_unread() => return Ok(each(place, said)),
+                (Ok(()), Some(said)) if !said.is_unread() => {
+                    each(place, said);
+                    return Ok(());
+                }
                 (Err(error), _) if !pipe.was_closed() => return Err(error),
                 (Ok(()) | Err(_), _) => {}
             }

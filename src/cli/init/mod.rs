@@ -234,7 +234,9 @@ fn addresses(arguments: &InitArgs, asks: bool) -> Result<Vec<Given>> {
     let has = |env: &[Given], names: &[&str]| {
         env.iter().any(|given| names.contains(&given.name.as_str()) && !given.value.trim().is_empty())
     };
-    let wanted: [(&str, &Option<String>, &[&str], &str, &str); 2] = [
+    /// The variable, what the flag gives, other names of it, what it is of, the flag.
+    type Wanted<'a> = (&'a str, &'a Option<String>, &'a [&'a str], &'a str, &'a str);
+    let wanted: [Wanted<'_>; 2] = [
         ("DATABASE_URL", &arguments.database, &["DATABASE_URL", "CRIEUR__POSTGRES__URL"], "PostgreSQL", "--database"),
         ("REDIS_URL", &arguments.cache, &OF_CACHES, "the cache", "--cache"),
     ];
@@ -449,7 +451,8 @@ mod tests {
             mode(&catalog, is_direct)
         };
         assert_eq!(said(&|_| (), true).0, Mode::Replication);
-        let cases: [(&dyn Fn(&mut Catalog), bool, &str); 4] = [
+        type Case<'a> = (&'a dyn Fn(&mut Catalog), bool, &'a str);
+        let cases: [Case<'_>; 4] = [
             (&|_| (), false, "a pooler"),
             (&|catalog| catalog.server.wal_level = "replica".into(), true, "set wal_level = logical"),
             (&|catalog| catalog.role.replication = false, true, "ALTER ROLE \"crieur\" REPLICATION"),

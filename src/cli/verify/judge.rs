@@ -1,6 +1,7 @@
 //! Suspects: values that the database contradicts, on their way to a verdict.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -82,10 +83,11 @@ pub async fn judge(eyes: &Eyes, asker: &Asker, suspects: &mut Vec<Suspect>) -> R
     // Nothing is taken out of the list before the answers are there: an error leaves it as it is.
     for (index, suspect) in suspects.iter().enumerate() {
         let cache = suspect.of.0;
-        if !marks.contains_key(&cache) {
-            marks.insert(cache, eyes.caches[cache].cache.mark_for_readers(slot).await?);
-        }
-        let mark = marks.get(&cache).and_then(Option::as_deref);
+        let mark = match marks.entry(cache) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(eyes.caches[cache].cache.mark_for_readers(slot).await?),
+        };
+        let mark = mark.as_deref();
         waiting.push((index, suspect.is_due(eyes, asker, mark).await?));
     }
     let mut due = waiting.into_iter().map(|(_, is_due)| is_due);
