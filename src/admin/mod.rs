@@ -162,13 +162,18 @@ impl AdminState {
 
     /// What it shows, for a command: `ready` and `alive` with their reasons.
     pub fn status(&self) -> serde_json::Value {
+        // First: it takes the lock that is held below.
+        let shown = self.snapshot();
         let (now, caches, metrics) = (Instant::now(), self.states(), self.metrics());
         let (ready, why) = match metrics.standing(&caches) {
             Ok(what) => (true, what),
             Err(reason) => (false, reason),
         };
         let each: Vec<String> = metrics.of_each(&caches, now).lines().map(str::to_owned).collect();
-        serde_json::json!({ "ready": ready, "standing": why.trim_end(), "dead": metrics.dead(now), "caches": each })
+        let standing = why.trim_end();
+        serde_json::json!({
+            "ready": ready, "standing": standing, "dead": metrics.dead(now), "caches": each, "shown": shown
+        })
     }
 
     fn metrics(&self) -> MutexGuard<'_, Metrics> {

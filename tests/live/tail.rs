@@ -197,6 +197,7 @@ async fn status_shows_the_daemon_beside_the_marks_where_its_socket_is() {
     let (code, said) = status(&["--json"]);
     let told: serde_json::Value = serde_json::from_str(&said).expect("one object");
     assert_eq!((code, &told["daemon"]["ready"], &told["caches"][0]["cache"]), (Some(0), &true.into(), &"main".into()));
+    assert_eq!(told["daemon"]["shown"]["caches"][0]["name"], "main", "what the page shows: {said}");
     assert_eq!(daemon.stop(), Some(0));
     let (code, said) = status(&["--json"]);
     let told: serde_json::Value = serde_json::from_str(&said).expect("one object");
