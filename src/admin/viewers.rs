@@ -39,7 +39,7 @@ struct Counts {
 }
 
 /// The parts of the page, and when they were made.
-pub(super) type Made = (Instant, Arc<Vec<PagePart>>);
+pub(super) type MadeParts = (Instant, Arc<Vec<PagePart>>);
 
 /// What is kept for those who look.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(super) struct Viewers {
     places: Arc<Semaphore>,
     counts: Mutex<VecDeque<Counts>>,
     /// The newest parts of each language, and when they were made.
-    pub(super) made: Mutex<[Option<Made>; 2]>,
+    pub(super) made: Mutex<[Option<MadeParts>; 2]>,
 }
 
 impl Viewers {
