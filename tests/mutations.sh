@@ -72,7 +72,7 @@ try() {
 try escaping      glob.rs        'if SPECIAL.contains(&byte)' 'if SPECIAL.is_empty()'
 try old-image     rules/plan/mod.rs   'if old_meets && (!new_meets || key.reads_changed(&update))' 'if old_meets && false'
 try new-image     rules/plan/mod.rs   'if new_meets {' 'if new_meets && false {'
-try null          rules/plan/render.rs      'Piece::Value(Value::Null) => return,' 'Piece::Value(Value::Null) => {}'
+try null          rules/plan/render.rs      'Piece::Value(Value::Null) => return false,' 'Piece::Value(Value::Null) => {}'
 try or            rules/value/reading.rs     'self.or.as_ref().map_or(Made::Null' 'None::<&Vec<u8>>.map_or(Made::Null'
 try ignore        rules/plan/mod.rs   '.is_some_and(|counting| !counting.meets(changed))' '.is_some_and(|counting| false && !counting.meets(changed))'
 try ignore-old    rules/plan/columns.rs     'Old::Key(old) => self.compared(&self.outside' 'Old::Key(old) => self.compared(&self.lacking'
