@@ -185,6 +185,12 @@ fn plotted(view: &PageView, language: Language) -> String {
     card(title, &format!("<figure>{}</figure>", plot::svg(&view.points, language)))
 }
 
+/// A list that has nothing in it.
+fn none_yet(title: &str, language: Language) -> String {
+    let none = language.pick("None since crieur started.", "Aucun depuis le démarrage de crieur.");
+    card(title, &format!("<p class=soft>{none}</p>"))
+}
+
 /// A table with these heads, of which those with `true` are numbers.
 fn table(heads: &[(&str, bool)], rows: &str) -> String {
     let head: String = heads
@@ -323,8 +329,7 @@ fn changes(view: &PageView, language: Language) -> String {
         return card(title, &format!("<p class=soft>{off}</p>"));
     };
     if changes.is_empty() {
-        let none = language.pick("None since crieur started.", "Aucun depuis le démarrage de crieur.");
-        return card(title, &format!("<p class=soft>{none}</p>"));
+        return none_yet(title, language);
     }
     let mut rows = String::new();
     for posted in changes.iter().take(CHANGES_MAX) {
@@ -368,8 +373,7 @@ fn changes(view: &PageView, language: Language) -> String {
 fn warnings(view: &PageView, language: Language) -> String {
     let title = language.pick("Last warnings (UTC)", "Derniers avertissements (UTC)");
     if view.warnings.is_empty() {
-        let none = language.pick("None since crieur started.", "Aucun depuis le démarrage de crieur.");
-        return card(title, &format!("<p class=soft>{none}</p>"));
+        return none_yet(title, language);
     }
     let mut rows = String::new();
     for warning in view.warnings.iter().take(WARNINGS_MAX) {
