@@ -32,6 +32,28 @@ pub fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
+/// So many in so long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RateLimit {
+    /// How many, at least one.
+    pub count: u32,
+    /// In which time.
+    pub per: Duration,
+}
+
+/// So many a second, a minute or an hour, as in `10/s`, `5/min` and `1000/h`.
+pub fn rate(text: &str) -> Option<RateLimit> {
+    let (count, unit) = text.split_once('/')?;
+    let per = match unit.trim() {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3_600,
+        _ => return None,
+    };
+    let count = count.trim().parse().ok().filter(|count| (1..=100_000).contains(count))?;
+    Some(RateLimit { count, per: Duration::from_secs(per) })
+}
+
 /// Commands: a number, perhaps with a decimal point, and `k` or `M`, as in `200k` and `1.5M`.
 pub fn commands(text: &str) -> Option<u64> {
     let text = text.trim();
@@ -72,6 +94,23 @@ pub fn shown(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_and_a_time() {
+        let of = |count, seconds| Some(RateLimit { count, per: Duration::from_secs(seconds) });
+        for (text, expected) in [
+            ("5/min", of(5, 60)),
+            ("10/s", of(10, 1)),
+            (" 1000 / h ", of(1_000, 3_600)),
+            ("0/s", None),
+            ("5", None),
+            ("5/d", None),
+            ("-1/s", None),
+            ("100001/s", None),
+        ] {
+            assert_eq!(rate(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn durations_and_sizes_need_a_unit_that_exists() {

@@ -31,18 +31,35 @@ pub struct Tuple<'a> {
 
 impl<'a> Tuple<'a> {
     /// `body` must hold exactly `columns` well-formed columns; the decoder checked it.
+    #[inline]
     pub(crate) fn checked(columns: u16, body: &'a [u8]) -> Self {
         Tuple { columns, body }
     }
 
     /// How many columns the image has.
+    #[inline]
     pub fn columns(self) -> usize {
         usize::from(self.columns)
     }
 
     /// The columns in order, `Unknown` where the stream says "unchanged".
+    #[inline]
     pub fn values(self) -> Values<'a> {
         Values { left: self.columns, body: self.body }
+    }
+}
+
+/// Appends a column to the body of a [`Tuple`], as a walsender writes it (`logicalrep_write_tuple` in
+/// src/backend/replication/logical/proto.c).
+pub(crate) fn push_column(body: &mut Vec<u8>, value: Value<'_>) {
+    match value {
+        Value::Null => body.push(b'n'),
+        Value::Unknown => body.push(b'u'),
+        Value::Text(text) => {
+            body.push(b't');
+            body.extend((text.len() as u32).to_be_bytes());
+            body.extend(text);
+        }
     }
 }
 

@@ -59,6 +59,7 @@ struct Segment {
 }
 
 impl Segment {
+    #[inline]
     fn has_room(&self, length: usize) -> bool {
         self.entries.is_empty() || (self.entries.len() < SEGMENT_ENTRIES && self.bytes.len() + length <= SEGMENT_BYTES)
     }
@@ -67,10 +68,12 @@ impl Segment {
         self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 
+    #[inline]
     fn text(&self, entry: &Entry) -> &[u8] {
         &self.bytes[entry.start as usize..][..entry.length as usize]
     }
 
+    #[inline]
     fn keys(&self) -> impl Iterator<Item = Key<'_>> {
         let key = |entry: &Entry| (entry.family, entry.first, entry.last);
         self.entries.iter().map(move |entry| {
@@ -85,6 +88,7 @@ impl Segment {
 struct Segments(Vec<Segment>);
 
 impl Segments {
+    #[inline]
     fn entry(&self, index: u32) -> (&Segment, &Entry) {
         let segment = &self.0[(index >> ENTRY_BITS) as usize];
         (segment, &segment.entries[index as usize % SEGMENT_ENTRIES])
@@ -105,6 +109,7 @@ impl Segments {
     }
 
     /// Appends a key; its index, and how many bytes were allocated for it.
+    #[inline]
     fn push(&mut self, key: &Key<'_>) -> (u32, usize) {
         let mut before = 0;
         match self.0.last() {

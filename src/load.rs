@@ -9,6 +9,7 @@ use crate::glob;
 use crate::keys::{FamilyId, Key, KeySet, TxOrdinal};
 use crate::rules::plan::cause::{Cause, Causes};
 use crate::rules::{Invalidations, Rules};
+use crate::warm::Pages;
 
 /// Keys of tables whose changes do not come.
 #[derive(Clone, Debug)]
@@ -32,7 +33,16 @@ impl Invalidations {
 
     /// Memory in use, in bytes.
     pub fn bytes_used(&self) -> usize {
-        self.keys.bytes_used() + self.patterns.bytes_used() + self.lookups.bytes_used() + self.forgets.bytes_used()
+        self.keys.bytes_used()
+            + self.patterns.bytes_used()
+            + self.lookups.bytes_used()
+            + self.forgets.bytes_used()
+            + self.pages_bytes()
+    }
+
+    /// Of the pages.
+    fn pages_bytes(&self) -> usize {
+        self.warms.bytes_used() + self.pages.bytes_used()
     }
 
     /// Adds all of `other`, each key with its transactions.
@@ -43,6 +53,9 @@ impl Invalidations {
         self.forgets.merge(other.forgets);
         self.widened += other.widened;
         self.protected += other.protected;
+        self.unwarmed += other.unwarmed;
+        self.merge_pages(other.warms);
+        self.pages.merge(other.pages);
         self.causes.merge(other.causes);
     }
 
@@ -60,6 +73,10 @@ impl Invalidations {
             forgets: self.forgets.split(&leaves, &stays),
             widened: std::mem::take(&mut self.widened),
             protected: std::mem::take(&mut self.protected),
+            warms: self.warms.split(&leaves, &stays),
+            unwarmed: std::mem::take(&mut self.unwarmed),
+            // Nobody holds a page before its load was handed over.
+            pages: Pages::default(),
             causes,
         };
         // Which pattern has which cause is not known: both sides keep them all.
@@ -74,11 +91,26 @@ impl Invalidations {
         apply(&mut self.patterns);
         apply(&mut self.lookups);
         apply(&mut self.forgets);
+        apply(&mut self.warms);
     }
 
-    /// Replaces the family that takes most memory by its pattern; says how many bytes that freed. Over-deleting is safe,
-    /// running out of memory is not.
+    /// Lets all pages go, which are a hint; says how many bytes that freed.
+    fn forget_pages(&mut self) -> usize {
+        let freed = self.pages_bytes();
+        if freed > 0 {
+            self.unwarmed += std::mem::take(&mut self.warms).len() as u64;
+            self.pages = Pages::default();
+        }
+        freed
+    }
+
+    /// Lets the pages go, or where there are none replaces the family that takes most memory by its pattern; says how many
+    /// bytes that freed. Over-deleting is safe, running out of memory is not.
     pub fn collapse_largest(&mut self, rules: &Rules) -> usize {
+        let freed = self.forget_pages();
+        if freed > 0 {
+            return freed;
+        }
         let before = self.bytes_used();
         let mut bytes: HashMap<FamilyId, usize> = HashMap::new();
         for set in [&self.keys, &self.patterns, &self.lookups] {
@@ -96,6 +128,9 @@ impl Invalidations {
     /// how many were collapsed.
     pub fn collapse_to(&mut self, bytes_max: usize, rules: &Rules) -> u64 {
         let mut collapsed = 0;
+        if self.bytes_used() > bytes_max {
+            self.forget_pages();
+        }
         while self.bytes_used() > bytes_max && self.collapse_largest(rules) > 0 {
             collapsed += 1;
         }
@@ -129,6 +164,10 @@ impl Invalidations {
             });
         let Some((first, last)) = range else { return };
         self.causes.add(Cause::Collapsed);
+        // Whether a key exists that a sweep deletes nobody is told.
+        let warms = self.warms.len();
+        self.warms.retain(|page| page.family != family);
+        self.unwarmed += (warms - self.warms.len()) as u64;
         for set in [&mut self.keys, &mut self.patterns, &mut self.lookups] {
             set.retain(|key| key.family != family);
         }

@@ -25,8 +25,37 @@ const SENTINEL_FORM: &str = "Write redis+sentinel://[user:password@]host:port,ho
 /// How a cluster is named.
 const CLUSTER_FORM: &str = "Write redis+cluster://[user:password@]host:port,host:port, and rediss+cluster:// for TLS.";
 
+/// What is wrong with the address that a sink takes requests at.
+pub fn of_sink(text: &str) -> Option<Wrong> {
+    const FORM: &str =
+        "Write https://host/path, or http:// for a server on this machine (127.0.0.1, localhost, [::1]).";
+    if let Some(wrong) = common(text, FORM) {
+        return Some(wrong);
+    }
+    let Some((scheme, rest)) = split(text) else { return wrong("has no scheme", FORM) };
+    let (authority, path) = authority(rest);
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => host,
+        Some(_) | None => authority,
+    };
+    match scheme.as_str() {
+        "https" | "http" if authority.contains('@') => wrong(
+            "holds a user or a password",
+            "Remove both: a webhook is known by its signature, and a service by its token.",
+        ),
+        "https" | "http" if host.is_empty() => wrong("names no host", FORM),
+        "https" | "http" if path.contains('#') => wrong("holds a #", "Remove # and what follows: no server sees it."),
+        "http" if !LOOPBACK.contains(&host) => wrong(
+            "begins with http:// and leads to another machine",
+            "Write https://: without TLS anybody between reads which tags change, and may answer in the site's place.",
+        ),
+        "https" | "http" => None,
+        _ => wrong("is not the address of a web server", FORM),
+    }
+}
+
 /// Hosts of one machine, where HTTP without TLS is as safe as the machine.
-const LOOPBACK: &[&str] = &["127.0.0.1", "localhost", "[::1]"];
+pub const LOOPBACK: &[&str] = &["127.0.0.1", "localhost", "[::1]"];
 
 /// What a cache's scheme says of the servers behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

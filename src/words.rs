@@ -1,4 +1,5 @@
-//! How a source speaks of itself: a log of outbox mode speaks of the outbox, and of no replication slot. Plain values.
+//! How a source speaks of itself, and how a target is spoken of: a log of outbox mode speaks of the outbox and of no
+//! replication slot, and what concerns a sink speaks of tags and of no keys. Plain values.
 
 /// The words of one source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,4 +38,49 @@ impl Words {
         watch: "watch the server (the triggers, the outbox)",
         emptied: "TRUNCATE, or a change that was not captured",
     };
+}
+
+/// What a target is to a person.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Member {
+    /// It holds keys, which are deleted.
+    Cache,
+    /// It takes tags, which are purged.
+    Sink,
+}
+
+impl Member {
+    /// The target itself.
+    pub fn noun(self) -> &'static str {
+        self.pick("the cache", "the sink")
+    }
+
+    /// What is done to exact keys or tags, behind "failed to".
+    pub fn delete(self) -> &'static str {
+        self.pick("delete keys", "purge tags")
+    }
+
+    /// What is done where nobody can name each, behind "failed to".
+    pub fn sweep(self) -> &'static str {
+        self.pick("sweep", "purge coarse tags")
+    }
+
+    /// The same as a thing that begins and ends.
+    pub fn a_sweep(self) -> &'static str {
+        self.pick("sweep", "purge of coarse tags")
+    }
+
+    /// One of the two texts.
+    pub fn pick(self, of_cache: &'static str, of_sink: &'static str) -> &'static str {
+        match self {
+            Member::Cache => of_cache,
+            Member::Sink => of_sink,
+        }
+    }
+
+    /// A text that speaks of a cache, in its words.
+    pub fn in_words(self, text: &str) -> String {
+        text.replace("the mark in the cache", self.pick("the mark in the cache", "the mark of the sink"))
+            .replace("the cache", self.noun())
+    }
 }

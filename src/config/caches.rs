@@ -12,7 +12,9 @@ use crate::config::merged::{Merged, unfit};
 use crate::config::metered;
 use crate::config::named::{MAIN, Section, UPSTASH};
 use crate::config::reference::{Checked, ConfigKey, reference};
-use crate::config::settings::{CacheConfig, Leases, OnGap, ServersConfig, TlsFiles, Transport};
+use crate::config::settings::{
+    CacheConfig, Leases, OnGap, PublishConfig, ServersConfig, TlsFiles, Transport, mark_cost,
+};
 use crate::mistake::{Mistakes, Place};
 use crate::secret::Secret;
 use crate::url::{CacheForm, cache_form};
@@ -96,10 +98,24 @@ impl Layers {
             let message = format!("{} is not used: the cache named {UPSTASH} has another address", url.name);
             return mistakes.warning(url.place.clone(), message, "give the configured cache another name");
         }
+        self.leave_out_main(mistakes);
         for (key, given) in [("cache.url", url), ("cache.token", token)] {
             let value = given.value.trim();
             self.below.set(&Section::of_cache(UPSTASH), of_table(key), value, given.place.clone(), mistakes);
         }
+    }
+
+    /// The variables of Upstash make the cache: a section `[cache]` that says nothing, not even an address, is none.
+    fn leave_out_main(&mut self, mistakes: &mut Mistakes) {
+        let is_named = self.file.names().any(|name| name == MAIN);
+        if !is_named || self.text(MAIN, "cache.url").is_some() {
+            return;
+        }
+        if [&self.below, &self.file, &self.above].into_iter().all(|layer| layer.is_empty_for(MAIN)) {
+            return self.file.forget(MAIN);
+        }
+        let message = format!("[cache] has no address, and the variables of Upstash make a cache named {UPSTASH}");
+        mistakes.warning(Place::Nowhere, message, format!("write the settings of that cache below [caches.{UPSTASH}]"));
     }
 
     /// Gives the token to the caches that have the address without one.
@@ -130,7 +146,7 @@ impl Layers {
     }
 }
 
-fn of_table(name: &str) -> &'static ConfigKey {
+pub(super) fn of_table(name: &str) -> &'static ConfigKey {
     reference().iter().find(|key| key.name == name).unwrap_or_else(|| unfit(name, None))
 }
 
@@ -174,6 +190,15 @@ pub(super) fn contradictions(merged: &Merged, mistakes: &mut Mistakes) {
             "remove the budget, or write budget = \"none\": a budget is for a service that bills commands, and no cluster does",
         );
     }
+    if cache_form(url.trim()) == Some(CacheForm::Cluster) && merged.get("cache.publish").is_some() {
+        wrong(
+            format!(
+                "{} is set, and the address is that of a cluster ({origin})",
+                merged.shown(of_table("cache.publish"))
+            ),
+            "remove publish: what one primary of a cluster tells has no order with what another one deleted, so readers could not trust what they keep in memory",
+        );
+    }
     if merged.text("cache.on_gap") == "warn" && merged.is_written("cache.hold_wal_bytes_max") {
         let message = format!("{} has no effect", merged.shown(of_table("cache.hold_wal_bytes_max")));
         let note = "with on_gap = \"warn\" nothing sweeps, so the position waits for this cache as long as it is away";
@@ -182,9 +207,11 @@ pub(super) fn contradictions(merged: &Merged, mistakes: &mut Mistakes) {
 }
 
 /// The settings of one cache.
-pub(super) fn config(name: String, merged: &mut Merged) -> CacheConfig {
+pub(super) fn config(name: String, merged: &mut Merged, slot: &str) -> CacheConfig {
     let transport = Transport::read(&merged.text("cache.transport"));
-    let metering = metered::settle(merged, transport.mark_cost());
+    let publish = merged.get("cache.publish").is_some().then(|| merged.text("cache.publish"));
+    let publish = publish.map(|channel| PublishConfig { channel, slot: slot.to_owned() });
+    let metering = metered::settle(merged, mark_cost(transport, publish.as_ref()));
     let token = merged.get("cache.token").is_some().then(|| merged.secret("cache.token"));
     let budget = match merged.get("cache.budget") {
         Some(Checked::Budget(budget)) => *budget,
@@ -203,12 +230,14 @@ pub(super) fn config(name: String, merged: &mut Merged) -> CacheConfig {
         servers: servers(merged),
         required: merged.flag("cache.required"),
         hold_wal_bytes_max: merged.number("cache.hold_wal_bytes_max"),
+        verifier: 0,
         budget,
         echo: merged.durations("cache.echo"),
         echo_wal_bytes_max: merged.number("cache.echo_wal_bytes_max"),
         protect: merged.texts("cache.protect").into_iter().map(String::into_bytes).collect(),
         invalidate: merged.texts("cache.invalidate"),
         leases: if merged.text("cache.leases") == "companion" { Leases::Companion } else { Leases::None },
+        publish,
         on_gap: if merged.text("cache.on_gap") == "warn" { OnGap::Warn } else { OnGap::Sweep },
         metering,
         heartbeat: merged.duration("cache.heartbeat"),
@@ -300,6 +329,9 @@ mod tests {
             ("", &[dakar, MAIN_URL], &["main=redis://127.0.0.1:6379", "dakar=redis://c"]),
             ("[caches.a]\nurl = 'redis://127.0.0.1:6379'", &[MAIN_URL], &["a=redis://127.0.0.1:6379"]),
             ("", &UPSTASH, &[tcp]),
+            ("[cache]", &UPSTASH, &[tcp]),
+            ("[caches.main]", &UPSTASH, &[tcp]),
+            ("[cache]", &[UPSTASH[0], UPSTASH[1], MAIN_URL], &["main=redis://127.0.0.1:6379", tcp]),
             ("", &[UPSTASH[0], UPSTASH[1], MAIN_URL], &["main=redis://127.0.0.1:6379", tcp]),
             ("[caches.upstash]\nrequired = false", &UPSTASH, &[tcp]),
             ("[cache]\nurl = 'rediss://x@nice-cat-1.upstash.io'", &UPSTASH, &["main=rediss://x@nice-cat-1.upstash.io"]),
@@ -352,6 +384,16 @@ mod tests {
             assert!(shown.iter().any(|shown| shown == line), "{line} in {shown:?}");
         }
         assert!(!format!("{shown:?} {config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_section_without_an_address_beside_the_variables_of_upstash_is_said_with_the_right_one() {
+        let said = load("[cache]\necho = []", &UPSTASH).map(|config| format!("{config:?}")).expect_err("no address");
+        for words in ["cache.url is missing", "make a cache named upstash", "below [caches.upstash]"] {
+            assert!(said.contains(words), "{words} in {said}");
+        }
+        let said = load("[cache]", &UPSTASH[..1]).map(|config| format!("{config:?}")).expect_err("no token");
+        assert!(said.contains("cache.url is missing") && said.contains("UPSTASH_REDIS_REST_TOKEN is not"), "{said}");
     }
 
     #[test]

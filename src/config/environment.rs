@@ -82,8 +82,12 @@ pub(super) fn is_of_applications(name: &str) -> bool {
     reference().iter().any(|key| key.also == Some(name)) || UPSTASH.contains(&name)
 }
 
-/// The two layers of the environment: below the file, above the file. `caches` are the names in the file.
-pub(super) fn layers(environment: &Environment, caches: &[&str], mistakes: &mut Mistakes) -> (Layer, Layer) {
+/// The two layers of the environment: below the file, above the file, whose caches and sinks have these names.
+pub(super) fn layers(
+    environment: &Environment,
+    (caches, sinks): (&[&str], &[&str]),
+    mistakes: &mut Mistakes,
+) -> (Layer, Layer) {
     let (mut below, mut above) = (Layer::default(), Layer::default());
     for Given { name, value, place } in environment.0.values() {
         let place = place.clone();
@@ -91,7 +95,7 @@ pub(super) fn layers(environment: &Environment, caches: &[&str], mistakes: &mut 
             if environment.given(name).is_some() {
                 below.set(&Section::written(key.split().0), key, value.as_str(), place, mistakes);
             }
-        } else if let Some(key) = reference().iter().find(|key| key.variable() == *name) {
+        } else if let Some(key) = reference().iter().find(|key| key.variable() == *name && !key.is_of_a_sink()) {
             let section = Section::written(key.split().0);
             if let Some(twin) = twin(environment, name, key, &section) {
                 let message = format!("{name} and {twin} are two names of one setting");
@@ -100,7 +104,9 @@ pub(super) fn layers(environment: &Environment, caches: &[&str], mistakes: &mut 
             }
             above.set(&section, key, value.as_str(), place, mistakes);
         } else if let Some(of_a_cache) = name.strip_prefix(named::VARIABLES) {
-            named_cache(of_a_cache, caches, &mut above, (name, value, place), mistakes);
+            named(of_a_cache, (caches, CACHE), &mut above, (name, value, place), mistakes);
+        } else if let Some(of_a_sink) = name.strip_prefix(named::SINK_VARIABLES) {
+            named(of_a_sink, (sinks, SINK), &mut above, (name, value, place), mistakes);
         } else if UPSTASH.contains(&name.as_str()) {
             // Whether they make a cache depends on what else there is: see `caches.rs`.
         } else if name == LOG {
@@ -121,10 +127,16 @@ fn twin(environment: &Environment, name: &str, key: &ConfigKey, section: &Sectio
     (twin != name && environment.0.contains_key(&twin)).then_some(twin)
 }
 
-/// Takes `CRIEUR__CACHES__NAME__KEY`, of which `rest` is `NAME__KEY`.
-fn named_cache(
+/// What variables name: the word, the section of a name, and what stands before the names.
+type Naming = (&'static str, fn(&str) -> Section, &'static str);
+
+const CACHE: Naming = ("cache", Section::of_cache, named::VARIABLES);
+const SINK: Naming = ("sink", Section::of_sink, named::SINK_VARIABLES);
+
+/// Takes `CRIEUR__CACHES__NAME__KEY`, of which `rest` is `NAME__KEY`, or the same of a sink.
+fn named(
     rest: &str,
-    caches: &[&str],
+    (in_file, (what, section, before)): (&[&str], Naming),
     above: &mut Layer,
     (variable, value, place): (&str, &str, Place),
     mistakes: &mut Mistakes,
@@ -133,15 +145,19 @@ fn named_cache(
         mistakes.error(place, format!("unknown environment variable {variable}"), note);
     };
     let Some((name, key_name)) = rest.rsplit_once("__") else {
-        return unknown(mistakes, place, format!("write {}NAME__URL with the name of a cache", named::VARIABLES));
+        return unknown(mistakes, place, format!("write {before}NAME__URL with the name of a {what}"));
     };
     // A variable has no lower case and no hyphen: the file says how the name is written.
-    let in_file = caches.iter().find(|cache| named::in_variables(cache) == name);
-    let name = in_file.map_or_else(|| name.to_ascii_lowercase(), |cache| (*cache).to_owned());
-    let section = Section::of_cache(&name);
-    let keys = || reference().iter().filter(|key| key.is_of_a_cache());
+    let in_file = in_file.iter().find(|written| named::in_variables(written) == name);
+    let name = in_file.map_or_else(|| name.to_ascii_lowercase(), |written| (*written).to_owned());
+    let section = section(&name);
+    let keys = || reference().iter().filter(|key| section.has(key));
     if let Some(wrong) = named::wrong(&name) {
-        return unknown(mistakes, place, format!("\"{name}\" is not the name of a cache: {wrong}; {}", named::FORM));
+        return unknown(
+            mistakes,
+            place,
+            format!("\"{name}\" is not the name of a {what}: {wrong}; {}", named::form(what)),
+        );
     }
     let Some(key) = keys().find(|key| key.split().1.eq_ignore_ascii_case(key_name)) else {
         let known: Vec<String> = keys().map(|key| section.variable(key)).collect();
@@ -155,7 +171,8 @@ fn named_cache(
 
 /// What was meant by a variable that is not ours, but written as if.
 fn slip(name: &str) -> Option<String> {
-    let known: Vec<String> = reference().iter().map(ConfigKey::variable).chain([LOG.to_owned()]).collect();
+    let known = reference().iter().filter(|key| !key.is_of_a_sink()).map(ConfigKey::variable);
+    let known: Vec<String> = known.chain([LOG.to_owned()]).collect();
     if name.starts_with("CRIEUR__") {
         return Some(suggestion(name, known.iter().map(String::as_str)));
     }
@@ -163,9 +180,11 @@ fn slip(name: &str) -> Option<String> {
     if !squeezed.starts_with("CRIEUR_") || OF_TESTS.contains(&name) {
         return None;
     }
-    let caches = named::VARIABLES.replace("__", "_");
-    if let Some((name, key)) = squeezed.strip_prefix(&caches).and_then(|rest| of_a_cache(rest)) {
-        return Some(format!("did you mean \"{}{name}__{key}\"? {PARTED}", named::VARIABLES));
+    for (_, section, before) in [CACHE, SINK] {
+        let rest = squeezed.strip_prefix(&before.replace("__", "_"));
+        if let Some((name, key)) = rest.and_then(|rest| of_a_section(rest, &section(MAIN))) {
+            return Some(format!("did you mean \"{before}{name}__{key}\"? {PARTED}"));
+        }
     }
     let meant = known.iter().find(|known| osa_distance(&squeezed, &self::squeezed(known)) <= 2)?;
     Some(format!("did you mean \"{meant}\"? {PARTED}"))
@@ -174,9 +193,9 @@ fn slip(name: &str) -> Option<String> {
 /// How the parts of our variables are told from each other.
 const PARTED: &str = "sections, names and keys are parted by two underscores";
 
-/// The name and the key of `DAKAR_TLS_CA`, if it ends in a key of a cache.
-fn of_a_cache(rest: &str) -> Option<(&str, String)> {
-    let keys = reference().iter().filter(|key| key.is_of_a_cache()).map(|key| key.split().1.to_ascii_uppercase());
+/// The name and the key of `DAKAR_TLS_CA`, if it ends in a key of such a section.
+fn of_a_section<'r>(rest: &'r str, section: &Section) -> Option<(&'r str, String)> {
+    let keys = reference().iter().filter(|key| section.has(key)).map(|key| key.split().1.to_ascii_uppercase());
     let named = |key: String| Some((rest.strip_suffix(&key)?.strip_suffix('_')?, key));
     keys.filter_map(named).filter(|(name, _)| !name.is_empty()).min_by_key(|(name, _)| name.len())
 }
@@ -265,6 +284,9 @@ mod tests {
             ("CRIEUR__CACHES__DAKAR__URLS", "a", Some("did you mean \"CRIEUR__CACHES__DAKAR__URL\"?")),
             ("CRIEUR__CACHES__DAKAR", "a", Some("CRIEUR__CACHES__NAME__URL")),
             ("CRIEUR__CACHES__DAKAR__URL", "redis://a", None),
+            ("CRIEUR__SINKS__SITE__URL", "https://a", None),
+            ("CRIEUR__SINKS__SITE__SECRETS", "a", Some("did you mean \"CRIEUR__SINKS__SITE__SECRET\"?")),
+            ("CRIEUR_SINKS_SITE_TLS_CA", "a", Some("CRIEUR__SINKS__SITE__TLS_CA")),
             ("CRIEUR_CACHES_SERVICE_HOST", "10.0.0.1", None),
             ("CRIEUR__LOG", "info", Some("CRIEUR_LOG")),
             ("CRIEUR_LOGS", "info", Some("CRIEUR_LOG")),
@@ -280,7 +302,7 @@ mod tests {
             ("CRIEUR", "/usr/bin/crieur", None),
         ] {
             let mut mistakes = Mistakes::default();
-            layers(&variables(&[(name, value)]), &[], &mut mistakes);
+            layers(&variables(&[(name, value)]), (&[], &[]), &mut mistakes);
             let said = mistakes.to_string();
             match meant {
                 Some(words) => assert!(said.contains(words) && said.contains(name), "{name}={value}: {said}"),

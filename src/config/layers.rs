@@ -11,7 +11,7 @@ use config::{ConfigError, Map, Source, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::named::{self, MAIN, Section};
+use crate::config::named::{self, MAIN, Owner, Section};
 use crate::config::reference::{ConfigKey, ConfigKind, Unfit, reference};
 use crate::config::ttl;
 use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
@@ -50,11 +50,12 @@ impl LayerValues {
     }
 }
 
-/// The values of one origin: those of each cache by its name, and all others.
+/// The values of one origin: those of each cache and of each sink by its name, and all others.
 #[derive(Clone, Debug, Default)]
 pub struct Layer {
     others: LayerValues,
     caches: BTreeMap<String, LayerValues>,
+    sinks: BTreeMap<String, LayerValues>,
 }
 
 impl Layer {
@@ -64,6 +65,16 @@ impl Layer {
             Some(name) => self.caches.get(name).cloned().unwrap_or_default(),
             None => self.others.clone(),
         }
+    }
+
+    /// What it says of a sink.
+    pub(super) fn of_sink(&self, name: &str) -> LayerValues {
+        self.sinks.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The sinks that it speaks of.
+    pub(super) fn sinks(&self) -> impl Iterator<Item = &str> {
+        self.sinks.keys().map(String::as_str)
     }
 
     /// The caches that it speaks of.
@@ -77,14 +88,23 @@ impl Layer {
         value.clone().into_string().ok()
     }
 
+    /// Whether it says nothing of the cache but that there is one.
+    pub(super) fn is_empty_for(&self, cache: &str) -> bool {
+        self.caches.get(cache).is_none_or(|values| values.0.is_empty())
+    }
+
     /// Speaks of the cache no more.
     pub(super) fn forget(&mut self, cache: &str) {
         self.caches.remove(cache);
     }
 
-    /// Speaks of the cache, whatever follows.
-    fn mention(&mut self, cache: &str) {
-        self.caches.entry(cache.to_owned()).or_default();
+    /// Speaks of the section, whatever follows.
+    fn mention(&mut self, section: &Section) -> &mut LayerValues {
+        match section.owner() {
+            Owner::Daemon => &mut self.others,
+            Owner::Cache(name) => self.caches.entry(name.to_owned()).or_default(),
+            Owner::Sink(name) => self.sinks.entry(name.to_owned()).or_default(),
+        }
     }
 
     /// Takes a value of the key in `section`.
@@ -99,11 +119,7 @@ impl Layer {
         let value = Value::new(Some(&place.to_string()), kind);
         match key.kind.check(&value) {
             Ok(_) => {
-                let values = match section.cache() {
-                    Some(name) => self.caches.entry(name.to_owned()).or_default(),
-                    None => &mut self.others,
-                };
-                values.0.insert(key.name.to_owned(), value);
+                self.mention(section).0.insert(key.name.to_owned(), value);
             }
             Err(Unfit(what)) => mistakes.error(place, format!("{} {what}", section.shown(key)), note(key)),
         }
@@ -118,9 +134,10 @@ fn note(key: &ConfigKey) -> String {
 
 /// The sections that keys belong to, in order, and what else stands at the top of the file.
 fn top_level() -> Vec<&'static str> {
-    let mut names: Vec<&str> = reference().iter().map(|key| key.split().0).collect();
+    let mut names: Vec<&str> = reference().iter().filter(|key| !key.is_of_a_sink()).map(|key| key.split().0).collect();
     names.dedup();
     names.push(named::CACHES);
+    names.push(named::SINKS);
     names.push("rules_file");
     names.push(ttl::SECTION);
     names.extend(TOP);
@@ -145,6 +162,8 @@ pub fn file(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mistakes)
         }
         if section == named::CACHES {
             reading.caches(value);
+        } else if section == named::SINKS {
+            reading.sinks(value);
         } else if top_level().contains(&section) {
             reading.section(&Section::written(section), value);
         } else {
@@ -170,31 +189,7 @@ impl Reading<'_, '_> {
 
     /// `[caches.NAME]`, each.
     fn caches(&mut self, value: &Toml<'_>) {
-        let Some(entries) = value.get_ref().as_table() else {
-            return self.error(value.span(), "\"caches\" must be a table", "write [caches.NAME] on a line of its own");
-        };
-        let mut variables: BTreeMap<String, &str> = BTreeMap::new();
-        for (name, value) in entries {
-            let (at, name) = (name.span(), name.get_ref().as_ref());
-            if let Some(wrong) = named::wrong(name) {
-                self.error(at, format!("\"{name}\" is not the name of a cache: {wrong}"), named::FORM);
-                continue;
-            }
-            if let Some(taken) = named::taken(name) {
-                let message = format!("the cache \"{name}\" differs from \"{taken}\" in upper and lower case alone");
-                let of = if taken == MAIN {
-                    "main is the cache of [cache] and REDIS_URL"
-                } else {
-                    "upstash is the cache that the variables of Upstash make"
-                };
-                self.error(at, message, format!("write [caches.{taken}] for this cache, or another name: {of}"));
-                continue;
-            }
-            if let Some(other) = variables.insert(named::in_variables(name), name) {
-                let message = format!("the caches \"{other}\" and \"{name}\" would have the same variables");
-                self.error(at, message, "two names must differ in more than upper and lower case, - and _");
-                continue;
-            }
+        for (at, name, value) in self.named(value, (named::CACHES, "cache"), taken) {
             if name == MAIN
                 && let Some((other, _)) = self.table.get_key_value(named::CACHE)
             {
@@ -207,15 +202,52 @@ impl Reading<'_, '_> {
         }
     }
 
+    /// `[sinks.NAME]`, each.
+    fn sinks(&mut self, value: &Toml<'_>) {
+        for (_, name, value) in self.named(value, (named::SINKS, "sink"), |_| None) {
+            self.section(&Section::of_sink(name), value);
+        }
+    }
+
+    /// The sections below `of` whose names can be those of such a thing, each with its place. `refuses` says, of a name that
+    /// is one, what else speaks against it, and the way out.
+    fn named<'v>(
+        &mut self,
+        value: &'v Toml<'_>,
+        (of, thing): (&str, &str),
+        refuses: impl Fn(&str) -> Option<(String, String)>,
+    ) -> Vec<(std::ops::Range<usize>, &'v str, &'v Toml<'v>)> {
+        let mut found = Vec::new();
+        let Some(entries) = value.get_ref().as_table() else {
+            let note = format!("write [{of}.NAME] on a line of its own");
+            self.error(value.span(), format!("\"{of}\" must be a table"), note);
+            return found;
+        };
+        let mut variables: BTreeMap<String, &str> = BTreeMap::new();
+        for (name, value) in entries {
+            let (at, name) = (name.span(), name.get_ref().as_ref());
+            if let Some(wrong) = named::wrong(name) {
+                let message = format!("\"{name}\" is not the name of a {thing}: {wrong}");
+                self.error(at, message, named::form(thing));
+            } else if let Some((message, note)) = refuses(name) {
+                self.error(at, message, note);
+            } else if let Some(other) = variables.insert(named::in_variables(name), name) {
+                let message = format!("the {of} \"{other}\" and \"{name}\" would have the same variables");
+                self.error(at, message, "two names must differ in more than upper and lower case, - and _");
+            } else {
+                found.push((at, name, value));
+            }
+        }
+        found
+    }
+
     /// The keys of one section.
     fn section(&mut self, section: &Section, value: &Toml<'_>) {
         let Some(entries) = value.get_ref().as_table() else {
             let message = format!("\"{section}\" must be a table");
             return self.error(value.span(), message, as_table(section));
         };
-        if let Some(cache) = section.cache() {
-            self.layer.mention(cache);
-        }
+        self.layer.mention(section);
         for (name, value) in entries {
             let known = |key: &&ConfigKey| key.split() == (section.in_table(), name.get_ref().as_ref());
             let Some(key) = reference().iter().find(known) else {
@@ -245,6 +277,18 @@ impl Reading<'_, '_> {
     }
 }
 
+/// Why this name of a cache is another one's, and the way out.
+fn taken(name: &str) -> Option<(String, String)> {
+    let taken = named::taken(name)?;
+    let of = if taken == MAIN {
+        "main is the cache of [cache] and REDIS_URL"
+    } else {
+        "upstash is the cache that the variables of Upstash make"
+    };
+    let message = format!("the cache \"{name}\" differs from \"{taken}\" in upper and lower case alone");
+    Some((message, format!("write [caches.{taken}] for this cache, or another name: {of}")))
+}
+
 /// How a section is written that is none. Under `[caches]` a key of a cache lacks the cache's name.
 fn as_table(section: &Section) -> String {
     let is_key = |name: &str| reference().iter().any(|key| key.split() == (named::CACHE, name));
@@ -258,8 +302,10 @@ fn as_table(section: &Section) -> String {
 
 /// A value for the layers. A list must be written as a list: its comma separated form is the environment's.
 fn kind_of(key: &ConfigKey, value: &Toml<'_>) -> Option<ValueKind> {
-    let is_list =
-        matches!(key.kind, ConfigKind::Texts | ConfigKind::Prefixes | ConfigKind::Urls | ConfigKind::Ascending);
+    let is_list = matches!(
+        key.kind,
+        ConfigKind::Texts | ConfigKind::Hosts | ConfigKind::Prefixes | ConfigKind::Urls | ConfigKind::Ascending
+    );
     match value.get_ref() {
         DeValue::String(text) if !is_list => Some(ValueKind::String(text.to_string())),
         DeValue::Boolean(flag) if key.kind == ConfigKind::Flag => Some(ValueKind::Boolean(*flag)),

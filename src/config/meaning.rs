@@ -30,6 +30,14 @@ pub const MEANINGS: &[(&str, &str)] = &[
          list.",
     ),
     (
+        "postgres.standby",
+        "With `true`, `postgres.url` leads to a standby of PostgreSQL 16 or later, and crieur reads the changes there, \
+         behind their replay: a reader of that standby cannot store again the row that crieur just deleted. `crieur setup` \
+         has two parts then, one on the primary and one on the standby ([regions](../guide/regions.md)). Without it crieur \
+         refuses a standby. An outbox needs writes, so that `mode = \"outbox\"` refuses this key. A standby that is promoted \
+         goes on as a primary.",
+    ),
+    (
         "postgres.connect_timeout",
         "How long one connection attempt may take for each host: TCP, TLS and log-in together.",
     ),
@@ -151,6 +159,14 @@ pub const MEANINGS: &[(&str, &str)] = &[
          default is one minute.",
     ),
     (
+        "cache.publish",
+        "A channel of pub/sub, for readers that keep values in their own memory. Behind each delete crieur publishes the \
+         names of the deleted keys there, whether a key existed or not, and behind each mark a heartbeat; the mark says \
+         which message was the last ([readers](../guide/memory.md)). One more command for each flush and for each beat, \
+         which a `budget` counts. The user of the cache needs `+publish` and the channel. A cluster refuses this key. \
+         Without it nothing is published.",
+    ),
+    (
         "cache.connection_age_max",
         "How often crieur connects to the cache's address anew. So crieur leaves an old primary that lives on when its \
          name leads to another server. Where commands are billed, the default is five minutes.",
@@ -168,6 +184,59 @@ pub const MEANINGS: &[(&str, &str)] = &[
          one is refused.",
     ),
     ("cache.timeout", "Without an answer for this long crieur drops the connection and sends the same keys again."),
+    ("sink.kind", "Who takes the tags of the rules: a site that checks a signature, or one of three services."),
+    (
+        "sink.url",
+        "Where the requests go: `https://`, or `http://` on this machine. Without this key crieur uses the address of \
+         the service; a webhook needs one.",
+    ),
+    (
+        "sink.secret",
+        "What a webhook is signed with: `whsec_` and Base64. Several, parted by spaces, sign each message once each, \
+         so that a site can change its secret.",
+    ),
+    ("sink.token", "The token of Vercel, Cloudflare or Fastly."),
+    ("sink.project", "The project at Vercel, by its id or its name."),
+    ("sink.team", "The team that the project at Vercel belongs to, by its id."),
+    ("sink.zone", "The zone at Cloudflare, by its id."),
+    ("sink.service", "The service at Fastly, by its id."),
+    ("sink.soft", "Whether Vercel and Fastly may serve the old page once more while they fetch the new one."),
+    (
+        "sink.after",
+        "The caches that the pages read: tags leave behind their answers. Without this key these are all required \
+         caches; `[]` is none.",
+    ),
+    (
+        "sink.echo",
+        "The delays of the repeated purges, for a page whose making began before the change and ended behind the \
+         purge. The last one must come behind the last echo of the caches in `after`. Without this key a webhook has its \
+         first echo within a second, so that a page of Next.js whose making began before COMMIT is right by then.",
+    ),
+    (
+        "sink.echo_wal_bytes_max",
+        "How much WAL the waiting echoes may hold back. Past it the position moves on without them.",
+    ),
+    (
+        "sink.hold_wal_bytes_max",
+        "How much WAL PostgreSQL keeps for this sink while the sink does not answer; then the position goes on \
+         without it. 0 never waits for the sink.",
+    ),
+    (
+        "sink.rate",
+        "How many requests may leave in a time: what the plan allows. Without this key 10/s for a webhook, 5/s for \
+         Vercel, 5/min for Cloudflare, 20/s for Fastly.",
+    ),
+    (
+        "sink.timeout",
+        "How long crieur waits for an answer. Then the connection is dropped, and the same request goes again.",
+    ),
+    (
+        "sink.warm",
+        "The address of the pages that the sink keeps, for example `\"https://www.example.sn/annonces/{id}\"`: `warm` of each \
+         rule that has keys, tags for this sink, and no `warm` of its own, and whose keys or tags read every column of the \
+         address.",
+    ),
+    ("sink.tls_ca", "The PEM file of the certificate authority; without this key crieur trusts those of the system."),
     (
         "limits.memory_bytes_max",
         "How many bytes the keys that wait may take. Past this bound a set of keys becomes a sweep of its template.",
@@ -182,6 +251,16 @@ pub const MEANINGS: &[(&str, &str)] = &[
          `TimeoutStopSec` of the systemd unit above this time.",
     ),
     (
+        "limits.warm_rate",
+        "How many pages crieur fetches again in a minute, of all sites together (`warm`); never more than two at once. `0` \
+         fetches none.",
+    ),
+    (
+        "limits.warm_timeout",
+        "How long a page may take from the connection to its last byte. Then crieur gives the page up, and its next visitor \
+         pays for the refill.",
+    ),
+    (
         "admin.listen",
         "The address and port of the page at `/`, and of `/metrics`, `/healthz` and `/readyz`, for example \
          `\"127.0.0.1:9186\"`. Without this key there are no such pages. The pages have no password: keep them on a local \
@@ -190,7 +269,7 @@ pub const MEANINGS: &[(&str, &str)] = &[
     (
         "admin.changes",
         "Whether the page shows the last changes with table, operation, rule and keys. Keys may have values of rows in \
-         them: `false` keeps them off the page.",
+         them: `false` keeps them off the page, and out of what `crieur status` prints.",
     ),
     (
         "admin.hosts",
@@ -200,9 +279,9 @@ pub const MEANINGS: &[(&str, &str)] = &[
     ),
     (
         "log.level",
-        "The least grave lines that the log shows. `debug` adds a line for each step, without row values. The variable \
-         `CRIEUR_LOG` wins over this key, for one run. The journal keeps the level of each line: \
-         `journalctl -u crieur -p warning` shows what is grave.",
+        "The least grave lines that the log shows. `debug` adds a line for each step, and lines that name deleted \
+         keys, which may have values of rows in them. The variable `CRIEUR_LOG` wins over this key, for one run. The \
+         journal keeps the level of each line: `journalctl -u crieur -p warning` shows what is grave.",
     ),
     (
         "log.format",

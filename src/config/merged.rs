@@ -13,10 +13,10 @@ use crate::mistake::{Mistakes, Place};
 use crate::secret::Secret;
 use crate::url;
 
-/// The merged layers of one cache, or of all other sections: each value checked.
+/// The merged layers of one cache, of one sink, or of all other sections: each value checked.
 pub(super) struct Merged {
-    /// Of a cache: the section as it is shown.
-    cache: Option<Section>,
+    /// Of a cache or a sink: the section as it is shown.
+    named: Option<Section>,
     pub(super) settings: Vec<(&'static reference::ConfigKey, Option<Setting>)>,
 }
 
@@ -24,8 +24,8 @@ pub(super) struct Merged {
 pub(super) type Setting = (Checked, String, String);
 
 impl Merged {
-    /// Of the cache in `section`, or of everything else.
-    pub(super) fn merge(cache: Option<Section>, layers: [LayerValues; 4]) -> Self {
+    /// Of the cache or sink in the section `named`, or of everything else.
+    pub(super) fn merge(named: Option<Section>, layers: [LayerValues; 4]) -> Self {
         let merged = layers.into_iter().fold(config::Config::builder(), |builder, layer| builder.add_source(layer));
         let merged =
             merged.build().and_then(|merged| merged.collect()).expect("checked scalars and lists under fixed keys");
@@ -36,25 +36,43 @@ impl Merged {
             let checked = key.kind.check(value).ok()?;
             Some((checked, written(key, value), value.origin().unwrap_or("default").to_owned()))
         };
-        let keys = reference().iter().filter(|key| key.is_of_a_cache() == cache.is_some());
-        Merged { settings: keys.map(|key| (key, find(key))).collect(), cache }
+        let is_here = |key: &&'static reference::ConfigKey| match &named {
+            Some(section) => section.has(key),
+            None => !key.is_of_a_cache() && !key.is_of_a_sink(),
+        };
+        let keys = reference().iter().filter(is_here);
+        Merged { settings: keys.map(|key| (key, find(key))).collect(), named }
     }
 
-    /// The section as it is written, of a cache.
+    /// The section as it is written, of a cache or a sink.
     pub(super) fn section(&self) -> String {
-        self.cache.as_ref().map_or_else(String::new, ToString::to_string)
+        self.named.as_ref().map_or_else(String::new, ToString::to_string)
     }
 
     /// The key as it is written: `cache.url`, `caches.dakar.url`.
     pub(super) fn shown(&self, key: &reference::ConfigKey) -> String {
-        self.cache.as_ref().map_or_else(|| key.name.to_owned(), |section| section.shown(key))
+        self.named.as_ref().map_or_else(|| key.name.to_owned(), |section| section.shown(key))
+    }
+
+    /// What contradicts itself outside of the caches.
+    pub(super) fn contradictions(&self, mistakes: &mut Mistakes) {
+        let is_outbox = matches!(self.get("postgres.mode"), Some(Checked::Text(mode)) if mode == "outbox");
+        if is_outbox && matches!(self.get("postgres.standby"), Some(Checked::Flag(true))) {
+            let message =
+                format!("postgres.standby is true, and so is mode = \"outbox\" ({})", self.origin("postgres.standby"));
+            mistakes.error(
+                Place::Nowhere,
+                message,
+                "a standby takes no writes, and an outbox is emptied by writes: take standby out and let postgres.url lead to the primary, with the standbys of the readers in postgres.replicas; or write mode = \"replication\"",
+            );
+        }
     }
 
     pub(super) fn require_urls(&self, mistakes: &mut Mistakes) {
         for (key, value) in &self.settings {
             let (Some(also), None) = (key.also, value) else { continue };
             let (section, name) = key.split();
-            let section = self.cache.clone().unwrap_or(Section::written(section));
+            let section = self.named.clone().unwrap_or(Section::written(section));
             let also = if section.has_names_of_applications() { format!(", or {also}") } else { String::new() };
             let note = format!("write {name} = \"…\" under [{section}], or set {}{also}", section.variable(key));
             mistakes.error(Place::Nowhere, format!("{} is missing", section.shown(key)), note);
@@ -65,7 +83,7 @@ impl Merged {
     pub(super) fn look_elsewhere(&self, env: &Environment, mistakes: &mut Mistakes) {
         for (key, value) in self.settings.iter().filter(|(key, _)| key.also.is_some()) {
             match value {
-                None if self.cache.as_ref().is_none_or(Section::has_names_of_applications) => {
+                None if self.named.as_ref().is_none_or(Section::has_names_of_applications) => {
                     environment::elsewhere(env, key, mistakes);
                 }
                 Some((Checked::Text(address), _, _)) if key.name == "postgres.url" => {

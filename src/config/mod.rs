@@ -11,6 +11,7 @@ mod named;
 pub mod reference;
 mod rules_file;
 mod settings;
+pub(crate) mod sinks;
 pub mod ttl;
 mod verify;
 
@@ -28,7 +29,7 @@ use crate::config::reference::Checked;
 use crate::config::ttl::TtlLimit;
 use crate::mistake::{Mistakes, Place, SourceFile};
 use crate::rules::Rules;
-use crate::verify::Verification;
+use crate::verify::{Verification, commands_a_minute};
 
 pub use environment::Given;
 pub use metered::Metering;
@@ -36,8 +37,10 @@ pub use named::{MAIN, UPSTASH, in_section};
 pub use reference::reference;
 pub use rules_file::rules_of_file;
 pub use settings::{
-    CacheConfig, Leases, Limits, LogConfig, LogFormat, Mode, OnGap, Postgres, ServersConfig, TlsFiles, Transport,
+    CacheConfig, Leases, Limits, LogConfig, LogFormat, Mode, OnGap, Postgres, PublishConfig, ServersConfig, TlsFiles,
+    Transport,
 };
+pub use sinks::{SigningKey, SinkConfig};
 
 /// Everything that a command needs.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ pub struct Config {
     pub postgres: Postgres,
     /// `[cache]` and `[caches.NAME]`: at least one, `main` before the others.
     pub caches: Vec<CacheConfig>,
+    /// `[sinks.NAME]`
+    pub sinks: Vec<SinkConfig>,
     /// What every cache protects: what the rules never delete.
     pub protect: Vec<Vec<u8>>,
     /// `[limits]`
@@ -73,6 +78,9 @@ pub struct Config {
 
 /// One key, its value as it would be written (secrets redacted), and where it comes from.
 pub type Effective = (String, String, String);
+
+/// What is said of each cache, or of each sink, by its name.
+type NamedParts = Vec<(String, Merged)>;
 
 /// How a configuration is read.
 #[derive(Clone, Copy)]
@@ -111,8 +119,8 @@ impl Config {
         let Some(table) = layers::parse(&file, &mut mistakes) else { return Err(mistakes) };
         let env: Environment = env.collect();
         let from_file = layers::file(&file, &table, &mut mistakes);
-        let names: Vec<&str> = from_file.names().collect();
-        let (below, above) = environment::layers(&env, &names, &mut mistakes);
+        let (names, sinks): (Vec<&str>, Vec<&str>) = (from_file.names().collect(), from_file.sinks().collect());
+        let (below, above) = environment::layers(&env, (&names, &sinks), &mut mistakes);
         let defaults = match reading {
             Reading::Unconnected => LayerValues::defaults().with_no_addresses(),
             Reading::Whole => LayerValues::defaults(),
@@ -120,39 +128,73 @@ impl Config {
         let main_is_named = from_file.names().any(|name| name == MAIN) && !table.contains_key("cache");
         let mut layers = Layers { defaults, below, file: from_file, above, main_is_named };
         layers.of_applications(&env, &mut mistakes);
-        let (merged, caches) = (Merged::merge(None, layers.of(None)), layers.merged());
+        let (merged, caches, sinks) = (Merged::merge(None, layers.of(None)), layers.merged(), layers.sinks());
         for part in std::iter::once(&merged).chain(caches.iter().map(|(_, cache)| cache)) {
             part.require_urls(&mut mistakes);
             part.look_elsewhere(&env, &mut mistakes);
         }
+        merged.contradictions(&mut mistakes);
         caches.iter().for_each(|(_, cache)| caches::contradictions(cache, &mut mistakes));
         let protect = rules_file::common(&caches, "cache.protect").into_iter();
         let protect: Vec<Vec<u8>> = protect.map(String::into_bytes).collect();
         // Without the environment nobody knows every name.
         let is_known = !matches!(reading, Reading::Unconnected);
-        let names = is_known.then(|| caches.iter().map(|(name, _)| name.clone()).collect());
+        let names = rules_file::names(&caches, &sinks);
+        sinks.iter().for_each(|(name, sink)| sinks::contradictions(name, sink, &names.caches, &mut mistakes));
+        let names = is_known.then_some(names);
         let (mut rules, verify) = rules_file::read_rules(&file, &table, directory, (&protect, names), &mut mistakes)?;
         rules.allow(&rules_file::united(&caches, "cache.invalidate"));
+        sinks.iter().for_each(|(name, sink)| sinks::warm(name, sink, &mut rules, &mut mistakes));
+        if merged.number("limits.warm_rate") == 0 {
+            rules.cool();
+        }
         let ttl = ttl::read(&file, &table, &mut mistakes);
         if !mistakes.is_harmless() {
             return Err(mistakes);
         }
-        Config::of(merged, caches, (rules, protect, verify, ttl), mistakes).with_budgets_that_can_be_kept()
+        let config = Config::of(merged, (caches, sinks), (rules, protect, verify, ttl), mistakes);
+        config.with_sinks_that_have_tags().with_budgets_that_can_be_kept()
     }
 
-    /// A budget that the heartbeat eats is a mistake.
+    /// What the operator should know of the sinks, and of tags that nobody takes.
+    fn with_sinks_that_have_tags(mut self) -> Self {
+        for sink in &self.sinks {
+            sinks::warnings(sink, &self.caches, &mut self.warnings);
+            if self.rules.seen_by_sink(&sink.name).families().next().is_none() {
+                let message = format!("no rule has tags for the sink \"{}\"", sink.name);
+                self.warnings.warning(
+                    Place::Nowhere,
+                    message,
+                    "write tags = [\"property:{id}\"] and tags_all into a rule",
+                );
+            }
+        }
+        if self.sinks.is_empty() && !self.rules.coarse_tags().is_empty() {
+            let note = "write [sinks.NAME], or remove tags and tags_all from the rules";
+            self.warnings.warning(Place::Nowhere, "the rules have tags, and there is no sink that takes them", note);
+        }
+        self
+    }
+
+    /// A budget that the heartbeat and the verifier eat is a mistake.
     fn with_budgets_that_can_be_kept(mut self) -> Result<Config, Mistakes> {
         for cache in &self.caches {
             let Err(small) = cache.budget() else { continue };
-            let TooSmall { heartbeat, least, shortest } = small;
+            let TooSmall { marks, verifier, least, shortest } = small;
             let (section, budget) = (&cache.section, cache.budget.unwrap_or_default());
-            let message = format!(
-                "{section}.budget: {budget} commands a month are too few: with a heartbeat of {} the marks alone may cost {heartbeat}",
+            let mut message = format!(
+                "{section}.budget: {budget} commands a month are too few: with a heartbeat of {} the marks alone may cost {marks}",
                 shown(cache.heartbeat)
             );
+            let other = match verifier {
+                0 => format!("heartbeat = \"{}\" or longer", shown(shortest)),
+                _ => {
+                    message += &format!("; what [[verify]] looks at, up to {verifier}");
+                    "a smaller per_minute in [[verify]]".to_owned()
+                }
+            };
             let note = format!(
-                "allow at least {least} commands, or write heartbeat = \"{}\" or longer; budget = \"none\" on a plan that does not bill",
-                shown(shortest)
+                "allow at least {least} commands, or write {other}; budget = \"none\" on a plan that does not bill"
             );
             self.warnings.error(Place::Nowhere, message, &note);
         }
@@ -162,11 +204,17 @@ impl Config {
     /// Every value in its place.
     fn of(
         merged: Merged,
-        mut of_caches: Vec<(String, Merged)>,
+        (mut of_caches, mut of_sinks): (NamedParts, NamedParts),
         (rules, protect, verify, ttl): (Rules, Vec<Vec<u8>>, Vec<Verification>, Vec<TtlLimit>),
         warnings: Mistakes,
     ) -> Config {
-        let caches = of_caches.iter_mut().map(|(name, merged)| caches::config(name.clone(), merged)).collect();
+        let (verifier, slot) = (commands_a_minute(&verify), merged.text("postgres.slot"));
+        let mut caches: Vec<CacheConfig> =
+            of_caches.iter_mut().map(|(name, merged)| caches::config(name.clone(), merged, &slot)).collect();
+        caches.iter_mut().filter(|cache| cache.is_billed()).for_each(|cache| cache.verifier = verifier);
+        let required: Vec<String> =
+            caches.iter().filter(|cache| cache.required).map(|cache| cache.name.clone()).collect();
+        let sinks = of_sinks.iter_mut().map(|(name, merged)| sinks::config(name.clone(), merged, &required)).collect();
         let admin = merged.get("admin.listen").map(|value| match value {
             Checked::Socket(address) => *address,
             other => unfit("admin.listen", Some(other)),
@@ -179,16 +227,20 @@ impl Config {
                 slot: merged.text("postgres.slot"),
                 publication: merged.text("postgres.publication"),
                 replicas: merged.secrets("postgres.replicas"),
+                standby: merged.flag("postgres.standby"),
                 connect_timeout: merged.duration("postgres.connect_timeout"),
                 liveness_timeout: merged.duration("postgres.liveness_timeout"),
                 lookup_timeout: merged.duration("postgres.lookup_timeout"),
             },
             caches,
+            sinks,
             protect,
             limits: Limits {
                 memory_bytes_max: merged.number("limits.memory_bytes_max"),
                 batch_keys_max: merged.number("limits.batch_keys_max").try_into().unwrap_or(usize::MAX),
                 stop_timeout: merged.duration("limits.stop_timeout"),
+                warm_rate: merged.number("limits.warm_rate"),
+                warm_timeout: merged.duration("limits.warm_timeout"),
             },
             admin,
             shows_changes: merged.flag("admin.changes"),
@@ -203,7 +255,7 @@ impl Config {
             verify,
             warnings,
             effective: std::iter::once(&merged)
-                .chain(of_caches.iter().map(|(_, cache)| cache))
+                .chain(of_caches.iter().chain(&of_sinks).map(|(_, named)| named))
                 .flat_map(effective)
                 .chain(shown)
                 .collect(),
@@ -329,7 +381,7 @@ mod tests {
                 &url,
                 "error: unknown key \"slott\" in [postgres]\n --> crieur.toml:2:1\n  |\n\
                  2 | slott = \"x\"\n  | ^^^^^ did you mean \
-                 \"slot\"? allowed here: url, mode, slot, publication, replicas, \
+                 \"slot\"? allowed here: url, mode, slot, publication, replicas, standby, \
                  connect_timeout, liveness_timeout, lookup_timeout\n",
             ),
             (

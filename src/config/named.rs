@@ -1,7 +1,7 @@
 //! Sections and the names of caches: what may be written, and what it is called. Pure.
 //!
 //! The table of keys has one section `cache`; its keys stand in `[cache]`, which is the cache named `main`, and in each
-//! `[caches.NAME]`.
+//! `[caches.NAME]`. Those of its section `sink` stand in each `[sinks.NAME]`.
 
 use std::fmt;
 
@@ -12,6 +12,15 @@ pub(super) const CACHE: &str = "cache";
 
 /// What stands before the names of caches.
 pub(super) const CACHES: &str = "caches";
+
+/// The section of the table whose keys each sink has.
+const SINK: &str = "sink";
+
+/// What stands before the names of sinks.
+pub(super) const SINKS: &str = "sinks";
+
+/// The beginning of the variables of sinks.
+pub(super) const SINK_VARIABLES: &str = "CRIEUR__SINKS__";
 
 /// The name of the cache of `[cache]` and `REDIS_URL`.
 pub const MAIN: &str = "main";
@@ -25,8 +34,11 @@ const NAME_BYTES_MAX: usize = 40;
 /// The beginning of the variables of named caches.
 pub(super) const VARIABLES: &str = "CRIEUR__CACHES__";
 
-/// What a name must be.
-pub(super) const FORM: &str = "a name has 1 to 40 letters from a to z, digits, _ and -: [caches.dakar]";
+/// What the name of a `cache` or a `sink` must be, with an example.
+pub(super) fn form(thing: &str) -> String {
+    let example = if thing == SINK { "sinks.site" } else { "caches.dakar" };
+    format!("a name has 1 to 40 letters from a to z, digits, _ and -: [{example}]")
+}
 
 /// The name that this one is but for upper and lower case, of those that other parts of the configuration give a cache. In
 /// metrics and variables nobody would tell them apart.
@@ -75,35 +87,71 @@ pub fn in_section(section: &str, text: String) -> String {
     out
 }
 
+/// What has a section of its own, by its name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Owner {
+    /// There is one such section.
+    Daemon,
+    /// A cache.
+    Cache(String),
+    /// A sink.
+    Sink(String),
+}
+
 /// A section as it is written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Section {
     /// `postgres`, `cache`, `caches.dakar`
     written: String,
-    /// The cache that it is of.
-    cache: Option<String>,
+    owner: Owner,
 }
 
 impl Section {
     /// A section of the table of keys.
     pub(super) fn written(section: &str) -> Self {
-        let cache = (section == CACHE).then(|| MAIN.to_owned());
-        Section { written: section.to_owned(), cache }
+        let owner = if section == CACHE { Owner::Cache(MAIN.to_owned()) } else { Owner::Daemon };
+        Section { written: section.to_owned(), owner }
     }
 
     /// `[caches.NAME]`
     pub(super) fn of_cache(name: &str) -> Self {
-        Section { written: format!("{CACHES}.{name}"), cache: Some(name.to_owned()) }
+        Section { written: format!("{CACHES}.{name}"), owner: Owner::Cache(name.to_owned()) }
+    }
+
+    /// `[sinks.NAME]`
+    pub(super) fn of_sink(name: &str) -> Self {
+        Section { written: format!("{SINKS}.{name}"), owner: Owner::Sink(name.to_owned()) }
+    }
+
+    /// Whose section it is.
+    pub(super) fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// The name of the cache whose section it is.
     pub(super) fn cache(&self) -> Option<&str> {
-        self.cache.as_deref()
+        match &self.owner {
+            Owner::Cache(name) => Some(name),
+            Owner::Daemon | Owner::Sink(_) => None,
+        }
+    }
+
+    /// Whether the key of the table stands in it.
+    pub(super) fn has(&self, key: &ConfigKey) -> bool {
+        match self.owner {
+            Owner::Daemon => !key.is_of_a_cache() && !key.is_of_a_sink(),
+            Owner::Cache(_) => key.is_of_a_cache(),
+            Owner::Sink(_) => key.is_of_a_sink(),
+        }
     }
 
     /// The section of the table that has its keys.
     pub(super) fn in_table(&self) -> &str {
-        if self.cache.is_some() { CACHE } else { &self.written }
+        match &self.owner {
+            Owner::Daemon => &self.written,
+            Owner::Cache(_) => CACHE,
+            Owner::Sink(_) => SINK,
+        }
     }
 
     /// The key as it would be written with its section.
@@ -113,17 +161,23 @@ impl Section {
 
     /// The variable of the key.
     pub(super) fn variable(&self, key: &ConfigKey) -> String {
-        match &self.cache {
-            Some(name) if self.written != CACHE => {
-                format!("{VARIABLES}{}__{}", in_variables(name), key.split().1.to_ascii_uppercase())
-            }
-            Some(_) | None => key.variable(),
+        let named = |before: &str, name: &str| {
+            format!("{before}{}__{}", in_variables(name), key.split().1.to_ascii_uppercase())
+        };
+        match &self.owner {
+            Owner::Cache(name) if self.written != CACHE => named(VARIABLES, name),
+            Owner::Sink(name) => named(SINK_VARIABLES, name),
+            Owner::Cache(_) | Owner::Daemon => key.variable(),
         }
     }
 
     /// Whether names that an application may already have for the address mean this section.
     pub(super) fn has_names_of_applications(&self) -> bool {
-        self.cache.as_ref().is_none_or(|name| name == MAIN)
+        match &self.owner {
+            Owner::Daemon => true,
+            Owner::Cache(name) => name == MAIN,
+            Owner::Sink(_) => false,
+        }
     }
 }
 
@@ -193,5 +247,9 @@ mod tests {
             assert_eq!((section.shown(key).as_str(), section.variable(key).as_str()), (shown, variable));
             assert_eq!(section.in_table(), CACHE);
         }
+        let key = crate::config::reference().iter().find(|key| key.name == "sink.tls_ca").expect("a key");
+        let section = Section::of_sink("my-site");
+        assert_eq!(section.shown(key), "sinks.my-site.tls_ca");
+        assert_eq!((section.variable(key).as_str(), section.in_table()), ("CRIEUR__SINKS__MY_SITE__TLS_CA", SINK));
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use config::{Value, ValueKind};
 
-use crate::amount::{bytes, commands, duration, shown};
+use crate::amount::{RateLimit, bytes, commands, duration, rate, shown};
 use crate::place::NodeMap;
+use crate::tag::SinkKind;
 
 /// Levels of the log, from the fewest lines to the most; a number from 0 means the same.
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -37,6 +38,8 @@ pub enum ConfigKind {
     Count(u64, u64),
     /// A list of texts.
     Texts,
+    /// Names of hosts, without scheme and port.
+    Hosts,
     /// A list of texts, each with its only `*` at the end.
     Prefixes,
     /// A text that is never shown.
@@ -45,6 +48,8 @@ pub enum ConfigKind {
     Flag,
     /// Commands a month: `"200k"`, `"1.5M"`, a whole number, or `"none"`.
     Budget,
+    /// `"10/s"`, `"5/min"`, `"1000/h"`.
+    Rate,
     /// `127.0.0.1:9186`, `[::1]:9186`: an address and a port, no name that somebody else resolves.
     Socket,
     /// A table of hosts and ports by hosts and ports; in the environment `told=reached`, parted by commas.
@@ -102,6 +107,12 @@ const KEYS: &[ConfigKey] = &[
         ConfigKind::Urls,
         Some(""),
         "standbys that readers read from: a key is deleted once more when each has replayed its commit",
+    ),
+    key(
+        "postgres.standby",
+        ConfigKind::Flag,
+        Some("false"),
+        "the server is a standby (PostgreSQL 16 or later): changes are those that it has replayed, its readers are the cache's",
     ),
     key(
         "postgres.connect_timeout",
@@ -225,6 +236,12 @@ const KEYS: &[ConfigKey] = &[
         "the mark is looked at and written at least so often: how long a cache that went back in time stays unnoticed; 1m where commands are billed",
     ),
     key(
+        "cache.publish",
+        ConfigKind::Name,
+        None,
+        "channel on which readers with a memory tier hear the name of each key that was deleted; not for a cluster",
+    ),
+    key(
         "cache.connection_age_max",
         ConfigKind::Duration(MILLISECOND, HOUR),
         Some("15s"),
@@ -248,6 +265,68 @@ const KEYS: &[ConfigKey] = &[
         Some("5s"),
         "without an answer for this long the connection is dropped and the keys go again",
     ),
+    key("sink.kind", ConfigKind::Choice(SinkKind::WORDS), None, "who takes the tags of the rules"),
+    key(
+        "sink.url",
+        ConfigKind::Url,
+        None,
+        "where the requests go: https://, or http:// on this machine; without it the address of the service",
+    ),
+    key("sink.secret", ConfigKind::Secret, None, "what a webhook is signed with: whsec_…, several parted by spaces"),
+    key("sink.token", ConfigKind::Secret, None, "the token of Vercel, Cloudflare or Fastly"),
+    key("sink.project", ConfigKind::Name, None, "the project at Vercel, by its id or name"),
+    key("sink.team", ConfigKind::Name, None, "the team of the project at Vercel, by its id"),
+    key("sink.zone", ConfigKind::Name, None, "the zone at Cloudflare, by its id"),
+    key("sink.service", ConfigKind::Name, None, "the service at Fastly, by its id"),
+    key(
+        "sink.soft",
+        ConfigKind::Flag,
+        Some("false"),
+        "whether Vercel and Fastly may serve the old page once more while they fetch the new one",
+    ),
+    key(
+        "sink.after",
+        ConfigKind::Texts,
+        None,
+        "the caches that the pages read: tags go behind their answers; without it every required cache, [] none",
+    ),
+    key(
+        "sink.echo",
+        ConfigKind::Ascending,
+        None,
+        "delays of the repeated purges, for a page whose making began before the change and ended behind the purge",
+    ),
+    key(
+        "sink.echo_wal_bytes_max",
+        ConfigKind::Bytes(0),
+        Some("64MiB"),
+        "WAL that waiting echoes may hold back; past it the position moves on without them",
+    ),
+    key(
+        "sink.hold_wal_bytes_max",
+        ConfigKind::Bytes(0),
+        Some("1GiB"),
+        "WAL that PostgreSQL keeps for this sink while it does not answer; 0 never waits for it",
+    ),
+    key(
+        "sink.rate",
+        ConfigKind::Rate,
+        None,
+        "requests in a time: what the plan allows; without it 10/s for a webhook, 5/s for Vercel, 5/min for Cloudflare, 20/s for Fastly",
+    ),
+    key(
+        "sink.timeout",
+        ConfigKind::Duration(MILLISECOND, HOUR),
+        Some("10s"),
+        "without an answer for this long the connection is dropped and the request goes again",
+    ),
+    key(
+        "sink.warm",
+        ConfigKind::Name,
+        None,
+        "address of the pages of rules that have keys, and tags for this sink, and no warm of their own",
+    ),
+    key("sink.tls_ca", ConfigKind::Path, None, "PEM file of the certificate authority; without it: the system's"),
     key(
         "limits.memory_bytes_max",
         ConfigKind::Bytes(1 << 20),
@@ -262,13 +341,25 @@ const KEYS: &[ConfigKey] = &[
         "what is in flight may take this long after SIGTERM",
     ),
     key(
+        "limits.warm_rate",
+        ConfigKind::Count(0, 6_000),
+        Some("60"),
+        "pages that are fetched again in a minute; 0: none",
+    ),
+    key(
+        "limits.warm_timeout",
+        ConfigKind::Duration(MILLISECOND, HOUR),
+        Some("10s"),
+        "a page that takes longer is given up",
+    ),
+    key(
         "admin.listen",
         ConfigKind::Socket,
         None,
         "address and port of the page, /metrics, /healthz and /readyz; without it there is no such page",
     ),
     key("admin.changes", ConfigKind::Flag, Some("true"), "whether the page shows the last changes with their keys"),
-    key("admin.hosts", ConfigKind::Texts, Some(""), "names by which the page may be called, besides addresses"),
+    key("admin.hosts", ConfigKind::Hosts, Some(""), "names by which the page may be called, besides addresses"),
     key("log.level", ConfigKind::Choice(&LEVELS), Some("info"), "the least grave lines that the log shows"),
     key(
         "log.format",
@@ -295,9 +386,22 @@ impl ConfigKey {
         self.split().0 == "cache"
     }
 
-    /// `CRIEUR__POSTGRES__SLOT`
+    /// Whether each sink has this key.
+    pub fn is_of_a_sink(&self) -> bool {
+        self.split().0 == "sink"
+    }
+
+    /// `CRIEUR__POSTGRES__SLOT`, `CRIEUR__SINKS__NAME__URL`
     pub fn variable(&self) -> String {
-        format!("CRIEUR__{}", self.name.to_ascii_uppercase().replace('.', "__"))
+        format!("CRIEUR__{}", self.written().to_ascii_uppercase().replace('.', "__"))
+    }
+
+    /// As people write it: no section is called `sink`.
+    pub fn written(&self) -> String {
+        match self.name.strip_prefix("sink.") {
+            Some(name) => format!("sinks.NAME.{name}"),
+            None => self.name.to_owned(),
+        }
     }
 
     /// The section and the name inside of it.
@@ -329,6 +433,8 @@ pub enum Checked {
     Budget(Option<u64>),
     /// Other addresses of servers.
     Nodes(NodeMap),
+    /// So many in so long.
+    Rate(RateLimit),
 }
 
 /// Why a value does not fit: what it must be. It never repeats the value.
@@ -355,18 +461,7 @@ impl ConfigKind {
                 let chosen = text(value).filter(|text| words.contains(&text.as_str()));
                 chosen.map(Checked::Text).ok_or_else(|| unfit(format!("must be one of: {}", words.join(", "))))
             }
-            ConfigKind::Duration(least, most) => {
-                let duration =
-                    text(value).and_then(|text| duration(&text)).filter(|duration| (least..=most).contains(duration));
-                let bounds = || {
-                    unfit(format!(
-                        "must be a duration from {} to {}, for example \"250ms\", \"2s\" or \"1m\"",
-                        shown(least),
-                        shown(most)
-                    ))
-                };
-                duration.map(Checked::Duration).ok_or_else(bounds)
-            }
+            ConfigKind::Duration(least, most) => within(value, least, most),
             ConfigKind::Ascending => ascending(value)
                 .map(Checked::Durations)
                 .ok_or(unfit("must be a list of durations above zero, ascending, at most 1h: [\"250ms\", \"2s\"]")),
@@ -385,6 +480,10 @@ impl ConfigKind {
             ConfigKind::Texts => {
                 texts(value).map(Checked::Texts).ok_or(unfit("must be an array of strings, none empty"))
             }
+            ConfigKind::Hosts => texts(value)
+                .filter(|list| list.iter().all(|item| is_host(item)))
+                .map(Checked::Texts)
+                .ok_or(unfit("must be an array of names without scheme and port: [\"crieur.example\"]")),
             ConfigKind::Prefixes => texts(value)
                 .filter(|list| list.iter().all(|item| is_prefix(item)))
                 .map(Checked::Texts)
@@ -396,12 +495,29 @@ impl ConfigKind {
             ConfigKind::Nodes => nodes(value).map(Checked::Nodes).ok_or(unfit(
                 "must be a table of hosts and ports: nodes = { \"172.17.0.2:6379\" = \"cache.example:6379\" }",
             )),
+            ConfigKind::Rate => text(value)
+                .and_then(|text| rate(&text))
+                .map(Checked::Rate)
+                .ok_or(unfit("must be a number and a time, for example \"10/s\", \"5/min\" or \"1000/h\"")),
             ConfigKind::Socket => text(value)
                 .and_then(|text| text.parse().ok())
                 .map(Checked::Socket)
                 .ok_or(unfit("must be an address and a port, for example \"127.0.0.1:9186\"")),
         }
     }
+}
+
+/// A duration with bounds.
+fn within(value: &Value, least: Duration, most: Duration) -> Result<Checked, Unfit> {
+    let duration = text(value).and_then(|text| duration(&text)).filter(|duration| (least..=most).contains(duration));
+    let bounds = || {
+        unfit(format!(
+            "must be a duration from {} to {}, for example \"250ms\", \"2s\" or \"1m\"",
+            shown(least),
+            shown(most)
+        ))
+    };
+    duration.map(Checked::Duration).ok_or_else(bounds)
 }
 
 fn unfit(what: impl Into<String>) -> Unfit {
@@ -463,6 +579,10 @@ fn ascending(value: &Value) -> Option<Vec<Duration>> {
     (in_order && list.iter().all(|delay| (MILLISECOND..=HOUR).contains(delay))).then_some(list)
 }
 
+fn is_host(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+}
+
 fn is_prefix(text: &str) -> bool {
     let literal = text.strip_suffix('*').unwrap_or_default();
     !literal.is_empty() && !literal.contains(['*', '?', '[', ']', '\\'])
@@ -473,61 +593,4 @@ fn is_slot_name(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_default_is_a_value_of_its_key() {
-        for key in KEYS {
-            let Some(default) = key.default else { continue };
-            assert!(key.kind.check(&Value::new(None, default)).is_ok(), "{}", key.name);
-        }
-    }
-
-    #[test]
-    fn values_out_of_bounds_are_refused() {
-        let refused = [
-            ("postgres.slot", "Crieur"),
-            ("postgres.slot", ""),
-            ("postgres.liveness_timeout", "10ms"),
-            ("cache.echo", "2s,1s"),
-            ("cache.echo", "0s"),
-            ("cache.on_gap", "ignore"),
-            ("limits.batch_keys_max", "0"),
-            ("limits.memory_bytes_max", "1KiB"),
-            ("cache.protect", "a,,b"),
-            ("cache.invalidate", "*"),
-            ("cache.invalidate", "a:*:b"),
-            ("cache.invalidate", "a[b]:*"),
-            ("cache.url", ""),
-            ("cache.required", "maybe"),
-            ("cache.budget", "0"),
-            ("cache.budget", "200K/month"),
-            ("cache.budget", "-1"),
-            ("cache.hold_wal_bytes_max", "1TB"),
-            ("cache.transport", "http"),
-            ("cache.token", ""),
-            ("cache.leases", "yes"),
-            ("cache.nodes", "172.17.0.2:6379"),
-            ("cache.nodes", "172.17.0.2:x=h"),
-            ("admin.listen", "localhost:9186"),
-            ("admin.listen", "9186"),
-        ];
-        for (name, value) in refused {
-            let key = KEYS.iter().find(|key| key.name == name).expect("a key of the table");
-            assert!(key.kind.check(&Value::new(None, value)).is_err(), "{name} = {value}");
-        }
-        for (written, commands) in
-            [("200k", Some(200_000)), ("1.5M", Some(1_500_000)), ("12_000", Some(12_000)), ("none", None)]
-        {
-            assert_eq!(
-                ConfigKind::Budget.check(&Value::new(None, written)),
-                Ok(Checked::Budget(commands)),
-                "{written}"
-            );
-        }
-        let long = "a".repeat(64);
-        assert!(ConfigKind::Slot.check(&Value::new(None, long.as_str())).is_err());
-        assert_eq!(ConfigKind::Ascending.check(&Value::new(None, "")), Ok(Checked::Durations(Vec::new())));
-    }
-}
+mod tests;

@@ -8,12 +8,13 @@ use toml::de::DeTable;
 use crate::config::caches::Layers;
 use crate::config::layers::{self, Layer, LayerValues};
 use crate::config::merged::Merged;
-use crate::config::verify;
+use crate::config::{sinks, verify};
 use crate::error::Exit;
 use crate::mistake::{self, Mistakes, Place, SourceFile};
 use crate::rules::Rules;
 use crate::rules::read::parse::TOP;
-use crate::rules::read::reader::RulesReader;
+use crate::rules::read::reader::{NamesOfTargets, RulesReader};
+use crate::tag::SinkKind;
 use crate::verify::Verification;
 
 /// The rules of a configuration, or of a file that holds nothing but rules: no server is named, no environment read.
@@ -49,12 +50,21 @@ pub(super) fn common(caches: &[(String, Merged)], key: &str) -> Vec<String> {
     united(caches, key).into_iter().filter(has).collect()
 }
 
-/// The rules of the file and of its `rules_file`, which may name the caches.
+/// The names that rules may use. Of a sink whose kind is wrong that is said elsewhere.
+pub(super) fn names(caches: &[(String, Merged)], sinks: &[(String, Merged)]) -> NamesOfTargets {
+    let sink = |(name, merged): &(String, Merged)| (name.clone(), sinks::kind(merged).unwrap_or(SinkKind::Webhook));
+    NamesOfTargets {
+        caches: caches.iter().map(|(name, _)| name.clone()).collect(),
+        sinks: sinks.iter().map(sink).collect(),
+    }
+}
+
+/// The rules of the file and of its `rules_file`, which may name the caches and the sinks.
 pub(super) fn read_rules(
     file: &Rc<SourceFile>,
     table: &DeTable<'_>,
     directory: &Path,
-    (protect, caches): (&[Vec<u8>], Option<Vec<String>>),
+    (protect, names): (&[Vec<u8>], Option<NamesOfTargets>),
     mistakes: &mut Mistakes,
 ) -> Result<(Rules, Vec<Verification>), Mistakes> {
     let mut other = None;
@@ -90,7 +100,7 @@ pub(super) fn read_rules(
     }
     let included = other.as_ref().zip(other_table.as_ref());
     let files = || std::iter::once((file, table)).chain(included);
-    let mut reader = RulesReader::new(protect, mistakes).knowing(caches);
+    let mut reader = RulesReader::new(protect, mistakes).knowing(names);
     for (file, table) in files() {
         reader.shared(file, table);
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::budget::{Budget, MarkCost, TooSmall};
 use crate::config::metered::Metering;
+use crate::error;
 use crate::place::NodeMap;
+use crate::postgres::dsn::Dsn;
 use crate::secret::Secret;
 
 /// How changes are read.
@@ -30,6 +32,8 @@ pub struct Postgres {
     pub publication: String,
     /// `replicas`, default none: standbys that readers read from.
     pub replicas: Vec<Secret>,
+    /// `standby`, default false: the server is one, and its readers are those of the caches.
+    pub standby: bool,
     /// `connect_timeout`, default 10 s: TCP, TLS and log-in together, for each host.
     pub connect_timeout: Duration,
     /// `liveness_timeout`, default 30 s: with nothing received for half of it a reply is asked for,
@@ -37,6 +41,14 @@ pub struct Postgres {
     pub liveness_timeout: Duration,
     /// `lookup_timeout`, default 5 s: `statement_timeout` of the control session.
     pub lookup_timeout: Duration,
+}
+
+impl Postgres {
+    /// The server. Of several hosts a standby will do where one is read from.
+    pub fn dsn(&self) -> error::Result<Dsn> {
+        let dsn = Dsn::read(&self.url)?;
+        Ok(if self.standby { dsn.of_any_server() } else { dsn })
+    }
 }
 
 /// How a line of the log is written.
@@ -126,6 +138,15 @@ pub struct ServersConfig {
     pub sentinel_authority: Option<PathBuf>,
 }
 
+/// Where readers with a memory tier hear what was deleted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PublishConfig {
+    /// `publish`: the channel.
+    pub channel: String,
+    /// Who speaks there.
+    pub slot: String,
+}
+
 /// `[cache]`, `[caches.NAME]`
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CacheConfig {
@@ -144,6 +165,8 @@ pub struct CacheConfig {
     pub required: bool,
     /// `hold_wal_bytes_max`, default 1 GiB: WAL that waits for the cache while it is away.
     pub hold_wal_bytes_max: u64,
+    /// Commands a minute that the verifier may spend, where commands are billed.
+    pub verifier: u32,
     /// `budget`, default none (200 000 on a host of Upstash): commands that may be billed in a month.
     pub budget: Option<u64>,
     /// `tls_ca`, default the system's; `tls_cert` and `tls_key`, default none: PEM files.
@@ -160,6 +183,8 @@ pub struct CacheConfig {
     pub invalidate: Vec<String>,
     /// `leases`, default `none`.
     pub leases: Leases,
+    /// `publish`, default none.
+    pub publish: Option<PublishConfig>,
     /// `on_gap`, default `sweep`.
     pub on_gap: OnGap,
     /// `metered`, default by the host in the URL: whether each command is billed.
@@ -172,15 +197,32 @@ pub struct CacheConfig {
     pub timeout: Duration,
 }
 
+/// What a mark and a flush cost over `transport`, with the messages to readers where there are any.
+pub(super) fn mark_cost(transport: Transport, publish: Option<&PublishConfig>) -> MarkCost {
+    let mark = transport.mark_cost();
+    if publish.is_some() { mark.with_messages() } else { mark }
+}
+
 impl CacheConfig {
+    /// What a mark and a flush cost there.
+    pub fn mark_cost(&self) -> MarkCost {
+        mark_cost(self.transport, self.publish.as_ref())
+    }
+
     /// What the budget buys; `None` where there is none.
     ///
     /// # Errors
     ///
     /// Where the heartbeat leaves nothing of it.
     pub fn budget(&self) -> Result<Option<Budget>, TooSmall> {
-        let mark = self.transport.mark_cost();
-        self.budget.map(|commands| Budget::new(commands, self.heartbeat, mark)).transpose()
+        let mark = self.mark_cost();
+        let of = |commands| Budget::beside_verifier(commands, self.heartbeat, mark, self.verifier);
+        self.budget.map(of).transpose()
+    }
+
+    /// Whether each command costs something.
+    pub fn is_billed(&self) -> bool {
+        self.metering != Metering::None || self.budget.is_some()
     }
 
     /// What it is called where there are others: `cache` alone would be any of them.
@@ -198,6 +240,10 @@ pub struct Limits {
     pub batch_keys_max: usize,
     /// `stop_timeout`, default 10 s: what is in flight may take this long after SIGTERM.
     pub stop_timeout: Duration,
+    /// `warm_rate`, default 60: pages that are fetched again in a minute; 0: none.
+    pub warm_rate: u64,
+    /// `warm_timeout`, default 10 s: a page that takes longer is given up.
+    pub warm_timeout: Duration,
 }
 
 impl Limits {

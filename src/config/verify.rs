@@ -38,6 +38,8 @@ pub(super) fn read(file: &Rc<SourceFile>, table: &DeTable<'_>, mistakes: &mut Mi
 pub(super) fn effective((of, number): (&Verification, usize)) -> (String, String, String) {
     let Verification { keys, sql, compare, per_minute, place } = of;
     let rate = per_minute.map_or_else(|| "default".to_owned(), |rate| rate.to_string());
+    // One line of the log.
+    let sql = sql.split_whitespace().collect::<Vec<_>>().join(" ");
     let value = format!("keys {}, sql {sql}, compare {compare}, per_minute {rate}", keys.text());
     (format!("verify.{number}"), value, place.clone())
 }

@@ -6,7 +6,7 @@ mod written;
 
 use proptest::prelude::*;
 
-use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
+use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple, Value, push_column};
 use crate::glob;
 use crate::keys::KeySet;
 use crate::question::{Answer, Question};
@@ -33,15 +33,12 @@ fn relation(columns: &str) -> Relation {
 fn body(cells: &[&str]) -> Vec<u8> {
     let mut body = Vec::new();
     for cell in cells {
-        match *cell {
-            NULL => body.push(b'n'),
-            UNKNOWN => body.push(b'u'),
-            text => {
-                body.push(b't');
-                body.extend((text.len() as u32).to_be_bytes());
-                body.extend(text.as_bytes());
-            }
-        }
+        let value = match *cell {
+            NULL => Value::Null,
+            UNKNOWN => Value::Unknown,
+            text => Value::Text(text.as_bytes()),
+        };
+        push_column(&mut body, value);
     }
     body
 }

@@ -2,6 +2,7 @@
 
 use crate::keys::KeySet;
 use crate::rules::plan::cause::Causes;
+use crate::warm::Pages;
 
 /// What changes ask for, until it is sent: exact keys, patterns (escaped globs) and lookups that wait for the gate.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,12 @@ pub struct Invalidations {
     pub widened: u64,
     /// Keys that a rule named and a protected pattern covers: they stay. A counter like `widened`.
     pub protected: u64,
+    /// Keys with the addresses of their pages (`warm/entry.rs`), until the first delete tells which keys existed.
+    pub warms: KeySet,
+    /// Pages that were left out; a counter like `widened`.
+    pub unwarmed: u64,
+    /// The pages that are fetched behind the last delete of these keys.
+    pub pages: Pages,
     /// Why whole templates are among the patterns.
     pub causes: Causes,
 }

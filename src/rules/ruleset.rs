@@ -1,12 +1,14 @@
 //! Rules as values: what `read/` makes of a file, and all other rooms work on.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use crate::keys::{FamilyId, KeySet};
 use crate::question::LookupId;
 use crate::rules::about::needs::{ImageNeed, TableNeeds};
 use crate::rules::tally::Tally;
 use crate::rules::value::condition::Condition;
+use crate::rules::value::page::PageAddress;
 use crate::rules::value::path::Path;
 use crate::rules::value::reading::{Reading, TextOf};
 
@@ -62,6 +64,10 @@ pub(crate) struct Template {
     pub(super) family: Vec<u8>,
     /// Whether a protected pattern may cover some key of it.
     pub(super) guarded: bool,
+    /// Of tags: the coarse tag that stands for all of them. `None`: these are keys.
+    pub(super) coarse: Option<Vec<u8>>,
+    /// The address of the page that is made from the key, where that is fetched again.
+    pub(super) page: Option<Rc<PageAddress>>,
 }
 
 impl Template {
@@ -91,6 +97,8 @@ pub(crate) struct Rule {
     pub(super) ignore: Vec<String>,
     /// Names of the caches that the rule is for; `None` is all.
     pub(super) caches: Option<Vec<String>>,
+    /// Names of the sinks that its tags are for; `None` is all.
+    pub(super) sinks: Option<Vec<String>>,
 }
 
 /// What one cache has of the rules.
@@ -240,6 +248,9 @@ impl Rules {
             let image = if rule.on.update || rule.on.delete { ImageNeed::OldToo } else { ImageNeed::NewOnly };
             for template in self.templates.iter().filter(|template| template.rule == index) {
                 self.columns(template).for_each(|column| needs.reads(column, image, &rule.place));
+                // A page that cannot be told is left out: no replica identity need carry its columns.
+                let page = template.page.iter().flat_map(|page| page.values());
+                page.for_each(|(column, _)| needs.reads(column, ImageNeed::NewOnly, &rule.place));
             }
             let mut reads = |path: &Path| needs.reads(&path.column, image, &rule.place);
             rule.when.iter().for_each(|when| when.visit(&mut reads));

@@ -1,4 +1,6 @@
-//! Which caches a rule is for, and the rules as one cache has them. Pure.
+//! Which caches and sinks a rule is for, and the rules as one of them has them. Pure.
+//!
+//! Keys are for caches, tags are for sinks.
 //!
 //! Every cache is told everything that the stream asks for, under numbers of families that all of them share. A cache
 //! for which some rule is not leaves out what belongs to such rules alone. What a rule of its own might also name stays,
@@ -11,6 +13,7 @@ use crate::keys::{FamilyId, Key, KeySet};
 use crate::rules::about::digest::hash;
 use crate::rules::invalidations::Invalidations;
 use crate::rules::ruleset::{Audience, Rule, Rules, Template};
+use crate::tag::CoarseTag;
 
 impl Rules {
     /// The caches that a family's rule names; `None` where it is for all.
@@ -19,13 +22,19 @@ impl Rules {
         self.rules.get(template.rule)?.caches.as_deref()
     }
 
-    /// Which rules are for which caches: a text to compare, which the digest does not hold. Each rule stands in it with what
-    /// it says, so their order does not count.
+    /// Which rules are for which caches and sinks, and which pages they have: a text to compare, which the digest does not
+    /// hold. Each rule stands in it with what it says, so their order does not count.
     pub fn audiences(&self) -> String {
+        let sorted = |names: &Option<Vec<String>>| {
+            let names: Option<BTreeSet<&String>> = names.as_ref().map(|names| names.iter().collect());
+            let names = names.map(|names| names.into_iter().map(String::as_str).collect::<Vec<_>>().join(","));
+            names.unwrap_or_else(|| "*".to_owned())
+        };
         let of = |(index, rule): (usize, &Rule)| {
-            let caches: Option<BTreeSet<&String>> = rule.caches.as_ref().map(|caches| caches.iter().collect());
-            let caches = caches.map(|caches| caches.into_iter().map(String::as_str).collect::<Vec<_>>().join(","));
-            format!("{}:{}", hash(self.written(index)), caches.as_deref().unwrap_or("*"))
+            let mut pages =
+                self.templates.iter().filter(|template| template.rule == index).filter_map(|t| t.page.as_ref());
+            let page = pages.next().map_or("", |page| page.source());
+            format!("{}:{}:{}:{page}", hash(self.written(index)), sorted(&rule.caches), sorted(&rule.sinks))
         };
         let rules: BTreeSet<String> = self.rules.iter().enumerate().map(of).collect();
         rules.into_iter().collect::<Vec<_>>().join(";")
@@ -37,19 +46,53 @@ impl Rules {
         let protects: Vec<Vec<u8>> = protect.iter().filter(|one| !self.protect.contains(one)).cloned().collect();
         let is_for = |template: &Template| {
             let caches = self.rules.get(template.rule).and_then(|rule| rule.caches.as_ref());
-            caches.is_none_or(|caches| caches.iter().any(|name| name == cache))
+            template.coarse.is_none() && caches.is_none_or(|caches| caches.iter().any(|name| name == cache))
         };
         let own: Vec<bool> = self.templates.iter().map(is_for).collect();
         if protects.is_empty() && own.iter().all(|own| *own) {
             return None;
         }
+        Some(self.as_had_by(own, protects, protect))
+    }
+
+    /// The rules as the sink of this name has them: tags, and no keys.
+    #[must_use]
+    pub fn seen_by_sink(&self, sink: &str) -> Rules {
+        let is_for = |template: &Template| {
+            let sinks = self.rules.get(template.rule).and_then(|rule| rule.sinks.as_ref());
+            template.coarse.is_some() && sinks.is_none_or(|sinks| sinks.iter().any(|name| name == sink))
+        };
+        self.as_had_by(self.templates.iter().map(is_for).collect(), Vec::new(), &[])
+    }
+
+    fn as_had_by(&self, own: Vec<bool>, protects: Vec<Vec<u8>>, protect: &[Vec<u8>]) -> Rules {
         let families = (0..).map(FamilyId).zip(&self.templates).zip(&own).filter(|(_, own)| **own);
         let families = families.map(|((id, template), _)| (glob::literal_prefix(&template.family), id)).collect();
         let audience = Some(Audience { own, families, protects });
-        Some(Rules { audience, protect: protect.into(), digest: std::cell::OnceCell::new(), ..self.clone() })
+        Rules { audience, protect: protect.into(), digest: std::cell::OnceCell::new(), ..self.clone() }
     }
 
-    /// Whether a family's rule is for the cache that has these rules.
+    /// Each family of tags of whoever has these rules, with its coarse tag.
+    pub fn coarse_tags(&self) -> Vec<CoarseTag> {
+        let coarse = |(family, pattern): (FamilyId, &[u8])| {
+            let tag = self.templates.get(family.0 as usize)?.coarse.clone()?;
+            Some(CoarseTag { family, pattern: pattern.to_vec(), tag })
+        };
+        self.families().filter_map(coarse).collect()
+    }
+
+    /// The coarse tag of a family of tags; `None` of keys.
+    pub fn coarse_of(&self, family: FamilyId) -> Option<&[u8]> {
+        self.templates.get(family.0 as usize)?.coarse.as_deref()
+    }
+
+    /// The sinks that a family's rule names; `None` where it is for all, or a family of keys.
+    pub fn sinks_of(&self, family: FamilyId) -> Option<&[String]> {
+        let template = self.templates.get(family.0 as usize)?;
+        self.rules.get(template.rule).filter(|_| template.coarse.is_some())?.sinks.as_deref()
+    }
+
+    /// Whether a family is for the cache or the sink that has these rules.
     pub(in crate::rules) fn is_own(&self, family: FamilyId) -> bool {
         let own = self.audience.as_ref().map(|audience| audience.own.get(family.0 as usize).copied().unwrap_or(true));
         own.unwrap_or(true)
@@ -60,6 +103,7 @@ impl Rules {
         self.leave_out_keys(&mut load.keys);
         if self.audience.is_some() {
             load.patterns.retain(|pattern| self.is_own(pattern.family) || self.meets_own(pattern));
+            load.warms.retain(|page| self.holds_pages_of(page.family));
         }
     }
 

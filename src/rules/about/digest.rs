@@ -29,7 +29,8 @@ impl Rules {
     }
 
     fn hashes(&self) -> BTreeSet<String> {
-        let is_own = |rule: &usize| self.templates_of(*rule).all(|(family, _)| self.is_own(family));
+        // Of a rule with keys and tags a cache has the keys, and a sink the tags.
+        let is_own = |rule: &usize| self.templates_of(*rule).next().is_some();
         (0..self.rules.len()).filter(is_own).map(|rule| hash(self.written(rule))).collect()
     }
 
@@ -51,13 +52,15 @@ impl Rules {
         families.map(|(family, _)| family).collect()
     }
 
+    /// Those of the rule that are for whoever has these rules.
     fn templates_of(&self, rule: usize) -> impl Iterator<Item = (FamilyId, &Template)> {
-        (0..).map(FamilyId).zip(&self.templates).filter(move |(_, template)| template.rule == rule)
+        let of_it = (0..).map(FamilyId).zip(&self.templates).filter(move |(_, template)| template.rule == rule);
+        of_it.filter(|(family, _)| self.is_own(*family))
     }
 
-    /// A rule with everything that it says, without places and caches.
+    /// A rule with everything that it says, without places, caches and sinks.
     pub(super) fn written(&self, index: usize) -> Vec<u8> {
-        let Rule { tables, on, place: _, when, said: _, changed, ignore, caches: _ } = &self.rules[index];
+        let Rule { tables, on, place: _, when, said: _, changed, ignore, caches: _, sinks: _ } = &self.rules[index];
         let mut tables: Vec<_> = tables.iter().map(|id| &self.tables[id.0]).collect();
         tables.sort_unstable_by_key(|table| (&table.schema, &table.name));
         let keys: BTreeSet<Vec<u8>> =
@@ -78,6 +81,9 @@ impl Rules {
             let lookup = &self.lookups[id.0 as usize];
             let arguments = List(self.arguments_of(template));
             group(&mut out, "lookup", &[&lookup.sql, &List(&lookup.columns), &arguments]);
+        }
+        if let Some(coarse) = &template.coarse {
+            group(&mut out, "tag", &[&String::from_utf8_lossy(coarse).into_owned()]);
         }
         out
     }

@@ -7,4 +7,5 @@ pub mod digest;
 pub mod equated;
 pub mod lint;
 pub mod needs;
+pub mod warm;
 mod written;

@@ -42,6 +42,7 @@ impl Cause {
         (Cause::Collapsed, "collapsed", "too many keys or patterns to hold them singly"),
     ];
 
+    #[inline]
     fn bit(self) -> u16 {
         1 << self as u16
     }
@@ -53,6 +54,7 @@ pub struct Causes(u16);
 
 impl Causes {
     /// Adds one.
+    #[inline]
     pub fn add(&mut self, cause: Cause) {
         self.0 |= cause.bit();
     }

@@ -9,10 +9,12 @@ use crate::keys::FamilyId;
 use crate::question::LookupId;
 use crate::rules::plan::columns::{ColumnSet, Comparing};
 use crate::rules::plan::images::{ImageSlot, Making, ValueSource};
+use crate::rules::plan::page::PlannedPagePart;
 use crate::rules::plan::verdict::{Conditions, Operand};
 use crate::rules::plan::{Emptied, Forgetting, Plan, PlannedKey, PlannedPart, PlannedRule, Watched};
 use crate::rules::ruleset::{KeyPart, Rule, Rules, TableId, Template};
 use crate::rules::value::condition::Kind;
+use crate::rules::value::page::{AddressPart, PageAddress};
 use crate::rules::value::path::Path;
 use crate::rules::value::reading::{Form, Reading};
 
@@ -198,6 +200,8 @@ impl<'a> Compiler<'a> {
                 }
             }
             self.rules.arguments_of(template).iter().for_each(|path| self.read(&path.column, &plain(path)));
+            let page = template.page.iter().flat_map(|page| page.values());
+            page.for_each(|(name, reading)| self.read(name, reading));
         }
         rule.when.iter().for_each(|when| when.visit(&mut |path: &Path| self.read(&path.column, &plain(path))));
         rule.changed.iter().flatten().for_each(|path| self.read(&path.column, &plain(path)));
@@ -288,7 +292,16 @@ impl<'a> Compiler<'a> {
                 None => Emptied::Family(template.family.clone()),
             },
             guarded: template.guarded,
+            page: template.page.as_ref().map(|page| self.page(page)),
         }
+    }
+
+    fn page(&mut self, page: &PageAddress) -> Vec<PlannedPagePart> {
+        let part = |part: &AddressPart| match part {
+            AddressPart::Literal(text) => PlannedPagePart::Literal(text.clone()),
+            AddressPart::Value(name, reading) => PlannedPagePart::Value(self.source(name, reading)),
+        };
+        page.parts.iter().map(part).collect()
     }
 }
 

@@ -53,13 +53,16 @@ impl Rules {
                 lookup: None,
                 family,
                 guarded: true,
+                coarse: None,
+                page: None,
             });
         }
         if !patterns.is_empty() {
             let on = On { insert: false, update: false, delete: false };
             let place = SETTING.to_owned();
             let (tables, ignore) = (Vec::new(), Vec::new());
-            self.rules.push(Rule { tables, on, place, when: None, said: None, changed: None, ignore, caches: None });
+            let (caches, sinks) = (None, None);
+            self.rules.push(Rule { tables, on, place, when: None, said: None, changed: None, ignore, caches, sinks });
         }
     }
 

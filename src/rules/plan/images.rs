@@ -54,6 +54,7 @@ pub struct Image<'a, 'p> {
     raw: Raw<'a>,
     makings: &'p [Making],
     made: SmallVec<[OnceCell<Made<'a>>; 8]>,
+    is_old: bool,
 }
 
 impl<'a, 'p> Image<'a, 'p> {
@@ -65,7 +66,18 @@ impl<'a, 'p> Image<'a, 'p> {
                 *value = Value::Unknown;
             }
         }
-        Image { raw, makings, made: makings.iter().map(|_| OnceCell::new()).collect() }
+        Image { raw, makings, made: makings.iter().map(|_| OnceCell::new()).collect(), is_old: false }
+    }
+
+    /// The same of a row that is no more, or was otherwise.
+    #[inline]
+    pub fn old(raw: Raw<'a>, makings: &'p [Making]) -> Self {
+        Image { is_old: true, ..Image::new(raw, makings) }
+    }
+
+    /// Whether it is of a row that is no more, or was otherwise.
+    pub fn is_old(&self) -> bool {
+        self.is_old
     }
 
     /// A value, made now unless it was made before.

@@ -10,6 +10,7 @@ pub mod custom;
 mod images;
 mod lookup;
 pub mod named;
+mod page;
 pub(super) mod render;
 mod verdict;
 
@@ -23,6 +24,7 @@ use crate::rules::invalidations::Invalidations;
 use crate::rules::plan::cause::Cause;
 use crate::rules::plan::columns::{ColumnSet, Comparing};
 use crate::rules::plan::images::{Image, ImageSlot, Making, ValueSource, raw, raw_old};
+use crate::rules::plan::page::PlannedPagePart;
 use crate::rules::plan::render::{KeyPiece, render};
 use crate::rules::plan::verdict::{Conditions, Side};
 use crate::rules::ruleset::On;
@@ -49,6 +51,8 @@ struct PlannedKey {
     emptied: Emptied,
     /// Whether rendered keys must be compared with the protected patterns.
     guarded: bool,
+    /// The address of its page, where that is fetched again.
+    page: Option<Vec<PlannedPagePart>>,
 }
 
 #[derive(Clone, Debug)]
@@ -128,6 +132,7 @@ pub struct Plan {
 
 impl Plan {
     /// Whether neither a rule nor a kept answer depends on the relation.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty() && self.forgetting.lookups.is_empty()
     }
@@ -138,13 +143,14 @@ impl Plan {
     }
 
     /// Appends what the change invalidates, under the ordinal of its transaction.
+    #[inline]
     pub fn apply(&self, row: &Row<'_>, tx: TxOrdinal, out: &mut Invalidations) {
         self.tally.changed(&self.tables, row);
         match *row {
             Row::Insert { new } => self.alone(&self.image(new), |on| on.insert, tx, out),
             Row::Update { old, new } => self.update(old, new, tx, out),
             Row::Delete { old } => {
-                let old = Image::new(raw_old(&self.slots, self.identity, old, None), &self.makings);
+                let old = Image::old(raw_old(&self.slots, self.identity, old, None), &self.makings);
                 self.alone(&old, |on| on.delete, tx, out);
             }
             Row::Truncate => return self.whole(Cause::Emptied, tx, out),
@@ -190,6 +196,7 @@ impl Plan {
         self.alone(&self.image(image), |on| on.update, tx, out);
     }
 
+    #[inline]
     fn image<'a>(&self, tuple: Tuple<'a>) -> Image<'a, '_> {
         Image::new(raw(&self.slots, tuple), &self.makings)
     }
@@ -238,7 +245,7 @@ impl Plan {
     fn compare<'a>(&self, old: Old<'a>, new: Tuple<'a>) -> Update<'a, '_> {
         let changed = self.comparing.changed(old, new);
         let mut new = raw(&self.slots, new);
-        let old = Image::new(raw_old(&self.slots, self.identity, old, Some(&mut new)), &self.makings);
+        let old = Image::old(raw_old(&self.slots, self.identity, old, Some(&mut new)), &self.makings);
         Update { old, new: Image::new(new, &self.makings), changed }
     }
 
@@ -257,7 +264,7 @@ impl Plan {
         let why = |rule: &PlannedRule| match *row {
             Row::Insert { new } => alone(rule, rule.on.insert, &self.image(new)),
             Row::Delete { old } => {
-                let old = Image::new(raw_old(&self.slots, self.identity, old, None), &self.makings);
+                let old = Image::old(raw_old(&self.slots, self.identity, old, None), &self.makings);
                 alone(rule, rule.on.delete, &old)
             }
             Row::Update { old, new } => {
@@ -286,11 +293,26 @@ impl Plan {
         }
         if let Emptied::Key(constant) = &key.emptied {
             out.keys.insert_constant(constant, key.family, tx);
+            self.page(key, image, tx, out);
             return self.tally.named(rule.index);
         }
-        let protect: &[Vec<u8>] = if key.guarded { &self.protect } else { &[] };
-        if render(key.parts.iter().map(|part| part.piece(image)), key.family, (tx, tx), protect, out) {
+        if render(key.parts.iter().map(|part| part.piece(image)), key.family, (tx, tx), self.protects(key), out) {
+            self.page(key, image, tx, out);
             self.tally.named(rule.index);
+        }
+    }
+
+    #[inline]
+    fn protects(&self, key: &PlannedKey) -> &[Vec<u8>] {
+        if key.guarded { &self.protect } else { &[] }
+    }
+
+    /// The page of a key.
+    #[inline]
+    fn page(&self, key: &PlannedKey, image: &Image<'_, '_>, tx: TxOrdinal, out: &mut Invalidations) {
+        if let Some(address) = &key.page {
+            let pieces = key.parts.iter().map(|part| part.piece(image));
+            page::add(address, image, pieces, (key.family, tx), self.protects(key), out);
         }
     }
 }

@@ -39,7 +39,7 @@ impl Unowned {
                 (why, hint)
             }
             Unowned::Protected => {
-                let why = format!("cache.protect keeps every key of {what}: nothing is deleted");
+                let why = format!("protect of every cache keeps every key of {what}: nothing is deleted");
                 (why, "crieur never deletes protected keys; a person may, with UNLINK.".to_owned())
             }
             Unowned::Costly => {

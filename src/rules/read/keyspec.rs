@@ -1,4 +1,4 @@
-//! Keys of a rule: templates to families. Lists of constants and companions are spelled out here, one family each.
+//! Keys and tags of a rule: templates to families. Lists of constants and companions are spelled out here, one family each.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -15,9 +15,21 @@ use crate::rules::read::rule::{NamedLookup, RuleReader};
 use crate::rules::read::template::{self, Piece};
 use crate::rules::ruleset::{AnswerColumn, KeyPart, Template};
 use crate::rules::value::reading::Reading;
+use crate::tag::TAG;
 
 /// Families that one template may be spelled out to.
 const FAMILIES_MAX: usize = 256;
+
+/// What a rule says around each of its templates.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Around<'a> {
+    /// What each key begins with.
+    pub(super) prefix: Option<&'a [u8]>,
+    /// What follows each key to make another.
+    pub(super) companions: &'a [(String, Range<usize>)],
+    /// Of tags: the tag that stands for all of them.
+    pub(super) coarse: Option<&'a [u8]>,
+}
 
 /// A template that is being read: its parts for each choice of constants.
 struct Draft<'t> {
@@ -40,6 +52,9 @@ impl RuleReader<'_, '_> {
             }
         }
         let Some(value) = block.get("keys") else {
+            if ["tags", "tags_all"].iter().any(|key| block.contains_key(*key)) {
+                return;
+            }
             let at = self.at.clone();
             return self.error(at, "rule has no keys", "write keys = [\"detail:{id}\"]");
         };
@@ -47,15 +62,29 @@ impl RuleReader<'_, '_> {
         if templates.is_empty() && value.get_ref().as_array().is_some_and(|array| array.is_empty()) {
             self.error(value.span(), "rule has no keys", "write at least one, for example \"detail:{id}\"");
         }
+        let prefix = namespace.map(|namespace| format!("{namespace}:").into_bytes());
+        let around = Around { prefix: prefix.as_deref(), companions: &companions, coarse: None };
+        for (text, pieces, at) in self.pieces(&templates, "key") {
+            self.template(text, at, pieces, lookups, around);
+        }
+    }
+
+    /// The templates that can be read; the others are mistakes.
+    pub(super) fn pieces<'t>(
+        &mut self,
+        templates: &'t [(String, Range<usize>)],
+        what: &str,
+    ) -> Vec<(&'t str, Vec<Piece>, &'t Range<usize>)> {
+        let mut read = Vec::new();
         for (index, (text, at)) in templates.iter().enumerate() {
             if templates[..index].iter().any(|(earlier, _)| earlier == text) {
                 let place = Place::File(Rc::clone(self.file), at.clone());
-                self.reader.mistakes.warning(place, format!("key \"{text}\" stands here twice"), "remove one");
+                self.reader.mistakes.warning(place, format!("{what} \"{text}\" stands here twice"), "remove one");
             }
             match template::pieces(text) {
                 Ok(pieces) => {
-                    self.warn_of_foreign(text, at);
-                    self.template(text, at, namespace, pieces, lookups, &companions);
+                    self.warn_of_foreign(text, at, what);
+                    read.push((text.as_str(), pieces, at));
                 }
                 Err(error) => {
                     let at = self.inside(at, text, &error.at);
@@ -63,14 +92,15 @@ impl RuleReader<'_, '_> {
                 }
             }
         }
+        read
     }
 
     /// A placeholder as the application may write it: `${id}`.
-    fn warn_of_foreign(&mut self, text: &str, at: &Range<usize>) {
+    fn warn_of_foreign(&mut self, text: &str, at: &Range<usize>, what: &str) {
         for found in foreign::find(text).into_iter().filter(|found| found.sign == Sign::AtSight) {
             let place = Place::File(Rc::clone(self.file), at.clone());
             let message =
-                format!("\"{}\" in key \"{text}\" is not how a column's value is written here", found.written);
+                format!("\"{}\" in {what} \"{text}\" is not how a column's value is written here", found.written);
             let note = match found.meant {
                 Some(meant) => format!("write \"{meant}\", unless the cache's keys hold that text"),
                 None => {
@@ -81,16 +111,15 @@ impl RuleReader<'_, '_> {
         }
     }
 
-    fn template(
+    pub(super) fn template(
         &mut self,
         text: &str,
         at: &Range<usize>,
-        namespace: Option<&str>,
         pieces: Vec<Piece>,
         lookups: &mut [NamedLookup],
-        companions: &[(String, Range<usize>)],
+        Around { prefix, companions, coarse }: Around<'_>,
     ) {
-        let prefix = namespace.map(|namespace| KeyPart::Literal(format!("{namespace}:").into_bytes()));
+        let prefix = prefix.map(|prefix| KeyPart::Literal(prefix.to_vec()));
         let mut draft = Draft { text, at, spelled: vec![prefix.into_iter().collect()], fed_by: None };
         for piece in pieces {
             if self.piece(&mut draft, piece, lookups).is_none() {
@@ -112,10 +141,10 @@ impl RuleReader<'_, '_> {
             };
             let all = followed.iter().map(|(companion, _)| with(companion.as_bytes()));
             for parts in std::iter::once(parts.clone()).chain(all) {
-                let family = family(&parts);
-                let source = text.to_owned();
+                let (family, lookup) = (family(&parts), draft.fed_by);
+                let (source, coarse) = (text.to_owned(), coarse.map(<[u8]>::to_vec));
                 if self
-                    .add(Template { rule, source, parts, lookup: draft.fed_by, family, guarded: false }, at)
+                    .add(Template { rule, source, parts, lookup, family, guarded: false, coarse, page: None }, at)
                     .is_none()
                 {
                     return; // The other spellings would be refused with the same words.
@@ -187,7 +216,15 @@ impl RuleReader<'_, '_> {
 
     /// Adds a template whose family is neither everything nor protected; `None` when it was refused.
     fn add(&mut self, mut template: Template, at: &Range<usize>) -> Option<()> {
+        if template.coarse.is_some() {
+            self.reader.rules.templates.push(template);
+            return Some(());
+        }
         let key = &template.source;
+        if matches!(template.parts.first(), Some(KeyPart::Literal(text)) if text.first() == Some(&TAG)) {
+            self.error(at.clone(), "key begins with NUL", "no key that clients of Redis share does: remove it");
+            return None;
+        }
         if !template.parts.iter().any(|part| matches!(part, KeyPart::Literal(text) if !text.is_empty())) {
             let message = match template.parts.iter().all(|part| matches!(part, KeyPart::Literal(_))) {
                 true => "key is empty".to_owned(),
@@ -210,7 +247,7 @@ impl RuleReader<'_, '_> {
         if let Some(pattern) = protect.iter().find(|pattern| covers(pattern)) {
             let pattern = String::from_utf8_lossy(pattern);
             let message = format!("key \"{key}\" is protected: it would never be deleted");
-            self.error(at.clone(), message, format!("cache.protect holds \"{pattern}\""));
+            self.error(at.clone(), message, format!("protect of every cache holds \"{pattern}\""));
             return None;
         }
         template.guarded = protect.iter().any(|pattern| {

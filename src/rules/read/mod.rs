@@ -8,5 +8,7 @@ pub mod reader;
 mod rule;
 pub mod sql;
 pub mod syntax;
+mod tagspec;
 pub mod template;
+pub mod warmspec;
 mod written;

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::mistake::{Mistakes, Place, SourceFile, suggestion};
 use crate::rules::read::name::table_name;
-use crate::rules::read::reader::{Ignored, RulesReader, Toml};
+use crate::rules::read::reader::{Ignored, NamesOfTargets, RulesReader, Toml};
 use crate::rules::read::rule::RuleReader;
 use crate::rules::ruleset::Rules;
 use crate::rules::value::condition::Condition;
@@ -21,13 +21,13 @@ impl<'m> RulesReader<'m> {
     /// Reads rules for a cache with these protected patterns.
     pub fn new(protect: &[Vec<u8>], mistakes: &'m mut Mistakes) -> Self {
         let rules = Rules { protect: protect.into(), ..Rules::default() };
-        RulesReader { rules, mistakes, conditions: Vec::new(), ignored: Vec::new(), caches: None }
+        RulesReader { rules, mistakes, conditions: Vec::new(), ignored: Vec::new(), names: None }
     }
 
-    /// Rules may name these caches and no others.
+    /// Rules may name these caches and sinks and no others.
     #[must_use]
-    pub fn knowing(mut self, caches: Option<Vec<String>>) -> Self {
-        self.caches = caches;
+    pub fn knowing(mut self, names: Option<NamesOfTargets>) -> Self {
+        self.names = names;
         self
     }
 

@@ -9,6 +9,7 @@ use crate::mistake::{Mistakes, Place, SourceFile};
 use crate::rules::ruleset::{RuleTable, Rules, TableId};
 use crate::rules::value::condition::Condition;
 use crate::rules::value::path::Path;
+use crate::tag::SinkKind;
 
 pub(super) type Toml<'i> = Spanned<DeValue<'i>>;
 
@@ -21,8 +22,17 @@ pub struct RulesReader<'m> {
     pub(super) conditions: Vec<(String, Condition<Path>)>,
     /// `[ignore]`, in order.
     pub(super) ignored: Vec<Ignored>,
-    /// Names of the caches that there are; `None` where nobody knows them.
-    pub(super) caches: Option<Vec<String>>,
+    /// Who there is to take keys and tags; `None` where nobody knows.
+    pub(super) names: Option<NamesOfTargets>,
+}
+
+/// Who takes keys, and who takes tags.
+#[derive(Debug, Default)]
+pub struct NamesOfTargets {
+    /// Names of the caches.
+    pub caches: Vec<String>,
+    /// Names of the sinks, each with what it is.
+    pub sinks: Vec<(String, SinkKind)>,
 }
 
 /// One line of `[ignore]`.

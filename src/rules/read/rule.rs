@@ -32,6 +32,14 @@ const KEYS: &[(&str, &str)] = &[
     ),
     ("caches", "names of the caches that the rule is for; default: all of them"),
     ("companions", "texts that follow each key to make another: [\":meta\"]"),
+    ("tags", "tags of pages, for the sinks: templates like those of keys, without namespace, companions and *"),
+    ("tags_all", "the coarse tag: every page that has one of the tags carries it, too"),
+    ("sinks", "names of the sinks that the tags are for; default: all of them"),
+    (
+        "warm",
+        "address of the page that is made from the keys: fetched again when one that existed was deleted; placeholders like \
+         those of keys, in path and query only",
+    ),
     (
         "lookup",
         "lookup.NAME = { sql, args, tables }: SQL with $1, $2, … and the columns that fill them; 0 to n rows, one key each; \
@@ -75,10 +83,12 @@ impl RuleReader<'_, '_> {
         let said = block.get("when").and_then(|value| value.get_ref().as_str()).map(str::to_owned);
         let changed = self.changed(block);
         let ignore: Vec<String> = self.columns(block, "ignore");
-        let caches = self.caches(block);
+        let (caches, sinks) = (self.caches(block), self.sinks(block));
         let place = Place::File(Rc::clone(self.file), self.at.clone()).to_string();
-        self.reader.rules.rules.push(Rule { tables, on, place, when, said, changed, ignore, caches });
+        self.reader.rules.rules.push(Rule { tables, on, place, when, said, changed, ignore, caches, sinks });
         self.keys(block, namespace.as_deref(), &mut lookups);
+        self.tags(block, &mut lookups);
+        self.warm(block, &lookups);
         self.warn_of_ignored_keys(block);
         for lookup in lookups.iter().filter(|lookup| !lookup.used) {
             let place = Place::File(Rc::clone(self.file), lookup.at.clone());
@@ -156,16 +166,28 @@ impl RuleReader<'_, '_> {
 
     /// The caches that the rule is for; `None` is all.
     fn caches(&mut self, block: &DeTable<'_>) -> Option<Vec<String>> {
-        let value = block.get("caches")?;
-        let texts = self.texts(value, "caches");
+        let known = self.reader.names.as_ref().map(|names| names.caches.clone());
+        self.targets(block, ("caches", "cache"), "then it is for all", known)
+    }
+
+    /// The targets that a key of the rule names; `all` says what the rule means without the key.
+    pub(super) fn targets(
+        &mut self,
+        block: &DeTable<'_>,
+        (key, thing): (&str, &str),
+        all: &str,
+        known: Option<Vec<String>>,
+    ) -> Option<Vec<String>> {
+        let value = block.get(key)?;
+        let texts = self.texts(value, key);
         if texts.is_empty() && value.get_ref().is_array() {
-            self.error(value.span(), "rule is for no cache", "name at least one, or remove caches: then it is for all");
+            let note = format!("name at least one, or remove {key}: {all}");
+            self.error(value.span(), format!("rule is for no {thing}"), note);
         }
         for (text, at) in &texts {
-            let known = self.reader.caches.as_ref().filter(|known| !known.contains(text));
-            let note = known.map(|known| suggestion(text, known.iter().map(String::as_str)));
-            if let Some(note) = note {
-                self.error(at.clone(), format!("there is no cache \"{text}\""), note);
+            if let Some(known) = known.as_ref().filter(|known| !known.contains(text)) {
+                let note = suggestion(text, known.iter().map(String::as_str));
+                self.error(at.clone(), format!("there is no {thing} \"{text}\""), note);
             }
         }
         Some(texts.into_iter().map(|(text, _)| text).collect())

@@ -5,5 +5,6 @@ pub mod filter;
 mod json;
 pub mod like;
 pub(super) mod number;
+pub mod page;
 pub mod path;
 pub mod reading;

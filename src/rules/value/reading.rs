@@ -38,6 +38,7 @@ impl Reading {
         Reading { path: Vec::new(), writing: TextOf::PostgreSql, filters: Vec::new(), or: None };
 
     /// Whether the column's form is all there is to it.
+    #[inline]
     pub fn is_plain(&self) -> bool {
         self.path.is_empty() && self.filters.is_empty() && self.or.is_none()
     }
@@ -48,6 +49,7 @@ impl Reading {
     }
 
     /// The value of a column of this form.
+    #[inline]
     pub fn make<'a>(&self, form: Form, value: Value<'a>) -> Made<'a> {
         let text = match value {
             Value::Unknown => return Made::Unknown,
@@ -116,6 +118,7 @@ impl Form {
     }
 
     /// Whether [`read`](Form::read) writes it, with nothing to allocate.
+    #[inline]
     pub fn is_slice(self) -> bool {
         match self {
             Form::Verbatim | Form::Boolean => true,
@@ -134,6 +137,7 @@ impl Form {
     }
 
     /// The text of a column that PostgreSQL writes so.
+    #[inline]
     pub fn written(self, text: &[u8]) -> Cow<'_, [u8]> {
         match self {
             Form::Numeric => {
