@@ -124,16 +124,32 @@ impl Trust {
             before.files = files;
             match self.load() {
                 Ok(config) => {
-                    log!(Id::TlsReread, "the files of {} have changed: they were read again", self.names.root);
+                    log!(Id::TlsReread, "the files of TLS have changed, and were read again: {}", self.paths());
                     before.config = Arc::new(config);
                 }
                 Err(error) => {
-                    let hint = "What was read before stays in force until the file is mended; it is read at the next connection.";
-                    log!(Id::TlsUnreadable, hint, "changed file of TLS: {}", error.chain());
+                    let hint = "Mend the file: the next connection reads it.";
+                    log!(
+                        Id::TlsUnreadable,
+                        hint,
+                        "a changed file of TLS cannot be used, and what was read before stays in force: {}",
+                        error.chain()
+                    );
                 }
             }
         }
         Ok(Arc::clone(&before.config))
+    }
+
+    /// Where its files are.
+    fn paths(&self) -> String {
+        let root = match &self.roots {
+            Roots::File(path) => path.display().to_string(),
+            _ => "the system's authorities".to_owned(),
+        };
+        let client = self.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+        let client = client.map(|path| path.display().to_string());
+        std::iter::once(root).chain(client).collect::<Vec<_>>().join(", ")
     }
 
     /// When each file was changed last.

@@ -27,6 +27,16 @@ pub fn grant(user: &str, families: &[Vec<u8>], leases: Leases) -> String {
     format!("{line} {COMMANDS}")
 }
 
+/// The line that gives `user` what `publish` needs besides, on a server of this version: before 6.2 there are no rights to
+/// channels.
+pub fn grant_to_publish(user: &str, channel: &str, redis: Option<&str>) -> String {
+    let line = format!("ACL SETUSER {} +publish", word(user));
+    match redis.is_some_and(|version| version.starts_with("6.0.")) {
+        true => line,
+        false => format!("{line} {}", word(&format!("&{channel}"))),
+    }
+}
+
 /// As redis-cli takes it: in quotation marks where it would be read as anything else than one word.
 fn word(text: &str) -> String {
     let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\\' | '\'');
@@ -36,6 +46,18 @@ fn word(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_publishes_needs_the_command_and_where_there_are_such_rights_the_channel() {
+        for (channel, redis, expected) in [
+            ("crieur:keys", Some("7.0.15"), "ACL SETUSER ann +publish &crieur:keys"),
+            ("crieur:keys", Some("6.2.14"), "ACL SETUSER ann +publish &crieur:keys"),
+            ("two words", None, "ACL SETUSER ann +publish \"&two words\""),
+            ("crieur:keys", Some("6.0.16"), "ACL SETUSER ann +publish"),
+        ] {
+            assert_eq!(grant_to_publish("ann", channel, redis), expected);
+        }
+    }
 
     #[test]
     fn the_line_names_the_user_and_every_family() {

@@ -12,11 +12,14 @@ use super::inspect::{Inspect, Lifetimes, Walk};
 use super::probe::Examined;
 use super::redis::RedisCache;
 use super::rest::RestCache;
+use super::sink::SinkCache;
 use super::statistics::CacheSaid;
 use super::{Cache, Deleted, Rest, Swap, Swept};
 use crate::config::{self, in_section};
 use crate::error::{Error, Result};
 use crate::keys::KeySet;
+use crate::mark::Published;
+use crate::tag::CoarseTag;
 
 /// A cache of any kind. What it answers names the keys of its own section: `caches.dakar.url`.
 pub struct AnyCache {
@@ -31,6 +34,8 @@ enum Kind {
     Rest(Box<RestCache>),
     /// One shard of a cluster.
     Shard(Box<ShardCache>),
+    /// No cache: pages, which are purged by their tags.
+    Sink(Box<SinkCache>),
 }
 
 /// The same call of whichever cache it is.
@@ -40,6 +45,7 @@ macro_rules! each {
             Kind::Server($cache) => $call,
             Kind::Rest($cache) => $call,
             Kind::Shard($cache) => $call,
+            Kind::Sink($cache) => $call,
         }
     };
 }
@@ -69,6 +75,16 @@ impl AnyCache {
         Ok(AnyCache { section, kind })
     }
 
+    /// A sink. What it answers names the keys of its section by itself.
+    ///
+    /// # Errors
+    ///
+    /// Definite ones: a token or a file that cannot be used.
+    pub fn of_sink(config: &config::SinkConfig) -> Result<Self> {
+        let kind = Kind::Sink(Box::new(SinkCache::new(config)?));
+        Ok(AnyCache { section: Rc::from(""), kind })
+    }
+
     /// Whether the cache answers.
     pub fn health(&self) -> Arc<Health> {
         each!(self, cache => cache.health())
@@ -87,7 +103,7 @@ impl AnyCache {
     pub async fn mark_for_readers(&self, name: &str) -> Result<Option<Vec<u8>>> {
         match &self.kind {
             Kind::Shard(shard) => shard.mark_of_whole(name).await.map_err(|error| of_section(error, &self.section)),
-            Kind::Server(_) | Kind::Rest(_) => self.mark(name).await.map(|(mark, _)| mark),
+            Kind::Server(_) | Kind::Rest(_) | Kind::Sink(_) => self.mark(name).await.map(|(mark, _)| mark),
         }
     }
 }
@@ -127,12 +143,28 @@ impl Cache for AnyCache {
         ask!(self, cache => cache.sweep(patterns))
     }
 
+    async fn sweep_rest(&self, patterns: &KeySet, rest: &mut Rest) -> Result<Swept> {
+        ask!(self, cache => cache.sweep_rest(patterns, rest))
+    }
+
+    fn learn(&self, tags: Vec<CoarseTag>) {
+        each!(self, cache => cache.learn(tags))
+    }
+
+    fn is_sink(&self) -> bool {
+        each!(self, cache => cache.is_sink())
+    }
+
     async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
         ask!(self, cache => cache.try_out(name, families))
     }
 
     async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
         ask!(self, cache => cache.mark(name))
+    }
+
+    fn published(&self) -> Option<Published> {
+        each!(self, cache => cache.published())
     }
 
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
@@ -178,7 +210,7 @@ impl Cache for AnyCache {
     fn newcomers(&self) -> Vec<Self> {
         let of = |shard| AnyCache { section: Rc::clone(&self.section), kind: Kind::Shard(Box::new(shard)) };
         match &self.kind {
-            Kind::Server(_) | Kind::Rest(_) => Vec::new(),
+            Kind::Server(_) | Kind::Rest(_) | Kind::Sink(_) => Vec::new(),
             Kind::Shard(shard) => shard.newcomers().into_iter().map(of).collect(),
         }
     }

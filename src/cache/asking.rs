@@ -16,6 +16,7 @@ impl RedisCache {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("INFO").arg("stats").cmd("INFO").arg("memory");
         let replies = link.exchange(&pipeline, 0).await?;
-        Ok(CacheSaid::read(&Info::read(&replies)))
+        let own = self.health().own_reads();
+        Ok(CacheSaid::read(&Info::read(&replies)).map(|said| CacheSaid { own, ..said }))
     }
 }

@@ -1,8 +1,10 @@
 //! Whether the cache answers, for those who watch from outside of the loop. It decides nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
+
+use super::statistics::ReadCounts;
 
 /// How far the current or last sweep is, for whoever watches it.
 #[derive(Debug, Default)]
@@ -43,12 +45,19 @@ impl Progress {
 #[derive(Debug, Default)]
 pub struct Health {
     away: AtomicBool,
+    /// It answers, and refuses.
+    refuses: AtomicBool,
     /// Since when.
     away_since: Mutex<Option<Instant>>,
     outages: AtomicU64,
     returns: AtomicU64,
     deleted: AtomicBool,
     billed: AtomicU64,
+    /// Reads of our own, and those of them that found their key.
+    own_reads: AtomicU64,
+    own_hits: AtomicU64,
+    /// Who counts these commands, too.
+    payer: OnceLock<Arc<Health>>,
     /// 0 where there are none, 1 when a majority of them answered, 2 when it did not.
     sentinels: AtomicU8,
     progress: Progress,
@@ -84,6 +93,16 @@ impl Health {
         *self.away_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether what answers refuses what it is asked.
+    pub fn note_refused(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::Relaxed);
+    }
+
+    /// Whether the last attempt failed because it was refused: somebody is there.
+    pub fn refuses(&self) -> bool {
+        self.is_away() && self.refuses.load(Ordering::Relaxed)
+    }
+
     /// Whether the last attempt failed.
     pub fn is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)
@@ -115,6 +134,28 @@ impl Health {
     /// Commands were sent that are billed.
     pub fn bill(&self, commands: u64) {
         self.billed.fetch_add(commands, Ordering::Relaxed);
+        if let Some(payer) = self.payer.get() {
+            payer.bill(commands);
+        }
+    }
+
+    /// We read keys ourselves, so many of which were there: the server counts that like reads of anybody else.
+    pub fn note_reads(&self, hits: u64, all: u64) {
+        self.own_reads.fetch_add(all, Ordering::Relaxed);
+        self.own_hits.fetch_add(hits, Ordering::Relaxed);
+        if let Some(payer) = self.payer.get() {
+            payer.note_reads(hits, all);
+        }
+    }
+
+    /// Those reads.
+    pub fn own_reads(&self) -> ReadCounts {
+        ReadCounts { hits: self.own_hits.load(Ordering::Relaxed), all: self.own_reads.load(Ordering::Relaxed) }
+    }
+
+    /// The commands sent here are on the bill of that cache, too: other connections to the same one.
+    pub fn charge(&self, payer: &Arc<Health>) {
+        let _ = self.payer.set(Arc::clone(payer)); // Whoever pays, pays for good.
     }
 
     /// Commands that were sent and are billed.
@@ -136,6 +177,21 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_other_connections_send_is_on_the_same_bill() {
+        let (here, payer) = (Health::default(), Arc::<Health>::default());
+        here.bill(2);
+        here.charge(&payer);
+        here.bill(3);
+        payer.bill(4);
+        assert_eq!((here.billed(), payer.billed()), (5, 7));
+        here.note_reads(1, 2);
+        assert_eq!(
+            (here.own_reads(), payer.own_reads()),
+            (ReadCounts { hits: 1, all: 2 }, ReadCounts { hits: 1, all: 2 })
+        );
+    }
 
     #[test]
     fn failures_in_a_row_are_one_outage() {

@@ -16,9 +16,11 @@ use tokio::time::Instant;
 use super::address::Address;
 use super::health::Health;
 use super::identity::{Identity, Info};
+use super::publish::{BYTES_MAX, KEYS_MAX, Telling};
 use super::socket::{End, HeardBytes, Stream};
 use super::speak::{Speaks, count};
 use super::unlink::{Packing, Unlinks};
+use super::watch::KeyWatch;
 use super::{Deleted, bill, reply};
 use crate::config::Leases;
 use crate::error::{Error, Result};
@@ -199,29 +201,113 @@ impl CacheLink {
     pub(super) async fn unlink_alone(&mut self, key: &[u8], leases: Leases) -> Result<Option<Deleted>> {
         let mut unlinks = Unlinks::new(leases, self.packing());
         unlinks.push(key);
-        match self.again().flush(&mut unlinks).await {
+        let watch = KeyWatch::default();
+        match self.again().flush(&mut unlinks, &mut Asked::of(&watch), (None, &mut Vec::new())).await {
             Ok(existed) => Ok(Some(Deleted { sent: 1, existed })),
             Err(_) if self.state == State::Closed => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    async fn flush(&mut self, unlinks: &mut Unlinks) -> Result<u64> {
-        let (pipeline, keys, bytes) = unlinks.take();
+    /// The keys that were packed, and behind them the message that names them, where somebody is told.
+    async fn flush(
+        &mut self,
+        unlinks: &mut Unlinks,
+        asked: &mut Asked<'_, '_>,
+        (telling, named): (Option<&Telling<'_>>, &mut Vec<&[u8]>),
+    ) -> Result<u64> {
+        let (mut pipeline, keys, bytes) = unlinks.take();
         if pipeline.is_empty() {
             return Ok(0);
         }
-        let replies = self.exchange(&pipeline, bytes).await?;
+        if let Some(telling) = telling {
+            pipeline.add_command(telling.message(self.generation, named));
+            named.clear();
+        }
+        let mut replies = self.exchange(&pipeline, bytes).await?;
         reached(Step::Answered);
-        let mut existed = 0;
-        for value in &replies {
+        if let (Some(telling), Some(reply)) = (telling, telling.and_then(|_| replies.pop())) {
+            telling.answered(&reply);
+        }
+        let (mut existed, alone) = (0, replies.len().saturating_sub(asked.keys.len()));
+        for (place, value) in replies.iter().enumerate() {
             if without(Guard::Replies) {
                 continue;
             }
-            existed += count("UNLINK", value)?;
+            let count = count("UNLINK", value)?;
+            existed += count;
+            if let Some(key) = place.checked_sub(alone).and_then(|key| asked.keys.get(key)) {
+                asked.watch.answered(key, count);
+            }
         }
+        asked.keys.clear();
         // A reply counts keys and leases alike, and cannot tell them apart: of a key with its lease, one is counted.
         Ok(existed.min(keys))
+    }
+}
+
+/// Keys that went alone, in their order, for whoever asks whether they existed.
+struct Asked<'w, 'a> {
+    watch: &'w KeyWatch,
+    keys: Vec<&'a [u8]>,
+}
+
+impl<'w, 'a> Asked<'w, 'a> {
+    fn of(watch: &'w KeyWatch) -> Self {
+        Asked { watch, keys: Vec::new() }
+    }
+
+    fn push(&mut self, unlinks: &mut Unlinks, key: &'a [u8]) {
+        if self.watch.asks(key) {
+            unlinks.push_alone(key);
+            self.keys.push(key);
+        } else {
+            unlinks.push(key);
+        }
+    }
+}
+
+impl CacheLink {
+    /// UNLINKs like [`unlink`](Speaks::unlink); behind each pipeline it tells which keys those were, if somebody is told,
+    /// and it notes of the keys that are watched which existed.
+    pub(super) async fn unlink_and_tell<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        leases: Leases,
+        watch: &KeyWatch,
+        telling: Option<&Telling<'_>>,
+    ) -> Result<(Deleted, Vec<&'a [u8]>)> {
+        let (mut done, mut long, mut asked) = (Deleted::default(), Vec::new(), Asked::of(watch));
+        let packing = self.packing();
+        let mut unlinks = Unlinks::new(leases, packing);
+        // Where each command is billed, many keys are one command, and one message that names none of them.
+        let is_bounded = telling.is_some() && packing == Packing::Free;
+        let (mut named, mut bytes) = (Vec::new(), 0);
+        for key in keys {
+            if packing.is_long(key.len(), leases) {
+                long.push(key);
+                continue;
+            }
+            done.sent += 1;
+            let is_told = is_bounded && (named.len() >= KEYS_MAX || bytes + key.len() > BYTES_MAX);
+            if unlinks.is_full(key.len()) || (is_told && !named.is_empty()) {
+                done.existed += self.flush(&mut unlinks, &mut asked, (telling, &mut named)).await?;
+                bytes = 0;
+            }
+            asked.push(&mut unlinks, key);
+            if telling.is_some() {
+                named.push(key);
+                bytes += key.len();
+            }
+        }
+        done.existed += self.flush(&mut unlinks, &mut asked, (telling, &mut named)).await?;
+        Ok((done, long))
+    }
+
+    /// Tells it, alone.
+    pub(super) async fn tell(&mut self, telling: &Telling<'_>, message: Cmd) -> Result<()> {
+        telling.answered(&self.ask(message).await?);
+        Ok(())
     }
 }
 
@@ -254,22 +340,7 @@ impl Speaks for CacheLink {
         keys: impl Iterator<Item = &'a [u8]>,
         leases: Leases,
     ) -> Result<(Deleted, Vec<&'a [u8]>)> {
-        let (mut done, mut long) = (Deleted::default(), Vec::new());
-        let packing = self.packing();
-        let mut unlinks = Unlinks::new(leases, packing);
-        for key in keys {
-            if packing.is_long(key.len(), leases) {
-                long.push(key);
-                continue;
-            }
-            done.sent += 1;
-            if unlinks.is_full(key.len()) {
-                done.existed += self.flush(&mut unlinks).await?;
-            }
-            unlinks.push(key);
-        }
-        done.existed += self.flush(&mut unlinks).await?;
-        Ok((done, long))
+        self.unlink_and_tell(keys, leases, &KeyWatch::default(), None).await
     }
 
     fn info(&self) -> &Info {

@@ -1,4 +1,4 @@
-//! Where keys are deleted: the trait that the loop knows, and its members.
+//! Where keys are deleted and tags purged: the trait that the loop knows, and its members.
 //!
 //! One call is one attempt. It succeeds only when every reply was read and none was an error; otherwise the caller
 //! sends the same keys again, because deleting twice is harmless and deleting too little is not.
@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod continuity;
 pub mod forms;
 pub mod health;
+mod http;
 pub mod identity;
 pub mod inspect;
 pub mod lease;
@@ -19,24 +20,34 @@ mod link;
 mod long;
 pub mod place;
 pub mod probe;
+pub mod publish;
 mod query;
 pub mod redis;
+mod renewal;
 pub mod reply;
 pub mod rest;
 mod route;
 mod scan;
 pub mod sentinel;
+pub mod sink;
+pub mod site;
 mod socket;
 mod speak;
 pub mod statistics;
 mod swap;
 pub mod sweep;
 mod unlink;
+pub mod watch;
 
 use crate::cache::continuity::Lineage;
+use crate::cache::sink::message::SinkMessage;
 use crate::cache::statistics::CacheSaid;
+use crate::cache::watch::KeyWatch;
 use crate::error::{Error, Result};
 use crate::keys::KeySet;
+use crate::mark::Published;
+use crate::tag::CoarseTag;
+use crate::words::Member;
 
 /// What one attempt did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -54,6 +65,10 @@ pub struct Rest {
     pub keys: Option<KeySet>,
     /// What the attempts before did.
     pub done: Deleted,
+    /// Keys of which it is asked whether they existed.
+    pub watch: KeyWatch,
+    /// A message of a sink whose answer is missing: it goes again under its own name.
+    pub unanswered: Option<SinkMessage>,
 }
 
 /// What one sweep did.
@@ -101,6 +116,26 @@ pub trait Cache {
     /// whole keyspace on a connection of its own. Keys that match a protected pattern stay.
     async fn sweep(&self, patterns: &KeySet) -> Result<Swept>;
 
+    /// The same, as one of several attempts for the same patterns.
+    async fn sweep_rest(&self, patterns: &KeySet, _rest: &mut Rest) -> Result<Swept> {
+        self.sweep(patterns).await
+    }
+
+    /// Of a sink: these are the coarse tags of its families from now on.
+    fn learn(&self, tags: Vec<CoarseTag>) {
+        let _ = tags;
+    }
+
+    /// Whether it is a sink, which takes tags and can hold no mark.
+    fn is_sink(&self) -> bool {
+        false
+    }
+
+    /// How a person calls what it is.
+    fn member(&self) -> Member {
+        if self.is_sink() { Member::Sink } else { Member::Cache }
+    }
+
     /// Tries every command that the others need, in a form that changes nothing: the mark of `name`, keys of these
     /// families (patterns). An error is that of the first that is refused.
     async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()>;
@@ -142,6 +177,11 @@ pub trait Cache {
         Self: Sized,
     {
         Vec::new()
+    }
+
+    /// The last message to readers with a memory tier that was answered; none where nothing is published.
+    fn published(&self) -> Option<Published> {
+        None
     }
 
     /// Commands that were sent so far and are billed; none where commands cost nothing.

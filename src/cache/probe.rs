@@ -9,6 +9,7 @@ use ::redis::{Cmd, Pipeline, ServerError, Value};
 
 use super::identity::Info;
 use super::lease;
+use super::publish;
 use super::reply::{self, Mends};
 use super::sentinel::SentinelReport;
 use super::speak::Speaks;
@@ -110,6 +111,13 @@ pub(super) async fn each_in_cluster(
         attempts.push(Attempt { subject: deletes(family), command: "UNLINK", cmd: unlink });
     }
     try_each(link, families, attempts, is_elsewhere).await
+}
+
+/// Whether the user may tell readers on this channel; the daemon goes on without that right, so `crieur check` alone asks.
+pub(super) async fn telling(link: &mut impl Speaks, channel: &str) -> Result<Tried> {
+    let cmd = publish::of_nobody(channel);
+    let reply = link.ask(cmd.clone()).await?;
+    Ok(judged(Attempt { subject: format!("tell readers on \"{channel}\""), command: "PUBLISH", cmd }, &reply))
 }
 
 /// What a node of a cluster says of a slot that it does not have, or not alone; nothing is wrong with the user then.
@@ -225,7 +233,7 @@ fn random_name() -> String {
 /// What the reply to one attempt means.
 fn judged(Attempt { subject, command, .. }: Attempt, value: &Value) -> Tried {
     let refusal = match (command, value) {
-        ("SCAN", Value::Array(_)) | ("UNLINK", Value::Int(_)) => None,
+        ("SCAN", Value::Array(_)) | ("UNLINK" | "PUBLISH", Value::Int(_)) => None,
         ("GET" | "EVAL", Value::Nil) | ("GET", Value::BulkString(_)) => None,
         // The mark is no text: the daemon removes it.
         ("GET", Value::ServerError(error)) if error.code() == "WRONGTYPE" => None,
@@ -316,6 +324,8 @@ mod tests {
             ("UNLINK", error("CROSSSLOT keys"), definite),
             ("UNLINK", error("NOPERM no permissions"), rights),
             ("UNLINK", Value::Int(0), None),
+            ("PUBLISH", Value::Int(0), None),
+            ("PUBLISH", error("NOPERM this user has no permissions to access one of the channels"), rights),
             ("SCAN", Value::Int(0), transient),
         ] {
             let attempt = Attempt { subject: String::new(), command, cmd: Cmd::new() };

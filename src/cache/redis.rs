@@ -6,6 +6,7 @@
 //! a call dropped half way, leave none behind whose replies could be taken for those of the next call.
 
 mod examine;
+mod telling;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use super::health::Health;
 use super::identity::{Acquaintance, Identity, Met};
 use super::link::CacheLink;
 use super::probe;
+use super::publish::Publisher;
+use super::renewal::Renewal;
 use super::route::Route;
 use super::sentinel::Sentinels;
 use super::speak::{self, Speaks, count};
@@ -27,14 +30,13 @@ use super::statistics::CacheSaid;
 use super::swap::{self, Swapping, mark_key};
 use super::sweep::{Steps, SweepGround};
 use super::unlink::Packing;
-use super::{Cache, Deleted, Swap, Swept, long, reply, socket, sweep};
+use super::{Cache, Deleted, Rest, Swap, Swept, long, reply, socket, sweep};
 use crate::amount::shown;
 use crate::cache::continuity::Lineage;
 use crate::config::{self, Leases, Metering};
 use crate::error::{Error, Result};
 use crate::keys::KeySet;
-use crate::observe::{Id, log};
-use crate::reminder::Reminder;
+use crate::mark::Published;
 
 const ONE_PRIMARY: &str = "Write redis://, and the host and port of the one primary that holds all keys.";
 const UPSTASH: &str = "Upstash: write rediss://default:<token>@<endpoint>:6379; the REST token is the password.";
@@ -72,6 +74,8 @@ pub struct RedisCache {
     /// How old the connection for the mark becomes.
     age_max: Duration,
     metering: Metering,
+    /// Where readers with a memory tier hear of deletes.
+    publisher: Option<Publisher>,
     /// The connection for deletes, while it is idle.
     idle: Place,
     /// The connection for the mark, while it is idle.
@@ -90,8 +94,7 @@ pub struct RedisCache {
     swept: Cell<bool>,
     /// The mark is written by the script, though a plain command would be cheaper.
     by_script: Cell<bool>,
-    /// That no new connection can be made while the present one works.
-    said: RefCell<Reminder<Id, Instant>>,
+    renewal: Renewal,
     steps: Steps,
     health: Arc<Health>,
 }
@@ -130,6 +133,7 @@ impl RedisCache {
             timeout: config.timeout,
             age_max: config.connection_age_max,
             metering: config.metering,
+            publisher: config.publish.as_ref().map(Publisher::new),
             idle: Place::default(),
             marking: Place::default(),
             only: Place::default(),
@@ -138,7 +142,7 @@ impl RedisCache {
             sweeping: Cell::default(),
             swept: Cell::default(),
             by_script: Cell::default(),
-            said: RefCell::default(),
+            renewal: Renewal::of(config),
             steps: Steps::new(Packing::of(config.metering)),
             health,
         }
@@ -282,9 +286,12 @@ impl RedisCache {
             return Some(link);
         }
         let mut fresh = match self.connect().await {
-            Ok(fresh) => fresh,
+            Ok(fresh) => {
+                self.renewal.worked();
+                fresh
+            }
             Err(error) => {
-                self.complain_about_renewal(&error);
+                self.renewal.failed(&error);
                 link.born = Instant::now();
                 return Some(link);
             }
@@ -299,18 +306,6 @@ impl RedisCache {
         }
         self.marking.borrow_mut().push(fresh);
         None
-    }
-
-    fn complain_about_renewal(&self, error: &Error) {
-        if self.said.borrow_mut().is_due(&Id::RenewalFailing, Instant::now()) {
-            let hint = error.hint.as_deref().unwrap_or("The one that is there is used as long as it works.");
-            log!(
-                Id::RenewalFailing,
-                hint,
-                "failed to connect anew, though the present connection works: {}",
-                error.chain()
-            );
-        }
     }
 
     /// Runs `step` on a connection of `place` or a new one, which is there again after success.
@@ -445,18 +440,14 @@ impl Cache for RedisCache {
     }
 
     async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
+        self.delete_rest(keys, &mut Rest::default()).await
+    }
+
+    async fn delete_rest(&self, keys: &[&KeySet], rest: &mut Rest) -> Result<Deleted> {
         if keys.iter().all(|set| set.is_empty()) {
             return Ok(Deleted::default());
         }
-        let all = || keys.iter().flat_map(|set| set.iter().map(|key| key.bytes));
-        let deleted = async {
-            let (done, long) = self.on_link(&self.idle, async |link| link.unlink(all(), self.leases).await).await?;
-            if done.sent > 0 {
-                self.health.note_deleted();
-            }
-            let alone = self.unlink_long(&long).await?;
-            Ok(Deleted { sent: done.sent + alone.sent, existed: done.existed + alone.existed })
-        };
+        let deleted = self.unlink_all(keys, &rest.watch);
         self.noted(self.while_it_leads_there(deleted).await)
     }
 
@@ -465,7 +456,7 @@ impl Cache for RedisCache {
             return Ok(Swept::default());
         }
         let plan = sweep::SweepPlan::new(patterns, &self.protect, self.leases);
-        self.noted(self.while_it_leads_there(self.sweep_on_link(&plan)).await)
+        self.noted(self.while_it_leads_there(self.sweep_and_tell(&plan)).await)
     }
 
     async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
@@ -484,7 +475,10 @@ impl Cache for RedisCache {
             let is_primary_asked = self.metering == Metering::ByCommand && link.identity.is_none();
             let command = if is_primary_asked { speak::read_at_primary } else { speak::read };
             match speak::mark("GET", link.ask(command(&mark_key(name))).await?) {
-                Ok(found) => Ok((found, lineage)),
+                Ok(found) => {
+                    self.health.note_reads(found.is_some().into(), 1);
+                    Ok((found, lineage))
+                }
                 Err(Some(error)) => Err(error),
                 Err(None) => {
                     let mut command = Cmd::new();
@@ -509,7 +503,16 @@ impl Cache for RedisCache {
             let is_plain = plain.is_some();
             (plain.unwrap_or_else(|| asked.script(identity)), is_plain)
         };
-        self.while_it_leads_there(self.swap(&make, asked.bytes())).await
+        let swapped = self.while_it_leads_there(self.swap_and_tell(&make, asked.bytes(), again)).await;
+        // The script reads the mark that is there.
+        if matches!(swapped, Ok(Swap::Written | Swap::Other)) {
+            self.health.note_reads(expected.iter().any(Option::is_some).into(), 1);
+        }
+        swapped
+    }
+
+    fn published(&self) -> Option<Published> {
+        self.publisher.as_ref().and_then(Publisher::published)
     }
 
     async fn turned(&self, since: Lineage) {

@@ -19,6 +19,8 @@ pub struct CacheSaid {
     pub memory: u64,
     /// Bytes that may be used; 0 without a limit.
     pub memory_max: u64,
+    /// Our own reads since this daemon started, which are among the others.
+    pub own: ReadCounts,
 }
 
 impl CacheSaid {
@@ -32,7 +34,13 @@ impl CacheSaid {
             expired: number("expired_keys").unwrap_or(0),
             memory: number("used_memory").unwrap_or(0),
             memory_max: number("maxmemory").unwrap_or(0),
+            own: ReadCounts::default(),
         })
+    }
+
+    /// All reads.
+    pub fn reads(&self) -> ReadCounts {
+        ReadCounts { hits: self.hits, all: self.hits + self.misses }
     }
 
     fn and(self, other: CacheSaid) -> CacheSaid {
@@ -45,6 +53,7 @@ impl CacheSaid {
             expired: self.expired + other.expired,
             memory: self.memory + other.memory,
             memory_max: if limits.contains(&0) { 0 } else { limits.iter().sum() },
+            own: self.own.and(other.own),
         }
     }
 }
@@ -59,6 +68,19 @@ pub struct ReadCounts {
 }
 
 impl ReadCounts {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: ReadCounts) -> ReadCounts {
+        ReadCounts { hits: self.hits + other.hits, all: self.all + other.all }
+    }
+
+    /// What these have more than those.
+    #[must_use]
+    pub fn since(self, earlier: ReadCounts) -> ReadCounts {
+        let (hits, all) = (self.hits.saturating_sub(earlier.hits), self.all.saturating_sub(earlier.all));
+        ReadCounts { hits: hits.min(all), all }
+    }
+
     /// The part that found its key; `None` where nobody read.
     pub fn ratio(self) -> Option<f64> {
         (self.all > 0).then(|| self.hits as f64 / self.all as f64)
@@ -72,7 +94,7 @@ pub struct Statistics {
     pub at: Instant,
     /// What it said.
     pub said: CacheSaid,
-    /// Reads of the last minutes.
+    /// Reads of the last minutes, without our own.
     pub recent: ReadCounts,
 }
 
@@ -80,13 +102,13 @@ impl Statistics {
     /// Of two parts of one cache together.
     #[must_use]
     pub fn and(self, other: Statistics) -> Statistics {
-        let recent = ReadCounts { hits: self.recent.hits + other.recent.hits, all: self.recent.all + other.recent.all };
+        let recent = self.recent.and(other.recent);
         Statistics { at: self.at.min(other.at), said: self.said.and(other.said), recent }
     }
 
     /// Reads since the server started.
     pub fn reads(&self) -> ReadCounts {
-        ReadCounts { hits: self.said.hits, all: self.said.hits + self.said.misses }
+        self.said.reads()
     }
 }
 
@@ -105,7 +127,8 @@ mod tests {
         assert_eq!(said("# Server\r\nrun_id:a\r\n"), None);
         let text = "keyspace_hits:9\r\nkeyspace_misses:1\r\nevicted_keys:2\r\nexpired_keys:3\r\nused_memory:4\r\n\
                     used_memory_human:4B\r\nmaxmemory:0\r\n";
-        let expected = CacheSaid { hits: 9, misses: 1, evicted: 2, expired: 3, memory: 4, memory_max: 0 };
+        let (memory, own) = (4, ReadCounts::default());
+        let expected = CacheSaid { hits: 9, misses: 1, evicted: 2, expired: 3, memory, memory_max: 0, own };
         assert_eq!(said(text), Some(expected));
     }
 

@@ -16,6 +16,8 @@ const COMMAND_BYTES_MAX: usize = 256 * 1024;
 const PIPELINE_BYTES_MAX: usize = 1024 * 1024;
 /// Commands sent before the replies are awaited.
 const PIPELINE_COMMANDS_MAX: usize = 20;
+/// Commands with one key that are sent before the replies are awaited.
+const ALONE_MAX: usize = 500;
 /// Bytes of one command where each is billed; Upstash reads up to 10 MB.
 const BILLED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The longest key there.
@@ -42,6 +44,7 @@ impl Packing {
 
     /// Whether a key of `length` bytes may be refused for its length. The server closes the connection then; one that
     /// bills holds no such key.
+    #[inline]
     pub(super) fn is_long(self, length: usize, leases: Leases) -> bool {
         match (self, leases) {
             (Packing::Free, Leases::None) => length > ARGUMENT_BYTES_SURE,
@@ -51,6 +54,7 @@ impl Packing {
     }
 
     /// Whether the lease of such a key goes with it: one that is too long nobody can have stored.
+    #[inline]
     pub(super) fn takes_lease(self, length: usize, leases: Leases) -> bool {
         match (leases, self) {
             (Leases::None, _) => false,
@@ -59,6 +63,7 @@ impl Packing {
         }
     }
 
+    #[inline]
     fn arguments_max(self) -> usize {
         match self {
             Packing::Free => COMMAND_ARGUMENTS_MAX,
@@ -66,6 +71,7 @@ impl Packing {
         }
     }
 
+    #[inline]
     fn command_bytes_max(self) -> usize {
         match self {
             Packing::Free => COMMAND_BYTES_MAX,
@@ -73,6 +79,7 @@ impl Packing {
         }
     }
 
+    #[inline]
     fn pipeline_bytes_max(self) -> usize {
         match self {
             Packing::Free => PIPELINE_BYTES_MAX,
@@ -86,6 +93,8 @@ pub(super) struct Unlinks {
     leases: Leases,
     packing: Packing,
     full: Vec<Cmd>,
+    /// Each with one key, behind all others.
+    alone: Vec<Cmd>,
     last: Option<Cmd>,
     last_arguments: usize,
     last_bytes: usize,
@@ -97,11 +106,12 @@ pub(super) struct Unlinks {
 
 impl Unlinks {
     pub(super) fn new(leases: Leases, packing: Packing) -> Self {
-        let (full, last, lease) = (Vec::new(), None, Vec::new());
-        Unlinks { leases, packing, full, last, last_arguments: 0, last_bytes: 0, keys: 0, bytes: 0, lease }
+        let (full, alone, last, lease) = (Vec::new(), Vec::new(), None, Vec::new());
+        Unlinks { leases, packing, full, alone, last, last_arguments: 0, last_bytes: 0, keys: 0, bytes: 0, lease }
     }
 
     /// Arguments and bytes that a key of `length` bytes adds.
+    #[inline]
     fn cost(&self, length: usize) -> (usize, usize) {
         match self.packing.takes_lease(length, self.leases) {
             false => (1, length),
@@ -110,19 +120,24 @@ impl Unlinks {
     }
 
     /// Whether a key of `length` bytes must wait for the next pipeline.
+    #[inline]
     pub(super) fn is_full(&self, length: usize) -> bool {
         let (arguments, bytes) = self.cost(length);
         let commands = self.full.len() + usize::from(self.last.is_some());
         let opens = self.last.is_some() && self.ends_command(arguments, bytes);
-        commands > 0
-            && (self.bytes + bytes > self.packing.pipeline_bytes_max() || (opens && commands >= PIPELINE_COMMANDS_MAX))
+        (commands > 0 || !self.alone.is_empty())
+            && (self.alone.len() >= ALONE_MAX
+                || self.bytes + bytes > self.packing.pipeline_bytes_max()
+                || (opens && commands >= PIPELINE_COMMANDS_MAX))
     }
 
+    #[inline]
     fn ends_command(&self, arguments: usize, bytes: usize) -> bool {
         self.last_arguments + arguments > self.packing.arguments_max()
             || self.last_bytes + bytes > self.packing.command_bytes_max()
     }
 
+    #[inline]
     pub(super) fn push(&mut self, key: &[u8]) {
         let (arguments, bytes) = self.cost(key.len());
         if self.ends_command(arguments, bytes) {
@@ -145,11 +160,24 @@ impl Unlinks {
         self.bytes += bytes;
     }
 
+    /// A key whose own answer is wanted. Its answer comes behind those of all keys that were pushed otherwise.
+    pub(super) fn push_alone(&mut self, key: &[u8]) {
+        let mut command = Cmd::with_capacity(3, key.len() * 2 + 32);
+        command.arg("UNLINK").arg(key);
+        if self.packing.takes_lease(key.len(), self.leases) {
+            lease::write(&mut self.lease, key);
+            command.arg(self.lease.as_slice());
+        }
+        self.alone.push(command);
+        self.keys += 1;
+        self.bytes += self.cost(key.len()).1;
+    }
+
     /// What is to be sent, with its keys (leases not counted) and its bytes; nothing is left.
     pub(super) fn take(&mut self) -> (Pipeline, u64, usize) {
         let unlinks = std::mem::replace(self, Unlinks::new(self.leases, self.packing));
-        let mut pipeline = Pipeline::with_capacity(unlinks.full.len() + 1);
-        for command in unlinks.full.into_iter().chain(unlinks.last) {
+        let mut pipeline = Pipeline::with_capacity(unlinks.full.len() + 1 + unlinks.alone.len());
+        for command in unlinks.full.into_iter().chain(unlinks.last).chain(unlinks.alone) {
             pipeline.add_command(command);
         }
         (pipeline, unlinks.keys, unlinks.bytes)
@@ -239,6 +267,22 @@ mod tests {
             unlinks.take().0.cmd_iter().map(|command| command.args_iter().len()).sum::<usize>()
         };
         assert_eq!([32 * 1024 - 8, 32 * 1024 - 7, 32 * 1024].map(arguments), [3, 2, 2]);
+    }
+
+    #[test]
+    fn a_key_whose_answer_is_wanted_goes_alone_behind_the_others_with_its_lease() {
+        let mut unlinks = Unlinks::new(Leases::Companion, Packing::Free);
+        (0..3).for_each(|_| unlinks.push(b"k"));
+        unlinks.push_alone(b"w");
+        unlinks.push(b"k");
+        unlinks.push_alone(b"x");
+        assert!(!unlinks.is_full(8));
+        let (pipeline, keys, bytes) = unlinks.take();
+        let arguments: Vec<usize> = pipeline.cmd_iter().map(|command| command.args_iter().len() - 1).collect();
+        assert_eq!((arguments, keys, bytes), (vec![8, 2, 2], 6, 6 * 10));
+        let mut unlinks = Unlinks::new(Leases::None, Packing::Free);
+        (0..ALONE_MAX).for_each(|_| unlinks.push_alone(b"w"));
+        assert!(unlinks.is_full(1) && unlinks.take().0.len() == ALONE_MAX && !unlinks.is_full(1));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::node::Sent;
 use super::redirect::{HOPS_MAX, Next, NodeAnswer, SentPart, Wait, next};
 use super::topology::Topology;
 use crate::cache::place::HostPort;
+use crate::cache::watch::KeyWatch;
 use crate::cache::{Deleted, reply};
 use crate::config::Leases;
 use crate::error::{Error, Result};
@@ -17,6 +18,8 @@ struct Going<'a> {
     hops: u8,
     /// Where a redirect sent it, and whether the node is to be asked; `None`: to where the map says.
     to: Option<(HostPort, bool)>,
+    /// The owner of its slot has answered; this is for the copy at the node that the slot comes to.
+    is_second: bool,
 }
 
 /// What became of all keys of a call.
@@ -44,12 +47,12 @@ pub(super) async fn delete<'a>(
     topology: &Topology,
     shard: usize,
     keys: impl Iterator<Item = &'a [u8]>,
-    seen: Option<(&HostPort, bool)>,
+    (seen, watch): (Option<(&HostPort, bool)>, &KeyWatch),
 ) -> DeleteOutcome<'a> {
     let has_lease = topology.settings().leases == Leases::Companion;
     let to = seen.map(|(endpoint, asking)| (endpoint.clone(), asking));
     let mut going: Vec<Going<'a>> =
-        keys.map(|key| Going { key, part: SentPart::Whole, hops: 0, to: to.clone() }).collect();
+        keys.map(|key| Going { key, part: SentPart::Whole, hops: 0, to: to.clone(), is_second: false }).collect();
     let mut outcome = DeleteOutcome { deleted: Deleted::default(), left: Vec::new(), error: None };
     while !going.is_empty() {
         let groups = grouped(topology, shard, std::mem::take(&mut going), &mut outcome);
@@ -59,7 +62,9 @@ pub(super) async fn delete<'a>(
             for (key, answer) in group.into_iter().zip(answers) {
                 match answer {
                     None => outcome.left.push(key.key),
-                    Some(answer) => follow(topology, &endpoint, (key.0, answer), has_lease, &mut going, &mut outcome),
+                    Some(answer) => {
+                        follow(topology, &endpoint, (key.0, answer), (has_lease, watch), &mut going, &mut outcome)
+                    }
                 }
             }
             if let Some(error) = error {
@@ -137,7 +142,7 @@ fn follow<'a>(
     topology: &Topology,
     at: &HostPort,
     (mut key, answer): (Going<'a>, NodeAnswer),
-    has_lease: bool,
+    (has_lease, watch): (bool, &KeyWatch),
     going: &mut Vec<Going<'a>>,
     outcome: &mut DeleteOutcome<'a>,
 ) {
@@ -148,8 +153,20 @@ fn follow<'a>(
     }
     match next(key.part, has_lease, key.hops, answer) {
         Next::Done(existed) => {
+            if key.is_second {
+                return;
+            }
             outcome.deleted.sent += 1;
             outcome.deleted.existed += existed;
+            watch.answered(key.key, existed);
+            if key.to.is_none()
+                && let Some(coming) = topology.comes_to(key.key, at)
+            {
+                // The key may have been handed over before its slot began to move, and a MIGRATE that timed out since may
+                // have left a copy there: the shard of that node does not know of this key.
+                (key.part, key.hops, key.to, key.is_second) = (SentPart::Whole, 0, Some((coming, true)), true);
+                going.push(key);
+            }
         }
         Next::Send(part) => {
             key.part = part;

@@ -126,6 +126,7 @@ mod tests {
             rules: String::new(),
             run: String::new(),
             publication: String::new(),
+            published: None,
         };
         serde_json::to_vec(&mark).expect("plain data")
     }

@@ -214,7 +214,7 @@ impl Cache for ShardCache {
                 None => Box::new(all()),
             };
             let pending = pending.map(|key| key.bytes);
-            let outcome = delete::delete(&self.topology, self.index, pending, None).await;
+            let outcome = delete::delete(&self.topology, self.index, pending, (None, &rest.watch)).await;
             rest.done.sent += outcome.deleted.sent;
             rest.done.existed += outcome.deleted.existed;
             if outcome.deleted.sent > 0 {

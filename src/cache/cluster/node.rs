@@ -80,14 +80,15 @@ impl Node {
         let [nodes, info, slots] = replies.as_slice() else { return Err(reply::unexpected("CLUSTER")) };
         for value in [nodes, info, slots] {
             if let Value::ServerError(error) = value {
-                return Err(match error.details().is_some_and(|detail| detail.contains("cluster support disabled")) {
+                let refused = match error.details().is_some_and(|detail| detail.contains("cluster support disabled")) {
                     true => no_cluster(),
                     false if error.code() == "NOPERM" => reply::refused("CLUSTER", error).hint(format!(
                         "Let the user ask for the slots and follow them: ACL SETUSER NAME {}",
                         acl::IN_CLUSTER
                     )),
                     false => reply::refused("CLUSTER", error),
-                });
+                };
+                return Err(refused.at(self.name()));
             }
         }
         let (nodes, info, told) = (text(nodes), text(info), told(slots));

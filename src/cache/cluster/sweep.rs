@@ -14,6 +14,7 @@ use super::view::NodeId;
 use crate::cache::Swept;
 use crate::cache::link::CacheLink;
 use crate::cache::sweep::{self, Steps, SweepGround, SweepPlan};
+use crate::cache::watch::KeyWatch;
 use crate::error::{Error, Result};
 
 /// So often one sweep goes over its nodes; then it fails, and is tried again.
@@ -62,7 +63,7 @@ async fn pass(
         // A key that was seen at a node is deleted there, also when its slot is another's yet.
         let endpoint = topology.endpoint_of(id).unwrap_or_else(|| node.endpoint.clone());
         let seen = Some((&endpoint, topology.takes(id)));
-        let outcome = delete(topology, shard, keys.iter().copied(), seen).await;
+        let outcome = delete(topology, shard, keys.iter().copied(), (seen, &KeyWatch::default())).await;
         match outcome.error {
             Some(error) => Err(error),
             None => Ok(outcome.deleted.existed),

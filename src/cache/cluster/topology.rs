@@ -176,6 +176,13 @@ impl Topology {
         self.map.borrow().primaries.get(id).is_some_and(|primary| !primary.coming.is_empty())
     }
 
+    /// Where the key's slot comes to, if that is another place than `at`.
+    pub(super) fn comes_to(&self, key: &[u8], at: &HostPort) -> Option<HostPort> {
+        let (slot, map) = (slot_of(key), self.map.borrow());
+        let endpoint = map.primaries.values().find(|primary| primary.coming.has(slot))?.endpoint.clone();
+        endpoint.filter(|endpoint| endpoint != at)
+    }
+
     /// The node at this place.
     pub(super) fn node_at(&self, endpoint: &HostPort) -> Rc<Node> {
         let mut nodes = self.nodes.borrow_mut();

@@ -19,7 +19,10 @@ impl Inspect for RedisCache {
         let mut memory = Cmd::new();
         memory.arg("INFO").arg("memory");
         let memory = link.ask(memory).await?;
-        let tried = probe::each(&mut link, &mark_key(name), families, self.leases).await?;
+        let mut tried = probe::each(&mut link, &mark_key(name), families, self.leases).await?;
+        if let Some(publisher) = &self.publisher {
+            tried.push(probe::telling(&mut link, publisher.channel()).await?);
+        }
         let user = self.route.user().unwrap_or("default").to_owned();
         let sentinels = self.route.report().await;
         Ok(Examined { info: link.info.clone(), memory: Info::read(&[memory]), tried, user, sentinels })
@@ -41,6 +44,9 @@ impl Inspect for RedisCache {
     async fn values(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
         let mut link = self.log_in().await?;
         let values = speak::values(&mut link, keys).await;
+        if let Ok(values) = &values {
+            self.health().note_reads(values.iter().flatten().count() as u64, values.len() as u64);
+        }
         values.map_err(|error| error.while_doing("read values").at(&self.route.server))
     }
 

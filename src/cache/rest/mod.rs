@@ -5,13 +5,14 @@
 //! Reads may come from a replica that lags; they are asked behind a write of our own, whose sync token says how far the
 //! replica must be. What is sent is sent once: where the answer to a mark is lost, the mark is looked at.
 
-mod http;
-mod io;
 mod json;
 mod pack;
+mod service;
 mod status;
+mod telling;
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,21 +24,27 @@ use super::address::trust;
 use super::continuity::Lineage;
 use super::forms::RestAddress;
 use super::health::Health;
+use super::http::{Lane, Unanswered};
 use super::identity::Info;
 use super::inspect::{Inspect, Lifetimes, Walk};
 use super::probe::{self, Examined};
+use super::publish::{Publisher, Telling};
 use super::speak::{self, Speaks, count};
 use super::swap::{self, Swapping, mark_key};
 use super::sweep::{Steps, SweepGround, SweepPlan};
 use super::unlink::Packing;
-use super::{Cache, Deleted, Swap, Swept, bill, reply, scan, sweep};
+use super::watch::KeyWatch;
+use super::{Cache, Deleted, Rest, Swap, Swept, bill, long, reply, scan, sweep};
 use crate::config::{self, Leases};
 use crate::error::{Error, Exit, Result};
 use crate::keys::KeySet;
-use crate::observe::{Id, log};
-use http::{Client, Lane, Unanswered};
+use crate::mark::Published;
 use json::CommandForm;
 use pack::{Packed, batches};
+use service::Service;
+
+/// Messages to readers go in requests, each behind the answer to the one before: there is one way.
+const WAY: u64 = 0;
 
 /// How often the items of a request that were refused are sent again, alone, before the caller hears of it.
 const ITEM_TRIES: u32 = 3;
@@ -46,7 +53,7 @@ const ITEM_PAUSE: Duration = Duration::from_millis(100);
 
 /// A service that takes commands over HTTP.
 pub struct RestCache {
-    client: Client,
+    service: Service,
     /// For messages: "the cache at eu1-x.upstash.io:443 (UPSTASH_REDIS_REST_URL)".
     server: String,
     protect: Vec<Vec<u8>>,
@@ -57,6 +64,8 @@ pub struct RestCache {
     /// The service does not know SET with IFEQ: the mark is written by the script.
     by_script: Cell<bool>,
     steps: Steps,
+    /// Where readers with a memory tier hear of deletes.
+    publisher: Option<Publisher>,
     health: Arc<Health>,
 }
 
@@ -75,9 +84,9 @@ impl RestCache {
         let token = config.token.as_ref().ok_or_else(missing).map_err(|error| error.at(place))?;
         let server = format!("the cache at {} ({place}, over REST)", address.place);
         let trust = if address.tls { Some(trust(&config.tls)?) } else { None };
-        let client = Client::new(address.place, trust, token.expose().trim(), config.timeout);
+        let service = Service::new(address.place, trust, token.expose().trim(), config.timeout);
         Ok(RestCache {
-            client: client.map_err(|error| error.at(place))?,
+            service: service.map_err(|error| error.at(place))?,
             server,
             protect: config.protect.clone(),
             leases: config.leases,
@@ -86,6 +95,7 @@ impl RestCache {
             sweeps: Lane::default(),
             by_script: Cell::default(),
             steps: Steps::new(Packing::Billed),
+            publisher: config.publish.as_ref().map(Publisher::new),
             health: Arc::default(),
         })
     }
@@ -118,13 +128,7 @@ impl RestCache {
     /// Keys that nobody can have stored count as deleted.
     fn leave_out(&self, keys: &[&[u8]]) -> Deleted {
         for key in keys {
-            log!(
-                Id::KeyTooLong,
-                hint = "No client can have stored a key of this length there.",
-                "{} does not take a key of {} bytes: the key is left out",
-                self.server,
-                key.len()
-            );
+            long::leave_out(&self.server, key.len());
         }
         Deleted { sent: keys.len() as u64, existed: 0 }
     }
@@ -179,7 +183,7 @@ impl RestCache {
             [one] => ("/", one.to_vec(), None),
             all => ("/multi-exec", json::array(all.iter().copied()), Some(all.len())),
         };
-        let answer = match self.client.post(&self.marks, path, body, true).await {
+        let answer = match self.service.post(&self.marks, path, body, true).await {
             Ok(answer) => answer,
             Err(Unanswered::Unsent(error)) => return Err(error),
             Err(Unanswered::Lost(error)) => {
@@ -200,139 +204,10 @@ impl RestCache {
     }
 }
 
-/// A way to the service for one call.
-struct RestLink<'a> {
-    cache: &'a RestCache,
-    lane: &'a Lane,
-    info: Info,
-}
-
-impl RestLink<'_> {
-    /// The replies to the commands `chosen` of `forms`, each with its place.
-    async fn send(&self, forms: &[CommandForm], chosen: &[usize], writes: bool) -> Result<Vec<(usize, Value)>> {
-        let mut out = Vec::with_capacity(chosen.len());
-        for batch in batches(forms, chosen) {
-            let answer = self.cache.client.post(self.lane, &batch.path, batch.body, writes).await;
-            let answer = answer.map_err(Unanswered::into_error)?;
-            let several = batch.several.then_some(batch.at.len());
-            out.extend(batch.at.into_iter().zip(status::replies(&answer, several)?));
-        }
-        Ok(out)
-    }
-
-    /// Sends UNLINKs until each was answered with a count; those that were refused go again, and no others.
-    async fn flush(&self, packed: &mut Packed) -> Result<u64> {
-        let (forms, keys) = packed.take();
-        let mut left: Vec<usize> = (0..forms.len()).collect();
-        let (mut existed, mut pause) = (0, ITEM_PAUSE);
-        for tries in 1.. {
-            self.cache.health.bill(left.len() as u64);
-            let mut refused = Vec::new();
-            for (index, value) in self.send(&forms, &left, true).await? {
-                match count("UNLINK", &value) {
-                    Ok(count) => existed += count,
-                    Err(error) if tries >= ITEM_TRIES || status::is_lasting(&error) => return Err(error),
-                    Err(_) => refused.push(index),
-                }
-            }
-            if refused.is_empty() {
-                break;
-            }
-            left = refused;
-            sleep(pause).await;
-            pause *= 2;
-        }
-        Ok(existed.min(keys))
-    }
-}
-
-impl Speaks for RestLink<'_> {
-    async fn exchange(&mut self, pipeline: &Pipeline, _bytes: usize) -> Result<Vec<Value>> {
-        let forms: Option<Vec<CommandForm>> = pipeline.cmd_iter().map(json::form).collect();
-        let forms = forms.ok_or_else(|| reply::unexpected("bytes that JSON cannot carry"))?;
-        let all: Vec<usize> = (0..forms.len()).collect();
-        let writes = pipeline.cmd_iter().any(speak::may_write);
-        let replies: Vec<Value> = self.send(&forms, &all, writes).await?.into_iter().map(|(_, value)| value).collect();
-        let billed = pipeline.cmd_iter().zip(&replies).map(|(command, reply)| bill::of(command, Some(reply)));
-        self.cache.health.bill(billed.sum());
-        Ok(replies)
-    }
-
-    async fn unlink<'a>(
-        &mut self,
-        keys: impl Iterator<Item = &'a [u8]>,
-        leases: Leases,
-    ) -> Result<(Deleted, Vec<&'a [u8]>)> {
-        let (mut done, mut long) = (Deleted::default(), Vec::new());
-        let mut packed = Packed::new(leases);
-        for key in keys {
-            if pack::is_too_long(key.len()) {
-                long.push(key);
-                continue;
-            }
-            done.sent += 1;
-            if packed.is_full() {
-                done.existed += self.flush(&mut packed).await?;
-            }
-            packed.push(key);
-        }
-        done.existed += self.flush(&mut packed).await?;
-        Ok((done, long))
-    }
-
-    fn info(&self) -> &Info {
-        &self.info
-    }
-}
-
-impl Cache for RestCache {
-    async fn leave_note(&self, note: &str) -> Result<()> {
-        speak::leave_note(&mut self.link(&self.marks), note).await
-    }
-
-    async fn find_note(&self) -> Result<Option<Vec<u8>>> {
-        speak::find_note(&mut self.link(&self.marks)).await
-    }
-
-    fn name(&self) -> &str {
-        &self.server
-    }
-
-    async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
-        if keys.iter().all(|set| set.is_empty()) {
-            return Ok(Deleted::default());
-        }
-        let all = keys.iter().flat_map(|set| set.iter().map(|key| key.bytes));
-        let deleted = self.link(&self.deletes).unlink(all, self.leases).await;
-        let (done, long) = self.noted(deleted)?;
-        if done.sent > 0 {
-            self.health.note_deleted();
-        }
-        let alone = self.leave_out(&long);
-        Ok(Deleted { sent: done.sent + alone.sent, existed: done.existed })
-    }
-
-    async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
-        if patterns.is_empty() {
-            return Ok(Swept::default());
-        }
-        self.noted(self.sweep_all(patterns).await)
-    }
-
-    async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
-        let tried = async {
-            let tried = probe::each(&mut self.link(&self.marks), &mark_key(name), families, self.leases).await?;
-            tried.into_iter().try_for_each(probe::Tried::into_result)
-        };
-        self.noted(tried.await)
-    }
-
-    async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
-        self.noted(self.read(name).await).map(|found| (found, self.lineage()))
-    }
-
-    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
-        let asked = Swapping { name, expected, mark, again, leases: self.leases, packing: Packing::Billed };
+impl RestCache {
+    /// Swaps the mark, and looks what became of it where the answer was lost.
+    async fn swap_mark_once(&self, asked: &Swapping<'_>) -> Result<Swap> {
+        let Swapping { name, mark, again, .. } = *asked;
         let is_text = again.iter().all(|key| std::str::from_utf8(key.bytes).is_ok());
         let plain = if self.by_script.get() || !is_text { None } else { asked.plain() };
         let is_plain = plain.is_some();
@@ -366,6 +241,194 @@ impl Cache for RestCache {
             }),
         }
     }
+}
+
+/// A way to the service for one call.
+struct RestLink<'a> {
+    cache: &'a RestCache,
+    lane: &'a Lane,
+    info: Info,
+}
+
+impl RestLink<'_> {
+    /// The replies to the commands `chosen` of `forms`, each with its place.
+    async fn send(&self, forms: &[CommandForm], chosen: &[usize], writes: bool) -> Result<Vec<(usize, Value)>> {
+        let mut out = Vec::with_capacity(chosen.len());
+        for batch in batches(forms, chosen) {
+            let answer = self.cache.service.post(self.lane, &batch.path, batch.body, writes).await;
+            let answer = answer.map_err(Unanswered::into_error)?;
+            let several = batch.several.then_some(batch.at.len());
+            out.extend(batch.at.into_iter().zip(status::replies(&answer, several)?));
+        }
+        Ok(out)
+    }
+
+    /// Sends UNLINKs until each was answered with a count; those that were refused go again, and no others.
+    async fn flush(
+        &self,
+        packed: &mut Packed,
+        (watch, asked): (&KeyWatch, &mut Vec<&[u8]>),
+        told: Option<(&Telling<'_>, &mut Vec<&[u8]>)>,
+    ) -> Result<u64> {
+        let alone: HashMap<usize, &[u8]> = packed.take_alone().into_iter().zip(asked.drain(..)).collect();
+        let (mut forms, keys) = packed.take();
+        let unlinks = forms.len();
+        let mut left: Vec<usize> = (0..unlinks).collect();
+        let (mut existed, mut pause) = (0, ITEM_PAUSE);
+        for tries in 1.. {
+            // Behind whatever goes again stands a message of its own.
+            if let Some((telling, named)) = &told
+                && !left.is_empty()
+            {
+                forms.truncate(unlinks);
+                let message = json::form(&telling.message(WAY, named));
+                forms.push(message.ok_or_else(|| reply::unexpected("a message"))?);
+                left.push(unlinks);
+            }
+            self.cache.health.bill(left.len() as u64);
+            let mut refused = Vec::new();
+            for (index, value) in self.send(&forms, &left, true).await? {
+                if let (Some((telling, _)), true) = (&told, index == unlinks) {
+                    telling.answered(&value);
+                    continue;
+                }
+                match count("UNLINK", &value) {
+                    Ok(count) => {
+                        existed += count;
+                        alone.get(&index).into_iter().for_each(|key| watch.answered(key, count));
+                    }
+                    Err(error) if tries >= ITEM_TRIES || status::is_lasting(&error) => return Err(error),
+                    Err(_) => refused.push(index),
+                }
+            }
+            if refused.is_empty() {
+                break;
+            }
+            left = refused;
+            sleep(pause).await;
+            pause *= 2;
+        }
+        told.into_iter().for_each(|(_, named)| named.clear());
+        Ok(existed.min(keys))
+    }
+
+    /// UNLINKs the keys, and tells each request's keys behind it where somebody is told.
+    async fn unlink_and_tell<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        leases: Leases,
+        watch: &KeyWatch,
+        telling: Option<&Telling<'_>>,
+    ) -> Result<(Deleted, Vec<&'a [u8]>)> {
+        let (mut done, mut long, mut named, mut asked) = (Deleted::default(), Vec::new(), Vec::new(), Vec::new());
+        let mut packed = Packed::new(leases);
+        for key in keys {
+            if pack::is_too_long(key.len()) {
+                long.push(key);
+                continue;
+            }
+            done.sent += 1;
+            if packed.is_full() {
+                let told = telling.map(|telling| (telling, &mut named));
+                done.existed += self.flush(&mut packed, (watch, &mut asked), told).await?;
+            }
+            if watch.asks(key) {
+                packed.push_alone(key);
+                asked.push(key);
+            } else {
+                packed.push(key);
+            }
+            if telling.is_some() {
+                named.push(key);
+            }
+        }
+        let told = telling.map(|telling| (telling, &mut named));
+        done.existed += self.flush(&mut packed, (watch, &mut asked), told).await?;
+        Ok((done, long))
+    }
+}
+
+impl Speaks for RestLink<'_> {
+    async fn exchange(&mut self, pipeline: &Pipeline, _bytes: usize) -> Result<Vec<Value>> {
+        let forms: Option<Vec<CommandForm>> = pipeline.cmd_iter().map(json::form).collect();
+        let forms = forms.ok_or_else(|| reply::unexpected("bytes that JSON cannot carry"))?;
+        let all: Vec<usize> = (0..forms.len()).collect();
+        let writes = pipeline.cmd_iter().any(speak::may_write);
+        let replies: Vec<Value> = self.send(&forms, &all, writes).await?.into_iter().map(|(_, value)| value).collect();
+        let billed = pipeline.cmd_iter().zip(&replies).map(|(command, reply)| bill::of(command, Some(reply)));
+        self.cache.health.bill(billed.sum());
+        Ok(replies)
+    }
+
+    async fn unlink<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        leases: Leases,
+    ) -> Result<(Deleted, Vec<&'a [u8]>)> {
+        self.unlink_and_tell(keys, leases, &KeyWatch::default(), None).await
+    }
+
+    fn info(&self) -> &Info {
+        &self.info
+    }
+}
+
+impl Cache for RestCache {
+    async fn leave_note(&self, note: &str) -> Result<()> {
+        speak::leave_note(&mut self.link(&self.marks), note).await
+    }
+
+    async fn find_note(&self) -> Result<Option<Vec<u8>>> {
+        speak::find_note(&mut self.link(&self.marks)).await
+    }
+
+    fn name(&self) -> &str {
+        &self.server
+    }
+
+    async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
+        self.delete_rest(keys, &mut Rest::default()).await
+    }
+
+    async fn delete_rest(&self, keys: &[&KeySet], rest: &mut Rest) -> Result<Deleted> {
+        if keys.iter().all(|set| set.is_empty()) {
+            return Ok(Deleted::default());
+        }
+        let (done, long) = self.noted(self.unlink_all(keys, &rest.watch).await)?;
+        if done.sent > 0 {
+            self.health.note_deleted();
+        }
+        let alone = self.leave_out(&long);
+        Ok(Deleted { sent: done.sent + alone.sent, existed: done.existed })
+    }
+
+    async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
+        if patterns.is_empty() {
+            return Ok(Swept::default());
+        }
+        self.noted(self.sweep_and_tell(patterns).await)
+    }
+
+    async fn try_out(&self, name: &str, families: &[Vec<u8>]) -> Result<()> {
+        let tried = async {
+            let tried = probe::each(&mut self.link(&self.marks), &mark_key(name), families, self.leases).await?;
+            tried.into_iter().try_for_each(probe::Tried::into_result)
+        };
+        self.noted(tried.await)
+    }
+
+    async fn mark(&self, name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
+        self.noted(self.read(name).await).map(|found| (found, self.lineage()))
+    }
+
+    async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
+        let asked = Swapping { name, expected, mark, again, leases: self.leases, packing: Packing::Billed };
+        self.swap_and_tell(&asked).await
+    }
+
+    fn published(&self) -> Option<Published> {
+        self.publisher.as_ref().and_then(Publisher::published)
+    }
 
     fn billed(&self) -> u64 {
         self.health.billed()
@@ -394,7 +457,11 @@ impl Inspect for RestCache {
         let replies = link.exchange(&asked, 0).await.map_err(|error| error.at(&self.server))?;
         let read = |index: usize| Info::read(replies.get(index..=index).unwrap_or_default());
         let tried = probe::each(&mut link, &mark_key(name), families, self.leases).await;
-        let tried = tried.map_err(|error| error.at(&self.server))?;
+        let mut tried = tried.map_err(|error| error.at(&self.server))?;
+        if let Some(publisher) = &self.publisher {
+            let told = probe::telling(&mut link, publisher.channel()).await;
+            tried.push(told.map_err(|error| error.at(&self.server))?);
+        }
         Ok(Examined { info: read(0), memory: read(1), tried, user: "default".to_owned(), sentinels: None })
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Packed {
     /// The command that still takes keys, without its end.
     open: Vec<u8>,
     arguments: usize,
+    /// Places of commands with one key whose answer is wanted.
+    alone: Vec<usize>,
     keys: u64,
     bytes: usize,
     lease: Vec<u8>,
@@ -33,7 +35,8 @@ pub(super) struct Packed {
 
 impl Packed {
     pub(super) fn new(leases: Leases) -> Self {
-        Packed { leases, full: Vec::new(), open: Vec::new(), arguments: 0, keys: 0, bytes: 0, lease: Vec::new() }
+        let (full, open, alone) = (Vec::new(), Vec::new(), Vec::new());
+        Packed { leases, full, open, arguments: 0, alone, keys: 0, bytes: 0, lease: Vec::new() }
     }
 
     /// Whether another key must wait for the next request.
@@ -67,6 +70,16 @@ impl Packed {
         self.lease = lease;
     }
 
+    /// A key whose own answer is wanted.
+    pub(super) fn push_alone(&mut self, key: &[u8]) {
+        let open = std::mem::take(&mut self.open);
+        let arguments = std::mem::take(&mut self.arguments);
+        self.push(key);
+        self.close();
+        self.alone.push(self.full.len() - 1);
+        (self.open, self.arguments) = (open, arguments);
+    }
+
     fn add(&mut self, text: &str) {
         let before = self.open.len();
         if self.open.is_empty() {
@@ -85,6 +98,11 @@ impl Packed {
             self.full.push(CommandForm::Array(command));
             self.arguments = 0;
         }
+    }
+
+    /// The places of the keys that were pushed alone, among the commands that are taken next.
+    pub(super) fn take_alone(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.alone)
     }
 
     /// The commands and their keys, leases not counted; nothing is left.
@@ -179,6 +197,23 @@ mod tests {
             assert_eq!((shown(forms), count), (expected.into_iter().map(str::to_owned).collect(), 3));
             assert_eq!(packed.take(), (Vec::new(), 0));
         }
+    }
+
+    #[test]
+    fn a_key_whose_answer_is_wanted_has_a_command_of_its_own() {
+        let mut packed = Packed::new(Leases::Companion);
+        packed.push(b"a");
+        packed.push_alone(b"w");
+        packed.push(b"b");
+        packed.push_alone(b"\xff");
+        let alone = packed.take_alone();
+        let forms = shown(packed.take().0);
+        let of = |place: usize| forms[place].as_str();
+        assert_eq!(
+            alone.iter().map(|place| of(*place)).collect::<Vec<_>>(),
+            [r#"["UNLINK","w","lease:{w}"]"#, "/UNLINK \\xff"]
+        );
+        assert_eq!(forms.last().map(String::as_str), Some(r#"["UNLINK","a","lease:{a}","b","lease:{b}"]"#));
     }
 
     #[test]

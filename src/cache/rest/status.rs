@@ -6,8 +6,8 @@
 use ::redis::Value;
 use hyper::StatusCode;
 
-use super::http::HttpAnswer;
 use super::json::{JsonAnswer, answered};
+use crate::cache::http::HttpAnswer;
 use crate::cache::reply;
 use crate::error::{Class, Error, Result};
 
@@ -103,7 +103,7 @@ mod tests {
             (404, "", false, "no REST interface"),
         ] {
             let status = StatusCode::from_u16(status).expect("a status");
-            let answer = HttpAnswer { status, body: Bytes::from(body.to_owned()) };
+            let answer = HttpAnswer { status, headers: hyper::HeaderMap::new(), body: Bytes::from(body.to_owned()) };
             let error = replies(&answer, Some(1)).expect_err(words);
             assert!(error.chain().contains(words), "{status}: {}", error.chain());
             assert_eq!(error.class == Class::TransientSlow, slow, "{status} {body}");
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_command_that_failed_is_a_reply() {
         let body = Bytes::from_static(br#"{"error":"ERR syntax error"}"#);
-        let answer = HttpAnswer { status: StatusCode::BAD_REQUEST, body };
+        let answer = HttpAnswer { status: StatusCode::BAD_REQUEST, headers: hyper::HeaderMap::new(), body };
         assert!(matches!(replies(&answer, None).expect("a reply")[..], [Value::ServerError(_)]));
     }
 }

@@ -299,8 +299,8 @@ impl Sentinels {
             return;
         }
         let what = self.silence(said);
-        let hint = "Deletes and marks go on at the primary that was named last: a failover needs a majority of these Sentinels. \
-                    Start them, or correct their addresses.";
+        let hint = "Start the Sentinels, or correct their addresses. Deletes and marks go on at the primary that was named \
+                    last: a failover needs a majority of these Sentinels.";
         match outage.failed(&what, Instant::now()) {
             Say::First => log!(Id::SentinelsSilent, hint, cache = self.server(), "{what}"),
             Say::Still(_) => log!(Id::SentinelsSilent.lasting(), hint, cache = self.server(), "{what}"),
@@ -349,7 +349,7 @@ impl Sentinels {
                 "The Sentinels know these names: {names}. Write one of them behind the hosts: redis+sentinel://host:port/NAME."
             )),
             (None, Some(hint)) => error.hint(hint),
-            (None, None) => error,
+            (None, None) => error.hint("Start the Sentinels, or correct their addresses."),
         }
     }
 

@@ -134,5 +134,6 @@ fn of_sentinel(mut error: Error) -> Error {
     let is_login = ["NOAUTH", "WRONGPASS", "invalid password"].iter().any(|code| error.message.contains(code))
         || (error.message.starts_with("the cache answered the log-in") && error.hint.is_some());
     error.message = error.message.replace("the cache", "the Sentinel");
+    error.hint = error.hint.map(|hint| hint.replace("the cache", "the Sentinel"));
     if is_login { error.hint(LOGIN) } else { error }
 }
