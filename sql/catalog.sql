@@ -77,6 +77,7 @@ look (oid, look) AS (
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname <> 'pg_catalog'
 )
 SELECT pg_catalog.jsonb_build_object(
+    -- That of a standby lists no transaction as in progress, so that it contains too many: DDL of those is in doubt.
     'snapshot', pg_catalog.pg_current_snapshot(),
     'tables', coalesce((
         SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(

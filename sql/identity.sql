@@ -1,5 +1,5 @@
--- Which server and database a session is on: in recovery, database, system identifier, timeline. One row; the last two
--- are NULL in recovery.
+-- Which server and database a session is on: in recovery, database, system identifier, timeline, start of the postmaster
+-- as in run.sql. One row; system identifier and timeline are NULL in recovery.
 -- By hand: psql -XAtf sql/identity.sql
 SELECT
     pg_catalog.pg_is_in_recovery(),
@@ -9,4 +9,5 @@ SELECT
         THEN (SELECT c.system_identifier::text FROM pg_catalog.pg_control_system() AS c) END,
     -- The first eight digits of a segment's name are the timeline; pg_control_checkpoint() lags behind a promotion.
     CASE WHEN NOT pg_catalog.pg_is_in_recovery()
-        THEN pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END
+        THEN pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END,
+    extract(epoch FROM pg_catalog.pg_postmaster_start_time())

@@ -55,6 +55,10 @@ SELECT jsonb_build_object(
                 WHERE c.relnamespace = n.oid AND c.relname = 'outbox' AND c.relowner <> f.proowner
             )
     ),
+    -- Of a standby, or of a server with standbys.
+    'feedback', current_setting('hot_standby_feedback')::boolean,
+    'upstream_slot', current_setting('primary_slot_name'),
+    'standby_slots', (SELECT count(*) FROM pg_replication_slots AS s WHERE s.slot_type = 'physical'),
     -- Megabytes; -1 is no limit.
     'slot_keep_mb', (SELECT s.setting::bigint FROM pg_settings AS s WHERE s.name = 'max_slot_wal_keep_size'),
     -- Milliseconds; 0 is never.

@@ -8,8 +8,8 @@ SELECT jsonb_build_object(
     'active_pid', s.active_pid,
     'wal_status', s.wal_status,
     'safe_wal_bytes', s.safe_wal_size,
-    'held_bytes', CASE WHEN NOT pg_is_in_recovery() THEN
-        pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint END,
+    'held_bytes', pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+        ELSE pg_current_wal_lsn() END, s.restart_lsn)::bigint,
     'confirmed', s.confirmed_flush_lsn,
     'failover', coalesce((to_jsonb(s) ->> 'failover')::boolean, false),
     'invalidation', to_jsonb(s) ->> 'invalidation_reason'

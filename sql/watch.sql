@@ -151,7 +151,9 @@ SELECT pg_catalog.jsonb_build_object(
     ),
     'standby_names', pg_catalog.current_setting('synchronous_standby_names'),
     'application_name', pg_catalog.current_setting('application_name'),
-    'flushed', pg_catalog.pg_current_wal_flush_lsn(),
+    -- Of a standby: what its slots may have sent.
+    'flushed', CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+        ELSE pg_catalog.pg_current_wal_flush_lsn() END,
     'standby_slots', coalesce(pg_catalog.current_setting('synchronized_standby_slots', true), ''),
     -- to_jsonb reads a column that older servers do not have as NULL.
     'failover', coalesce((
@@ -162,7 +164,8 @@ SELECT pg_catalog.jsonb_build_object(
         SELECT pg_catalog.jsonb_build_object(
             'status', s.wal_status,
             'safe_bytes', s.safe_wal_size,
-            'held_bytes', pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::bigint
+            'held_bytes', pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery()
+                THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn)::bigint
         )
         FROM pg_catalog.pg_replication_slots AS s
         WHERE s.slot_name = :'slot' AND s.wal_status IS NOT NULL AND s.restart_lsn IS NOT NULL

@@ -60,6 +60,12 @@ pub struct Server {
     pub triggers_found: u32,
     /// Functions for transactions that are as this version makes them, of [`FUNCTIONS`].
     pub functions: u32,
+    /// `hot_standby_feedback`
+    pub feedback: bool,
+    /// `primary_slot_name`: the slot of its primary from which a standby streams.
+    pub upstream_slot: String,
+    /// Physical slots, from which standbys stream.
+    pub standby_slots: u32,
     /// `max_slot_wal_keep_size` in MB; -1 is no limit.
     pub slot_keep_mb: i64,
     /// `wal_sender_timeout` in ms; 0 is never.

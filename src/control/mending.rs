@@ -50,13 +50,23 @@ pub(crate) struct Mending {
     limit: Duration,
     publication: String,
     needs: Vec<TableNeeds>,
+    /// Nothing can be altered on this server.
+    is_only_told: bool,
     found: RefCell<Found>,
 }
 
 impl Mending {
     /// `needs` are those of the tables that the publication sends.
     pub(crate) fn new(dsn: Dsn, limit: Duration, publication: &str, needs: Vec<TableNeeds>) -> Self {
-        Mending { dsn, limit, publication: publication.to_owned(), needs, found: RefCell::default() }
+        let publication = publication.to_owned();
+        Mending { dsn, limit, publication, needs, is_only_told: false, found: RefCell::default() }
+    }
+
+    /// On a standby: the tables are its primary's.
+    #[must_use]
+    pub(crate) fn only_told(mut self) -> Self {
+        self.is_only_told = true;
+        self
     }
 
     /// What the server refuses now, and what was mended in this look. `suspects` are tables of the rules; `suspicion` is
@@ -112,6 +122,7 @@ impl Mending {
             };
             let because = refusal.because();
             let (mend, is_mended) = match steps {
+                Steps::Ours(steps) if self.is_only_told => (format!("On the primary: {}", steps.join(" ")), false),
                 Steps::Ours(steps) if now_held.is_some() => (steps.join(" "), false),
                 Steps::Ours(steps) => {
                     let end = mended(client, &steps, carrier).await;

@@ -9,17 +9,27 @@ mod mending;
 pub mod pooled;
 pub mod replicas;
 pub mod session;
+mod standby;
 
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
 use crate::change::Oid;
-use crate::error::Result;
+use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
+use crate::lsn::Lsn;
 use crate::notice::Touched;
 use crate::question::{Answer, LookupId, Question};
 use crate::start::{ServerStore, Start};
+
+/// Asks a primary what is visible.
+const CURRENT: &str = "SELECT pg_catalog.pg_current_snapshot()::text";
+
+/// The answer to [`CURRENT`].
+fn parsed(text: &str) -> Result<Snapshot> {
+    Snapshot::parse(text).map_err(|cause| Error::definite(Exit::Protocol, "read a snapshot").because(cause))
+}
 
 /// Tables by schema and name.
 pub type Named = Vec<(String, String)>;
@@ -40,13 +50,14 @@ pub trait Gate {
     async fn snapshot(&self) -> Result<Snapshot>;
 
     /// What a batch of changes waits for: a snapshot that contains their transactions, unless the source has them from one.
-    async fn gate(&self) -> Result<Snapshot> {
+    /// The source has delivered changes up to `upto`.
+    async fn gate(&self, _upto: Lsn) -> Result<Snapshot> {
         self.snapshot().await
     }
 
     /// The same for changes whose lookups may have known answers, with the definitions as they were behind the snapshot.
-    async fn gate_and_definitions(&self) -> Result<(Snapshot, Definitions)> {
-        Ok((self.gate().await?, Definitions::default()))
+    async fn gate_and_definitions(&self, upto: Lsn) -> Result<(Snapshot, Definitions)> {
+        Ok((self.gate(upto).await?, Definitions::default()))
     }
 
     /// A snapshot that lists every transaction in progress. That of [`snapshot`](Gate::snapshot) ends at the youngest
@@ -181,6 +192,9 @@ pub struct Sighting {
     /// Relations that the server refuses updates and deletes of, and those that were mended.
     #[serde(skip)]
     pub refused: Vec<Refused>,
+    /// The standby that this session was opened on is none any more.
+    #[serde(skip)]
+    pub promoted: bool,
     /// Why triggers cannot write to the outbox, which concerns the tables in `unheard`.
     #[serde(skip)]
     pub refuses: Option<String>,

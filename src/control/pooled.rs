@@ -23,7 +23,7 @@ use crate::change::Oid;
 use crate::control::lookups::{AnswerShape, Collected, RefusedStatement, Text, Types, refusal};
 use crate::control::replicas::ReplicaSessions;
 use crate::control::session::{nameless, same_server};
-use crate::control::{Catalogue, Gate, Lookups, Named, Sighting};
+use crate::control::{CURRENT, Catalogue, Gate, Lookups, Named, Sighting, parsed};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lsn::Lsn;
@@ -418,13 +418,12 @@ pub(crate) async fn refuses(client: &Client) -> Result<Option<String>> {
 }
 
 impl Gate for PooledControl {
-    async fn gate(&self) -> Result<Snapshot> {
+    async fn gate(&self, _upto: Lsn) -> Result<Snapshot> {
         Ok(Snapshot::Everything)
     }
 
     async fn snapshot(&self) -> Result<Snapshot> {
-        let text = self.text("SELECT pg_catalog.pg_current_snapshot()::text").await?;
-        Snapshot::parse(&text).map_err(|cause| Error::definite(Exit::Protocol, "read a snapshot").because(cause))
+        parsed(&self.text(CURRENT).await?)
     }
 
     /// See [`ControlSession`](crate::control::session::ControlSession).

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use crate::change::Oid;
@@ -14,27 +15,29 @@ use crate::control::definitions::{DefinitionsLook, KeptLookups, Looks};
 use crate::control::lookups::{Answered, PreparedLookups};
 use crate::control::mending::Mending;
 use crate::control::replicas::ReplicaSessions;
-use crate::control::{CatalogView, Catalogue, Definitions, Gate, Lookups, Named, Sighting};
+use crate::control::standby::{self, BesideStandby};
+use crate::control::{CURRENT, CatalogView, Catalogue, Definitions, Gate, Lookups, Named, Sighting};
 use crate::error::{Error, Exit, Result};
 use crate::gate::Snapshot;
 use crate::lsn::Lsn;
 use crate::observe::{Id, log};
 use crate::postgres::dsn::Dsn;
-use crate::postgres::facts::{RUN, refuse_as_standby};
+use crate::postgres::facts::{REPLAY_HINT, RUN, in_recovery, refuse_as_standby};
 use crate::postgres::link::answered;
 use crate::postgres::quote;
-use crate::postgres::session::{NO_PATH, Session, first_row, identity};
+use crate::postgres::session::{NO_PATH, ServerPlace, Session, first_row, place};
 use crate::postgres::sqlstate::{CANNOT_CONNECT_NOW, is_connection, is_of_encoding, session_error};
 use crate::question::{Answer, LookupId, Question};
+use crate::reminder::Reminder;
 use crate::rules::{Lookup, Rules};
 use crate::start::Start;
 
 /// What is prepared on one connection.
 struct Live {
     session: Session,
+    /// What the gate asks: a snapshot, or what was replayed.
     snapshot: Statement,
-    /// As in [`Start::system`](crate::start::Start::system), and the timeline; `None` where the role may not ask.
-    identity: Option<(String, u32)>,
+    place: ServerPlace,
     lookups: PreparedLookups,
     looks: Looks,
 }
@@ -46,6 +49,8 @@ pub struct ControlSession {
     statement_timeout: Duration,
     lookups: Vec<Lookup>,
     replicas: ReplicaSessions,
+    /// The stream comes from a standby.
+    beside: Option<BesideStandby>,
     live: RefCell<Option<Rc<Live>>>,
     /// The server that the stream comes from.
     expected: RefCell<Option<(String, u32)>>,
@@ -68,6 +73,7 @@ impl ControlSession {
             statement_timeout,
             lookups: lookups.to_vec(),
             replicas: ReplicaSessions::default(),
+            beside: None,
             live: RefCell::new(None),
             failed: Notify::new(),
             expected: RefCell::new(None),
@@ -84,6 +90,13 @@ impl ControlSession {
         self
     }
 
+    /// The stream may come from a standby, and readers read there.
+    #[must_use]
+    pub fn beside_standby(mut self, is_beside: bool) -> Self {
+        self.beside = is_beside.then(BesideStandby::default);
+        self
+    }
+
     /// Lets it watch a slot, a publication and the tables of the rules.
     #[must_use]
     pub fn watching(mut self, slot: &str, publication: &str, rules: &Rules) -> Self {
@@ -95,7 +108,8 @@ impl ControlSession {
         let fill = |sql| format!("{NO_PATH}{}", quote::fill(sql, &variables));
         self.kept = KeptLookups::of(rules, publication);
         self.watch = Some([RUN, include_str!("../../sql/watch.sql"), include_str!("../../sql/catalog.sql")].map(fill));
-        self.mending = Some(Mending::new(self.dsn.clone(), self.connect_timeout, publication, needs));
+        let mending = Mending::new(self.dsn.clone(), self.connect_timeout, publication, needs);
+        self.mending = Some(if self.beside.is_some() { mending.only_told() } else { mending });
         self
     }
 
@@ -114,13 +128,18 @@ impl ControlSession {
         })?;
         // Something between may have let us in and keep the line open while the server is gone.
         let asked = answered(self.limit(2), async {
-            let identity = identity(&session.client).await?.map(|of| (of.system_and_database(), of.timeline));
-            let snapshot = session.client.prepare("SELECT pg_catalog.pg_current_snapshot()::text").await;
-            Ok((identity, snapshot.map_err(|error| session_error(&error))?))
+            let place = place(&session.client).await?;
+            let sql = match place.in_recovery {
+                true if self.beside.is_none() => return Err(in_recovery()),
+                true => standby::REPLAYED,
+                false => CURRENT,
+            };
+            let snapshot = session.client.prepare(sql).await;
+            Ok((place, snapshot.map_err(|error| session_error(&error))?))
         });
-        let (identity, snapshot) = asked.await.map_err(|error| error.at(&self.dsn.servers()))?;
+        let (place, snapshot) = asked.await.map_err(|error| error.at(&self.dsn.servers()))?;
         let live =
-            Rc::new(Live { session, snapshot, identity, lookups: PreparedLookups::default(), looks: Looks::default() });
+            Rc::new(Live { session, snapshot, place, lookups: PreparedLookups::default(), looks: Looks::default() });
         *self.live.borrow_mut() = Some(Rc::clone(&live));
         Ok(live)
     }
@@ -134,7 +153,10 @@ impl ControlSession {
     /// One attempt of a step; an error ends the connection, and a server that does not answer is an error.
     async fn attempt<T>(&self, statements: usize, step: impl AsyncFnOnce(Rc<Live>) -> Result<T>) -> Result<T> {
         let live = self.live().await?;
-        let same = same_server(self.expected.borrow().as_ref(), live.identity.as_ref());
+        let same = match &self.beside {
+            Some(beside) => beside.same_server(live.place.started.as_ref()),
+            None => same_server(self.expected.borrow().as_ref(), server_of(&live.place).as_ref()),
+        };
         same.inspect_err(|_| *self.live.borrow_mut() = None).map_err(|error| error.at(&self.dsn.servers()))?;
         self.attempt_on(live, statements, step).await
     }
@@ -184,24 +206,49 @@ async fn sighting(client: &Client, watch: &str) -> Result<Sighting> {
     serde_json::from_str(text).map_err(|cause| unexpected().because(cause))
 }
 
-async fn snapshot(live: &Live) -> Result<Snapshot> {
-    let row = live.session.client.query_one(&live.snapshot, &[]).await;
-    let text: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
-    Snapshot::parse(&text).map_err(|cause| Error::definite(Exit::Protocol, "read a snapshot").because(cause))
+/// As in [`Start::system`](crate::start::Start::system), and the timeline; `None` where the role may not ask.
+fn server_of(place: &ServerPlace) -> Option<(String, u32)> {
+    place.identity.as_ref().map(|of| (of.system_and_database(), of.timeline))
 }
 
-impl Gate for ControlSession {
-    async fn snapshot(&self) -> Result<Snapshot> {
-        self.attempt(1, async |live| snapshot(&live).await).await
+/// What is visible; `None` on a standby that has not replayed `upto`.
+async fn snapshot(live: &Live, upto: Lsn) -> Result<Option<Snapshot>> {
+    if live.place.in_recovery {
+        return standby::shown(&live.session.client, &live.snapshot, upto).await;
+    }
+    standby::current(&live.session.client, &live.snapshot).await.map(Some)
+}
+
+impl ControlSession {
+    /// Asks again and again, as long as the standby has not replayed what the stream brought.
+    async fn replayed<T>(&self, upto: Lsn, ask: impl AsyncFn() -> Result<Option<T>>) -> Result<T> {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        let mut said = Reminder::begun(Id::StandbyBehind, Instant::now());
+        loop {
+            sleep(standby::INTERVAL).await;
+            if let Some(answer) = ask().await? {
+                return Ok(answer);
+            }
+            if said.is_due(&Id::StandbyBehind, Instant::now()) {
+                let server = self.dsn.servers();
+                log!(
+                    Id::StandbyBehind,
+                    hint = REPLAY_HINT,
+                    "the standby {server} has not replayed {upto}, which the stream brought"
+                );
+            }
+        }
     }
 
-    async fn gate_and_definitions(&self) -> Result<(Snapshot, Definitions)> {
-        let Some(kept) = &self.kept else { return Ok((self.snapshot().await?, Definitions::default())) };
+    async fn snapshot_and_definitions(&self, kept: &KeptLookups, upto: Lsn) -> Result<Option<(Snapshot, Definitions)>> {
         self.attempt(kept.statements(), async |live| {
             let client = &live.session.client;
             live.looks.prepare(client, kept).await?;
             // Polled in this order, so that the definitions are those behind the snapshot.
-            let (snapshot, look) = tokio::try_join!(biased; snapshot(&live), live.looks.look(client))?;
+            let (snapshot, look) = tokio::try_join!(biased; snapshot(&live, upto), live.looks.look(client))?;
+            let Some(snapshot) = snapshot else { return Ok(None) };
             let definitions = match look {
                 DefinitionsLook::Same(definitions) => definitions,
                 DefinitionsLook::Changed(digest) => {
@@ -214,15 +261,37 @@ impl Gate for ControlSession {
                     live.looks.settle(client, kept, digest, seen.as_ref()).await?
                 }
             };
-            Ok((snapshot, definitions))
+            Ok(Some((snapshot, definitions)))
         })
         .await
+    }
+}
+
+impl Gate for ControlSession {
+    async fn snapshot(&self) -> Result<Snapshot> {
+        self.gate(Lsn(0)).await
+    }
+
+    async fn gate(&self, upto: Lsn) -> Result<Snapshot> {
+        self.replayed(upto, async || self.attempt(1, async |live| snapshot(&live, upto).await).await).await
+    }
+
+    async fn gate_and_definitions(&self, upto: Lsn) -> Result<(Snapshot, Definitions)> {
+        let Some(kept) = &self.kept else { return Ok((self.gate(upto).await?, Definitions::default())) };
+        self.replayed(upto, async || self.snapshot_and_definitions(kept, upto).await).await
     }
 
     /// A transaction number of our own, which ends at once: all that were given out before are below it, and so below
     /// `xmax` of the snapshot (`GetSnapshotData` in src/backend/storage/ipc/procarray.c). It wrote nothing, so its end
     /// waits neither for the disk nor for a standby (`RecordTransactionCommit` in src/backend/access/transam/xact.c).
     async fn elders(&self) -> Result<Snapshot> {
+        let open = async |live: Rc<Live>| match live.place.in_recovery {
+            true => standby::open(&live.session.client).await,
+            false => Ok(None),
+        };
+        if let Some(open) = self.attempt(1, open).await? {
+            return Ok(open);
+        }
         self.attempt(1, async |live| {
             let numbered = live.session.client.simple_query("SELECT pg_catalog.pg_current_xact_id()").await;
             numbered.map(drop).map_err(|error| session_error(&error))
@@ -234,8 +303,7 @@ impl Gate for ControlSession {
     async fn replicas_replayed(&self) -> Result<()> {
         let flushed = self
             .attempt(1, async |live| {
-                let row =
-                    live.session.client.query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[]).await;
+                let row = live.session.client.query_one(standby::END, &[]).await;
                 let text: String = row.and_then(|row| row.try_get(0)).map_err(|error| session_error(&error))?;
                 text.parse::<Lsn>().map_err(|cause| Error::definite(Exit::Protocol, "read a position").because(cause))
             })
@@ -245,6 +313,7 @@ impl Gate for ControlSession {
 
     fn follow(&self, start: &Start) {
         *self.expected.borrow_mut() = Some((start.system.clone(), start.timeline));
+        self.beside.iter().for_each(|beside| beside.follow(start));
         *self.live.borrow_mut() = None;
     }
 
@@ -315,7 +384,7 @@ impl Catalogue for ControlSession {
                     log!(
                         Id::CatalogUnreadable,
                         hint,
-                        "DDL of any kind sweeps its table, because the catalog cannot be read: {}",
+                        "the catalog cannot be read, so that DDL of any kind sweeps its table: {}",
                         error.chain()
                     );
                     return Ok(None);
@@ -334,16 +403,19 @@ impl Catalogue for ControlSession {
     async fn watch(&self) -> Result<Option<Sighting>> {
         let Some([run, watch, _]) = &self.watch else { return Ok(None) };
         let live = self.live().await?;
-        let (system, timeline) = live.identity.clone().unwrap_or_default();
         let step = async |live: Rc<Live>| {
             let client = &live.session.client;
+            let was_standby = live.place.in_recovery;
+            let now = if was_standby { Some(place(client).await?) } else { None };
+            let promoted = now.as_ref().is_some_and(|now| !now.in_recovery);
+            let (system, timeline) = server_of(now.as_ref().unwrap_or(&live.place)).unwrap_or_default();
             let run = async { client.simple_query(run).await.map_err(|error| session_error(&error)) };
             let (run, seen) = tokio::try_join!(run, sighting(client, watch))?;
             let publication = first_row(&run).and_then(|row| row.get(1)).ok_or_else(unexpected)?.to_owned();
             refuse_as_standby(&seen.standby_names, &seen.application_name)?;
-            Ok(Some(Sighting { system, timeline, publication, ..seen }))
+            Ok(Some(Sighting { system, timeline, publication, promoted, ..seen }))
         };
-        let seen = self.attempt_on(live, 2, step).await?;
+        let seen = self.attempt_on(live, 3, step).await?;
         let (Some(mut seen), Some(mending)) = (seen, &self.mending) else { return Ok(None) };
         seen.refused = mending.look(&seen.suspects, seen.suspicion.as_ref()).await?;
         Ok(Some(seen))

@@ -192,6 +192,7 @@ impl Assembler {
     }
 
     /// Messages that open or close a transaction or a block.
+    #[inline]
     fn boundary(&mut self, message: &Message<'_>) -> Result<Option<DecodeStep<'static>>> {
         let state = self.state;
         let (next, event) = match (state, message) {

@@ -99,6 +99,8 @@ pub struct Dsn {
     pub tls: TlsSettings,
     /// Which hosts will do.
     pub target: SessionTarget,
+    /// The connection string says so.
+    is_target_said: bool,
     /// `tcp_user_timeout`; unset means the default of the socket.
     pub tcp_user_timeout: Option<Duration>,
     /// Where it was written.
@@ -288,7 +290,17 @@ impl Dsn {
         let hosts = hosts(&config)?;
         let target = own.target.unwrap_or(if hosts.len() > 1 { SessionTarget::Primary } else { SessionTarget::Any });
         let tcp_user_timeout = own.tcp_user_timeout;
-        Ok(Dsn { config, hosts, tls: own.tls()?, target, tcp_user_timeout, origin: String::new() })
+        let is_target_said = own.target.is_some();
+        Ok(Dsn { config, hosts, tls: own.tls()?, target, is_target_said, tcp_user_timeout, origin: String::new() })
+    }
+
+    /// Any server will do, unless the connection string says which.
+    #[must_use]
+    pub fn of_any_server(mut self) -> Dsn {
+        if !self.is_target_said {
+            self.target = SessionTarget::Any;
+        }
+        self
     }
 
     /// Reads what was configured.

@@ -1,22 +1,35 @@
 //! What a server says about itself before a stream starts: who it is, which run, what it publishes, how patient it is.
 //!
-//! Nothing here touches the slot. It refuses servers on which a stream would do harm: a standby, and one whose commits
-//! would wait for us.
+//! Nothing here touches the slot. It refuses servers on which a stream would do harm: a standby that nobody named as one,
+//! and a server whose commits would wait for us.
 
 use std::time::Duration;
 
 use crate::error::{Error, Exit, Result};
+use crate::lsn::Lsn;
 use crate::postgres::quote;
 use crate::postgres::wire::{TextRow, Wire};
 
 /// What must not have changed for the cache to be right without a sweep; the control session asks the same.
 pub(crate) const RUN: &str = include_str!("../../sql/run.sql");
 
+/// The way out where a standby's replay does not go on.
+pub(crate) const REPLAY_HINT: &str =
+    "See pg_is_wal_replay_paused(), recovery_min_apply_delay and pg_stat_wal_receiver on the standby.";
+
+/// The first version that decodes on a standby.
+pub(crate) const VERSION_DECODES: u32 = 160_000;
+
+/// The way out where a standby cannot make a slot.
+pub(crate) const LEVEL_HINT: &str = "Set wal_level = logical on the standby and on its primary, and restart both.";
+
 /// What the server says before the stream starts.
 #[derive(Debug)]
 pub(crate) struct Facts {
     /// `server_version_num`.
     pub(crate) version: u32,
+    /// A standby.
+    pub(crate) in_recovery: bool,
     /// As in [`Start::system`](crate::start::Start::system).
     pub(crate) system: String,
     /// The timeline.
@@ -36,6 +49,7 @@ impl Facts {
                      pg_catalog.current_setting('application_name')";
         let names = row(wire, names).await?;
         refuse_as_standby(text(&names, 0).unwrap_or_default(), text(&names, 1).unwrap_or_default())?;
+        let in_recovery = is_in_recovery(wire).await?;
         let system = row(wire, "IDENTIFY_SYSTEM").await?;
         let database = "SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
         let database = row(wire, database).await?;
@@ -46,6 +60,7 @@ impl Facts {
         let unexpected = || Error::definite(Exit::Protocol, "the server's answers about itself cannot be read");
         let milliseconds: u64 = text(&timeout, 0).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?;
         Ok(Facts {
+            in_recovery,
             version: text(&version, 0).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?,
             system: system_and_database(&system, &database).ok_or_else(unexpected)?,
             timeline: text(&system, 1).and_then(|text| text.parse().ok()).ok_or_else(unexpected)?,
@@ -61,16 +76,24 @@ fn system_and_database(system: &TextRow, database: &TextRow) -> Option<String> {
     Some(format!("{}/{}", text(system, 0)?, text(database, 0)?))
 }
 
-/// A standby's slots come from its primary, and its readers are not ours.
-pub(crate) async fn refuse_standby(wire: &mut Wire) -> Result<()> {
+async fn is_in_recovery(wire: &mut Wire) -> Result<bool> {
     let found = row(wire, "SELECT pg_catalog.pg_is_in_recovery()").await?;
-    if text(&found, 0) == Some("t") { Err(in_recovery()) } else { Ok(()) }
+    Ok(text(&found, 0) == Some("t"))
+}
+
+/// Up to where a standby has replayed; `None` of a primary.
+pub(crate) async fn replayed(wire: &mut Wire) -> Result<Option<Lsn>> {
+    let sql = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() END";
+    let found = row(wire, sql).await?;
+    Ok(text(&found, 0).and_then(|text| text.parse().ok()))
 }
 
 /// The error of a server that is no primary.
 pub(crate) fn in_recovery() -> Error {
-    Error::transient("the server is in recovery: a standby, or a primary that just starts")
-        .hint("Name every host in the connection string: the one that is the primary is found by itself.")
+    Error::transient("the server is in recovery: a standby, or a primary that just starts").hint(
+        "Name every host in the connection string: the one that is the primary is found by itself. A crieur beside a \
+             standby (PostgreSQL 16 or later) reads there: write standby = true into [postgres].",
+    )
 }
 
 /// `synchronous_standby_names = '*'` counts every walsender's client as a standby. COMMIT would wait for our flush

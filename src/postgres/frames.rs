@@ -28,6 +28,7 @@ impl Default for Frames {
 
 impl Frames {
     /// Room for at least one byte, for the next read.
+    #[inline]
     pub fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -42,6 +43,7 @@ impl Frames {
     }
 
     /// The buffer is full to its end: moves the partial message to the front, or doubles the buffer under it.
+    #[inline]
     fn make_room(&mut self) {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
@@ -54,17 +56,20 @@ impl Frames {
     }
 
     /// `count` bytes of [`space`](Frames::space) were read.
+    #[inline]
     pub fn filled(&mut self, count: usize) {
         assert!(count <= self.bytes.len() - self.end, "more bytes read than there was room for");
         self.end += count;
     }
 
     /// Whether no unconsumed byte is held.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
     /// The first message's size with its tag, once its header is here; not checked.
+    #[inline]
     fn total(&self) -> Option<usize> {
         let header = self.bytes[self.start..self.end].first_chunk::<5>()?;
         let [_, length @ ..] = *header;

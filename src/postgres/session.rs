@@ -192,9 +192,27 @@ impl ServerIdentity {
     }
 }
 
+/// Where a session is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ServerPlace {
+    /// On a standby.
+    pub(crate) in_recovery: bool,
+    /// When the postmaster started, as in [`Start::run`](crate::start::Start::run): what tells servers of one cluster from
+    /// each other.
+    pub(crate) started: Option<String>,
+    /// Of a primary; `None` where the role may not ask.
+    pub(crate) identity: Option<ServerIdentity>,
+}
+
 /// Asks a primary who it is; `None` where the role may not. A standby sees commits later than its primary and cannot be the
-/// gate, whether or not it may be asked for more.
+/// gate of a stream from there, whether or not it may be asked for more.
 pub(crate) async fn identity(client: &Client) -> Result<Option<ServerIdentity>> {
+    let place = place(client).await?;
+    if place.in_recovery { Err(in_recovery()) } else { Ok(place.identity) }
+}
+
+/// Asks any server where this is.
+pub(crate) async fn place(client: &Client) -> Result<ServerPlace> {
     let rows = match client.simple_query(include_str!("../../sql/identity.sql")).await {
         // The functions are everybody's by default; a server may have taken some of them away.
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
@@ -205,16 +223,13 @@ pub(crate) async fn identity(client: &Client) -> Result<Option<ServerIdentity>> 
     let rows = rows.map_err(|error| session_error(&error))?;
     let row = first_row(&rows);
     let text = |column| row.filter(|row| column < row.len()).and_then(|row| row.get(column));
-    match text(0) {
-        Some("f") => {}
-        Some(_) | None => return Err(in_recovery()),
-    }
     let timeline = text(3).and_then(|digits| u32::from_str_radix(digits, 16).ok());
-    Ok(text(2).zip(timeline).zip(text(1)).map(|((system, timeline), database)| ServerIdentity {
+    let identity = text(2).zip(timeline).zip(text(1)).map(|((system, timeline), database)| ServerIdentity {
         system: system.to_owned(),
         timeline,
         database: database.to_owned(),
-    }))
+    });
+    Ok(ServerPlace { in_recovery: text(0) != Some("f"), started: text(4).map(str::to_owned), identity })
 }
 
 /// Functions, triggers and defaults of schema crieur run as whoever reads and writes there.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Class, Error, Exit, Result};
+use crate::failpoints::{Guard, without};
 use crate::lsn::Lsn;
 use crate::observe::{Id, log};
 use crate::postgres::facts::{self, Facts};
@@ -17,6 +18,7 @@ use crate::postgres::quote;
 use crate::postgres::wire::{ROLES_PATH, Wire};
 use crate::source::replication::options::SlotOptions;
 use crate::source::replication::slot::{self, Life, SlotCondition};
+use crate::source::replication::standby;
 use crate::start::{SlotOrigin, Start};
 
 /// A slot is free for a moment whenever its daemon begins anew, with other rules for one. Whoever stands by may have the
@@ -77,16 +79,20 @@ pub(super) async fn start(options: Rc<SlotOptions>, waiting: Option<Box<Wire>>, 
     if let SlotCondition::Busy(pid) = condition {
         return Ok(Outcome::Busy(wire, pid));
     }
-    let facts = answered(limit, async {
-        facts::refuse_standby(&mut wire).await?;
-        Facts::read(&mut wire, &options.publication).await
-    });
-    let facts = facts.await?;
+    let facts = answered(limit, Facts::read(&mut wire, &options.publication)).await?;
+    match options.standby {
+        true => standby::admit(&facts, &options)?,
+        // Nobody named the standby as one: its readers are not those of the configuration.
+        false if facts.in_recovery => return Err(facts::in_recovery()),
+        false => {}
+    }
     if facts.publication.is_empty() {
-        let error = no_publication(&options.publication);
-        return Err(if past == Past::None { error } else { error.class(Class::Transient) });
+        return Err(standby::lenient(no_publication(&options.publication), &facts, past != Past::None));
     }
     let (confirmed, origin) = usable_slot(&mut wire, &options, &facts, condition, past).await?;
+    if facts.in_recovery && !without(Guard::Replay) {
+        standby::replayed(&mut wire, confirmed, &options).await?;
+    }
     let started = answered(limit, start_stream(&mut wire, &options.slot, &options.publication, facts.version)).await;
     if let Err(error) = started {
         if error.sqlstate.as_deref() != Some("55006") {
@@ -95,7 +101,7 @@ pub(super) async fn start(options: Rc<SlotOptions>, waiting: Option<Box<Wire>>, 
         // Somebody was faster: the next look says who.
         return Ok(Outcome::Busy(wire, 0));
     }
-    let Facts { version, system, timeline, run, publication, status_interval } = facts;
+    let Facts { version, system, timeline, run, publication, status_interval, .. } = facts;
     let at = options.dsn.servers();
     log!(Id::StreamStarted, at, slot = options.slot, lsn = %confirmed, timeline, server = version, "replication started");
     let start = Start { system, timeline, confirmed, run, publication, slot: origin };
@@ -127,9 +133,11 @@ async fn usable_slot(
         if dead {
             answered(options.liveness_timeout, slot::drop_dead(wire, name)).await?;
         }
-        slot::create(wire, name, facts.version, Life::Lasting).await
+        let (from, life) = (slot::Maker::of(facts), Life::Lasting);
+        slot::create(wire, name, from, life).await
     };
-    Ok((made.await.map_err(|error| lenient(error, past))?, SlotOrigin::Created))
+    let made = made.await.map_err(|error| standby::explained(error, facts));
+    Ok((made.map_err(|error| lenient(error, past))?, SlotOrigin::Created))
 }
 
 /// The error while another session has the slot.

@@ -9,6 +9,7 @@ pub(crate) mod connect;
 mod lazy;
 mod options;
 pub(crate) mod slot;
+mod standby;
 
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};

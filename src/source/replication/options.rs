@@ -13,6 +13,8 @@ pub struct SlotOptions {
     pub slot: String,
     /// The publication.
     pub publication: String,
+    /// `postgres.standby`: the server may be a standby, and changes are those that it has replayed.
+    pub standby: bool,
     /// Limit for TCP, TLS and log-in together, for each host.
     pub connect_timeout: Duration,
     /// With nothing received for half of it a reply is asked for, after all of it the link is dropped.

@@ -3,18 +3,24 @@
 //! It knows neither positions that were answered nor caches. It keeps one invariant: only a slot that decodes nothing
 //! any more is dropped, and never one of another kind, plugin or database.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, interval_at};
 
 use crate::decode::stream::two_phase;
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::observe::{Id, log};
+use crate::postgres::facts::Facts;
 use crate::postgres::quote;
 use crate::postgres::wire::{TextRow, Wire};
 use crate::reminder;
 
 /// The first version whose logical slots can be synchronized to a standby.
 const VERSION_FAILOVER: u32 = 170_000;
+
+/// How soon a standby's new slot is said to wait: somebody at the primary can end that at once.
+const SOON: Duration = Duration::from_secs(3);
 
 /// How long the slot lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +29,45 @@ pub(crate) enum Life {
     Lasting,
     /// As long as its connection.
     Session,
+}
+
+/// What kind of server makes a slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Maker {
+    version: u32,
+    in_recovery: bool,
+}
+
+impl Maker {
+    /// As the server says of itself.
+    pub(crate) fn of(facts: &Facts) -> Self {
+        Maker { version: facts.version, in_recovery: facts.in_recovery }
+    }
+
+    /// Options of the slot, what a slot that is not there yet waits for, and how soon that is said.
+    fn ways(self, life: Life) -> (&'static str, &'static str, Duration) {
+        let options = match life {
+            Life::Session => "NOEXPORT_SNAPSHOT",
+            Life::Lasting if self.version < VERSION_FAILOVER => "NOEXPORT_SNAPSHOT",
+            // A standby has no slots that another standby may take over.
+            Life::Lasting if self.in_recovery => "(SNAPSHOT 'nothing')",
+            // As `crieur setup` makes it: a standby may take it over. Older servers know only the old form of the options.
+            Life::Lasting => "(SNAPSHOT 'nothing', FAILOVER)",
+        };
+        match self.in_recovery {
+            // The slot begins at a record of the transactions that run (`SnapBuildFindSnapshot` in snapbuild.c). A primary
+            // writes one every 15 seconds, unless nothing else was written.
+            true => (
+                options,
+                "On the primary run: SELECT pg_log_standby_snapshot(); an idle one does not do so by itself.",
+                SOON,
+            ),
+            false => {
+                let hint = "End transactions that are open for long: pg_stat_activity shows them by xact_start.";
+                (options, hint, reminder::EVERY)
+            }
+        }
+    }
 }
 
 /// What became of a slot.
@@ -120,23 +165,20 @@ pub(crate) async fn drop_dead(wire: &mut Wire, slot: &str) -> Result<()> {
 ///
 /// The server waits for every transaction that is open now (`SnapBuildFindSnapshot` in `snapbuild.c`), however long
 /// they take. Whoever gives up drops the session.
-pub(crate) async fn create(wire: &mut Wire, slot: &str, version: u32, life: Life) -> Result<Lsn> {
-    // As `crieur setup` makes it: a standby may take it over. Older servers know only the old form of the options.
-    let (life, options) = match life {
-        Life::Session => ("TEMPORARY ", "NOEXPORT_SNAPSHOT"),
-        Life::Lasting if version < VERSION_FAILOVER => ("", "NOEXPORT_SNAPSHOT"),
-        Life::Lasting => ("", "(SNAPSHOT 'nothing', FAILOVER)"),
-    };
+pub(crate) async fn create(wire: &mut Wire, slot: &str, maker: Maker, life: Life) -> Result<Lsn> {
+    let (options, hint, soon) = maker.ways(life);
+    let life = if life == Life::Session { "TEMPORARY " } else { "" };
     let sql = format!("CREATE_REPLICATION_SLOT \"{slot}\" {life}LOGICAL pgoutput {options}");
     let since = Instant::now();
-    let mut remind = interval_at(since + reminder::EVERY, reminder::EVERY);
+    let mut remind = interval_at(since + soon, reminder::EVERY);
     let mut creating = Box::pin(wire.simple_query(&sql));
     let rows = loop {
         tokio::select! {
             rows = &mut creating => break rows.map_err(|error| error.while_doing("create the replication slot"))?,
             _ = remind.tick() => {
-                let hint = "End transactions that are open for long: pg_stat_activity shows them by xact_start.";
-                log!(Id::SlotWaits, hint, seconds = since.elapsed().as_secs(), "replication slot \"{slot}\", which is new, waits for open transactions to end");
+                let seconds = since.elapsed().as_secs();
+                let what = if maker.in_recovery { "the primary's word of its open transactions" } else { "open transactions to end" };
+                log!(Id::SlotWaits, hint, seconds, "replication slot \"{slot}\", which is new, waits for {what}");
             }
         }
     };
