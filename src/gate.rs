@@ -22,6 +22,12 @@ pub enum Snapshot {
         /// Transactions in progress, sorted.
         in_progress: Vec<u32>,
     },
+    /// Taken on a standby, which had replayed all that was asked for. Its snapshots list no transaction as in progress,
+    /// whatever is (`GetSnapshotData` in src/backend/storage/ipc/procarray.c), so only the oldest says something.
+    Replayed {
+        /// Every transaction below it has ended.
+        below: u32,
+    },
 }
 
 /// The text was not a `pg_snapshot`.
@@ -56,10 +62,20 @@ impl Snapshot {
         Ok(Snapshot::Taken { xmax, in_progress })
     }
 
+    /// What a standby shows whose next transaction has this number: all that has begun until then and has not ended.
+    pub fn open_on_standby(next: u32, below: u32) -> Self {
+        if precedes(below, next) {
+            // The youngest stands for all of them: it has ended when every transaction below `next` has.
+            Snapshot::Taken { xmax: next, in_progress: vec![next.wrapping_sub(1)] }
+        } else {
+            Snapshot::Replayed { below }
+        }
+    }
+
     /// Whether every transaction that was in progress when `self` was taken has ended by `later`.
     pub fn ended_by(&self, later: &Snapshot) -> bool {
         match self {
-            Snapshot::Everything => true,
+            Snapshot::Everything | Snapshot::Replayed { .. } => true,
             Snapshot::Taken { in_progress, .. } => in_progress.iter().all(|xid| later.contains(Xid(*xid))),
         }
     }
@@ -68,23 +84,31 @@ impl Snapshot {
     pub fn is_within(&self, later: &Snapshot) -> bool {
         match (self, later) {
             (_, Snapshot::Everything) => true,
-            (Snapshot::Everything, Snapshot::Taken { .. }) => false,
+            (Snapshot::Everything, Snapshot::Taken { .. } | Snapshot::Replayed { .. })
+            | (Snapshot::Replayed { .. }, Snapshot::Taken { .. } | Snapshot::Replayed { .. })
+            | (Snapshot::Taken { .. }, Snapshot::Replayed { .. }) => false,
             (Snapshot::Taken { xmax, .. }, Snapshot::Taken { xmax: later_xmax, in_progress }) => {
-                (xmax.wrapping_sub(*later_xmax) as i32) <= 0 && in_progress.iter().all(|xid| !self.contains(Xid(*xid)))
+                !precedes(*later_xmax, *xmax) && in_progress.iter().all(|xid| !self.contains(Xid(*xid)))
             }
         }
     }
 
-    /// Whether the snapshot contains the top-level transaction. Transaction numbers wrap: the comparison is modular,
-    /// as in `TransactionIdPrecedes` (`src/backend/access/transam/transam.c`). What belongs to no transaction is visible.
+    /// Whether the snapshot contains the top-level transaction. Transaction numbers wrap: the comparison is modular.
+    /// What belongs to no transaction is visible. That of a standby may contain more than it can say.
     pub fn contains(&self, xid: Xid) -> bool {
         match self {
             Snapshot::Everything => true,
             Snapshot::Taken { xmax, in_progress } => {
-                xid == Xid::NONE || (xid.0.wrapping_sub(*xmax) as i32) < 0 && in_progress.binary_search(&xid.0).is_err()
+                xid == Xid::NONE || precedes(xid.0, *xmax) && in_progress.binary_search(&xid.0).is_err()
             }
+            Snapshot::Replayed { below } => xid == Xid::NONE || precedes(xid.0, *below),
         }
     }
+}
+
+/// As `TransactionIdPrecedes` (`src/backend/access/transam/transam.c`).
+fn precedes(one: u32, other: u32) -> bool {
+    (one.wrapping_sub(other) as i32) < 0
 }
 
 #[cfg(test)]
@@ -119,6 +143,29 @@ mod tests {
             assert_eq!(first.is_within(&Snapshot::parse(later).expect("valid")), within, "{later}");
         }
         assert!(first.is_within(&Snapshot::Everything) && !Snapshot::Everything.is_within(&first));
+    }
+
+    #[test]
+    fn what_is_open_on_a_standby_has_ended_when_the_oldest_there_is_younger() {
+        let open = Snapshot::open_on_standby(20, 14);
+        for (below, ended) in [(14, false), (19, false), (20, true), (25, true)] {
+            assert_eq!(open.ended_by(&Snapshot::Replayed { below }), ended, "{below}");
+        }
+        let none = Snapshot::open_on_standby(20, 20);
+        assert!(none.ended_by(&none), "nothing was open");
+        assert!(!open.ended_by(&open), "something was");
+        // A standby that is promoted: what was open on its primary has ended, and its own are younger.
+        assert!(open.ended_by(&Snapshot::parse("21:23:21").expect("valid")));
+        let seen: Vec<u32> = (12..17).filter(|xid| Snapshot::Replayed { below: 14 }.contains(Xid(*xid))).collect();
+        assert_eq!(seen, [12, 13]);
+        assert!(Snapshot::Replayed { below: 14 }.contains(Xid::NONE));
+        assert!(
+            !Snapshot::Replayed { below: 14 }.is_within(&open) && !open.is_within(&Snapshot::Replayed { below: 14 })
+        );
+        let wrapped = Snapshot::open_on_standby(2, u32::MAX);
+        assert!(
+            !wrapped.ended_by(&Snapshot::Replayed { below: 1 }) && wrapped.ended_by(&Snapshot::Replayed { below: 3 })
+        );
     }
 
     #[test]

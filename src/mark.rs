@@ -44,6 +44,19 @@ pub struct Mark {
     /// The publication, as in [`Start::publication`].
     #[serde(default)]
     pub publication: String,
+    /// The last message to readers with a memory tier (`cache.publish`) that was answered before this mark was sent; absent
+    /// where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<Published>,
+}
+
+/// A message to readers with a memory tier.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Published {
+    /// In which sequence.
+    pub epoch: String,
+    /// Its number there.
+    pub n: u64,
 }
 
 /// The nonce of a mark's text, if it has one.
@@ -68,6 +81,8 @@ pub fn rules(text: &[u8]) -> String {
 pub enum Gap {
     /// No mark: a first start, a flushed cache, an evicted key.
     Missing,
+    /// No mark: a sink keeps none beyond a process.
+    Unproven,
     /// Not a mark that this version reads.
     Unreadable,
     /// The mark is of another server or timeline: restored, failed over, or the configuration points elsewhere.
@@ -97,8 +112,9 @@ pub enum Gap {
 
 impl Gap {
     /// Every kind, with positions that mean nothing.
-    pub const ALL: [Gap; 11] = [
+    pub const ALL: [Gap; 12] = [
         Gap::Missing,
+        Gap::Unproven,
         Gap::Unreadable,
         Gap::OtherServer,
         Gap::OtherDatabase,
@@ -115,6 +131,7 @@ impl Gap {
     pub fn kind(&self) -> &'static str {
         match self {
             Gap::Missing => "missing",
+            Gap::Unproven => "unproven",
             Gap::Unreadable => "unreadable",
             Gap::OtherServer => "other_server",
             Gap::OtherDatabase => "other_database",
@@ -145,6 +162,7 @@ impl std::fmt::Display for Gap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Gap::Missing => f.write_str("the cache holds no mark"),
+            Gap::Unproven => f.write_str("a sink keeps no mark of what it purged before this start"),
             Gap::Unreadable => f.write_str("the mark in the cache cannot be read"),
             Gap::OtherServer => f.write_str("the mark in the cache is of another server or timeline"),
             Gap::OtherDatabase => f.write_str(
@@ -181,6 +199,12 @@ pub fn gap_at_first(mark: Option<&[u8]>, start: &Start, rules: &str) -> Option<G
         None | Some(Gap::OtherTables) if lsn > Some(from) => Some(Gap::OtherDatabase),
         gap => gap,
     }
+}
+
+/// Whether a mark is of this server from before a failover: a cache that went back holds our own, and nobody intruded.
+pub fn is_elder(mark: &[u8], start: &Start) -> bool {
+    let mark = serde_json::from_slice::<Mark>(mark);
+    mark.is_ok_and(|mark| mark.system == start.system && mark.timeline < start.timeline)
 }
 
 /// What a mark's text says of the publication; nothing where it cannot be read.
@@ -235,6 +259,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_mark_from_before_a_failover_is_our_own() {
+        let promoted = Start { timeline: 2, ..start() };
+        assert!(is_elder(&text("7", "0/20"), &promoted));
+        assert!(!is_elder(&text("7", "0/20"), &start()) && !is_elder(&text("8", "0/20"), &promoted));
+        assert!(!is_elder(b"no mark", &promoted));
+    }
+
     /// A mark in the cache.
     fn text(system: &str, lsn: &str) -> Vec<u8> {
         let mark = Mark {
@@ -249,6 +281,7 @@ mod tests {
             rules: "r".into(),
             run: "r1".into(),
             publication: "p1".into(),
+            published: None,
         };
         serde_json::to_vec(&mark).expect("plain data")
     }
@@ -319,6 +352,7 @@ mod tests {
             let mark = Mark {
                 run: "r1".into(),
                 publication: "p1".into(),
+                published: None,
                 system: system.into(),
                 timeline,
                 slot: "crieur".into(),

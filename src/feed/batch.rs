@@ -57,6 +57,8 @@ pub struct Batch<A> {
     current: Option<Xid>,
     /// Whether it has named a key since the last cut.
     touched: bool,
+    /// So many transactions were here when the gate was asked.
+    asked: usize,
 }
 
 impl<A> Default for Batch<A> {
@@ -67,6 +69,7 @@ impl<A> Default for Batch<A> {
             tickets: BTreeMap::new(),
             current: None,
             touched: false,
+            asked: 0,
         }
     }
 }
@@ -78,6 +81,7 @@ impl<A: Copy + Ord> Batch<A> {
         self.touched = false;
     }
 
+    #[inline]
     fn ordinal(&self) -> TxOrdinal {
         self.transactions.len() as TxOrdinal
     }
@@ -187,6 +191,11 @@ impl<A: Copy + Ord> Batch<A> {
         &self.load.keys
     }
 
+    /// The keys collected so far that have a page.
+    pub fn warms(&self) -> &KeySet {
+        &self.load.warms
+    }
+
     /// Memory in use, in bytes.
     pub fn bytes_used(&self) -> usize {
         self.load.bytes_used() + self.transactions.len() * size_of::<Transaction<A>>()
@@ -199,13 +208,23 @@ impl<A: Copy + Ord> Batch<A> {
         }
     }
 
+    /// The gate is asked now: a standby has replayed what came from it until then, or will say that it has not. Of a
+    /// transaction that is still arriving the commit did not come.
+    pub fn asks_gate(&mut self) {
+        let is_open = |transaction: &&Transaction<A>| Some(transaction.xid) == self.current;
+        self.asked = self.transactions.len() - self.transactions.iter().rev().take_while(is_open).count();
+    }
+
     /// Takes what `snapshot` contains out of the batch; `None` when it contains none of it.
     ///
     /// A key that both a visible and an invisible transaction named leaves *and* stays: deleting it once more is
     /// harmless, deleting it too early only is not.
     pub fn cut(&mut self, snapshot: &Snapshot, ledger: &mut Ledger<A>) -> Option<Cut> {
         self.close_piece();
-        let stays: Vec<bool> = self.transactions.iter().map(|tx| !snapshot.contains(tx.xid)).collect();
+        let asked = std::mem::take(&mut self.asked);
+        let replayed = if matches!(snapshot, Snapshot::Replayed { .. }) { asked } else { 0 };
+        let numbered = self.transactions.iter().enumerate();
+        let stays: Vec<bool> = numbered.map(|(at, tx)| at >= replayed && !snapshot.contains(tx.xid)).collect();
         if stays.iter().all(|stays| *stays) {
             return None;
         }

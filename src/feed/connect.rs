@@ -137,7 +137,7 @@ where
         let is_news = pid != 0 && self.connection.standing_by != Some(pid);
         if is_news {
             self.connection.standing_by = Some(pid);
-            log!(Id::StandingBy, pid, "standing by: another session has the slot");
+            log!(Id::StandingBy, pid, "another session has the slot: this daemon stands by");
             self.teller.tell(News::StandingBy(pid));
         }
         is_news

@@ -38,6 +38,8 @@ pub(super) struct Gating {
     again: Option<Instant>,
     /// Keys of the open batch, in order of first mention, that were already deleted ahead of the gate.
     early: usize,
+    /// The same of its pages.
+    early_pages: usize,
 }
 
 impl Default for Gating {
@@ -50,6 +52,7 @@ impl Default for Gating {
             pause: PAUSE_MIN,
             again: None,
             early: 0,
+            early_pages: 0,
         }
     }
 }
@@ -96,20 +99,23 @@ impl Gating {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
-    /// Some of the batch was visible; these keys stay.
-    pub(super) fn saw_some(&mut self, staying: &KeySet) {
+    /// Some of the batch was visible; these keys and pages stay.
+    pub(super) fn saw_some(&mut self, staying: &KeySet, pages: &KeySet) {
         self.pause = PAUSE_MIN;
-        self.early = staying.len();
+        (self.early, self.early_pages) = (staying.len(), pages.len());
     }
 
-    /// The keys of the batch that go ahead of a snapshot that is on its way; each key once, however long that takes.
-    pub(super) fn early(&mut self, batch: &KeySet) -> Option<KeySet> {
+    /// The keys of the batch that go ahead of a snapshot that is on its way, and their pages; each once, however long that
+    /// takes.
+    pub(super) fn early(&mut self, batch: &KeySet, pages: &KeySet) -> Option<(KeySet, KeySet)> {
         let most = if self.took < SLOW { EARLY_KEYS_MAX } else { usize::MAX };
         if !self.asking.is_out() || batch.len() <= self.early || batch.len() > most {
             return None;
         }
-        let fresh = batch.behind(self.early);
-        self.early = batch.len();
+        // Where memory is short pages are let go, and what came since is fresh.
+        let went = if pages.len() < self.early_pages { 0 } else { self.early_pages };
+        let fresh = (batch.behind(self.early), pages.behind(went));
+        (self.early, self.early_pages) = (batch.len(), pages.len());
         Some(fresh)
     }
 }
@@ -134,18 +140,34 @@ mod tests {
     #[test]
     fn behind_a_slow_gate_each_key_goes_early_once_however_many_commits_come() {
         let mut gating = asked(Duration::from_millis(100));
+        let none = KeySet::default();
         let sent: Vec<usize> =
-            [1, 2, 3, 500, 500, 501].map(|keys| gating.early(&batch(keys)).map_or(0, |k| k.len())).into();
+            [1, 2, 3, 500, 500, 501].map(|keys| gating.early(&batch(keys), &none).map_or(0, |(k, _)| k.len())).into();
         assert_eq!(sent, [1, 1, 1, 497, 0, 1]);
-        gating.saw_some(&batch(3));
-        assert_eq!(gating.early(&batch(4)).map(|keys| keys.contains(b"3")), Some(true), "the three that stayed went");
+        gating.saw_some(&batch(3), &none);
+        let fresh = gating.early(&batch(4), &none);
+        assert_eq!(fresh.map(|(keys, _)| keys.contains(b"3")), Some(true), "the three that stayed went");
+    }
+
+    #[test]
+    fn each_page_goes_with_its_key_and_is_counted_once() {
+        let mut gating = asked(Duration::from_millis(100));
+        // Of every second key there is a page.
+        let mut went = |keys: usize| gating.early(&batch(keys), &batch(keys / 2)).map_or(0, |(_, pages)| pages.len());
+        assert_eq!([1, 2, 2, 1_200, 1_202].map(&mut went), [0, 1, 0, 599, 1]);
+        gating.saw_some(&batch(4), &batch(2));
+        let (_, pages) = gating.early(&batch(6), &batch(3)).expect("keys that did not go");
+        assert!(pages.len() == 1 && pages.contains(b"2"), "those of the keys that stayed went");
+        let (_, pages) = gating.early(&batch(7), &batch(2)).expect("one more key");
+        assert_eq!(pages.len(), 2, "three were let go, and two came since");
     }
 
     #[test]
     fn a_fast_gate_sends_only_small_batches_early_and_no_gate_none() {
         let mut gating = asked(Duration::from_millis(1));
-        assert_eq!(gating.early(&batch(64)).map(|keys| keys.len()), Some(64));
-        assert!(gating.early(&batch(65)).is_none());
-        assert!(Gating::default().early(&batch(1)).is_none());
+        let none = KeySet::default();
+        assert_eq!(gating.early(&batch(64), &none).map(|(keys, _)| keys.len()), Some(64));
+        assert!(gating.early(&batch(65), &none).is_none());
+        assert!(Gating::default().early(&batch(1), &none).is_none());
     }
 }

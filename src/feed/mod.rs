@@ -53,6 +53,9 @@ use crate::words::Words;
 
 pub use connection::{Connected, Ended};
 
+/// Of so many pages that go at once it is asked ahead of the gate which keys existed.
+const EARLY_PAGES_MAX: usize = 500;
+
 /// How long a batch may wait to become larger: nothing for a fresh stream, a fraction of its lateness in a backlog.
 pub fn patience(lateness: Duration) -> Duration {
     if lateness < BACKLOG { Duration::ZERO } else { (lateness / 8).min(Duration::from_millis(10)) }
@@ -89,9 +92,9 @@ pub enum FeedHappened {
     /// The catalog answered.
     Described(Result<Described>),
     /// Lookups were answered.
-    LookedUp(Result<Resolved>),
+    LookedUp(Result<Box<Resolved>>),
     /// The server was looked at.
-    Sighted(Result<Option<Sighting>>),
+    Sighted(Box<Result<Option<Sighting>>>),
     /// The control session ended.
     ControlLost,
     /// Something is due.
@@ -252,9 +255,9 @@ where
         tokio::select! {
             biased;
             came = self.gating.came() => FeedHappened::Snapshot(came),
-            found = self.lookups.ended() => FeedHappened::LookedUp(found),
+            found = self.lookups.ended() => FeedHappened::LookedUp(found.map(Box::new)),
             described = self.describing.ended() => FeedHappened::Described(described),
-            seen = self.watching.ended() => FeedHappened::Sighted(seen),
+            seen = self.watching.ended() => FeedHappened::Sighted(Box::new(seen)),
             () = self.control.lost() => FeedHappened::ControlLost,
             () = at(gate_due) => FeedHappened::Due,
             () = at(watch_due) => {
@@ -332,7 +335,7 @@ where
                 let elders = if keeps { Some(control.elders().await?) } else { None };
                 Ok::<_, Error>(Described::Catalog(control.catalog().await?, elders))
             };
-            insist(Part::Session, "read the catalog", async || ask().await.map_err(Error::having_worked)).await
+            insist(&Part::session(), "read the catalog", async || ask().await.map_err(Error::having_worked)).await
         });
     }
 
@@ -341,7 +344,7 @@ where
         let control = Rc::clone(&self.control);
         self.describing.start(async move {
             let ask = async || control.tables_of(relation.oid).await.map_err(Error::having_worked);
-            let tables = insist(Part::Session, "find the tables of a relation", ask).await?;
+            let tables = insist(&Part::session(), "find the tables of a relation", ask).await?;
             Ok(Described::Tables(relation, tables))
         });
     }
@@ -376,19 +379,21 @@ where
         let (control, answers) = (Rc::clone(&self.control), self.lookups.answers());
         let looks = self.intake.batch.asks() && answers.borrow().keeps();
         answers.borrow_mut().unsure();
+        self.intake.batch.asks_gate();
+        let upto = self.source.received();
         self.gating.ask(now, async move {
             if without(Guard::Gate) {
                 return Ok(Snapshot::Everything);
             }
             let gate = async || match looks {
                 true => {
-                    let (snapshot, definitions) = control.gate_and_definitions().await?;
+                    let (snapshot, definitions) = control.gate_and_definitions(upto).await?;
                     answers.borrow_mut().defined(definitions);
                     Ok(snapshot)
                 }
-                false => control.gate().await,
+                false => control.gate(upto).await,
             };
-            insist(Part::Session, "take a snapshot", async || gate().await.map_err(Error::having_worked)).await
+            insist(&Part::session(), "take a snapshot", async || gate().await.map_err(Error::having_worked)).await
         });
     }
 
@@ -405,18 +410,25 @@ where
             self.gating.saw_nothing(now);
             return Ok(());
         };
-        self.gating.saw_some(self.intake.batch.keys());
+        self.gating.saw_some(self.intake.batch.keys(), self.intake.batch.warms());
         self.filling_since = (!self.intake.batch.is_empty()).then_some(now);
         self.done.widened += cut.load.widened;
         self.leave(cut)
     }
 
-    /// The keys of a fresh batch, once: ahead of the gate, and then again behind it.
-    pub fn early(&mut self) -> Option<KeySet> {
+    /// The keys of a fresh batch, once: ahead of the gate, and then again behind it. With them the first of their pages, and
+    /// how many are left out.
+    pub fn early(&mut self) -> Option<(KeySet, KeySet, u64)> {
         if patience(self.source.lateness()) > Duration::ZERO {
             return None;
         }
-        self.gating.early(self.intake.batch.keys())
+        let (keys, pages) = self.gating.early(self.intake.batch.keys(), self.intake.batch.warms())?;
+        if pages.len() <= EARLY_PAGES_MAX {
+            return Some((keys, pages, 0));
+        }
+        let mut first = KeySet::default();
+        pages.iter().take(EARLY_PAGES_MAX).for_each(|page| _ = first.add(&page));
+        Some((keys, first, (pages.len() - EARLY_PAGES_MAX) as u64))
     }
 
     fn leave(&mut self, cut: Cut) -> Result<()> {

@@ -15,8 +15,7 @@ impl Refusals {
         if self.0.is_due(&Id::DdlUntold, Instant::now()) {
             log!(
                 Id::DdlUntold,
-                hint =
-                    "The log of PostgreSQL says why crieur's event trigger failed: look for \"crieur does not know\".",
+                hint = "Look for \"crieur does not know\" in the log of PostgreSQL: it says why crieur's event trigger failed.",
                 "the event trigger could not say what DDL changed: every key of the rules is swept, as for each such statement"
             );
         }
@@ -27,9 +26,9 @@ impl Refusals {
         if let Some(count) = self.0.counted(&Id::NotAllowed, count, Instant::now()) {
             log!(
                 Id::NotAllowed,
-                hint = "Allow them in cache.invalidate, for example [\"properties:search:*\"], or correct the call.",
+                hint = "Allow them where the cache is configured, with invalidate = [\"properties:search:*\"], or correct the call.",
                 count,
-                "crieur.invalidate named keys that cache.invalidate does not allow: they stay"
+                "crieur.invalidate named keys that no cache's invalidate allows: they stay"
             );
         }
     }
@@ -39,7 +38,7 @@ impl Refusals {
 pub(super) fn misunderstood() {
     log!(
         Id::MessageNotUnderstood,
-        hint = "Only crieur's own triggers and functions should send messages with the prefix \"crieur\".",
+        hint = "Find who calls pg_logical_emit_message with the prefix \"crieur\": crieur's own triggers and functions alone should.",
         "a logical message was not understood: every key of the rules is swept, as for each such message"
     );
 }

@@ -178,7 +178,7 @@ impl Asking {
     async fn ask<D: Control>(&self, control: &D, questions: &[Question]) -> Result<Vec<Answer>> {
         let moment = self.answers.borrow().now();
         let answers =
-            insist(Part::Session, "look up", async || control.ask(questions).await.map_err(Error::having_worked))
+            insist(&Part::session(), "look up", async || control.ask(questions).await.map_err(Error::having_worked))
                 .await?;
         self.answers.borrow_mut().keep(&self.rules, moment, questions, &answers);
         for (question, answer) in questions.iter().zip(&answers) {
@@ -247,7 +247,7 @@ fn complain_of_refused(asking: &Asking, questions: &[Question], answers: &[Answe
             Id::LookupRefused,
             hint = "Run `crieur check`: it tries each lookup as this daemon asks it, and says what mends it.",
             questions = count,
-            "lookup refused, its keys widen to their family: {name}: {message}"
+            "lookup {name} is refused, and its keys widen to their family: {message}"
         );
     }
     refused.values().sum()

@@ -103,7 +103,9 @@ where
         let words = self.source.words();
         let (source, watched) = (words.source, words.watched);
         let known = !sighting.system.is_empty();
-        if known && (&sighting.system, sighting.timeline) != (&start.system, start.timeline) {
+        if sighting.promoted {
+            log!(Id::StandbyPromoted, "the standby was promoted: {source} connects anew, as to a primary");
+        } else if known && (&sighting.system, sighting.timeline) != (&start.system, start.timeline) {
             log!(Id::OtherServer, "ordinary sessions reach another server than {source}: {source} connects anew");
         } else if !seen::is_same(&start.publication, &sighting.publication) {
             log!(Id::PublicationChanged, "{watched} changed: {source} connects anew");

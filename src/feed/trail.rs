@@ -16,6 +16,7 @@ use crate::lsn::Xid;
 use crate::observe::trail::{KEY_BYTES_MAX, KEYS_MAX, NamedKey, Traced};
 use crate::question::{Answer, Question};
 use crate::rules::{Invalidations, Plan, Rules, TableId};
+use crate::tag::told;
 
 /// Changes of a second that are put to their plan once more.
 const A_SECOND: u32 = 200;
@@ -197,7 +198,7 @@ impl<A> Committed<A> {
 fn named<'a>(keys: &'a KeySet, is_pattern: bool, rules: &'a Rules) -> impl Iterator<Item = NamedKey> + 'a {
     keys.iter().map(move |key| NamedKey {
         rule: rules.origin(key.family).map_or("", |(place, _)| place).into(),
-        key: String::from_utf8_lossy(&key.bytes[..key.bytes.len().min(KEY_BYTES_MAX)]).into_owned(),
+        key: told(&key.bytes[..key.bytes.len().min(KEY_BYTES_MAX)]),
         is_pattern,
     })
 }

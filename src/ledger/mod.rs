@@ -207,6 +207,21 @@ impl<A: Copy + Ord> Ledger<A> {
         self.window.answered_to()
     }
 
+    /// Everything before this span was answered, echoes aside: see [`Window::first_unanswered`].
+    pub fn first_unanswered(&mut self) -> SpanId {
+        self.window.first_unanswered()
+    }
+
+    /// Whether the loads from one span to before another were answered, echoes aside.
+    pub fn has_answered(&self, from: SpanId, to: SpanId) -> bool {
+        self.window.has_answered(from, to)
+    }
+
+    /// The span that is opened next.
+    pub fn next_span(&self) -> SpanId {
+        self.window.next_span()
+    }
+
     /// Whether nothing is owed.
     pub fn is_empty(&self) -> bool {
         self.window.is_empty()
@@ -225,6 +240,22 @@ pub trait Positions<A> {
 
     /// Whether the position is one of the server that is connected now, or was last.
     fn is_current(&self, ack: A) -> bool;
+
+    /// The position, where it is one of that server: one of another says nothing here.
+    fn current(&self, ack: Option<A>) -> Option<A>
+    where
+        A: Copy,
+    {
+        ack.filter(|ack| self.is_current(*ack))
+    }
+
+    /// The same, as PostgreSQL writes it.
+    fn place(&self, ack: Option<A>) -> Option<Lsn>
+    where
+        A: Copy,
+    {
+        self.current(ack).map(|ack| self.lsn(ack))
+    }
 
     /// Up to where WAL was received.
     fn received(&self) -> Lsn;

@@ -23,6 +23,8 @@ struct Span<A> {
     since: Option<Instant>,
     /// Its first deletes were answered once.
     is_proved: bool,
+    /// It is what a cache lacked, and no load.
+    is_barrier: bool,
 }
 
 /// Spans in commit order.
@@ -66,7 +68,7 @@ impl<A: Copy + Ord> Window<A> {
 
     /// Opens a span behind all others, with one part out.
     pub fn open(&mut self, ack: Option<A>) -> SpanId {
-        self.spans.push_back(Span { ack, out: 1, echoes: 0, since: None, is_proved: false });
+        self.spans.push_back(Span { ack, out: 1, echoes: 0, since: None, is_proved: false, is_barrier: false });
         SpanId(self.first + self.spans.len() as u64 - 1)
     }
 
@@ -78,6 +80,7 @@ impl<A: Copy + Ord> Window<A> {
             self.confirmed = None;
         }
         let id = self.open(withdrawn);
+        self.span(id).is_barrier = true;
         self.barrier = Some(id);
         id
     }
@@ -119,6 +122,25 @@ impl<A: Copy + Ord> Window<A> {
     pub fn answered_to(&mut self) -> Option<A> {
         self.pass_answered();
         self.answered_to.max(self.confirmed)
+    }
+
+    /// Everything before this span was answered, echoes aside.
+    pub fn first_unanswered(&mut self) -> SpanId {
+        self.pass_answered();
+        SpanId(self.answered)
+    }
+
+    /// Whether the loads from one span to before another were answered, echoes aside; and those of the span before, which
+    /// the first one of them may have joined.
+    pub fn has_answered(&self, from: SpanId, to: SpanId) -> bool {
+        let of = |id: u64| (id.saturating_sub(self.first) as usize).min(self.spans.len());
+        let (from, to) = (of(from.0.saturating_sub(1)), of(to.0));
+        !self.spans.range(from.min(to)..to).any(|span| span.out > 0 && !span.is_barrier)
+    }
+
+    /// The span that is opened next.
+    pub fn next_span(&self) -> SpanId {
+        SpanId(self.first + self.spans.len() as u64)
     }
 
     /// The first span with a part out but echoes.
@@ -163,7 +185,14 @@ impl<A: Copy + Ord> Window<A> {
         match self.spans.back_mut() {
             Some(span) if many || (span.out == 0 && span.echoes == 0) => span.ack = span.ack.max(Some(ack)),
             // A span that waits for answers or echoes: the position queues behind it.
-            _ => self.spans.push_back(Span { ack: Some(ack), out: 0, echoes: 0, since: None, is_proved: false }),
+            _ => self.spans.push_back(Span {
+                ack: Some(ack),
+                out: 0,
+                echoes: 0,
+                since: None,
+                is_proved: false,
+                is_barrier: false,
+            }),
         }
     }
 
@@ -239,6 +268,36 @@ mod tests {
         assert_eq!(window.part_done(spans[0]), None, "it was proved before");
         window.echo_done(spans[0]);
         assert_eq!((window.confirm(|_| true), window.oldest()), (Some(3), None));
+    }
+
+    #[test]
+    fn whoever_waits_for_what_was_opened_waits_for_its_parts_and_not_for_its_echoes() {
+        let mut window = Window::default();
+        assert_eq!(window.first_unanswered(), window.next_span());
+        let spans: Vec<SpanId> = (1..=2).map(|number| window.open(Some(number))).collect();
+        let token = window.next_span();
+        window.add_echo(spans[0]);
+        window.part_done(spans[0]);
+        assert!(window.first_unanswered() < token);
+        window.part_done(spans[1]);
+        assert_eq!(window.first_unanswered(), token, "its echo is out");
+        window.add_part(spans[1]);
+        assert!(window.first_unanswered() < token, "it goes again");
+        assert!(!window.has_answered(spans[1], token) && window.has_answered(spans[0], spans[1]));
+        assert!(!window.has_answered(token, token), "it may have joined the one before");
+        window.part_done(spans[1]);
+        let barrier = window.open_barrier(None);
+        let load = window.open(Some(3));
+        window.part_done(load);
+        assert!(
+            window.has_answered(token, window.next_span()),
+            "a load does not wait for what the cache lacked before"
+        );
+        assert_eq!(window.first_unanswered(), barrier);
+        window.echo_done(spans[0]);
+        window.part_done(barrier);
+        assert_eq!(window.confirm(|_| true), Some(3));
+        assert!(window.has_answered(spans[0], load), "what is gone was answered");
     }
 
     #[test]

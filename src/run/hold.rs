@@ -71,14 +71,20 @@ where
         ReleaseCause::Limit => "more than hold_wal_bytes_max",
         ReleaseCause::SlotRoom => "and half of what the server keeps for crieur is used",
     };
-    let hint = "Nothing is lost. When the cache answers again, crieur deletes the keys that the cache missed, or sweeps \
-                this cache alone. Mend what keeps the cache away.";
+    let member = target.member();
+    let hint = member.pick(
+        "Nothing is lost. When the cache answers again, crieur deletes the keys that the cache missed, or sweeps this cache \
+         alone. Mend what keeps the cache away.",
+        "Nothing is lost. When the sink answers again, crieur purges the tags that the sink missed, or its coarse tags. \
+         Mend what keeps the sink away.",
+    );
     log!(
         Id::CacheReleased,
         hint,
         cache = &*target.label(),
         held_bytes = held,
-        "the cache holds back {held} bytes of changes, {why}: the position goes on without it"
+        "{} holds back {held} bytes of changes, {why}: the position goes on without it",
+        member.noun()
     );
 }
 
@@ -88,5 +94,6 @@ where
     C: Cache + 'static,
     D: Control + 'static,
 {
-    log!(Id::CacheHolds, cache = &*target.label(), "the cache is up to date again: the position waits for its mark");
+    let noun = target.member().noun();
+    log!(Id::CacheHolds, cache = &*target.label(), "{noun} is up to date again: the position waits for it");
 }

@@ -25,13 +25,16 @@ where
     /// change, and when a part of one comes.
     pub(super) fn share_out(&mut self) {
         let share = self.settings.memory_bytes_max / self.targets.len().max(1);
-        let first = self.targets.first().map(Target::label);
-        // The parts of one cache have its name.
-        let company = match self.targets.iter().all(|target| Some(target.label()) == first) {
+        let mut caches = self.targets.iter().filter(|target| !target.is_sink()).map(Target::label);
+        let first = caches.next();
+        // The parts of one cache have its name. What a sink refuses stops no cache.
+        let company = match caches.all(|name| Some(name) == first) {
             true => Company::Alone,
             false => Company::AmongOthers,
         };
-        self.targets.iter_mut().for_each(|target| target.share(share, company));
+        for target in &mut self.targets {
+            target.share(share, if target.is_sink() { Company::AmongOthers } else { company });
+        }
         self.feed.bound_batch(share / 8);
     }
 

@@ -4,6 +4,7 @@
 //! written is written in handlers. A position is confirmed in one place, [`Pipeline::confirm`], when each target's mark
 //! says it.
 
+mod behind;
 mod followed;
 mod hold;
 mod memory;
@@ -46,6 +47,7 @@ use crate::run::turning::Turning;
 use crate::source::Source;
 use crate::target::twins::Twins;
 use crate::target::{Policy, Replicas, Target, TargetHappened, TargetSettings, Turn};
+use crate::warm::Warming;
 
 /// What the loop needs to know of the configuration.
 #[derive(Debug, Clone)]
@@ -62,6 +64,8 @@ pub struct Settings {
     pub memory_bytes_max: usize,
     /// What is in flight may take this long after a stop was asked for.
     pub stop_timeout: Duration,
+    /// The pages that are fetched behind deletes.
+    pub warming: Warming,
 }
 
 /// How often it is looked, before an end, who is still waited for.
@@ -165,8 +169,8 @@ where
         let bounds = Bounds { batch_keys_max: settings.batch_keys_max, batch_bytes_max, memory_bytes_max };
         let twins = Rc::<Twins<C>>::default();
         let targets = caches.into_iter().map(|(cache, policy)| {
-            let (slot, replicas) = (settings.slot.clone(), settings.replicas);
-            let settings = TargetSettings { policy, slot, replicas, memory_bytes_max, company };
+            let (slot, replicas, warming) = (settings.slot.clone(), settings.replicas, settings.warming.clone());
+            let settings = TargetSettings { policy, slot, replicas, memory_bytes_max, company, warming };
             let (control, rules) = (Rc::clone(&control), Rc::clone(&rules));
             Target::new(Rc::new(cache), control, rules, settings, words, (teller.clone(), Rc::clone(&twins)))
         });
@@ -272,12 +276,12 @@ where
             FeedHappened::Due => {}
             FeedHappened::Snapshot(came) => came?,
             FeedHappened::LookedUp(resolved) => {
-                self.feed.looked_up(resolved?)?;
+                self.feed.looked_up(*resolved?)?;
                 self.tell_changes();
             }
             FeedHappened::Sighted(seen) => {
                 let room = self.room();
-                self.feed.sighted(seen, &room)?;
+                self.feed.sighted(*seen, &room)?;
             }
             FeedHappened::Described(described) => {
                 self.feed.described(described?);
@@ -359,16 +363,18 @@ where
             self.feed.cut(now)?;
         }
         self.hand_over()?;
+        self.follow(now);
         self.tell_gone();
         if !self.phase.is_draining()
             && self.targets.iter().any(Target::wants_early)
-            && let Some(keys) = self.feed.early()
+            && let Some((keys, pages, left_out)) = self.feed.early()
         {
+            self.settings.warming.dropped(left_out);
             let mut wanting = self.targets.iter_mut().filter(|target| target.wants_early());
             let first = wanting.next();
-            wanting.for_each(|target| target.take_early(keys.clone(), now));
+            wanting.for_each(|target| target.take_early(keys.clone(), pages.clone(), now));
             if let Some(first) = first {
-                first.take_early(keys, now);
+                first.take_early(keys, pages, now);
             }
         }
         let (turn, connected) = (turn(&self.feed, &self.phase, now), self.feed.is_connected());
@@ -401,7 +407,8 @@ where
         while let Some(handed) = self.feed.handed()? {
             let Some((last, others)) = self.targets.split_last_mut() else { continue };
             match handed {
-                Handed::Load(load, upto, born) => {
+                Handed::Load(mut load, upto, born) => {
+                    self.settings.warming.dropped(std::mem::take(&mut load.unwarmed));
                     others.iter_mut().for_each(|target| target.take_in((*load).clone(), upto, born));
                     last.take_in(*load, upto, born);
                 }
@@ -433,7 +440,8 @@ where
     /// wait in the server only when no target takes more without a collapse; one that is released always does.
     fn takes_besides(&self) -> bool {
         let bytes = self.feed.batch_bytes_when_full();
-        self.targets.iter().any(|target| target.is_released() || bytes.is_some_and(|bytes| target.has_room_for(bytes)))
+        let mut pacing = self.targets.iter().filter(|target| target.sets_the_pace());
+        pacing.any(|target| target.is_released() || bytes.is_some_and(|bytes| target.has_room_for(bytes)))
     }
 
     fn targets_due(&self) -> Option<Instant> {
@@ -449,13 +457,15 @@ where
         let oldest = self.targets.iter_mut().map(Target::oldest).chain([self.feed.oldest()]).flatten().min();
         let is_settled = self.feed.is_settled() && self.targets.iter().all(Target::is_settled);
         let feed = self.feed.done();
+        // Before the first confirmation of this daemon the position is where its stream began.
+        let begun = self.feed.source().start().filter(|_| self.reached.1 == 0);
         let mut totals = Totals {
             widened: feed.widened,
             refused: feed.refused,
             not_allowed: feed.not_allowed,
             collapsed: feed.collapsed,
             memory_bytes: self.bytes_used() as u64,
-            confirmed: self.reached.0,
+            confirmed: begun.map_or(self.reached.0, |start| start.confirmed),
             confirmations: self.reached.1,
             oldest,
             settled: self.feed.is_connected() && is_settled,
@@ -475,9 +485,12 @@ where
     fn tell(&mut self) {
         let totals = self.totals();
         self.teller.tell(News::Totals(totals, self.feed.source().lateness()));
+        // What waits in the feed, because no target takes more, is deleted nowhere.
+        let waits = self.feed.oldest();
         // Parts of one cache are one to whoever watches.
         let mut caches: Vec<(CacheName, CacheTotals)> = Vec::new();
-        for (name, totals) in self.targets.iter_mut().map(Target::told) {
+        for (name, mut totals) in self.targets.iter_mut().map(Target::told) {
+            totals.oldest = totals.oldest.into_iter().chain(waits).min();
             match caches.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, whole)) => *whole = whole.and(totals),
                 None => caches.push((name, totals)),
@@ -507,7 +520,7 @@ where
     async fn last_words(&mut self, anew: bool) {
         let closed = at_most(Duration::from_secs(2), "the last status", self.feed.close(anew)).await;
         if let Err(error) = closed {
-            log!(Id::LastStatus, "failed to say the last status: {}", error.chain());
+            log!(Id::LastStatus, "the last status was not heard: {}", error.chain());
         }
     }
 }

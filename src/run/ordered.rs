@@ -12,6 +12,8 @@ use crate::rules::plan::named::Unowned;
 use crate::run::order::{SweepOrder, SweepTold};
 use crate::shown::quoted;
 use crate::source::Source;
+use crate::tag::told;
+use crate::target::Target;
 
 /// Families that a refusal names.
 const NAMED_MAX: usize = 12;
@@ -51,11 +53,14 @@ where
         let names: Vec<CacheName> = self.targets.iter().map(|target| target.label()).collect();
         if !names.iter().any(is_meant) {
             let known: Vec<&str> = names.iter().map(|name| &**name).collect();
-            let why = format!("there is no cache {}", quoted(cache.unwrap_or_default().as_bytes()));
-            return Err((why, format!("The caches are: {}.", known.join(", "))));
+            let (one, all) = match self.targets.iter().any(Target::is_sink) {
+                true => ("cache and no sink", "caches and sinks"),
+                false => ("cache", "caches"),
+            };
+            let why = format!("there is no {one} {}", quoted(cache.unwrap_or_default().as_bytes()));
+            return Err((why, format!("The {all} are: {}.", known.join(", "))));
         }
-        let patterns =
-            load.patterns.iter().map(|pattern| String::from_utf8_lossy(pattern.bytes).into_owned()).collect();
+        let patterns = load.patterns.iter().map(|pattern| told(pattern.bytes)).collect();
         let mut caches = BTreeMap::new();
         for target in self.targets.iter_mut().filter(|target| is_meant(&target.label())) {
             let (name, answers) = (target.label(), answers.clone());

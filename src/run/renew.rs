@@ -37,21 +37,29 @@ where
 
     pub(super) fn begin_reload(&mut self, reload: Reload<C, D>) {
         let source = self.feed.words().source;
-        let named = reload.caches.as_ref().map(|caches| {
-            let names: Vec<&str> = caches.iter().map(|cache| cache.policy.name.as_str()).collect();
-            names.join(", ")
-        });
-        let what = if named.is_some() {
-            "the caches changed (their addresses or settings, such as cache.url)"
-        } else {
-            "the rules changed"
+        let named = |are_sinks: bool| {
+            let all = reload.caches.iter().flatten().map(|onward| &onward.policy);
+            let names: Vec<&str> =
+                all.filter(|policy| policy.sink.is_some() == are_sinks).map(|policy| policy.name.as_str()).collect();
+            Some(names.join(", ")).filter(|names| !names.is_empty())
         };
-        log!(Id::ReloadTaken, caches = named, "{what}: {source} begins anew from the confirmed position");
+        let (caches, sinks) = (named(false), named(true));
+        let what = match (&reload.caches, &sinks) {
+            (None, _) => "the rules changed",
+            (Some(_), None) => "the caches changed (their addresses or settings, such as cache.url)",
+            (Some(_), Some(_)) => {
+                "the caches or the sinks changed (their addresses or settings, such as sinks.NAME.url)"
+            }
+        };
+        log!(Id::ReloadTaken, caches, sinks, "{what}: {source} begins anew from the confirmed position");
         self.drain(Some(Box::new(reload)));
     }
 
     /// A loop that begins, on the same connections.
     pub(super) fn renewed(self, Reload { rules, control, caches, taken }: Reload<C, D>) -> Self {
+        if self.feed.rules().page_addresses() != rules.page_addresses() {
+            self.settings.warming.forget();
+        }
         let (rules, control, twins) = (Rc::new(rules), Rc::new(control), Rc::<Twins<C>>::default());
         let words = self.feed.words();
         let (memory_bytes_max, company) = (self.settings.memory_bytes_max, Company::Alone);
@@ -68,7 +76,8 @@ where
                     let kept: Vec<_> = kept;
                     let Some(cache) = cache else { return kept.into_iter().map(&renew).collect() };
                     let (slot, replicas) = (self.settings.slot.clone(), self.settings.replicas);
-                    let settings = TargetSettings { policy, slot, replicas, memory_bytes_max, company };
+                    let warming = self.settings.warming.clone();
+                    let settings = TargetSettings { policy, slot, replicas, memory_bytes_max, company, warming };
                     let told = (self.teller.clone(), Rc::clone(&twins));
                     let (control, rules) = (Rc::clone(&control), Rc::clone(&rules));
                     vec![Target::new(Rc::new(cache), control, rules, settings, words, told)]

@@ -6,6 +6,7 @@
 //! sweep is proved by the connection that it ran over, or runs once more.
 
 use crate::keys::KeySet;
+use crate::warm::Pages;
 
 /// What one mark may carry, in bytes.
 const BYTES_MAX: usize = 512 * 1024;
@@ -18,6 +19,8 @@ const PATTERNS_MAX: usize = 1_000;
 struct Deletions {
     keys: KeySet,
     patterns: KeySet,
+    /// What is fetched when the mark is there that carries these keys.
+    pages: Pages,
     /// There was more than a mark can carry.
     is_incomplete: bool,
 }
@@ -43,10 +46,11 @@ impl Deletions {
         self.is_incomplete |= other.is_incomplete;
         self.add_keys(other.keys);
         self.add_patterns(other.patterns);
+        self.pages.merge(other.pages);
     }
 
     fn bytes_used(&self) -> usize {
-        self.keys.bytes_used() + self.patterns.bytes_used()
+        self.keys.bytes_used() + self.patterns.bytes_used() + self.pages.bytes_used()
     }
 }
 
@@ -65,6 +69,17 @@ impl Unmarked {
         self.since.add_keys(keys.clone());
     }
 
+    /// These pages may be fetched when the next mark is there.
+    pub(super) fn then(&mut self, pages: Pages) {
+        self.since.pages.merge(pages);
+    }
+
+    /// Nobody waits for the next mark any more.
+    pub(super) fn let_go(&mut self) {
+        self.since.pages.answered();
+        self.sent.iter_mut().for_each(|sent| sent.pages.answered());
+    }
+
     /// Keys that match these patterns were deleted.
     pub(super) fn swept(&mut self, patterns: &KeySet) {
         self.since.add_patterns(patterns.clone());
@@ -81,7 +96,9 @@ impl Unmarked {
 
     /// The mark is there, with what it carried.
     pub(super) fn marked(&mut self) {
-        self.sent = None;
+        if let Some(mut sent) = self.sent.take() {
+            sent.pages.answered();
+        }
     }
 
     /// It is not, or nobody knows: the next one carries the same.

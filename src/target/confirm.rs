@@ -37,6 +37,12 @@ pub(super) fn confirm_interval(metering: Metering) -> Duration {
     }
 }
 
+/// What a mark says: the first of these positions that is one of the server that is connected. Where this connection started
+/// is covered, by the mark that was compared with it or by a sweep; a position may say less, because the slot was made anew.
+fn says<A: Copy>(stream: &impl Positions<A>, positions: [Option<A>; 2], start: Lsn) -> Lsn {
+    positions.into_iter().find_map(|ack| stream.place(ack)).map_or(start, |lsn| lsn.max(start))
+}
+
 /// The pause behind a mark that the cache refused, which it may do for hours: each try takes a new connection.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -60,12 +66,10 @@ where
         let confirmed = self.confirmed_to_server(stream);
         let received = stream.received();
         let held_back = |upto: Option<A>| {
-            let upto = upto.filter(|ack| stream.is_current(*ack)).map(|ack| stream.lsn(ack)).max(confirmed);
+            let upto = stream.place(upto).max(confirmed);
             upto.is_none_or(|upto| received.0.saturating_sub(upto.0) <= budget)
         };
-        if let Some(ack) = self.ledger.settled(held_back)?
-            && stream.is_current(ack)
-        {
+        if let Some(ack) = stream.current(self.ledger.settled(held_back)?) {
             self.marking.answered = Some(ack);
         }
         if self.marking.is_writing() || self.marking.confirm_due.is_some() || !self.look.is_connected() {
@@ -92,7 +96,7 @@ where
 
     /// Up to where the first delete of everything was answered.
     fn deleted_upto(&self, stream: &impl Positions<A>) -> Option<Lsn> {
-        self.ledger.deleted().filter(|ack| stream.is_current(*ack)).map(|ack| stream.lsn(ack))
+        stream.place(self.ledger.deleted())
     }
 
     /// Whether a mark would tell a writer that the first delete of its change was answered: it may wait for that. Where
@@ -105,7 +109,7 @@ where
     /// What the server that is connected now has heard of; `None` while there is none and was none.
     fn confirmed_to_server(&self, stream: &impl Positions<A>) -> Option<Lsn> {
         let start = self.look.start().map(|start| start.confirmed);
-        self.marking.marked.map(|ack| stream.lsn(ack)).max(start)
+        stream.place(self.marking.marked).max(start)
     }
 
     /// One try: whatever fails, the cache is asked what it holds.
@@ -114,9 +118,7 @@ where
         let Some(start) = self.look.start().cloned() else { return };
         let riders = self.take_riders(now);
         let ack = self.marking.answered.take();
-        // Where this connection started is covered, by the mark that was compared with it or by a sweep. The last mark
-        // may say less: the slot was made anew.
-        let lsn = ack.or(self.marking.marked).map_or(start.confirmed, |ack| stream.lsn(ack).max(start.confirmed));
+        let lsn = says(stream, [ack, self.marking.marked], start.confirmed);
         let deleted = self.deleted_upto(stream).max(Some(lsn)).unwrap_or(lsn);
         let since = self.ledger.oldest();
         let late = since.map_or(Duration::ZERO, |since| now.into_std().saturating_duration_since(since));
@@ -132,6 +134,7 @@ where
             rules: self.around.rules.digest().to_owned(),
             run: start.run.clone(),
             publication: start.publication.clone(),
+            published: self.cache.published(),
         };
         let text = serde_json::to_vec(&mark).expect("a mark is plain data");
         let expected = self.look.held().expected();
@@ -174,26 +177,23 @@ where
                 reached(Step::MarkWritten);
                 self.ring.marked(&writing.mark.nonce, writing.first);
                 self.repairs.proved();
+                self.marking.lost_one = false;
                 if let Some(lasted) = self.marking.outage.over(Instant::now()) {
-                    log!(Id::MarkWorks, server = self.cache.name(), after = span(lasted), "the mark is written again");
+                    let (server, who) = (self.cache.name(), self.around.part.name());
+                    log!(Id::MarkWorks, server, after = span(lasted), "{who} takes the mark again");
                 }
                 self.look.trust(Some(writing.text));
                 self.acknowledge(writing.ack, stream);
+                self.done.marked = Some((writing.lsn, Instant::now()));
                 self.around.teller.tell(News::Marked(writing.lsn));
             }
             // Without a mark the next start sweeps; until then the position may move.
             MarkOutcome::Tried(Swap::Full) if self.settings.policy.on_gap == OnGap::Sweep => {
-                self.complain_about_mark(
-                    "failed to write the mark: OOM, the cache is full and evicts nothing; the next start sweeps",
-                    None,
-                );
+                self.complain_of_room("the next start sweeps");
                 self.acknowledge(writing.ack, stream);
             }
             MarkOutcome::Tried(Swap::Full) => {
-                self.complain_about_mark(
-                    "failed to write the mark: OOM, the cache is full and evicts nothing; nothing is confirmed",
-                    None,
-                );
+                self.complain_of_room("nothing is confirmed");
                 self.marking.comes_again(writing.ack);
             }
             MarkOutcome::Tried(Swap::Other) if without(Guard::Mark) => {
@@ -208,7 +208,7 @@ where
                 self.read_mark();
             }
             MarkOutcome::Tried(Swap::Refused(error)) => {
-                self.complain_about_mark("failed to write the mark", Some(error));
+                self.complain_about_mark(error.hint_else("The log of the cache may tell why it refuses the mark."));
                 self.marking.comes_again(writing.ack);
                 self.marking.confirm_due = Some(Instant::now() + REFUSED_PAUSE);
             }
@@ -222,7 +222,10 @@ where
                 self.read_mark();
             }
             MarkOutcome::Unknown(error) => {
-                self.complain_about_mark("failed to write the mark", Some(error));
+                // Whether the cache answers at all the next look at the mark tells, and says.
+                if std::mem::replace(&mut self.marking.lost_one, true) {
+                    self.complain_about_mark(error);
+                }
                 self.marking.comes_again(writing.ack);
                 self.may_be_there(&writing);
                 self.read_mark();
@@ -238,26 +241,74 @@ where
 
     /// The position may be confirmed to the server, as far as this target goes.
     fn acknowledge(&mut self, ack: Option<A>, stream: &impl Positions<A>) {
-        if let Some(ack) = ack.filter(|ack| stream.is_current(*ack)) {
+        if let Some(ack) = stream.current(ack) {
             self.marking.marked = Some(ack);
         }
     }
 
+    /// The cache does not take the mark. While the cache fails whatever it is asked, the line that says so is enough.
+    fn complain_about_mark(&mut self, error: Error) {
+        if !self.around.part.is_failing() {
+            let error = error.at(self.cache.name());
+            let line = format!("{}; failed to write the mark, and crieur tries again", error.chain());
+            self.complain(Id::MarkFailing, &line, error.hint.as_deref());
+        }
+    }
+
+    /// The cache takes deletes, and has no room for the mark.
+    fn complain_of_room(&mut self, then: &str) {
+        let who = self.cache.name();
+        let line = format!("{who} is full and evicts nothing (OOM); failed to write the mark: {then}");
+        let hint = "Raise maxmemory of the cache, or give it a maxmemory-policy that evicts keys.";
+        self.complain(Id::MarkFull, &line, Some(hint));
+    }
+
     /// Once for each cause, and each minute.
-    fn complain_about_mark(&mut self, what: &str, error: Option<Error>) {
-        let cause = error.as_ref().map(|error| format!(": {}", error.chain())).unwrap_or_default();
-        let line = format!("{what}{cause}");
-        let server = self.cache.name();
-        let hint = match &error {
-            Some(error) => error.hint.as_deref().unwrap_or("The log of the cache may tell why it refuses the mark."),
-            None => "Raise maxmemory of the cache, or give it a maxmemory-policy that evicts keys.",
-        };
-        let id = if error.is_some() { Id::MarkFailing } else { Id::MarkFull };
-        match self.marking.outage.failed(&line, Instant::now()) {
-            Say::First => log!(id, hint, server, "{line}"),
+    fn complain(&mut self, id: Id, line: &str, hint: Option<&str>) {
+        match self.marking.outage.failed(line, Instant::now()) {
+            Say::First => log!(id, hint, "{line}"),
             // What lasts does not mend itself.
-            Say::Still(_) => log!(id.lasting(), hint, server, "{line}"),
+            Say::Still(_) => log!(id.lasting(), hint, "{line}"),
             Say::Nothing => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The server of now is the second one; a position is the server's number and its LSN.
+    struct Second;
+
+    impl Positions<(u8, u64)> for Second {
+        fn lsn(&self, ack: (u8, u64)) -> Lsn {
+            Lsn(ack.1)
+        }
+
+        fn is_current(&self, ack: (u8, u64)) -> bool {
+            ack.0 == 2
+        }
+
+        fn received(&self) -> Lsn {
+            Lsn(0)
+        }
+    }
+
+    #[test]
+    fn a_mark_never_says_a_position_of_another_server() {
+        let (old, new) = (Some((1, 900)), |lsn| Some((2, lsn)));
+        for (positions, expected) in [
+            ([new(70), new(60)], 70),
+            ([None, new(60)], 60),
+            ([None, None], 50),
+            ([new(40), None], 50),
+            ([old, new(60)], 60),
+            ([old, None], 50),
+            ([None, old], 50),
+        ] {
+            assert_eq!(says(&Second, positions, Lsn(50)), Lsn(expected), "{positions:?}");
+        }
+        assert_eq!((Second.place(old), Second.place(new(70)), Second.current(old)), (None, Some(Lsn(70)), None));
     }
 }

@@ -94,6 +94,17 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
         bucket.tickets.extend(tickets);
     }
 
+    /// The delay of the last echo; none without echoes.
+    pub fn last(&self) -> Duration {
+        self.gaps.iter().sum()
+    }
+
+    /// No last echo is due before `then`.
+    pub fn postpone_last(&mut self, then: I) {
+        let last = self.stages.last_mut().into_iter().flatten();
+        last.for_each(|bucket| bucket.due = bucket.due.max(then));
+    }
+
     /// When the next bucket is due.
     pub fn due(&self) -> Option<I> {
         self.stages.iter().filter_map(|buckets| buckets.front()).map(|bucket| bucket.due).min()
@@ -113,6 +124,7 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
         for bucket in self.stages.iter_mut().flatten() {
             bucket.tickets.clear();
             let load = std::mem::take(&mut bucket.load);
+            bucket.load.pages = load.pages;
             for (set, into) in [(load.keys, &mut bucket.load.keys), (load.patterns, &mut bucket.load.patterns)] {
                 set.drain(|key| {
                     if let Some(family) = rules.family_of(before.family(key.family)) {
@@ -122,6 +134,11 @@ impl<I: Copy + Ord + std::ops::Add<Duration, Output = I>> Echoes<I> {
             }
         }
         self
+    }
+
+    /// Everything that waits.
+    pub fn each_load(&mut self, apply: impl Fn(&mut Invalidations)) {
+        self.stages.iter_mut().flatten().for_each(|bucket| apply(&mut bucket.load));
     }
 
     /// Keys and patterns that wait.

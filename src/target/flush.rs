@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{Target, Turn};
 use crate::cache::{Cache, Deleted};
 use crate::control::Control;
+use crate::keys::KeySet;
 use crate::target::echo::{Delivery, bytes_of};
 use crate::target::flight::Landed;
 use crate::target::meter::Metered;
@@ -52,14 +53,17 @@ where
             return None;
         }
         let waits = self.metered.is_some() && (self.inbox.is_some() || !self.again.is_empty());
-        let due = if waits { Some(turn.now) } else { self.echoes.due() };
+        let echo = self.echoes.due().filter(|_| !self.behind.holds_echoes);
+        let due = if waits { Some(turn.now) } else { echo };
         due.map(|due| self.pace_due().map_or(due, |pace| pace.max(due)))
     }
 
     /// What goes with the mark that is written now.
     pub(super) fn take_riders(&mut self, now: Instant) -> Vec<Delivery> {
         let is_small = bytes_of(&self.inbox) + bytes_of(&self.again) <= RIDING_BYTES_MAX;
-        if self.metered.is_none() || !self.may_fly() || !is_small {
+        // Whether a key existed is told by a flight alone.
+        let has_pages = self.inbox.as_ref().is_some_and(|waiting| !waiting.load.warms.is_empty());
+        if self.metered.is_none() || !self.may_fly() || !is_small || has_pages {
             return Vec::new();
         }
         let riders = self.take_deliveries(now, RIDING_BYTES_MAX);
@@ -76,7 +80,8 @@ where
         }
         // How many of them existed is not told apart from what the mark carried.
         let sent = riders.iter().map(|rider| rider.load.keys.len() as u64).sum();
-        self.arrived(Landed { deliveries: riders, deleted: Deleted { sent, existed: 0 } });
+        let deleted = Deleted { sent, existed: 0 };
+        self.arrived(Landed { deliveries: riders, deleted, existed: KeySet::default() });
     }
 
     /// What became of what rode with a mark, and of what that carried.

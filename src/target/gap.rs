@@ -22,7 +22,7 @@ use crate::gate::Snapshot;
 use crate::insist::{Part, insist};
 use crate::keys::FamilyId;
 use crate::ledger::Positions;
-use crate::mark::{Gap, gap, gap_at_first, nonce, publication, rules};
+use crate::mark::{Gap, gap, gap_at_first, is_elder, nonce, publication, rules};
 use crate::observe::news::News;
 use crate::observe::speaker::CacheName;
 use crate::observe::{Id, log};
@@ -44,6 +44,7 @@ const ELDERS_INTERVAL: Duration = Duration::from_millis(100);
 fn id(gap: &Gap) -> Id {
     match gap {
         Gap::Missing => Id::GapMissing,
+        Gap::Unproven => Id::GapUnproven,
         Gap::Unreadable => Id::GapUnreadable,
         Gap::OtherServer => Id::GapOtherServer,
         Gap::OtherDatabase => Id::GapOtherDatabase,
@@ -62,9 +63,12 @@ fn remind(said: &mut Reminder<Id, Instant>) {
     if !said.is_due(&Id::GapWaits, Instant::now()) {
         return;
     }
-    let hint =
-        "pg_stat_activity and pg_prepared_xacts name them. Deletes go on; until they end no position is confirmed.";
-    log!(Id::GapWaits, hint, "transactions from before the gap are still open: its sweep waits for their end");
+    let hint = "End what is open for long: pg_stat_activity and pg_prepared_xacts name it.";
+    log!(
+        Id::GapWaits,
+        hint,
+        "transactions from before the gap are still open: the second sweep and the position wait for their end; deletes go on"
+    );
 }
 
 impl<A, C, D> Target<A, C, D>
@@ -79,15 +83,15 @@ where
         let (cache, slot) = (Rc::clone(&self.cache), self.settings.slot.clone());
         let (twins, name) = (Rc::clone(&self.around.twins), CacheName::clone(&self.around.name));
         let untried = matches!(self.look.held(), Held::Nothing).then(|| self.around.rules.patterns());
-        let company = self.settings.company;
+        let (part, company) = (self.around.part.clone(), self.settings.company);
         self.look.read(async move {
             let judge = |error| company.judge(error);
             if let Some(families) = untried {
                 let tried = async || cache.try_out(&slot, &families).await.map_err(judge);
-                insist(Part::Cache, "try the cache", tried).await?;
-                insist(Part::Cache, "tell the cache from others", async || twins.admit(&name, &cache).await).await?;
+                insist(&part, "try the cache", tried).await?;
+                insist(&part, "tell the cache from others", async || twins.admit(&name, &cache).await).await?;
             }
-            insist(Part::Cache, "read the mark", async || cache.mark(&slot).await.map_err(judge)).await
+            insist(&part, "read the mark", async || cache.mark(&slot).await.map_err(judge)).await
         });
     }
 
@@ -117,11 +121,14 @@ where
         let judge = if self.look.is_anew() { gap_at_first } else { gap };
         let gap = judge(found.as_deref(), start, self.around.rules.digest());
         let gap = gap.filter(|gap| !(without(Guard::Return) && matches!(gap, Gap::Behind { .. })));
+        // A sink that never wrote one lacks none.
+        let gap = gap.map(|gap| if gap == Gap::Missing && self.cache.is_sink() { Gap::Unproven } else { gap });
+        let is_ours = found.as_deref().is_some_and(|found| is_elder(found, start));
         let continuity = self.look.follow(lineage);
         let fit = self.look.held().fit(found.as_deref());
         let slot = self.slot_compared(stream);
         match meaning(fit, continuity, slot, gap) {
-            _ if without(Guard::Mark) => self.look.trust(found),
+            _ if without(Guard::Mark) || (self.is_sink() && without(Guard::Start)) => self.look.trust(found),
             Meaning::Holds => {}
             Meaning::Covered => self.trust_first(found),
             Meaning::Arrived => self.look.trust(found),
@@ -132,7 +139,7 @@ where
                     self.sweeping.run_again();
                 }
                 let is_foreign = matches!(gap, Gap::OtherServer | Gap::OtherDatabase);
-                let intruder = is_foreign && slot == Slot::Compared && fit != Fit::First;
+                let intruder = is_foreign && !is_ours && slot == Slot::Compared && fit != Fit::First;
                 self.gap(&gap, found, intruder);
             }
         }
@@ -153,6 +160,7 @@ where
         if self.unmarked.has_keys() {
             self.marking.beat_due = None;
         }
+        self.doubts += 1;
         let patterns = self.unmarked.take_patterns();
         if patterns.is_empty() {
             return;
@@ -193,10 +201,10 @@ where
         self.replay(lacking);
     }
 
-    /// One replay waits at most: what is deleted until then is in the ring as well.
+    /// One replay waits at most: what is deleted until then is in the ring as well. A mark that came since says more than
+    /// the one that the replay goes on from.
     fn replay_later(&mut self, nonce: String, pause: Duration) {
-        if let Some(since) = self.repairs.owed.replay() {
-            *since = nonce;
+        if self.repairs.owed.has_replay() {
             return;
         }
         let now = Instant::now();
@@ -227,12 +235,17 @@ where
         if lacking.is_empty() || without(Guard::Ring) {
             return;
         }
+        self.doubts += 1;
         let keys: usize = lacking.iter().map(|load| load.len()).sum();
         log!(
             Id::GapReplayed,
             server = self.cache.name(),
             keys,
-            "the cache may lack what was deleted since its mark: deleting it again"
+            "{}",
+            self.cache.member().pick(
+                "the cache may lack what was deleted since its mark: deleting it again",
+                "the sink may lack what was purged since its mark: purging it again",
+            )
         );
         let ticket = self.ledger.open_barrier(self.marking.withdraw());
         for mut load in lacking {
@@ -253,15 +266,17 @@ where
             .map(rules);
         let tables = self.changed_tables(gap, found.as_deref());
         self.look.doubt(found);
+        self.doubts += 1;
         self.around.teller.tell(News::Gap(gap.kind()));
         let shared = Rc::clone(&self.cache);
-        let server = shared.name();
+        let (server, member) = (shared.name(), shared.member());
         // What DDL changed is known to be stale: it goes, whatever becomes of keys that only may be.
         if let (Gap::OtherTables, Some(families)) = (gap, &tables) {
-            log!(id(gap), server, families = families.len(), "{gap}: sweeping their keys");
+            let sweeping = member.pick("sweeping their keys", "purging their coarse tags");
+            log!(id(gap), server, families = families.len(), "{gap}: {sweeping}");
             return self.sweep_families(gap, families.clone(), Duration::ZERO);
         }
-        let said = gap.said(self.around.words);
+        let said = member.in_words(&gap.said(self.around.words));
         let when = match told {
             // Rules that a person changed are no repair that repeats.
             Some(_) => When::Now,
@@ -295,18 +310,18 @@ where
             (OnGap::Warn, _) => {}
             (OnGap::Sweep, Some(told)) => {
                 let new = self.around.rules.not_in(&told);
-                log!(id(gap), server, families = new.len(), "{said}: sweeping the keys of rules that are new");
+                let sweeping = member.pick("sweeping the keys", "purging the coarse tags");
+                log!(id(gap), server, families = new.len(), "{said}: {sweeping} of rules that are new");
                 self.sweep_families(gap, new, when.pause());
             }
             (OnGap::Sweep, None) => {
                 if is_said {
-                    log!(id(gap), server, "{said}: sweeping every key that the rules own");
+                    let all =
+                        member.pick("sweeping every key that the rules own", "purging the coarse tag of each family");
+                    log!(id(gap), server, "{said}: {all}");
                 }
-                self.sweep_families(
-                    gap,
-                    self.around.rules.families().map(|(family, _)| family).collect(),
-                    when.pause(),
-                );
+                let all = self.around.rules.families().map(|(family, _)| family).collect();
+                self.sweep_families(gap, all, when.pause());
             }
         }
     }
@@ -354,7 +369,7 @@ where
                 let seen = if first { control.elders().await } else { control.snapshot().await };
                 seen.map_err(Error::having_worked)
             };
-            insist(Part::Session, "take a snapshot before a sweep", look).await
+            insist(&Part::session(), "take a snapshot before a sweep", look).await
         });
     }
 

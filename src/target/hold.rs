@@ -37,9 +37,9 @@ where
         let limit = self.settings.policy.hold_wal_bytes_max;
         let (since, behind) = (self.ledger.oldest(), BEHIND + self.pauses());
         let is_stuck = self.flight.lasts(now) > BEHIND;
-        let marked = self.marking.marked().filter(|ack| stream.is_current(*ack));
+        let marked = stream.current(self.marking.marked());
         let standing = HoldStanding {
-            marked: marked.map(|ack| stream.lsn(ack)),
+            marked: stream.place(marked),
             start,
             // What is in the batch waits for the flight.
             owes: self.holding.handed > marked || is_stuck,

@@ -51,6 +51,8 @@ pub(super) struct Marking<A> {
     pub(super) beat_due: Option<Instant>,
     /// Of writing the mark.
     pub(super) outage: Outage,
+    /// Nothing was written since an answer was lost.
+    pub(super) lost_one: bool,
 }
 
 impl<A> Default for Marking<A> {
@@ -64,6 +66,7 @@ impl<A> Default for Marking<A> {
             confirm_due: None,
             beat_due: None,
             outage: Outage::default(),
+            lost_one: false,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cache::statistics::{CacheSaid, ReadCounts, Statistics};
+use crate::cache::statistics::{CacheSaid, Statistics};
 use crate::error::Result;
 use crate::kept::Kept;
 
@@ -70,18 +70,35 @@ impl Measuring {
         }
     }
 
-    /// What the cache said last, and the reads since the first of what is kept.
+    /// What the cache said last, and the reads of others since the first of what is kept.
     pub(super) fn statistics(&self) -> Option<Statistics> {
         let ((_, first), (at, last)) = (self.samples.front()?, self.samples.back()?);
-        let (hits, misses) = (last.hits - first.hits, last.misses - first.misses);
-        Some(Statistics { at: at.into_std(), said: *last, recent: ReadCounts { hits, all: hits + misses } })
+        // Our own reads would be most of those of a cache that nobody else reads.
+        let recent = last.reads().since(first.reads()).since(last.own.since(first.own));
+        Some(Statistics { at: at.into_std(), said: *last, recent })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::statistics::ReadCounts;
     use crate::error::Error;
+
+    #[test]
+    fn what_crieur_reads_itself_is_no_hit_of_a_reader() {
+        let (now, mut measuring) = (Instant::now(), Measuring::default());
+        let mut recent = |hits, misses, own| {
+            let own = ReadCounts { hits: own, all: own + 1 };
+            measuring.came(Ok(Some(CacheSaid { hits, misses, own, ..CacheSaid::default() })), now);
+            measuring.statistics().map(|of| of.recent.ratio())
+        };
+        assert_eq!(recent(1_000, 5, 40), Some(None));
+        assert_eq!(recent(1_060, 5, 100), Some(None), "nobody else reads");
+        assert_eq!(recent(1_063, 6, 100), Some(Some(0.75)));
+        // The server's word may be older than the last read.
+        assert_eq!(recent(1_063, 6, 104), Some(None), "never less than none");
+    }
 
     #[test]
     fn the_last_minutes_are_those_of_the_samples_and_another_server_begins_anew() {

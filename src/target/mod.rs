@@ -9,12 +9,14 @@
 //! is nothing, trusted, or a gap ([`proof::Held`]). What each part holds stands in a file that does not know the target
 //! (`flight.rs`, `sweeping.rs`, `lagging.rs`, `marking.rs`, `gaps.rs`, `look.rs`); the target ties them together here.
 
+pub mod behind;
 mod carried;
 mod confirm;
 mod delete;
 pub mod echo;
 mod flight;
 mod flush;
+mod follow;
 mod gap;
 mod gaps;
 mod hold;
@@ -35,6 +37,8 @@ mod sweep;
 mod sweeping;
 mod told;
 pub mod twins;
+mod warm;
+mod weight;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -50,18 +54,20 @@ use crate::config::{Metering, OnGap};
 use crate::control::Control;
 use crate::error::Result;
 use crate::gate::Snapshot;
-use crate::insist::Company;
+use crate::insist::{Company, Part};
 use crate::kept::Kept;
 use crate::ledger::{Ledger, Positions};
 use crate::load::Untold;
+use crate::lsn::Lsn;
 use crate::observe::delays::Delays;
 use crate::observe::speaker::{CacheName, speaks};
 use crate::observe::teller::Teller;
 use crate::rules::plan::cause::CauseCounts;
 use crate::rules::{Invalidations, Rules};
 use crate::start::{ServerStore, Start};
+use crate::target::behind::Behind;
 use crate::target::carried::Unmarked;
-use crate::target::echo::{Delivery, Echoes, Stage, bytes_of};
+use crate::target::echo::{Delivery, Echoes, bytes_of};
 use crate::target::flight::{Flight, Landed};
 use crate::target::gaps::Gaps;
 use crate::target::holding::Holding;
@@ -74,7 +80,8 @@ use crate::target::repairs::Repairs;
 use crate::target::ring::Ring;
 use crate::target::sweeping::{Scanned, Sweeping};
 use crate::target::twins::Twins;
-use crate::words::Words;
+use crate::warm::Warming;
+use crate::words::{Member, Words};
 
 pub use crate::ledger::hold::HOLDS_FOR_EVER;
 
@@ -90,7 +97,14 @@ pub enum Replicas {
     Some,
 }
 
-/// What the configuration says of one cache.
+/// What the configuration says of a target that is a sink.
+#[derive(Debug, Clone)]
+pub struct SinkPolicy {
+    /// The caches that its pages read.
+    pub after: Rc<[String]>,
+}
+
+/// What the configuration says of one cache, or of one sink.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// What the configuration calls the cache.
@@ -114,6 +128,8 @@ pub struct Policy {
     /// WAL that the cache may hold back while its mark does not move, in bytes; then the position goes on without it, and
     /// its mark tells what it lacks. 0: it never holds any; [`HOLDS_FOR_EVER`]: there is no limit.
     pub hold_wal_bytes_max: u64,
+    /// Of a sink, which takes tags and no keys.
+    pub sink: Option<SinkPolicy>,
 }
 
 /// What a target needs to know besides.
@@ -129,6 +145,8 @@ pub struct TargetSettings {
     pub memory_bytes_max: usize,
     /// Whether there are other targets.
     pub company: Company,
+    /// The pages that are fetched behind deletes.
+    pub warming: Warming,
 }
 
 /// What a target did so far.
@@ -148,6 +166,8 @@ pub struct TargetTotals {
     pub delays: Delays,
     /// The sweeps by their causes.
     pub causes: CauseCounts,
+    /// The mark written last, and when.
+    pub marked: Option<(Lsn, Instant)>,
 }
 
 /// What the loop says at each of its turns.
@@ -189,6 +209,7 @@ pub enum TargetHappened {
 /// What a target shares with the others, and what it is called among them.
 struct Around<C, D> {
     name: CacheName,
+    part: Part,
     control: Rc<D>,
     /// Those that are for its cache.
     rules: Rc<Rules>,
@@ -206,6 +227,10 @@ pub struct Target<A, C, D> {
     ledger: Ledger<A>,
     /// What came since the last flight left: one load, however much that is.
     inbox: Option<Delivery>,
+    /// Of a sink: what waits for the answers of caches.
+    behind: Behind,
+    /// How often the cache was found to lack deletes.
+    doubts: u64,
     /// What goes again: the cache may lack it.
     again: VecDeque<Delivery>,
     flight: Flight,
@@ -247,18 +272,25 @@ where
         words: Words,
         (teller, twins): (Teller, Rc<Twins<C>>),
     ) -> Self {
-        let rules = rules.seen_by(&settings.policy.name, &settings.policy.protect).map_or(rules, Rc::new);
+        let rules = match settings.policy.sink {
+            Some(_) => Rc::new(rules.seen_by_sink(&settings.policy.name)),
+            None => rules.seen_by(&settings.policy.name, &settings.policy.protect).map_or(rules, Rc::new),
+        };
+        cache.learn(rules.coarse_tags());
         let metered = settings.policy.budget.map(|budget| Metered::new(budget, cache.billed()));
         let name = CacheName::from(settings.policy.name.as_str());
+        let part = Part::cache(cache.member(), &name);
         Target {
             echoes: Echoes::new(&settings.policy.echo),
             ring: Ring::new(settings.memory_bytes_max / RING_PART),
             cache,
             settings,
-            around: Around { name, control, rules, words, teller, twins },
+            around: Around { name, part, control, rules, words, teller, twins },
             done: TargetTotals::default(),
             ledger: Ledger::dating(),
             inbox: None,
+            behind: Behind::default(),
+            doubts: 0,
             again: VecDeque::new(),
             flight: Flight::default(),
             sweeping: Sweeping::default(),
@@ -280,36 +312,30 @@ where
     #[must_use]
     pub fn renewed(self, rules: &Rc<Rules>, control: &Rc<D>, twins: &Rc<Twins<C>>) -> Self {
         let Target { cache, settings, around, done, repairs, echoes, holding, metered, measuring, .. } = self;
-        let Around { rules: before, words, teller, .. } = around;
+        let Around { rules: before, words, teller, part, .. } = around;
         let echoes = echoes.carried(&before, rules);
         let renewed =
             Target::new(cache, Rc::clone(control), Rc::clone(rules), settings, words, (teller, Rc::clone(twins)));
-        Target { done, repairs: repairs.carried(), echoes, holding: holding.carried(), metered, measuring, ..renewed }
+        let around = Around { part, ..renewed.around };
+        let (repairs, holding) = (repairs.carried(), holding.carried());
+        Target { around, done, repairs, echoes, holding, metered, measuring, ..renewed }
     }
 
     /// A load left the gate; `upto` is the position up to which everything was handed over with it, and `born` says when
     /// its oldest change committed.
     pub fn take_in(&mut self, mut load: Invalidations, upto: Option<A>, born: Option<std::time::Instant>) {
         self.around.rules.leave_out(&mut load);
-        let load = self.share_of(load);
+        let mut load = self.share_of(load);
         if load.is_empty() {
             return upto.into_iter().for_each(|upto| self.take_position(upto));
         }
+        self.hold_pages(&mut load);
         self.holding.hand(upto);
         let ticket = self.ledger.open_or_join(upto);
         if let Some(born) = born {
             self.ledger.date(&ticket, born);
         }
-        match &mut self.inbox {
-            Some(waiting) => {
-                waiting.load.merge(load);
-                // A flight holds what cannot collapse any more: no more than a share of this target's share.
-                let most = self.settings.memory_bytes_max / 8;
-                self.done.collapsed += waiting.load.collapse_to(most, &self.around.rules);
-                self.ledger.gather(&mut waiting.tickets, ticket);
-            }
-            None => self.inbox = Some(Delivery { load, tickets: vec![ticket], stage: Stage::Fresh }),
-        }
+        self.wait(load, ticket);
     }
 
     /// Keys of tables whose changes do not come. Where keys that only may be stale stay, those that are stale go.
@@ -319,7 +345,8 @@ where
         if load.is_empty() {
             return;
         }
-        self.queue_sweep(Delivery { load, tickets: Vec::new(), stage: Stage::Fresh });
+        let ticket = self.ledger.open_or_join(None);
+        self.wait(load, ticket);
     }
 
     /// Everything up to this position was handed over.
@@ -424,6 +451,7 @@ where
     /// Those of [`Ledger::settled`].
     pub fn start(&mut self, turn: &Turn<'_, impl Positions<A>>) -> Result<()> {
         let _speaking = speaks(&self.around.name);
+        self.let_go_when_absent();
         self.repair_what_is_owed(turn.now);
         self.read_bill(turn.now);
         // What is to be deleted rides with the mark where one is due.
@@ -451,14 +479,19 @@ where
         !self.flight.is_out() && !self.look.is_reading()
     }
 
+    /// Whether the stream goes at its pace: at that of each cache, and not at that of a sink which waits for caches anyway.
+    pub fn sets_the_pace(&self) -> bool {
+        self.comes_after().is_none_or(|caches| caches.is_empty())
+    }
+
     /// Whether a load that is made ready now may leave soon.
     pub fn takes(&self) -> bool {
-        self.is_released() || (!self.flight.is_out() && self.has_room())
+        self.sets_the_pace() && (self.is_released() || (!self.flight.is_out() && self.has_room()))
     }
 
     /// Whether as much as this fits besides what waits: nothing of it would collapse.
     pub fn has_room_for(&self, bytes: usize) -> bool {
-        bytes_of(&self.inbox) + bytes <= self.settings.memory_bytes_max / 8
+        self.sets_the_pace() && bytes_of(&self.inbox) + bytes <= self.settings.memory_bytes_max / 8
     }
 
     /// The daemon stops: what was answered is marked without a pause.
@@ -468,7 +501,7 @@ where
 
     /// Whether nothing keeps a load from leaving at once.
     pub fn is_free(&self) -> bool {
-        self.may_fly() && self.has_room()
+        self.sets_the_pace() && self.may_fly() && self.has_room()
     }
 
     /// Whether a load need not wait for the one before; where flushes are paced, all that come share one.
@@ -484,9 +517,20 @@ where
     /// Whether nothing is in flight that a stop waits for. Echoes are not awaited: they hold the position back, so the
     /// next start sends their keys again.
     pub fn is_finished(&self) -> bool {
-        let nothing_flies = self.inbox.is_none() && self.again.is_empty() && !self.flight.is_out();
+        let nothing_waits = self.inbox.is_none() && self.behind.is_finished();
+        let nothing_flies = nothing_waits && self.again.is_empty() && !self.flight.is_out();
         let nothing_moves = !self.marking.is_writing() && (!self.marking.is_owed() || !self.look.is_connected());
         (nothing_flies && nothing_moves && !self.sweeping.is_busy()) || self.is_absent()
+    }
+
+    /// Whether it takes tags and no keys.
+    pub fn is_sink(&self) -> bool {
+        self.settings.policy.sink.is_some()
+    }
+
+    /// What it is to a person.
+    pub fn member(&self) -> Member {
+        self.cache.member()
     }
 
     /// Whether nobody waits for it at a stop or before other rules: it is away, and the others go on. What it lacks its mark
@@ -535,37 +579,5 @@ where
     /// The position up to which the first delete of everything was answered once, for people who watch.
     pub fn answered_to(&mut self) -> Option<A> {
         self.ledger.answered_to()
-    }
-
-    /// What is on its way and cannot collapse, in bytes.
-    pub fn bytes_leaving(&self) -> usize {
-        self.flight.bytes_used()
-            + self.marking.bytes_riding()
-            + self.sweeping.bytes_used()
-            + bytes_of(&self.again)
-            + self.repairs.owed.bytes_used()
-    }
-
-    /// What may yet be deleted and can collapse, in bytes.
-    pub fn bytes_waiting(&self) -> usize {
-        let memory = self.ring.bytes_used() + self.unmarked.bytes_used();
-        bytes_of(&self.inbox) + self.echoes.bytes_used() + self.lagging.bytes_used() + memory
-    }
-
-    /// The largest of what can collapse, in bytes.
-    pub fn largest(&self) -> usize {
-        bytes_of(&self.inbox).max(self.lagging.largest()).max(self.echoes.largest())
-    }
-
-    /// Collapses the largest family of the largest set; says how many bytes that freed.
-    pub fn collapse_largest(&mut self) -> usize {
-        let (inbox, lagging, echoes) = (bytes_of(&self.inbox), self.lagging.largest(), self.echoes.largest());
-        let freed = match &mut self.inbox {
-            Some(waiting) if inbox >= lagging.max(echoes) => waiting.load.collapse_largest(&self.around.rules),
-            _ if lagging > echoes => self.lagging.collapse_largest(&self.around.rules),
-            _ => self.echoes.collapse_largest(&self.around.rules),
-        };
-        self.done.collapsed += u64::from(freed > 0);
-        freed
     }
 }

@@ -34,6 +34,7 @@ impl GapSweep {
         let awaits_elders = match gap {
             Gap::WentBack | Gap::Restarted | Gap::OtherRules => false,
             Gap::Missing
+            | Gap::Unproven
             | Gap::Unreadable
             | Gap::OtherServer
             | Gap::OtherDatabase
@@ -96,12 +97,9 @@ impl Owed {
         }
     }
 
-    /// The replay that waits, with the mark that it goes on from.
-    pub(super) fn replay(&mut self) -> Option<&mut String> {
-        self.waiting.iter_mut().find_map(|(_, repair)| match repair {
-            Repair::Replay { nonce, .. } => Some(nonce),
-            Repair::Sweep(_) | Repair::Again(_) => None,
-        })
+    /// Whether a replay waits.
+    pub(super) fn has_replay(&self) -> bool {
+        self.waiting.iter().any(|(_, repair)| matches!(repair, Repair::Replay { .. }))
     }
 
     /// When the first one is due.

@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::control::Control;
 use crate::keys::KeySet;
 use crate::rules::Invalidations;
+use crate::warm::entry;
 
 impl<A, C, D> Target<A, C, D>
 where
@@ -23,6 +24,9 @@ where
     /// What of a load is this target's: its keys, and every pattern.
     pub(super) fn share_of(&self, mut load: Invalidations) -> Invalidations {
         self.keep_share(&mut load.keys);
+        if self.cache.is_part() {
+            load.warms.retain(|page| self.cache.owes(entry::key_of(page.bytes)));
+        }
         load
     }
 
@@ -34,11 +38,12 @@ where
 
     /// The keys that are on their way to the gate go at once, too: that proves nothing, and shortens the time that old
     /// values are served.
-    pub fn take_early(&mut self, mut keys: KeySet, now: Instant) {
+    pub fn take_early(&mut self, mut keys: KeySet, mut warms: KeySet, now: Instant) {
         self.around.rules.leave_out_keys(&mut keys);
         self.keep_share(&mut keys);
         if !keys.is_empty() {
-            self.start_early(keys, now);
+            warms.retain(|page| keys.contains(entry::key_of(page.bytes)));
+            self.start_early(keys, warms, now);
         }
     }
 

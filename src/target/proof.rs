@@ -147,7 +147,7 @@ pub fn meaning(fit: Fit, continuity: Continuity, slot: Slot, gap: Option<Gap>) -
 /// even if its position looks like one of ours.
 fn since(gap: Option<Gap>) -> Meaning {
     match gap {
-        None | Some(Gap::Missing | Gap::Behind { .. } | Gap::WentBack) => Meaning::Replay,
+        None | Some(Gap::Missing | Gap::Unproven | Gap::Behind { .. } | Gap::WentBack) => Meaning::Replay,
         Some(
             gap @ (Gap::Unreadable
             | Gap::OtherServer

@@ -37,7 +37,7 @@ where
         self.lagging.asked = std::mem::take(&mut self.lagging.next);
         let control = Rc::clone(&self.around.control);
         self.lagging.round.start(async move {
-            insist(Part::Replicas, "wait for the replicas", async || control.replicas_replayed().await).await
+            insist(&Part::replicas(), "wait for the replicas", async || control.replicas_replayed().await).await
         });
     }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::Target;
-use crate::cache::{Cache, Swept};
+use crate::cache::{Cache, Rest, Swept};
 use crate::control::Control;
 use crate::error::Result;
 use crate::failpoints::{Step, reached};
@@ -26,14 +26,16 @@ use crate::target::sweeping::{Scanned, SweepDone};
 const PATTERNS_MAX: usize = 1_000;
 
 /// Sweeps the patterns of all deliveries in one pass.
-async fn sweep<C: Cache>(cache: Rc<C>, company: Company, deliveries: Vec<Delivery>) -> Result<Scanned> {
+async fn sweep<C: Cache>(cache: Rc<C>, (part, company): (Part, Company), deliveries: Vec<Delivery>) -> Result<Scanned> {
     let mut patterns = KeySet::default();
     for delivery in &deliveries {
         patterns.merge(delivery.load.patterns.clone());
     }
-    let swept =
-        insist(Part::Cache, "sweep", async || cache.sweep(&patterns).await.map_err(|error| company.judge(error)))
-            .await?;
+    let mut rest = Rest::default();
+    let swept = insist(&part, cache.member().sweep(), async || {
+        cache.sweep_rest(&patterns, &mut rest).await.map_err(|error| company.judge(error))
+    })
+    .await?;
     Ok(Scanned { deliveries, swept })
 }
 
@@ -44,6 +46,8 @@ where
     D: Control + 'static,
 {
     pub(super) fn queue_sweep(&mut self, mut delivery: Delivery) {
+        // Which keys of a pattern existed no sweep tells.
+        self.let_go(std::mem::take(&mut delivery.load.pages));
         self.done.collapsed += delivery.load.collapse_patterns(PATTERNS_MAX, &self.around.rules);
         match self.sweeping.queued.iter_mut().find(|queued| queued.stage == delivery.stage) {
             Some(queued) => {
@@ -66,6 +70,12 @@ where
         // The mark says nothing of what comes behind the order before the sweep is done.
         let ticket = self.ledger.open_or_join(None);
         self.sweeping.orders.push(SweepDone(done));
+        if self.is_sink() {
+            // Who ordered it hears of this purge at once. Another purge follows behind the caches, for the pages that were
+            // made anew before those were swept.
+            let behind = self.ledger.open_or_join(None);
+            self.wait(load.clone(), behind);
+        }
         self.queue_sweep(Delivery { load, tickets: vec![ticket], stage: Stage::Fresh });
         true
     }
@@ -80,7 +90,8 @@ where
         self.say_sweeping(&deliveries);
         self.sweeping.bytes = bytes_of(&deliveries);
         self.sweeping.orders_out = std::mem::take(&mut self.sweeping.orders);
-        self.sweeping.out.start(sweep(Rc::clone(&self.cache), self.settings.company, deliveries));
+        let whose = (self.around.part.clone(), self.settings.company);
+        self.sweeping.out.start(sweep(Rc::clone(&self.cache), whose, deliveries));
     }
 
     pub(super) fn swept(&mut self, Scanned { deliveries, swept }: Scanned) {
@@ -127,14 +138,17 @@ where
     /// A sweep of whole tables is news; patterns that a rule or a transaction names, and echoes, are its daily work.
     fn say_sweeping(&self, deliveries: &[Delivery]) {
         if let Some((tables, cause)) = self.purpose(deliveries) {
-            log!(Id::SweepBegan, tables, cause, "sweep began");
+            log!(Id::SweepBegan, tables, cause, "{} began", self.cache.member().a_sweep());
         }
     }
 
     fn say_swept(&self, deliveries: &[Delivery], swept: Swept) {
         let Swept { scanned, deleted } = swept;
         match self.purpose(deliveries) {
-            Some((tables, cause)) => log!(Id::SweepEnded, tables, cause, scanned, deleted, "sweep finished"),
+            Some((tables, cause)) => {
+                let what = self.cache.member().a_sweep();
+                log!(Id::SweepEnded, tables, cause, scanned, deleted, "{what} finished");
+            }
             None => tracing::debug!(scanned, deleted, "sweep finished: patterns"),
         }
     }
@@ -164,6 +178,7 @@ where
             }
         }
         let tables = tables.into_iter().collect::<Vec<_>>().join(", ");
-        (causes != Causes::default()).then(|| (tables, causes.words(self.around.words.emptied)))
+        let words = || self.cache.member().in_words(&causes.words(self.around.words.emptied));
+        (causes != Causes::default()).then(|| (tables, words()))
     }
 }

@@ -24,7 +24,7 @@ where
 
     /// What was done so far and where the cache stands, for whoever watches.
     pub fn told(&mut self) -> (CacheName, CacheTotals) {
-        let TargetTotals { keys, existed, sweeps, swept, delays, causes, .. } = self.done;
+        let TargetTotals { keys, existed, sweeps, swept, delays, causes, marked, .. } = self.done;
         let (repairs_delayed, repairs_slow) = self.repairs();
         let totals = CacheTotals {
             keys,
@@ -35,6 +35,7 @@ where
             repairs_slow,
             turns: self.turns(),
             echoes_waiting: self.echoes_waiting() as u64,
+            marked: marked.map(|(lsn, at)| (lsn, at.into_std())),
             is_known: self.is_known(),
             oldest: self.oldest(),
             delays,
