@@ -1,7 +1,13 @@
-//! Keys, and other bytes, as people read them.
+//! Keys, tags, and other bytes, as people read them.
 
-/// Plain where it is plain text; otherwise in quotes, every odd byte escaped.
+use crate::tag::tag_of;
+
+/// Plain where it is plain text; otherwise in quotes, every odd byte escaped. A tag says that it is one.
 pub fn shown(bytes: &[u8]) -> String {
+    tag_of(bytes).map_or_else(|| untagged(bytes), |tag| format!("tag {}", untagged(tag)))
+}
+
+fn untagged(bytes: &[u8]) -> String {
     let plain = |text: &str| {
         let odd = |c: char| c.is_control() || c == '"' || c == '\\';
         !text.is_empty() && text.trim() == text && !text.contains(odd)
@@ -23,8 +29,8 @@ fn escaped(c: char) -> String {
 
 /// The same in quotes, plain or not.
 pub fn quoted(bytes: &[u8]) -> String {
-    let shown = shown(bytes);
-    if shown.starts_with('"') { shown } else { format!("\"{shown}\"") }
+    let (of, shown) = tag_of(bytes).map_or_else(|| ("", untagged(bytes)), |tag| ("tag ", untagged(tag)));
+    if shown.starts_with('"') { format!("{of}{shown}") } else { format!("{of}\"{shown}\"") }
 }
 
 #[cfg(test)]
@@ -33,7 +39,8 @@ mod tests {
 
     #[test]
     fn odd_bytes_are_escaped_and_plain_text_is_not() {
-        let cases: [(&[u8], &str); 9] = [
+        let cases: [(&[u8], &str); 10] = [
+            (b"\0a:b c", "tag a:b c"),
             (b"a:b c", "a:b c"),
             ("é".as_bytes(), "é"),
             (b"", "\"\""),

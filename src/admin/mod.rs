@@ -24,6 +24,7 @@ use crate::budget::Budget;
 use crate::cache::health::Health;
 use crate::error::{Error, Exit, Result};
 use crate::kernel;
+use crate::metrics::wrong::WrongNow;
 use crate::metrics::{CacheState, Metrics, Outside};
 use crate::observe::board::Board;
 use crate::observe::news::News;
@@ -33,6 +34,8 @@ use crate::observe::{Id, log};
 use crate::page::snapshot::{DaemonShown, Places};
 use crate::page::words::Language;
 use crate::verify::tally::Verified;
+use crate::warm::WarmTally;
+use crate::words::Member;
 use crate::{page, random};
 
 pub use crate::admin::viewers::PageOptions;
@@ -60,6 +63,8 @@ pub struct AdminState {
     viewers: Arc<Viewers>,
     /// What the verifier counted.
     verified: Arc<Mutex<Verified>>,
+    /// What was counted of the pages that are fetched again.
+    warmed: Arc<Mutex<WarmTally>>,
 }
 
 /// A cache that is watched.
@@ -67,6 +72,8 @@ pub struct AdminState {
 pub struct WatchedCache {
     /// What the configuration calls it.
     pub name: CacheName,
+    /// A cache, or a sink.
+    pub member: Member,
     /// The daemon is ready only with it.
     pub required: bool,
     /// Whether it answers.
@@ -80,15 +87,17 @@ pub struct WatchedCache {
 impl WatchedCache {
     /// What it is like now.
     pub fn state(&self) -> CacheState {
-        let WatchedCache { name, required, health, budget, place } = self;
+        let WatchedCache { name, member, required, health, budget, place } = self;
         let (away, outages) = (health.is_away(), health.outages());
         let returns = health.returns();
         let (billed, budget, sentinels) = (health.billed(), *budget, health.sentinels());
         CacheState {
             name: CacheName::clone(name),
+            member: *member,
             place: place.clone(),
             required: *required,
             away,
+            refuses: health.refuses(),
             away_since: health.away_since(),
             outages,
             returns,
@@ -111,13 +120,29 @@ impl AdminState {
             places: Arc::new(places),
             viewers: Arc::new(Viewers::new(page, board)),
             verified: Arc::default(),
+            warmed: Arc::default(),
         }
     }
 
     /// How the daemon stands now.
     pub fn snapshot(&self) -> DaemonShown {
-        let caches = self.states();
-        self.metrics().snapshot(&caches, &self.places, (Instant::now(), since_1970()))
+        let (wrong, caches) = self.wrong();
+        self.metrics().snapshot((wrong, &caches), &self.places, (Instant::now(), since_1970()))
+    }
+
+    /// What is wrong now, and in what state each cache and sink is.
+    pub fn wrong(&self) -> (Vec<WrongNow>, Vec<CacheState>) {
+        let (caches, verified, now) = (self.states(), self.counted_by_verifier(), Instant::now());
+        let mut wrong = self.metrics().wrong(&caches, now);
+        if verified.stale_now > 0 {
+            let what = "cached keys are stale, as the verifier found".to_owned();
+            wrong.push(WrongNow { what, since: now.checked_sub(verified.stale_age) });
+        }
+        (wrong, caches)
+    }
+
+    fn counted_by_verifier(&self) -> Verified {
+        self.verified.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
     /// Of these caches from now on.
@@ -135,35 +160,51 @@ impl AdminState {
         *self.verified.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tally;
     }
 
+    /// Takes what was counted of pages.
+    pub fn warmed(&self, tally: WarmTally) {
+        *self.warmed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tally;
+    }
+
     /// How far the sweep of a cache is: about so many parts of a hundred, and keys deleted.
     pub fn swept(&self, cache: &str) -> Option<(u64, u64)> {
         let caches = self.caches.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         caches.iter().find(|watched| &*watched.name == cache).map(|watched| watched.health.progress().seen())
     }
 
+    /// What the caches are called, and the tables of the rules in force; no table before the loop told of its rules.
+    pub fn names(&self) -> (Vec<String>, Vec<String>) {
+        let caches = self.states().iter().map(|state| state.name.to_string()).collect();
+        (caches, self.metrics().tables())
+    }
+
     /// Takes what the loop says.
     pub fn news(&self, news: &News) {
-        self.metrics().news(news, speaker().as_ref(), Instant::now());
+        let (mut metrics, now) = (self.metrics(), Instant::now());
+        metrics.news(news, speaker().as_ref(), now);
+        let counts = matches!(news, News::Rules(_) | News::Tally(_)).then(|| metrics.of_tables());
+        drop(metrics);
+        counts.into_iter().for_each(|tables| self.viewers.counted(tables, now));
     }
 
     /// The configuration was read again.
     pub fn reloaded(&self, succeeded: bool) {
-        self.metrics().reloaded(succeeded, since_1970());
+        self.metrics().reloaded(succeeded, (Instant::now(), since_1970()));
     }
 
     /// The page of `/metrics`. What the kernel says is read first: the loop tells its news under the same lock.
     fn exposition(&self) -> String {
         let (caches, process) = (self.states(), kernel::process(self.started));
         let warnings: Vec<_> = self.recent.warned().each().collect();
-        let verified = *self.verified.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let verified = self.counted_by_verifier();
+        let warmed = *self.warmed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let outside = Outside { caches: &caches, process, warnings: &warnings };
-        self.metrics().text(&outside, Instant::now()) + &verified.series()
+        self.metrics().text(&outside, Instant::now()) + &verified.series() + &warmed.series()
     }
 
     /// What it shows, for a command: `ready` and `alive` with their reasons.
     pub fn status(&self) -> serde_json::Value {
         // First: it takes the lock that is held below.
-        let shown = self.snapshot();
+        let shown = self.view().json();
         let (now, caches, metrics) = (Instant::now(), self.states(), self.metrics());
         let (ready, why) = match metrics.standing(&caches) {
             Ok(what) => (true, what),

@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::AdminState;
 use super::viewers::RENEWAL;
+use crate::observe::Id;
 use crate::observe::board::Posted;
 use crate::observe::ids::{LIST, Level};
 use crate::observe::news::News;
@@ -30,7 +31,11 @@ impl AdminState {
         let posted = self.viewers.board.behind(0);
         let points = posted.iter().flat_map(|posted| points(posted, now)).collect();
         let changes = self.viewers.options.changes.then(|| posted.into_iter().rev().take(CHANGES_MAX).collect());
-        PageView { snapshot, rates, changes, points, warnings: self.warnings() }
+        let mut verified = self.counted_by_verifier();
+        if let Some(last) = verified.last_stale.as_mut().filter(|_| !self.viewers.options.changes) {
+            last.key = None;
+        }
+        PageView { snapshot, rates, changes, points, warnings: self.warnings(), verified }
     }
 
     fn warnings(&self) -> Vec<Warning> {
@@ -40,7 +45,13 @@ impl AdminState {
                 at: entry.at,
                 id: LIST.iter().find(|known| known.id == said.line.id).map_or("", |known| known.name),
                 level: said.line.level,
-                text: said.text.to_string(),
+                // The one warning that names a key.
+                text: match said.line.id {
+                    Id::VerifyStale if !self.viewers.options.changes => {
+                        "a cached key is stale: the log names it".to_owned()
+                    }
+                    _ => said.text.to_string(),
+                },
             }),
             _ => None,
         });
@@ -95,4 +106,42 @@ fn points(posted: &Posted, now: SystemTime) -> Vec<Point> {
         return Vec::new();
     }
     posted.gone.iter().map(|(_, after)| Point { ago, age: after.as_secs_f64() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::PageOptions;
+    use crate::observe::board::Board;
+    use crate::observe::line::Line;
+    use crate::observe::news::Said;
+    use crate::observe::recent::Recent;
+    use crate::page::snapshot::Places;
+    use crate::verify::tally::{StaleKey, Verified};
+
+    #[test]
+    fn a_stale_key_is_on_the_page_and_told_to_commands_unless_keys_are_kept_off() {
+        for changes in [true, false] {
+            let recent = Recent::default();
+            let said = Said { line: Line::from(Id::VerifyStale), text: "\"detail:7\" is stale".into() };
+            recent.add(&News::Said(said), SystemTime::now());
+            let options = PageOptions { changes, hosts: Vec::new() };
+            let state = AdminState::new(Vec::new(), Places::default(), (recent, Board::default()), options);
+            let last_stale = Some(StaleKey {
+                at: SystemTime::now(),
+                cache: "main".to_owned(),
+                key: Some("detail:7".to_owned()),
+                place: "crieur.toml:9".to_owned(),
+                known_for: Duration::from_secs(1),
+                is_mended: false,
+            });
+            state.verified(Verified { checked: 5, stale: 1, stale_now: 1, last_stale, ..Verified::default() });
+            let page = crate::page::page(&state.view(), Language::English, "n");
+            let told = state.status().to_string();
+            for shown in [&page, &told] {
+                assert_eq!(shown.contains("detail:7"), changes, "{shown}");
+                assert!(shown.contains("crieur.toml:9") && shown.contains("as the verifier found"), "{shown}");
+            }
+        }
+    }
 }

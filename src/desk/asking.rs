@@ -76,7 +76,8 @@ async fn answer(socket: &mut UnixStream, desk: &Desk, peer: &Peer, question: Des
 
 async fn tail(socket: &mut UnixStream, desk: &Desk) -> io::Result<()> {
     let mut reader = TailReader::begin(desk.board.turn(), &desk.board.behind(0));
-    say(socket, &[DeskAnswer::Begins]).await?;
+    let (caches, tables) = desk.state.names();
+    say(socket, &[DeskAnswer::Begins { caches, tables }]).await?;
     loop {
         let posts = tokio::select! {
             posts = desk.board.next(reader.turn()) => posts,

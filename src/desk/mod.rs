@@ -55,7 +55,10 @@ pub fn open(path: &Path, desk: Desk) -> Result<DeskFile> {
     make_room(path)?;
     let daemon = Daemon::of_this_process()
         .map_err(|cause| Error::definite(Exit::Os, "cannot make a unix socket").because(cause))?;
-    let listener = UnixListener::bind(path).map_err(|cause| refused(path).because(cause).hint(PLACE))?;
+    let listener = UnixListener::bind(path).map_err(|cause| {
+        let hint = if cause.kind() == ErrorKind::InvalidInput { LONG } else { PLACE };
+        refused(path).because(cause).hint(hint)
+    })?;
     let file = DeskFile(path.to_owned());
     std::fs::set_permissions(path, PermissionsExt::from_mode(MODE))
         .map_err(|cause| refused(path).because(cause).hint(PLACE))?;
@@ -66,6 +69,9 @@ pub fn open(path: &Path, desk: Desk) -> Result<DeskFile> {
 
 const PLACE: &str =
     "The folder must exist and be the daemon's: change control.socket, or give the unit RuntimeDirectory=crieur.";
+
+/// Of sun_path (unix(7)), with its end.
+const LONG: &str = "The path of a socket has at most 107 bytes: change control.socket.";
 
 fn refused(path: &Path) -> Error {
     Error::definite(Exit::Os, format!("cannot listen on the socket \"{}\"", path.display()))

@@ -76,7 +76,14 @@ pub enum DeskAnswer {
         status: serde_json::Value,
     },
     /// What follows is told from now on.
-    Begins,
+    Begins {
+        /// The names that there are: of the caches and sinks of the daemon.
+        #[serde(default)]
+        caches: Vec<String>,
+        /// The tables of its rules, with their schemas; none while the daemon has told of none.
+        #[serde(default)]
+        tables: Vec<String>,
+    },
     /// A row changed.
     Change(ToldChange),
     /// The keys of a change are deleted.

@@ -65,12 +65,14 @@ fn standing(page: &mut MetricsPage, all: &[Both<'_>], now: Instant) {
         ),
         (
             "mark_lsn_bytes",
-            "Position of the mark that this daemon wrote last into the cache; nothing before the first.",
-            &|(_, cache)| cache.marked.map(|(lsn, _)| lsn.0.to_string()),
+            "Position of the mark that this daemon wrote last into the cache; nothing before the first. The mark of a sink is in the daemon's memory: the sink has answered every purge up to there, echoes included.",
+            &|(_, cache)| cache.totals.marked.map(|(lsn, _)| lsn.0.to_string()),
         ),
-        ("mark_age_seconds", "Time since this daemon wrote that mark.", &|(_, cache)| {
-            cache.marked.map(|(_, at)| age(at))
-        }),
+        (
+            "mark_age_seconds",
+            "Time since this daemon wrote that mark; of a cluster, the oldest of its shards'; of a sink, the one in memory.",
+            &|(_, cache)| cache.totals.marked.map(|(_, at)| age(at)),
+        ),
         ("echoes_waiting", "Keys and patterns that wait for their echo.", &|(_, cache)| {
             Some(cache.totals.echoes_waiting.to_string())
         }),

@@ -10,18 +10,19 @@ pub mod process;
 mod server;
 mod snapshot;
 mod text;
+pub mod wrong;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
-use crate::lsn::Lsn;
 use crate::metrics::counted::Counted;
 use crate::metrics::process::{ProcessState, Reloaded};
 use crate::metrics::server::ServerView;
 use crate::observe::news::{CacheTotals, News, Totals};
 use crate::observe::speaker::CacheName;
+use crate::words::Member;
 
 /// Without a word of the loop for so long it hangs: while it streams it says a status every few seconds.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -52,13 +53,17 @@ const ROLES: [(&str, Role); 4] = [
 pub struct CacheState {
     /// What the configuration calls it.
     pub name: CacheName,
+    /// A cache, or a sink.
+    pub member: Member,
     /// Where it is, without its password.
     pub place: String,
     /// The daemon is ready only with it.
     pub required: bool,
     /// The last attempt failed.
     pub away: bool,
-    /// Since when it does not answer.
+    /// It failed because it was refused: somebody answers.
+    pub refuses: bool,
+    /// Since when it does not answer, or refuses.
     pub away_since: Option<Instant>,
     /// Times that it went away.
     pub outages: u64,
@@ -70,6 +75,17 @@ pub struct CacheState {
     pub billed: u64,
     /// What may be billed.
     pub budget: Option<Budget>,
+}
+
+impl CacheState {
+    /// How it fares, in words.
+    pub fn fares(&self) -> &'static str {
+        match (self.away, self.refuses) {
+            (false, _) => "answers",
+            (true, false) => "does not answer",
+            (true, true) => "refuses what crieur asks",
+        }
+    }
 }
 
 /// What the page shows besides what the loop told.
@@ -90,16 +106,16 @@ struct OfCache {
     gaps: BTreeMap<&'static str, u64>,
     /// The position goes on without it.
     released: bool,
-    /// The mark written last, and when.
-    marked: Option<(Lsn, Instant)>,
 }
 
 /// What the loop told so far.
 #[derive(Debug)]
 pub struct Metrics {
     role: Role,
-    /// Since when it does that.
+    /// Since when it does that, or tries to for the first time.
     role_since: Instant,
+    /// There was no stream yet, and no other daemon that has the slot.
+    starts: bool,
     /// Every required cache answered once.
     ready: bool,
     /// The server sends nothing, and its WAL goes on.
@@ -110,6 +126,10 @@ pub struct Metrics {
     server: ServerView,
     counted: Counted,
     reloaded: Reloaded,
+    /// Since when reloads are refused.
+    reload_refused: Option<Instant>,
+    /// When the log named last what somebody must mend on the server.
+    noticed: Option<Instant>,
     told: Instant,
     /// Of the last confirmation, or of the last time that nothing was left to confirm; of the start before the first.
     confirmed: Instant,
@@ -123,6 +143,7 @@ impl Metrics {
         Metrics {
             role: Role::Starting,
             role_since: now,
+            starts: true,
             ready: false,
             held_back: false,
             totals: Totals::default(),
@@ -131,6 +152,8 @@ impl Metrics {
             server: ServerView::default(),
             counted: Counted::default(),
             reloaded: Reloaded::at_start(),
+            reload_refused: None,
+            noticed: None,
             told: now,
             confirmed: now,
             blind_since: Some(now),
@@ -142,7 +165,7 @@ impl Metrics {
         self.told = now;
         let role_before = self.role;
         if let Some(name) = speaker {
-            self.of_cache(name).news(news, now);
+            self.of_cache(name).news(news);
         }
         match news {
             News::Streaming => {
@@ -170,9 +193,9 @@ impl Metrics {
             }
             News::HeldBack(held_back) => self.held_back = *held_back,
             News::Released(cache, released) => self.of_cache(cache).released = *released,
+            News::Noticed => self.noticed = Some(now),
             News::SweepBegan
             | News::SweepEnded(_)
-            | News::Noticed
             | News::Gap(_)
             | News::Deleted(_)
             | News::Marked(_)
@@ -180,16 +203,29 @@ impl Metrics {
             | News::Gone(..)
             | News::Said(_) => {}
         }
-        if self.role != role_before {
+        let has_begun = matches!(self.role, Role::Streaming | Role::Standby);
+        if self.role != role_before && (has_begun || !self.starts) {
             self.role_since = now;
         }
+        self.starts &= !has_begun;
         self.blind_since = if self.sees() { None } else { self.blind_since.or(Some(now)) };
     }
 
-    /// The configuration was read again, at this time since 1970.
-    pub fn reloaded(&mut self, succeeded: bool, at: Duration) {
+    /// The configuration was read again: now, which is so long after 1970.
+    pub fn reloaded(&mut self, succeeded: bool, (now, at): (Instant, Duration)) {
+        self.reload_refused = if succeeded { None } else { self.reload_refused.or(Some(now)) };
         let last_success = if succeeded { Some(at) } else { self.reloaded.last_success };
         self.reloaded = Reloaded { succeeded, last_success };
+    }
+
+    /// The tables of the rules in force, with their schemas.
+    pub fn tables(&self) -> Vec<String> {
+        self.counted.tables().map(|(table, ..)| table.to_owned()).collect()
+    }
+
+    /// Changes of each table of the rules so far, and keys that they named.
+    pub fn of_tables(&self) -> Vec<(u64, u64)> {
+        self.counted.tables().map(|(_, changes, keys)| (changes.iter().sum(), keys)).collect()
     }
 
     fn of_cache(&mut self, name: &CacheName) -> &mut OfCache {
@@ -217,55 +253,19 @@ impl Metrics {
         hangs.then_some("the loop has been silent for a minute")
     }
 
-    /// Why keys are not deleted at once by this daemon.
-    pub fn unready(&self, caches: &[CacheState]) -> Option<String> {
-        // Of a single cache it would be noise.
-        let named = |name: &str| if caches.len() > 1 { format!("the cache {name}") } else { "the cache".to_owned() };
-        let totals = |state: &CacheState| self.caches.get(&state.name).map(|cache| cache.totals).unwrap_or_default();
-        let first = |is_it: &dyn Fn(&CacheState) -> bool| {
-            caches.iter().find(|state| state.required && is_it(state)).map(|state| named(&state.name))
-        };
-        match self.role {
-            Role::Starting => Some("nothing is read from PostgreSQL yet".to_owned()),
-            Role::Interrupted => Some("reading from PostgreSQL is interrupted".to_owned()),
-            Role::Standby => Some("standing by: another daemon has the slot".to_owned()),
-            Role::Streaming if self.held_back => Some("the server holds the stream back".to_owned()),
-            Role::Streaming => {
-                let away = first(&|state| state.away).map(|cache| format!("{cache} does not answer"));
-                let unknown = || {
-                    let unknown = first(&|state| !totals(state).is_known).filter(|_| !self.ready);
-                    unknown.map(|cache| format!("{cache} has not answered yet"))
-                };
-                let slow = || {
-                    let slow = first(&|state| totals(state).repairs_slow);
-                    slow.map(|cache| format!("{cache} is another one again and again"))
-                };
-                away.or_else(unknown).or_else(slow)
-            }
-        }
-    }
-
-    /// Whether the process does what it should, and what that is: it deletes keys, or stands by. A rolling update starts
-    /// the next daemon, waits until it is ready, and only then ends the one that has the slot.
-    pub fn standing(&self, caches: &[CacheState]) -> std::result::Result<String, String> {
-        match (self.role, self.unready(caches)) {
-            (Role::Standby, Some(reason)) => Ok(reason),
-            (_, Some(reason)) => Err(reason),
-            (_, None) => Ok("ready".to_owned()),
-        }
-    }
-
     /// A line for each cache: what a person wants to know of it.
     pub fn of_each(&self, caches: &[CacheState], now: Instant) -> String {
         let mut text = String::new();
         for state in caches {
-            let answers = if state.away { "does not answer" } else { "answers" };
-            let needed = if state.required { "" } else { ", is not required" };
-            let marked = match self.caches.get(&state.name).and_then(|cache| cache.marked) {
-                Some((lsn, at)) => {
-                    format!(", has a mark of {lsn} written {} s ago", now.duration_since(at).as_secs())
-                }
-                None => ", has no mark of this daemon yet".to_owned(),
+            let answers = state.fares();
+            let needed = if state.required || state.member == Member::Sink { "" } else { ", is not required" };
+            let marked = self.caches.get(&state.name).and_then(|cache| cache.totals.marked);
+            let marked = match (state.member, marked.map(|(lsn, at)| (lsn, now.duration_since(at).as_secs()))) {
+                (Member::Cache, Some((lsn, ago))) => format!(", has a mark of {lsn} written {ago} s ago"),
+                (Member::Cache, None) => ", has no mark of this daemon yet".to_owned(),
+                (Member::Sink, _) if state.refuses => ", lacks the tags that it refused".to_owned(),
+                (Member::Sink, Some((lsn, ago))) => format!(", had taken every tag up to {lsn} {ago} s ago"),
+                (Member::Sink, None) => ", has not taken every tag of this start yet".to_owned(),
             };
             let silent = if state.sentinels == Some(false) { ", its Sentinels do not answer" } else { "" };
             let billed = match state.budget {
@@ -278,7 +278,8 @@ impl Metrics {
                 None if state.billed > 0 => format!(", {} commands billed", state.billed),
                 None => String::new(),
             };
-            let _ = writeln!(text, "cache {} {answers}{needed}{silent}{marked}{billed}", state.name); // A String takes it all.
+            let what = state.member.pick("cache", "sink");
+            let _ = writeln!(text, "{what} {} {answers}{needed}{silent}{marked}{billed}", state.name); // A String takes it all.
         }
         text
     }
@@ -286,11 +287,9 @@ impl Metrics {
 
 impl OfCache {
     /// Takes what the cache's part says.
-    fn news(&mut self, news: &News, now: Instant) {
-        match news {
-            News::Gap(kind) => *self.gaps.entry(*kind).or_default() += 1,
-            News::Marked(lsn) => self.marked = Some((*lsn, now)),
-            _ => {}
+    fn news(&mut self, news: &News) {
+        if let News::Gap(kind) = news {
+            *self.gaps.entry(kind).or_default() += 1;
         }
     }
 }
@@ -298,6 +297,7 @@ impl OfCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lsn::Lsn;
 
     pub(super) fn text(metrics: &Metrics, caches: &[CacheState], now: Instant) -> String {
         metrics.text(&Outside { caches, process: ProcessState::default(), warnings: &[] }, now)
@@ -306,8 +306,10 @@ mod tests {
     pub(super) fn state(name: &str, away: bool) -> CacheState {
         CacheState {
             name: name.into(),
+            member: Member::Cache,
             required: true,
             away,
+            refuses: false,
             place: String::new(),
             away_since: None,
             outages: u64::from(away),
@@ -333,6 +335,12 @@ mod tests {
         assert_eq!(metrics.unready(&both(true, false)).as_deref(), Some("the cache main does not answer"));
         let lines = metrics.of_each(&both(false, true), start);
         assert!(lines.contains("cache dakar does not answer, is not required"), "{lines}");
+        let site = CacheState { member: Member::Sink, required: false, ..state("site", false) };
+        let said = "sink site answers, has not taken every tag of this start yet\n";
+        assert_eq!(metrics.of_each(std::slice::from_ref(&site), start), said);
+        let refuses = CacheState { away: true, refuses: true, ..site };
+        let said = "sink site refuses what crieur asks, lacks the tags that it refused\n";
+        assert_eq!(metrics.of_each(&[refuses], start), said);
     }
 
     #[test]
@@ -431,8 +439,7 @@ mod tests {
         let dakar = CacheName::from("dakar");
         metrics.news(&News::Gap("missing"), Some(&dakar), at(20));
         metrics.news(&News::Gap("missing"), Some(&dakar), at(20));
-        metrics.news(&News::Marked(Lsn(7)), Some(&dakar), at(25));
-        let keys = CacheTotals { keys: 3, ..CacheTotals::default() };
+        let keys = CacheTotals { keys: 3, marked: Some((Lsn(7), at(25))), ..CacheTotals::default() };
         metrics.news(&News::CacheTotals(dakar, Box::new(keys)), None, at(25));
         let text = text(&metrics, &[state("main", true), state("dakar", false)], at(30));
         for line in [

@@ -2,23 +2,25 @@
 
 use std::time::{Duration, Instant};
 
+use super::wrong::{STANDS_BY, WrongNow};
 use super::{CacheState, Metrics, OfCache, ROLES, Role};
-use crate::page::snapshot::{CacheShown, DaemonShown, Places, PostgresShown, RuleShown, TableShown};
+use crate::page::snapshot::{CacheShown, DaemonShown, Places, PostgresShown, ProblemShown, RuleShown, TableShown};
 
 /// What a cache said of itself is old after so long: it is asked twice a minute.
 const STALE: Duration = Duration::from_secs(180);
 
 impl Metrics {
-    /// How the daemon stands `now`, so long after 1970.
-    pub fn snapshot(&self, caches: &[CacheState], places: &Places, (now, at): (Instant, Duration)) -> DaemonShown {
+    /// How the daemon stands `now`, so long after 1970; this is wrong.
+    pub fn snapshot(
+        &self,
+        (wrong, caches): (Vec<WrongNow>, &[CacheState]),
+        places: &Places,
+        (now, at): (Instant, Duration),
+    ) -> DaemonShown {
         let age = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
-        let problem = self.unready(caches);
-        let away = caches.iter().filter(|state| state.required).find_map(|state| state.away_since);
-        let since = match self.role {
-            Role::Streaming if self.held_back => self.blind_since,
-            Role::Streaming => away,
-            Role::Starting | Role::Interrupted | Role::Standby => Some(self.role_since),
-        };
+        let stands_by = (self.role == Role::Standby)
+            .then(|| ProblemShown { what: STANDS_BY.to_owned(), seconds: Some(age(self.role_since)) });
+        let wrong = wrong.into_iter().map(|of| ProblemShown { what: of.what, seconds: of.since.map(age) });
         let nothing = OfCache::default();
         let shown = |state: &CacheState| self.cache_shown(state, self.caches.get(&state.name).unwrap_or(&nothing), now);
         let tables = self.counted.tables();
@@ -26,9 +28,8 @@ impl Metrics {
             version: env!("CARGO_PKG_VERSION"),
             at: at.as_secs_f64(),
             role: ROLES.iter().find(|(_, role)| *role == self.role).map_or("", |(name, _)| name),
-            is_ready: problem.is_none(),
-            problem_seconds: problem.as_ref().and(since).map(age),
-            problem,
+            is_ready: self.unready(caches).is_none(),
+            problems: stands_by.into_iter().chain(wrong).collect(),
             oldest_undeleted_seconds: self.oldest(now).as_secs_f64(),
             postgres: self.postgres_shown(places),
             caches: caches.iter().map(shown).collect(),
@@ -63,17 +64,21 @@ impl Metrics {
         CacheShown {
             name: state.name.to_string(),
             place: state.place.clone(),
+            kind: state.member.pick("cache", "sink"),
             is_required: state.required,
             is_up: !state.away,
+            refuses: state.refuses,
             is_released: told.released,
             oldest_undeleted_seconds: told.totals.oldest.map_or(0.0, age),
-            mark_age_seconds: told.marked.map(|(_, at)| age(at)),
-            mark: told.marked.map(|(lsn, _)| lsn.to_string()),
+            mark_age_seconds: told.totals.marked.map(|(_, at)| age(at)),
+            mark: told.totals.marked.map(|(lsn, _)| lsn.to_string()),
             keys_sent: told.totals.keys,
             keys_existed: told.totals.existed,
             sweeps: told.totals.sweeps,
+            reads: statistics.map(|of| of.reads().all),
             hit_ratio: statistics.and_then(|of| of.reads().ratio()),
             recent_hit_ratio: statistics.and_then(|of| of.recent.ratio()),
+            recent_reads: statistics.map(|of| of.recent.all),
             memory_bytes: statistics.map(|of| of.said.memory),
             evicted: statistics.map(|of| of.said.evicted),
             billed: (state.billed > 0 || state.budget.is_some()).then_some(state.billed),

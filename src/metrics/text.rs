@@ -125,7 +125,7 @@ mod tests {
         for (succeeded, at, expected) in
             [(true, 5, ["1", "5.000"]), (false, 6, ["0", "5.000"]), (true, 7, ["1", "7.000"])]
         {
-            metrics.reloaded(succeeded, Duration::from_secs(at));
+            metrics.reloaded(succeeded, (start, Duration::from_secs(at)));
             assert_eq!(shown(&metrics), expected);
         }
     }

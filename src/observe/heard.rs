@@ -8,7 +8,8 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use crate::observe::ids::{LIST, Level, Line};
+use crate::observe::ids::{LIST, Level};
+use crate::observe::line::Line;
 use crate::observe::news::{News, Said};
 use crate::observe::recent::{Recent, TEXT_BYTES_MAX};
 

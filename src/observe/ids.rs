@@ -2,8 +2,6 @@
 //! become better ones, the ids stay: whoever is paged, searches or tests does it by id. The level of a line (`level.rs`)
 //! comes from here, and so does the runbook (`crieur reference ids`). Pure.
 
-use std::fmt;
-
 pub use crate::observe::level::Level;
 
 /// What the list says of one id.
@@ -25,27 +23,8 @@ pub struct Entry {
     pub ends: &'static str,
 }
 
-macro_rules! ids {
-    ($($id:ident $name:literal $level:ident
-        means $means:literal stale $stale:literal act $act:literal ends $ends:literal)*) => {
-        /// What a line of the log is about. Each stands in [`LIST`].
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-        pub enum Id {
-            $(#[doc = $means] $id,)*
-        }
-
-        /// Every id, in the order of the enum.
-        pub const LIST: &[Entry] = &[$(Entry {
-            id: Id::$id,
-            name: $name,
-            level: Level::$level,
-            means: $means,
-            stale: $stale,
-            act: $act,
-            ends: $ends,
-        },)*];
-    };
-}
+#[macro_use]
+mod making;
 
 ids! {
     // The process.
@@ -121,12 +100,12 @@ ids! {
         ends "At once; said once a minute for each user."
     // The rules and settings, while the daemon runs.
     ReloadSame "reload.same" Info
-        means "SIGHUP: the configuration was read again, and its rules and caches are those in force."
+        means "SIGHUP: the configuration was read again, and its rules, caches and sinks are those in force."
         stale "No."
         act "Nothing."
         ends "At once."
     ReloadTaken "reload.taken" Info
-        means "SIGHUP: other rules or caches were read, and the stream begins anew with them."
+        means "SIGHUP: other rules, caches or sinks were read, and the stream begins anew with them."
         stale "Keys of rules and in caches that are new, until their sweep has ended."
         act "Nothing."
         ends "With the sweep of the keys of new rules."
@@ -136,7 +115,7 @@ ids! {
         act "systemctl restart crieur"
         ends "At the next start."
     ReloadRefused "reload.refused" Error
-        means "SIGHUP: the configuration is wrong, or two of its caches are one; the rules and caches in force stay."
+        means "SIGHUP: the configuration is wrong, or two of its caches are one; the rules, caches and sinks in force stay."
         stale "Keys that only the new rules would delete."
         act "Correct the file, then: systemctl reload crieur"
         ends "Never."
@@ -202,6 +181,21 @@ ids! {
         stale "Perhaps, until the sweep behind the new connection has ended."
         act "When the line comes again: give all hosts of the cluster in postgres.url, and no balancer that spreads sessions."
         ends "With the new connection."
+    StandbyBehind "standby.behind" Warn
+        means "The standby that crieur reads from has not replayed what it had replayed before, and nothing is deleted until it has."
+        stale "What readers of that standby store meanwhile, until the sweep behind the replay."
+        act "See pg_is_wal_replay_paused(), recovery_min_apply_delay and pg_stat_wal_receiver on the standby."
+        ends "When the standby has replayed it."
+    StandbyPromoted "standby.promoted" Info
+        means "The standby that crieur reads from is a primary now, and crieur goes on with it."
+        stale "No: every key of the rules is swept behind the new connection."
+        act "Nothing; where it stays a primary, take standby = true out of [postgres]."
+        ends "With the new connection."
+    StandbyIsPrimary "standby.is_primary" Warn
+        means "postgres.standby is true, and the server is a primary."
+        stale "Readers of another standby may cache the old row; readers of this server cannot."
+        act "Take standby = true out of [postgres], or put the address of the standby into postgres.url."
+        ends "Never; said at each connection."
     PublicationChanged "publication.changed" Info
         means "The published or watched tables are others than before, so that the stream connects anew."
         stale "Perhaps, until the sweep behind the new connection has ended."
@@ -233,9 +227,9 @@ ids! {
         act "Find who calls pg_logical_emit_message with the prefix crieur."
         ends "With the sweep."
     NotAllowed "invalidate.not_allowed" Error
-        means "crieur.invalidate named keys that cache.invalidate does not allow, and these keys stay."
+        means "crieur.invalidate named keys that no cache's invalidate allows, and these keys stay."
         stale "The keys that were named."
-        act "Allow them in cache.invalidate, or correct the call."
+        act "Allow them with invalidate where the cache is configured, or correct the call."
         ends "Never; said once a minute while such calls come."
     SessionFailing "session.failing" Lasting
         means "An ordinary session fails: no snapshot, no lookup and no look at the catalog can be had."
@@ -378,10 +372,10 @@ ids! {
         ends "At once."
     // The cache.
     CacheFailing "cache.failing" Lasting
-        means "The cache does not answer, or refuses what crieur asks; crieur tries again, and the position waits for it, up to hold_wal_bytes_max."
-        stale "What changes meanwhile, until the cache takes the deletes."
-        act "Start the cache, or do what the hint says; else: crieur check"
-        ends "When the cache takes the command."
+        means "The cache, or a sink, does not answer, or refuses what crieur asks; crieur tries again, and the position waits for it, up to hold_wal_bytes_max."
+        stale "What changes meanwhile, until the cache takes the deletes, or the sink its tags."
+        act "Start the cache or the site, or do what the hint says; else: crieur check"
+        ends "When the command or the request is taken."
     SentinelsSilent "sentinel.silent" Lasting
         means "Fewer than a majority of the Sentinels answer, so nobody can say that another server is the primary."
         stale "No, as long as the primary stays: without a majority the Sentinels cannot begin a failover either."
@@ -398,17 +392,17 @@ ids! {
         act "Nothing."
         ends "With the next mark."
     CacheReleased "cache.released" Warn
-        means "The cache held back more than it may, or half of the slot's room is used, and the position goes on without it; its mark tells what it lacks."
-        stale "What changes meanwhile, until the cache takes the deletes."
-        act "Start the cache, or see why it does not answer."
-        ends "When the cache answers again and is up to date: cache.holds_again."
+        means "The cache, or a sink, held back more than it may, or half of the slot's room is used, and the position goes on without it; its mark tells what it lacks."
+        stale "What changes meanwhile, until the cache takes the deletes, or the sink its tags."
+        act "Start the cache or the site, or see why it does not answer."
+        ends "When it answers again and is up to date: cache.holds_again."
     CacheHolds "cache.holds_again" Info
-        means "A cache that was left behind is up to date, and the position waits for its mark again."
+        means "A cache or a sink that was left behind is up to date, and the position waits for it again."
         stale "No."
         act "Nothing."
         ends "At once."
     CacheWorks "cache.works_again" Info
-        means "The cache takes the command again."
+        means "The cache takes the command, or the sink the request, again."
         stale "What waited, until it is deleted in a moment."
         act "Nothing."
         ends "At once."
@@ -417,6 +411,36 @@ ids! {
         stale "No."
         act "Look at the cache's maxclients, its password and its TLS files."
         ends "When a new connection is made."
+    TagUnfit "sink.tag_unfit" Warn
+        means "The sink cannot take a tag that a row's values make: the tag is too long, or holds a character that the service does not allow; the coarse tag of its rule is purged instead."
+        stale "No. More pages than needed are made anew."
+        act "Let the rule make shorter or plainer tags ({slug|md5}), and the pages carry the same; the hint says what the service takes."
+        ends "When no row has such a value."
+    SinkRefused "sink.refused" Warn
+        means "The sink refuses some tags for good; their coarse tags were purged instead."
+        stale "No. More pages than needed are made anew."
+        act "Look at the log of the site or the service, which says why."
+        ends "With this request; other tags do not wait."
+    SinkGivenUp "sink.refused_coarse" Error
+        means "The sink refuses a coarse tag for good (HTTP 400, 405, 410, 413, 415, 422): the tag is given up, and neither the position nor a cache nor another sink waits for it."
+        stale "Yes: the pages that carry the tag, until the sink takes it. crieur sends it again after minutes, and at each start."
+        act "Do what the hint says: mend the site, or correct url of the sink. The tag goes again by itself."
+        ends "When the sink takes every coarse tag that it refused: cache.works_again. Said once for each tag."
+    WarmElsewhere "warm.elsewhere" Warn
+        means "A page that was to be fetched again answers with another address (a redirect), which crieur does not follow."
+        stale "No. The next visitor of the page pays for the refill."
+        act "Write the address that answers itself into warm of the rule or the sink; then: systemctl reload crieur"
+        ends "When no such page is asked for; said once a minute."
+    WarmFailed "warm.failed" Warn
+        means "A page that was to be fetched again did not come: the site answers with an error, not at all, or wants a pause."
+        stale "No. The next visitor of the page pays for the refill."
+        act "Open such a page, and look at the log of the site. A row that was deleted has no page: that is HTTP 404."
+        ends "When the pages come; said once a minute."
+    WarmDropped "warm.dropped" Warn
+        means "Pages are not fetched again: more of them changed than may wait, their addresses cannot be told, or crieur let them go (memory, a reload, billed commands)."
+        stale "No. The next visitors of these pages pay for the refill."
+        act "Nothing. Raise limits.warm_rate if the site bears more."
+        ends "With these pages; said once a minute."
     ClusterTookOver "cluster.took_over" Info
         means "A replica took the place of its primary in a cluster; its mark is compared, and what it lacks is deleted again."
         stale "What the replica lacks, for a moment."
@@ -450,7 +474,7 @@ ids! {
     RepairSlowed "repair.slowed" Warn
         means "The cache becomes another one again and again, and the next repair waits."
         stale "Perhaps, until the repair that waits has ended."
-        act "cache.url must lead to one primary at each connection, and no other daemon may use this postgres.slot on this cache; then: crieur check"
+        act "The url of this cache must lead to one primary at each connection, and no other daemon may use this postgres.slot on this cache; then: crieur check"
         ends "When the cache stays the same."
     TlsReread "tls.reread" Info
         means "The files of TLS have changed and were read again."
@@ -534,15 +558,25 @@ ids! {
         act "Nothing."
         ends "When the keys are deleted."
     GapUnswept "gap.unswept" Warn
-        means "The cache may hold stale keys and is not swept, because cache.on_gap is \"warn\"."
+        means "The cache may hold stale keys and is not swept, because its on_gap is \"warn\"."
         stale "Perhaps, until the keys expire."
-        act "Delete the keys yourself. Or set cache.on_gap = \"sweep\", then: systemctl reload crieur; then delete the key `crieur:mark:<slot>` of the cache, and every key of the rules is swept."
+        act "Delete the keys yourself. Or set on_gap = \"sweep\" for this cache, then: systemctl reload crieur; then delete the key `crieur:mark:<slot>` of the cache, and every key of the rules is swept."
         ends "When the keys expire."
+    GapUnproven "gap.unproven" Info
+        means "A sink keeps no mark, so that nothing proves what it purged before this start: the coarse tag of each family is purged once."
+        stale "Perhaps a page, until this purge and its echoes have ended."
+        act "Nothing."
+        ends "With the purge."
     GapIntruder "gap.intruder" Warn
         means "Somebody wrote a mark of another server or database under the name of this slot."
         stale "Perhaps, until the sweep has ended."
         act "If a crieur of another database uses this cache, give it another postgres.slot."
         ends "With the sweep, if nobody writes there again."
+    PublishRefused "publish.refused" Warn
+        means "The cache does not let crieur publish what was deleted, and readers keep nothing in their memory."
+        stale "No: readers with a memory tier ask the cache."
+        act "Give the user of the cache +publish and the channel (ACL SETUSER), or take publish out of this cache."
+        ends "When the cache takes the messages; said once a minute."
     GapElders "gap.open_transactions" Info
         means "Transactions are open that the stream may not have, and the sweep is repeated when they have ended."
         stale "Perhaps, until the second sweep has ended."
@@ -559,40 +593,6 @@ impl Id {
     /// What the list says of it.
     pub fn entry(self) -> &'static Entry {
         &LIST[self as usize]
-    }
-
-    /// The line of what has lasted for a minute.
-    pub fn lasting(self) -> Line {
-        match self.entry().level {
-            Level::Lasting => Line { id: self, level: Level::Error },
-            Level::Error | Level::Warn | Level::Info => self.into(),
-        }
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.entry().name)
-    }
-}
-
-/// An id and how loud its line is now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Line {
-    /// What the line is about.
-    pub id: Id,
-    /// How loud it is: never [`Level::Lasting`].
-    pub level: Level,
-}
-
-impl From<Id> for Line {
-    /// A line that is said at first.
-    fn from(id: Id) -> Self {
-        let level = match id.entry().level {
-            Level::Lasting => Level::Warn,
-            level => level,
-        };
-        Line { id, level }
     }
 }
 

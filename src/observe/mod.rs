@@ -9,6 +9,7 @@ pub mod delays;
 pub mod heard;
 pub mod ids;
 pub mod level;
+pub mod line;
 pub mod news;
 pub mod recent;
 pub mod speaker;
@@ -16,7 +17,8 @@ pub mod teller;
 pub mod trail;
 pub mod warned;
 
-pub use ids::{Id, Level, Line};
+pub use ids::{Id, Level};
+pub use line::Line;
 
 /// Writes one line of the log: `log!(Id::SlotAnew, hint, "replication slot \"{name}\" is created anew")`. The level comes
 /// from the list of ids, and the line carries the id, and the name of the cache whose part says it.

@@ -14,7 +14,7 @@ use crate::cache::statistics::Statistics;
 use crate::cache::{Deleted, Swept};
 use crate::lsn::Lsn;
 use crate::observe::delays::Delays;
-use crate::observe::ids::Line;
+use crate::observe::line::Line;
 use crate::observe::speaker::CacheName;
 use crate::observe::trail::Traced;
 use crate::rules::plan::cause::CauseCounts;
@@ -39,7 +39,7 @@ pub struct Totals {
     pub collapsed: u64,
     /// Bytes of all key sets.
     pub memory_bytes: u64,
-    /// The position confirmed last; zero before the first.
+    /// The position confirmed last; before the first confirmation of this daemon, where its stream began.
     pub confirmed: Lsn,
     /// How often a position was confirmed.
     pub confirmations: u64,
@@ -68,6 +68,8 @@ pub struct CacheTotals {
     pub turns: u64,
     /// Keys and patterns that wait for their echo.
     pub echoes_waiting: u64,
+    /// The mark written last, and when; of several parts the oldest, and none before each has one.
+    pub marked: Option<(Lsn, Instant)>,
     /// Its mark was judged since this daemon has the slot.
     pub is_known: bool,
     /// When the oldest change committed that is not deleted there yet, by our clock; `None` while there is none.
@@ -93,6 +95,7 @@ impl CacheTotals {
             repairs_slow: self.repairs_slow || other.repairs_slow,
             turns: self.turns + other.turns,
             echoes_waiting: self.echoes_waiting + other.echoes_waiting,
+            marked: self.marked.zip(other.marked).map(|(one, other)| if one.1 <= other.1 { one } else { other }),
             is_known: self.is_known && other.is_known,
             oldest: [self.oldest, other.oldest].into_iter().flatten().min(),
             delays: self.delays.and(other.delays),
@@ -168,4 +171,24 @@ pub enum News {
     Rules(Arc<Labels>),
     /// How much passed through the rules since this was last told: at most once a second.
     Tally(Arc<Tallied>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_of_a_whole_is_as_old_as_that_of_its_oldest_part() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let part = |marked| CacheTotals { marked, ..CacheTotals::default() };
+        let (old, young) = ((Lsn(9), start), (Lsn(7), start + second));
+        for (one, other, expected) in [
+            (Some(old), Some(young), Some(old)),
+            (Some(young), Some(old), Some(old)),
+            (Some(old), None, None),
+            (None, Some(young), None),
+        ] {
+            assert_eq!(part(one).and(part(other)).marked, expected, "{one:?} {other:?}");
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::observe::ids::{LIST, Level, Line};
+use crate::observe::ids::{LIST, Level};
+use crate::observe::line::Line;
 
 /// The counters, in the order of [`LIST`].
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 //! as it changes (`page.js`, server-sent events). Whatever comes from outside is escaped, here and nowhere else.
 
 pub mod plot;
+mod shown;
 pub mod snapshot;
 pub mod words;
 
@@ -13,8 +14,9 @@ use std::time::{Duration, SystemTime};
 use crate::observe::board::Posted;
 use crate::observe::ids::{LIST, Level};
 use crate::page::plot::Point;
-use crate::page::snapshot::{CacheShown, DaemonShown};
+use crate::page::snapshot::{CacheShown, DaemonShown, ProblemShown};
 use crate::page::words::Language;
+use crate::verify::tally::{StaleKey, Verified};
 
 /// Changes that the page lists.
 pub const CHANGES_MAX: usize = 20;
@@ -24,6 +26,15 @@ pub const WARNINGS_MAX: usize = 10;
 
 /// The hit rate that is too low: the alarm's.
 const HITS_LOW: f64 = 0.8;
+
+/// A change that is not deleted after so many seconds is late.
+const LATE: f64 = 5.0;
+
+/// Of fewer reads a rate says little: a cache that was just started is not red.
+const READS_MIN: u64 = 100;
+
+/// Of fewer reads in the last minutes no rate is shown: they may be those of a person who looks.
+const READS_FEW: u64 = 20;
 
 /// A line of the log that the page shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +62,22 @@ pub struct PageView {
     pub points: Vec<Point>,
     /// The newest first.
     pub warnings: Vec<Warning>,
+    /// What the verifier counted; without the key that it found last, where the configuration keeps keys off the page.
+    pub verified: Verified,
+}
+
+impl PageView {
+    /// The lowest hit rate of a cache.
+    fn hits(&self) -> Option<f64> {
+        self.snapshot.caches.iter().filter_map(hits).min_by(f64::total_cmp)
+    }
+
+    /// From commit to deletion, of the points of the plot.
+    fn median_age(&self) -> Option<f64> {
+        let mut ages: Vec<f64> = self.points.iter().map(|point| point.age).collect();
+        ages.sort_by(f64::total_cmp);
+        ages.get(ages.len() / 2).copied()
+    }
 }
 
 /// What comes of one table in a second.
@@ -122,22 +149,52 @@ pub fn parts(view: &PageView, language: Language) -> Vec<PagePart> {
         ("tables", tables(view, language)),
         ("postgres", postgres(&view.snapshot, language)),
         ("changes", changes(view, language)),
+        ("verifier", verifier(&view.verified, language)),
         ("warnings", warnings(view, language)),
     ]
 }
 
 /// What is wrong now and since when, or that nothing is.
 fn state(snapshot: &DaemonShown, language: Language) -> String {
-    let Some(problem) = &snapshot.problem else {
-        let well = language
-            .pick("Everything that commits is deleted at once.", "Tout ce qui est validé est supprimé aussitôt.");
-        return format!("<p class=\"state good\" role=status>{well}</p>");
+    let line = |class: &str, text: &str| format!("<p class=\"state {class}\" role=status>{text}</p>");
+    let said = |problem: &ProblemShown| {
+        let since = problem.seconds.map(|seconds| language.since(seconds));
+        line("bad", &format!("{}{}", escaped(&language.problem(&problem.what)), since.unwrap_or_default()))
     };
-    let since = snapshot
-        .problem_seconds
-        .map(|seconds| format!(" {} {}", language.pick("for", "depuis"), language.span(seconds)));
-    let problem = escaped(&language.problem(problem));
-    format!("<p class=\"state bad\" role=status>{problem}{}</p>", since.unwrap_or_default())
+    let caches = snapshot.caches.iter().map(|cache| cache.oldest_undeleted_seconds);
+    let oldest = caches.fold(snapshot.oldest_undeleted_seconds, f64::max);
+    match snapshot.problems.as_slice() {
+        [] if oldest > LATE => {
+            let late = language.pick(
+                "Nothing is known to be wrong; the oldest change that is not deleted yet waits",
+                "Rien n'est connu d'anormal ; le plus ancien changement pas encore supprimé attend",
+            );
+            line("warn", &format!("{late}{}.", language.since(oldest)))
+        }
+        [] => line(
+            "good",
+            language
+                .pick("Everything that commits is deleted at once.", "Tout ce qui est validé est supprimé aussitôt."),
+        ),
+        problems => problems.iter().map(said).collect(),
+    }
+}
+
+/// The hit rate of the last minutes, where there were more reads than a few.
+fn hits(cache: &CacheShown) -> Option<f64> {
+    cache.recent_hit_ratio.filter(|_| cache.recent_reads.is_some_and(|reads| reads >= READS_FEW))
+}
+
+/// Whether readers find too little there.
+fn hits_are_low(cache: &CacheShown) -> bool {
+    let is_read = cache.reads.is_some_and(|reads| reads >= READS_MIN);
+    is_read && hits(cache).is_some_and(|hits| hits < HITS_LOW)
+}
+
+/// Where a server is; what it is stands above.
+fn place(text: &str) -> String {
+    let known = ["the cache at ", "PostgreSQL at "];
+    escaped(known.iter().find_map(|what| text.strip_prefix(what)).unwrap_or(text))
 }
 
 fn tile(name: &str, value: &str, is_bad: bool) -> String {
@@ -146,31 +203,27 @@ fn tile(name: &str, value: &str, is_bad: bool) -> String {
 }
 
 fn tiles(view: &PageView, language: Language) -> String {
-    let PageView { snapshot, rates, points, .. } = view;
+    let PageView { snapshot, rates, .. } = view;
     let none = || "–".to_owned();
     let oldest = snapshot.oldest_undeleted_seconds;
-    let mut ages: Vec<f64> = points.iter().map(|point| point.age).collect();
-    ages.sort_by(f64::total_cmp);
-    let median = ages.get(ages.len() / 2).map_or_else(none, |age| language.span(*age));
+    let median = view.median_age().map_or_else(none, |age| language.span(age));
     let keys = rates.as_ref().map(|rates| rates.iter().map(|rate| rate.keys).sum::<f64>());
-    let hits =
-        snapshot.caches.iter().filter_map(|cache| cache.recent_hit_ratio.or(cache.hit_ratio)).min_by(f64::total_cmp);
     let all = [
         tile(
             language.pick("oldest change not deleted yet", "plus ancien changement pas encore supprimé"),
             &language.span(oldest),
-            oldest > 5.0,
+            oldest > LATE,
         ),
         tile(language.pick("from commit to deletion, median", "du commit à la suppression, médiane"), &median, false),
         tile(
             language.pick("keys a second", "clés par seconde"),
-            &keys.map_or_else(none, |keys| format!("{keys:.1}")),
+            &keys.map_or_else(none, |keys| language.rate(keys)),
             false,
         ),
         tile(
             language.pick("hit rate", "taux de succès du cache"),
-            &hits.map_or_else(none, |hits| language.percent(hits)),
-            hits.is_some_and(|hits| hits < HITS_LOW),
+            &view.hits().map_or_else(none, |hits| language.percent(hits)),
+            snapshot.caches.iter().any(hits_are_low),
         ),
     ];
     format!("<div class=tiles>{}</div>", all.concat())
@@ -204,20 +257,25 @@ fn caches(caches: &[CacheShown], language: Language) -> String {
     let row = |cache: &CacheShown| {
         let stands = match (cache.is_up, cache.is_released) {
             (false, true) => ("bad", language.pick("away, left behind", "absent, laissé en arrière")),
+            (false, false) if cache.refuses => ("bad", language.pick("refuses", "refuse")),
             (false, false) => ("bad", language.pick("does not answer", "ne répond pas")),
             (true, true) => ("warn", language.pick("comes back", "revient")),
             (true, false) => ("good", language.pick("answers", "répond")),
         };
-        let optional = if cache.is_required { "" } else { language.pick(" (not required)", " (facultatif)") };
+        let what = match (cache.kind, cache.is_required) {
+            ("sink", _) => " (sink)",
+            (_, true) => "",
+            (_, false) => language.pick(" (not required)", " (facultatif)"),
+        };
         let none = || "–".to_owned();
-        let hits = cache.recent_hit_ratio.or(cache.hit_ratio);
-        let low = if hits.is_some_and(|hits| hits < HITS_LOW) { " bad" } else { "" };
+        let hits = hits(cache);
+        let low = if hits_are_low(cache) { " bad" } else { "" };
         let billed = cache.billed.map_or_else(none, |billed| language.count(billed));
         format!(
-            "<tr><td><b>{}</b>{optional}<br><span class=soft>{}</span></td><td class={}>{}</td><td class=n>{}</td>\
+            "<tr><td><b>{}</b>{what}<br><span class=\"soft place\">{}</span></td><td class={}>{}</td><td class=n>{}</td>\
              <td class=n>{}</td><td class=\"n{low}\">{}</td><td class=n>{}</td><td class=n>{billed}</td></tr>",
             escaped(&cache.name),
-            escaped(&cache.place),
+            place(&cache.place),
             stands.0,
             stands.1,
             language.span(cache.oldest_undeleted_seconds),
@@ -235,7 +293,9 @@ fn caches(caches: &[CacheShown], language: Language) -> String {
         (language.pick("memory", "mémoire"), true),
         (language.pick("billed", "facturées"), true),
     ];
-    card(language.pick("Caches", "Caches"), &table(&heads, &caches.iter().map(row).collect::<String>()))
+    let has_sinks = caches.iter().any(|cache| cache.kind == "sink");
+    let title = if has_sinks { language.pick("Caches and sinks", "Caches et sinks") } else { "Caches" };
+    card(title, &table(&heads, &caches.iter().map(row).collect::<String>()))
 }
 
 fn tables(view: &PageView, language: Language) -> String {
@@ -243,7 +303,7 @@ fn tables(view: &PageView, language: Language) -> String {
     let mut rows = String::new();
     for (index, shown) in view.snapshot.tables.iter().enumerate() {
         let rate = rates.get(index);
-        let rate = |of: fn(&Rate) -> f64| rate.map_or_else(|| "–".to_owned(), |rate| format!("{:.1}", of(rate)));
+        let rate = |of: fn(&Rate) -> f64| rate.map_or_else(|| "–".to_owned(), |rate| language.rate(of(rate)));
         let [insert, update, delete, truncate] = shown.changes;
         let _ = write!(
             rows,
@@ -282,7 +342,7 @@ fn postgres(snapshot: &DaemonShown, language: Language) -> String {
         language.pick("does not answer", "ne répond pas")
     };
     let mut rows = vec![
-        (language.pick("server", "serveur"), format!("{} · {answers}", escaped(&shown.place))),
+        (language.pick("server", "serveur"), format!("{} · {answers}", place(&shown.place))),
         (language.pick("slot", "slot"), escaped(&shown.slot)),
         (language.pick("confirmed position", "position confirmée"), escaped(&shown.confirmed)),
     ];
@@ -313,7 +373,7 @@ fn postgres(snapshot: &DaemonShown, language: Language) -> String {
 }
 
 /// The time of day, UTC: no browser is asked for its own.
-fn clock(at: SystemTime) -> String {
+pub fn clock(at: SystemTime) -> String {
     let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
     format!("{hour:02}:{minute:02}:{second:02}")
@@ -368,6 +428,37 @@ fn changes(view: &PageView, language: Language) -> String {
     .map(|(head, class)| format!("<th scope=col class=\"{class}\">{head}</th>"))
     .collect();
     card(title, &format!("<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"))
+}
+
+/// What the verifier found, where it looks at anything.
+fn verifier(verified: &Verified, language: Language) -> String {
+    let Verified { checked, stale, undecided, stale_now, stale_age, last_stale } = verified;
+    if checked + stale + undecided == 0 {
+        return String::new();
+    }
+    let mut now = language.count(*stale_now);
+    if *stale_now > 0 {
+        now.push_str(&language.since(stale_age.as_secs_f64()));
+    }
+    let mut rows = vec![
+        (language.pick("values compared", "valeurs comparées"), language.count(*checked)),
+        (language.pick("found stale", "trouvées périmées"), language.count(*stale)),
+        (language.pick("stale now", "périmées maintenant"), now),
+        (language.pick("not decided", "sans verdict"), language.count(*undecided)),
+    ];
+    if let Some(StaleKey { at, cache, key, place, is_mended, .. }) = last_stale {
+        let key = key.as_ref().map_or_else(
+            || language.pick("kept off this page", "pas montrée ici").to_owned(),
+            |key| format!("<code>{}</code>", escaped(key)),
+        );
+        let mended = if *is_mended { language.pick(", stale no more", ", plus périmée") } else { "" };
+        let place =
+            format!("{}{mended}<br><span class=soft>{}, {} UTC</span>", escaped(cache), escaped(place), clock(*at));
+        rows.push((language.pick("last stale key", "dernière clé périmée"), format!("{key} · {place}")));
+    }
+    let rows: String =
+        rows.into_iter().map(|(name, value)| format!("<tr><th scope=row>{name}</th><td>{value}</td></tr>")).collect();
+    card(language.pick("Verifier", "Vérificateur"), &format!("<table><tbody>{rows}</tbody></table>"))
 }
 
 fn warnings(view: &PageView, language: Language) -> String {

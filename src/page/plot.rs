@@ -9,7 +9,8 @@ pub const SECONDS: f64 = 300.0;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 180.0;
-const LEFT: f64 = 48.0;
+const LEFT: f64 = 72.0;
+const TOP: f64 = 12.0;
 const BOTTOM: f64 = 22.0;
 
 /// From the least age that is told apart to the greatest, in seconds: a decade is a fifth of the height.
@@ -31,7 +32,7 @@ fn x(ago: f64) -> f64 {
 fn y(age: f64) -> f64 {
     let (least, greatest) = (DECADES[0].log10(), DECADES[5].log10());
     let part = (age.clamp(DECADES[0], DECADES[5]).log10() - least) / (greatest - least);
-    4.0 + (HEIGHT - BOTTOM - 4.0) * (1.0 - part)
+    TOP + (HEIGHT - BOTTOM - TOP) * (1.0 - part)
 }
 
 /// The picture, for these changes.
@@ -82,7 +83,7 @@ mod tests {
         let svg = svg(&points, Language::English);
         assert_eq!(svg.matches("<circle").count(), 3);
         assert!(svg.contains("<circle cx=\"720.0\" cy=\"158.0\" r=\"2.5\"/>"), "{svg}");
-        assert!(svg.contains("<circle cx=\"48.0\" cy=\"4.0\" r=\"2.5\" class=\"late\"/>"), "{svg}");
-        assert!(svg.contains("<circle cx=\"384.0\" cy=\"4.0\" r=\"2.5\" class=\"late\"/>"), "{svg}");
+        assert!(svg.contains("<circle cx=\"72.0\" cy=\"12.0\" r=\"2.5\" class=\"late\"/>"), "{svg}");
+        assert!(svg.contains("<circle cx=\"396.0\" cy=\"12.0\" r=\"2.5\" class=\"late\"/>"), "{svg}");
     }
 }

@@ -23,17 +23,15 @@ pub struct DaemonShown {
     pub at: f64,
     /// `starting`, `streaming`, `interrupted` or `standby`.
     pub role: &'static str,
-    /// Keys are deleted at once by this daemon.
+    /// Keys are deleted at once by this daemon, in every cache that is required.
     pub is_ready: bool,
-    /// Why not.
-    pub problem: Option<String>,
-    /// For how long that has been so.
-    pub problem_seconds: Option<f64>,
+    /// What is wrong, the gravest first; also in a cache that is not required, and in a sink.
+    pub problems: Vec<ProblemShown>,
     /// Age of the oldest change that is not deleted yet.
     pub oldest_undeleted_seconds: f64,
     /// PostgreSQL.
     pub postgres: PostgresShown,
-    /// The caches, in the order of the configuration.
+    /// The caches, and behind them the sinks, in the order of the configuration.
     pub caches: Vec<CacheShown>,
     /// The tables of the rules.
     pub tables: Vec<TableShown>,
@@ -43,6 +41,15 @@ pub struct DaemonShown {
     pub rules_digest: String,
     /// Whether the last reload succeeded.
     pub is_last_reload_good: bool,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ProblemShown {
+    /// What it is.
+    pub what: String,
+    /// For how long that has been so, where that is known.
+    pub seconds: Option<f64>,
 }
 
 /// What is known of PostgreSQL.
@@ -68,17 +75,21 @@ pub struct PostgresShown {
     pub outbox_bytes: Option<u64>,
 }
 
-/// What is known of a cache.
+/// What is known of a cache or a sink.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CacheShown {
     /// What the configuration calls it.
     pub name: String,
     /// Where it is, without its password.
     pub place: String,
+    /// `cache` or `sink`.
+    pub kind: &'static str,
     /// Whether the daemon is ready only with it.
     pub is_required: bool,
     /// Unless the last attempt failed.
     pub is_up: bool,
+    /// The last attempt failed because it was refused: somebody answers.
+    pub refuses: bool,
     /// The position goes on without it.
     pub is_released: bool,
     /// Age of the oldest change that is not deleted there yet.
@@ -93,10 +104,14 @@ pub struct CacheShown {
     pub keys_existed: u64,
     /// Sweeps finished.
     pub sweeps: u64,
+    /// Reads since the cache's server started.
+    pub reads: Option<u64>,
     /// Hits by all reads, since the cache's server started.
     pub hit_ratio: Option<f64>,
-    /// The same of the last minutes.
+    /// The same of the last minutes, without crieur's own reads.
     pub recent_hit_ratio: Option<f64>,
+    /// Of so many reads.
+    pub recent_reads: Option<u64>,
     /// Memory in use, in bytes.
     pub memory_bytes: Option<u64>,
     /// Keys that the server dropped for want of memory.

@@ -46,6 +46,11 @@ impl Language {
         }
     }
 
+    /// For how long, behind what has lasted so long.
+    pub fn since(self, seconds: f64) -> String {
+        format!(" {} {}", self.pick("for", "depuis"), self.span(seconds))
+    }
+
     /// An amount of memory or WAL.
     pub fn bytes(self, bytes: u64) -> String {
         let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -57,6 +62,11 @@ impl Language {
         }
         let decimals = usize::from(unit > 0 && amount < 100.0);
         format!("{} {}", self.number(amount, decimals), self.pick(units[unit], french[unit]))
+    }
+
+    /// So many in a second.
+    pub fn rate(self, a_second: f64) -> String {
+        self.number(a_second, 1)
     }
 
     /// A part of a whole.
@@ -95,15 +105,27 @@ impl Language {
             ("reading from PostgreSQL is interrupted", "la lecture de PostgreSQL est interrompue"),
             ("standing by: another daemon has the slot", "en attente : un autre démon tient le slot"),
             ("the server holds the stream back", "le serveur retient le flux"),
+            (
+                "cached keys are stale, as the verifier found",
+                "des clés en cache sont périmées, a trouvé le vérificateur",
+            ),
+            ("the log names what is wrong on the server", "le journal nomme ce qui ne va pas sur le serveur"),
+            (
+                "the configuration file is wrong and was not taken",
+                "le fichier de configuration est faux et n'a pas été pris",
+            ),
         ];
         if let Some((_, french)) = known.iter().find(|(english, _)| *english == problem) {
             return (*french).to_owned();
         }
         problem
             .replace("the cache", "le cache")
+            .replace("the sink", "le sink")
             .replace("does not answer", "ne répond pas")
             .replace("has not answered yet", "n'a pas encore répondu")
             .replace("is another one again and again", "est sans cesse un autre serveur")
+            .replace("refuses what crieur asks", "refuse ce que crieur demande")
+            .replace("was left behind and comes back", "a été laissé en arrière et revient")
     }
 }
 
@@ -139,12 +161,15 @@ mod tests {
         );
         assert_eq!((English.bytes(1_536), French.bytes(1_536)), ("1.5 KiB".to_owned(), "1,5 Kio".to_owned()));
         assert_eq!(French.percent(0.905), "90,5 %");
+        assert_eq!((English.rate(1.25), French.rate(0.0)), ("1.2".to_owned(), "0,0".to_owned()));
     }
 
     #[test]
     fn each_problem_has_its_french_words() {
         let cases = [
             ("the cache dakar does not answer", "le cache dakar ne répond pas"),
+            ("the sink site refuses what crieur asks", "le sink site refuse ce que crieur demande"),
+            ("the cache dakar was left behind and comes back", "le cache dakar a été laissé en arrière et revient"),
             ("the server holds the stream back", "le serveur retient le flux"),
         ];
         for (english, french) in cases {

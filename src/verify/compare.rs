@@ -37,6 +37,15 @@ impl std::fmt::Display for Compare {
     }
 }
 
+/// The fewest bytes of a lease in a key: `L`, and 128 random bits as few letters as may be.
+const LEASE_BYTES_MIN: usize = 22;
+
+/// Whether this is a lease in the place of a value, as the readers' protocol writes one: `L` and a long random text.
+pub fn is_lease(cached: &[u8]) -> bool {
+    let is_random = |byte: &u8| byte.is_ascii_alphanumeric() || b":-_".contains(byte);
+    cached.len() >= LEASE_BYTES_MIN && cached.starts_with(b"L") && cached.iter().all(is_random)
+}
+
 impl Compare {
     /// Reads `compare`; `None` where it is none of the three.
     pub fn read(text: &str) -> Option<Self> {
@@ -55,6 +64,8 @@ impl Compare {
         if let DatabaseSays::Text(text) = told {
             return text.as_deref().unwrap_or_default().as_bytes() == cached;
         }
+        // With the lease in the key, readers write V before each value; no JSON begins with it.
+        let cached = cached.strip_prefix(b"V").unwrap_or(cached);
         let read: Option<Value> = serde_json::from_slice(cached).ok();
         match (self, told) {
             // Where there is no row, programs keep nothing, null, or an empty list.
@@ -209,6 +220,9 @@ mod tests {
             ("json", r#"{"id":"9007199254740992"}"#, r#"{"id":9007199254740993}"#, false),
             ("json", r#"{"tel":"0701"}"#, r#"{"tel":"701"}"#, false),
             ("json", "stale", r#"{"id":1}"#, false),
+            ("json", r#"V{"id":1}"#, r#"{"id":1}"#, true),
+            ("json", r#"V{"id":1}"#, r#"{"id":2}"#, false),
+            ("path:id", r#"V{"id":1}"#, r#"{"id":1}"#, true),
             (
                 "path:updated_at",
                 r#"{"updated_at":"2026-11-28T21:48:08.123Z"}"#,
@@ -240,6 +254,20 @@ mod tests {
         let text = |text: Option<&str>| DatabaseSays::Text(text.map(str::to_owned));
         assert!(Compare::Text.is_same(b"12.50", &text(Some("12.50"))) && Compare::Text.is_same(b"", &text(None)));
         assert!(!Compare::Text.is_same(b"12.5", &text(Some("12.50"))));
+    }
+
+    #[test]
+    fn a_lease_is_told_from_a_value_by_its_form() {
+        for (cached, expected) in [
+            ("L0123456789abcdef0123456789abcdef", true),
+            ("L0123456789abcdef0123456789abcdef:1764374942:123456", true),
+            ("Lagos", false),
+            ("Lagos Island, 12 Broad Street, Nigeria", false),
+            ("V0123456789abcdef0123456789abcdef", false),
+            ("", false),
+        ] {
+            assert_eq!(is_lease(cached.as_bytes()), expected, "{cached}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::observe::line::Line;
 
 #[test]
 fn each_id_is_in_its_place_has_a_name_of_its_own_and_says_everything_in_sentences() {
