@@ -1,6 +1,7 @@
 //! The commands' side of the control socket: where it is, one question, and the answers in turn.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -79,6 +80,10 @@ impl DeskAnswers {
     }
 }
 
+fn is_socket(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
 fn unanswered(path: &Path, cause: std::io::Error) -> Error {
     let shown = path.display();
     let (exit, what, hint) = match cause.kind() {
@@ -87,6 +92,11 @@ fn unanswered(path: &Path, cause: std::io::Error) -> Error {
             format!("no daemon answers: there is no socket \"{shown}\""),
             "Start the daemon: systemctl start crieur. It makes the socket where control.socket says, or in the \
              RuntimeDirectory of its unit; name another one with --socket.",
+        ),
+        ErrorKind::ConnectionRefused if !is_socket(path) => (
+            Exit::Unavailable,
+            format!("no daemon answers at \"{shown}\", which is no socket"),
+            "Name the control socket of the daemon with --socket.",
         ),
         ErrorKind::ConnectionRefused => (
             Exit::Unavailable,

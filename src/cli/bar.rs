@@ -22,6 +22,12 @@ impl Default for Bar {
     }
 }
 
+/// How far the work is, in ten signs.
+pub fn blocks(percent: u64) -> String {
+    let full = usize::try_from(percent / 10).unwrap_or(10).min(10);
+    format!("[{}{}]", "#".repeat(full), " ".repeat(10 - full))
+}
+
 impl Bar {
     /// Draws the line, when it is time to.
     pub fn draw(&mut self, line: &str) {

@@ -24,7 +24,7 @@ use crate::source::outbox::{self, Follower, OutboxFacts};
 use crate::source::recording::Header;
 use crate::source::replication::connect::{no_publication, protocol_version, start_stream};
 use crate::source::replication::now;
-use crate::source::replication::slot::{self, Life};
+use crate::source::replication::slot::{self, Life, Maker};
 
 /// The pause between two looks into the outbox.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
@@ -98,7 +98,7 @@ impl<'c> TemporarySlot<'c> {
             return Err(no_publication(publication));
         }
         let slot = format!("crieur_{purpose}_{}", std::process::id());
-        let position = slot::create(&mut wire, &slot, facts.version, Life::Session).await?;
+        let position = slot::create(&mut wire, &slot, Maker::of(&facts), Life::Session).await?;
         answered(limit, start_stream(&mut wire, &slot, publication, facts.version)).await?;
         let header = Header {
             server_version: version.into_iter().flatten().flatten().next().unwrap_or_default(),

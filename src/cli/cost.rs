@@ -36,8 +36,9 @@ struct Driven {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Cost {
     commands: u64,
-    /// How long the change waited that waited longest.
-    greatest: Duration,
+    /// How long the change waited for the pace that waited longest. Nothing of a recording says what else a change waits
+    /// for, so without a budget there is no such figure.
+    greatest: Option<Duration>,
 }
 
 /// Without a budget the mark follows deletes at this pace (`target/confirm.rs`).
@@ -47,7 +48,8 @@ const MARK_INTERVAL: Duration = Duration::from_secs(1);
 fn cost(times: &[Duration], end: Duration, driven: &Driven) -> Cost {
     let mut meter = driven.budget.map(|budget| Meter::new(budget, Duration::ZERO));
     let mut echoes: Vec<VecDeque<Duration>> = driven.echo.iter().map(|_| VecDeque::new()).collect();
-    let (mut total, mut next) = (Cost::default(), 0);
+    let mut total = Cost { greatest: driven.budget.map(|_| Duration::ZERO), ..Cost::default() };
+    let mut next = 0;
     let (mut marked, mut carries) = (Duration::ZERO, false);
     loop {
         let fresh = times.get(next).copied();
@@ -68,13 +70,13 @@ fn cost(times: &[Duration], end: Duration, driven: &Driven) -> Cost {
         mark(at, &mut carries, &mut meter);
         if let Some(meter) = &mut meter {
             meter.flushes(at);
-            meter.spent(1, at);
+            meter.spent(driven.mark.flush, at);
         }
-        total.commands += 1;
+        total.commands += driven.mark.flush;
         carries = true;
         let came = times[next..].iter().take_while(|time| **time <= at).count();
         if came > 0 {
-            total.greatest = total.greatest.max(at.saturating_sub(times[next]));
+            total.greatest = total.greatest.map(|greatest| greatest.max(at.saturating_sub(times[next])));
             next += came;
         }
         // Each stage follows the one before, by its own distance and a tenth: echoes share what falls together.
@@ -126,7 +128,7 @@ async fn read(config: &Config, recording: &Recording) -> anyhow::Result<Recorded
 
 /// Each way to drive this cache that the figures compare, with its name.
 fn ways(cache: &CacheConfig) -> Vec<(String, Driven)> {
-    let mark = cache.transport.mark_cost();
+    let mark = cache.mark_cost();
     let driven = |echo: &[Duration], budget| Driven { echo: echo.to_vec(), heartbeat: cache.heartbeat, mark, budget };
     let budget = cache.budget().ok().flatten();
     let mut ways = Vec::new();
@@ -148,12 +150,8 @@ fn lines(way: &str, cost: Cost, lasted: Duration, out: &mut impl Write) -> std::
     let month = (cost.commands as f64 * MONTH.as_secs_f64() / lasted.as_secs_f64()).ceil();
     let fits = if month <= FREE as f64 { "fits into" } else { "is more than" };
     let free = month / FREE as f64 * 100.0;
-    writeln!(
-        out,
-        "  {way}: {} commands; a change waits for {:.1} s at most",
-        cost.commands,
-        cost.greatest.as_secs_f64()
-    )?;
+    let waits = cost.greatest.map(|greatest| format!("; a change waits for {:.1} s at most", greatest.as_secs_f64()));
+    writeln!(out, "  {way}: {} commands{}", cost.commands, waits.unwrap_or_default())?;
     if lasted < LASTED_MIN {
         return Ok(());
     }
@@ -206,6 +204,12 @@ mod tests {
         Driven { echo: echo.iter().map(|ms| Duration::from_millis(*ms)).collect(), heartbeat, mark, budget }
     }
 
+    fn said(cost: Cost) -> String {
+        let mut out = Vec::new();
+        lines("x", cost, S(2_592), &mut out).expect("memory takes it");
+        String::from_utf8(out).expect("text")
+    }
+
     #[test]
     fn a_lone_change_costs_its_delete_its_echoes_and_its_marks() {
         let lone = |echo: &[u64]| cost(&[Duration::ZERO], Duration::ZERO, &driven(echo, None)).commands;
@@ -220,17 +224,22 @@ mod tests {
         let budget = paced.budget.expect("it was given");
         let cost_of_hour = cost(&times, S(3_600), &paced);
         assert!(cost_of_hour.commands as f64 <= 200_000.0 / 720.0 + budget.burst(), "{cost_of_hour:?}");
-        assert!(cost_of_hour.greatest <= budget.bound(), "{cost_of_hour:?}");
+        assert!(cost_of_hour.greatest.is_some_and(|waited| waited <= budget.bound()), "{cost_of_hour:?}");
         assert!(cost(&times, S(3_600), &driven(&[], None)).commands > 72_000);
     }
 
     #[test]
     fn the_lines_name_each_plan() {
-        let mut out = Vec::new();
-        lines("x", Cost { commands: 1_000, greatest: S(3) }, S(2_592), &mut out).expect("memory takes it");
-        let text = String::from_utf8(out).expect("text");
+        let text = said(Cost { commands: 1_000, greatest: Some(S(3)) });
         for words in ["1000000 commands", "is more than 500000 (200 %)", "$2.00", "$10.00", "3.0 s"] {
             assert!(text.contains(words), "{words}: {text}");
         }
+    }
+
+    #[test]
+    fn without_a_budget_nothing_is_said_of_how_long_a_change_waits() {
+        let unpaced = cost(&[Duration::ZERO, S(60)], S(60), &driven(&[], None));
+        let text = said(unpaced);
+        assert!(text.starts_with(&format!("  x: {} commands\n", unpaced.commands)), "{text}");
     }
 }

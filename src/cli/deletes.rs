@@ -35,7 +35,7 @@ impl DeletesSaid {
                 DeskAnswer::LeftOut { .. }
                 | DeskAnswer::Refused { .. }
                 | DeskAnswer::Status { .. }
-                | DeskAnswer::Begins
+                | DeskAnswer::Begins { .. }
                 | DeskAnswer::Sweeps { .. }
                 | DeskAnswer::Progress { .. }
                 | DeskAnswer::Swept { .. }

@@ -15,6 +15,7 @@ use crate::rules::{Invalidations, Rules};
 use crate::shown::shown;
 use crate::source::Source;
 use crate::source::recording::{RecordedAck, RecordedControl, RecordedSource, Recording};
+use crate::tag::tag_of;
 use crate::tap::{Settled, Tap};
 
 /// Keys of open transactions, in bytes: as the daemon's default.
@@ -166,9 +167,12 @@ fn compare(number: u64, was: &Deletes, is: &Deletes, sum: &mut Sum, out: &mut im
     sum.transactions += 1;
     writeln!(out, "transaction {number}")?;
     for (sign, ((kind, bytes), by), other) in lines {
-        let name = match kind {
-            Kind::Key => "key",
-            Kind::Pattern => "pattern",
+        let tag = tag_of(bytes);
+        let name = match (kind, tag) {
+            (Kind::Key, None) => "key",
+            (Kind::Key, Some(_)) => "tag",
+            (Kind::Pattern, None) => "pattern",
+            (Kind::Pattern, Some(_)) => "tags",
         };
         let (sign, note) = match other.pattern_over(*kind, bytes) {
             Some(pattern) if sign == '-' => ('~', format!(", now by the pattern {}", shown(pattern))),
@@ -177,7 +181,7 @@ fn compare(number: u64, was: &Deletes, is: &Deletes, sum: &mut Sum, out: &mut im
         };
         sum.added += u64::from(sign == '+');
         sum.removed += u64::from(sign == '-');
-        writeln!(out, "  {sign} {name} {}    by {by}{note}", shown(bytes))?;
+        writeln!(out, "  {sign} {name} {}    by {by}{note}", shown(tag.unwrap_or(bytes)))?;
     }
     Ok(())
 }

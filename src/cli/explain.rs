@@ -11,13 +11,15 @@ use clap::builder::ArgPredicate::IsPresent;
 use serde_json::value::RawValue;
 use tokio_postgres::types::Type;
 
-use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple};
+use crate::change::{Column, Oid, Old, Relation, ReplicaIdentity, Row, Tuple, Value, push_column};
 use crate::error::{Error, Exit, Result};
 use crate::keys::{FamilyId, KeySet};
 use crate::rules::plan::{HeldBack, Plan};
 use crate::rules::read::name::table_name;
 use crate::rules::{Invalidations, Rules};
 use crate::shown::{quoted, shown};
+use crate::tag::tag_of;
+use crate::warm::entry;
 
 /// What happened to the row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -288,39 +290,34 @@ fn type_of(name: &str, old: &Option<Typed>, new: &Option<Typed>) -> Oid {
     })
 }
 
-/// Appends a column as `TupleData` has it (protocol page "Logical Replication Message Formats").
+/// Appends a column.
 fn encoded(mut body: Vec<u8>, column: &Column, row: &Typed) -> Vec<u8> {
     let is_json = [Type::JSON, Type::JSONB].iter().any(|json| json.oid() == column.type_oid.0);
-    let text = match row.get(&column.name).map(|value| value.get()) {
-        None => {
-            body.push(b'u');
-            return body;
-        }
-        Some("null") => {
-            body.push(b'n');
-            return body;
-        }
-        Some("true") if !is_json => "t".to_owned(),
-        Some("false") if !is_json => "f".to_owned(),
+    let mut value = |text: &str| push_column(&mut body, Value::Text(text.as_bytes()));
+    match row.get(&column.name).map(|value| value.get()) {
+        None => push_column(&mut body, Value::Unknown),
+        Some("null") => push_column(&mut body, Value::Null),
+        Some("true") if !is_json => value("t"),
+        Some("false") if !is_json => value("f"),
         Some(typed) if typed.starts_with('"') && !is_json => {
-            serde_json::from_str(typed).expect("it was read as a JSON string")
+            value(&serde_json::from_str::<String>(typed).expect("it was read as a JSON string"))
         }
-        Some(typed) => typed.to_owned(),
-    };
-    body.push(b't');
-    body.extend((text.len() as u32).to_be_bytes());
-    body.extend(text.as_bytes());
+        Some(typed) => value(typed),
+    }
     body
 }
 
 fn report(rules: &Rules, asked: &Invalidations, sides: &Option<Sides>) -> String {
     let mut text = String::new();
-    let kinds: [(&str, &KeySet, SetOf); 2] =
-        [("key    ", &asked.keys, |out| &out.keys), ("pattern", &asked.patterns, |out| &out.patterns)];
-    for (kind, set, of) in kinds {
+    let kinds: [([&str; 2], &KeySet, SetOf); 2] = [
+        (["key    ", "tag    "], &asked.keys, |out| &out.keys),
+        (["pattern", "tags   "], &asked.patterns, |out| &out.patterns),
+    ];
+    for ([of_keys, of_tags], set, of) in kinds {
         for key in set.iter() {
             let side = sides.as_ref().map(|sides| sides.of(key.bytes, of));
-            line(&mut text, rules, kind, &shown(key.bytes), key.family, side);
+            let (kind, name) = tag_of(key.bytes).map_or((of_keys, key.bytes), |tag| (of_tags, tag));
+            line(&mut text, rules, kind, &shown(name), key.family, side);
         }
     }
     let questions = rules.questions(&asked.lookups);
@@ -339,6 +336,11 @@ fn report(rules: &Rules, asked: &Invalidations, sides: &Option<Sides>) -> String
             let _ = writeln!(text, "          one key for each row of the answer, which only the server knows");
         }
     }
+    for page in asked.warms.iter() {
+        let Some((key, url)) = entry::parts(page.bytes) else { continue };
+        let (url, key) = (shown(url), shown(key));
+        let _ = writeln!(text, "page      {url}\n          fetched again if {key} existed, behind its last delete");
+    }
     if asked.protected > 0 {
         let _ = writeln!(text, "{} more: a protected pattern covers them, they stay", asked.protected);
     }
@@ -355,8 +357,11 @@ fn line(text: &mut String, rules: &Rules, kind: &str, key: &str, family: FamilyI
     };
     let meets = rules.condition_behind(family).map(|said| format!(", where \"{said}\"")).unwrap_or_default();
     let of = |caches: &[String]| format!(", in {} alone", caches.join(", "));
-    let caches = rules.caches_of(family).map(of).unwrap_or_default();
-    let _ = writeln!(text, "{kind}   {key}\n          by \"{template}\" at {place}{side}{meets}{caches}");
+    let coarse = rules.coarse_of(family);
+    let named = if coarse.is_some() { rules.sinks_of(family) } else { rules.caches_of(family) };
+    let named = named.map(of).unwrap_or_default();
+    let coarse = coarse.map(|tag| format!(", all of them: {}", shown(tag))).unwrap_or_default();
+    let _ = writeln!(text, "{kind}   {key}\n          by \"{template}\" at {place}{side}{meets}{named}{coarse}");
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ fn configuration() -> anyhow::Result<Vec<u8>> {
     )]);
     page.control("SH", ["KEYS"]);
     for key in reference() {
-        page.control("TP", []).text([bold(key.name)]).text(typed(key.doc));
+        page.control("TP", []).text([bold(key.written())]).text(typed(key.doc));
         let mut also = vec![roman("Variable: "), bold(key.variable())];
         also.extend(key.also.into_iter().flat_map(|name| [roman(" or "), bold(name)]));
         also.push(roman("."));
@@ -145,7 +145,7 @@ mod tests {
 
     fn example() -> Command {
         let run = Command::new("run").about("Run it").arg(clap::Arg::new("config").long("config").value_name("FILE"));
-        Command::new("crieur").about("It cries").subcommands([run, Command::new("secret").hide(true)])
+        Command::new("crieur").about("It cries").subcommands([run, Command::new("concealed").hide(true)])
     }
 
     #[test]
@@ -162,7 +162,7 @@ mod tests {
             for word in words {
                 assert!(text(index).replace("fB", "").replace("fR", "").contains(word), "{word}: {}", text(index));
             }
-            assert!(!text(index).contains("secret"), "{}", text(index));
+            assert!(!text(index).contains("concealed"), "{}", text(index));
         }
     }
 

@@ -18,6 +18,7 @@ pub mod manual;
 mod origin;
 mod other;
 mod output;
+mod paint;
 mod process;
 pub mod progress;
 pub mod record;
@@ -32,9 +33,11 @@ pub mod sweep;
 pub mod tail;
 pub mod teardown;
 pub mod terminal;
+mod told;
 pub mod trial;
 pub mod ttl;
 pub mod verify;
+pub mod warm;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -47,6 +50,7 @@ use crate::cache::inspect::Inspect;
 use crate::cli::finding::Shown;
 use crate::cli::origin::Origin;
 use crate::cli::output::{LastingOut, say, told};
+use crate::cli::paint::PaintedOut;
 use crate::cli::process::{block_on, end_signal, environment};
 use crate::cli::setup::plan::Slotting;
 use crate::config::{Config, Given, Mode};
@@ -106,7 +110,7 @@ pub enum Command {
     Explain(ExplainArgs),
     /// List cached keys that no rule deletes, and rules without a cached key. Deletes nothing.
     Coverage(coverage::CoverageArgs),
-    /// Say what the marks in the caches say; with --wait, return when what is committed is deleted everywhere.
+    /// Say what marks and daemon say; with --wait, return when what is committed is deleted in every required cache.
     Status(status::StatusArgs),
     /// Compare cached values with what the database says, as [[verify]] has it. Changes nothing.
     Verify(verify::VerifyArgs),
@@ -114,6 +118,8 @@ pub enum Command {
     Tail(tail::TailArgs),
     /// Delete every key of a template, or that matches a pattern, through the daemon: asks first.
     Sweep(sweep::SweepArgs),
+    /// Fetch pages through the site, of a list or of all rows of a template: after a flush or a deployment.
+    Warm(warm::WarmArgs),
     /// Say how long the cached keys of each family live, against [ttl] of the configuration. Deletes nothing.
     Ttl(ttl::TtlArgs),
     /// Create in the database what crieur needs: publication, replica identities and slot, or triggers. Safe to run again.
@@ -176,11 +182,14 @@ pub fn main() -> Exit {
             report(block_on(async { tail::run(&arguments, end_signal()?, &mut std::io::stdout()).await }))
         }
         Command::Sweep(arguments) if arguments.dry_run => with_config(&arguments.config, |config| {
-            report(block_on(sweep::price(&config, &arguments, &mut LastingOut::stdout())))
+            report(block_on(sweep::price(&config, &arguments, &mut PaintedOut::stdout())))
         }),
-        Command::Sweep(arguments) => report(sweep::run(&arguments, &mut LastingOut::stdout())),
+        Command::Sweep(arguments) => report(sweep::run(&arguments, &mut PaintedOut::stdout())),
+        Command::Warm(arguments) => with_config(&arguments.config, |config| {
+            report(block_on(warm::run(&config, &arguments, &mut PaintedOut::stdout())))
+        }),
         Command::Ttl(arguments) => with_config(&arguments.config, |config| {
-            report(block_on(ttl::run(&config, &arguments, &mut LastingOut::stdout())))
+            report(block_on(ttl::run(&config, &arguments, &mut PaintedOut::stdout())))
         }),
         Command::Setup(arguments) => {
             with_config(&arguments.config, |config| report(setup(&config, (arguments.mode(), arguments.slotting()))))
@@ -276,7 +285,7 @@ fn check(config: &Config, shown: Shown) -> anyhow::Result<Exit> {
             }
             examined.push((settings, answers));
         }
-        let checked = check::run(&origin, &session.client, examined, shown, &mut LastingOut::stdout()).await;
+        let checked = check::run(&origin, &session.client, examined, shown, &mut PaintedOut::stdout()).await;
         checked.map_err(|error| origin.blamed(error))
     })
 }
@@ -315,19 +324,19 @@ fn diff(files: &[PathBuf], recording: &Path) -> Exit {
 
 fn coverage(config: &Config, arguments: &coverage::CoverageArgs) -> anyhow::Result<Exit> {
     let caches = config.caches.iter().map(|cache| Ok((cache, AnyCache::new(cache)?))).collect::<Result<Vec<_>>>()?;
-    block_on(coverage::run(config, arguments, &caches, &mut LastingOut::stdout()))
+    block_on(coverage::run(config, arguments, &caches, &mut PaintedOut::stdout()))
 }
 
 fn status(config: &Config, arguments: &status::StatusArgs) -> anyhow::Result<Exit> {
-    block_on(status::run(config, arguments, &mut LastingOut::stdout()))
+    block_on(status::run(config, arguments, &mut PaintedOut::stdout()))
 }
 
 fn verify(config: &Config, arguments: &verify::VerifyArgs) -> anyhow::Result<Exit> {
-    block_on(verify::run(config, arguments, &mut LastingOut::stdout()))
+    block_on(verify::run(config, arguments, &mut PaintedOut::stdout()))
 }
 
 fn setup(config: &Config, how: (setup::Doing, Slotting)) -> anyhow::Result<Exit> {
-    let out = &mut LastingOut::stdout();
+    let out = &mut PaintedOut::stdout();
     if (config.postgres.mode, how.0) == (Mode::Outbox, setup::Doing::Print) {
         return setup::outbox::print(&config.rules, out);
     }
@@ -346,7 +355,7 @@ fn teardown(config: &Config, arguments: &teardown::TeardownArgs) -> anyhow::Resu
     block_on(async {
         let origin = Origin::of(config)?;
         let session = origin.session().await?;
-        let done = teardown::run(&origin, &session.client, arguments, &mut LastingOut::stdout()).await;
+        let done = teardown::run(&origin, &session.client, arguments, &mut PaintedOut::stdout()).await;
         done.map_err(|error| origin.blamed(error))
     })
 }

@@ -21,7 +21,7 @@ pub struct Origin<'c> {
 impl<'c> Origin<'c> {
     /// Reads the address.
     pub fn of(config: &'c Config) -> Result<Self> {
-        Ok(Origin { config, dsn: Dsn::read(&config.postgres.url)? })
+        Ok(Origin { config, dsn: config.postgres.dsn()? })
     }
 
     /// An ordinary session for a command that runs and ends.
@@ -63,6 +63,7 @@ impl<'c> Origin<'c> {
                 let opened = before(&mut stop, TemporarySlot::open(config, dsn, purpose)).await?;
                 let Some((stream, header)) = opened else { return Ok(None) };
                 let control = ControlSession::new(dsn.clone(), connect, lookup, rules.lookups());
+                let control = control.beside_standby(postgres.standby);
                 onlooker.look_on(stream, header, control, stop).await.map(Some)
             }
             Mode::Outbox => {

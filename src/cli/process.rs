@@ -84,7 +84,7 @@ pub(crate) fn listen(kind: SignalKind) -> Result<Signal> {
 /// Tells systemd, where there is one (`NOTIFY_SOCKET`).
 pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        log!(Id::SystemdUnreached, "failed to notify systemd: {error}");
+        log!(Id::SystemdUnreached, "systemd did not take a message of crieur: {error}");
     }
 }
 

@@ -50,18 +50,6 @@ impl ProgressLine {
         }
     }
 
-    /// Draws the line of a command, where there is a terminal.
-    pub fn say(&mut self, line: &str) {
-        if self.terminal {
-            self.draw(line);
-        }
-    }
-
-    /// Takes the line away.
-    pub fn over(&mut self) {
-        self.clear();
-    }
-
     fn draw(&mut self, line: &str) {
         if self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW) {
             self.drawn = Some(Instant::now());

@@ -8,7 +8,7 @@ use crate::amount::shown;
 use crate::cache::acl;
 use crate::config::meaning::MEANINGS;
 use crate::config::reference::{ConfigKey, ConfigKind};
-use crate::config::{Leases, MAIN, reference};
+use crate::config::{Leases, MAIN, reference, sinks};
 use crate::error::Exit;
 use crate::mark::Gap;
 use crate::metrics::process::ProcessState;
@@ -17,14 +17,18 @@ use crate::observe::ids::{Entry, LIST, Level};
 use crate::rules::plan::cause::CauseCounts;
 use crate::rules::tally::OPERATIONS;
 use crate::verify::tally::Verified;
+use crate::warm::WarmTally;
+use crate::words::Member;
 
 /// Which part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum ReferencePart {
-    /// Every configuration key but those of the caches.
+    /// Every configuration key but those of the caches and the sinks.
     Configuration,
     /// Every key of a cache.
     CacheKeys,
+    /// Every key of a sink.
+    SinkKeys,
     /// Every metric, as the page of a daemon shows it.
     Metrics,
     /// Every exit code.
@@ -53,8 +57,9 @@ pub enum ReferencePart {
 pub fn text(part: ReferencePart, crieur: clap::Command) -> String {
     let mut out = String::new();
     match part {
-        ReferencePart::Configuration => configuration(&mut out, false),
-        ReferencePart::CacheKeys => configuration(&mut out, true),
+        ReferencePart::Configuration => configuration(&mut out, |key| !key.is_of_a_cache() && !key.is_of_a_sink()),
+        ReferencePart::CacheKeys => configuration(&mut out, ConfigKey::is_of_a_cache),
+        ReferencePart::SinkKeys => configuration(&mut out, ConfigKey::is_of_a_sink),
         ReferencePart::Metrics => metrics(&mut out),
         ReferencePart::ExitCodes => exit_codes(&mut out),
         ReferencePart::Commands => {
@@ -76,14 +81,15 @@ macro_rules! line {
     ($out:expr, $($format:tt)*) => {{ let _ = writeln!($out, $($format)*); }};
 }
 
-fn configuration(out: &mut String, of_caches: bool) {
+fn configuration(out: &mut String, is_meant: impl Fn(&ConfigKey) -> bool) {
     let mut section = "";
-    for key in reference().iter().filter(|key| key.is_of_a_cache() == of_caches) {
-        if key.split().0 != section {
-            section = key.split().0;
-            line!(out, "## `[{section}]`\n");
+    for key in reference().iter().filter(|key| is_meant(key)) {
+        let (of, written) = (key.split().0, key.written());
+        if of != section {
+            section = of;
+            line!(out, "## `[{}]`\n", written.rsplit_once('.').map_or("", |(section, _)| section));
         }
-        line!(out, "### `{}`\n", key.name);
+        line!(out, "### `{written}`\n");
         let meaning = MEANINGS.iter().find(|(name, _)| *name == key.name);
         line!(out, "{}\n", meaning.map_or(key.doc, |(_, text)| text));
         line!(out, "{} {} Variable: {}.\n", value(key.kind), default(key), variables(key));
@@ -112,10 +118,12 @@ fn value(kind: ConfigKind) -> String {
         }
         ConfigKind::Count(least, most) => format!("Value: a whole number from `{least}` to `{most}`."),
         ConfigKind::Texts => "Value: a list of texts.".to_owned(),
+        ConfigKind::Hosts => "Value: a list of names, without scheme and port.".to_owned(),
         ConfigKind::Prefixes => "Value: a list of texts, each with its only `*` at the end.".to_owned(),
         ConfigKind::Secret => "Value: a text, which is never shown.".to_owned(),
         ConfigKind::Flag => "Value: `true` or `false`.".to_owned(),
         ConfigKind::Budget => "Value: commands a month, such as `\"200k\"` or `\"1.5M\"`, or `\"none\"`.".to_owned(),
+        ConfigKind::Rate => "Value: a number and a time, such as `\"10/s\"`, `\"5/min\"` or `\"1000/h\"`.".to_owned(),
         ConfigKind::Socket => "Value: an address and a port.".to_owned(),
         ConfigKind::Nodes => {
             "Value: a table of hosts with ports by hosts with ports; in a variable `told=reached`, parted by commas."
@@ -125,8 +133,13 @@ fn value(kind: ConfigKind) -> String {
 }
 
 fn default(key: &ConfigKey) -> String {
-    let is_list =
-        matches!(key.kind, ConfigKind::Urls | ConfigKind::Texts | ConfigKind::Prefixes | ConfigKind::Ascending);
+    let is_list = matches!(
+        key.kind,
+        ConfigKind::Urls | ConfigKind::Texts | ConfigKind::Hosts | ConfigKind::Prefixes | ConfigKind::Ascending
+    );
+    if let Some(said) = key.default.is_none().then(|| sinks::default_said(key.name)).flatten() {
+        return said;
+    }
     match key.default {
         None if key.also.is_some() && key.is_of_a_cache() => "Mandatory for each cache.".to_owned(),
         None if key.also.is_some() => "Mandatory.".to_owned(),
@@ -152,8 +165,10 @@ fn variables(key: &ConfigKey) -> String {
 fn metrics(out: &mut String) {
     let main = CacheState {
         name: MAIN.into(),
+        member: Member::Cache,
         required: true,
         away: false,
+        refuses: false,
         place: String::new(),
         away_since: None,
         outages: 0,
@@ -163,7 +178,8 @@ fn metrics(out: &mut String) {
         sentinels: Some(true),
     };
     let outside = Outside { caches: &[main], process: ProcessState::default(), warnings: &[] };
-    let page = Metrics::new(Instant::now()).text(&outside, Instant::now()) + &Verified::default().series();
+    let beside = Verified::default().series() + &WarmTally::default().series();
+    let page = Metrics::new(Instant::now()).text(&outside, Instant::now()) + &beside;
     line!(out, "| Metric | Kind | Meaning |\n|---|---|---|");
     let kinds: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     for (name, help) in page.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')) {
@@ -178,6 +194,7 @@ fn metrics(out: &mut String) {
             "crieur_commit_to_deleted_seconds" => "{cache,le}",
             "crieur_sweep_causes_total" => "{cache,cause}",
             "crieur_warnings_total" => "{id}",
+            "crieur_warm_pages_total" => "{result}",
             name if name.starts_with("crieur_cache_") || name.starts_with("crieur_mark_") => "{cache}",
             name if page.contains(&format!("\n{name}{{cache=")) => "{cache}",
             _ => "",
@@ -187,7 +204,7 @@ fn metrics(out: &mut String) {
     }
     let roles: Vec<_> = page.lines().filter_map(|line| line.split("role=\"").nth(1)?.split('"').next()).collect();
     line!(out, "\nThe label `role` is one of `{}`.", roles.join("`, `"));
-    line!(out, "The label `cache` is the name of the cache: `{MAIN}` for `[cache]`.");
+    line!(out, "The label `cache` is the name of the cache, `{MAIN}` for `[cache]`, or that of the sink.");
     line!(
         out,
         "The label `table` has the schema before its name; the label `operation` is one of `{}`.",
@@ -201,6 +218,8 @@ fn metrics(out: &mut String) {
     line!(out, "The label `cause` is one of `{}`.", causes.join("`, `"));
     line!(out, "The label `id` is an [id of the log](log-ids.md) at WARN or above.");
     line!(out, "The label `kind` is one of `{}`.", Gap::ALL.map(|gap| gap.kind()).join("`, `"));
+    let results: Vec<_> = page.lines().filter_map(|line| line.split("{result=\"").nth(1)?.split('"').next()).collect();
+    line!(out, "The label `result` is one of `{}`.", results.join("`, `"));
 }
 
 fn exit_codes(out: &mut String) {
@@ -220,7 +239,7 @@ const PAGES: [(ReferencePart, &str, &[&str]); 3] = [
     (
         ReferencePart::WarningsStream,
         "runbook-stream.md",
-        &["stream", "session", "address", "catalog", "slot", "lookup", "replica", "outbox", "message"],
+        &["stream", "session", "address", "catalog", "slot", "lookup", "replica", "outbox", "message", "standby"],
     ),
     (
         ReferencePart::WarningsTables,
@@ -231,8 +250,8 @@ const PAGES: [(ReferencePart, &str, &[&str]); 3] = [
         ReferencePart::WarningsCache,
         "runbook-cache.md",
         &[
-            "run", "control", "reload", "metrics", "cache", "mark", "repair", "tls", "sweep", "gap", "sentinel",
-            "cluster", "verify",
+            "run", "control", "reload", "metrics", "cache", "sink", "mark", "repair", "tls", "sweep", "gap",
+            "sentinel", "cluster", "verify", "publish", "warm",
         ],
     ),
 ];

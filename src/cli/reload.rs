@@ -1,9 +1,9 @@
-//! SIGHUP: reads the configuration again and takes its rules and caches. What is wrong with them is said, and the old ones
-//! stay.
+//! SIGHUP: reads the configuration again and takes its rules, caches and sinks. What is wrong with them is said, and the
+//! old ones stay.
 //!
-//! `[[rules]]`, what they share, `[cache]` and `[caches.NAME]` can change while the daemon runs. A cache whose settings are
-//! the same keeps its connections; one with others begins as at a start. A change of anything else is named and waits for
-//! the next start.
+//! `[[rules]]`, what they share, `[[verify]]`, `[cache]`, `[caches.NAME]` and `[sinks.NAME]` can change while the daemon
+//! runs. A cache or a sink whose settings are the same keeps its connections; one with others begins as at a start. A change
+//! of anything else is named and waits for the next start.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,11 @@ use tokio::time::timeout;
 
 use crate::admin::WatchedCache;
 use crate::cache::any::AnyCache;
-use crate::cli::caches::{policy, watched};
+use crate::cli::caches::{policy, policy_of_sink, watched};
 use crate::cli::output::say;
 use crate::cli::process::environment;
-use crate::config::{CacheConfig, Config, Effective};
+use crate::cli::verify::{Newer, Sampler};
+use crate::config::{CacheConfig, Config, Effective, SinkConfig};
 use crate::error::{Error, Result};
 use crate::mistake::Mistakes;
 use crate::observe::speaker::CacheName;
@@ -29,7 +30,9 @@ use crate::observe::{Id, log};
 use crate::rules::Rules;
 use crate::run::{Onward, Reload};
 use crate::secret::Secret;
+use crate::target::Policy;
 use crate::target::twins::Twins;
+use crate::verify::Verification;
 
 /// How long a reload waits for each cache that it compares with the others; the loop compares those that answer later.
 const ANSWERS: Duration = Duration::from_secs(2);
@@ -41,11 +44,49 @@ pub(super) struct ConfigInForce {
     addresses: Addresses,
     caches: Vec<CacheInForce>,
     rules: String,
+    verify: Vec<Verification>,
+    /// Where the verifier looks for another one.
+    verifier: Newer<Sampler>,
 }
 
-/// A cache in force.
+/// What is said of a target, to compare.
+#[derive(Clone, PartialEq, Eq)]
+enum TargetConfig {
+    Cache(Box<CacheConfig>),
+    Sink(Box<SinkConfig>),
+}
+
+impl TargetConfig {
+    fn all(config: &Config) -> Vec<TargetConfig> {
+        let caches = config.caches.iter().map(|cache| TargetConfig::Cache(Box::new(cache.clone())));
+        caches.chain(config.sinks.iter().map(|sink| TargetConfig::Sink(Box::new(sink.clone())))).collect()
+    }
+
+    fn policy(&self) -> Policy {
+        match self {
+            TargetConfig::Cache(cache) => policy(cache),
+            TargetConfig::Sink(sink) => policy_of_sink(sink),
+        }
+    }
+
+    fn make(&self) -> Result<AnyCache> {
+        match self {
+            TargetConfig::Cache(cache) => AnyCache::new(cache),
+            TargetConfig::Sink(sink) => AnyCache::of_sink(sink),
+        }
+    }
+
+    fn settings(&self) -> TargetConfig {
+        match self {
+            TargetConfig::Cache(cache) => TargetConfig::Cache(Box::new(settings(cache))),
+            TargetConfig::Sink(_) => self.clone(),
+        }
+    }
+}
+
+/// A cache or a sink in force.
 struct CacheInForce {
-    settings: CacheConfig,
+    settings: TargetConfig,
     watched: WatchedCache,
 }
 
@@ -57,18 +98,19 @@ struct Changes {
 
 impl ConfigInForce {
     /// `config` was read from `path` and is in force, with these caches in its order.
-    pub(super) fn new(path: &Path, config: &Config, caches: &[WatchedCache]) -> Self {
-        let caches = config
-            .caches
-            .iter()
+    pub(super) fn new(path: &Path, config: &Config, caches: &[WatchedCache], verifier: Newer<Sampler>) -> Self {
+        let caches = TargetConfig::all(config)
+            .into_iter()
             .zip(caches)
-            .map(|(cache, watched)| CacheInForce { settings: settings(cache), watched: watched.clone() });
+            .map(|(target, watched)| CacheInForce { settings: target.settings(), watched: watched.clone() });
         ConfigInForce {
             path: path.to_owned(),
             settings: config.effective().collect(),
             addresses: addresses(config),
             caches: caches.collect(),
             rules: rules(config),
+            verify: config.verify.clone(),
+            verifier,
         }
     }
 
@@ -87,6 +129,8 @@ impl ConfigInForce {
     async fn others(&mut self, config: Config) -> Result<Option<Changes>> {
         show(&config.warnings);
         let caches = self.caches(&config).await?;
+        let in_force = caches.as_ref().map_or(&self.caches, |(_, in_force)| in_force);
+        let watched: Vec<WatchedCache> = in_force.iter().map(|cache| cache.watched.clone()).collect();
         let mut waits = changed(&self.settings, &config.effective().collect::<Vec<_>>());
         waits.extend(moved(&self.addresses, &addresses(&config)));
         if !waits.is_empty() {
@@ -98,8 +142,21 @@ impl ConfigInForce {
             );
         }
         let rules = rules(&config);
+        let is_verified_otherwise = config.verify != self.verify;
+        if is_verified_otherwise || caches.is_some() {
+            self.verifier.put(Sampler::of(&config, &watched)?);
+            self.verify.clone_from(&config.verify);
+        }
+        let caches = caches.map(|(onward, in_force)| {
+            self.caches = in_force;
+            (onward, watched)
+        });
         if rules == self.rules && caches.is_none() {
-            log!(Id::ReloadSame, "the configuration was read again: rules and caches are those in force");
+            let verified = if is_verified_otherwise { "; [[verify]] is another, and is in force" } else { "" };
+            log!(
+                Id::ReloadSame,
+                "the configuration was read again: rules, caches and sinks are those in force{verified}"
+            );
             return Ok(None);
         }
         self.rules = rules;
@@ -107,29 +164,29 @@ impl ConfigInForce {
     }
 
     /// The caches, where they are others.
-    async fn caches(&mut self, config: &Config) -> Result<Option<(Vec<Onward<AnyCache>>, Vec<WatchedCache>)>> {
-        let now: Vec<CacheConfig> = config.caches.iter().map(settings).collect();
+    async fn caches(&self, config: &Config) -> Result<Option<(Vec<Onward<AnyCache>>, Vec<CacheInForce>)>> {
+        let targets = TargetConfig::all(config);
+        let now: Vec<TargetConfig> = targets.iter().map(TargetConfig::settings).collect();
         if now.iter().eq(self.caches.iter().map(|cache| &cache.settings)) {
             return Ok(None);
         }
         tell_apart(config).await?;
         let (mut onward, mut in_force) = (Vec::new(), Vec::new());
-        for (cache, settings) in config.caches.iter().zip(now) {
-            let policy = policy(cache);
+        for (target, settings) in targets.iter().zip(now) {
+            let policy = target.policy();
             match self.caches.iter().find(|known| known.settings == settings) {
                 Some(known) => {
                     onward.push(Onward { policy, cache: None });
                     in_force.push(CacheInForce { settings, watched: known.watched.clone() });
                 }
                 None => {
-                    let made = AnyCache::new(cache)?;
+                    let made = target.make()?;
                     in_force.push(CacheInForce { settings, watched: watched(&made, &policy) });
                     onward.push(Onward { policy, cache: Some(made) });
                 }
             }
         }
-        self.caches = in_force;
-        Ok(Some((onward, self.caches.iter().map(|cache| cache.watched.clone()).collect())))
+        Ok(Some((onward, in_force)))
     }
 }
 
@@ -149,8 +206,10 @@ async fn tell_apart(config: &Config) -> Result<()> {
 }
 
 /// Every setting of a cache, to compare. How its section is written says nothing of it, and `invalidate` is of the rules.
+/// What the verifier spends is the cache's where it is in its budget.
 fn settings(cache: &CacheConfig) -> CacheConfig {
-    CacheConfig { section: String::new(), invalidate: Vec::new(), ..cache.clone() }
+    let verifier = cache.budget.map_or(0, |_| cache.verifier);
+    CacheConfig { section: String::new(), invalidate: Vec::new(), verifier, ..cache.clone() }
 }
 
 /// What the rules say, to compare.
@@ -180,9 +239,11 @@ fn moved(before: &Addresses, now: &Addresses) -> impl Iterator<Item = String> {
 fn changed(before: &[Effective], now: &[Effective]) -> Vec<String> {
     let value =
         |list: &[Effective], name: &str| list.iter().find(|(key, _, _)| key == name).map(|(_, value, _)| value.clone());
-    let is_of_a_cache = |name: &str| name.starts_with("cache.") || name.starts_with("caches.");
+    let is_of_a_cache =
+        |name: &str| ["cache.", "caches.", "sinks."].into_iter().any(|section| name.starts_with(section));
     let names: BTreeSet<&String> = before.iter().chain(now).map(|(name, _, _)| name).collect();
-    let waits = |name: &str| !is_of_a_cache(name) && !ADDRESSES.contains(&name);
+    let is_verified = |name: &str| name.starts_with("verify.");
+    let waits = |name: &str| !is_of_a_cache(name) && !is_verified(name) && !ADDRESSES.contains(&name);
     let differs = |name: &&String| waits(name) && value(before, name) != value(now, name);
     names.into_iter().filter(differs).cloned().collect()
 }
@@ -196,7 +257,7 @@ fn refuse(why: &str) {
     log!(
         Id::ReloadRefused,
         hint = "Correct the file and send SIGHUP again.",
-        "the rules and caches in force stay: {why}"
+        "the configuration was not taken, and the rules, caches and sinks in force stay: {why}"
     );
 }
 
@@ -254,7 +315,9 @@ mod tests {
     fn only_settings_that_a_start_reads_wait_for_one() {
         let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned(), "file".to_owned());
         let before = [setting("postgres.slot", "a"), setting("limits.stop_timeout", "5s"), setting("cache.echo", "")];
-        let now = [setting("postgres.slot", "a"), setting("limits.stop_timeout", "9s"), setting("caches.a.echo", "1s")];
+        let mut now =
+            vec![setting("postgres.slot", "a"), setting("limits.stop_timeout", "9s"), setting("caches.a.echo", "1s")];
+        now.push(setting("verify.1", "keys a:{id}"));
         assert_eq!(changed(&before, &now), ["limits.stop_timeout"]);
         assert_eq!(changed(&before, &before[1..]), ["postgres.slot"]);
     }

@@ -8,13 +8,13 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 
 use crate::admin::{self, AdminState, PageOptions, WatchedCache};
-use crate::cache::any::AnyCache;
-use crate::cli::caches::{policy, watched};
+use crate::cli::caches::{targets, watched};
 use crate::cli::deletes::DeletesSaid;
 use crate::cli::process::{block_on, end_signal, listen, notify, stop_signal};
 use crate::cli::progress::ProgressLine;
 use crate::cli::reload::{self, ConfigInForce, Reloading};
 use crate::cli::standing::Status;
+use crate::cli::warm::daemon::Warmer;
 use crate::cli::{dry, log, verify};
 use crate::config::{CacheConfig, Config, Mode, Postgres};
 use crate::control::Control;
@@ -34,6 +34,7 @@ use crate::source::Source;
 use crate::source::outbox::{self, Outbox};
 use crate::source::replication::{self, Replication};
 use crate::target::Replicas;
+use crate::warm::Warming;
 
 /// The watchdog is fed so many times within its time: one word that is late is no reason to end the daemon.
 const WATCHDOG_PARTS: u32 = 3;
@@ -94,10 +95,10 @@ fn open_desk(config: &Config, desk: Desk) -> Result<Option<DeskFile>> {
 }
 
 async fn stream(config: Config, file: &Path, recent: Recent) -> Result<Totals> {
-    let dsn = Dsn::read(&config.postgres.url)?;
+    let dsn = config.postgres.dsn()?;
     let replicas = config.postgres.replicas.iter().map(Dsn::read);
     let replicas = replicas.collect::<Result<Vec<_>>>()?;
-    let Postgres { connect_timeout, liveness_timeout, lookup_timeout, .. } = config.postgres;
+    let Postgres { standby, connect_timeout, liveness_timeout, lookup_timeout, .. } = config.postgres;
     let (slot, publication) = (config.postgres.slot.clone(), config.postgres.publication.clone());
     match config.postgres.mode {
         Mode::Replication => {
@@ -108,12 +109,14 @@ async fn stream(config: Config, file: &Path, recent: Recent) -> Result<Totals> {
                 dsn: dsn.clone(),
                 slot: slot.clone(),
                 publication: publication.clone(),
+                standby,
                 connect_timeout,
                 liveness_timeout,
             });
             let control = move |rules: &Rules| {
                 ControlSession::new(dsn.clone(), connect_timeout, lookup_timeout, rules.lookups())
                     .with_replicas(replicas.clone())
+                    .beside_standby(standby)
                     .watching(&slot, &publication, rules)
             };
             deliver(config, file, source, control, recent).await
@@ -137,19 +140,25 @@ fn settings(config: &Config) -> Settings {
         batch_keys_max: config.limits.batch_keys_max,
         memory_bytes_max: config.limits.memory_bytes(),
         stop_timeout: config.limits.stop_timeout,
+        // A reload may bring pages.
+        warming: if config.limits.warm_rate > 0 { Warming::on() } else { Warming::default() },
     }
 }
 
 /// A budget that is set has a price, which the log names.
 fn say_bound(cache: &CacheConfig) {
     let Ok(Some(budget)) = cache.budget() else { return };
+    let verifier = match budget.verifier() {
+        0 => String::new(),
+        commands => format!("; what [[verify]] looks at, up to {commands}"),
+    };
     log!(
         Id::BudgetBound,
         cache = cache.name,
-        "{} commands a month: a change is deleted at most {} late while the cache answers; {} of them are the heartbeat's",
+        "{} commands a month: a change is deleted at most {} late while the cache answers; the marks alone cost {}{verifier}",
         budget.commands(),
         budget.bound_shown(),
-        budget.idle()
+        budget.marks()
     );
 }
 
@@ -168,11 +177,10 @@ where
     D: Control + 'static,
 {
     let settings = settings(&config);
-    let sampler = verify::Sampler::of(&config)?;
-    let caches = config.caches.iter().map(|cache| Ok((AnyCache::new(cache)?, policy(cache))));
-    let caches = caches.collect::<Result<Vec<_>>>()?;
+    let caches = targets(&config)?;
     config.caches.iter().for_each(say_bound);
     let watched: Vec<WatchedCache> = caches.iter().map(|(cache, policy)| watched(cache, policy)).collect();
+    let (sampler, newer) = (verify::Sampler::of(&config, &watched)?, verify::Newer::default());
     let board = Board::default();
     let places = Places { postgres: Dsn::read(&config.postgres.url)?.servers(), slot: config.postgres.slot.clone() };
     let page = PageOptions { changes: config.shows_changes, hosts: config.admin_hosts.clone() };
@@ -182,14 +190,14 @@ where
     }
     let (orders, ordered) = mpsc::channel(ORDERS_MAX);
     let _socket = open_desk(&config, Desk { board: board.clone(), state: watch.clone(), orders })?;
-    let in_force = ConfigInForce::new(file, &config, &watched);
+    let in_force = ConfigInForce::new(file, &config, &watched, newer.clone());
     let stop = stop_signal()?;
-    let (mut progress, status) = (ProgressLine::default(), Status::new(watched));
-    let (teller, pages, counted) = (status.clone(), watch.clone(), watch.clone());
+    let (mut progress, status) = (ProgressLine::default(), Status::new(watch.clone()));
+    let (teller, pages, counted, warmed) = (status.clone(), watch.clone(), watch.clone(), watch.clone());
     let (posts, mut deletes) = (board, DeletesSaid::default());
     let news = move |news: News| {
-        status.news(&news);
         watch.news(&news);
+        status.news(&news);
         progress.news(&news);
         posts.news(&news, SystemTime::now());
         if matches!(news, News::Gone(..)) && tracing::enabled!(tracing::Level::DEBUG) {
@@ -200,15 +208,13 @@ where
     let (sender, reloads) = mpsc::channel(1);
     let hangup = listen(SignalKind::hangup())?;
     let first = control(&config.rules);
+    let warmer = Warmer::new(settings.warming.clone(), &config.limits);
     let mut pipeline = Pipeline::new(source, caches, first, config.rules, settings, news);
     pipeline = pipeline.reloading(reloads).taking_orders(ordered);
     if let Some(within) = sd_notify::watchdog_enabled() {
         pipeline = pipeline.turning(within / WATCHDOG_PARTS, || notify(&[NotifyState::Watchdog]));
     }
-    let others = |caches: Vec<WatchedCache>| {
-        pages.watch(caches.clone());
-        teller.watch(caches);
-    };
+    let others = |caches: Vec<WatchedCache>| pages.watch(caches);
     let reloaded = |reloading| {
         match reloading {
             Reloading::Began => {}
@@ -221,6 +227,7 @@ where
         ended = pipeline.run(stop) => ended,
         () = reload::at_each(hangup, in_force, control, sender, (others, reloaded)) => unreachable!("it waits for signals for ever"),
         never = teller.now_and_then() => match never {},
-        never = sampler.always(|tally| counted.verified(tally)) => match never {},
+        never = sampler.always(newer, |tally| counted.verified(tally)) => match never {},
+        never = warmer.always(|tally| warmed.warmed(tally)) => match never {},
     }
 }

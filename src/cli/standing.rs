@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use crate::admin::WatchedCache;
+use crate::admin::AdminState;
 use crate::cli::process::notify;
 use crate::cli::reload::Reloading;
 use crate::metrics::CacheState;
+use crate::metrics::wrong::WrongNow;
 use crate::observe::news::{News, Totals};
 use crate::outage::span;
 
@@ -19,94 +20,31 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// How often it is looked at: an outage shows after this long.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the watch finds wrong is said each minute; past this it is over.
-const NOTICE: Duration = Duration::from_secs(70);
-
-/// What the daemon is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Doing {
-    Starting,
-    Streaming,
-    Interrupted,
-    StandingBy(u32),
-}
-
-/// What the line is made of. Pure.
-#[derive(Debug)]
+/// What the line is made of, besides what is wrong. Pure.
+#[derive(Debug, Default)]
 struct Standing {
-    doing: Doing,
-    since: Instant,
-    /// The cache answered once.
-    ready: bool,
-    /// The caches that do not answer, each with its words.
-    away: Vec<(String, Instant)>,
-    /// How old a change may become, by the budgets of the caches, in words.
-    bounds: Vec<String>,
+    /// The stream runs.
+    streams: bool,
+    /// The session that has the slot.
+    waits_for: Option<u32>,
     sweeping_since: Option<Instant>,
-    held_since: Option<Instant>,
-    noticed: Option<Instant>,
-    /// The last reload was refused.
-    refused_since: Option<Instant>,
     totals: Totals,
     late: Duration,
 }
 
 impl Standing {
-    fn new(now: Instant) -> Self {
-        Standing {
-            doing: Doing::Starting,
-            since: now,
-            ready: false,
-            away: Vec::new(),
-            bounds: Vec::new(),
-            sweeping_since: None,
-            held_since: None,
-            noticed: None,
-            refused_since: None,
-            totals: Totals::default(),
-            late: Duration::ZERO,
-        }
-    }
-
     fn news(&mut self, news: &News, now: Instant) {
-        let doing = match news {
-            News::Streaming => Doing::Streaming,
-            // Still starting: there was no stream that could have been interrupted.
-            News::Interrupted if self.doing == Doing::Starting => Doing::Starting,
-            News::Interrupted => Doing::Interrupted,
-            News::StandingBy(pid) => Doing::StandingBy(*pid),
+        match news {
+            News::Streaming => (self.streams, self.waits_for) = (true, None),
+            News::Interrupted => (self.streams, self.waits_for) = (false, None),
+            News::StandingBy(pid) => (self.streams, self.waits_for) = (false, Some(*pid)),
+            News::SweepBegan => self.sweeping_since = Some(now),
+            News::SweepEnded(_) => self.sweeping_since = None,
+            News::Totals(totals, late) => (self.totals, self.late) = (*totals, *late),
             News::Ready
             | News::Gap(_)
             | News::HeldBack(_)
             | News::Noticed
-            | News::Deleted(_)
-            | News::Marked(_)
-            | News::Changed(_)
-            | News::Gone(..)
-            | News::Released(..)
-            | News::SweepBegan
-            | News::SweepEnded(_)
-            | News::Said(_)
-            | News::CacheTotals(..)
-            | News::Server(_)
-            | News::Rules(_)
-            | News::Tally(_)
-            | News::Totals(..) => self.doing,
-        };
-        if doing != self.doing {
-            (self.doing, self.since) = (doing, now);
-        }
-        match news {
-            News::Ready => self.ready = true,
-            News::Noticed => self.noticed = Some(now),
-            News::HeldBack(held) => self.held_since = held.then_some(now),
-            News::SweepBegan => self.sweeping_since = Some(now),
-            News::SweepEnded(_) => self.sweeping_since = None,
-            News::Totals(totals, late) => (self.totals, self.late) = (*totals, *late),
-            News::Streaming
-            | News::Interrupted
-            | News::StandingBy(_)
-            | News::Gap(_)
             | News::Deleted(_)
             | News::Marked(_)
             | News::Changed(_)
@@ -120,61 +58,17 @@ impl Standing {
         }
     }
 
-    /// What a SIGHUP came to.
-    fn reloading(&mut self, reloading: Reloading, now: Instant) {
-        match reloading {
-            Reloading::Began => {}
-            Reloading::Refused => self.refused_since = self.refused_since.or(Some(now)),
-            Reloading::Done => self.refused_since = None,
-        }
-    }
-
-    /// Which caches do not answer, as the last attempts found.
-    fn caches(&mut self, caches: &[CacheState], now: Instant) {
-        let words = |state: &CacheState| {
-            let named = if caches.len() > 1 { format!("the cache {}", state.name) } else { "the cache".to_owned() };
-            format!("{named} does not answer")
+    /// The line: what is wrong, and then what was done and how old a change may become by the budgets of the caches.
+    fn line(&self, wrong: &[WrongNow], caches: &[CacheState], now: Instant) -> String {
+        let said = |WrongNow { what, since }: &WrongNow| match since {
+            Some(since) => format!("{what}, for {}", span(now.saturating_duration_since(*since))),
+            None => what.clone(),
         };
-        let away: Vec<String> = caches.iter().filter(|state| state.away).map(words).collect();
-        let since = |what: &String| self.away.iter().find(|(known, _)| known == what).map_or(now, |(_, since)| *since);
-        self.away = away.into_iter().map(|what| (what.clone(), since(&what))).collect();
-        let bound = |state: &CacheState| {
-            let bound = state.budget?.bound_shown();
-            Some(format!("the budget of the cache {} lets a change wait for {bound} at most", state.name))
-        };
-        self.bounds = caches.iter().filter_map(bound).collect();
-    }
-
-    /// What is wrong, and since when; the gravest first.
-    fn wrong(&self, now: Instant) -> Vec<(String, Instant)> {
-        let mut wrong = Vec::new();
-        let said = |what: &str, since| (what.to_owned(), since);
-        match self.doing {
-            Doing::Starting => wrong.push(said("nothing is read from PostgreSQL yet", self.since)),
-            Doing::Interrupted => wrong.push(said("reading from PostgreSQL is interrupted", self.since)),
-            Doing::Streaming if !self.ready && self.away.is_empty() => {
-                wrong.push(said("the cache has not answered yet", self.since));
-            }
-            Doing::Streaming | Doing::StandingBy(_) => {}
-        }
-        let held = self.held_since.filter(|_| self.doing == Doing::Streaming);
-        wrong.extend(held.map(|since| said("the server holds the stream back", since)));
-        wrong.extend(self.away.iter().cloned());
-        let noticed = self.noticed.filter(|told| now.duration_since(*told) < NOTICE);
-        wrong.extend(noticed.map(|told| said("the log names what is wrong on the server", told)));
-        wrong.extend(self.refused_since.map(|since| said("the configuration file is wrong and was not taken", since)));
-        wrong
-    }
-
-    /// The line, and what is wrong in it.
-    fn line(&self, now: Instant) -> (String, Vec<String>) {
-        let wrong = self.wrong(now);
-        let mut parts: Vec<String> =
-            wrong.iter().map(|(what, since)| format!("{what}, for {}", span(now.duration_since(*since)))).collect();
-        match self.doing {
-            Doing::StandingBy(pid) => parts.push(format!("standing by: the slot is active for PID {pid}")),
-            Doing::Streaming if parts.is_empty() => parts.push("streaming".to_owned()),
-            Doing::Streaming | Doing::Starting | Doing::Interrupted => {}
+        let mut parts: Vec<String> = wrong.iter().map(said).collect();
+        match self.waits_for {
+            Some(pid) => parts.push(format!("standing by: the slot is active for PID {pid}")),
+            None if self.streams && parts.is_empty() => parts.push("streaming".to_owned()),
+            None => {}
         }
         if let Some(since) = self.sweeping_since {
             parts.push(format!("sweeping for {}", span(now.duration_since(since))));
@@ -184,13 +78,15 @@ impl Standing {
             parts.push(format!("{keys} keys sent, {existed} existed, {widened} widened, {sweeps} sweeps"));
         }
         // Of a stream that does not run, or a cache that does not answer, it would be the age of another time.
-        if wrong.is_empty() && self.doing == Doing::Streaming && keys > 0 {
+        if wrong.is_empty() && self.streams && keys > 0 {
             parts.push(format!("last change {} s late", self.late.as_secs()));
         }
-        if self.doing == Doing::Streaming {
-            parts.extend(self.bounds.iter().cloned());
-        }
-        (parts.join("; "), wrong.into_iter().map(|(what, _)| what).collect())
+        let bound = |state: &CacheState| {
+            let bound = state.budget?.bound_shown();
+            Some(format!("the budget of the cache {} lets a change wait for {bound} at most", state.name))
+        };
+        parts.extend(caches.iter().filter(|_| self.streams).filter_map(bound));
+        parts.join("; ")
     }
 }
 
@@ -200,7 +96,7 @@ pub(super) struct Status(Rc<RefCell<Told>>);
 
 struct Told {
     standing: Standing,
-    caches: Vec<WatchedCache>,
+    state: AdminState,
     /// READY=1 was said.
     is_up: bool,
     at: Option<Instant>,
@@ -209,25 +105,13 @@ struct Told {
 }
 
 impl Status {
-    /// Of a daemon that starts now, with these caches.
-    pub(super) fn new(caches: Vec<WatchedCache>) -> Self {
-        let standing = Standing::new(Instant::now());
-        Status(Rc::new(RefCell::new(Told {
-            standing,
-            caches,
-            is_up: false,
-            at: None,
-            line: String::new(),
-            wrong: Vec::new(),
-        })))
+    /// Of a daemon that starts now.
+    pub(super) fn new(state: AdminState) -> Self {
+        let (standing, line) = (Standing::default(), String::new());
+        Status(Rc::new(RefCell::new(Told { standing, state, is_up: false, at: None, line, wrong: Vec::new() })))
     }
 
-    /// Of these caches from now on.
-    pub(super) fn watch(&self, caches: Vec<WatchedCache>) {
-        self.0.borrow_mut().caches = caches;
-    }
-
-    /// Takes what the loop says.
+    /// Takes what the loop says, behind the state that it shows.
     pub(super) fn news(&self, news: &News) {
         let now = Instant::now();
         self.0.borrow_mut().standing.news(news, now);
@@ -258,9 +142,8 @@ impl Status {
         }
     }
 
-    /// Takes what a SIGHUP came to. A unit of Type=notify-reload waits for the second word.
+    /// Takes what a SIGHUP came to, behind the state that it shows. A unit of Type=notify-reload waits for the second word.
     pub(super) fn reloading(&self, reloading: Reloading) {
-        self.0.borrow_mut().standing.reloading(reloading, Instant::now());
         // While it starts, READY=1 would say that it has started.
         if !self.0.borrow().is_up {
             return;
@@ -284,9 +167,9 @@ impl Status {
     /// With `more`, or when something went wrong or right, at once; when only numbers changed, now and then.
     fn tell(&self, more: &[NotifyState<'_>]) {
         let (mut told, now) = (self.0.borrow_mut(), Instant::now());
-        let caches: Vec<CacheState> = told.caches.iter().map(WatchedCache::state).collect();
-        told.standing.caches(&caches, now);
-        let (line, wrong) = told.standing.line(now);
+        let (wrong, caches) = told.state.wrong();
+        let line = told.standing.line(&wrong, &caches, now);
+        let wrong: Vec<String> = wrong.into_iter().map(|of| of.what).collect();
         let due = told.at.is_none_or(|at| now.duration_since(at) >= INTERVAL);
         if more.is_empty() && wrong == told.wrong && (line == told.line || !due) {
             return;
@@ -299,30 +182,35 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::words::Member;
 
     #[test]
     fn a_refused_reload_is_wrong_until_one_is_taken() {
         let start = Instant::now();
-        let mut standing = Standing::new(start);
-        standing.news(&News::Streaming, start);
-        standing.news(&News::Ready, start);
-        let mut line = |reloading, seconds| {
-            let now = start + Duration::from_secs(seconds);
-            standing.reloading(reloading, now);
-            standing.line(now).0
+        let (mut metrics, mut standing) = (Metrics::new(start), Standing::default());
+        for news in [News::Streaming, News::Ready] {
+            metrics.news(&news, None, start);
+            standing.news(&news, start);
+        }
+        let mut line = |taken: Option<bool>, seconds| {
+            let at = Duration::from_secs(seconds);
+            taken.into_iter().for_each(|taken| metrics.reloaded(taken, (start + at, at)));
+            standing.line(&metrics.wrong(&[], start + at), &[], start + at)
         };
         let wrong = "the configuration file is wrong and was not taken";
-        assert_eq!(line(Reloading::Began, 1), "streaming");
-        assert_eq!(line(Reloading::Refused, 2), format!("{wrong}, for 0 s"));
-        assert_eq!(line(Reloading::Began, 9), format!("{wrong}, for 7 s"));
-        assert_eq!(line(Reloading::Refused, 10), format!("{wrong}, for 8 s"));
-        assert_eq!(line(Reloading::Done, 11), "streaming");
+        assert_eq!(line(None, 1), "streaming");
+        assert_eq!(line(Some(false), 2), format!("{wrong}, for 0 s"));
+        assert_eq!(line(None, 9), format!("{wrong}, for 7 s"));
+        assert_eq!(line(Some(false), 10), format!("{wrong}, for 8 s"));
+        assert_eq!(line(Some(true), 11), "streaming");
     }
 
     #[test]
     fn what_is_wrong_now_stands_before_what_was_done() {
         let start = Instant::now();
-        let mut standing = Standing::new(start);
+        let (mut metrics, mut standing) = (Metrics::new(start), Standing::default());
+        let mut away_since = None;
         let totals = Totals { keys: 7, existed: 3, sweeps: 1, ..Totals::default() };
         let (here, away) = (false, true);
         let steps = [
@@ -366,23 +254,27 @@ mod tests {
         ];
         for (seconds, news, cache, expected) in steps {
             let now = start + Duration::from_secs(seconds);
-            if let Some(news) = &news {
+            news.iter().for_each(|news| {
+                metrics.news(news, None, now);
                 standing.news(news, now);
-            }
+            });
+            away_since = away_since.filter(|_| cache).or(cache.then_some(now));
             let state = CacheState {
                 name: "main".into(),
+                member: Member::Cache,
                 required: true,
                 away: cache,
+                refuses: false,
                 place: String::new(),
-                away_since: None,
+                away_since,
                 outages: 0,
                 returns: 0,
                 billed: 0,
                 budget: None,
                 sentinels: None,
             };
-            standing.caches(&[state], now);
-            assert_eq!(standing.line(now).0, expected, "{seconds} {news:?}");
+            let line = standing.line(&metrics.wrong(std::slice::from_ref(&state), now), &[state], now);
+            assert_eq!(line, expected, "{seconds} {news:?}");
         }
     }
 }

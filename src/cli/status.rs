@@ -1,4 +1,5 @@
-//! `crieur status`: what the marks in the caches say, and a wait until what is committed is deleted everywhere.
+//! `crieur status`: what the marks in the caches say, what the daemon of this machine shows of itself, and a wait until
+//! what is committed is deleted in the caches.
 //!
 //! It asks the caches before the daemon: a mark says up to where the first delete of every change was answered, whoever
 //! wrote it. So the command works on any machine that reaches the servers, and a daemon that is down is seen by its marks.
@@ -17,12 +18,14 @@ use crate::cache::any::AnyCache;
 use crate::cli::ask::{DeskAnswers, SocketArgs};
 use crate::cli::origin::Origin;
 use crate::cli::output::say;
+use crate::cli::told;
 use crate::config::{CacheConfig, Config, Mode};
 use crate::desk::path::of_command;
 use crate::desk::words::{DeskAnswer, DeskQuestion};
 use crate::error::{Error, Exit, Result};
 use crate::lsn::Lsn;
 use crate::mark::{Mark, deleted};
+use crate::postgres::facts::in_recovery;
 use crate::postgres::quote;
 use crate::postgres::session::{self, Session};
 use crate::postgres::sqlstate::session_error;
@@ -33,6 +36,10 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// One answer of a cache, at most.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// A cache that no crieur ever marked may have had every delete: behind the first sweep the mark waits for its echoes.
+const NO_MARK: &str =
+    "holds no mark: no crieur works with it, or the echoes of its first sweep are not over (cache.echo)";
 
 /// A transaction of our own behind the position that is waited for: the stream passes that position with the commit at
 /// the latest, also where nobody else writes. The daemon's own messages have another prefix, so this one deletes nothing.
@@ -47,14 +54,14 @@ pub(super) enum Until {
     Now,
 }
 
-/// The marks of the caches.
+/// The marks of the caches, and what the daemon tells.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = "/etc/crieur/crieur.toml")]
     pub config: PathBuf,
     /// Return when everything up to this position, or everything that is committed by now, is deleted in every required
-    /// cache.
+    /// cache. Sinks keep no mark, so nobody waits for them here.
     #[arg(long, value_name = "LSN|now", value_parser = until)]
     wait: Option<Until>,
     /// Stop waiting after this time: exit code 1, and the caches that lack something are named.
@@ -63,7 +70,7 @@ pub struct StatusArgs {
     /// Wait for the caches that are not required, too.
     #[arg(long, requires = "wait")]
     all: bool,
-    /// Write JSON.
+    /// Write JSON: the marks as `caches`, and what the daemon tells as `daemon`, all of the page as its `shown`.
     #[arg(long, conflicts_with = "wait")]
     json: bool,
     #[command(flatten)]
@@ -95,7 +102,7 @@ pub(super) struct Wanted {
 
 /// What is wrong with a cache's mark; `None` when it says what is wanted.
 pub(super) fn lacks(text: Option<&[u8]>, wanted: &Wanted) -> Option<String> {
-    let Some(text) = text else { return Some("holds no mark".to_owned()) };
+    let Some(text) = text else { return Some(NO_MARK.to_owned()) };
     let (Ok(mark), Some(deleted)) = (serde_json::from_slice::<Mark>(text), deleted(text)) else {
         return Some("holds a mark that cannot be read".to_owned());
     };
@@ -176,7 +183,9 @@ async fn wanted(config: &Config, until: Until, by: Instant) -> Result<std::resul
     let Ok(session) = timeout_at(by, origin.session()).await else { return Ok(Err(SILENT)) };
     let session = session?;
     match config.postgres.mode {
-        Mode::Replication => timeout_at(by, of_wal(&session, until)).await.map_or(Ok(Err(SILENT)), |of| of.map(Ok)),
+        Mode::Replication => timeout_at(by, of_wal(&session, until, config.postgres.standby))
+            .await
+            .map_or(Ok(Err(SILENT)), |of| of.map(Ok)),
         Mode::Outbox => {
             let Ok(left) = timeout_at(by, rows_left(&session, until)).await else { return Ok(Err(SILENT)) };
             let Ok(removed) = timeout_at(by, removed(&session, &left?)).await else {
@@ -199,7 +208,7 @@ fn read(answer: std::result::Result<Result<Option<Vec<u8>>>, Elapsed>) -> std::r
     match text.as_deref().map(|text| (serde_json::from_slice::<Mark>(text), deleted(text))) {
         Some((Ok(mark), Some(deleted))) => Ok((mark, deleted)),
         Some(_) => Err("holds a mark that cannot be read".to_owned()),
-        None => Err("holds no mark".to_owned()),
+        None => Err(NO_MARK.to_owned()),
     }
 }
 
@@ -237,7 +246,9 @@ async fn show(
     if arguments.json {
         writeln!(out, "{}", serde_json::json!({ "caches": objects, "daemon": daemon }))?;
     } else if let Some(daemon) = daemon {
-        told_by_daemon(&daemon, out)?;
+        for line in told::lines(&daemon) {
+            writeln!(out, "daemon: {line}")?;
+        }
     }
     Ok(exit)
 }
@@ -257,28 +268,17 @@ async fn daemon(config: &Config, arguments: &StatusArgs) -> Option<serde_json::V
     }
 }
 
-/// The same in lines.
-fn told_by_daemon(daemon: &serde_json::Value, out: &mut impl Write) -> std::io::Result<()> {
-    let text = |name: &str| daemon[name].as_str().map(str::to_owned);
-    if let Some(wrong) = text("wrong") {
-        return writeln!(out, "daemon: {wrong}");
+/// Of a stream of WAL, which comes from a standby where that is configured.
+pub(super) async fn of_wal(session: &Session, until: Until, standby: bool) -> Result<Wanted> {
+    let place = session::place(&session.client).await?;
+    if place.in_recovery && !standby {
+        return Err(in_recovery());
     }
-    let is_ready = if daemon["ready"] == true { "ready" } else { "not ready" };
-    writeln!(out, "daemon: {is_ready}: {}", text("standing").unwrap_or_default())?;
-    if let Some(dead) = text("dead") {
-        writeln!(out, "daemon: {dead}")?;
-    }
-    for line in daemon["caches"].as_array().into_iter().flatten().filter_map(|line| line.as_str()) {
-        writeln!(out, "daemon: {line}")?;
-    }
-    Ok(())
-}
-
-/// Of a stream of WAL.
-pub(super) async fn of_wal(session: &Session, until: Until) -> Result<Wanted> {
-    let server = session::identity(&session.client).await?.map(|of| (of.system, of.timeline));
+    let server = place.identity.map(|of| (of.system, of.timeline));
     let upto = match until {
         Until::Position(lsn) => lsn,
+        // All that readers of the standby see by now; what its primary committed since is not there yet.
+        Until::Now if place.in_recovery => position(&session.client, "pg_last_wal_replay_lsn").await?,
         Until::Now => {
             let inserted = position(&session.client, "pg_current_wal_insert_lsn").await?;
             if let Err(error) = session.client.batch_execute(TRANSACTION).await {
@@ -376,7 +376,8 @@ mod tests {
         assert_eq!(said(&text("7/5", "0/10", "0/20")), None, "its echoes may be out");
         assert_eq!(said(&text("7/5", "0/10", "0/1F")).as_deref(), Some("is at 0/1F, before 0/20"));
         assert!(said(&text("8/5", "0/30", "")).is_some_and(|why| why.contains("another server")));
-        assert!(said("{}").is_some() && lacks(None, &wanted).is_some());
+        assert!(said("{}").is_some());
+        assert!(lacks(None, &wanted).is_some_and(|why| why.contains("holds no mark") && why.contains("first sweep")));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::cache::Cache as _;
 use crate::cache::any::AnyCache;
 use crate::cache::inspect::Inspect as _;
 use crate::cli::ask::{DeskAnswers, SocketArgs};
-use crate::cli::bar::Bar;
+use crate::cli::bar::{Bar, blocks};
 use crate::cli::output::say;
 use crate::cli::process::{block_on, end_signal};
 use crate::config::{CacheConfig, Config, Leases, Metering};
@@ -103,12 +103,6 @@ fn agreed(arguments: &SweepArgs) -> Result<bool> {
     let mut answer = String::new();
     stdin.lock().read_line(&mut answer).map_err(|cause| Error::definite(Exit::Os, "read an answer").because(cause))?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes" | "o" | "oui"))
-}
-
-/// Ten signs.
-fn blocks(percent: u64) -> String {
-    let full = usize::try_from(percent / 10).unwrap_or(10).min(10);
-    format!("[{}{}]", "#".repeat(full), " ".repeat(10 - full))
 }
 
 /// Counts what would be deleted, and what that would cost.

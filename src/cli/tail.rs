@@ -11,14 +11,17 @@ use crate::cli::ask::{DeskAnswers, SocketArgs};
 use crate::cli::output::say;
 use crate::cli::terminal::Terminal;
 use crate::desk::words::{DeskAnswer, DeskQuestion, ToldChange};
-use crate::error::Exit;
+use crate::error::{Error, Exit, Result};
 use crate::glob;
-use crate::shown::shown;
+use crate::shown::{quoted, shown};
 
 /// A change that is deleted nowhere for so long is shown as one that waits.
 const WAITS: Duration = Duration::from_secs(1);
 /// Changes that are waited for; of more the oldest are given up.
 const WAITING_MAX: usize = 1_000;
+
+/// Tables that a hint names at most.
+const NAMED_MAX: usize = 12;
 
 /// Which changes are shown, and how.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,8 +55,7 @@ impl TailArgs {
     /// Whether the change is one of those that are wanted.
     fn wants(&self, change: &ToldChange) -> bool {
         let is = |wanted: &Option<String>, same: &dyn Fn(&str) -> bool| wanted.as_deref().is_none_or(same);
-        let name = change.table.split_once('.').map_or(change.table.as_str(), |(_, name)| name);
-        is(&self.table, &|table| table == change.table || table == name)
+        is(&self.table, &|table| is_table(&change.table, table))
             && is(&self.operation, &|operation| operation == change.operation)
             && is(&self.rule, &|rule| change.keys.iter().any(|key| is_at(&key.rule, rule)))
             && is(&self.key, &|pattern| {
@@ -64,6 +66,29 @@ impl TailArgs {
     fn wants_cache(&self, cache: &str) -> bool {
         self.cache.as_deref().is_none_or(|wanted| wanted == cache)
     }
+
+    /// Refuses a filter that nothing can meet, by the names that the daemon knows.
+    fn can_be_met(&self, caches: &[String], tables: &[String]) -> Result<()> {
+        let refused = |what: String, hint: String| Err(Error::definite(Exit::Usage, what).hint(hint));
+        match (&self.cache, &self.table) {
+            (Some(cache), _) if !caches.is_empty() && !caches.contains(cache) => {
+                let what = format!("there is no cache {}", quoted(cache.as_bytes()));
+                refused(what, format!("The caches are: {}.", caches.join(", ")))
+            }
+            (_, Some(table)) if !tables.is_empty() && !tables.iter().any(|known| is_table(known, table)) => {
+                let what = format!("no rule has the table {}", quoted(table.as_bytes()));
+                let more = if tables.len() > NAMED_MAX { ", …" } else { "." };
+                let named: Vec<&str> = tables.iter().take(NAMED_MAX).map(String::as_str).collect();
+                refused(what, format!("The tables of the rules are: {}{more}", named.join(", ")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a table, which has its schema, is the one of this name, which may have none.
+fn is_table(table: &str, wanted: &str) -> bool {
+    table == wanted || table.split_once('.').is_some_and(|(_, name)| name == wanted)
 }
 
 /// Whether a rule stands there: its place as it is shown, or the end of it.
@@ -86,7 +111,9 @@ fn line(change: &ToldChange, at: Where<'_>, terminal: Terminal) -> String {
         Where::In(cache, age) => (format!("{:>6}", in_short(age)), cache),
         Where::Nowhere(age) => (format!("{:>6}", in_short(age)), "waits"),
     };
-    let head = format!("{age} {cache} {} {} ", shown(change.table.as_bytes()), change.operation);
+    let name = change.table.split_once('.').filter(|_| terminal.is_narrow()).map_or(&*change.table, |(_, name)| name);
+    let table = shown(name.as_bytes());
+    let head = format!("{age} {cache} {table} {} ", change.operation);
     let mut keys: Vec<String> = change.keys.iter().map(|key| shown(key.key.as_bytes())).collect();
     if change.more > 0 {
         keys.push(format!("+{}", change.more));
@@ -100,7 +127,7 @@ fn line(change: &ToldChange, at: Where<'_>, terminal: Terminal) -> String {
         "{} {} {} {} ",
         terminal.paint(colour, &age),
         terminal.paint(colour, cache),
-        shown(change.table.as_bytes()),
+        table,
         terminal.paint(2, &change.operation)
     );
     format!("{head}{rest}")
@@ -176,7 +203,7 @@ impl Waiting {
 ///
 /// # Errors
 ///
-/// Nobody answers, the daemon refuses, or nothing can be written.
+/// Nobody answers, the daemon refuses, a filter names what is not there, or nothing can be written.
 pub async fn run(arguments: &TailArgs, end: impl Future<Output = ()>, out: &mut impl Write) -> anyhow::Result<Exit> {
     tokio::pin!(end);
     let terminal = Terminal::of_stdout();
@@ -205,7 +232,12 @@ pub async fn run(arguments: &TailArgs, end: impl Future<Output = ()>, out: &mut 
                 say("crieur tail ends: the daemon ended\n");
                 return Ok(Exit::Ok);
             }
-            Some(DeskAnswer::Begins) if !arguments.json => say("following the changes; Ctrl-C ends\n"),
+            Some(DeskAnswer::Begins { caches, tables }) => {
+                arguments.can_be_met(&caches, &tables)?;
+                if !arguments.json {
+                    say("following the changes; Ctrl-C ends\n");
+                }
+            }
             Some(DeskAnswer::Change(change)) if arguments.wants(&change) => waiting.add(change, Instant::now()),
             Some(DeskAnswer::Gone { number, cache, after_ms }) => {
                 if let Some(change) = waiting.gone(number)
@@ -278,6 +310,29 @@ mod tests {
             assert_eq!(only.tail.wants(&change()), wanted, "{arguments:?}");
         }
         assert!(Only::try_parse_from(["tail", "--operation", "drop"]).is_err());
+    }
+
+    #[test]
+    fn a_filter_that_names_what_is_not_there_is_refused_with_what_is() {
+        let tables: Vec<String> = (0..13).map(|number| format!("public.t{number}")).collect();
+        let caches = ["main".to_owned(), "dakar".to_owned()];
+        for (arguments, refused) in [
+            (&[][..], None),
+            (&["--cache", "dakar", "--table", "t12"], None),
+            (&["--table", "public.t3"], None),
+            (&["--cache", "nope"], Some(("there is no cache \"nope\"", "main, dakar."))),
+            (&["--table", "nope"], Some(("no rule has the table \"nope\"", "public.t11, …"))),
+            (&["--table", "other.t3"], Some(("no rule has the table \"other.t3\"", "public.t0, "))),
+        ] {
+            let only = Only::try_parse_from([&["tail"], arguments].concat()).expect("they are arguments");
+            let met = only.tail.can_be_met(&caches, &tables);
+            assert_eq!(met.is_err(), refused.is_some(), "{arguments:?}");
+            if let (Err(error), Some((what, hint))) = (met, refused) {
+                assert_eq!((error.exit(), error.message.as_str()), (Exit::Usage, what));
+                assert!(error.hint.as_ref().is_some_and(|said| said.contains(hint)), "{error:?}");
+            }
+            assert!(only.tail.can_be_met(&[], &[]).is_ok(), "a daemon that told of none is believed");
+        }
     }
 
     #[test]

@@ -87,6 +87,9 @@ impl Plan {
 /// Of logical replication. Pure.
 fn plan(catalog: &Catalog, made: &Made, names: ServerNames<'_>) -> Plan {
     let mut plan = Plan::default();
+    if names.is_at_standby(catalog) {
+        return of_standby(catalog, made, names);
+    }
     if catalog.server.in_recovery {
         plan.obstacles.push(Finding::wrong("server", "this is a standby: what setup made is dropped on its primary"));
     }
@@ -109,6 +112,18 @@ fn plan(catalog: &Catalog, made: &Made, names: ServerNames<'_>) -> Plan {
         let why = format!("it stays, for these slots may be another crieur's: {}", made.slots.join(", "));
         plan.left.push(Finding::note("schema crieur", why).mend("DROP SCHEMA crieur CASCADE;"));
     }
+    if let Some(slot) = &catalog.slot {
+        drop_slot(&mut plan, slot, made, names.slot);
+    }
+    plan
+}
+
+/// Of a standby only the slot is its own.
+fn of_standby(catalog: &Catalog, made: &Made, names: ServerNames<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let why = "what setup made on the primary stays there: this is a standby";
+    let mend = "crieur teardown, with the primary's address in postgres.url, once no other standby has a crieur";
+    plan.left.push(Finding::note("primary", why).mend(mend));
     if let Some(slot) = &catalog.slot {
         drop_slot(&mut plan, slot, made, names.slot);
     }
@@ -205,7 +220,7 @@ async fn planned(origin: &Origin<'_>, needs: &[TableNeeds], client: &Client) -> 
     let made: Made = made.into_iter().next().ok_or_else(missing)?;
     match postgres.mode {
         Mode::Replication => {
-            let names = ServerNames { publication: &postgres.publication, slot: &postgres.slot };
+            let names = ServerNames::of(postgres);
             let catalog = Catalog::read(client, names.publication, names.slot, needs).await?;
             Ok(plan(&catalog, &made, names))
         }
@@ -312,7 +327,7 @@ mod tests {
     use crate::catalog::Sender;
     use crate::cli::check::example;
 
-    const NAMES: ServerNames<'static> = ServerNames { publication: "crieur", slot: "crieur" };
+    const NAMES: ServerNames<'static> = ServerNames { publication: "crieur", slot: "crieur", standby: false };
 
     fn made() -> Made {
         Made {

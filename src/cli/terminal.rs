@@ -26,6 +26,11 @@ impl Terminal {
         Terminal { colours, columns: told.or_else(|| columns(&out)) }
     }
 
+    /// Whether little more than a name fits on a line.
+    pub fn is_narrow(&self) -> bool {
+        self.columns.is_some_and(|columns| columns < 60)
+    }
+
     /// The text in this colour of the terminal's own (`31` red, `32` green, `33` yellow, `2` faint).
     pub fn paint(&self, colour: u8, text: &str) -> String {
         if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
@@ -34,11 +39,11 @@ impl Terminal {
     /// The text, cut so that it fits beside `used` other columns.
     pub fn fit(&self, text: &str, used: usize) -> String {
         let Some(columns) = self.columns else { return text.to_owned() };
-        let most = columns.saturating_sub(used).max(10);
+        let most = columns.saturating_sub(used);
         if text.chars().count() <= most {
             return text.to_owned();
         }
-        text.chars().take(most - 1).chain(['…']).collect()
+        text.chars().take(most.saturating_sub(1)).chain((most > 0).then_some('…')).collect()
     }
 }
 
@@ -61,6 +66,8 @@ mod tests {
         let narrow = Terminal { colours: true, columns: Some(30) };
         assert_eq!(narrow.fit("a:very:long:key:indeed", 15), "a:very:long:ke…");
         assert_eq!(narrow.fit("short", 25), "short");
+        assert_eq!((narrow.fit("short", 29).as_str(), narrow.fit("short", 50).as_str()), ("…", ""));
+        assert!(narrow.is_narrow() && !Terminal::default().is_narrow());
         assert_eq!(Terminal::default().fit(&"x".repeat(500), 15).len(), 500);
         assert_eq!(
             (narrow.paint(31, "x").as_str(), Terminal::default().paint(31, "x").as_str()),

@@ -19,7 +19,8 @@ pub fn of(cache: &CacheConfig, examined: Result<Examined>, rules: &Rules) -> Vec
     let families = seen.as_ref().unwrap_or(rules).patterns();
     let found = match examined {
         Ok(examined) => {
-            let mut found = findings(&examined, &families, cache.leases, cache.metering);
+            let channel = cache.publish.as_ref().map(|publish| publish.channel.as_str());
+            let mut found = findings(&examined, &families, (cache.leases, channel), cache.metering);
             found.extend(way(cache));
             found.extend(price(cache));
             found
@@ -31,8 +32,13 @@ pub fn of(cache: &CacheConfig, examined: Result<Examined>, rules: &Rules) -> Vec
     found.into_iter().map(named).collect()
 }
 
-/// Findings on a cache that was examined.
-pub fn findings(examined: &Examined, families: &[Vec<u8>], leases: Leases, metering: Metering) -> Vec<Finding> {
+/// Findings on a cache that was examined, with its leases and the channel of `publish`.
+pub fn findings(
+    examined: &Examined,
+    families: &[Vec<u8>],
+    (leases, channel): (Leases, Option<&str>),
+    metering: Metering,
+) -> Vec<Finding> {
     let mut out = vec![server(&examined.info)];
     out.extend(examined.sentinels.iter().flat_map(sentinels::findings));
     out.extend(replica(&examined.info));
@@ -46,7 +52,10 @@ pub fn findings(examined: &Examined, families: &[Vec<u8>], leases: Leases, meter
         Grade::Ready => finding,
         Grade::Note | Grade::Wrong => finding.mend(grant.clone()),
     }));
-    out.extend(examined.tried.iter().map(|tried| answer(tried, &grant)));
+    let version = examined.info.field("redis_version");
+    let publishing = channel.map(|channel| acl::grant_to_publish(&examined.user, channel, version));
+    let granting = |tried: &Tried| publishing.as_ref().filter(|_| tried.command == "PUBLISH").unwrap_or(&grant);
+    out.extend(examined.tried.iter().map(|tried| answer(tried, granting(tried))));
     mended_together(out)
 }
 
@@ -154,15 +163,21 @@ fn price(cache: &CacheConfig) -> Option<Finding> {
         return None;
     }
     Some(match cache.budget().ok().flatten() {
-        Some(budget) => Finding::ready(
-            "cache, budget",
-            format!(
-                "{} commands a month: a change is deleted at most {} late while the cache answers; an idle month takes {}",
-                budget.commands(),
-                budget.bound_shown(),
-                budget.idle()
-            ),
-        ),
+        Some(budget) => {
+            let verifier = match budget.verifier() {
+                0 => String::new(),
+                commands => format!("; what [[verify]] looks at, up to {commands}"),
+            };
+            Finding::ready(
+                "cache, budget",
+                format!(
+                    "{} commands a month: a change is deleted at most {} late while the cache answers; the marks alone cost {}{verifier}",
+                    budget.commands(),
+                    budget.bound_shown(),
+                    budget.marks()
+                ),
+            )
+        }
         None => Finding::note("cache, budget", "there is none: each change may cost commands as it comes"),
     })
 }
@@ -233,7 +248,7 @@ mod tests {
             sentinels: None,
         };
         let wrong = |mode: &str, leases| {
-            let found = findings(&examined(mode), &families, leases, Metering::None);
+            let found = findings(&examined(mode), &families, (leases, None), Metering::None);
             found
                 .iter()
                 .filter(|finding| finding.verdict == Grade::Wrong)

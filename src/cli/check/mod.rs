@@ -22,9 +22,12 @@ pub mod cache;
 pub mod constraints;
 pub mod lookups;
 pub(crate) mod outbox;
+mod pages;
 pub mod rules;
 mod sentinels;
 pub mod server;
+mod sinks;
+mod standby;
 pub mod tables;
 
 /// Checks the servers and the rules; changes nothing.
@@ -47,12 +50,16 @@ impl CheckArgs {
 
 /// Everything that can be said from the catalog alone, in the order in which it is mended.
 pub fn of_catalog(catalog: &Catalog, needs: &[TableNeeds], names: server::ServerNames<'_>) -> Vec<Finding> {
-    let mut findings = server::prerequisites(catalog);
+    let mut findings = server::prerequisites(catalog, names);
+    let of_server = findings.len();
     findings.extend(tables::publication(catalog, names.publication, needs));
     for need in needs {
         findings.extend(tables::table(catalog, needs, need, names.publication));
     }
     findings.extend(server::findings(catalog, names));
+    if names.is_at_standby(catalog) {
+        findings[of_server..].iter_mut().for_each(standby::of_primary);
+    }
     findings
 }
 
@@ -67,7 +74,7 @@ pub async fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
     let (config, needs) = (origin.config, origin.needs());
-    let names = server::ServerNames { publication: &config.postgres.publication, slot: &config.postgres.slot };
+    let names = server::ServerNames::of(&config.postgres);
     let catalog = Catalog::read(postgres, names.publication, names.slot, &needs).await?;
     let (mut findings, of_address) = match config.postgres.mode {
         Mode::Outbox => (outbox::findings(postgres, names.slot, &catalog, &needs).await?, None),
@@ -94,6 +101,8 @@ pub async fn run(
     for (cache, examined) in caches {
         findings.extend(cache::of(cache, examined, &config.rules));
     }
+    findings.extend(sinks::findings(config).await);
+    findings.extend(pages::findings(config));
     print(out, &findings, shown)
 }
 
@@ -168,6 +177,9 @@ pub mod example {
                 triggers: 3,
                 triggers_found: 3,
                 functions: 3,
+                feedback: true,
+                upstream_slot: String::new(),
+                standby_slots: 0,
                 slot_keep_mb: 4096,
                 sender_timeout_ms: 60_000,
             },
@@ -232,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_server_on_which_everything_is_ready_has_no_wrong_line() {
-        let names = server::ServerNames { publication: "crieur", slot: "crieur" };
+        let names = server::ServerNames { publication: "crieur", slot: "crieur", standby: false };
         let findings = of_catalog(&example::catalog(), &[example::needs(&["id"])], names);
         assert!(findings.iter().all(|finding| finding.verdict != Grade::Wrong), "{findings:?}");
         let mut out = Vec::new();

@@ -1,7 +1,9 @@
 //! Server, role and slot: findings from the catalog. Pure.
 
 use crate::catalog::{Catalog, CatalogSlot, FUNCTIONS, Role, Server, TRIGGERS, WaitedFor};
+use crate::cli::check::standby;
 use crate::cli::finding::Finding;
+use crate::config::Postgres;
 use crate::postgres::dsn::Dsn;
 use crate::postgres::facts::counts_as_standby;
 use crate::postgres::quote;
@@ -19,11 +21,28 @@ pub struct ServerNames<'a> {
     pub publication: &'a str,
     /// `postgres.slot`
     pub slot: &'a str,
+    /// `postgres.standby`
+    pub standby: bool,
+}
+
+impl<'a> ServerNames<'a> {
+    /// As the configuration says.
+    pub fn of(postgres: &'a Postgres) -> Self {
+        ServerNames { publication: &postgres.publication, slot: &postgres.slot, standby: postgres.standby }
+    }
+
+    /// Whether this server is the standby that the stream comes from.
+    pub fn is_at_standby(&self, catalog: &Catalog) -> bool {
+        self.standby && catalog.server.in_recovery
+    }
 }
 
 /// Findings on the slot, and on what else the server has for us; a slot is of use when there is a publication.
 pub fn findings(catalog: &Catalog, names: ServerNames<'_>) -> Vec<Finding> {
     let mut out = vec![match &catalog.slot {
+        None if names.standby && !catalog.server.in_recovery => {
+            Finding::ready("slot", format!("\"{}\" is to be made on the standby, and this is a primary", names.slot))
+        }
         None => Finding::wrong("slot", format!("\"{}\" does not exist", names.slot))
             .mend(create_slot(names.slot, &catalog.server)),
         Some(found) => slot(found, names.slot, &catalog.server),
@@ -72,17 +91,17 @@ fn triggers(server: &Server) -> Finding {
 }
 
 /// Findings on the server and the role.
-pub fn prerequisites(catalog: &Catalog) -> Vec<Finding> {
+pub fn prerequisites(catalog: &Catalog, names: ServerNames<'_>) -> Vec<Finding> {
     let Catalog { server, role, .. } = catalog;
     let seen = format!("PostgreSQL {}", server.version_text);
     let version = match server.version >= VERSION_MIN {
         true => Finding::ready("server", seen),
         false => Finding::wrong("server", format!("{seen}; 14 is the oldest that is supported")),
     };
-    let place = server.in_recovery.then(|| {
-        Finding::wrong("server", "this is a standby; the stream comes from its primary")
-            .mend("put the primary's host into postgres.url, or add target_session_attrs=read-write")
-    });
+    let place = match names.standby {
+        true => standby::place(server),
+        false => standby::unnamed(server).into_iter().collect(),
+    };
     let level = match server.wal_level.as_str() {
         "logical" => Finding::ready("wal_level", "logical"),
         other => Finding::wrong("wal_level", format!("{other}, not logical"))
@@ -93,7 +112,8 @@ pub fn prerequisites(catalog: &Catalog) -> Vec<Finding> {
         let seen = format!("{}: every COMMIT would wait for crieur, and crieur for the commit", server.standby_names);
         Finding::wrong("synchronous_standby_names", seen).mend("name the standbys there instead of *")
     });
-    let found = [Some(version), place, Some(level), counted, Some(permission(role))].into_iter().flatten();
+    let found = [Some(level), counted, Some(permission(role))].into_iter().flatten();
+    let found = std::iter::once(version).chain(place).chain(found);
     found.chain(room(server, catalog.slot.as_ref())).collect()
 }
 
@@ -217,7 +237,8 @@ fn limits(server: &Server) -> Vec<Finding> {
 /// The statement that makes the slot. `failover` lets a standby take it over; it needs PostgreSQL 17.
 pub fn create_slot(name: &str, server: &Server) -> String {
     let name = quote::literal(name);
-    match server.version >= VERSION_FAILOVER {
+    // A standby's own slots are for nobody else.
+    match server.version >= VERSION_FAILOVER && !server.in_recovery {
         true => format!("SELECT pg_catalog.pg_create_logical_replication_slot({name}, 'pgoutput', failover => true);"),
         false => format!("SELECT pg_catalog.pg_create_logical_replication_slot({name}, 'pgoutput');"),
     }
@@ -248,14 +269,15 @@ mod tests {
     fn check(spoil: impl FnOnce(&mut Catalog), verdict: Grade, words: &str, steps: &[&str]) {
         let mut catalog = example::catalog();
         spoil(&mut catalog);
-        let names = ServerNames { publication: "crieur", slot: "crieur" };
-        let found: Vec<_> = prerequisites(&catalog).into_iter().chain(findings(&catalog, names)).collect();
+        let names = NAMES;
+        let found: Vec<_> = prerequisites(&catalog, names).into_iter().chain(findings(&catalog, names)).collect();
         let odd: Vec<_> = found.iter().filter(|finding| finding.verdict != Grade::Ready).collect();
         assert_eq!(odd.len(), 1, "{words}: {odd:?}");
         assert_eq!((odd[0].verdict, odd[0].mend.iter().map(String::as_str).collect()), (verdict, steps.to_vec()));
         assert!(odd[0].seen.contains(words), "{words}: {:?}", odd[0]);
     }
 
+    const NAMES: ServerNames<'static> = ServerNames { publication: "crieur", slot: "crieur", standby: false };
     const RESTART: &str = "restart the server";
     const CREATE: &str = "SELECT pg_catalog.pg_create_logical_replication_slot('crieur', 'pgoutput');";
     const OTHER: &str = "choose another name in postgres.slot";
@@ -324,7 +346,7 @@ mod tests {
         catalog.server.slots_used = 10;
         catalog.server.senders_used = 10;
         spoil_slot(&mut catalog).active_pid = Some(7);
-        let found = prerequisites(&catalog);
+        let found = prerequisites(&catalog, NAMES);
         assert!(found.iter().all(|finding| finding.verdict != Grade::Wrong), "{found:?}");
     }
 

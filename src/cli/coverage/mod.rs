@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use crate::cache::inspect::Inspect;
 use crate::cache::lease;
+use crate::cli::bar::Bar;
 use crate::config::{CacheConfig, Config, Leases};
 use crate::error::Exit;
 use crate::glob;
@@ -168,14 +169,18 @@ async fn look(
 ) -> anyhow::Result<Exit> {
     let seen = config.rules.seen_by(&settings.name, &settings.protect);
     let mut survey = Survey::new(seen.as_ref().unwrap_or(&config.rules), settings.leases, &arguments.glob);
+    let (mut bar, all) = (Bar::default(), cache.size().await.unwrap_or_default().min(arguments.keys_max));
     let mut each = |key: &[u8]| {
         if survey.keys == arguments.keys_max {
             return ControlFlow::Break(());
         }
         survey.add(key);
+        bar.draw(&format!("cache {}: {} of about {all} keys looked at", settings.name, survey.keys));
         ControlFlow::Continue(())
     };
-    let whole = cache.keys(arguments.glob.as_bytes(), &mut each).await?;
+    let whole = cache.keys(arguments.glob.as_bytes(), &mut each).await;
+    bar.clear();
+    let whole = whole?;
     Ok(report(survey, whole, out)?)
 }
 

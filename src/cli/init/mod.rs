@@ -102,8 +102,7 @@ pub fn run(arguments: &InitArgs, check: impl FnOnce(&Config) -> anyhow::Result<E
             .hint("See above: a table that crieur can write a rule for is missing, or an address is wrong.")
             .into());
     }
-    if asks && !ask(&format!("Write {} and what is beside it?", names.config.display()), "yes").starts_with(['y', 'Y'])
-    {
+    if asks && !agreed(&format!("Write {} and what is beside it?", names.config.display())) {
         writeln!(out, "nothing was written")?;
         return Ok(Exit::Failed);
     }
@@ -143,12 +142,20 @@ fn chosen_mode(chosen: Mode, proposed: &(Mode, String)) -> (Mode, String) {
 
 /// Asks at the terminal; an empty line takes what is proposed.
 fn ask(question: &str, proposed: &str) -> String {
+    typed(question, proposed).filter(|line| !line.is_empty()).unwrap_or_else(|| proposed.to_owned())
+}
+
+/// Whether the person agrees: a terminal that ends says no.
+fn agreed(question: &str) -> bool {
+    typed(question, "yes").is_some_and(|line| line.is_empty() || line.starts_with(['y', 'Y', 'o', 'O']))
+}
+
+/// What is typed; `None` at the end of the input.
+fn typed(question: &str, proposed: &str) -> Option<String> {
     say(format_args!("{question} [{proposed}] "));
     let mut line = String::new();
-    match std::io::stdin().lock().read_line(&mut line) {
-        Ok(_) if !line.trim().is_empty() => line.trim().to_owned(),
-        Ok(_) | Err(_) => proposed.to_owned(),
-    }
+    let read = std::io::stdin().lock().read_line(&mut line);
+    read.is_ok_and(|bytes| bytes > 0).then(|| line.trim().to_owned())
 }
 
 /// The files.
@@ -193,14 +200,18 @@ impl Names {
         force: bool,
         out: &mut dyn Write,
     ) -> anyhow::Result<()> {
-        let file = |path: &PathBuf, text: String, mode| NewFile { path: path.clone(), text, mode };
-        let mut files = vec![file(&self.rules, rules, 0o640)];
-        let keeps = self.env.exists() && !force;
+        let over = if force { Over::Existing } else { Over::Nothing };
+        let file = |path: &PathBuf, text: String, mode| NewFile { path: path.clone(), text, mode, over };
+        let mut files = vec![file(&self.rules, rules, 0o640), file(&self.config, config, 0o640)];
+        let found = if force { None } else { std::fs::read_to_string(&self.env).ok() };
+        let keeps = !force && self.env.exists() && found.as_deref().is_none_or(sets_a_variable);
         if !keeps {
-            files.push(file(&self.env, env_text(env), 0o600));
+            // The package's file has comments alone: they stay above the addresses.
+            let over = if found.is_some() { Over::Existing } else { over };
+            let text = found.unwrap_or_default() + &env_text(env);
+            files.push(NewFile { over, ..file(&self.env, text, 0o600) });
         }
-        files.push(file(&self.config, config, 0o640));
-        write::all(&files, if force { Over::Existing } else { Over::Nothing })?;
+        write::all(&files)?;
         for NewFile { path, mode, .. } in &files {
             writeln!(out, "wrote {} (mode {mode:o})", path.display())?;
         }
@@ -213,6 +224,11 @@ impl Names {
 
 /// Variables that hold the address of a cache, or a part of it.
 const OF_CACHES: [&str; 4] = ["REDIS_URL", "CRIEUR__CACHE__URL", "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"];
+
+/// Whether a file for systemd sets any variable.
+fn sets_a_variable(text: &str) -> bool {
+    text.lines().any(|line| !line.trim_start().starts_with(['#', ';']) && line.contains('='))
+}
 
 /// crieur.env: what was given.
 fn env_text(env: &[Given]) -> String {
@@ -518,5 +534,6 @@ mod tests {
         let env = env.map(|(name, value)| Given::from((name.to_owned(), value.to_owned())));
         let text = env_text(&env);
         assert!(text.contains("\nDATABASE_URL='postgres://u:it%27s@h/d'\nREDIS_URL='redis://b'\n"), "{text}");
+        assert!(sets_a_variable(&text) && sets_a_variable("DATABASE_URL=\n") && !sets_a_variable("# A='b'\n\n; A=b\n"));
     }
 }

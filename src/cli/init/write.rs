@@ -17,6 +17,8 @@ pub struct NewFile {
     pub text: String,
     /// Who may read it.
     pub mode: u32,
+    /// What becomes of one that is there.
+    pub over: Over,
 }
 
 /// Whether files that exist are replaced.
@@ -28,17 +30,18 @@ pub enum Over {
     Existing,
 }
 
-/// Writes all of them, or none: each is complete under another name before the first gets its own.
+/// Writes all of them, or none: each is complete under another name before the first gets its own. One that takes the place
+/// of another comes behind all that do not.
 ///
 /// # Errors
 ///
 /// A file that exists, or that cannot be written.
-pub fn all(files: &[NewFile], over: Over) -> Result<()> {
+pub fn all(files: &[NewFile]) -> Result<()> {
     let mut ready: Vec<(PathBuf, &NewFile)> = Vec::new();
     let mut written: Vec<&NewFile> = Vec::new();
     let result = prepare(files, &mut ready).and_then(|()| {
         for (temporary, file) in &ready {
-            let given = match over {
+            let given = match file.over {
                 // A link is refused where the name is taken.
                 Over::Nothing => std::fs::hard_link(temporary, &file.path),
                 Over::Existing => std::fs::rename(temporary, &file.path),
@@ -50,8 +53,9 @@ pub fn all(files: &[NewFile], over: Over) -> Result<()> {
     });
     // What is left over under another name is of no use; where it cannot be removed, its name says whose it is.
     ready.iter().for_each(|(temporary, _)| drop(std::fs::remove_file(temporary)));
-    if result.is_err() && over == Over::Nothing {
-        written.iter().for_each(|file| drop(std::fs::remove_file(&file.path)));
+    if result.is_err() {
+        let new = written.iter().filter(|file| file.over == Over::Nothing);
+        new.for_each(|file| drop(std::fs::remove_file(&file.path)));
     }
     result
 }
@@ -103,27 +107,32 @@ mod tests {
     #[test]
     fn all_files_are_written_or_none_and_none_is_overwritten() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let file =
-            |name: &str, text: &str, mode| NewFile { path: directory.path().join(name), text: text.into(), mode };
+        let file = |name: &str, text: &str, mode, over| NewFile {
+            path: directory.path().join(name),
+            text: text.into(),
+            mode,
+            over,
+        };
         let names = || {
             let entries = std::fs::read_dir(directory.path()).expect("readable");
             let mut names: Vec<_> = entries.map(|entry| entry.expect("readable").file_name()).collect();
             names.sort();
             names
         };
-        all(&[file("b", "old", 0o640)], Over::Nothing).expect("written");
-        let error = all(&[file("a", "new", 0o600), file("b", "new", 0o640)], Over::Nothing).expect_err("b exists");
+        let (new, over) = (Over::Nothing, Over::Existing);
+        all(&[file("b", "old", 0o640, new)]).expect("written");
+        let error = all(&[file("a", "new", 0o600, new), file("b", "new", 0o640, new)]).expect_err("b exists");
         assert_eq!(error.exit(), Exit::CantCreate);
         assert_eq!(names(), ["b"], "nothing is left of a");
         assert_eq!(std::fs::read_to_string(directory.path().join("b")).expect("readable"), "old");
-        all(&[file("a", "new", 0o600), file("b", "new", 0o640)], Over::Existing).expect("replaced");
+        all(&[file("a", "new", 0o600, over), file("b", "new", 0o640, over)]).expect("replaced");
         assert_eq!(names(), ["a", "b"]);
         for (name, mode) in [("a", 0o600), ("b", 0o640)] {
             let path = directory.path().join(name);
             assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, mode);
             assert_eq!(std::fs::read_to_string(path).expect("readable"), "new");
         }
-        let error = all(&[file("no/such", "x", 0o640)], Over::Existing).expect_err("no folder");
+        let error = all(&[file("no/such", "x", 0o640, over)]).expect_err("no folder");
         assert!(error.hint.is_some_and(|hint| hint.contains("folder")));
     }
 }

@@ -10,6 +10,8 @@
 mod obstacles;
 pub(crate) mod outbox;
 pub mod plan;
+mod said;
+mod standby;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,14 +27,13 @@ use crate::cli::check::server::ServerNames;
 use crate::cli::finding::{Finding, Grade, report, wrong};
 use crate::cli::setup::obstacles::obstacles;
 use crate::cli::setup::plan::{Slotting, Statement, choices, plan, publishing, ready};
+pub use crate::cli::setup::said::{Doing, script};
+use crate::cli::setup::said::{LOCK_TIMEOUT, print, refuse, refused_by_server};
 use crate::cli::trial;
 use crate::config::Config;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::postgres::quote;
 use crate::rules::about::needs::TableNeeds;
-
-/// Writers queue behind a waiting ALTER TABLE: after this long it gives up and may be run again.
-const LOCK_TIMEOUT: &str = "SET lock_timeout = '5s';";
 
 /// Creates what the daemon needs on the PostgreSQL server. Safe to run twice.
 #[derive(Debug, clap::Args)]
@@ -46,15 +47,6 @@ pub struct SetupArgs {
     /// Do not create the replication slot; `crieur run` creates it when it starts. For a role that may not replicate.
     #[arg(long)]
     pub without_slot: bool,
-}
-
-/// What to do with the plan.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Doing {
-    /// Run it.
-    Execute,
-    /// Print it.
-    Print,
 }
 
 impl SetupArgs {
@@ -98,20 +90,6 @@ async fn trial(
     Ok(out)
 }
 
-/// The plan as a script for psql. Without ON_ERROR_STOP a failed identity would be published all the same.
-pub fn script(plan: &[Statement]) -> String {
-    let mut out =
-        String::from("-- Not in one transaction: CONCURRENTLY and the slot refuse one.\n\\set ON_ERROR_STOP on\n");
-    out.push_str(LOCK_TIMEOUT);
-    out.push('\n');
-    for Statement { why, sql, .. } in plan {
-        // A name with a line end would end the comment.
-        let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        out.push_str(&format!("\n-- {why}\n{sql}\n"));
-    }
-    out
-}
-
 /// When the result is looked at: a daemon that waited for the publication may be making its slot anew.
 const SECOND_LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
 
@@ -123,19 +101,13 @@ pub async fn run(
     (mode, slotting): (Doing, Slotting),
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let names = ServerNames { publication: &config.postgres.publication, slot: &config.postgres.slot };
-    apply(postgres, needs, names, (mode, slotting), out).await
-}
-
-/// [`run`], for names instead of a configuration.
-pub async fn apply(
-    postgres: &Client,
-    needs: &[TableNeeds],
-    names: ServerNames<'_>,
-    (mode, slotting): (Doing, Slotting),
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
+    let names = ServerNames::of(&config.postgres);
     let catalog = Catalog::read(postgres, names.publication, names.slot, needs).await?;
+    if names.standby && catalog.server.in_recovery {
+        return standby::slot(postgres, &catalog, needs, (names, mode, slotting), out).await;
+    }
+    // Where the stream is to come from a standby, its slot is made there.
+    let slotting = if names.standby { Slotting::Left } else { slotting };
     let plan = plan(&catalog, needs, names, slotting);
     let obstacles = obstacles(&catalog, needs, names, slotting);
     if mode == Doing::Print {
@@ -160,7 +132,9 @@ pub async fn apply(
         })?;
         writeln!(out, "{done}")?;
     }
-    if slotting == Slotting::Left && catalog.slot.is_none() {
+    if names.standby {
+        standby::what_comes_next(names.slot, &catalog, out)?;
+    } else if slotting == Slotting::Left && catalog.slot.is_none() {
         let slot = quote::identifier(names.slot);
         writeln!(out, "slot {slot}\n    left to crieur: it makes the slot at its start")?;
     }
@@ -192,13 +166,6 @@ async fn looked_at(
         }
     }
     report(out, &left)
-}
-
-/// Says what stands in the way; nothing was begun.
-fn refuse(out: &mut dyn Write, obstacles: &[Finding]) -> anyhow::Result<Exit> {
-    let exit = report(out, obstacles)?;
-    writeln!(out, "nothing was changed: setup begins when none of this is wrong")?;
-    Ok(exit)
 }
 
 /// What is not worth stopping for where the role may not: its name, and what is missing without it.
@@ -245,48 +212,12 @@ async fn run_probed(postgres: &Client, statement: &Statement) -> std::result::Re
     ran.and(ended)
 }
 
-/// The script on standard output; what it cannot mend as comments, so that psql can run the whole. While names are wrong
-/// there is no script: it would publish what the rules do not mean.
-fn print(out: &mut dyn Write, obstacles: &[Finding], plan: &[Statement]) -> anyhow::Result<Exit> {
-    for line in obstacles.iter().flat_map(|finding| finding.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
-    {
-        writeln!(out, "-- {line}")?;
-    }
-    // The script is for whoever owns the tables, and for the server as it is when it is run.
-    let is_for_another =
-        |finding: &Finding| finding.subject == "role" || finding.mend.iter().any(|step| step.contains("--print"));
-    let text = match obstacles.iter().all(is_for_another) {
-        false => "-- Nothing is printed while this is wrong: the script would not get to its end.\n".to_owned(),
-        true if plan.is_empty() => "-- Nothing to do.\n".to_owned(),
-        true => script(plan),
-    };
-    out.write_all(text.as_bytes())?;
-    Ok(if obstacles.is_empty() { Exit::Ok } else { Exit::Failed })
-}
-
-/// The server's refusal, with what the role lacks.
-fn refused_by_server(sql: &str, error: &tokio_postgres::Error) -> Error {
-    let Some(server) = error.as_db_error() else {
-        return Error::definite(Exit::Unavailable, format!("run \"{sql}\": {error}"));
-    };
-    let said = format!("run \"{sql}\": {} ({})", server.message(), server.code().code());
-    match server.code().code() {
-        "42501" => Error::definite(Exit::NoPermission, said)
-            .hint("Run `crieur setup --print` and have the owner of the tables run its output."),
-        "55P03" => Error::definite(Exit::Unavailable, said)
-            .hint("A long transaction holds the table; run `crieur setup` again when it has ended."),
-        "57014" => Error::definite(Exit::Unavailable, said)
-            .hint("A slot waits for every open transaction to end; raise statement_timeout or run it again later."),
-        _ => Error::definite(Exit::Unavailable, said),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::check::example;
 
-    const NAMES: ServerNames<'static> = ServerNames { publication: "crieur", slot: "crieur" };
+    const NAMES: ServerNames<'static> = ServerNames { publication: "crieur", slot: "crieur", standby: false };
 
     fn sqls(spoil: impl FnOnce(&mut Catalog), columns: &[&str]) -> Vec<String> {
         let mut catalog = example::catalog();

@@ -61,7 +61,7 @@ pub(super) fn choices<'c>(
     chosen.collect()
 }
 
-/// Every statement that is missing, in order. Pure; tables that the server cannot stream are left to `check`.
+/// Every statement that is missing on a primary, in order. Pure; tables that the server cannot stream are left to `check`.
 pub fn plan(catalog: &Catalog, needs: &[TableNeeds], names: ServerNames<'_>, slotting: Slotting) -> Vec<Statement> {
     let tables = ready(catalog, needs);
     let chosen = choices(catalog, needs, names.publication);

@@ -23,6 +23,8 @@ pub struct Access {
     dsn: Dsn,
     /// How the changes come.
     pub mode: Mode,
+    /// They may come from a standby.
+    pub standby: bool,
     /// The name of the marks.
     pub slot: String,
     connect: Duration,
@@ -34,8 +36,9 @@ impl Access {
     pub fn of(config: &Config) -> Result<Self> {
         let postgres = &config.postgres;
         Ok(Access {
-            dsn: Dsn::read(&postgres.url)?,
+            dsn: postgres.dsn()?,
             mode: postgres.mode,
+            standby: postgres.standby,
             slot: postgres.slot.clone(),
             connect: postgres.connect_timeout,
             limit: postgres.lookup_timeout,
@@ -137,8 +140,9 @@ fn refused(error: &tokio_postgres::Error) -> Result<Response> {
     if is_connection(code) {
         return Err(session_error(error));
     }
-    // Class 22: a text that is no number, no date, no UUID. 57014 is our own bound.
-    if code.starts_with("22") || code == "57014" {
+    // Class 22: a text that is no number, no date, no UUID. 57014 is our own bound, 55P03 that of a lock, and class 40 a
+    // transaction that lost against others.
+    if ["22", "40"].iter().any(|class| code.starts_with(class)) || ["57014", "55P03"].contains(&code) {
         return Ok(Response::Unclear);
     }
     Ok(Response::Refused(statement_text(code, said.message())))

@@ -2,24 +2,31 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::{sleep, timeout};
 
+use crate::admin::WatchedCache;
+use crate::cache::Cache as _;
 use crate::cache::inspect::{Inspect, Walk};
 use crate::cli::verify::ask::Asker;
 use crate::cli::verify::eyes::{Eyes, ValueLook};
 use crate::cli::verify::judge::{Suspect, judge};
+use crate::cli::verify::newer::Newer;
 use crate::cli::verify::position::committed;
-use crate::config::{Config, Metering};
+use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::failpoints::oftener;
 use crate::observe::{Id, log};
 use crate::random;
-use crate::shown::quoted;
-use crate::verify::tally::Verified;
+use crate::shown::{quoted, shown};
+use crate::verify::allowance::Allowance;
+use crate::verify::tally::{StaleKey, Verified};
 
 /// Between two rounds.
-const ROUND: Duration = Duration::from_secs(5);
+fn round() -> Duration {
+    oftener(Duration::from_secs(5))
+}
 
 /// A round takes so long at most; what it did not finish, the next one does.
 const ROUND_MAX: Duration = Duration::from_secs(60);
@@ -49,27 +56,33 @@ struct Sampled {
 pub struct Sampler {
     eyes: Eyes,
     sampled: Vec<Sampled>,
+    /// Of each cache.
+    allowances: Vec<Allowance>,
     asker: Option<Asker>,
     suspects: Vec<Suspect>,
     tally: Verified,
-    /// What stands in the way, as it was said.
-    obstacle: Option<String>,
+    /// What stands in the way, as it was said, and whether it may go away by itself.
+    obstacle: Option<(String, bool)>,
     /// When a stale key was named last, and how many were not named since.
     named: Option<Instant>,
     unnamed: u64,
 }
 
 impl Sampler {
-    /// What the configuration wants to be verified.
+    /// What the configuration wants to be verified. What that costs is on the bills of these caches.
     ///
     /// # Errors
     ///
     /// Addresses that cannot be used.
-    pub fn of(config: &Config) -> Result<Self> {
+    pub fn of(config: &Config, watched: &[WatchedCache]) -> Result<Self> {
         let eyes = Eyes::of(config)?;
-        let mut sampled = Vec::new();
+        let (mut sampled, mut allowances) = (Vec::new(), Vec::new());
         for (cache, looked) in eyes.caches.iter().enumerate() {
-            let is_billed = looked.settings.metering != Metering::None || looked.settings.budget.is_some();
+            if let Some(payer) = watched.iter().find(|watched| *watched.name == *looked.settings.name) {
+                looked.cache.health().charge(&payer.health);
+            }
+            let is_billed = looked.settings.is_billed();
+            allowances.push(Allowance::new(is_billed.then_some(looked.settings.verifier)));
             for (of, verification) in eyes.verifications.iter().enumerate() {
                 let per_minute = verification.rate(is_billed);
                 if per_minute > 0 {
@@ -80,6 +93,7 @@ impl Sampler {
         Ok(Sampler {
             eyes,
             sampled,
+            allowances,
             asker: None,
             suspects: Vec::new(),
             tally: Verified::default(),
@@ -89,19 +103,51 @@ impl Sampler {
         })
     }
 
-    /// Whether there is anything to look at.
-    pub fn is_idle(&self) -> bool {
-        self.sampled.is_empty()
+    /// Takes the place of the one before a reload: counts go on, and a key that is stale stays so where it is still looked
+    /// at. `postgres.url` is what it was, since only a start reads it.
+    fn succeeds(mut self, before: Sampler) -> Self {
+        let of = |(cache, of): (usize, usize)| {
+            let (cache, of) = (&before.eyes.caches[cache].settings, &before.eyes.verifications[of]);
+            let cache = self.eyes.caches.iter().position(|looked| looked.settings.name == cache.name)?;
+            Some((cache, self.eyes.verifications.iter().position(|now| now.asks_what(of))?))
+        };
+        self.tally = before.tally;
+        for mut suspect in before.suspects {
+            match of(suspect.of) {
+                Some(of) if suspect.is_stale() => {
+                    suspect.of = of;
+                    self.suspects.push(suspect);
+                }
+                Some(_) | None => self.tally.undecided += u64::from(!suspect.is_stale()),
+            }
+        }
+        self.eyes.access = before.eyes.access;
+        (self.named, self.unnamed) = (before.named, before.unnamed);
+        self
     }
 
-    /// Looks, for ever; `tell` hears what was counted.
-    pub async fn always(mut self, tell: impl Fn(Verified)) -> Infallible {
-        if self.is_idle() {
+    /// Until it is time to look again; for ever where there is nothing to look at.
+    async fn pause(&self) {
+        if self.sampled.is_empty() {
             return std::future::pending().await;
         }
-        tell(self.tally);
+        sleep(round()).await;
+    }
+
+    /// Looks, for ever, at what the latest configuration wants; `tell` hears what was counted.
+    pub async fn always(mut self, newer: Newer<Sampler>, tell: impl Fn(Verified)) -> Infallible {
+        tell(self.tally.clone());
         loop {
-            sleep(ROUND).await;
+            tokio::select! {
+                biased;
+                newer = newer.next() => {
+                    self = newer.succeeds(self);
+                    self.count();
+                    tell(self.tally.clone());
+                    continue;
+                }
+                () = self.pause() => {}
+            }
             let done = timeout(ROUND_MAX, self.round()).await;
             match done.unwrap_or_else(|_| Err(Error::transient("a round of the verifier took longer than a minute"))) {
                 Ok(()) => {
@@ -112,7 +158,7 @@ impl Sampler {
                 Err(error) => self.interrupted(&error),
             }
             self.count();
-            tell(self.tally);
+            tell(self.tally.clone());
         }
     }
 
@@ -122,11 +168,12 @@ impl Sampler {
         let before = self.suspects.len();
         self.suspects.retain(Suspect::is_stale);
         self.tally.undecided += (before - self.suspects.len()) as u64;
-        let said = error.chain();
-        if self.obstacle.as_ref() != Some(&said) {
+        let (said, passes) = (error.chain(), error.is_transient());
+        // Of an outage the first cause is said: each attempt may fail in another way.
+        if self.obstacle.as_ref().is_none_or(|(before, passed)| *before != said && !(passes && *passed)) {
             let hint = error.hint.as_deref();
             log!(Id::VerifyWaits, hint, "cached values are not verified: {said}");
-            self.obstacle = Some(said);
+            self.obstacle = Some((said, passes));
         }
     }
 
@@ -135,11 +182,20 @@ impl Sampler {
             self.asker = Some(self.eyes.open().await?);
         }
         let Some(asker) = &self.asker else { return Ok(()) };
+        self.allowances.iter_mut().for_each(|allowance| allowance.passes(round()));
         for sampled in &mut self.sampled {
-            sampled.due = (sampled.due + f64::from(sampled.per_minute) * ROUND.as_secs_f64() / 60.0)
+            sampled.due = (sampled.due + f64::from(sampled.per_minute) * round().as_secs_f64() / 60.0)
                 .min(f64::from(sampled.per_minute));
-            let keys = sample(&self.eyes, sampled).await?;
-            let looks = self.eyes.look(asker, sampled.of, &keys).await?;
+            let (cache, allowance) = (&self.eyes.caches[sampled.of.0].cache, &mut self.allowances[sampled.of.0]);
+            if !allowance.allows() {
+                continue;
+            }
+            let keys = sample(&self.eyes, sampled).await;
+            allowance.read(cache.billed());
+            let keys = keys?;
+            let looks = self.eyes.look(asker, sampled.of, &keys).await;
+            allowance.read(cache.billed());
+            let looks = looks?;
             let mut next = None;
             for (key, look) in keys.into_iter().zip(looks) {
                 self.tally.checked += u64::from(look != ValueLook::Absent);
@@ -152,7 +208,7 @@ impl Sampler {
                     ValueLook::Contradicted(value) => {
                         let committed = match &next {
                             Some(committed) => Rc::clone(committed),
-                            None => Rc::new(committed(&asker.session, self.eyes.access.mode).await?),
+                            None => Rc::new(committed(&asker.session, &self.eyes.access).await?),
                         };
                         next = Some(Rc::clone(&committed));
                         self.suspects.push(Suspect::new(sampled.of, key, value, committed));
@@ -160,13 +216,29 @@ impl Sampler {
                 }
             }
         }
-        let judged = judge(&self.eyes, asker, &mut self.suspects).await?;
+        let judged = judge(&self.eyes, asker, &mut self.suspects, &|cache| self.allowances[cache].allows()).await;
+        for (allowance, looked) in self.allowances.iter_mut().zip(&self.eyes.caches) {
+            allowance.read(looked.cache.billed());
+        }
+        let judged = judged?;
         for suspect in judged.mended {
             let cache = &self.eyes.caches[suspect.of.0].settings.name;
             log!(Id::VerifyMended, cache, "{} is stale no more", quoted(&suspect.key));
+            let key = Some(shown(&suspect.key));
+            if let Some(last) = self.tally.last_stale.as_mut().filter(|last| last.cache == *cache && last.key == key) {
+                last.is_mended = true;
+            }
         }
         for suspect in judged.stale {
             self.tally.stale += 1;
+            self.tally.last_stale = Some(StaleKey {
+                at: SystemTime::now(),
+                cache: self.eyes.caches[suspect.of.0].settings.name.clone(),
+                key: Some(shown(&suspect.key)),
+                place: self.eyes.verifications[suspect.of.1].place.to_string(),
+                known_for: suspect.since.elapsed(),
+                is_mended: false,
+            });
             self.name(&suspect);
             self.suspects.push(suspect);
         }
@@ -191,7 +263,7 @@ impl Sampler {
         log!(
             Id::VerifyStale,
             cache,
-            hint = "crieur explain shows which keys a change of its row deletes; crieur verify looks at all keys.",
+            hint = "Run `crieur explain`: it shows which keys a change of the row deletes. `crieur verify` looks at all keys.",
             "{} of [[verify]] at {} is stale: the database has said otherwise for {} s, and all deletes of that time are done{more}",
             quoted(&suspect.key),
             of.place,

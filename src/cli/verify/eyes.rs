@@ -10,6 +10,7 @@ use crate::config::{CacheConfig, Config};
 use crate::error::{Error, Exit, Result};
 use crate::glob;
 use crate::verify::Verification;
+use crate::verify::compare::is_lease;
 
 /// What crieur keeps for itself.
 const OWN: &[u8] = b"crieur:";
@@ -47,7 +48,7 @@ pub(super) enum ValueLook {
     Absent,
     /// The value says what the database says.
     Same,
-    /// The value became another one during the look, or the database cannot read the key.
+    /// The value became another one during the look, it is a reader's lease, or the database cannot read the key.
     Unclear,
     /// The database says otherwise than these bytes.
     Contradicted(Vec<u8>),
@@ -116,6 +117,8 @@ async fn compared(asker: &Asker, of: &Verification, key: &[u8], value: Vec<u8>) 
     let values: Vec<Option<&str>> = values.into_iter().map(Some).collect();
     Ok(match asker.ask(of, &values).await? {
         Response::Told(told) if of.compare.is_same(&value, &told) => ValueLook::Same,
+        // A reader is about to put a value there; for a short text nobody could tell.
+        Response::Told(_) if is_lease(&value) => ValueLook::Unclear,
         Response::Told(_) => ValueLook::Contradicted(value),
         Response::Unclear => ValueLook::Unclear,
         Response::Refused(said) => return Err(refused(of, &said)),

@@ -73,8 +73,13 @@ impl Suspect {
     }
 }
 
-/// Looks at the suspects again of which that says more now; the others wait.
-pub async fn judge(eyes: &Eyes, asker: &Asker, suspects: &mut Vec<Suspect>) -> Result<Judged> {
+/// Looks at the suspects again of which that says more now, in caches that may be asked; the others wait.
+pub async fn judge(
+    eyes: &Eyes,
+    asker: &Asker,
+    suspects: &mut Vec<Suspect>,
+    may_ask: &dyn Fn(usize) -> bool,
+) -> Result<Judged> {
     let mut judged = Judged::default();
     let mut groups: BTreeMap<(usize, usize), Vec<Suspect>> = BTreeMap::new();
     let slot = &eyes.access.slot;
@@ -83,6 +88,10 @@ pub async fn judge(eyes: &Eyes, asker: &Asker, suspects: &mut Vec<Suspect>) -> R
     // Nothing is taken out of the list before the answers are there: an error leaves it as it is.
     for (index, suspect) in suspects.iter().enumerate() {
         let cache = suspect.of.0;
+        if !may_ask(cache) {
+            waiting.push((index, false));
+            continue;
+        }
         let mark = match marks.entry(cache) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => unknown.insert(eyes.caches[cache].cache.mark_for_readers(slot).await?),
@@ -99,7 +108,7 @@ pub async fn judge(eyes: &Eyes, asker: &Asker, suspects: &mut Vec<Suspect>) -> R
     for (of, group) in groups {
         let keys: Vec<Vec<u8>> = group.iter().map(|suspect| suspect.key.clone()).collect();
         let looks = eyes.look(asker, of, &keys).await?;
-        let next = Rc::new(committed(&asker.session, eyes.access.mode).await?);
+        let next = Rc::new(committed(&asker.session, &eyes.access).await?);
         // The cache that was looked at may be another one than the mark was read in.
         let mark = eyes.caches[of.0].cache.mark_for_readers(slot).await?;
         for (mut suspect, look) in group.into_iter().zip(looks) {

@@ -10,9 +10,11 @@ pub mod ask;
 mod daemon;
 mod eyes;
 mod judge;
+mod newer;
 mod once;
 mod position;
 
 pub use daemon::Sampler;
 pub use eyes::wrong;
+pub use newer::Newer;
 pub use once::{VerifyArgs, run};

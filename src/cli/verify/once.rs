@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::amount::duration;
 use crate::cache::Cache as _;
 use crate::cache::inspect::Inspect;
-use crate::cli::progress::ProgressLine;
+use crate::cli::bar::Bar;
 use crate::cli::verify::ask::Asker;
 use crate::cli::verify::eyes::{Eyes, TOGETHER, ValueLook};
 use crate::cli::verify::judge::{Suspect, judge};
@@ -61,7 +61,7 @@ pub async fn run(config: &Config, arguments: &VerifyArgs, out: &mut dyn Write) -
     }
     let eyes = Eyes::of(config)?;
     let asker = eyes.open().await?;
-    let (mut progress, mut suspects, mut found) = (ProgressLine::default(), Vec::new(), Vec::new());
+    let (mut progress, mut suspects, mut found) = (Bar::default(), Vec::new(), Vec::new());
     for cache in 0..eyes.caches.len() {
         for of in 0..eyes.verifications.len() {
             found.push(((cache, of), first(&eyes, &asker, (cache, of), &mut suspects, &mut progress).await?));
@@ -69,11 +69,11 @@ pub async fn run(config: &Config, arguments: &VerifyArgs, out: &mut dyn Write) -
     }
     let (mut stale, by) = (Vec::new(), Instant::now() + arguments.timeout);
     while !suspects.is_empty() && Instant::now() < by {
-        progress.say(&format!("{} values are looked at again when their deletes are done", suspects.len()));
-        stale.extend(judge(&eyes, &asker, &mut suspects).await?.stale);
+        progress.draw(&format!("{} values are looked at again when their deletes are done", suspects.len()));
+        stale.extend(judge(&eyes, &asker, &mut suspects, &|_| true).await?.stale);
         tokio::time::sleep(PAUSE).await;
     }
-    progress.over();
+    progress.clear();
     let billed = eyes.caches.iter().map(|looked| looked.cache.billed()).sum();
     let report = Report { eyes: &eyes, found: &found, stale: &stale, late: &suspects, billed };
     if arguments.json {
@@ -90,23 +90,23 @@ async fn first(
     asker: &Asker,
     (cache, of): (usize, usize),
     suspects: &mut Vec<Suspect>,
-    progress: &mut ProgressLine,
+    progress: &mut Bar,
 ) -> Result<Found> {
     let (looked, verification) = (&eyes.caches[cache], &eyes.verifications[of]);
     let mut keys: Vec<Vec<u8>> = Vec::new();
     let mut each = |key: &[u8]| {
         if looked.is_value(verification, key) {
             keys.push(key.to_vec());
+            progress.draw(&format!("looking for {}: {} keys so far", verification.keys.text(), keys.len()));
         }
         std::ops::ControlFlow::Continue(())
     };
-    progress.say(&format!("looking for {}", verification.keys.text()));
     looked.cache.keys(&verification.keys.glob(), &mut each).await?;
     keys.sort_unstable();
     keys.dedup(); // SCAN may give a key twice.
     let mut found = Found::default();
     for (chunk, part) in keys.chunks(TOGETHER).enumerate() {
-        progress.say(&format!("verifying {}: {} of {} keys", verification.keys.text(), chunk * TOGETHER, keys.len()));
+        progress.draw(&format!("verifying {}: {} of {} keys", verification.keys.text(), chunk * TOGETHER, keys.len()));
         let looks = eyes.look(asker, (cache, of), part).await?;
         let mut next = None;
         for (key, look) in part.iter().zip(looks) {
@@ -117,7 +117,7 @@ async fn first(
                 ValueLook::Contradicted(value) => {
                     let committed = match &next {
                         Some(committed) => Rc::clone(committed),
-                        None => Rc::new(committed(&asker.session, eyes.access.mode).await?),
+                        None => Rc::new(committed(&asker.session, &eyes.access).await?),
                     };
                     next = Some(Rc::clone(&committed));
                     suspects.push(Suspect::new((cache, of), key.clone(), value, committed));

@@ -1,6 +1,7 @@
 //! Whether the deletes of all that was committed by a look are done: what the mark of the cache says.
 
 use crate::cli::status::{self, Until, Wanted};
+use crate::cli::verify::ask::Access;
 use crate::config::Mode;
 use crate::error::Result;
 use crate::lsn::Lsn;
@@ -26,9 +27,9 @@ pub enum Deletes {
 }
 
 /// What is committed by now.
-pub async fn committed(session: &Session, mode: Mode) -> Result<Committed> {
-    match mode {
-        Mode::Replication => status::of_wal(session, Until::Now).await.map(Committed::Position),
+pub async fn committed(session: &Session, access: &Access) -> Result<Committed> {
+    match access.mode {
+        Mode::Replication => status::of_wal(session, Until::Now, access.standby).await.map(Committed::Position),
         Mode::Outbox => status::rows_left(session, Until::Now).await.map(Committed::Rows),
     }
 }
