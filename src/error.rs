@@ -62,10 +62,15 @@ impl Exit {
             Exit::Failed => {
                 "`crieur check`, `setup` or `teardown` found something to mend. `crieur coverage` found keys that no rule \
                  surely deletes. `crieur status` found a cache that lacks something, or does not answer. \
-                 `crieur verify` found a cached value that the database contradicts."
+                 `crieur verify` found a cached value that the database contradicts. `crieur ttl` found a key that lives \
+                 too long, or for ever. Of `crieur warm` some page did not come. What a command asked was answered with \
+                 no, or `crieur warm` or `sweep` was interrupted."
             }
             Exit::Usage => "The command line is wrong.",
-            Exit::Data => "The stream or a recording holds bytes that crieur cannot understand.",
+            Exit::Data => {
+                "The stream or a recording holds bytes that crieur cannot understand. A list of `crieur warm` holds a line \
+                 that is no address, or that leads to another site."
+            }
             Exit::NoInput => "crieur cannot read a file, or the configuration file is missing.",
             Exit::Unavailable => "A server is not there, or refuses for good.",
             Exit::Software => "crieur's own code broke a promise. Please report what the log says.",
@@ -134,6 +139,13 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds a way out where there is none yet.
+    #[must_use]
+    pub fn hint_else(mut self, hint: &str) -> Self {
+        self.hint.get_or_insert_with(|| hint.to_owned());
         self
     }
 

@@ -3,7 +3,8 @@
 //! Without the feature every call here is a constant and nothing of it is in the binary. With it, `CRIEUR_CRASH_AT`
 //! (`NAME` or `NAME:COUNT`) ends the process at the COUNTth time the named step is reached, as SIGKILL would: no
 //! destructor runs, no buffer is flushed. `CRIEUR_WITHOUT` (names, comma separated) switches guards off, so that the
-//! torture test can prove that it would notice. `CRIEUR_SOONER` divides pauses of minutes, which no test waits for.
+//! torture test can prove that it would notice. `CRIEUR_SOONER` divides pauses of minutes, which no test waits for, and
+//! `CRIEUR_OFTENER` those between looks of the verifier.
 
 /// A guard that a test may switch off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,8 +27,18 @@ pub enum Guard {
     Looks,
     /// The word of Sentinels is followed between connects.
     Sentinels,
+    /// A standby that started again is not read from before it has replayed what was confirmed to it.
+    Replay,
+    /// A sink waits for the answers of the caches that its pages read.
+    Behind,
+    /// A sink is purged at the start of the daemon and behind a gap: no mark tells what its pages lack.
+    Start,
+    /// Behind the repair of a cache that was found to lack deletes, or that nobody waited for, every page is purged.
+    Doubt,
     /// A node of a cluster is swept when slots came to it: copies may have been left there.
     Arrivals,
+    /// A page is fetched behind the last echo of its keys.
+    Pages,
 }
 
 /// Steps between receive and confirm.
@@ -109,6 +120,20 @@ pub fn sooner(pause: std::time::Duration) -> std::time::Duration {
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub const fn sooner(pause: std::time::Duration) -> std::time::Duration {
+    pause
+}
+
+/// A pause between looks, or the part of it that a test waits for.
+#[cfg(feature = "failpoints")]
+pub fn oftener(pause: std::time::Duration) -> std::time::Duration {
+    let factor = std::env::var("CRIEUR_OFTENER").ok().map(|text| text.parse().expect("CRIEUR_OFTENER is a number"));
+    pause / factor.unwrap_or(1)
+}
+
+/// A pause between looks.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub const fn oftener(pause: std::time::Duration) -> std::time::Duration {
     pause
 }
 

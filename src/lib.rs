@@ -1,11 +1,10 @@
 //! crieur keeps Redis-protocol caches coherent with PostgreSQL: a committed row deletes its cache keys.
 //!
 //! ```text
-//!                                                                ┌── target: inbox -> flight -> ring -> echoes -> mark
-//!  PostgreSQL ──> source ──event──> rules ──keys──> batch ──> gate ──> lookups ──┤
-//!      ^          (decode)                       (visible?)  (once)  └── target: ...
-//!      │                                                                                         │
-//!      └── status <── confirmed: the least over the targets that hold it <── marked <─ answered <┘
+//! PostgreSQL ─> source ─event─> rules ─keys─> batch ──> gate ─> lookups ─┬─> target: inbox, flight, ring, echoes, mark
+//!     ^         (decode)                             (visible?)  (once)  └─> target: …                             │
+//!     │                                                                                                            │
+//!     └── status <── confirmed: the least over the targets that hold it <── marked <── answered <──────────────────┘
 //! ```
 //!
 //! Changes are frames of logical replication, or rows that triggers wrote into an outbox (`source/outbox/`), put into
@@ -49,17 +48,22 @@
 //! |---|---|
 //! | family | all keys that one template makes, and the pattern that matches them |
 //! | load | keys, patterns and lookups on their way |
+//! | sink | what keeps pages and takes tags over HTTP: it is a target, and keeps no mark |
+//! | tag | what a page or a CDN calls the things that it keeps; a coarse tag stands for all of a family |
 //! | gate | the wait until a snapshot of ordinary readers contains a transaction |
 //! | flight | one pipeline of UNLINKs that is out |
 //! | echo | a repeated delete of the same keys, some time after the first |
 //! | sweep | one SCAN over the cache that deletes what matches patterns |
 //! | mark | a small key in the cache that says up to where its deletes reach |
+//! | publish | to tell readers that keep values in their own memory which keys were deleted, over pub/sub |
+//! | epoch | messages to such readers that count on from each other; another epoch means that some may be missing |
 //! | ring | the keys that were deleted lately, for a cache that went back |
 //! | gap | what a mark that was read does not prove: deletes may be missing |
 //! | elders | transactions that were open when a gap was found |
 //! | span | a piece of the stream for which something is owed |
 //! | ticket | one part of a span: whoever holds it owes an answer |
 //! | held, released | of a target: the position waits for its mark, or goes on without it |
+//! | standby | a server of PostgreSQL that replays a primary's WAL; a stream may come from there |
 //! | shard | a primary of a cluster with its slots; each is a target of its own |
 //! | twins | two caches of the configuration that lead to one database; they are refused |
 //! | nameless | of a cache: it does not say who it is, and is known by its mark alone |
@@ -85,7 +89,9 @@ pub mod secret;
 pub mod seen;
 pub mod shown;
 pub mod start;
+pub mod tag;
 pub mod url;
+pub mod warm;
 pub mod words;
 
 // Both servers: TLS, what answers at an address, and random names and pauses.
