@@ -10,13 +10,13 @@ THREADS = --test-threads=4
 QUICK = delivery:: leases:: mistakes:: outbox_sql:: position:: reload:: tools::
 BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
 # Torture of these has servers of its own and mostly waits: two at a time, two minutes all together.
-TOPOLOGIES = two sentinel cluster upstash languages
+TOPOLOGIES = two sentinel cluster upstash languages pages region
 # Of the mutants, so many in `make test`: each is a build. `make mutations` is all of them.
-MUTANTS ?= 6
+MUTANTS ?= 3
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help package package-test package-walk demo servers test clients quick torture scenarios check fmt record bench bulk day writers fuzz mutations
+.PHONY: help package package-test package-walk walk demo servers test tortured topologies clients quick torture scenarios check fmt record bounds bench bulk day writers fuzz mutations
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -31,16 +31,22 @@ servers: ## two throwaway servers for the quick start, until Ctrl-C
 	@$(CARGO) build --release --bin crieur --example demo
 	@$(CARGO) run --quiet --release --example demo -- servers
 
-test: check ## formatting, lints, then every test, those against real servers and some mutants included; installs what is missing
+test: check ## formatting, lints, then every test but measurements and some that take minutes, real servers and some mutants included; installs what is missing
 	@tests/setup.sh
 	$(TEST) --workspace --no-fail-fast --lib --test main --test live -- $(THREADS)
 	$(TEST) --workspace --doc
+	$(TEST) --no-run --test torture
+	@# They mostly wait, so two of them wait together; their lines come mixed.
+	@$(MAKE) --no-print-directory -j2 tortured clients topologies
+	MUTANTS=$(MUTANTS) tests/mutations.sh
+
+tortured:
 	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=1 $(TOPOLOGIES:%=--skip %::)
+
+topologies:
 	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=2 $(TOPOLOGIES:%=%::)
 	CRIEUR_MODE=outbox FAULTS=DaemonKilled,DaemonOvertaken TORTURE_SECONDS=30 \
 	    $(TEST) --test torture -- --nocapture after_faults_at_random
-	@$(MAKE) --no-print-directory clients
-	MUTANTS=$(MUTANTS) tests/mutations.sh
 
 clients: ## the TypeScript client's tests, on real servers and through a proxy that loses, holds and repeats; its Next.js example
 	@tests/setup.sh
@@ -58,9 +64,13 @@ package: ## a Debian package in target/package, looked at: contents, lintian, un
 	@CARGO="$(CARGO)" package/build.sh
 	@tests/package.sh check
 
-package-walk: ## install, upgrade, watchdog, remove, purge of that package in containers of Debian 12 and 13; root, minutes
+package-walk: ## install, upgrade, watchdog, remove, purge of that package in containers of Debian 12 and 13 and Ubuntu 22.04; root, minutes
 	@tests/setup.sh package
 	@tests/package.sh walk
+
+walk: package ## a new user's first ten minutes in a clean Debian, typed from docs/guide/ten-minutes.md, with times; root
+	@tests/setup.sh
+	@tests/package.sh new-user
 
 package-test: package package-walk ## make package, the walk, and the build steps of the Dockerfile in a clean clone
 	@tests/package.sh image
@@ -68,11 +78,16 @@ package-test: package package-walk ## make package, the walk, and the build step
 torture: ## real servers, load, and faults at random for HOURS (1); SEED repeats a run
 	@tests/setup.sh
 	$(CARGO) test --test live -- --ignored slow
-	TORTURE_SECONDS=$$(( $(or $(HOURS),1) * 3600 )) $(CARGO) test --features failpoints --test torture -- --nocapture --test-threads=1 $(TOPOLOGY:%=%::)
+	TORTURE_SECONDS=$$(( $(or $(HOURS),1) * 3600 )) $(CARGO) test --features failpoints --test torture -- --nocapture --test-threads=1 $(TOPOLOGY:%=%::) $(if $(TOPOLOGY),--include-ignored)
 
 scenarios: ## one fault each: stale keys, staleness and hit rate, beside those of an ungated delete
 	@tests/setup.sh
 	$(CARGO) test --features failpoints --test torture -- --ignored --nocapture every_scenario
+
+bounds: ## size, idle memory and CPU, start, page, a hundred viewers: each measured beside its bound; fails past one
+	@tests/setup.sh
+	@$(CARGO) build --release --locked --bin crieur
+	@CRIEUR=$${CRIEUR:-$${CARGO_TARGET_DIR:-target}/release/crieur} $(TEST) --quiet --test live bounds:: -- --ignored --nocapture
 
 bench: ## what one change costs from its bytes to its keys, with three rules and with forty
 	$(CARGO) bench --bench rules

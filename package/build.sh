@@ -44,10 +44,13 @@ crieur ($version-1) unstable; urgency=medium
 
   * What this version brings is in /usr/share/doc/crieur/docs/CHANGELOG.md.
 
- -- The crieur authors <$maintainer>  $(LC_ALL=C date -u -d "@$SOURCE_DATE_EPOCH" '+%a, %d %b %Y %H:%M:%S +0000')
+ -- $maintainer  $(LC_ALL=C date -u -d "@$SOURCE_DATE_EPOCH" '+%a, %d %b %Y %H:%M:%S +0000')
 TEXT
 }
-maintainer=$(sed -n 's/^maintainer = ".*<\(.*\)>"/\1/p' Cargo.toml)
+# Who made the package and answers for it: as other tools of Debian know them, else Cargo.toml's name for a build of nobody in
+# particular. It is the same on each machine.
+unnamed=$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)
+maintainer="${DEBFULLNAME:-${unnamed% <*}} <${DEBEMAIL:-$(echo "$unnamed" | sed 's/.*<\(.*\)>/\1/')}>"
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH
 
@@ -75,7 +78,7 @@ esac
 "$CARGO" build --release --locked --bin crieur
 judge "$target/release/crieur"
 make_files "$target/release/crieur"
-"$CARGO" deb --quiet --no-build --no-strip --output "$out/"
+"$CARGO" deb --quiet --no-build --no-strip --maintainer "$maintainer" --output "$out/"
 
 if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$other" ]; then
     say "no package for $name: this toolchain has no target $other (rustup target add $other)"
@@ -85,6 +88,6 @@ else
     variable=CARGO_TARGET_$(echo "$other" | tr a-z- A-Z_)_LINKER
     env "$variable=$linker" "$CARGO" build --release --locked --bin crieur --target "$other"
     judge "$target/$other/release/crieur"
-    "$CARGO" deb --quiet --no-build --no-strip --target "$other" --output "$out/"
+    "$CARGO" deb --quiet --no-build --no-strip --maintainer "$maintainer" --target "$other" --output "$out/"
 fi
 ls -l "$out"/*.deb
