@@ -10,6 +10,7 @@ use crate::event::{Event, Stats};
 use crate::flight::{Entry, Flight, Flights};
 use crate::inner::Core;
 use crate::lease::{Found, Names, Protocol, Seen, Taken};
+use crate::memory::Ticket;
 use crate::options::{Builder, Options};
 use crate::probe::{self, Probe};
 use crate::store::{Reply, Store};
@@ -27,6 +28,8 @@ const JOINS_MAX: u32 = 3;
 pub enum From {
     /// The cache.
     Hit,
+    /// The memory of this process.
+    Memory,
     /// The source, under a lease.
     Miss,
     /// The fetch of another call of this process.
@@ -134,9 +137,13 @@ impl<C> Cache<C> {
         let names = core.names(key, options.namespace.as_deref());
         let seconds = core.seconds(options.ttl.as_ref());
         let call = Call { names, options, seconds, called, start };
+        if let Some(read) = self.remembered(&call) {
+            return Ok(read);
+        }
         let (mut nap, mut joins, mut deadline) = (NAP, 0, None);
         loop {
             let looked = Instant::now();
+            let ticket = core.memory.as_ref().and_then(|tier| tier.ticket(&call.names.key));
             let Some(mut seen) = core.look(&call.names).await else { return self.row(&call, fetch).await };
             let until = *deadline.get_or_insert_with(|| Instant::now() + core.settings.wait);
             let entry = entry(core, &call, &seen);
@@ -173,7 +180,10 @@ impl<C> Cache<C> {
             }
             if let Some(Found::Value(bytes)) = &seen.found {
                 match self.codec.decode(bytes) {
-                    Ok(value) => return Ok(done(core, &call, From::Hit, value)),
+                    Ok(value) => {
+                        keep(ticket.as_ref(), call.seconds, bytes);
+                        return Ok(done(core, &call, From::Hit, value));
+                    }
                     Err(_) => core.teller.tell(&Event::Unencodable { key: &call.names.key }),
                 }
             }
@@ -184,6 +194,17 @@ impl<C> Cache<C> {
             sleep(crate::random::part(nap, 0.5)).await;
             nap = nap.mul_f64(1.6).min(NAP_MAX);
         }
+    }
+
+    /// What the memory of this process holds.
+    fn remembered<V>(&self, call: &Call<V>) -> Option<Read<V>>
+    where
+        C: Codec<V>,
+    {
+        let tier = self.core.memory.as_ref()?;
+        tier.follow(&self.core);
+        let value = self.codec.decode(&tier.get(&call.names.key)?).ok()?;
+        Some(done(&self.core, call, From::Memory, value))
     }
 
     /// The cache gives no help: the row, and nothing is stored. Nobody gets a row whose fetch began before the call.
@@ -318,6 +339,9 @@ impl<C> Cache<C> {
         let words = names.iter().map(|names| &names.key).chain(leases).map(|key| key.as_bytes().to_vec());
         let command = std::iter::once(b"UNLINK".to_vec()).chain(words).collect();
         let answer = self.core.ask(&command).await;
+        if let Some(tier) = &self.core.memory {
+            tier.forget(names.iter().map(|names| names.key.as_str()));
+        }
         let keys: Vec<String> = names.into_iter().map(|names| names.key).collect();
         self.core.teller.tell(&Event::Invalidate { keys: &keys, removed: answer.as_ref().and_then(Reply::int) });
         answer.is_some()
@@ -352,10 +376,21 @@ fn entry<V>(core: &Core, call: &Call<V>, seen: &Seen) -> Option<Entry> {
     Some(core.flights.join_or_enter(&call.names.key, core.settings.share, may_join))
 }
 
+/// What is read from the cache may be at the end of its TTL, and stays in memory for so long behind it at most.
+const KEPT_SECONDS_MAX: u64 = 60;
+
+/// Keeps what the cache answered in the memory of this process.
+fn keep(ticket: Option<&Ticket<'_>>, seconds: Option<u64>, bytes: &[u8]) {
+    if let (Some(ticket), Some(seconds)) = (ticket, seconds) {
+        ticket.keep(bytes, Duration::from_secs(seconds.min(KEPT_SECONDS_MAX)));
+    }
+}
+
 fn done<V>(core: &Core, call: &Call<V>, from: From, value: V) -> Read<V> {
     let (key, took) = (call.names.key.as_str(), call.start.elapsed());
     core.teller.tell(&match from {
         From::Hit => Event::Hit { key, took },
+        From::Memory => Event::Memory { key, took },
         From::Miss => Event::Miss { key, took },
         From::Joined => Event::Joined { key, took },
         From::Bypass => Event::Bypass { key, took },

@@ -19,6 +19,13 @@ pub enum Event<'a> {
         /// Since the call began.
         took: Duration,
     },
+    /// The memory of this process had the value.
+    Memory {
+        /// The key, with its namespace.
+        key: &'a str,
+        /// Since the call began.
+        took: Duration,
+    },
     /// The row is there, read under a lease.
     Miss {
         /// The key, with its namespace.
@@ -98,6 +105,7 @@ impl fmt::Display for Event<'_> {
         let ms = |took: &Duration| format!("{}ms", (took.as_secs_f64() * 1e3).round());
         match self {
             Event::Hit { key, took } => write!(f, "[CACHE] HIT   | {key} | {}", ms(took)),
+            Event::Memory { key, took } => write!(f, "[CACHE] MEMORY | {key} | {}", ms(took)),
             Event::Miss { key, took } => write!(f, "[CACHE] MISS  | {key} | {} (DB)", ms(took)),
             Event::Joined { key, took } => write!(f, "[CACHE] JOINED | {key} | {}", ms(took)),
             Event::Bypass { key, .. } => write!(f, "[CACHE] PASS  | {key} | cache away"),
@@ -141,10 +149,12 @@ pub struct Stats {
     pub errors: u64,
     /// Old copies that were answered because the source failed.
     pub graced: u64,
+    /// Values that the memory of this process had.
+    pub remembered: u64,
 }
 
 impl Stats {
-    /// hits / (hits + misses + bypassed), from 0 to 1. Joined reads are not in it.
+    /// hits / (hits + misses + bypassed), from 0 to 1. Joined reads, and those of the memory, are not in it.
     pub fn hit_rate(&self) -> f64 {
         let all = self.hits + self.misses + self.bypassed;
         if all == 0 { 0.0 } else { self.hits as f64 / all as f64 }
@@ -161,6 +171,7 @@ impl Stats {
             ("refused", self.refused),
             ("errors", self.errors),
             ("grace", self.graced),
+            ("memory", self.remembered),
         ];
         let line = |(name, count): (&str, u64)| {
             format!("# TYPE crieur_cache_{name}_total counter\ncrieur_cache_{name}_total {count}\n")
@@ -173,7 +184,7 @@ impl Stats {
 #[derive(Default)]
 pub struct Teller {
     listener: Option<Listener>,
-    counts: [AtomicU64; 8],
+    counts: [AtomicU64; 9],
 }
 
 impl Teller {
@@ -191,6 +202,7 @@ impl Teller {
             Event::Refused { .. } => Some(5),
             Event::Error { .. } => Some(6),
             Event::Grace { .. } => Some(7),
+            Event::Memory { .. } => Some(8),
             Event::Invalidate { .. } | Event::Unencodable { .. } | Event::Pause { .. } | Event::Resume => None,
         };
         if let Some(place) = place {
@@ -203,9 +215,9 @@ impl Teller {
     }
 
     pub fn stats(&self) -> Stats {
-        let [hits, misses, joined, bypassed, stored, refused, errors, graced] =
+        let [hits, misses, joined, bypassed, stored, refused, errors, graced, remembered] =
             self.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
-        Stats { hits, misses, joined, bypassed, stored, refused, errors, graced }
+        Stats { hits, misses, joined, bypassed, stored, refused, errors, graced, remembered }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::breaker::Breaker;
 use crate::event::{Event, Listener, Teller};
 use crate::flight::Flights;
 use crate::lease::{self, Command, Names, Protocol, Seen, Take, Taken};
+use crate::memory::{Memory, Tier};
 use crate::options::Ttl;
 use crate::silence::Silence;
 use crate::store::{Reply, Store, StoreError, StoreErrorKind, TIMEOUT};
@@ -23,6 +24,7 @@ pub struct Settings {
     pub lease_lasts: Duration,
     pub wait: Duration,
     pub silence: Option<Silence>,
+    pub memory: Option<Memory>,
     pub share: bool,
     pub wait_for_store: bool,
 }
@@ -38,6 +40,7 @@ impl Default for Settings {
             lease_lasts: Duration::from_secs(10),
             wait: Duration::from_secs(1),
             silence: None,
+            memory: None,
             share: true,
             wait_for_store: true,
         }
@@ -53,6 +56,8 @@ pub struct Core {
     pub flights: Flights,
     /// The latest fetch of a key without the cache.
     pub rows: Flights,
+    /// Values of this process.
+    pub memory: Option<Arc<Tier>>,
     breaker: Mutex<Breaker>,
     clock: AtomicU64,
 }
@@ -64,8 +69,10 @@ impl Core {
         (after, pause): (u32, Duration),
         listener: Option<Listener>,
     ) -> Core {
+        let memory = settings.memory.clone().filter(|_| store.is_some()).map(|memory| Arc::new(Tier::new(memory)));
         Core {
             store,
+            memory,
             settings,
             teller: Teller::new(listener),
             flights: Flights::default(),

@@ -25,6 +25,7 @@
 //! | `lease.rs` | the commands of the protocols, and what their answers mean |
 //! | `flight.rs` | which running read a call may join |
 //! | `breaker.rs` | when nothing is sent for a while |
+//! | `memory.rs` | which values this process may answer by itself |
 //! | `store.rs`, `server.rs` | the way to the server |
 //! | `locks/` | locks |
 
@@ -42,6 +43,7 @@ mod flight;
 mod inner;
 mod lease;
 mod locks;
+mod memory;
 mod options;
 mod probe;
 mod random;
@@ -54,6 +56,9 @@ pub use codec::{Codec, CodecError, Json, Raw};
 pub use event::{Event, Stats, console_log};
 pub use lease::{Protocol, Take};
 pub use locks::{Done, Lock, LockError, LockEvent, LockOptions, Locks, Lost};
+pub use memory::Memory;
+#[doc(hidden)] // For the simulation of crieur, which has a clock of its own.
+pub use memory::Tier;
 pub use options::{BuildError, Builder, Options, Ttl};
 pub use probe::{Probe, Step};
 pub use server::{Connection, Redis};

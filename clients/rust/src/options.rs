@@ -11,6 +11,7 @@ use crate::codec::Json;
 use crate::event::{Event, Listener};
 use crate::inner::{Core, Settings};
 use crate::lease::{Protocol, Take};
+use crate::memory::Memory;
 use crate::silence::Silence;
 use crate::store::Store;
 
@@ -131,6 +132,14 @@ impl<C> Builder<C> {
     #[must_use]
     pub fn silence(mut self, slot: &str, most: Duration) -> Self {
         self.settings.silence = Some(Silence::of(slot, most));
+        self
+    }
+
+    /// Keeps values in this process's memory, too, and serves them from there. Off unless said: the daemon must say what it
+    /// deletes (`publish` of its cache).
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.settings.memory = Some(memory);
         self
     }
 
