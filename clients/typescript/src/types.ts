@@ -22,8 +22,8 @@ export interface Codec {
   decode(text: string): unknown;
 }
 
-/** Where a value came from. */
-export type From = 'hit' | 'miss' | 'joined' | 'bypass' | 'grace';
+/** Where a value came from. `'memory'`: only with `crieur-cache/memory`. */
+export type From = 'hit' | 'miss' | 'joined' | 'bypass' | 'grace' | 'memory';
 
 /** What a cache reports. No event carries a value. */
 export type CacheEvent =
@@ -35,6 +35,12 @@ export type CacheEvent =
   | { type: 'error'; command: string; error: unknown }
   | { type: 'pause'; ms: number; error: unknown }
   | { type: 'resume' };
+
+/** Why a tier in memory forgot everything. */
+export type FlushReason = 'connection' | 'epoch' | 'number' | 'flush' | 'unreadable' | 'mark' | 'silence';
+
+/** What a tier in memory reports beside the events of the cache. */
+export type MemoryEvent = { type: 'memory'; key: string; ms: number } | { type: 'flush'; why: FlushReason };
 
 /** How a cache behaves. */
 export interface CacheOptions<T extends string = string> {

@@ -90,6 +90,70 @@ const mutants = [
     name: 'locks fail open', file: 'locks.ts', from: "return no('unavailable', messageOf(cause), { cause });", to: "return { success: true, data: await work(null as any), fence: 0 };",
     test: ['locks', 'no answer: closed'],
   },
+  {
+    name: 'route: no signature', file: 'next.ts', from: "if (await crypto.subtle.verify('HMAC', key, signature as Uint8Array<ArrayBuffer>, signed)) return true;", to: 'return true;',
+    test: ['next', 'each byte'],
+  },
+  {
+    name: 'route: any age', file: 'next.ts', from: 'Math.abs(now - at) <= TOLERANCE_SECONDS', to: 'at > 0',
+    test: ['next', 'six minutes'],
+  },
+  {
+    name: 'route: a message runs again', file: 'next.ts', from: 'if (done.has(name, now))', to: 'if (false)',
+    test: ['next', 'comes again'],
+  },
+  {
+    name: 'handler: a render across a delete', file: 'next-lua.ts', from: 'tonumber(at) > tonumber(ARGV[5])', to: 'false',
+    test: ['handler', 'began before the delete'],
+  },
+  {
+    name: 'handler: another clock', file: 'next-lua.ts', from: 'local fits = epoch == ARGV[4]', to: 'local fits = true',
+    test: ['handler', 'a clock that was lost'],
+  },
+  {
+    name: 'handler: the latest look', file: 'generations.ts', from: 'if (this.#readings[i]!.at <= moment)', to: 'if (moment)',
+    test: ['handler', 'a background render'],
+  },
+  {
+    name: 'handler: joined renders', file: 'generations.ts', from: 'const LEVELS = 4', to: 'const LEVELS = 1',
+    test: ['handler', 'joined an older render'],
+  },
+  {
+    name: 'handler: tags in percent', file: 'generations.ts', from: ".map(plainTag)", to: '',
+    test: ['handler', 'letters of the application'],
+  },
+  {
+    name: 'handler: the first look fails', file: 'next-handler.ts', from: 'if (this.#reading === undefined) this.#reading = null;', to: '',
+    test: ['handler', 'first look had no answer'],
+  },
+  {
+    name: 'memory: no numbers', file: 'feed.ts', from: 'n !== known.n + 1', to: 'false',
+    test: ['memory', 'forgotten: number'],
+  },
+  {
+    name: 'memory: no epochs', file: 'feed.ts', from: '!known || known.epoch !== epoch', to: '!known',
+    test: ['memory', 'forgotten: epoch'],
+  },
+  {
+    name: 'memory: no bound', file: 'feed.ts', from: 'now - speaker!.fresh <= boundMs', to: 'now >= 0',
+    test: ['memory', 'a daemon that is silent'],
+  },
+  {
+    name: 'memory: a message is new by itself', file: 'feed.ts', from: 'fresh: this.#pinged', to: 'fresh: Infinity',
+    test: ['memory', 'a daemon that is silent'],
+  },
+  {
+    name: 'memory: the mark is not compared', file: 'feed.ts', from: 'isGood = epoch === speaker.epoch && n <= speaker.n;', to: 'isGood = Boolean(epoch) || n > 0;',
+    test: ['memory', 'names what was not heard'],
+  },
+  {
+    name: 'memory: a delete voids no ticket', file: 'memory.ts', from: "for (const ticket of this.#tickets.get(key) ?? []) ticket.isVoid = true;", to: '',
+    test: ['memory', 'not overtaken|while it was fetched'],
+  },
+  {
+    name: 'memory: a flush voids no ticket', file: 'memory.ts', from: "for (const tickets of this.#tickets.values()) for (const ticket of tickets) ticket.isVoid = true;", to: '',
+    test: ['memory', 'a flush between'],
+  },
 ];
 
 const wanted = process.argv[2] ?? '';

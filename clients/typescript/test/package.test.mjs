@@ -29,25 +29,29 @@ test('the size is within its limits', () => {
 });
 
 test('the edge gets no ioredis and nothing of Node', async () => {
-  for (const condition of ['edge-light', 'workerd', 'browser']) {
+  const cases = ['edge-light', 'workerd', 'browser'].flatMap((condition) => ['env', 'next'].map((name) => [condition, name]));
+  for (const [condition, name] of cases) {
     const { outputFiles } = await build({
-      stdin: { contents: "export * from 'crieur-cache/env'", resolveDir: here },
+      stdin: { contents: `export * from 'crieur-cache/${name}'`, resolveDir: here },
       bundle: true, format: 'esm', write: false, conditions: [condition, 'import'], platform: 'neutral',
       external: ['@upstash/redis'],
     });
-    assert.doesNotMatch(outputFiles[0].text, /['"]ioredis['"]|['"]node:/, condition);
+    assert.doesNotMatch(outputFiles[0].text, /['"]ioredis['"]|['"]node:/, `${condition} ${name}`);
   }
 });
 
 test('the core, ./ioredis and ./env load without any client', () => {
   // A folder without node_modules above it: the files are loaded by their paths.
-  const script = `for (const name of ['index', 'ioredis', 'env', 'env-edge']) await import(${JSON.stringify(here)} + 'dist/' + name + '.js')
+  const script = `for (const name of ['index', 'ioredis', 'env', 'env-edge', 'next', 'next-handler', 'memory']) await import(${JSON.stringify(here)} + 'dist/' + name + '.js')
     .then((m) => console.log(name, Object.keys(m).sort().join()));`;
-  const blocked = `data:text/javascript,export async function resolve(s,c,n){if(/^(ioredis|@upstash)/.test(s))throw new Error('blocked '+s);return n(s,c)}`;
+  const blocked = `data:text/javascript,export async function resolve(s,c,n){if(/^(ioredis|@upstash|next)/.test(s))throw new Error('blocked '+s);return n(s,c)}`;
   const register = `data:text/javascript,import{register}from'node:module';register(${JSON.stringify(blocked)})`;
   const out = execFileSync(process.execPath, ['--import', register, '--input-type=module', '-e', script], { encoding: 'utf8' });
   assert.match(out, /index LockError,consoleLog,createCache,createLocks/);
   assert.match(out, /ioredis fromIoredis/);
+  assert.match(out, /next tagsRoute/);
+  assert.match(out, /next-handler createNextHandler/);
+  assert.match(out, /memory createMemoryCache/);
   for (const name of ['getOrSetCache', 'invalidateCacheBatch', 'withLock', 'acquireLock', 'releaseLock', 'cacheStats', 'testConnection'])
     assert.equal(out.split(name).length - 1, 2, name);
 });

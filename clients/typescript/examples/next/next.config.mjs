@@ -5,6 +5,8 @@ const cacheComponents = process.env.CACHE_COMPONENTS !== 'false';
 export default {
   cacheComponents,
   partialPrefetching: cacheComponents,
+  // Part of cacheComponents; lib/catalogue.ts has it without them, too.
+  experimental: { useCache: true },
   distDir: process.env.DIST_DIR ?? '.next',
 
   // These two are loaded by Node as they are: one connection for the whole process, whatever route asks, and

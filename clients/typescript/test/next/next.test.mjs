@@ -8,6 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import { startRest } from '../parts/rest.mjs';
 import { startServer } from '../parts/servers.mjs';
 import { timed, until } from '../parts/waiting.mjs';
+import { relay, SECRET } from '../parts/webhook.mjs';
 import { build, counter, crieur, database, endWorld, missing, project, start } from './world.mjs';
 
 const francs = (amount) => `${amount.toLocaleString('fr-FR').replace(/\s/g, ' ')} FCFA`;
@@ -26,15 +27,22 @@ before(async () => {
 });
 after(endWorld);
 
+/** The way of crieur's messages to the application, and what crieur is told of it. */
+async function site() {
+  const hook = await relay();
+  return { hook, sink: { CRIEUR__SINKS__SITE__URL: hook.url, CRIEUR__SINKS__SITE__SECRET: SECRET, CRIEUR__SINKS__SITE__ECHO: '700ms' } };
+}
+
 /** The caches, each with a daemon of its own, and how the application and the daemon are told of it. */
 const caches = {
   async ioredis() {
     let server = await startServer('valkey');
     const { port } = server;
     const env = { REDIS_URL: `redis://127.0.0.1:${port}` };
-    const daemon = await crieur('crieur_tcp', { DATABASE_URL: url, CRIEUR__CACHE__ECHO: '', ...env });
+    const { hook, sink } = await site();
+    const daemon = await crieur('crieur_tcp', { DATABASE_URL: url, CRIEUR__CACHE__ECHO: '', ...sink, ...env });
     return {
-      env, daemon,
+      env, daemon, hook,
       stop: () => server.stop(),
       async again() {
         server = await startServer('valkey', { port });
@@ -47,9 +55,10 @@ const caches = {
     const port = Number(new URL(rest.url).port);
     const env = { UPSTASH_REDIS_REST_URL: rest.url, UPSTASH_REDIS_REST_TOKEN: rest.token };
     const only = { CRIEUR__CACHES__UPSTASH__TRANSPORT: 'rest', CRIEUR__CACHES__UPSTASH__ECHO: '' };
-    const daemon = await crieur('crieur_rest', { DATABASE_URL: url, ...only, ...env });
+    const { hook, sink } = await site();
+    const daemon = await crieur('crieur_rest', { DATABASE_URL: url, ...only, ...sink, ...env });
     return {
-      env, daemon,
+      env, daemon, hook,
       async stop() {
         await rest.stop();
         await server.stop();
@@ -64,7 +73,11 @@ const caches = {
 const running = {};
 const cacheOf = (name) => (running[name] ??= caches[name]());
 after(async () => {
-  for (const cache of Object.values(running)) await (await cache).stop();
+  for (const cache of Object.values(running)) {
+    const { hook, stop } = await cache;
+    hook.close();
+    await stop();
+  }
 });
 
 /** The fields of the form that has this one, as a browser without scripts sends them, with `values` over them. */
@@ -115,9 +128,13 @@ function suite(mode, name) {
   before(async () => {
     cache = await cacheOf(name);
     await sql`TRUNCATE rental_payments, visit_bookings`;
-    app = await start(dir, mode, { DATABASE_URL: url, ...cache.env });
+    app = await start(dir, mode, { DATABASE_URL: url, CRIEUR_WEBHOOK_SECRET: SECRET, ...cache.env });
+    cache.hook.to = app.url;
   });
-  after(() => app?.stop());
+  after(() => {
+    cache.hook.to = undefined;
+    return app?.stop();
+  });
 
   /** Loads the page until its lines in the log say that this key was a hit. */
   const isHit = (path, key) =>
@@ -208,6 +225,80 @@ function suite(mode, name) {
     // Somebody cancels in another way than through this application.
     await isHit('/biens/1', 'available_slots:1');
     await shown(sql`DELETE FROM visit_bookings`, '/biens/1', (page) => page.includes(`value="${slot}"`));
+  });
+
+  /** What the catalogue says: React writes comments between texts. */
+  const catalogue = async () => (await app.page('/catalogue')).replaceAll('<!-- -->', '');
+  const isShown = (page, price) => page.includes(` : ${francs(price)}`) && page.includes(`Jusqu’à ${francs(price)}`);
+  const priceOf = async () => (await sql`SELECT price FROM properties WHERE id = 1`)[0].price;
+  /** Whether somebody waits for a table that is locked. */
+  const waits = async () => (await sql`SELECT count(*)::int AS n FROM pg_locks WHERE NOT granted`)[0].n > 0;
+
+  /** Whether the page comes without a table that is locked. */
+  function comes(page) {
+    let has = false;
+    page.finally(() => (has = true)).catch(() => {});
+    return until(async () => (has ? 'yes' : (await waits()) && 'no'), 'the page, or a read').then((word) => word === 'yes');
+  }
+
+  /** Runs the work while nobody can read these tables. */
+  async function locked(tables, work) {
+    const held = await sql.reserve();
+    try {
+      await held`BEGIN`;
+      await held.unsafe(`LOCK TABLE ${tables} IN ACCESS EXCLUSIVE MODE`);
+      return await work(async () => {
+        await held`COMMIT`;
+      });
+    } finally {
+      await held`COMMIT`;
+      held.release();
+    }
+  }
+  /** Next keeps the catalogue: it comes while the tables cannot be read. */
+  const isKept = () => until(() => locked('properties, visit_bookings', () => comes(catalogue())), 'Next keeps the catalogue');
+
+  test('a page that Next keeps shows the new price behind the message of crieur', async () => {
+    await sql`UPDATE properties SET price = 900000 WHERE id = 1`;
+    const took = [];
+    for (let i = 0; i < 5; i++) {
+      const price = (await priceOf()) + 1;
+      await until(async () => isShown(await catalogue(), price - 1), 'the price before');
+      await isKept();
+      took.push(await shown(sql`UPDATE properties SET price = ${price} WHERE id = 1`, '/catalogue', (page) => isShown(page.replaceAll('<!-- -->', ''), price)));
+    }
+    console.log(`COMMIT to page that Next keeps, by crieur's webhook, ${name}, cacheComponents: ${mode}: ${took.join(', ')} ms`);
+    assert.ok(cache.hook.statuses.every((status) => status === 200), `${cache.hook.statuses}`);
+  });
+
+  test('a page that was rendered across the change is right behind the echo', async () => {
+    const { hook } = cache;
+    // The echoes of older changes are over, so that the next message is that of the change.
+    let [count, since] = [hook.done, performance.now()];
+    await until(() => {
+      if (hook.done !== count) [count, since] = [hook.done, performance.now()];
+      return performance.now() - since > 2_000;
+    }, 'crieur has nothing to post');
+    const old = (await priceOf()) + 1;
+    const { slow, ms, isKeptOld } = await locked('visit_bookings', async (unlock) => {
+      await sql`UPDATE properties SET price = ${old} WHERE id = 1`;
+      let slow;
+      // The second function has read the price, and waits at that table.
+      await until(async () => !(await comes((slow = catalogue()))), 'the render has begun');
+      await until(() => hook.done > count, 'crieur has posted the first change');
+      const before = hook.done;
+      await sql`UPDATE properties SET price = ${old + 1} WHERE id = 1`;
+      await until(() => hook.done > before, 'crieur has posted the second');
+      await unlock();
+      await slow;
+      const isKeptOld = !isShown(await catalogue(), old + 1);
+      const { ms } = await timed(() => until(async () => isShown(await catalogue(), old + 1), 'the new price'));
+      return { slow, ms, isKeptOld };
+    });
+    assert.ok(!isShown(await slow, old + 1), 'this visitor came before the change');
+    console.log(`a render across the change: Next ${isKeptOld ? `kept it, and the echo corrected it after ${Math.round(ms)} ms` : 'did not keep it'}, ${name}, cacheComponents: ${mode}`);
+    await isKept();
+    assert.ok(isShown(await catalogue(), old + 1), 'and stays right');
   });
 
   test('without the cache the pages come from the database, nobody pays, and all of it comes back', async () => {

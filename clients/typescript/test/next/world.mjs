@@ -40,15 +40,15 @@ export function missing() {
 
 // --- The application --------------------------------------------------------------------------------------------------
 
-/** A copy of the example in which `crieur-cache` is what `npm pack` makes of these sources now. */
-export function project() {
+/** A copy of an application in which `crieur-cache` is what `npm pack` makes of these sources now. */
+export function project(from = example) {
   mkdirSync(target, { recursive: true });
   const dir = mkdtempSync(join(target, 'next-example-'));
   const remove = () => rmSync(dir, { recursive: true, force: true });
   ends.push(remove);
   atExit.add(remove);
-  for (const name of readdirSync(example))
-    if (!name.startsWith('.next') && name !== 'node_modules') cpSync(join(example, name), join(dir, name), { recursive: true });
+  for (const name of readdirSync(from))
+    if (!name.startsWith('.next') && name !== 'node_modules') cpSync(join(from, name), join(dir, name), { recursive: true });
   // Hard links where that is possible, because these are 370 MB.
   const modules = join(example, 'node_modules');
   if (spawnSync('cp', ['-al', modules, dir]).status !== 0) execFileSync('cp', ['-a', modules, dir]);
@@ -126,8 +126,8 @@ function postgresBin() {
   return newest && join(root, newest, 'bin');
 }
 
-/** A server with the tables of the example: `{ url, sql }`. The client is the example's. */
-export async function database(dir) {
+/** A server with the tables of an application: `{ url, sql }`. The client is that of `dir`. */
+export async function database(dir, schema = join(dir, 'schema.sql')) {
   const bin = postgresBin();
   const asPostgres = process.getuid() === 0 ? ['runuser', '-u', 'postgres', '--'] : [];
   const data = mkdtempSync(join(tmpdir(), 'crieur-next-'));
@@ -155,28 +155,34 @@ export async function database(dir) {
   const sql = postgres(url, { max: 5, onnotice: () => {} });
   ends.push(() => sql.end({ timeout: 1 }));
   await until(() => sql`SELECT 1`.then(() => true, () => false), 'PostgreSQL answers');
-  await sql.unsafe(readFileSync(join(dir, 'schema.sql'), 'utf8'));
+  await sql.unsafe(readFileSync(schema, 'utf8'));
   return { url, sql };
 }
 
-/** `crieur run` with the example's own configuration. */
-export async function crieur(slot, env) {
+/** What crieur says of its keys. */
+export const reference = (page) => execFileSync(join(target, 'debug/crieur'), ['reference', page], { encoding: 'utf8' });
+
+/** `crieur run` with the configuration of the example, or of another application. `isNew`: the cache is not known yet. */
+export async function crieur(slot, env, from = example, { isNew = true } = {}) {
   const program = join(target, 'debug/crieur');
-  const config = ['--config', join(example, 'crieur.toml')];
+  const config = ['--config', join(from, 'crieur.toml')];
   const all = { ...clean, ...env, CRIEUR__POSTGRES__SLOT: slot };
-  execFileSync(program, ['setup', ...config], { env: all, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  if (isNew) execFileSync(program, ['setup', ...config], { env: all, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
   const child = spawn(program, ['run', ...config], { env: all, stdio: ['ignore', 'ignore', 'pipe'] });
   const ended = once(child, 'exit');
-  const daemon = { said: '' };
+  const daemon = {
+    said: '',
+    async stop() {
+      child.kill();
+      await ended;
+    },
+  };
   atExit.add(() => child.kill('SIGKILL'));
   child.stderr.on('data', (text) => (daemon.said += text));
-  ends.push(async () => {
-    child.kill();
-    await ended;
-  });
+  ends.push(daemon.stop);
   await until(() => {
     if (child.exitCode !== null) throw new Error(`crieur run ended:\n${daemon.said}`);
-    return daemon.said.includes('replication started') && daemon.said.includes('sweep finished');
+    return daemon.said.includes('replication started') && (!isNew || daemon.said.includes('sweep finished'));
   }, 'crieur streams, and has swept a cache that it does not know');
   return daemon;
 }

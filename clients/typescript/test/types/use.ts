@@ -3,6 +3,9 @@
 import { Redis } from 'ioredis';
 import { createCache, createLocks, consoleLog, LockError, type Cache, type CacheEvent, type Lock, type LockResult, type Probe, type Read, type Stats, type Store } from 'crieur-cache';
 import { fromIoredis } from 'crieur-cache/ioredis';
+import { createMemoryCache, type MemoryCache, type MemoryStats } from 'crieur-cache/memory';
+import { tagsRoute } from 'crieur-cache/next';
+import { createNextHandler, type NextHandler } from 'crieur-cache/next-handler';
 import { getOrSetCache, releaseLock, acquireLock, withLock, cacheStats, testConnection, invalidateCacheBatch } from 'crieur-cache/env';
 
 const store: Store = fromIoredis(new Redis(6379, '127.0.0.1', { lazyConnect: true }), { timeout: 300 });
@@ -35,4 +38,8 @@ getOrSetCache('a', () => 1, { ttl: 'slots', namespace: 'x' });
 getOrSetCache('a', () => 1, { ttl: 'sloths' });
 function seen(event: CacheEvent) { if (event.type === 'set') return event.bytes; if (event.type === 'hit') return event.ms; return undefined; }
 const error = new LockError('busy', 'x'); const reason: 'busy' | 'unavailable' | 'lost' | 'failed' = error.reason;
-export { n, r, stats, probe, ok, work, acquireLock, withLock, cacheStats, testConnection, invalidateCacheBatch, seen, reason };
+const POST: (request: Request) => Promise<Response> = tagsRoute({ secret: process.env.SECRET, revalidateTag: (tag: string, profile: string | { expire?: number }) => { [tag, profile]; } });
+const handler: NextHandler = createNextHandler({ store: () => store, prefix: 'x', on: consoleLog });
+const inMemory: MemoryCache<'list'> = createMemoryCache({ store, ttls: { list: 300 }, on: consoleLog, memory: { subscriber: new Redis(), slot: 'crieur', boundMs: 5_000 } });
+const figures: MemoryStats = inMemory.memory();
+export { POST, handler, figures, n, r, stats, probe, ok, work, acquireLock, withLock, cacheStats, testConnection, invalidateCacheBatch, seen, reason };

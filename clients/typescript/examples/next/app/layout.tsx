@@ -10,7 +10,7 @@ export default function Layout({ children }: { children: React.ReactNode }) {
       <body>
         <header>
           <Link href="/">Dousell Immo</Link>
-          <nav><Link href="/baux/1">Mon loyer</Link></nav>
+          <nav><Link href="/catalogue">Catalogue</Link> <Link href="/baux/1">Mon loyer</Link></nav>
         </header>
         <main>{children}</main>
         <footer>Un exemple de crieur-cache : aucune page ne montre un ancien prix.</footer>

@@ -1,0 +1,1 @@
+CREATE TABLE lignes (name text PRIMARY KEY, version int NOT NULL);

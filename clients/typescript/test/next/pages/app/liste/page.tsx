@@ -1,0 +1,5 @@
+import { list } from '../../rows';
+
+export default async function Page() {
+  return <p>{await list()}</p>;
+}
