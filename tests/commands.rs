@@ -192,7 +192,7 @@ fn the_cost_of_a_recording_of_an_instant_is_told_without_a_month() {
     let (config, recording) = (path.display().to_string(), golden.join("pg17.rec").display().to_string());
     let (code, out, said) = crieur(&["explain", "--config", &config, "--cost", &recording], &[]);
     assert_eq!((code, said.as_str()), (0, ""));
-    for words in ["the recording is too short for a month: its changes span 0.", "without a budget: ", " commands; "] {
+    for words in ["the recording is too short for a month: its changes span 0.", "without a budget: ", " commands\n"] {
         assert!(out.contains(words), "{words}: {out}");
     }
     for words in ["a month like this", "free plan", "$"] {

@@ -152,6 +152,48 @@ fn every_script_on_a_page_is_a_file_of_its_own() {
     complain(complaints);
 }
 
+/// The pages of the npm package.
+fn pages_of_npm() -> Vec<(PathBuf, String)> {
+    let folder = root().join("clients/typescript");
+    let all = ["", "docs"].map(|name| std::fs::read_dir(folder.join(name)).expect("a folder of the repository"));
+    let paths = all.into_iter().flatten().map(|entry| entry.expect("readable").path());
+    let pages = paths.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).expect("a page is readable text");
+            (path.strip_prefix(root()).expect("below the root").to_owned(), text)
+        })
+        .collect()
+}
+
+/// What a page shows as configuration is read as crieur reads it, with what stands elsewhere: addresses and a rule where it
+/// has none, and secrets in the place of `…`.
+#[test]
+fn every_configuration_and_every_rule_on_a_page_can_be_read() {
+    let directory = tempfile::tempdir().expect("the temporary directory is writable");
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("it is ours");
+    let rule = "\n[[rules]]\ntable = \"t\"\nkeys = [\"k\"]\ntags = [\"k\"]\n";
+    write("rules.toml", rule);
+    let elsewhere =
+        [("DATABASE_URL", "postgres://a/d"), ("REDIS_URL", "redis://a"), ("CRIEUR__CACHES__DAKAR__URL", "redis://b")];
+    let elsewhere = elsewhere.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let (mut complaints, mut seen) = (Vec::new(), 0);
+    for (path, page) in pages().into_iter().chain(pages_of_npm()) {
+        for (_, block) in blocks(&page).into_iter().filter(|(info, _)| info.starts_with("toml")) {
+            let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+            let block = block.replace("whsec_…", secret).replace('…', "x").replace("<endpoint>", "a.upstash.io");
+            let has_rules = block.contains("[[rules]]") || block.contains("rules_file");
+            write("crieur.toml", &format!("{block}{}", if has_rules { "" } else { rule }));
+            let read =
+                crieur::config::Config::load(&directory.path().join("crieur.toml"), elsewhere.clone().into_iter());
+            complaints.extend(read.err().map(|mistakes| format!("{}:\n{block}{mistakes}", path.display())));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 60, "only {seen} blocks");
+    complain(complaints);
+}
+
 #[test]
 fn the_rights_are_those_of_the_rules_that_are_shipped() {
     let rules = rules_of_file(&root().join("systemd/dousell.rules.toml"));
@@ -214,15 +256,12 @@ fn each_alert_leads_to_a_heading_of_the_runbook_in_both_languages() {
     complain(complaints);
 }
 
-/// A series that no test moves may stand still for ever, and nobody notices.
+/// A series that no test moves may stand still for ever, and nobody notices. What a test asserts of it no text tells; that
+/// none of those that run a daemon speaks of it, a text does.
 #[test]
-fn every_metric_is_named_by_a_test_of_a_daemon_or_of_the_page() {
+fn every_metric_is_named_by_a_test_of_a_daemon() {
     let page = std::fs::read_to_string(root().join("docs/operate/metrics.md")).expect("it is there");
-    let of_page = ["mod.rs", "text.rs"].map(|name| {
-        let text = std::fs::read_to_string(root().join("src/metrics").join(name)).expect("it is there");
-        text.split("#[cfg(test)]").nth(1).expect("the page has tests").to_owned()
-    });
-    let tests = sources(&root().join("tests/live")) + &of_page.concat();
+    let tests = sources(&root().join("tests/live"));
     let made = page.split("<!-- made by: crieur reference metrics -->").nth(1).expect("a part is made");
     let names: Vec<&str> = made.lines().filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next()).collect();
     assert!(names.len() >= 50, "only {} metrics", names.len());
@@ -230,10 +269,16 @@ fn every_metric_is_named_by_a_test_of_a_daemon_or_of_the_page() {
         let short = name.strip_prefix("crieur_").unwrap_or(name);
         // Tests of the caches' own numbers name them behind a common prefix.
         let shorter = short.strip_prefix("cache_").unwrap_or(short);
-        let quoted = [format!("\"{short}"), format!("\"{shorter}\""), format!("crieur_{short}")];
-        quoted.iter().any(|text| tests.contains(text.as_str()))
+        let ends = |rest: &str| {
+            let part = ["_bucket", "_count", "_sum"].iter().find_map(|part| rest.strip_prefix(part));
+            !part.unwrap_or(rest).starts_with(|next: char| next.is_alphanumeric() || next == '_')
+        };
+        let whole = |text: String| tests.match_indices(&text).any(|(at, _)| ends(&tests[at + text.len()..]));
+        whole(format!("\"{short}")) || whole(format!("crieur_{short}")) || tests.contains(&format!("\"{shorter}\""))
     };
-    let lost = names.into_iter().filter(|name| !is_named(name));
+    // A daemon shows it for the moment in which a backlog is read; that it is shown is a test of src/metrics.
+    let passes = |name: &&str| *name == "crieur_lateness_seconds";
+    let lost = names.into_iter().filter(|name| !is_named(name) && !passes(name));
     complain(lost.map(|name| format!("no test names {name}")).collect());
 }
 

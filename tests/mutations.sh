@@ -122,7 +122,12 @@ try proof-moved   target/proof.rs     '(Slot::MovedOn, _, _, Some(gap)) => Meani
 try proof-behind  target/proof.rs     'Some(gap)) if !is_behind =>' 'Some(gap)) if is_behind =>' target::proof
 try proof-same    target/proof.rs     '(_, Fit::Ours, Continuity::Same, _) => Meaning::Holds' '(_, Fit::Ours, Continuity::Same | Continuity::Another, _) => Meaning::Holds' target::proof
 try proof-unmoved target/proof.rs     '(_, Fit::Unmoved, Continuity::Same | Continuity::Unknown, _)' '(_, Fit::Unmoved, _, _)' target::proof
+try mark-elder    mark.rs             '&& mark.timeline < start.timeline' '' mark
+try verify-bill   cache/health.rs     'payer.bill(commands);' '' cache::health
+try verify-lease  verify/compare.rs   'cached.starts_with(b"L") &&' '' verify::compare
+try verify-budget budget.rs           'let verifier = f64::from(self.verifier) / 60.0;' 'let verifier = 0.0;' budget
 try proof-tables  target/proof.rs     'gap == Some(Gap::OtherTables) && !is_ours' 'false' target::proof
+try mark-era      target/confirm.rs   'find_map(|ack| stream.place(ack))' 'find_map(|ack| Some(stream.lsn(ack?)))' target::confirm
 # What only the whole loop shows: its simulation, with one cache and with several, and when a table is left out.
 loop="simulation::no_schedule" whole="--test main"
 try loop-answered target/marking.rs   'self.answered = self.answered.max(ack);' '_ = ack;' "$loop" "$whole"
@@ -130,6 +135,11 @@ try loop-withdraw target/marking.rs   'self.answered.take()' 'self.answered' "$l
 try loop-reading  target/confirm.rs   'return Ok(()); // Whether something' '// Whether something' "$loop" "$whole"
 try loop-beat     target/confirm.rs   'Held::Trusted(_) => !self.ledger.is_barred(),' 'Held::Trusted(_) => true,' "$loop" "$whole"
 try loop-behind   target/gap.rs       'altered || start.slot == SlotOrigin::Created || is_behind(start)' 'altered' "$loop" "$whole"
+try loop-lineage  target/gap.rs       'if self.cache.lineage() != self.look.lineage() && !self.look.is_reading() {' 'if false {' "$loop" "$whole"
+try loop-put-off  target/gap.rs       'Some(lacking) => self.replay(lacking),' 'Some(_) => {}' simulation::nameless "$whole"
+try loop-carried  target/gap.rs       'let ticket = self.ledger.open_barrier(self.marking.withdraw());
+        let delivery' 'let ticket = self.ledger.open_or_join(None);
+        let delivery' "$loop" "$whole"
 try loop-others   run/mod.rs          'target.take_in((*load).clone(), upto, born)' '_ = target' "$loop" "$whole"
 try loop-sweep    run/mod.rs          'target.take_untold((*untold).clone())' '_ = target' simulation::untold "$whole"
 # The readers' crate and the scripts, on real servers.

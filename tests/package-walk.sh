@@ -33,7 +33,7 @@ journal() { journalctl --no-pager -o short-unix "_SYSTEMD_UNIT=crieur.service" "
 
 # 1. Installed: not started, not enabled, and it says what to do.
 dpkg -i /walk/first.deb >/walk/dpkg 2>&1 || { cat /walk/dpkg; fail "dpkg -i"; }
-for words in "installed and not started" "systemctl enable --now crieur" "operate/install.md"; do
+for words in "installed and not started" "systemctl enable --now crieur" "operate/install.md" "crieur init"; do
     grep -q "$words" /walk/dpkg || { cat /walk/dpkg; fail "the installation does not say: $words"; }
 done
 is "the state" "$(systemctl is-active crieur || true)" inactive

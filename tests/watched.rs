@@ -20,6 +20,7 @@ use crieur::run::{Pipeline, Reload, Settings};
 use crieur::source::Source;
 use crieur::start::{SlotOrigin, Start};
 use crieur::target::{HOLDS_FOR_EVER, Policy, Replicas};
+use crieur::warm::Warming;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
@@ -173,6 +174,7 @@ fn settings() -> Settings {
         batch_keys_max: 100,
         memory_bytes_max: 1 << 20,
         stop_timeout: Duration::from_secs(1),
+        warming: Warming::default(),
     }
 }
 
@@ -188,6 +190,7 @@ fn caches<C>(caches: impl IntoIterator<Item = C>) -> Vec<(C, Policy)> {
         budget: None,
         required: true,
         hold_wal_bytes_max: HOLDS_FOR_EVER,
+        sink: None,
     };
     caches.into_iter().map(|cache| (cache, policy.clone())).collect()
 }

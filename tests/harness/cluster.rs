@@ -80,8 +80,7 @@ impl Cluster {
     fn launch(&mut self) -> usize {
         let own =
             ["cluster-enabled yes", "cluster-config-file nodes.conf", "appendonly no", "repl-diskless-sync-delay 0"];
-        let debug = matches!(self.server, Server::System | Server::Valkey9).then_some("enable-debug-command yes");
-        let mut conf: Vec<&str> = own.into_iter().chain(debug).collect();
+        let mut conf: Vec<&str> = own.into_iter().chain(self.server.with_debug()).collect();
         if !self.conf.iter().any(|line| line.starts_with("cluster-node-timeout")) {
             conf.push("cluster-node-timeout 1000");
         }
@@ -107,7 +106,7 @@ impl Cluster {
     }
 
     /// Where a node is for other nodes, and for clients that speak as nodes do.
-    fn port(&self, index: usize) -> u16 {
+    pub fn port(&self, index: usize) -> u16 {
         self.ports[index]
     }
 

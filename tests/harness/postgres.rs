@@ -172,6 +172,11 @@ impl Postgres {
         Postgres { process, bin: self.bin.clone(), env: self.env.clone(), port, dir }
     }
 
+    /// Other settings, from the next start on; those of a reload at once.
+    pub fn configure(&self, conf: &str) {
+        append(&self.dir.path().join("data").join("postgresql.conf"), &format!("{conf}\n"));
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }

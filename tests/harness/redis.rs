@@ -18,6 +18,9 @@ pub enum Server {
     /// Published for x86_64 only.
     #[cfg(target_arch = "x86_64")]
     Redis6,
+    /// The same.
+    #[cfg(target_arch = "x86_64")]
+    Redis8,
     Valkey9,
 }
 
@@ -26,8 +29,19 @@ impl Server {
         Server::System,
         #[cfg(target_arch = "x86_64")]
         Server::Redis6,
+        #[cfg(target_arch = "x86_64")]
+        Server::Redis8,
         Server::Valkey9,
     ];
+
+    /// The line that a test needs to say DEBUG; an old server does not know it.
+    pub fn with_debug(self) -> Option<&'static str> {
+        #[cfg(target_arch = "x86_64")]
+        if self == Server::Redis6 {
+            return None;
+        }
+        Some("enable-debug-command yes")
+    }
 
     fn binary(self) -> PathBuf {
         let servers = process::target_dir().join("servers");
@@ -35,6 +49,8 @@ impl Server {
             Server::System => in_path("redis-server").or_else(|| in_path("valkey-server")),
             #[cfg(target_arch = "x86_64")]
             Server::Redis6 => Some(servers.join("redis-6/redis-server")),
+            #[cfg(target_arch = "x86_64")]
+            Server::Redis8 => Some(servers.join("redis-8/redis-server")),
             Server::Valkey9 => Some(servers.join("valkey-9/valkey-server")),
         };
         found.filter(|path| path.exists()).unwrap_or_else(|| panic!("{self:?} is not there: run tests/setup.sh"))

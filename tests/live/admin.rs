@@ -32,7 +32,7 @@ pub fn get(address: SocketAddr, path: &str) -> String {
     talk(address, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
 }
 
-fn metric(address: SocketAddr, name: &str) -> f64 {
+pub fn metric(address: SocketAddr, name: &str) -> f64 {
     let page = get(address, "/metrics");
     let of_cache = format!("crieur_{name}{{cache=\"main\"}} ");
     let line = page.lines().find_map(|line| {
@@ -86,6 +86,8 @@ async fn the_pages_follow_the_daemon() {
     ready(address, "200 OK").await;
     assert_eq!((metric(address, "cache_outages_total"), metric(address, "cache_up")), (1.0, 1.0));
     scene.confirmed(&daemon).await;
+    let said = ["id=cache.failing", "id=mark.failing", "INFO the cache main works again id=cache.works_again"];
+    assert_eq!(said.map(|line| daemon.log().matches(line).count()), [1, 0, 1], "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
 

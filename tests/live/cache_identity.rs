@@ -8,6 +8,7 @@ use super::daemon::{self, Daemon};
 use super::harness::proxy::Proxy;
 use super::harness::redis::{Redis, Server};
 use super::harness::wait::{PATIENCE, eventually, settled};
+use super::metrics::becomes;
 use super::scene::{KEYS, Scene, config, set, swept};
 
 const MARK: &str = "crieur:mark:crieur";
@@ -169,6 +170,9 @@ async fn repairs_that_each_bring_the_next_one_slow_down_and_are_said() {
     daemon.wait_for_logs(SWEPT, early + 2);
     assert!(count(&daemon, "id=repair.slowed") <= 2, "said once a minute: {}", daemon.log());
     admin::ready(page, "the cache is another one again and again").await;
+    for series in ["crieur_repairs_delayed_total{cache=\"main\"}", "crieur_cache_turns_total{cache=\"main\"}"] {
+        becomes(page, series, |times| times >= 1.0).await;
+    }
     // The address is mended.
     proxy.take_turns(&[]);
     admin::ready(page, "200 OK").await;

@@ -7,7 +7,9 @@ use tokio_postgres::Client;
 use super::daemon::{self, Daemon, STARTED};
 use super::harness::cluster::{Cluster, PRIMARIES};
 use super::harness::postgres::{self, Postgres};
+use super::harness::python::RedisPy;
 use super::harness::redis::Server;
+use super::harness::sink::Sink;
 use super::harness::wait::{PATIENCE, eventually, settled};
 
 const RULES: &str = r#"
@@ -142,7 +144,7 @@ pub const FIRST: &[usize] = &[0, 1, 2];
 
 #[tokio::test]
 async fn keys_of_every_shard_go_and_each_shard_has_its_mark() {
-    for server in [Server::System, Server::Valkey9] {
+    for server in Server::ALL.iter().copied() {
         let scene = ClusterScene::start(server, &[]).await;
         let mut daemon = scene.daemon().await;
         let ids: Vec<u32> = (0..PRIMARIES).flat_map(|index| scene.items_at(index, 100)).collect();
@@ -181,6 +183,22 @@ async fn keys_of_every_shard_go_and_each_shard_has_its_mark() {
         assert!(scene.cluster.holds(&format!("item:{}", ids[5]), FIRST), "{}", daemon.log());
         assert_eq!(daemon.stop(), Some(0));
     }
+}
+
+/// The map of redis-py is older than the move of a slot: it follows the redirect, as crieur does.
+#[tokio::test]
+async fn keys_that_redis_py_stored_are_gone_for_redis_py() {
+    const COUNT: u32 = 300;
+    let scene = ClusterScene::start(Server::Valkey9, &[]).await;
+    let mut daemon = scene.daemon().await;
+    let ids: Vec<u32> = (1..=COUNT).collect();
+    let python = RedisPy::start(scene.cluster.port(0), "item:", COUNT);
+    assert!(FIRST.iter().all(|index| scene.items_at(*index, 1)[0] <= COUNT), "each shard has some");
+    scene.cluster.migrate(scene.cluster.slot(&format!("item:{}", scene.items_at(0, 1)[0])), 0, 1);
+    scene.update(&ids).await;
+    let (is_gone, said) = python.ends();
+    assert!(is_gone, "{said}\n{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 /// A slot's way is opened and never ended.
@@ -285,5 +303,36 @@ async fn status_waits_for_every_shard() {
     let (code, said) = status(&scene, &["--wait", "now"]);
     assert_eq!(code, Some(0), "{said} {}", daemon.log());
     assert!(!there.iter().any(|id| scene.cluster.holds(&format!("item:{id}"), FIRST)), "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A page of a change is purged behind the shard that has its key, and behind every other one.
+#[tokio::test]
+async fn a_sink_waits_for_every_shard() {
+    let (scene, site) = (ClusterScene::start(Server::System, &["cluster-node-timeout 60000"]).await, Sink::webhook());
+    let keys = "keys = [\"item:{id}\"]";
+    let tags = format!("{keys}\ntags = [\"item:{{id}}\"]\ntags_all = \"items\"");
+    let config = format!("{}\n{}", site.section("echo = []"), scene.config().replace(keys, &tags));
+    let mut daemon = Daemon::start(&config, &[]);
+    daemon.allow_failing_cache();
+    daemon.wait_for_log(STARTED);
+    scene.confirmed(&daemon).await;
+    let ids = [scene.items_at(0, 1), scene.items_at(1, 1)].concat();
+    scene.fill(&ids);
+    scene.cluster.nodes[1].freeze();
+    scene.update(&ids).await;
+    scene.gone(&daemon, &ids[..1], &[0, 2]).await;
+    daemon.wait_for_log("id=cache.failing");
+    let purged = || site.purged().into_iter().filter(|tag| tag.starts_with("item:")).collect::<BTreeSet<_>>();
+    assert_eq!(purged(), BTreeSet::new(), "a page is made from a stale key: {}", daemon.log());
+    scene.cluster.nodes[1].thaw();
+    let all: BTreeSet<String> = ids.iter().map(|id| format!("item:{id}")).collect();
+    settled("both tags are purged", PATIENCE, async || match purged() == all {
+        true => Ok(()),
+        false => Err((site.log(), daemon.log())),
+    })
+    .await;
+    scene.gone(&daemon, &ids, FIRST).await;
+    scene.confirmed(&daemon).await;
     assert_eq!(daemon.stop(), Some(0));
 }

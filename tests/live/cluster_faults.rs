@@ -279,6 +279,8 @@ async fn an_address_of_the_other_kind_is_refused_with_the_right_one() {
     assert!(told.contains("redis+cluster://"), "{told}");
     let told = check(&format!("redis+cluster://127.0.0.1:{}", single.port()));
     assert!(told.contains("is no node of a cluster") && told.contains("redis://"), "{told}");
+    let named = format!("the cache at 127.0.0.1:{} (cache.url in ", single.port());
+    assert!(told.lines().any(|line| line.contains(&named) && line.contains("is no node of a cluster")), "{told}");
     let told = check(&scene.cluster.url());
     assert!(!told.contains("WRONG  cache"), "{told}");
 }

@@ -5,7 +5,7 @@ use super::cluster::{ClusterScene, FIRST};
 use super::daemon::{self, Daemon, STARTED};
 use super::harness::cluster::{Cluster, PRIMARIES};
 use super::harness::proxy::Proxy;
-use super::harness::redis::Server;
+use super::harness::redis::{Redis, Server};
 use super::harness::tls::Authority;
 use super::harness::wait::{PATIENCE, eventually, settled};
 
@@ -109,6 +109,31 @@ async fn nodes_behind_nat_are_reached_where_the_map_says() {
         assert!(proxies[..=REPLICA].iter().all(|proxy| proxy.accepted() > 0));
         assert_eq!(daemon.stop(), Some(0));
     }
+}
+
+/// Nodes announce an address of their own, as containers do; each is behind a proxy. What they announce is reached here by
+/// the nodes alone, because the map says otherwise to crieur.
+#[tokio::test]
+async fn nodes_that_announce_another_address_are_reached_where_the_map_says() {
+    let conf = ["bind 127.0.0.1 127.9.0.1", "cluster-announce-ip 127.9.0.1"];
+    let mut scene = ClusterScene::start(Server::System, &conf).await;
+    let proxies: Vec<Proxy> = scene.cluster.nodes.iter().map(|node| Proxy::start(node.port())).collect();
+    let seeds: Vec<String> = proxies[..PRIMARIES].iter().map(|proxy| format!("127.0.0.1:{}", proxy.port())).collect();
+    let pair =
+        |(node, proxy): (&Redis, &Proxy)| format!("\"127.9.0.1:{}\" = \"127.0.0.1:{}\"", node.port(), proxy.port());
+    let pairs: Vec<String> = scene.cluster.nodes.iter().zip(&proxies).map(pair).collect();
+    let map = format!("echo = []\nnodes = {{ {} }}", pairs.join(", "));
+    let config = scene.config_at(&format!("redis+cluster://{}", seeds.join(","))).replace("echo = []", &map);
+    let (is_well, told) = check(&config);
+    assert!(is_well, "{told}");
+    let mut daemon = started(&scene, &config).await;
+    nodes_are_reached(&mut scene, &daemon).await;
+    assert!(proxies[..=REPLICA].iter().all(|proxy| proxy.accepted() > 0));
+    for node in &scene.cluster.nodes[1..] {
+        let clients: String = node.ask(&["CLIENT", "LIST", "TYPE", "normal"]);
+        assert!(!clients.contains("laddr=127.9.0.1"), "{clients}");
+    }
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 /// The replica has what these keys are, and hears no more.

@@ -6,17 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::daemon::Daemon;
+use super::figures::cpu_seconds;
 use super::harness::wait::{PATIENCE, eventually};
 use super::scene::{Mode, Scene};
-
-const TICKS_PER_SECOND: f64 = 100.0;
-
-/// Seconds of CPU that a process has used (proc(5), `utime` and `stime`).
-fn cpu(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("a name in parentheses").split_whitespace().collect();
-    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / TICKS_PER_SECOND
-}
 
 /// From COMMIT's return to the key's end, `tries` times, ascending.
 async fn latencies(scene: &Scene, tries: usize) -> Vec<Duration> {
@@ -67,11 +59,11 @@ async fn the_cost_of_an_idle_outbox_and_the_time_from_commit_to_delete() {
         scene.run(&format!("SELECT crieur.notify({notify})")).await;
         let mut daemon: Daemon = scene.daemon().await;
         tokio::time::sleep(Duration::from_secs(8)).await;
-        let (before, began) = (cpu(daemon.pid()), Instant::now());
+        let (before, began) = (cpu_seconds(daemon.pid()), Instant::now());
         let server = "SELECT sum(xact_commit)::text FROM pg_stat_database WHERE datname = 'postgres'";
         let commits: f64 = scene.ask(server).await.parse().expect("a number");
         tokio::time::sleep(Duration::from_secs(20)).await;
-        let share = (cpu(daemon.pid()) - before) / began.elapsed().as_secs_f64() * 100.0;
+        let share = (cpu_seconds(daemon.pid()) - before) / began.elapsed().as_secs_f64() * 100.0;
         let commits = scene.ask(server).await.parse::<f64>().expect("a number") - commits;
         println!("notify={notify}: idle {share:.2} % of a core, {:.1} transactions a second", commits / 20.0);
         let (stop, url) = (Arc::new(AtomicBool::new(false)), scene.postgres.url());

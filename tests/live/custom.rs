@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use super::admin;
 use super::daemon::Daemon;
 use super::harness::postgres::{self, Version};
 use super::harness::wait::{PATIENCE, settled};
+use super::metrics::becomes;
 use super::outbox_sql::INSTALL;
 use super::scene::{Mode, Scene, set};
 
 const NAMED: &[&str] = &["s:a:1", "s:a:2", "s:b*", "s:bc", "s:é", "t:1", "lock:s"];
 
-const REFUSED: &str = "named keys that cache.invalidate does not allow";
+const REFUSED: &str = "named keys that no cache's invalidate allows";
 
 fn allowing(scene: &Scene, patterns: &str) -> String {
     scene.config().replacen("echo = []", &format!("echo = []\ninvalidate = {patterns}"), 1)
@@ -41,7 +43,9 @@ async fn what_a_transaction_names_goes_when_it_commits_and_stays_when_it_rolls_b
 }
 
 async fn rolled_back_or_not(scene: Scene) {
-    let mut daemon = scene.daemon_with(&allowing(&scene, "[\"s:*\", \"lock:*\"]")).await;
+    let page = admin::address();
+    let config = format!("[admin]\nlisten = \"{page}\"\n{}", allowing(&scene, "[\"s:*\", \"lock:*\"]"));
+    let mut daemon = scene.daemon_with(&config).await;
     let none = set(&[]);
     let cases: &[(String, BTreeSet<String>)] = &[
         ("SELECT crieur.invalidate('s:a:*')".into(), set(&["s:a:1", "s:a:2"])),
@@ -72,16 +76,20 @@ async fn rolled_back_or_not(scene: Scene) {
     for (sql, expected) in cases {
         assert_eq!(gone(&scene, &daemon, sql).await, *expected, "{sql}\n{}", daemon.log());
     }
+    becomes(page, "crieur_families_collapsed_total", |families| families >= 1.0).await;
     assert_eq!(daemon.stop(), Some(0));
 }
 
 #[tokio::test]
 async fn what_the_configuration_does_not_allow_stays_and_is_not_shown() {
     let scene = Scene::start().await;
-    let mut daemon = scene.daemon().await;
+    let page = admin::address();
+    let mut daemon = scene.daemon_with(&format!("[admin]\nlisten = \"{page}\"\n{}", scene.config())).await;
     daemon.allow(REFUSED);
+    admin::shows(page, "crieur_keys_not_allowed_total 0").await;
     assert_eq!(gone(&scene, &daemon, "SELECT crieur.invalidate_exact('s:a:1', 't:1')").await, set(&[]));
     daemon.wait_for_log(REFUSED);
+    admin::shows(page, "crieur_keys_not_allowed_total 2").await;
     assert!(daemon.log().contains("count=2") && !daemon.log().contains("s:a:1"), "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 

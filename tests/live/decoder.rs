@@ -96,6 +96,7 @@ async fn refused(server: &Postgres) -> Error {
     let mut source = Replication::new(replication::SlotOptions {
         dsn: Dsn::parse(&server.url()).expect("a URL"),
         slot: "two_phase".to_owned(),
+        standby: false,
         publication: "crieur".to_owned(),
         connect_timeout: PATIENCE,
         liveness_timeout: PATIENCE,

@@ -94,3 +94,59 @@ async fn a_stream_that_is_left_on_the_old_primary_follows_the_ordinary_sessions(
     assert_eq!(gone, set(&["available_slots:1"]), "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// The standby lacks what the old primary wrote last. From the promotion on the mark speaks of the new one's positions,
+/// which are smaller: a mark with one of the old would cover changes that are yet to come.
+#[tokio::test]
+async fn the_mark_on_a_new_primary_that_is_behind_says_no_position_of_the_old_one() {
+    let mut scene = Scene::start().await;
+    scene.run("SELECT pg_create_physical_replication_slot('standby')").await;
+    let standby = scene.postgres.standby(&[]);
+    scene.sql = scene.postgres.client().await;
+    let (first, second) = (scene.postgres.port(), standby.port());
+    let hosts = format!("postgres://postgres@127.0.0.1:{second},127.0.0.1:{first}/postgres");
+    let mut daemon = scene.daemon_with(&config(&hosts, &scene.cache.url())).await;
+    ["id=stream.interrupted", "failed to", "id=slot.anew"].into_iter().for_each(|text| daemon.allow(text));
+    scene.confirmed(&daemon).await;
+    let there = standby.client().await;
+    for statement in ["ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"] {
+        there.batch_execute(statement).await.expect("the standby can");
+    }
+    settled("the standby receives nothing more", PATIENCE, async || {
+        let row = there.query_one("SELECT count(*) FROM pg_stat_wal_receiver", &[]).await.expect("it answers");
+        if row.get::<_, i64>(0) == 0 { Ok(()) } else { Err(standby.log()) }
+    })
+    .await;
+    scene.run("SELECT pg_logical_emit_message(true, 'other', repeat('x', 1000000)) FROM generate_series(1, 40)").await;
+    scene.change(&daemon, "INSERT INTO visit_bookings VALUES (1, 1)").await;
+    let said = |name: &str| -> crieur::lsn::Lsn {
+        let mark: String = scene.cache.ask(&["GET", "crieur:mark:crieur"]);
+        let mark: serde_json::Value = serde_json::from_str(&mark).expect("a mark");
+        mark[name].as_str().and_then(|lsn| lsn.parse().ok()).expect("a position")
+    };
+    let before = said("lsn");
+    scene.postgres.stop(Shutdown::Immediate);
+    there.batch_execute("SELECT pg_promote()").await.expect("it is a standby");
+    daemon.wait_for_logs(STARTED, 2);
+    daemon.wait_for_logs("id=sweep.ended", 2);
+    let position = async || -> crieur::lsn::Lsn {
+        let row = there.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.expect("it answers");
+        row.get::<_, String>(0).parse().expect("a position")
+    };
+    // The first marks of the new connection, and some that follow.
+    for id in 2..6 {
+        there.batch_execute(&format!("INSERT INTO visit_bookings VALUES ({id}, 1)")).await.expect("valid SQL");
+        let key = || scene.cache.ask::<bool>(&["EXISTS", "available_slots:1"]);
+        scene.cache.ask::<()>(&["SET", "available_slots:1", "old"]);
+        there.batch_execute("UPDATE visit_bookings SET property_id = property_id").await.expect("valid SQL");
+        settled("it is deleted", PATIENCE, async || if key() { Err(daemon.log()) } else { Ok(()) }).await;
+        for name in ["lsn", "deleted"] {
+            let (said, there) = (said(name), position().await);
+            assert!(
+                said <= there && there < before,
+                "{name} {said}, the server is at {there}, the old one was at {before}"
+            );
+        }
+    }
+    assert_eq!(daemon.stop(), Some(0));
+}

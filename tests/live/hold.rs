@@ -1,6 +1,7 @@
 //! A cache that is away holds WAL back only so long: then the position goes on without it, and its own mark says what it
 //! lacks when it returns.
 
+use super::admin;
 use super::daemon::Daemon;
 use super::harness::postgres;
 use super::harness::redis::{Data, Redis, Server};
@@ -66,10 +67,16 @@ async fn until_released(scene: &Scene, daemon: &Daemon) {
 async fn the_position_goes_on_without_a_stopped_cache_which_lacks_nothing_when_it_returns() {
     let scene = Scene::start().await;
     let other = Redis::start(&Server::System, &[]);
-    let mut daemon = started(&scene, &other, &both(&scene, &other)).await;
+    let page = admin::address();
+    let config = format!("[admin]\nlisten = \"{page}\"\n{}", both(&scene, &other));
+    let mut daemon = started(&scene, &other, &config).await;
     let sweeps = count(&daemon, SWEPT);
+    let released = |cache: &str, is: u8| format!("crieur_cache_released{{cache=\"{cache}\"}} {is}");
+    admin::shows(page, &released("vercel", 0)).await;
     other.freeze();
     until_released(&scene, &daemon).await;
+    admin::shows(page, &released("vercel", 1)).await;
+    admin::shows(page, &released("dakar", 0)).await;
     for _ in 0..3 {
         scene.run(CHANGE).await;
         scene.run(WAL).await;
@@ -77,6 +84,7 @@ async fn the_position_goes_on_without_a_stopped_cache_which_lacks_nothing_when_i
     }
     other.thaw();
     daemon.wait_for_log(AGAIN);
+    admin::shows(page, &released("vercel", 0)).await;
     eventually("its key goes", PATIENCE, async || !other.ask::<bool>(&["EXISTS", "available_slots:1"])).await;
     // What it lacked was in memory: nothing else goes.
     assert_eq!((left(&other), left(&scene.cache)), (KEYS.len() - 1, KEYS.len() - 1), "{}", daemon.log());

@@ -90,6 +90,31 @@ async fn rules_come_from_tables_keys_and_cached_names_and_a_daemon_works_with_th
     assert!(!read(folder.path(), "crieur.rules.toml").contains("public.properties"), "{text}");
 }
 
+/// The package brings `crieur.env` without an address: it is not mistaken for one that somebody wrote.
+#[tokio::test]
+async fn addresses_go_into_a_file_that_sets_none_and_not_over_one_that_does() {
+    let scene = Scene::start().await;
+    let (database, cache) = (scene.postgres.url(), scene.cache.url());
+    let env = [("DATABASE_URL", database.as_str()), ("REDIS_URL", cache.as_str())];
+    let example = "# The package's own.\n# DATABASE_URL='postgres://crieur:secret@127.0.0.1:5432/app'\n";
+    for (found, stays) in [(example, false), ("# Mine.\nDATABASE_URL='postgres://mine'\n", true)] {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(folder.path().join("crieur.env"), found).expect("the directory is ours");
+        let (code, text) = init(folder.path(), &env, &[]);
+        assert_eq!(code, Some(0), "{text}");
+        let written = read(folder.path(), "crieur.env");
+        assert!(written.starts_with(found) && (written == found) == stays, "{written}");
+        assert_eq!(text.contains("exists and stays"), stays, "{text}");
+        assert_eq!(written.contains(&format!("DATABASE_URL='{database}'\nREDIS_URL='{cache}'\n")), !stays, "{written}");
+        // Where the rules are somebody's, neither the configuration nor the addresses are written.
+        std::fs::remove_file(folder.path().join("crieur.toml")).expect("it was written");
+        std::fs::write(folder.path().join("crieur.env"), found).expect("the directory is ours");
+        let (code, text) = init(folder.path(), &env, &[]);
+        assert!(code == Some(73) && read(folder.path(), "crieur.env") == found, "{text}");
+        assert_eq!(names(folder.path()), ["crieur.env", "crieur.rules.toml"]);
+    }
+}
+
 #[tokio::test]
 async fn a_server_without_logical_wal_and_an_empty_cache_get_an_outbox_and_rules_from_tables() {
     let postgres = Postgres::start(Options { conf: vec!["wal_level = replica".to_owned()], ..Options::default() });

@@ -4,12 +4,14 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crieur::budget::{Budget, MarkCost};
+
 use super::admin::{address, get, ready, shows};
 use super::daemon::Daemon;
 use super::harness::postgres::{self, Shutdown};
 use super::harness::process::Signal;
 use super::harness::redis::{Data, Redis, Server};
-use super::harness::wait::{PATIENCE, settled};
+use super::harness::wait::{PATIENCE, eventually, settled};
 use super::scene::{Mode, RULES, Scene};
 
 /// Longer than the cache is asked apart.
@@ -22,7 +24,7 @@ pub fn value(address: SocketAddr, series: &str) -> Option<f64> {
 }
 
 /// Waits until a value is such.
-async fn becomes(address: SocketAddr, series: &str, is_it: impl Fn(f64) -> bool) -> f64 {
+pub async fn becomes(address: SocketAddr, series: &str, is_it: impl Fn(f64) -> bool) -> f64 {
     becomes_within(PATIENCE, address, series, is_it).await
 }
 
@@ -41,8 +43,11 @@ fn config(scene: &Scene, address: SocketAddr) -> String {
 #[tokio::test]
 async fn changes_are_counted_by_table_keys_by_rule_and_questions_by_lookup() {
     let scene = Scene::start().await;
+    let other = Redis::start(&Server::System, &[]);
     let address = address();
-    let mut daemon = scene.daemon_with(&config(&scene, address)).await;
+    // A second cache asks no lookup again.
+    let both = format!("{}\n[caches.b]\nurl = \"{}\"\necho = []\n", config(&scene, address), other.url());
+    let mut daemon = scene.daemon_with(&both).await;
     daemon.allow("id=lookup.refused");
     let properties =
         |operation| format!("crieur_changes_total{{table=\"public.properties\",operation=\"{operation}\"}}");
@@ -54,8 +59,11 @@ async fn changes_are_counted_by_table_keys_by_rule_and_questions_by_lookup() {
     shows(address, &format!("{} 1", properties("delete"))).await;
     // A row of a partition is one of its table.
     shows(address, "crieur_changes_total{table=\"public.visits\",operation=\"insert\"} 1").await;
+    let swept = value(address, "crieur_keys_swept_total{cache=\"main\"}").expect("it is there");
+    scene.fill();
     scene.run("TRUNCATE visit_bookings").await;
     shows(address, "crieur_changes_total{table=\"public.visit_bookings\",operation=\"truncate\"} 1").await;
+    becomes(address, "crieur_keys_swept_total{cache=\"main\"}", |keys| keys >= swept + 2.0).await;
     shows(address, "crieur_sweep_causes_total{cache=\"main\",cause=\"truncate\"} 1").await;
     shows(address, "crieur_sweep_causes_total{cache=\"main\",cause=\"missed\"} 1").await;
 
@@ -67,12 +75,25 @@ async fn changes_are_counted_by_table_keys_by_rule_and_questions_by_lookup() {
 
     let lookup = page.lines().find_map(|line| line.strip_prefix("crieur_lookups_total")?.strip_suffix(" 0"));
     let lookup = lookup.unwrap_or_else(|| panic!("no lookup is on the page:\n{page}")).to_owned();
+    scene.fill();
+    other.ask::<()>(&["SET", "dashboard:41", "old"]);
     scene.run("INSERT INTO rental_payments VALUES (1, 71, 5)").await;
+    eventually("both caches lose what the lookup names", PATIENCE, async || {
+        scene.gone().contains("dashboard:41") && !other.ask::<bool>(&["EXISTS", "dashboard:41"])
+    })
+    .await;
     shows(address, &format!("crieur_lookups_total{lookup} 1")).await;
     shows(address, &format!("crieur_lookups_refused_total{lookup} 0")).await;
     scene.run("ALTER TABLE leases RENAME TO contracts; INSERT INTO rental_payments VALUES (2, 71, 5)").await;
     shows(address, &format!("crieur_lookups_refused_total{lookup} 1")).await;
     becomes(address, "crieur_warnings_total{id=\"lookup.refused\"}", |count| count >= 1.0).await;
+    assert_eq!(value(address, &format!("crieur_lookups_total{lookup}")), Some(2.0), "one of each row, for two caches");
+
+    // Nobody knows the city of a row without the column.
+    assert_eq!(value(address, "crieur_keys_widened_total"), Some(0.0));
+    scene.run("ALTER TABLE properties RENAME city TO town; UPDATE properties SET title = 'y' WHERE id = 100").await;
+    becomes(address, "crieur_keys_widened_total", |keys| keys >= 1.0).await;
+    shows(address, &format!("crieur_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"))).await;
 
     // What is proved was dated: each load once, in seconds.
     let count = becomes(address, "crieur_commit_to_deleted_seconds_count{cache=\"main\"}", |count| count >= 4.0).await;
@@ -95,8 +116,13 @@ async fn the_slot_is_measured_and_how_long_it_lasts() {
     shows(address, "crieur_postgres_up 1").await;
     let safe = becomes(address, "crieur_slot_safe_bytes", |bytes| bytes > 0.0).await;
     let held = becomes(address, "crieur_slot_held_bytes", |bytes| bytes >= 0.0).await;
+    let (lsn, age) = ("crieur_mark_lsn_bytes{cache=\"main\"}", "crieur_mark_age_seconds{cache=\"main\"}");
+    let marked = becomes(address, lsn, |bytes| bytes > 0.0).await;
     scene.cache.kill();
     scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    // A mark is written at least every two seconds where the cache is there.
+    becomes(address, age, |seconds| seconds > 3.0).await;
+    becomes(address, "crieur_cache_oldest_undeleted_seconds{cache=\"main\"}", |seconds| seconds > 1.0).await;
     let logical = "SELECT pg_logical_emit_message(false, 'load', repeat('x', 4000000))";
     for _ in 0..4 {
         scene.run(logical).await;
@@ -108,6 +134,9 @@ async fn the_slot_is_measured_and_how_long_it_lasts() {
     scene.cache.restart(Data::Lost);
     ready(address, "200 OK").await;
     shows(address, "crieur_cache_reconnects_total{cache=\"main\"} 1").await;
+    becomes(address, lsn, |bytes| bytes > marked + 10_000_000.0).await;
+    becomes(address, age, |seconds| seconds < 3.0).await;
+    shows(address, "crieur_cache_oldest_undeleted_seconds{cache=\"main\"} 0.000").await;
 
     scene.postgres.stop(Shutdown::Fast);
     shows(address, "crieur_postgres_up 0").await;
@@ -192,14 +221,31 @@ async fn the_hit_rate_is_the_servers_own() {
     };
     read("session:1", 700);
     read("nothing", 300);
+    // Marks, which crieur reads itself.
+    for id in 1..40 {
+        scene.run(&format!("INSERT INTO visit_bookings VALUES ({id}, {id})")).await;
+        scene.confirmed(&daemon).await;
+    }
     let _: () = redis::cmd("SET").arg(&["short", "x", "PX", "1"]).query(&mut scene.keys()).expect("it is writable");
+    eventually("it expires", PATIENCE, async || !scene.cache.ask::<bool>(&["EXISTS", "short"])).await;
+    // Only keys with a time to live make room: the mark has none.
+    for setting in [["maxmemory-policy", "volatile-ttl"], ["maxmemory", "16mb"]] {
+        let () = scene.cache.ask(&["CONFIG", "SET", setting[0], setting[1]]);
+    }
+    let large = "x".repeat(1_000_000);
+    for number in 0..24 {
+        let () = scene.cache.ask(&["SET", &format!("large:{number}"), &large, "EX", "600"]);
+    }
     becomes_within(TWO_LOOKS, address, &of("misses_total"), |misses| misses >= 300.0).await;
     let ratio = becomes(address, &of("recent_hit_ratio"), |ratio| ratio > 0.0).await;
     assert!((0.65..0.75).contains(&ratio), "{ratio}");
+    assert!((0.698..0.702).contains(&ratio), "what crieur reads itself is left out: {ratio}");
     let ratio = becomes(address, &of("hit_ratio"), |ratio| ratio > 0.0).await;
     assert!((0.6..0.8).contains(&ratio), "{ratio}");
     assert!(value(address, &of("hits_total")) >= Some(700.0));
     becomes_within(TWO_LOOKS, address, &of("expired_keys_total"), |expired| expired >= 1.0).await;
+    becomes_within(TWO_LOOKS, address, &of("evicted_keys_total"), |evicted| evicted >= 8.0).await;
+    shows(address, &format!("{} 16777216", of("memory_max_bytes"))).await;
     let cpu = value(address, "process_cpu_seconds_total").expect("the kernel says it");
     assert!(cpu > 0.0 && value(address, "process_resident_memory_bytes") > Some(1e6));
     assert!(value(address, "process_open_fds") > Some(3.0) && value(address, "process_max_fds") > Some(3.0));
@@ -257,7 +303,7 @@ async fn a_cache_that_bills_is_not_asked() {
     let address = address();
     let text = config(&scene, address)
         .replace(&scene.cache.url(), &cache.url())
-        .replace("[cache]\n", "[cache]\nmetered = \"yes\"\n");
+        .replace("[cache]\n", "[cache]\nmetered = \"yes\"\nbudget = \"10M\"\nheartbeat = \"2s\"\n");
     let mut daemon = Daemon::start(&text, &[]);
     daemon.wait_for_log("id=metrics.served");
     ready(address, "200 OK").await;
@@ -267,5 +313,14 @@ async fn a_cache_that_bills_is_not_asked() {
     let info = asked.lines().find(|line| line.starts_with("cmdstat_info:")).unwrap_or_default().to_owned();
     scene.confirmed(&daemon).await;
     assert_eq!(value(address, "crieur_cache_hits_total{cache=\"main\"}"), None, "{info}");
+    // What the budget buys, and what another one buys.
+    let bound = |commands| {
+        let budget = Budget::new(commands, Duration::from_secs(2), MarkCost::TCP).expect("large enough");
+        format!("crieur_cache_age_bound_seconds{{cache=\"main\"}} {:.3}", budget.bound().as_secs_f64())
+    };
+    shows(address, &bound(10_000_000)).await;
+    fs::write(daemon.config_path(), text.replace("\"10M\"", "\"20M\"")).expect("the directory is ours");
+    daemon.signal(Signal::Hup);
+    shows(address, &bound(20_000_000)).await;
     assert_eq!(daemon.stop(), Some(0));
 }

@@ -5,10 +5,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::admin::{address, ready};
+use serde_json::json;
+
+use super::admin::{address, metric, ready};
 use super::daemon::Daemon;
+use super::harness::redis::{Data, Redis, Server};
+use super::harness::sink::Sink;
 use super::harness::wait::{PATIENCE, settled};
-use super::scene::Scene;
+use super::scene::{Mode, Scene};
+use super::sinks::with;
 
 async fn started(scene: &Scene, more: &str) -> (Daemon, SocketAddr) {
     let address = address();
@@ -19,7 +24,7 @@ async fn started(scene: &Scene, more: &str) -> (Daemon, SocketAddr) {
 }
 
 /// Sends a request for `path` with these fields, and reads to the end.
-fn ask(address: SocketAddr, path: &str, fields: &str) -> String {
+pub fn ask(address: SocketAddr, path: &str, fields: &str) -> String {
     let mut socket = TcpStream::connect(address).expect("the daemon listens");
     socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit above zero");
     socket.write_all(format!("GET {path} HTTP/1.1\r\n{fields}\r\n").as_bytes()).expect("the daemon reads");
@@ -28,7 +33,7 @@ fn ask(address: SocketAddr, path: &str, fields: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-const HOST: &str = "Host: 127.0.0.1\r\n";
+pub const HOST: &str = "Host: 127.0.0.1\r\n";
 
 /// Opens the stream of events; it is read when somebody reads it.
 fn viewer(address: SocketAddr) -> TcpStream {
@@ -98,11 +103,57 @@ async fn a_cache_that_is_away_is_the_first_thing_that_the_page_says() {
         if page.contains("href=\"runbook/cache.failing?lang=en\"") { Ok(()) } else { Err(page) }
     })
     .await;
-    scene.cache.restart(super::harness::redis::Data::Lost);
+    scene.cache.restart(Data::Lost);
     ready(address, "200 OK").await;
     sees(&mut open, "Tout ce qui est validé est supprimé aussitôt.").await;
     drop(open);
     assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The daemon is ready without them, and readers of a stale value are no better off for that.
+#[tokio::test]
+async fn what_is_not_required_and_refuses_or_does_not_answer_is_named_first_and_the_position_is_never_none() {
+    let (mut scene, site) = (Scene::start().await, Sink::webhook());
+    let mut dakar = Redis::start(&Server::System, &[]);
+    let other = format!("[caches.dakar]\nurl = \"{}\"\nrequired = false\necho = []\n", dakar.url());
+    let sections = site.section("echo = []\nhold_wal_bytes_max = 0") + &other;
+    site.fault(json!({"do": "status", "code": 401, "times": 0}));
+    // Nothing can be confirmed until the cache is there.
+    scene.cache.kill();
+    let address = address();
+    let config = format!("[admin]\nlisten = \"{address}\"\n{}", with(&scene, &sections));
+    let mut daemon = Daemon::start(&config, &[]);
+    daemon.allow_failing_cache();
+    daemon.wait_for_log(Mode::Replication.started());
+    let slot = "SELECT (confirmed_flush_lsn - '0/0')::text FROM pg_replication_slots";
+    let stands_at: f64 = scene.ask(slot).await.parse().expect("a number");
+    settled("the position is the slot's", PATIENCE, async || match metric(address, "confirmed_lsn_bytes") {
+        at if at == stands_at => Ok(()),
+        at => Err(format!("{at} instead of {stands_at}: {}", daemon.log())),
+    })
+    .await;
+    assert!(!ask(address, "/", HOST).contains("<td>0/0</td>"));
+    scene.cache.restart(Data::Lost);
+    ready(address, "200 OK").await;
+    dakar.kill();
+    scene.run("INSERT INTO visit_bookings VALUES (2, 2)").await;
+    let all = [
+        ("/", "the cache dakar does not answer for"),
+        ("/", "the sink webhook refuses what crieur asks for"),
+        ("/", "<b>webhook</b> (sink)"),
+        ("/?lang=fr", "le cache dakar ne répond pas depuis"),
+        ("/?lang=fr", "le sink webhook refuse ce que crieur demande depuis"),
+        ("/readyz", "200 OK"),
+        ("/readyz", "sink webhook refuses what crieur asks"),
+    ];
+    for (path, part) in all {
+        settled(&format!("{path} says {part}"), PATIENCE, async || {
+            let answer = ask(address, path, HOST);
+            if answer.contains(part) { Ok(()) } else { Err(answer) }
+        })
+        .await;
+    }
+    assert!(!ask(address, "/", HOST).contains("deleted at once"));
 }
 
 #[tokio::test]
@@ -189,5 +240,54 @@ async fn a_browser_shows_what_comes_while_the_page_is_open_and_its_policy_refuse
     assert!(!said.contains("Content Security Policy") && !said.contains("Uncaught"), "{said}");
     let gone = page.split("id=\"gone\"").nth(1).expect("the line for a daemon that is gone");
     assert!(gone.split('>').next().is_some_and(|tag| tag.contains("hidden")), "the events came: {said}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A picture of the page for people to look at.
+fn pictured(address: SocketAddr, path: &str, name: &str, size: &str, more: &[&str]) {
+    let profile = tempfile::tempdir().expect("a temporary folder");
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("page");
+    std::fs::create_dir_all(&folder).expect("the target directory is ours");
+    let file = folder.join(format!("{name}.png"));
+    let status = Command::new("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"])
+        .args(["--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--timeout=3000"])
+        .arg(format!("--window-size={size}"))
+        .args(more)
+        .arg(format!("--screenshot={}", file.display()))
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("http://{address}{path}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("chromium runs: apt-get install chromium");
+    assert!(status.success() && file.exists(), "{}", file.display());
+    println!("{}", file.display());
+}
+
+#[tokio::test]
+#[ignore = "pictures for people: cargo test --test live pictures -- --ignored --nocapture"]
+async fn pictures_of_the_page() {
+    let mut scene = Scene::start().await;
+    let other = Redis::start(&Server::Valkey9, &[]);
+    let dakar = format!("[caches.dakar]\nurl = \"{}\"\nrequired = false\necho = []\n", other.url());
+    let (mut daemon, address) = started(&scene, &dakar).await;
+    daemon.allow_failing_cache();
+    for round in 1..40 {
+        scene.change(&daemon, &format!("INSERT INTO visit_bookings VALUES ({round}, {round})")).await;
+        scene.change(&daemon, &format!("INSERT INTO rental_payments VALUES ({round}, 71, {round})")).await;
+        scene.run(&format!("UPDATE properties SET title = 'n{round}' WHERE id = 1")).await;
+    }
+    const DARK: &[&str] = &["--blink-settings=preferredColorScheme=0", "--force-dark-mode"];
+    pictured(address, "/", "wide", "1280,1500", &[]);
+    pictured(address, "/", "phone", "390,2600", &[]);
+    pictured(address, "/", "dark", "1280,1500", DARK);
+    pictured(address, "/?lang=fr", "french", "1280,1500", &[]);
+    scene.cache.kill();
+    scene.run("INSERT INTO visit_bookings VALUES (1000, 2)").await;
+    daemon.wait_for_log("id=cache.failing");
+    pictured(address, "/", "cache-away", "1280,1500", &[]);
+    pictured(address, "/?lang=fr", "cache-away-phone-french", "390,2600", &[]);
     assert_eq!(daemon.stop(), Some(0));
 }

@@ -33,7 +33,8 @@ table = "public.visits"
 keys = ["visits:{id}"]
 "#;
 
-const TABLES: &str = "
+/// And their tables, with some rows.
+pub const TABLES: &str = "
 CREATE TABLE properties (id int PRIMARY KEY, city text, title text, owner_id int);
 ALTER TABLE properties REPLICA IDENTITY FULL;
 CREATE TABLE leases (id int PRIMARY KEY, property_id int);

@@ -364,7 +364,8 @@ async fn check_says_what_sentinels_say_and_what_is_wrong_with_them() {
     watched.servers[0].kill();
     says(&watched.url(), 1, &["cannot connect", &format!("nodes = {{ \"{primary}\" = \"host:port\" }}")]);
     watched.sentinels[1].kill();
-    says(&watched.url(), 1, &["fewer than a majority of 3 Sentinels answer", &two]);
+    let away = "start the Sentinel, or correct host and port";
+    says(&watched.url(), 1, &["fewer than a majority of 3 Sentinels answer", &two, away]);
 }
 
 /// A replica of the cache that readers read from, behind a link that is late: a reader who takes the mark and the value in

@@ -71,7 +71,10 @@ async fn a_stop_ends_in_time_whatever_is_waited_for() {
                 daemon.wait_for_log("failed to");
             }
             StandingBy | CreatingItsSlot => {}
-            WaitingForASilentPostgres => postgres.stall(Direction::Answers),
+            WaitingForASilentPostgres => {
+                daemon.allow("id=run.last_status");
+                postgres.stall(Direction::Answers);
+            }
             WaitingForPostgres => {
                 scene.postgres.stop(Shutdown::Fast);
                 daemon.wait_for_log("id=stream.interrupted");

@@ -104,9 +104,7 @@ async fn a_row_filter_is_as_good_as_no_publication() {
 async fn a_server_that_became_another_behind_an_open_connection_is_looked_at_anew() {
     for server in Server::ALL {
         let postgres = Postgres::start(Default::default());
-        let conf: &[&str] =
-            if matches!(server, Server::System | Server::Valkey9) { &["enable-debug-command yes"] } else { &[] };
-        let cache = Redis::start(server, conf);
+        let cache = Redis::start(server, server.with_debug().as_slice());
         drop(postgres.client().await.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await);
         let rules = "[[rules]]\ntable = \"public.t\"\nkeys = [\"t:{id}\"]\n";
         let text = config(&postgres.url(), &cache.url());

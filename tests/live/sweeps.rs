@@ -53,7 +53,7 @@ async fn what_a_person_orders_goes_and_nothing_besides() {
             (&["session:*", "--yes"][..], "cache.invalidate"),
             (&["*", "--yes"], "no rule"),
             (&["properties:*", "--yes"], "no rule"),
-            (&["lock:*", "--yes"], "cache.protect keeps"),
+            (&["lock:*", "--yes"], "protect of every cache keeps"),
             (&["visits:*", "--yes", "--cache", "dakar"], "The caches are: main."),
             (&["visits:*"], "Add --yes"),
         ] {

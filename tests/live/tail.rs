@@ -65,6 +65,14 @@ async fn tail_shows_each_change_with_its_age_keys_and_cache_and_ends_with_the_da
         let json = Tail::start(&socket, &["--json", "--table", "properties", "--key", "properties:detail:*"]);
         plain.says(&["following the changes"]).await;
         daemon.wait_for_logs("id=control.asked", 2);
+        for (arguments, words) in [
+            (["--cache", "nope"], ["there is no cache \"nope\"", "The caches are: main."]),
+            (["--table", "nope"], ["no rule has the table \"nope\"", "public.properties"]),
+        ] {
+            let mut refused = Tail::start(&socket, &arguments);
+            assert_eq!(refused.process.wait(PATIENCE).and_then(|end| end.code()), Some(64), "{}", refused.said());
+            assert!(words.iter().all(|word| refused.said().contains(word)), "{}", refused.said());
+        }
         scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
         scene.run("UPDATE properties SET title = 'new' WHERE id = 1").await;
         let line = plain.says(&["public.properties", "update", "properties:detail:1", "main", "crieur.toml:"]).await;
@@ -198,6 +206,38 @@ async fn status_shows_the_daemon_beside_the_marks_where_its_socket_is() {
     let told: serde_json::Value = serde_json::from_str(&said).expect("one object");
     assert_eq!((code, &told["daemon"]["ready"], &told["caches"][0]["cache"]), (Some(0), &true.into(), &"main".into()));
     assert_eq!(told["daemon"]["shown"]["caches"][0]["name"], "main", "what the page shows: {said}");
+    scene.change(&daemon, "UPDATE properties SET title = 'new' WHERE id = 2").await;
+    let lines = settled("status shows what the page shows", PATIENCE, async || {
+        let (_, said) = status(&[]);
+        let all = [
+            "daemon: nothing is wrong\n",
+            "daemon: oldest change not deleted yet ",
+            "; commit to delete ",
+            "daemon: slot crieur at ",
+            "daemon: table public.properties: ",
+            " keys/s",
+            " UTC public.properties update ",
+            " properties:detail:2 ",
+            ": main ",
+        ];
+        if all.iter().all(|part| said.contains(part)) { Ok(said) } else { Err(said) }
+    })
+    .await;
+    assert!(lines.lines().count() < 20, "a person reads it at night: {lines}");
+    let (_, said) = status(&["--json"]);
+    let told: serde_json::Value = serde_json::from_str(&said).expect("one object");
+    let shown = &told["daemon"]["shown"];
+    let change = &shown["changes"][0];
+    assert_eq!((&change["table"], &change["operation"]), (&"public.properties".into(), &"update".into()), "{said}");
+    assert!(change["deleted_after_seconds"]["main"].as_f64().is_some_and(|after| after < 30.0), "{said}");
+    assert!(shown["commit_to_delete_median_seconds"].is_f64() && shown["warnings"].is_array(), "{said}");
+    // A moment behind the start there is no rate yet.
+    settled("a rate of each table is told", PATIENCE, async || {
+        let told: serde_json::Value = serde_json::from_str(&status(&["--json"]).1).expect("one object");
+        let rate = told["daemon"]["shown"]["tables"][0]["keys_per_second"].clone();
+        if rate.is_f64() { Ok(()) } else { Err(told) }
+    })
+    .await;
     assert_eq!(daemon.stop(), Some(0));
     let (code, said) = status(&["--json"]);
     let told: serde_json::Value = serde_json::from_str(&said).expect("one object");

@@ -4,10 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::daemon::{Daemon, STARTED};
+use super::daemon::{self, Daemon, STARTED};
 use super::harness::postgres;
 use super::harness::process;
+use super::harness::sink::Sink;
 use super::harness::tls::{Authority, Pair};
+use super::harness::wait::{PATIENCE, settled};
 use super::scene::{Scene, config, set};
 
 /// Puts a copy of one file into the place of another, as a renewal does.
@@ -66,7 +68,8 @@ async fn a_cache_whose_authority_is_another_gets_its_keys_without_a_restart() {
     let _: () = scene.cache.ask(&words);
     let _: u64 = scene.cache.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
     assert_eq!(scene.change(&daemon, "INSERT INTO visit_bookings VALUES (3, 1)").await, set(&["available_slots:1"]));
-    assert!(daemon.log().contains("the files of cache.tls_ca have changed"), "{}", daemon.log());
+    let said = format!("the files of TLS have changed, and were read again: {}", before.certificate().display());
+    assert!(daemon.log().contains(&said), "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -141,4 +144,34 @@ async fn a_certificate_that_is_an_authoritys_is_taken_where_it_is_named_itself()
     daemon.allow("marked as an authority's (CA:TRUE) and proves no server");
     daemon.wait_for_log("marked as an authority's (CA:TRUE) and proves no server");
     assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A site behind HTTPS with an authority of its own.
+#[tokio::test]
+async fn a_sink_is_proved_by_the_authority_that_is_named_and_by_no_other() {
+    let (authority, scene) = (Authority::new(), Scene::start().await);
+    let site = Sink::secure_webhook(&authority.issue("localhost"));
+    let keys = "keys = [\"all_properties_public\", \"detail:{id}\", \"city:{city}\"]";
+    let tags = format!("{keys}\ntags = [\"property:{{id}}\"]\ntags_all = \"properties\"");
+    let with = |more: &str| {
+        let section = site.section(&format!("echo = []\n{more}")).replace("http://127.0.0.1", "https://localhost");
+        format!("{section}\n{}", scene.config().replace(keys, &tags))
+    };
+    let trusted = with(&format!("tls_ca = \"{}\"", authority.certificate().display()));
+    let mut daemon = scene.daemon_with(&trusted).await;
+    scene.confirmed(&daemon).await;
+    scene.run("UPDATE properties SET title = 'new' WHERE id = 1").await;
+    settled("the site was told", PATIENCE, async || match site.purged().iter().any(|tag| tag == "property:1") {
+        true => Ok(()),
+        false => Err((site.log(), daemon.log())),
+    })
+    .await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+    let taken = site.log().len();
+    let out = daemon::run("check", &with(""), &[]);
+    let said = String::from_utf8_lossy(&out.stdout);
+    let words = "the server's certificate was issued by an authority that is not trusted here";
+    assert!(!out.status.success() && said.contains(words) && said.contains("tls_ca of the sink"), "{said}");
+    assert_eq!(site.log().len(), taken, "nothing is sent to whoever is not proved");
 }

@@ -1,7 +1,9 @@
 //! `crieur ttl`: lifetimes of real keys against `[ttl]`, on a server, a cluster and a service that bills.
 
 use super::daemon::run_with;
+use super::harness::cluster::{Cluster, PRIMARIES};
 use super::harness::redis::{Redis, Server};
+use super::harness::upstash::{TOKEN, Upstash};
 use super::scene::RULES;
 
 fn config(cache: &str, ttl: &str) -> String {
@@ -70,4 +72,51 @@ fn where_commands_are_billed_the_price_is_said_first_and_a_user_without_the_righ
     let url = format!("redis://poor:right@127.0.0.1:{}", cache.port());
     let (code, _, complained) = ttl(&config(&format!("[cache]\nurl = \"{url}\""), TTL), &[]);
     assert!(code != Some(0) && complained.to_lowercase().contains("pttl"), "{code:?} {complained}");
+}
+
+/// Each primary is asked for its own keys.
+#[test]
+fn a_key_of_any_shard_of_a_cluster_is_seen_once() {
+    let cluster = Cluster::start(Server::Valkey9, &[]);
+    let all: Vec<usize> = (0..PRIMARIES).collect();
+    let set = |key: &str, seconds: &str| {
+        let owner = cluster.owner(key, &all).expect("a primary has each slot");
+        cluster.at::<()>(owner, &["SET", key, "value", "EX", seconds]).expect("it is there");
+    };
+    (1..=60).for_each(|id| set(&format!("properties:detail:{id}"), "3000"));
+    let owners = (1..=60).filter_map(|id| cluster.owner(&format!("properties:detail:{id}"), &all));
+    assert_eq!(owners.collect::<std::collections::BTreeSet<_>>().len(), PRIMARIES, "each shard has some");
+    let section = format!("[cache]\nurl = \"{}\"", cluster.url());
+    let (code, said, complained) = ttl(&config(&section, TTL), &[]);
+    assert_eq!((code, complained.as_str()), (Some(0), ""), "{said}");
+    assert!(
+        said.contains("properties:detail:*: 60, the longest lives 49m") || said.contains("60, the longest lives 50m"),
+        "{said}"
+    );
+    for id in 1..=3 {
+        set(&format!("available_slots:{id}"), "3000");
+    }
+    let (code, said, _) = ttl(&config(&section, TTL), &[]);
+    assert!(code == Some(1) && said.contains("keys available_slots:*: 3 of 3 live longer than 2m"), "{said}");
+}
+
+/// The price is said first, and is what the service bills at most.
+#[test]
+fn over_rest_a_look_costs_no_more_than_was_said() {
+    let upstash = Upstash::start();
+    (1..=300).for_each(|id| upstash.backend.ask::<()>(&["SET", &format!("visits:{id}"), "value", "EX", "60"]));
+    upstash.backend.ask::<()>(&["SET", "available_slots:9", "value"]);
+    let section = format!("[cache]\nurl = \"{}\"\ntoken = \"{TOKEN}\"\ntransport = \"rest\"", upstash.rest_url());
+    let (code, said, complained) = ttl(&config(&section, TTL), &[]);
+    assert_eq!((code, said.as_str()), (Some(64), ""), "{complained}");
+    let price = complained.split("costs up to ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    let price = price.unwrap_or_else(|| panic!("no price in {complained}"));
+    let before = upstash.billed();
+    let (code, said, complained) = ttl(&config(&section, TTL), &["--yes"]);
+    assert_eq!(code, Some(1), "{said} {complained}");
+    assert!(said.contains("keys available_slots:*: 1 of 1 have no TTL, for example \"available_slots:9\""), "{said}");
+    assert!(said.contains("visits:*: 300"), "{said}");
+    // What asked for the number of keys is billed as well.
+    let spent = upstash.billed() - before;
+    assert!((301..=price + 1).contains(&spent), "{spent} commands, and {price} were said");
 }

@@ -1,8 +1,11 @@
 //! Upstash: the stand-in speaks as the real one does, and crieur works with it over REST and over TCP.
 
+mod figures;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crieur::mark::Mark;
 use serde_json::{Value, json};
 
 use super::daemon::{self, Daemon, STARTED};
@@ -11,6 +14,7 @@ use super::harness::redis::{Redis, Server};
 use super::harness::tls::Authority;
 use super::harness::upstash::{self, TOKEN, Upstash};
 use super::harness::wait::{PATIENCE, settled};
+use super::publish::Listener;
 
 /// Which way crieur speaks with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -530,57 +534,27 @@ async fn after_faults_at_random_nothing_is_stale() {
     }
 }
 
-/// Commands of a month, idle and at 20 changes a second, with and without a budget, and the greatest age that was seen:
-/// `cargo test --features failpoints --test live upstash::figures -- --ignored --nocapture`.
 #[tokio::test]
-#[ignore = "figures, not a verdict"]
-async fn figures_of_a_month() {
-    // They mostly wait, so all four wait together.
-    let all = Way::BOTH.into_iter().flat_map(|way| {
-        [("budget 200k", "budget = '200k'"), ("no budget", "")].map(|(name, cache)| figures_of(way, name, cache))
-    });
-    futures_util::future::join_all(all).await;
-}
-
-/// What three idle minutes cost, and fifteen with twenty changes a second, and the greatest age of a key in these.
-async fn figures_of(way: Way, name: &str, cache: &str) {
-    let scene = Scene::start(way).await;
-    let config = scene.config(cache).replace("echo = []", "");
-    let mut daemon = Daemon::start(&config, &[]);
-    daemon.allow("id=gap.missing");
-    daemon.wait_for_log(STARTED);
-    // The sweep of the start, its echoes and the first mark are no part of a month.
-    tokio::time::sleep(Duration::from_secs(90)).await;
-    let month = |before: u64, lasted: Duration| {
-        (scene.upstash.billed() - before) as f64 * 30.0 * 86_400.0 / lasted.as_secs_f64()
-    };
-    let (before, began) = (scene.upstash.billed(), Instant::now());
-    tokio::time::sleep(Duration::from_secs(180)).await;
-    let idle = month(before, began.elapsed());
-    let (before, began, mut greatest, mut id) = (scene.upstash.billed(), Instant::now(), Duration::ZERO, 0);
-    let mut open: Vec<(String, Instant)> = Vec::new();
-    while began.elapsed() < Duration::from_secs(900) {
-        id = id % 99 + 1;
-        let (key, keys) = (format!("k:{id}"), scene.keys());
-        open.retain(|(key, committed)| {
-            let gone = !keys.contains(key);
-            if gone {
-                greatest = greatest.max(committed.elapsed());
-            }
-            !gone
-        });
-        // A key that is still there is not stored again: it would hide that the first change's delete came.
-        let is_open = open.iter().any(|(known, _)| *known == key);
-        if !is_open {
-            scene.store(&[&key]);
-        }
-        scene.change(id).await;
-        if !is_open {
-            open.push((key, Instant::now()));
-        }
-        tokio::time::sleep(Duration::from_millis(45)).await;
+async fn readers_with_a_memory_tier_hear_of_each_delete_over_both_ways() {
+    for way in Way::BOTH {
+        let scene = Scene::start(way).await;
+        let mut listener = Listener::of(&scene.upstash.backend).await;
+        let mut daemon = Daemon::start(&scene.config("publish = 'crieur:keys'\nheartbeat = '1s'"), &[]);
+        daemon.allow("id=gap.missing");
+        let mut heard = listener.until("the end of the sweep", |said| !said.flush).await;
+        assert!(heard[0].flush, "{way:?}: {heard:?}");
+        scene.store(&["k:1"]);
+        scene.change(1).await;
+        heard.extend(listener.until("a key that was there", |said| said.keys.contains(&"k:1".to_owned())).await);
+        scene.change(2).await;
+        heard.extend(listener.until("a key that was not", |said| said.keys.contains(&"k:2".to_owned())).await);
+        scene.marked().await;
+        let mark: Mark = serde_json::from_str(&scene.mark()).expect("a mark");
+        let marked = mark.published.expect("the mark names a message");
+        heard.extend(listener.until("what comes behind that mark", |said| said.n > marked.n).await);
+        let numbers: Vec<u64> = heard.iter().map(|said| said.n).collect();
+        assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "{way:?}");
+        assert!(heard.iter().all(|said| said.epoch == marked.epoch), "{way:?}: {heard:?}");
+        assert_eq!(daemon.stop(), Some(0));
     }
-    let busy = month(before, began.elapsed());
-    println!("{way:?}, {name}: idle {idle:.0}, at 20 a second {busy:.0} commands a month, greatest age {greatest:?}");
-    daemon.kill();
 }

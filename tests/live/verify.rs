@@ -1,11 +1,15 @@
 //! The verifier: it finds a key that was made stale on purpose, accuses none whose delete is on the way, and says what
 //! keeps it from looking.
 
-use super::daemon::{Daemon, run_with};
+use std::process::Command;
+
+use super::daemon::{self, Daemon, STARTED, run_with};
+use super::harness::postgres::{self, Postgres};
+use super::harness::upstash::{TOKEN, Upstash};
 use super::harness::wait::{PATIENCE, eventually, settled};
 use super::scene::{Mode, Scene};
 
-const VERIFY: &str = r#"
+pub(super) const VERIFY: &str = r#"
 [[verify]]
 keys = "properties:detail:{id}"
 sql = "SELECT id, city, title FROM properties WHERE id = $1"
@@ -34,7 +38,7 @@ fn true_value(id: u32) -> String {
 }
 
 /// What the cache holds when nothing is stale.
-fn fill(scene: &Scene) {
+pub(super) fn fill(scene: &Scene) {
     for other in ["properties:detail:10", "payments:lease:72", "properties:city:Mbour", "properties:city:Thiès"] {
         scene.cache.ask::<()>(&["DEL", other]);
     }
@@ -126,54 +130,16 @@ async fn the_daemon_samples_finds_a_stale_key_and_sees_when_it_is_none_any_more(
     assert_eq!(series("crieur_verify_stale_keys").await, 1.0);
     assert!(series("crieur_verify_undecided_total").await > 0.0, "a key whose id is no number");
     assert!(series("crieur_verify_stale_age_seconds").await > 0.0);
+    let page = super::page::ask(admin, "/", super::page::HOST);
+    let all = ["cached keys are stale, as the verifier found for ", "<code>properties:detail:3</code> · main"];
+    assert!(all.iter().all(|part| page.contains(part)) && !page.contains("at once"), "{page}");
     scene.run("UPDATE properties SET title = 'newer' WHERE id = 3").await;
     eventually("it is gone", PATIENCE, async || series("crieur_verify_stale_keys").await == 0.0).await;
+    assert!(
+        super::page::ask(admin, "/", super::page::HOST)
+            .contains("<code>properties:detail:3</code> · main, stale no more")
+    );
     assert!(daemon.log().contains("id=verify.mended"), "{}", daemon.log());
-}
-
-/// Readers as bad as they can be: each stores what it read before the change, behind its first delete. The echo takes that
-/// away, and meanwhile the daemon looks at every key, again and again.
-#[tokio::test]
-async fn under_changes_and_late_readers_nothing_is_accused_and_a_stale_key_is_found_all_the_same() {
-    let scene = Scene::start().await;
-    let admin = super::admin::address();
-    let text = format!("{}\n[admin]\nlisten = \"{admin}\"\n{VERIFY}", scene.config());
-    let mut daemon = scene.daemon_with(&text.replace("echo = []", "echo = [\"250ms\"]")).await;
-    fill(&scene);
-    let series = |name: &str| -> f64 {
-        let page = super::admin::get(admin, "/metrics");
-        let line = page.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-        line.and_then(|value| value.trim().parse().ok()).unwrap_or(-1.0)
-    };
-    let begun = std::time::Instant::now();
-    let mut changes = 0;
-    while series("crieur_verify_checked_total") < 40.0 {
-        assert!(
-            begun.elapsed() < 4 * PATIENCE,
-            "only {} checks: {}",
-            series("crieur_verify_checked_total"),
-            daemon.log()
-        );
-        for id in 1..=9 {
-            let row = format!(
-                "SELECT json_build_object('id', id, 'city', city, 'title', title)::text FROM properties WHERE id = {id}"
-            );
-            let before = scene.ask(&row).await;
-            scene.run(&format!("UPDATE properties SET title = 'n{changes}' WHERE id = {id}")).await;
-            scene.cache.ask::<()>(&["SET", &format!("properties:detail:{id}"), &before]);
-            changes += 1;
-        }
-    }
-    assert!(changes > 100, "{changes} changes");
-    daemon.allow("id=verify.stale");
-    scene.cache.ask::<()>(&["SET", "payments:lease:71", "7"]);
-    settled("the stale key is found, and no other", 2 * PATIENCE, async || match series("crieur_verify_stale_total") {
-        1.0 => Ok(()),
-        other => Err((other, daemon.log())),
-    })
-    .await;
-    assert_eq!(daemon.log().matches("id=verify.stale").count(), 1, "{}", daemon.log());
-    assert!(daemon.log().contains("payments:lease:71"), "{}", daemon.log());
 }
 
 #[tokio::test]
@@ -208,4 +174,108 @@ async fn sql_that_the_server_refuses_is_said_with_its_place_and_by_check() {
     let (exit, said) = verify(&short, &[]);
     scene.cache.thaw();
     assert_eq!(exit, Some(69), "{said}");
+}
+
+/// The value of a series without labels.
+fn series(admin: std::net::SocketAddr, name: &str) -> f64 {
+    let page = super::admin::get(admin, "/metrics");
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or(-1.0)
+}
+
+#[tokio::test]
+async fn a_reload_takes_another_verify_and_what_was_found_stays_found() {
+    let scene = Scene::start().await;
+    let admin = super::admin::address();
+    let (first, others) = VERIFY.split_at(VERIFY.rfind("\n[[verify]]\nkeys = \"payments").expect("it is there"));
+    let of = |verify: &str| format!("{}\n[admin]\nlisten = \"{admin}\"\n{verify}", scene.config());
+    let mut daemon = scene.daemon_in(&of(first), &[("CRIEUR_OFTENER", "5".to_owned())]).await;
+    daemon.allow("id=verify.stale");
+    fill(&scene);
+    scene.cache.ask::<()>(&["SET", "properties:detail:3", r#"{"id":3,"city":"Dakar","title":"wrong"}"#]);
+    scene.cache.ask::<()>(&["SET", "payments:lease:71", "7"]);
+    let found = async |what: &str, stale: f64| {
+        settled(what, PATIENCE, async || match series(admin, "crieur_verify_stale_keys") {
+            now if now == stale => Ok(()),
+            now => Err((now, daemon.log())),
+        })
+        .await;
+    };
+    found("the one that is looked at is found", 1.0).await;
+    let checked = series(admin, "crieur_verify_checked_total");
+    std::fs::write(daemon.config_path(), of(&format!("{first}{others}"))).expect("the directory is ours");
+    let hung_up = Command::new("kill").args(["-HUP", &daemon.pid().to_string()]).status().expect("kill is installed");
+    assert!(hung_up.success());
+    found("the other one is found as well", 2.0).await;
+    assert!(series(admin, "crieur_verify_checked_total") > checked);
+    assert_eq!(series(admin, "crieur_verify_stale_total"), 2.0, "none is counted twice");
+    let log = daemon.log();
+    assert!(log.contains("id=reload.same") && log.contains("[[verify]] is another, and is in force"), "{log}");
+    assert!(!log.contains("id=reload.waits_for_restart"), "{log}");
+    std::fs::write(daemon.config_path(), of("")).expect("the directory is ours");
+    let _ = Command::new("kill").args(["-HUP", &daemon.pid().to_string()]).status().expect("kill is installed");
+    found("nothing is looked at any more", 0.0).await;
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// What the verifier sends is on the bill that the budget goes by, as the service counts, and no more of it than was
+/// stated.
+#[tokio::test]
+async fn where_commands_are_billed_the_verifier_is_in_the_budget() {
+    let (postgres, upstash) = (Postgres::start(postgres::Options::default()), Upstash::start());
+    let sql = postgres.client().await;
+    let table =
+        "CREATE TABLE t (id int PRIMARY KEY, name text); INSERT INTO t SELECT id, 'x' FROM generate_series(1, 99) id";
+    sql.batch_execute(table).await.expect("valid SQL");
+    for address in [
+        format!("url = '{}'\ntoken = '{TOKEN}'\ntransport = 'rest'", upstash.rest_url()),
+        format!("url = '{}'\nmetered = 'yes'", upstash.tcp_url()),
+    ] {
+        let admin = super::admin::address();
+        let of = |budget: &str, per_minute: u32| {
+            format!(
+                "[postgres]\nurl = '{}'\n[cache]\n{address}\necho = []\nbudget = '{budget}'\nheartbeat = '5s'\n\
+                 [admin]\nlisten = '{admin}'\n[[rules]]\ntable = 'public.t'\nkeys = ['k:{{id}}']\n[[verify]]\n\
+                 keys = 'k:{{id}}'\nsql = 'SELECT name FROM t WHERE id = $1'\ncompare = 'text'\nper_minute = {per_minute}\n",
+                postgres.url()
+            )
+        };
+        assert!(daemon::run("setup", &of("50M", 240), &[]).status.success());
+        let small = daemon::run("check", &of("2M", 240), &[]);
+        let said = String::from_utf8_lossy(&small.stderr).into_owned() + &String::from_utf8_lossy(&small.stdout);
+        assert_eq!(small.status.code(), Some(78), "{said}");
+        assert!(
+            said.contains("what [[verify]] looks at, up to 20736000") && said.contains("a smaller per_minute"),
+            "{said}"
+        );
+        let said = daemon::run("check", &of("50M", 240), &[]).stdout;
+        assert!(
+            String::from_utf8_lossy(&said).contains("what [[verify]] looks at, up to 20736000"),
+            "{}",
+            String::from_utf8_lossy(&said)
+        );
+        let before = upstash.stats();
+        let mut daemon = Daemon::start(&of("50M", 240), &[("CRIEUR_OFTENER", "5")]);
+        daemon.wait_for_log(STARTED);
+        eventually("the mark is there", PATIENCE, async || upstash.backend.ask(&["EXISTS", "crieur:mark:crieur"]))
+            .await;
+        let began = std::time::Instant::now();
+        (1..=99).for_each(|id| upstash.backend.ask::<()>(&["SET", &format!("k:{id}"), "x"]));
+        eventually("40 values are checked", PATIENCE, async || series(admin, "crieur_verify_checked_total") >= 40.0)
+            .await;
+        let count = |of: &serde_json::Value, command: &str| of["commands"][command].as_u64().unwrap_or_default();
+        let looks = |of: &serde_json::Value| count(of, "GET") + count(of, "SCAN");
+        let (spent, seconds) = (looks(&upstash.stats()) - looks(&before), began.elapsed().as_secs_f64());
+        // Eight a second, what one round may be ahead, and the sweep and marks of the start.
+        assert!((40.0..=seconds * 8.0 + 60.0).contains(&(spent as f64)), "{spent} commands in {seconds} s");
+        let name = "crieur_cache_commands_billed_total{cache=\"main\"}";
+        settled("the bill is that of the service", PATIENCE, async || {
+            let (told, billed) =
+                (series(admin, name), upstash.billed() - before["billed"].as_u64().unwrap_or_default());
+            if told == billed as f64 { Ok(()) } else { Err((told, billed, daemon.log())) }
+        })
+        .await;
+        assert_eq!(series(admin, "crieur_verify_stale_total"), 0.0);
+        assert_eq!(daemon.stop(), Some(0));
+    }
 }

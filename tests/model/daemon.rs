@@ -170,6 +170,7 @@ pub fn gap(found: Option<Mark>, start: Start) -> Option<mark::Gap> {
             rules: String::new(),
             run: found.run.to_string(),
             publication: String::new(),
+            published: None,
         };
         serde_json::to_vec(&mark).expect("a mark is plain data")
     });

@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use crieur::observe::news::{News, Totals};
 use crieur::run::{Pipeline, Settings};
-use crieur::target::Replicas;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
 
 use super::parts::{SimCache, SimControl};
-use super::scenario::{Kind, Plan};
 use super::source::SimSource;
 use super::store::Store;
-use super::world::{Commit, Dice, OWNERS, Shared};
+use super::world::{Commit, OWNERS, Shared};
 
 const MEMORY_BYTES_MAX: usize = 256 << 10;
 
@@ -87,21 +85,9 @@ fn what_is_on_its_way_to_a_cache_that_is_slow_stops_nobody() {
 fn waits(wrong: impl FnOnce(&mut Store)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     LocalSet::new().block_on(&runtime.expect("a runtime"), async {
-        let mut dice = Dice(0);
-        let mut plan = Plan::new(Kind::Away, &mut dice);
-        plan.troubles = plan.at..plan.at;
-        let mut world = super::world_of(plan, dice, 2);
-        world.echoes = false;
-        let world = Rc::new(RefCell::new(world));
-        let (_, policy) = super::settings(&world);
-        let settings = Settings {
-            slot: "sim".into(),
-            publication: "crieur".to_owned(),
-            replicas: Replicas::None,
-            batch_keys_max: 1_000,
-            memory_bytes_max: MEMORY_BYTES_MAX,
-            stop_timeout: Duration::from_secs(1),
-        };
+        let world = Rc::new(RefCell::new(super::calm_world(2)));
+        let (settings, policy) = super::settings(&world);
+        let settings = Settings { batch_keys_max: 1_000, memory_bytes_max: MEMORY_BYTES_MAX, ..settings };
         let caches = (0..2).map(|store| (SimCache::new(Rc::clone(&world), store), policy.clone())).collect();
         let most = Rc::new(Cell::new(0));
         let seen = Rc::clone(&most);

@@ -1,10 +1,11 @@
 //! The simulated cache and control session, as the daemon reaches them: connections that break, commands that are lost.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use crieur::cache::continuity::Lineage;
+use crieur::cache::publish::{Publisher, Telling};
 use crieur::cache::{Cache, Deleted, Swap, Swept};
 use crieur::change::Oid;
 use crieur::control::{Catalogue, Gate, Lookups, Sighting};
@@ -12,31 +13,51 @@ use crieur::error::{Error, Result};
 use crieur::gate::Snapshot;
 use crieur::glob;
 use crieur::keys::KeySet;
+use crieur::lsn::Lsn;
+use crieur::mark::Published;
 use crieur::question::{Answer, Question};
+use redis::Value;
 use tokio::time::{Instant, sleep};
 
 use super::outbox::tables::xid8;
+use super::region::Waits;
 use super::scenario::Kind;
 use super::store::Store;
+use super::tier;
 use super::world::{Commit, Shared, World};
 
 /// A client of the cache: which server its connections lead to.
 pub struct SimCache {
-    world: Shared,
+    pub(super) world: Shared,
     /// Which cache it is.
-    store: usize,
+    pub(super) store: usize,
     known: Cell<Option<u64>>,
     marking: Cell<Option<u64>>,
     lineage: Cell<Lineage>,
+    /// Of its connections: another one behind each that broke.
+    pub(super) generation: Cell<u64>,
+    publisher: Option<Publisher>,
+    /// What would be the mark of a sink.
+    told: RefCell<Option<Vec<u8>>>,
 }
 
 impl SimCache {
     pub fn new(world: Shared, store: usize) -> Self {
-        SimCache { world, store, known: Cell::new(None), marking: Cell::new(None), lineage: Cell::default() }
+        let publisher = tier::publisher(&world.borrow());
+        SimCache {
+            world,
+            store,
+            known: Cell::new(None),
+            marking: Cell::new(None),
+            lineage: Cell::default(),
+            generation: Cell::default(),
+            publisher,
+            told: RefCell::default(),
+        }
     }
 
     /// Asks the cache something: `None` where nobody reaches it, which is known at once or after a while.
-    async fn ask<T>(&self, question: impl FnOnce(&mut Store) -> T) -> Option<T> {
+    pub(super) async fn ask<T>(&self, question: impl FnOnce(&mut Store) -> T) -> Option<T> {
         let wait = {
             let mut world = self.world.borrow_mut();
             let slow_ms = world.stores[self.store].slow_ms;
@@ -59,16 +80,16 @@ impl SimCache {
         None
     }
 
-    fn server(&self) -> u64 {
+    pub(super) fn server(&self) -> u64 {
         self.world.borrow().stores[self.store].server
     }
 
-    fn fault(&self, one_in: u64) -> bool {
+    pub(super) fn fault(&self, one_in: u64) -> bool {
         self.world.borrow_mut().fault_at(self.store, one_in)
     }
 
     /// Whether what was asked of `server` is lost.
-    async fn loses(&self, server: u64, one_in: u64) -> bool {
+    pub(super) async fn loses(&self, server: u64, one_in: u64) -> bool {
         let found = self.ask(|store| store.server).await;
         self.fault(one_in) || found.is_none_or(|found| found != server && !self.is_alone())
     }
@@ -113,75 +134,19 @@ impl SimCache {
         })
     }
 
-    fn connect(&self) -> u64 {
-        let server = self.server();
-        if self.is_alone() {
-            return server;
+    /// The mark of a sink stays in the process.
+    fn tell(&self, expected: &[Option<Vec<u8>>], mark: &[u8]) -> Swap {
+        let mut told = self.told.borrow_mut();
+        if !expected.contains(&told) {
+            return Swap::Other;
         }
-        let breaks = self.world.borrow_mut().breaks(self.store);
-        if self.known.replace(Some(server)).is_some_and(|known| known != server || breaks) {
-            let Lineage { another, unknown } = self.lineage.get();
-            let lineage = match self.world.borrow().stores[self.store].nameless {
-                true => Lineage { another, unknown: unknown + 1 },
-                false => Lineage { another: another + 1, unknown },
-            };
-            self.lineage.set(lineage);
-            self.marking.set(None);
-        }
-        server
-    }
-
-    fn broken<T>(&self, why: &str) -> Result<T> {
-        self.marking.set(None);
-        Err(Error::transient(why))
-    }
-
-    /// An answer is on its way, and may come when its server has ended.
-    async fn reply(&self, late_one_in: u64) {
-        let late = {
-            let mut world = self.world.borrow_mut();
-            let goes_back = matches!(world.plan.kind, Kind::GoesBack | Kind::GoesBackTwice);
-            goes_back && world.dice.one_in(late_one_in)
-        };
-        self.world.borrow_mut().stores[self.store].late |= late;
-        self.wait(if late { 60 } else { 3 }).await;
-        self.world.borrow_mut().stores[self.store].late &= !late;
-    }
-
-    async fn wait(&self, most_ms: u64) {
-        let wait = self.world.borrow_mut().pause(most_ms);
-        sleep(wait).await;
-    }
-}
-
-impl Cache for SimCache {
-    async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
-        let server = self.connect();
-        self.wait(5).await;
-        if self.ask(|_| ()).await.is_none() {
-            return self.broken("simulated absence");
-        }
-        for key in keys.iter().flat_map(|set| set.iter()) {
-            // Half a pipeline may be done before the connection breaks.
-            if self.fault(60) || (self.server() != server && !self.is_alone()) {
-                if self.is_alone() {
-                    let (store, key) = (self.store, key.bytes.to_vec());
-                    self.do_late(move |world| world.delete(store, |held| held.as_bytes() == key));
-                }
-                return self.broken("simulated half reply");
-            }
-            self.world.borrow_mut().delete(self.store, |held| held.as_bytes() == key.bytes);
-        }
-        self.wait(5).await;
-        if self.loses(server, 20).await {
-            return self.broken("simulated lost reply");
-        }
-        self.reply(5).await;
-        Ok(Deleted::default())
+        *told = Some(mark.to_vec());
+        self.world.borrow_mut().marked(self.store, mark);
+        Swap::Written
     }
 
     /// A scan in a few steps; each visits what another hash of the keys chooses.
-    async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
+    async fn scan(&self, patterns: &KeySet) -> Result<Swept> {
         let server = self.connect();
         for step in 0..3 {
             self.wait(5).await;
@@ -196,33 +161,7 @@ impl Cache for SimCache {
         Ok(Swept::default())
     }
 
-    async fn try_out(&self, _name: &str, _families: &[Vec<u8>]) -> Result<()> {
-        self.connect();
-        self.wait(3).await;
-        let lost = self.ask(|_| ()).await.is_none() || self.fault(15);
-        if lost { self.broken("simulated loss of an attempt") } else { Ok(()) }
-    }
-
-    async fn mark(&self, _name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
-        let server = match self.marking.get() {
-            Some(server) if server == self.server() => server,
-            _ => self.connect(),
-        };
-        let lineage = self.lineage();
-        self.wait(3).await;
-        if self.loses(server, 15).await {
-            return self.broken("simulated loss of the mark");
-        }
-        self.marking.set(Some(server));
-        let mark = self.world.borrow().stores[self.store].cache.mark.clone();
-        self.wait(3).await;
-        Ok((mark, lineage))
-    }
-
-    async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
-        if self.is_alone() {
-            return self.swap_alone(expected, mark, again).await;
-        }
+    async fn swap(&self, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
         let Some(server) = self.marking.get() else { return Ok(Swap::Unproven) };
         // A slow answer may come when the server that the mark is of has ended.
         let slow = self.world.borrow().plan.kind == Kind::Restart && self.world.borrow_mut().dice.one_in(4);
@@ -231,9 +170,9 @@ impl Cache for SimCache {
             self.marking.set(None);
             let refused = self.world.borrow_mut().dice.one_in(2);
             return if refused {
-                Ok(Swap::Refused(Error::transient("simulated absence")))
+                Ok(Swap::Refused(Error::transient(World::absence())))
             } else {
-                self.broken("simulated absence")
+                self.broken(World::absence())
             };
         };
         if found != server {
@@ -254,12 +193,166 @@ impl Cache for SimCache {
         }
         self.wait(2).await;
         if self.ask(|_| ()).await.is_none() {
-            return self.broken("simulated absence");
+            return self.broken(World::absence());
         }
         if self.fault(10) {
             return self.broken("simulated loss of the answer");
         }
         Ok(Swap::Written)
+    }
+
+    fn connect(&self) -> u64 {
+        let server = self.server();
+        if self.is_alone() {
+            return server;
+        }
+        let breaks = self.world.borrow_mut().breaks(self.store);
+        if self.known.replace(Some(server)).is_some_and(|known| known != server || breaks) {
+            let Lineage { another, unknown } = self.lineage.get();
+            let lineage = match self.world.borrow().stores[self.store].nameless {
+                true => Lineage { another, unknown: unknown + 1 },
+                false => Lineage { another: another + 1, unknown },
+            };
+            self.lineage.set(lineage);
+            self.generation.set(self.generation.get() + 1);
+            self.marking.set(None);
+        }
+        server
+    }
+
+    fn broken<T>(&self, why: &str) -> Result<T> {
+        self.marking.set(None);
+        self.generation.set(self.generation.get() + 1);
+        Err(Error::transient(why))
+    }
+
+    /// An answer is on its way, and may come when its server has ended.
+    async fn reply(&self, late_one_in: u64) {
+        let late = {
+            let mut world = self.world.borrow_mut();
+            let goes_back = matches!(world.plan.kind, Kind::GoesBack | Kind::GoesBackTwice);
+            goes_back && world.dice.one_in(late_one_in)
+        };
+        self.world.borrow_mut().stores[self.store].late |= late;
+        self.wait(if late { 60 } else { 3 }).await;
+        self.world.borrow_mut().stores[self.store].late &= !late;
+    }
+
+    pub(super) async fn wait(&self, most_ms: u64) {
+        let wait = self.world.borrow_mut().pause(most_ms);
+        sleep(wait).await;
+    }
+}
+
+impl Cache for SimCache {
+    async fn delete(&self, keys: &[&KeySet]) -> Result<Deleted> {
+        if self.is_sink() {
+            return self.purge_tags(keys).await.map(|()| Deleted::default());
+        }
+        let telling = match &self.publisher {
+            Some(publisher) => Some(publisher.turn().await),
+            None => None,
+        };
+        telling.iter().for_each(Telling::deletes);
+        let mut named: Vec<&[u8]> = Vec::new();
+        let server = self.connect();
+        self.wait(5).await;
+        if self.ask(|_| ()).await.is_none() {
+            return self.broken(World::absence());
+        }
+        for key in keys.iter().flat_map(|set| set.iter()) {
+            // Half a pipeline may be done before the connection breaks.
+            if self.fault(60) || (self.server() != server && !self.is_alone()) {
+                if self.is_alone() {
+                    let (store, key) = (self.store, key.bytes.to_vec());
+                    self.do_late(move |world| world.delete(store, |held| held.as_bytes() == key));
+                }
+                return self.broken("simulated half reply");
+            }
+            if self.world.borrow().is_named(self.store, key.bytes) {
+                named.push(key.bytes);
+            }
+            self.world.borrow_mut().delete(self.store, |held| held.as_bytes() == key.bytes);
+        }
+        if let Some(telling) = &telling {
+            self.tell_readers(telling, Some(&named)).await;
+        }
+        self.wait(5).await;
+        if self.loses(server, 20).await {
+            return self.broken("simulated lost reply");
+        }
+        if let Some(telling) = telling {
+            telling.answered(&Value::Int(1));
+            telling.done();
+        }
+        self.reply(5).await;
+        Ok(Deleted::default())
+    }
+
+    async fn sweep(&self, patterns: &KeySet) -> Result<Swept> {
+        if self.is_sink() {
+            return self.purge_families(patterns).await.map(|()| Swept::default());
+        }
+        let Some(publisher) = &self.publisher else { return self.scan(patterns).await };
+        let flush = async |telling: &Telling<'_>| {
+            self.tell_readers(telling, None).await;
+            if self.loses(self.connect(), 15).await {
+                return self.broken("simulated loss of a message");
+            }
+            telling.answered(&Value::Int(1));
+            Ok(())
+        };
+        let tell = async |telling: Telling<'_>, keys: &[&[u8]]| self.tell_behind_mark(telling, keys).await;
+        publisher.around_sweep(flush, async || self.scan(patterns).await, tell).await
+    }
+
+    fn published(&self) -> Option<Published> {
+        self.publisher.as_ref().and_then(Publisher::published)
+    }
+
+    async fn swap_mark(&self, _name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], again: &KeySet) -> Result<Swap> {
+        if self.is_sink() {
+            return Ok(self.tell(expected, mark));
+        }
+        if self.is_alone() {
+            return self.swap_alone(expected, mark, again).await;
+        }
+        let Some(publisher) = &self.publisher else { return self.swap(expected, mark, again).await };
+        let tell = async |telling: Telling<'_>, keys: &[&[u8]]| self.tell_behind_mark(telling, keys).await;
+        publisher.around_swap(again, async || self.swap(expected, mark, again).await, tell).await
+    }
+
+    fn is_sink(&self) -> bool {
+        self.world.borrow().stores[self.store].is_sink
+    }
+
+    async fn try_out(&self, _name: &str, _families: &[Vec<u8>]) -> Result<()> {
+        if self.is_sink() {
+            return Ok(());
+        }
+        self.connect();
+        self.wait(3).await;
+        let lost = self.ask(|_| ()).await.is_none() || self.fault(15);
+        if lost { self.broken("simulated loss of an attempt") } else { Ok(()) }
+    }
+
+    async fn mark(&self, _name: &str) -> Result<(Option<Vec<u8>>, Lineage)> {
+        if self.is_sink() {
+            return Ok((self.told.borrow().clone(), Lineage::default()));
+        }
+        let server = match self.marking.get() {
+            Some(server) if server == self.server() => server,
+            _ => self.connect(),
+        };
+        let lineage = self.lineage();
+        self.wait(3).await;
+        if self.loses(server, 15).await {
+            return self.broken("simulated loss of the mark");
+        }
+        self.marking.set(Some(server));
+        let mark = self.world.borrow().stores[self.store].cache.mark.clone();
+        self.wait(3).await;
+        Ok((mark, lineage))
     }
 
     fn is_nameless(&self) -> bool {
@@ -284,8 +377,14 @@ impl Gate for SimControl {
     async fn snapshot(&self) -> Result<Snapshot> {
         let wait = self.0.borrow_mut().pause(1);
         sleep(wait).await;
+        if self.0.borrow().deaf {
+            return Err(Error::transient(World::absence()));
+        }
         if self.0.borrow_mut().fault(30) {
             return Err(Error::transient("simulated loss of the control session"));
+        }
+        if self.0.borrow().region == Some(Waits::ForReplay) {
+            return Ok(self.0.borrow().shown());
         }
         let now = Instant::now();
         let snapshot = {
@@ -306,7 +405,10 @@ impl Gate for SimControl {
     }
 
     /// Rows of an outbox come from a snapshot that contains them.
-    async fn gate(&self) -> Result<Snapshot> {
+    async fn gate(&self, upto: Lsn) -> Result<Snapshot> {
+        if self.0.borrow().region == Some(Waits::ForReplay) {
+            return self.replayed(upto).await;
+        }
         let is_outbox = self.0.borrow().outbox.is_some();
         if is_outbox { Ok(Snapshot::Everything) } else { self.snapshot().await }
     }
@@ -315,6 +417,9 @@ impl Gate for SimControl {
         let is_outbox = self.0.borrow().outbox.is_some();
         if is_outbox {
             let _ = self.0.borrow_mut().number();
+        }
+        if self.0.borrow().region == Some(Waits::ForReplay) {
+            return Ok(self.open_on_standby());
         }
         self.snapshot().await
     }
@@ -347,6 +452,9 @@ impl Lookups for SimControl {
     async fn ask(&self, questions: &[Question]) -> Result<Vec<Answer>> {
         let wait = self.0.borrow_mut().pause(3);
         sleep(wait).await;
+        if self.0.borrow().deaf {
+            return Err(Error::transient(World::absence()));
+        }
         let unanswered = self.0.borrow().unanswered;
         if self.0.borrow_mut().fault(30) || (unanswered && self.0.borrow_mut().dice.one_in(2)) {
             return Err(Error::transient("simulated loss of the control session"));
@@ -355,7 +463,8 @@ impl Lookups for SimControl {
         let answer = |question: &Question| {
             let id = question.args[0].as_deref().and_then(|id| std::str::from_utf8(id).ok()?.parse::<u64>().ok());
             let now = Instant::now();
-            let owner = self.0.borrow().owner_of(id.expect("a row's number"), |commit| commit.visible_at <= now);
+            let world = self.0.borrow();
+            let owner = world.owner_of(id.expect("a row's number"), |commit| world.first_shown_at(commit) <= now);
             if refused {
                 Answer::Refused(String::new())
             } else {
@@ -375,6 +484,9 @@ impl Catalogue for SimControl {
         let wait = self.0.borrow_mut().pause(3);
         sleep(wait).await;
         let world = self.0.borrow();
+        if world.deaf {
+            return Err(Error::transient(World::absence()));
+        }
         let (timeline, publication) = (world.timeline, world.publication.to_string());
         if let Some(unpublished) = world.unpublished.clone() {
             return Ok(Some(Sighting { timeline, publication, unpublished, ..Sighting::default() }));

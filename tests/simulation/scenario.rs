@@ -188,6 +188,16 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The daemon lives on, and what is away is so for this long at least.
+    pub fn lasts_longer(&mut self, wrong: Duration) {
+        let more = wrong.saturating_sub(self.wrong);
+        (self.wrong, self.written, self.faults_end) = (self.wrong + more, self.written + more, self.faults_end + more);
+        // A start brings everything again that waits, for longer than the others may take.
+        self.ends.clear();
+    }
+}
+
 /// Does what the plan says; a moment is left to the dice wherever the order of two steps may matter.
 pub async fn happen(world: Shared) {
     let plan = world.borrow().plan.clone();
@@ -291,6 +301,8 @@ async fn away(world: &Shared, at: Instant, wrong: Duration) {
     world.stores[victim].away = false;
     match world.dice.roll(3) {
         0 => {}
+        // Nobody can say what a sink holds: one that went back looks like any other.
+        1 if world.stores[victim].is_sink => {}
         1 => world.become_copy(victim, copy),
         _ => world.lose_all(victim),
     }

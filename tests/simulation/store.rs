@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crieur::failpoints::{Guard, without};
 use crieur::keys::KeySet;
 use crieur::lsn::Lsn;
 use crieur::mark::Mark;
@@ -52,6 +53,8 @@ pub struct Store {
     pub owed: BTreeMap<u32, BTreeSet<String>>,
     /// How far marks of each run of the server reached, or would have where the cache was full.
     pub said: BTreeMap<String, u64>,
+    /// It keeps pages, and takes their tags: a sink.
+    pub is_sink: bool,
     /// The position goes on without it.
     pub released: bool,
     /// It did a moment ago, and what was confirmed then may arrive now.
@@ -59,6 +62,12 @@ pub struct Store {
 }
 
 impl Store {
+    /// Whether every key that is owed must go. Where a sink begins without a purge, what it lacks is looked for among its
+    /// pages instead.
+    pub fn owes_all(&self) -> bool {
+        !(self.is_sink && without(Guard::Start))
+    }
+
     /// Whether a position may be given on that it has not marked.
     pub fn is_excused(&self) -> bool {
         self.released || self.excused_until.is_some_and(|until| Instant::now() < until)
@@ -77,7 +86,7 @@ const MARKED_WITHIN: Duration = Duration::from_millis(500);
 impl World {
     /// One of the caches.
     pub fn a_store(&mut self) -> usize {
-        match self.stores.len() {
+        match self.stores.iter().filter(|store| !store.is_sink).count() {
             1 => 0,
             several => self.dice.roll(several as u64) as usize,
         }
@@ -133,6 +142,10 @@ impl World {
     /// A mark was written: every value in its cache must have all up to it, and nothing that never happened.
     pub fn marked(&mut self, store: usize, text: &[u8]) {
         self.said(store, text);
+        // What a site made from a cache that went back is purged behind that one's repair.
+        if self.stores[store].is_sink {
+            return;
+        }
         let mark: Mark = serde_json::from_slice(text).expect("the daemon writes marks");
         let known = mark.run == self.run.to_string() && mark.publication == self.publication.to_string();
         if !known || !self.published || self.slot_lost {
@@ -175,9 +188,10 @@ impl World {
     pub fn delete(&mut self, store: usize, deleted: impl Fn(&str) -> bool) {
         let now = Instant::now();
         self.stores[store].cache.keys.retain(|key, _| !deleted(key));
+        self.channel.iter_mut().for_each(|channel| channel.note(&deleted));
         let mut owed = std::mem::take(&mut self.stores[store].owed);
         for (id, keys) in &mut owed {
-            if self.happened(*id).is_some_and(|commit| commit.visible_at <= now) {
+            if self.happened(*id).is_some_and(|commit| self.first_shown_at(commit) <= now) {
                 keys.retain(|key| !deleted(key));
             }
         }
@@ -187,23 +201,27 @@ impl World {
 
     /// Keys that are still to be deleted, by their caches.
     pub fn owed(&self) -> Vec<(usize, u32, BTreeSet<String>)> {
-        let stores = self.stores.iter().enumerate();
+        let stores = self.stores.iter().enumerate().filter(|(_, store)| store.owes_all());
         stores.flat_map(|(index, store)| store.owed.iter().map(move |(id, keys)| (index, *id, keys.clone()))).collect()
     }
 
     /// What any cache holds that is another value than the database's.
     pub fn stale(&self) -> Vec<(usize, String)> {
+        self.stale_where(|store| !store.is_sink)
+    }
+
+    pub fn stale_where(&self, is_asked: impl Fn(&Store) -> bool) -> Vec<(usize, String)> {
         let wrong = |(key, held): &(&String, &Held)| matches!(held, Held::Value(value) if *value != self.value(key));
         let of = |(index, store): (usize, &Store)| {
             store.cache.keys.iter().filter(wrong).map(|(key, _)| (index, key.clone())).collect::<Vec<_>>()
         };
-        self.stores.iter().enumerate().flat_map(of).collect()
+        self.stores.iter().enumerate().filter(|(_, store)| is_asked(store)).flat_map(of).collect()
     }
 
     /// Whether the mark in each cache is one that a daemon that starts now would trust.
     pub fn is_proven(&self) -> bool {
         let confirmed = self.outbox.as_ref().map_or(self.confirmed, Tables::confirmed);
-        self.stores.iter().all(|store| {
+        self.stores.iter().filter(|store| !store.is_sink).all(|store| {
             let mark = store.cache.mark.as_ref().and_then(|text| serde_json::from_slice::<Mark>(text).ok());
             mark.is_some_and(|mark| {
                 mark.run == self.run.to_string()
@@ -246,7 +264,8 @@ impl World {
         let now = Instant::now();
         let settled_by = |commit: &Commit| commit.visible_at.max(commit.flushed_at).max(self.began);
         let (mut late, mut ready) = (None, self.began);
-        for (index, store) in self.stores.iter().enumerate().filter(|(index, _)| *index != self.victim) {
+        let are_well = |(index, store): &(usize, &Store)| *index != self.victim && !store.is_sink;
+        for (index, store) in self.stores.iter().enumerate().filter(are_well) {
             let is_said = self.covers(store.said.get(&self.run.to_string()).copied().unwrap_or(0));
             for commit in &self.log {
                 // In commit order: a position waits for all before it.
@@ -269,7 +288,15 @@ pub async fn watch(world: Shared) {
     let wrong = {
         let world = world.borrow();
         let Plan { kind, at, wrong, .. } = &world.plan;
-        if world.stores.len() == 1 || world.outbox.is_some() || !matches!(kind, Kind::Away | Kind::Slow | Kind::Left) {
+        // Sweeps that are echoed take longer than these bounds, whatever the others do.
+        // So does a start behind a sink whose echoes hold the position: everything comes again.
+        let starts = world.site.is_some() && !world.plan.ends.is_empty();
+        if world.stores.len() == 1
+            || world.echoes
+            || starts
+            || world.outbox.is_some()
+            || !matches!(kind, Kind::Away | Kind::Slow | Kind::Left)
+        {
             return;
         }
         *at..*at + *wrong

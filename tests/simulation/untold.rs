@@ -11,10 +11,9 @@ use tokio::time::sleep;
 
 use super::memory::commit;
 use super::parts::{SimCache, SimControl};
-use super::scenario::{Kind, Plan};
 use super::source::SimSource;
 use super::store::Held;
-use super::world::{Dice, Shared};
+use super::world::Shared;
 
 const KEY: &str = "thing:1";
 
@@ -59,11 +58,8 @@ async fn leave_out(world: &Shared) {
 fn a_table_whose_changes_do_not_come_is_swept_in_every_cache() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     LocalSet::new().block_on(&runtime.expect("a runtime"), async {
-        let mut dice = Dice(0);
-        let mut plan = Plan::new(Kind::Away, &mut dice);
-        plan.troubles = plan.at..plan.at;
-        let mut world = super::world_of(plan, dice, 2);
-        (world.echoes, world.unpublished) = (false, Some(Vec::new()));
+        let mut world = super::calm_world(2);
+        world.unpublished = Some(Vec::new());
         let world = Rc::new(RefCell::new(world));
         let (settings, policy) = super::settings(&world);
         let caches = (0..2).map(|store| (SimCache::new(Rc::clone(&world), store), policy.clone())).collect();

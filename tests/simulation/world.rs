@@ -1,7 +1,7 @@
 //! The truth of the simulation: a server's transactions, caches that hold values, readers and writers, and what goes
 //! wrong with them. The daemon's parts are `source.rs` and `parts.rs`; nothing here knows what the daemon does.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,8 +10,11 @@ use crieur::control::Named;
 use tokio::time::{Instant, sleep};
 
 use super::outbox::tables::Tables;
+use super::pages::Site;
+use super::region::Waits;
 use super::scenario::{Kind, Plan};
 use super::store::{Held, Store};
+use super::tier::Channel;
 
 /// A small generator with a good mix (splitmix64): a schedule must depend on nothing but its seed.
 #[derive(Clone)]
@@ -77,6 +80,8 @@ pub struct World {
     pub replica: bool,
     pub echoes: bool,
     pub log: Vec<Commit>,
+    /// Readers read a standby beside which the daemon runs, and its gate waits so.
+    pub region: Option<Waits>,
     /// What the daemon reads instead of WAL; `None` where it reads that.
     pub outbox: Option<Tables>,
     pub ids: u32,
@@ -99,6 +104,10 @@ pub struct World {
     pub owner: Option<u32>,
     /// The caches.
     pub stores: Vec<Store>,
+    /// Of the last store, where that is a sink.
+    pub site: Option<Site>,
+    /// Where readers hear of the deletes in the first one.
+    pub channel: Option<Channel>,
     /// The cache that goes wrong.
     pub victim: usize,
     /// Whether replies of the others are lost as well.
@@ -106,13 +115,22 @@ pub struct World {
     /// When the daemon began that runs now.
     pub began: Instant,
     pub control_lost: bool,
+    /// The database server does not answer.
+    pub deaf: bool,
     /// Lookups fail, or are refused.
     pub unanswered: bool,
     pub quiet: bool,
+    /// Everything was looked at.
+    pub over: bool,
     pub failure: Option<String>,
 }
 
 pub type Shared = Rc<RefCell<World>>;
+
+thread_local! {
+    /// Those that came to nothing.
+    static ATTEMPTS: Cell<usize> = const { Cell::new(0) };
+}
 
 impl World {
     pub fn fault(&mut self, one_in: u64) -> bool {
@@ -132,6 +150,12 @@ impl World {
             && self.dice.one_in(3)
     }
 
+    /// Why something is not reached: the cause differs from one attempt to the next.
+    pub fn absence() -> &'static str {
+        let causes = ["cannot connect: connection refused", "no answer within 5 s", "the connection was closed"];
+        causes[ATTEMPTS.replace(ATTEMPTS.get() + 1) % causes.len()]
+    }
+
     pub fn pause(&mut self, most_ms: u64) -> Duration {
         Duration::from_micros(self.dice.roll(most_ms * 1_000))
     }
@@ -139,7 +163,7 @@ impl World {
     /// What a SELECT for the key returns now, where readers read: the transactions that it sees.
     pub fn value(&self, key: &str) -> BTreeSet<u32> {
         let now = Instant::now();
-        let seen = |commit: &&Commit| if self.replica { commit.replayed_at <= now } else { commit.visible_at <= now };
+        let seen = |commit: &&Commit| self.shown_at(commit) <= now;
         let touching = self.log.iter().filter(seen).filter(|commit| commit.keys.contains(key));
         touching.map(|commit| commit.id).collect()
     }
@@ -153,6 +177,11 @@ impl World {
     /// The commit, unless a server forgot it.
     pub fn happened(&self, id: u32) -> Option<&Commit> {
         self.log.binary_search_by_key(&id, |commit| commit.id).ok().map(|index| &self.log[index])
+    }
+
+    /// Nobody reads any more.
+    pub fn is_over(&self) -> bool {
+        self.over || self.failure.is_some()
     }
 
     pub fn end(&self) -> u64 {
@@ -249,11 +278,13 @@ impl World {
 
     /// The slot is gone; the new one begins at the end of the WAL, when the daemon connects.
     pub fn new_slot(&mut self) {
-        self.confirmed = self.end();
-        self.log.iter_mut().for_each(|commit| commit.flushed_at = commit.flushed_at.min(Instant::now()));
-        for index in 0..self.log.len() {
-            self.forgive(self.log[index].id);
-        }
+        // That of a standby begins where its replay is.
+        let now = Instant::now();
+        let replayed = self.log.iter().take_while(|commit| self.region.is_none() || commit.replayed_at <= now);
+        let ids: Vec<(u32, u64)> = replayed.map(|commit| (commit.id, commit.end)).collect();
+        self.confirmed = ids.last().map_or(0, |(_, end)| *end);
+        self.log.iter_mut().for_each(|commit| commit.flushed_at = commit.flushed_at.min(now));
+        ids.into_iter().for_each(|(id, _)| self.forgive(id));
     }
 
     /// Nobody has to delete anything for this transaction.
@@ -364,6 +395,7 @@ impl World {
         let last_replayed = self.log.last().map_or(now, |last| last.replayed_at);
         let most_ms = match kind {
             Kind::Replicas => 200,
+            _ if self.region.is_some() => 200,
             Kind::Failover => 60,
             _ => 20,
         };
@@ -434,7 +466,7 @@ impl World {
     }
 
     /// A key that a reader asks for.
-    fn wanted(&mut self) -> String {
+    pub fn wanted(&mut self) -> String {
         match self.dice.roll(8) {
             0 => format!("owner:{}", self.dice.roll(OWNERS)),
             1 => format!("shelf:{}:a", self.dice.roll(SHELVES)),

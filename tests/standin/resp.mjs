@@ -12,11 +12,16 @@ export function command(args) {
 }
 
 /** A reply, as servers send it. */
-export function reply(value) {
-  if (value === null) return Buffer.from('$-1\r\n');
+export function reply(value, protocol = 2) {
+  if (value === null) return Buffer.from(protocol === 3 ? '_\r\n' : '$-1\r\n');
   if (typeof value === 'number') return Buffer.from(`:${value}\r\n`);
   if (Buffer.isBuffer(value)) return Buffer.concat([Buffer.from(`$${value.length}\r\n`), value, Buffer.from('\r\n')]);
-  if (Array.isArray(value)) return Buffer.concat([Buffer.from(`*${value.length}\r\n`), ...value.map(reply)]);
+  const all = (values) => values.map((one) => reply(one, protocol));
+  if (Array.isArray(value)) return Buffer.concat([Buffer.from(`*${value.length}\r\n`), ...all(value)]);
+  if (value.map !== undefined) {
+    const head = protocol === 3 ? `%${value.map.length}` : `*${2 * value.map.length}`;
+    return Buffer.concat([Buffer.from(`${head}\r\n`), ...all(value.map.flat())]);
+  }
   if (value.error !== undefined) return Buffer.from(`-${value.error}\r\n`);
   return Buffer.from(`+${value.status}\r\n`);
 }

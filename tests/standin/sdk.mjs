@@ -1,6 +1,8 @@
-// The real @upstash/redis, and bare HTTP and RESP as documented, against the stand-in: it must speak as the real one does.
+// The real @upstash/redis, the real ioredis, and bare HTTP and RESP as documented, against the stand-in: it must speak as
+// the real one does.
 //
-//   BACKEND=127.0.0.1:PORT SDK=DIR node tests/standin/sdk.mjs      DIR holds node_modules with @upstash/redis
+//   BACKEND=127.0.0.1:PORT SDK=DIR IOREDIS=DIR node tests/standin/sdk.mjs
+//                                        each DIR holds node_modules, with @upstash/redis and with ioredis
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -13,7 +15,9 @@ import { fileURLToPath } from 'node:url';
 
 import { Reader, command } from './resp.mjs';
 
-const { Redis } = createRequire(path.resolve(process.env.SDK, 'from.js'))('@upstash/redis');
+const part = (dir, name) => createRequire(path.resolve(dir, 'from.js'))(name);
+const { Redis } = part(process.env.SDK, '@upstash/redis');
+const { Redis: Ioredis } = part(process.env.IOREDIS, 'ioredis');
 const here = path.dirname(fileURLToPath(import.meta.url));
 const child = spawn(process.execPath, [path.join(here, 'upstash.mjs'), '--backend', process.env.BACKEND, '--token', 'tok', '--readonly-token', 'ro'], {
   stdio: ['ignore', 'pipe', 'inherit'],
@@ -78,6 +82,35 @@ test('the SDK reads, writes, runs pipelines, transactions and scripts', async ()
   const [ok, failed] = await redis.pipeline().get('k').incr('k').exec({ keepErrors: true });
   assert.equal(ok.result, 'x');
   assert.match(failed.error, /not an integer/);
+});
+
+for (const protocol of [2, 3]) test(`ioredis reads, writes, runs pipelines, transactions and scripts over TCP, with RESP${protocol}`, async () => {
+  await fresh();
+  const options = { host: '127.0.0.1', port: ports.tcp, username: 'default', protocol, retryStrategy: () => null };
+  const redis = new Ioredis({ ...options, password: 'tok' });
+  assert.equal(await redis.set('k', 'v', 'EX', 100), 'OK');
+  assert.equal((await redis.call('HELLO')).at(5), protocol);
+  assert.equal(await redis.get('k'), 'v');
+  assert.deepEqual(await redis.mget('k', 'none'), ['v', null]);
+  assert.deepEqual(await redis.getBuffer('k'), Buffer.from('v'));
+  assert.deepEqual(await redis.pipeline().set('a', 1).incr('a').unlink('a', 'b').exec(), [[null, 'OK'], [null, 2], [null, 1]]);
+  const before = (await stats()).billed;
+  assert.deepEqual(await redis.multi().set('a', 1).incr('a').exec(), [[null, 'OK'], [null, 2]]);
+  assert.equal((await stats()).billed - before, 4, 'MULTI and EXEC over TCP');
+  assert.equal(await redis.eval('return redis.call("GET", KEYS[1]) .. ARGV[1]', 1, 'k', '!'), 'v!');
+  redis.defineCommand('twice', { numberOfKeys: 1, lua: 'return redis.call("GET", KEYS[1]) .. redis.call("GET", KEYS[1])' });
+  assert.equal(await redis.twice('k'), 'vv');
+  assert.deepEqual(await redis.scan(0, 'MATCH', 'a*', 'COUNT', 1000), ['0', ['a']]);
+  assert.equal(await redis.call('SET', 'k', 'x', 'IFEQ', 'v'), 'OK');
+  await assert.rejects(redis.incr('k'), /not an integer/);
+  await assert.rejects(redis.hello(4), /NOPROTO/);
+  assert.equal(await sdk().get('k'), 'x', 'both ways lead to one database');
+  await redis.quit();
+  const wrong = new Ioredis({ ...options, password: 'no', lazyConnect: true });
+  const told = once(wrong, 'error');
+  await assert.rejects(wrong.connect());
+  assert.match(String((await told)[0]), /WRONGPASS/);
+  wrong.disconnect();
 });
 
 test('codes, methods, tokens and forms are the documented ones', async () => {

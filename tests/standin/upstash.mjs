@@ -14,12 +14,14 @@
 //   REST   POST / with one command as a JSON array; /set/k/v, with a POST or PUT body as the last argument and the query
 //          behind it; /pipeline; /multi-exec. `Authorization: Bearer` or `?_token=`. 400, 401, 405; HTTP 200 with an
 //          error in each item. Upstash-Encoding: base64, Upstash-Response-Format: resp2, upstash-sync-token.
-//   TCP    AUTH TOKEN or AUTH default TOKEN, MULTI/EXEC/DISCARD. INFO without run_id and without replication.
+//   TCP    AUTH TOKEN or AUTH default TOKEN, HELLO with RESP2 and RESP3, MULTI/EXEC/DISCARD. INFO without run_id and
+//          without replication.
 //   Bill   each command, each of a pipeline or transaction, EVAL and each command inside of it; not AUTH, INFO, PING,
-//          QUIT, COMMAND, ECHO, SELECT, CLIENT. MULTI and EXEC over TCP are billed (assumed: the documents do not say).
+//          QUIT, COMMAND, ECHO, SELECT, CLIENT, HELLO. MULTI and EXEC over TCP are billed (assumed: the documents do not say).
 //   Reads  GET, MGET, SCAN and other reads are answered by the replica when /lag is not 0: so many milliseconds behind,
 //          unless the sync token (REST) or the session's own writes (TCP) demand more; then it catches up to exactly those.
-// Not modelled: WATCH, SUBSCRIBE, MONITOR, blocking commands, several databases, 10,000 commands a second.
+// Not modelled: WATCH, SUBSCRIBE, MONITOR, blocking commands, several databases, 10,000 commands a second, the maps and sets
+//          of RESP3 but that of HELLO.
 //
 // Control: plain HTTP on loopback, JSON in and out.
 //   GET  /stats     {billed, commands: {GET: n, …}, requests: {rest, tcp}, connections: {rest, tcp}, writes, lost, fired, held}
@@ -58,6 +60,8 @@ const KEY_BYTES_MAX = 32 * 1024;
 const LOG_MAX = 1000;
 
 const FREE = new Set(['AUTH', 'INFO', 'PING', 'QUIT', 'COMMAND', 'ECHO', 'SELECT', 'CLIENT', 'HELLO']);
+// Those of a connection, which REST has not.
+const OF_CONNECTION = ['AUTH', 'SELECT', 'CLIENT', 'QUIT', 'MULTI', 'EXEC', 'DISCARD'];
 const READS = new Set(
   ('GET MGET SCAN EXISTS TTL PTTL STRLEN TYPE DBSIZE KEYS HGET HGETALL HMGET HLEN HKEYS HVALS LRANGE LLEN SMEMBERS ' +
     'SISMEMBER SCARD ZRANGE ZSCORE ZCARD GETRANGE RANDOMKEY DUMP EVAL_RO EVALSHA_RO').split(' '),
@@ -559,9 +563,7 @@ async function rest(request, response) {
   } else {
     commands = [commandOfPath(path.slice(1), query, bytes, request.method)];
   }
-  if (commands.some((args) => ['AUTH', 'SELECT', 'CLIENT', 'QUIT', 'MULTI', 'EXEC', 'DISCARD'].includes(nameOf(args)))) {
-    commands = commands.map((args) => (['AUTH', 'SELECT', 'CLIENT', 'QUIT', 'MULTI', 'EXEC', 'DISCARD'].includes(nameOf(args)) ? [Buffer.from('HELLO')] : args));
-  }
+  commands = commands.map((args) => (OF_CONNECTION.includes(nameOf(args)) ? [Buffer.from('HELLO')] : args));
 
   const fault = faultOf('rest', path, commands);
   note('rest', path, commands, fault);
@@ -605,7 +607,7 @@ function tcp(socket) {
   connections.tcp += 1;
   sessions.add(socket);
   socket.setNoDelay(true);
-  const session = { isIn: false, isReadonly: false, wanted: 0, queued: undefined, isBad: false };
+  const session = { isIn: false, isReadonly: false, wanted: 0, queued: undefined, isBad: false, protocol: 2 };
   let last = Promise.resolve();
   const reader = new Reader((args) => {
     last = last.then(() => serve(socket, session, args)).catch((error) => {
@@ -634,12 +636,36 @@ function logIn(session, args) {
   return { status: 'OK' };
 }
 
+/** The handshake of a connection: HELLO [2|3 [AUTH USER TOKEN] [SETNAME NAME]]. */
+function hello(session, args) {
+  const [given, ...options] = args.slice(1).map(String);
+  if (given !== undefined && !['2', '3'].includes(given)) return { error: 'NOPROTO unsupported protocol version' };
+  while (options.length > 0) {
+    const option = options.shift().toUpperCase();
+    if (option === 'AUTH' && options.length >= 2) {
+      const told = logIn(session, ['AUTH', ...options.splice(0, 2)]);
+      if (told.error !== undefined) return told;
+    } else if (option === 'SETNAME' && options.length >= 1) {
+      options.shift();
+    } else {
+      return { error: `ERR Syntax error in HELLO option '${option}'` };
+    }
+  }
+  if (!session.isIn) return { error: 'NOAUTH Authentication required.' };
+  session.protocol = Number(given ?? session.protocol);
+  const text = (value) => Buffer.from(value);
+  return {
+    map: [[text('server'), text('redis')], [text('version'), text('8.2.0')], [text('proto'), session.protocol], [text('mode'), text('standalone')], [text('role'), text('master')], [text('modules'), []]],
+  };
+}
+
 async function serve(socket, session, args) {
   if (socket.destroyed || !Array.isArray(args) || args.length === 0) return;
   const name = nameOf(args);
-  const say = (value) => socket.write(reply(value));
+  const say = (value) => socket.write(reply(value, session.protocol));
   if (name === 'QUIT') return socket.end('+OK\r\n');
   if (name === 'AUTH') return say(logIn(session, args));
+  if (name === 'HELLO' && session.queued === undefined) return say(hello(session, args));
   if (!session.isIn) return say({ error: 'NOAUTH Authentication required.' });
   if (name === 'MULTI') {
     if (session.queued !== undefined) return say({ error: 'ERR MULTI calls can not be nested' });
@@ -680,7 +706,7 @@ async function request(socket, session, commands, isAtomic) {
   session.wanted = Math.max(session.wanted, done.seen);
   await pause(fault, 'after');
   if (fault?.do === 'cut') return socket.destroy();
-  const bytes = reply(isAtomic ? done.replies : done.replies[0]);
+  const bytes = reply(isAtomic ? done.replies : done.replies[0], session.protocol);
   if (fault?.do === 'truncate') return socket.end(bytes.subarray(0, Math.max(1, Math.floor(bytes.length / 2))));
   return socket.write(bytes);
 }

@@ -13,6 +13,7 @@ use crate::harness::redis::Data;
 use crate::oracle::Oracle;
 use crate::seed::Seed;
 use crate::takeover;
+use crate::verified::WAITS;
 use crate::world::{MARK, World, is_outbox};
 
 /// One kind of fault.
@@ -68,6 +69,7 @@ pub const POSTGRES_AWAY: &[&str] = &[
     "failed to wait for the replicas",
     "failed to watch the server",
     "id=run.last_status",
+    WAITS,
 ];
 
 /// What it says while the cache refuses or does not answer.
@@ -80,6 +82,7 @@ pub const CACHE_AWAY: &[&str] = &[
     "failed to write the mark",
     // Faults that strike the same cache again and again.
     "id=repair.slowed",
+    WAITS,
 ];
 
 impl fmt::Display for Fault {
@@ -330,7 +333,11 @@ impl Fault {
             Fault::SlotAdvanced => {
                 world.kill_daemon();
                 sleep(seed.millis(200, 1_000));
-                world.sql_at_last("SELECT pg_replication_slot_advance('crieur', pg_current_wal_lsn())");
+                // Another fault may have dropped the slot, and the daemon ended before it made one anew.
+                world.sql_at_last(
+                    "SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM pg_replication_slots
+                     WHERE slot_name = 'crieur'",
+                );
                 world.run_daemon();
             }
             // Refused as long as it is active, and then tried again.
@@ -405,6 +412,8 @@ impl Fault {
                 sleep(some_time);
                 command(world, &["DEBUG", "RELOAD", "NOSAVE"]);
                 command(world, &["CONFIG", "SET", "key-load-delay", "0"]);
+                // As it is by default: another fault loads as well, and is not to be answered meanwhile.
+                command(world, &["CONFIG", "SET", "loading-process-events-interval-bytes", "2097152"]);
             }
             _ => {
                 command(world, &["CONFIG", "SET", "requirepass", "other"]);

@@ -7,7 +7,9 @@
 //! keys: `proofs.rs`. A crash at each step of the loop: `crashes.rs`. One fault each, beside an ungated delete:
 //! `scenarios.rs`. A cache behind Sentinels, whose primary changes: `sentinel.rs`, for longer with `TOPOLOGY=sentinel`.
 //! Two caches, of which one goes wrong: `two.rs`, `TOPOLOGY=two`. The stand-in of Upstash: `upstash.rs`. A cluster:
-//! `cluster.rs`. Readers in both languages, over each adapter: `languages.rs`, `TOPOLOGY=languages`.
+//! `cluster.rs`. A site behind the cache, and readers with a memory: `pages.rs`, `TOPOLOGY=pages`. A daemon beside a
+//! standby: `region.rs`, `TOPOLOGY=region`. Readers in both languages, over each adapter: `languages.rs`,
+//! `TOPOLOGY=languages`. In each of them the daemon's own verifier looks on: `verified.rs`.
 
 #[path = "../live/daemon.rs"]
 mod daemon;
@@ -21,15 +23,19 @@ mod faults;
 mod languages;
 mod load;
 mod oracle;
+mod pages;
 mod proofs;
 mod readers;
+mod region;
 mod report;
 mod scenarios;
 mod seed;
 mod sentinel;
+mod site;
 mod takeover;
 mod two;
 mod upstash;
+mod verified;
 mod world;
 
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -37,6 +43,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use faults::Fault;
+use harness::wait;
 use load::{Load, Mix};
 use oracle::Oracle;
 use proofs::find_stale_keys;
@@ -80,6 +87,12 @@ fn round(world: &mut World, oracle: &Arc<Oracle>, faults: &[Fault], mix: Mix, se
     round
 }
 
+/// Readers whose password was refused ask the cache nothing for a minute.
+const REFUSED: Duration = Duration::from_secs(90);
+
+/// Keys of a cache that readers have filled.
+const FILLED: usize = 40;
+
 /// Writers end, the daemon catches up, readers end: what is in each cache then. The first load has the writers.
 fn conclude<const N: usize>(world: &mut World, loads: Vec<Load>, caches: [Address; N]) -> [Round; N] {
     let (commits, stopped) = (loads[0].stop_writers(), Instant::now());
@@ -90,9 +103,15 @@ fn conclude<const N: usize>(world: &mut World, loads: Vec<Load>, caches: [Addres
         world.settle();
     }
     let settled = stopped.elapsed();
-    // The last sweep may have left an empty cache, and nothing to compare.
+    // The last sweep may have left an empty cache, and nothing to compare: readers fill it again.
     sleep(Duration::from_millis(500));
+    world.sees_the_publication();
+    for cache in &caches {
+        world.caching = Arc::clone(cache);
+        let _ = wait::poll(REFUSED, || (world.stale_keys().1 > FILLED).then_some(())); // The caller judges.
+    }
     loads.into_iter().for_each(Load::stop);
+    world.count_verified();
     let rounds = caches.map(|cache| {
         world.caching = cache;
         let (stale, compared) = world.stale_keys();
@@ -125,8 +144,19 @@ fn after_faults_at_random_nothing_in_the_cache_differs_from_the_database() {
         assert!(round.compared > 20, "SEED={number}: nearly nothing was cached, so nearly nothing was compared\n{log}");
         report.add(&faults, &round);
     }
+    // A daemon that was killed told nothing of what it verified: the last one is given the time.
+    let _ = wait::poll(verified::PATIENCE, || {
+        world.count_verified();
+        (world.verified().checked > 0).then_some(())
+    }); // It is judged below.
     world.stop_daemon();
     report.print(&oracle.seen(), seconds);
+    let verified = world.verified();
+    println!(
+        "verified              {:>10}   undecided {}, accused {}",
+        verified.checked, verified.undecided, verified.stale
+    );
+    assert!(verified.checked > 0 && verified.stale == 0, "{verified:?}");
 }
 
 /// Each fault comes once before any comes again.
@@ -173,12 +203,15 @@ fn readers_of_a_standby_that_lags_leave_nothing_stale() {
     println!("SEED={}", seed.0);
     // The daemon that does not know of the standby deletes too early.
     world.set("CRIEUR__POSTGRES__REPLICAS", String::new());
+    world.allow_accusations();
     world.run_ready_daemon();
-    find_stale_keys(&mut world, &oracle, "without postgres.replicas", &[], &mut seed);
+    let stale = find_stale_keys(&mut world, &oracle, "without postgres.replicas", &[], &mut seed);
+    world.verifier_finds(stale.len());
     world.stop_daemon();
     // What that one left is its own, and stays until its row changes again: the mark has no gap.
     world.empty_cache();
     world.set("CRIEUR__POSTGRES__REPLICAS", world.replica_url());
+    world.forbid_accusations();
     world.run_ready_daemon();
     for faults in [[Fault::DaemonKilled, Fault::WalsenderTerminated], [Fault::ClientsKilled, Fault::CacheFailedOver]] {
         let round = round(&mut world, &oracle, &faults, Mix::Everything, &mut seed);

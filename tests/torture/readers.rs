@@ -241,7 +241,7 @@ impl Readers {
             read => read?,
         };
         match read.from {
-            From::Hit | From::Joined => self.oracle.hit(&key.name, &read.value, called),
+            From::Hit | From::Memory | From::Joined => self.oracle.hit(&key.name, &read.value, called),
             From::Miss | From::Bypass | From::Grace(_) => self.oracle.seen().misses += 1,
         }
         let since = *selected.lock().expect("no holder panics");

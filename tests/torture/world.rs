@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use crate::daemon::{self, Daemon, STARTED};
 use crate::harness::cluster::Cluster;
-use crate::harness::postgres::{Options, Postgres};
+use crate::harness::postgres::{Options, Postgres, Version};
 use crate::harness::process::Signal;
 use crate::harness::proxy::Proxy;
 use crate::harness::redis::{Redis, Server};
@@ -20,6 +20,8 @@ use crate::harness::sentinel::Watched;
 use crate::harness::wait;
 use crate::oracle;
 use crate::readers::Address;
+use crate::site::PAGE;
+use crate::verified::{self, Counts, Judged, OFTENER, STALE, Sum};
 
 /// The last echo bounds how long a plain reader may hold a value.
 pub const LAST_ECHO: Duration = Duration::from_secs(1);
@@ -70,6 +72,8 @@ pub struct World {
     pub cluster: Option<Cluster>,
     /// Lines of `[cache]` that lead elsewhere than to `cache`.
     pub elsewhere: Option<String>,
+    /// A sink of the daemon, and what it is told of deletes: the port of a site and the sink's echoes.
+    pub sink: Option<(u16, String)>,
     /// Another cache of the same daemon.
     pub second: Option<Redis>,
     /// Between the daemon and PostgreSQL.
@@ -80,12 +84,18 @@ pub struct World {
     pub daemon: Option<Daemon>,
     /// A read replica, when readers have one.
     pub replica: Option<Postgres>,
+    /// The daemon runs beside that replica.
+    beside_replica: bool,
     /// How readers take a lease whose client sends again.
     pub take: Take,
     /// Warnings that are right in this round.
     allowed: Vec<&'static str>,
     /// So much of the daemon's log is judged.
     judged: usize,
+    /// What the verifier looks at, what it counted, and whether it may be right to accuse.
+    pub verify: Judged,
+    verified: Sum,
+    may_accuse: bool,
     env: Vec<(&'static str, String)>,
     runtime: Runtime,
 }
@@ -93,8 +103,12 @@ pub struct World {
 impl World {
     /// Servers with tables, rules, publication and slot; no daemon yet.
     pub fn start() -> World {
+        World::start_on(Options::default())
+    }
+
+    fn start_on(options: Options) -> World {
         let conf = POSTGRES.iter().map(|line| line.to_string()).collect();
-        let postgres = Postgres::start(Options { conf, ..Options::default() });
+        let postgres = Postgres::start(Options { conf, ..options });
         let cache = Redis::start(&Server::System, &["enable-debug-command local"]);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads can be made");
         let (to_postgres, to_cache) = (Proxy::start(postgres.port()), Proxy::start(cache.port()));
@@ -107,16 +121,21 @@ impl World {
             watched: None,
             cluster: None,
             elsewhere: None,
+            sink: None,
             second: None,
             cache,
             to_postgres,
             to_cache,
             daemon: None,
             replica: None,
+            beside_replica: false,
             take: Take::Script,
             allowed: Vec::new(),
             judged: 0,
-            env: Vec::new(),
+            verify: Judged::All,
+            verified: Sum::default(),
+            may_accuse: false,
+            env: vec![("CRIEUR_OFTENER", OFTENER.to_string())],
             runtime,
         };
         world.sql(TABLES).unwrap_or_else(|error| panic!("valid SQL: {error:?}"));
@@ -126,12 +145,49 @@ impl World {
     }
 
     /// With a read replica, which readers read from and which shows every commit this much late.
-    pub fn with_replica(mut self, late: &str) -> World {
-        self.sql_at_last("SELECT pg_create_physical_replication_slot('standby')");
-        let replica = self.postgres.standby(&[&format!("recovery_min_apply_delay = {late}")]);
+    pub fn with_replica(self, late: &str) -> World {
+        self.with_replica_that(&[], late)
+    }
+
+    fn with_replica_that(mut self, conf: &[&str], late: &str) -> World {
+        self.sql_at_last("SELECT pg_create_physical_replication_slot('standby', true)");
+        let replica = self.postgres.standby(&[conf, &[&format!("recovery_min_apply_delay = {late}")]].concat());
         self.reading = Arc::new(Mutex::new(replica.url()));
         self.replica = Some(replica);
         self
+    }
+
+    /// With a read replica of a version that decodes on standbys; the daemon is still one of the primary.
+    pub fn in_a_region(late: &str) -> World {
+        let world = World::start_on(Options { version: Version::V17, ..Options::default() });
+        world.with_replica_that(&["hot_standby_feedback = on"], late)
+    }
+
+    /// From now on the replica shows every commit this much late.
+    pub fn lag(&self, late: Duration) {
+        let replica = self.replica.as_ref().expect("there is one");
+        let setting = format!("ALTER SYSTEM SET recovery_min_apply_delay = '{}ms'", late.as_millis());
+        for sql in [&setting, "SELECT pg_reload_conf()"] {
+            wait::poll(PATIENCE, || self.sql_at(replica, sql).ok()).expect("the standby answers");
+        }
+    }
+
+    /// The daemon that is started next reads the standby: the second part of the setup, and its address.
+    pub fn move_beside_the_standby(&mut self) {
+        let replica = self.replica.as_ref().expect("there is one");
+        self.to_postgres.lead_to(replica.port());
+        self.beside_replica = true;
+        self.sql_at_last("SELECT pg_drop_replication_slot('crieur')");
+        let config = self.config();
+        let made = std::thread::spawn(move || {
+            wait::poll(PATIENCE, || daemon::run("setup", &config, &[]).status.success().then_some(()))
+        });
+        // The slot begins where the primary says which transactions are open.
+        while !made.is_finished() {
+            self.sql_at_last("SELECT pg_log_standby_snapshot()");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        made.join().expect("it does not panic").expect("the second part of the setup");
     }
 
     /// With a cache behind Sentinels.
@@ -147,6 +203,12 @@ impl World {
     pub fn with_cache_at(mut self, lines: String, caching: String) -> World {
         self.elsewhere = Some(lines);
         self.caching = Arc::new(Mutex::new(caching));
+        self
+    }
+
+    /// With a site behind the cache, which is told of tags, and readers with a memory tier.
+    pub fn before_a_site(mut self, port: u16, echoes: &str) -> World {
+        self.sink = Some((port, echoes.to_owned()));
         self
     }
 
@@ -173,11 +235,28 @@ impl World {
         let second = self.second.as_ref().map_or_else(String::new, |second| {
             format!("[caches.second]\nurl = \"{}\"\nhold_wal_bytes_max = 0\n{timing}", second.url())
         });
+        let (publishes, sink, rules) = self.beyond();
+        let standby = if self.beside_replica { "standby = true\n" } else { "" };
         format!(
-            "[postgres]\nmode = \"{mode}\"\nurl = \"postgres://postgres@127.0.0.1:{postgres}/postgres\"\nconnect_timeout = \"1s\"\n\
+            "[postgres]\n{standby}mode = \"{mode}\"\nurl = \"postgres://postgres@127.0.0.1:{postgres}/postgres\"\nconnect_timeout = \"1s\"\n\
              liveness_timeout = \"2s\"\nlookup_timeout = \"2s\"\n\
-             [cache]\n{cache}\n{timing}{second}{RULES}"
+             [cache]\n{cache}\n{timing}{publishes}{second}{sink}{}{rules}",
+            verified::config(self.verify)
         )
+    }
+
+    /// Lines of the cache, sections and rules for what stands behind the cache.
+    fn beyond(&self) -> (&'static str, String, String) {
+        let Some((port, echoes)) = &self.sink else { return ("", String::new(), RULES.to_owned()) };
+        let sink = format!(
+            "[sinks.site]\nkind = \"webhook\"\nurl = \"http://127.0.0.1:{port}/purge\"\necho = {echoes}\n\
+             timeout = \"1s\"\nrate = \"50/s\"\nsecret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n\
+             [limits]\nwarm_rate = 1200\nwarm_timeout = \"3s\"\n"
+        );
+        let warm = format!("warm = \"http://127.0.0.1:{port}{PAGE}{{id}}\"\n");
+        let tags = warm + "tags = [\"item:{id}\"]\ntags_all = \"items\"\n\n[[rules]]\ntable = \"torture.leases\"";
+        let rules = RULES.replacen("\n[[rules]]\ntable = \"torture.leases\"", &tags, 1);
+        ("publish = \"crieur:keys\"\nheartbeat = \"200ms\"\n", sink, rules)
     }
 
     /// Warnings of the daemon with this text are as expected from now on.
@@ -190,6 +269,33 @@ impl World {
         }
     }
 
+    /// A daemon without one of its guards leaves stale keys: the verifier is right to say so.
+    pub fn allow_accusations(&mut self) {
+        self.may_accuse = true;
+    }
+
+    /// From the next daemon on the verifier has nothing to say.
+    pub fn forbid_accusations(&mut self) {
+        self.may_accuse = false;
+    }
+
+    /// Whether the verifier may find something stale.
+    fn may_accuse(&self) -> bool {
+        let is_off = |(name, value): &(&str, String)| *name == "CRIEUR_WITHOUT" && !value.is_empty();
+        self.may_accuse || (self.verify == Judged::All && self.env.iter().any(is_off))
+    }
+
+    /// Adds what the verifier of this daemon counted.
+    pub fn count_verified(&mut self) {
+        let log = self.daemon().log();
+        self.verified.read(&log);
+    }
+
+    /// What it counted up to the last time.
+    pub fn verified(&self) -> Counts {
+        self.verified.all()
+    }
+
     /// From now on no warning is expected but those that a fault names.
     pub fn expect_silence(&mut self) {
         self.allowed.clear();
@@ -199,7 +305,8 @@ impl World {
     pub fn judge_log(&mut self) {
         let log = self.daemon().log();
         let complaints = log[self.judged..].lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR "));
-        let expected = |line: &&str| self.allowed.iter().any(|text| line.contains(text));
+        let accused = self.may_accuse().then_some(STALE);
+        let expected = |line: &&str| self.allowed.iter().chain(&accused).any(|text| line.contains(text));
         let unexpected: Vec<&str> = complaints.filter(|line| !expected(line)).collect();
         assert!(unexpected.is_empty(), "nobody expected:\n{}\nthe log:\n{log}", unexpected.join("\n"));
         self.judged = log.len();
@@ -222,6 +329,9 @@ impl World {
         let env: Vec<(&str, &str)> = self.env.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let mut daemon = Daemon::start(&self.config(), &env);
         self.allowed.iter().for_each(|text| daemon.allow(text));
+        if self.may_accuse() {
+            daemon.allow(STALE);
+        }
         daemon
     }
 
@@ -270,8 +380,18 @@ impl World {
 
     /// Statements on a session of their own; the first column of the rows of the last one.
     pub fn sql(&self, text: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+        self.sql_at(&self.postgres, text)
+    }
+
+    /// The same on the server that the daemon reads.
+    fn sql_there(&self, text: &str) -> Option<Vec<String>> {
+        let beside = self.replica.as_ref().filter(|_| self.beside_replica);
+        beside.map_or_else(|| Some(self.sql_at_last(text)), |replica| self.sql_at(replica, text).ok())
+    }
+
+    fn sql_at(&self, server: &Postgres, text: &str) -> Result<Vec<String>, tokio_postgres::Error> {
         self.runtime.block_on(async {
-            let (client, connection) = tokio_postgres::connect(&self.postgres.url(), tokio_postgres::NoTls).await?;
+            let (client, connection) = tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await?;
             let connection = tokio::spawn(connection);
             let answers = client.simple_query(text).await;
             drop(client);
@@ -343,7 +463,7 @@ impl World {
         loop {
             let ended = self.daemon().has_ended();
             assert!(!ended, "the daemon ended by itself:\n{}", self.daemon().log());
-            if (unmarked || self.marked(&now)) && self.sql_at_last(&slot).len() == 1 {
+            if (unmarked || self.marked(&now)) && self.sql_there(&slot).is_some_and(|rows| rows.len() == 1) {
                 return;
             }
             let log = self.daemon().log();
@@ -352,12 +472,36 @@ impl World {
         }
     }
 
+    /// A publication that was altered is looked at every two seconds, and swept for: readers go on until that is over.
+    pub fn sees_the_publication(&mut self) {
+        let judged = self.judged;
+        let log = self.daemon().log();
+        if !["id=publication.changed", "id=table.unpublished"].iter().any(|id| log[judged..].contains(id)) {
+            return;
+        }
+        let (mut sweeps, mut since) = (0, Instant::now());
+        let _ = wait::poll(PATIENCE, || {
+            let now = self.daemon().log().matches("id=sweep.").count();
+            if now != sweeps {
+                (sweeps, since) = (now, Instant::now());
+            }
+            (since.elapsed() > Duration::from_secs(3)).then_some(())
+        });
+    }
+
     /// Whether the mark in the cache is at `lsn` or past it.
     fn marked(&self, lsn: &str) -> bool {
         let mark = self.redis::<Option<String>>(&["GET", MARK]).ok().flatten().unwrap_or_default();
         let mark: serde_json::Value = serde_json::from_str(&mark).unwrap_or_default();
         let parse = |text: &str| text.parse::<crieur::lsn::Lsn>().ok();
         mark["lsn"].as_str().and_then(parse) >= parse(lsn)
+    }
+
+    /// What the keys of this family should hold, by their members.
+    pub fn true_values(&self, family: &oracle::Family) -> Vec<String> {
+        let one = |member| format!("({member}, ({}))", family.sql.replace("$1", &format!("'{member}'")));
+        let all = (0..family.members).map(one).collect::<Vec<_>>().join(", ");
+        self.sql_at_last(&format!("SELECT value FROM (VALUES {all}) AS v (member, value) ORDER BY member"))
     }
 
     /// Keys that do not hold what the database says, with the cached value and the true one; and how many were compared.

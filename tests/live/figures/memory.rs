@@ -8,7 +8,7 @@ use super::company::{config, started};
 use super::{Spread, rounds};
 
 /// Of a process, in kB (proc(5), `VmRSS`).
-fn resident(pid: u32) -> f64 {
+pub fn resident(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("each process has some");
     line.trim().trim_end_matches(" kB").parse().expect("a number")

@@ -88,10 +88,22 @@ macro_rules! rule {
 
 /// The table.
 pub fn rows() -> Vec<Row> {
-    [in_the_file(), in_the_environment(), in_addresses(), at_the_cache(), at_the_database(), in_rules(), of_commands()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        in_the_file(),
+        in_the_environment(),
+        in_addresses(),
+        at_the_cache(),
+        at_the_database(),
+        in_rules(),
+        of_commands(),
+        in_units_and_sockets(),
+        at_the_page(),
+        at_first(),
+        of_the_live_commands(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn in_the_file() -> Vec<Row> {
@@ -328,6 +340,8 @@ fn in_rules() -> Vec<Row> {
         rules("rule: no keys", rule!("")),
         rules("rule: no table", "[[rules]]\nkeys = [\"a:{id}\"]"),
         rules("rule: a word that does not exist", rule!("keyz = [\"a:{id}\"]")),
+        rules("rule: a page whose host is a value", rule!("keys = [\"a:{id}\"]\nwarm = \"https://{host}/a/{id}\"")),
+        rules("rule: a page of another machine without TLS", rule!("keys = [\"a:{id}\"]\nwarm = \"http://a.sn/{id}\"")),
         rules("rule: a key that is all value", rule!("keys = [\"{id}\"]")),
         rules("rule: a brace that does not close", rule!("keys = [\"a:{id\"]")),
         rules("rule: as the application writes keys", rule!("keys = [\"a:${id}\"]")),
@@ -419,5 +433,123 @@ fn of_commands() -> Vec<Row> {
             ..row("verify: a column that does not exist", &["verify"])
         },
         row("init: the file exists", &["init"]),
+    ]
+}
+
+/// What systemd gives a service, and the socket in it.
+fn in_units_and_sockets() -> Vec<Row> {
+    let socket = |name, more| Row { more, waits: true, ..row(name, &["run"]) };
+    vec![
+        row("unit: credentials in a folder that is not there", &["check"]).env("CREDENTIALS_DIRECTORY", "/nowhere"),
+        Row { postgres: "", ..row("unit: a credential that is empty", &["check"]) }
+            .with("database_url", "\n")
+            .env("CREDENTIALS_DIRECTORY", "{folder}"),
+        Row { postgres: "", ..row("unit: a credential under the name of the variable and in lower case", &["check"]) }
+            .with("DATABASE_URL", "{pg}")
+            .with("database_url", "{pg}")
+            .env("CREDENTIALS_DIRECTORY", "{folder}"),
+        socket("unit: a folder of the unit that is not there", "").env("RUNTIME_DIRECTORY", "{folder}/nowhere"),
+        socket("socket: a text is there", "[control]\nsocket = \"{folder}/crieur.toml\""),
+        socket("socket: another process answers there", "[control]\nsocket = \"{socket}\""),
+        socket(
+            "socket: a path longer than the kernel takes",
+            "[control]\nsocket = \"/tmp/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.sock\"",
+        ),
+        Row { more: "[control]\nsocket = 5", ..row("socket: a number for a path", &["check"]) },
+        Row { more: "[control]\npath = \"/tmp/s\"", ..row("socket: a key that does not exist", &["check"]) },
+    ]
+}
+
+fn at_the_page() -> Vec<Row> {
+    let page = |name, more| Row { more, ..row(name, &["check"]) };
+    vec![
+        page("page: a text for a list of names", "[admin]\nhosts = \"crieur.example\""),
+        page("page: an address with its scheme as a name", "[admin]\nhosts = [\"http://crieur.example\"]"),
+        page("page: a word for yes or no", "[admin]\nchanges = \"no\""),
+        page("page: a port alone", "[admin]\nlisten = \"9186\""),
+        Row {
+            more: "[admin]\nlisten = \"198.51.100.1:9186\"",
+            waits: true,
+            ..row("page: an address of another machine", &["run"])
+        },
+    ]
+}
+
+/// Before there is a configuration, and behind the last one.
+fn at_first() -> Vec<Row> {
+    let init = |name, args: &[&'static str]| {
+        let args = [&["init", "--config", "new.toml"], args].concat();
+        Row { args, ..row(name, &[]) }
+    };
+    vec![
+        init("init: no address of the database", &[]),
+        init("init: no address of the cache", &["--database", "{pg}"]),
+        init("init: the two addresses exchanged", &["--database", "{cache}", "--cache", "{pg}"]),
+        init(
+            "init: a database where nobody listens",
+            &["--database", "postgres://u@127.0.0.1:{dead:port}/d", "--cache", "{cache}"],
+        ),
+        init(
+            "init: another authority",
+            &[
+                "--database",
+                "postgres://postgres@localhost:{pg:port}/postgres?sslmode=verify-full&sslrootcert={other ca}",
+                "--cache",
+                "{cache}",
+            ],
+        ),
+        init(
+            "init: a table that does not exist",
+            &["--database", "{pg}", "--cache", "{cache}", "--table", "propertys"],
+        ),
+        init("init: a mode that does not exist", &["--database", "{pg}", "--cache", "{cache}", "--mode", "trigger"]),
+        Row {
+            args: vec!["init", "--config", "nowhere/new.toml", "--database", "{pg}", "--cache", "{cache}"],
+            ..row("init: into a folder that is not there", &[])
+        },
+        row("command line: completions for no shell", &["completions"]),
+        row("command line: completions for a shell that is not known", &["completions", "powershell"]),
+        row("command line: teardown that does not name its configuration", &["teardown", "--yes"]),
+        Row {
+            postgres: "url = \"postgres://postgres@127.0.0.1:{dead:port}/postgres\"",
+            ..row("teardown of a database where nobody listens", &["teardown", "--yes"])
+        },
+        Row {
+            postgres: "url = \"{pg}\"\nslot = \"another\"\npublication = \"another\"",
+            ..row("teardown of what was never made", &["teardown", "--yes"])
+        },
+    ]
+}
+
+fn of_the_live_commands() -> Vec<Row> {
+    vec![
+        row("status: a position that is none", &["status", "--wait", "soon"]),
+        row("status: a time without a unit", &["status", "--wait", "now", "--timeout", "5"]),
+        Row {
+            cache: "url = \"redis://127.0.0.1:{dead:port}\"",
+            ..row("status: nobody listens at the cache", &["status"])
+        },
+        row("tail: a socket that is a text", &["tail", "--socket", "crieur.toml"]),
+        row("tail: a glob that does not end", &["tail", "--key", "visits:[1", "--socket", "{folder}/control.sock"]),
+        row("sweep: nothing named", &["sweep"]),
+        row("sweep: everything", &["sweep", "*", "--dry-run"]),
+        Row {
+            cache: "url = \"redis://no-scan:right@127.0.0.1:{cache:port}\"",
+            ..row("sweep: a user without SCAN", &["sweep", "visits:{id}", "--dry-run"])
+        },
+        Row {
+            cache: "url = \"redis://no-scan:right@127.0.0.1:{cache:port}\"",
+            ..row("ttl: a user without SCAN", &["ttl"])
+        },
+        Row { more: "[ttl]\n\"visits:{id}\" = 300", ..row("ttl: a number for a duration", &["ttl"]) },
+        Row {
+            more: "[[verify]]\nkeys = \"visits:{id}\"\nsql = \"SELECT id FROM visits WHERE id = $1\"\n",
+            cache: "url = \"redis://127.0.0.1:{dead:port}\"",
+            ..row("verify: nobody listens at the cache", &["verify"])
+        },
+        Row {
+            more: "[[verify]]\nkeys = \"visits:{id}\"\nsql = \"SELECT id FROM visits WHERE id = $1\"\n",
+            ..row("verify: a time without a unit", &["verify", "--timeout", "60"])
+        },
     ]
 }

@@ -1,5 +1,6 @@
 //! The servers that the mistakes are made on, and one mistake made: the command, what it says, how it ends.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -32,6 +33,8 @@ pub struct Stage {
     own: Authority,
     web: u16,
     closing: u16,
+    /// A unix socket at which somebody listens.
+    socket: (tempfile::TempDir, std::os::unix::net::UnixListener),
     plain: Postgres,
     dead: u16,
 }
@@ -105,6 +108,7 @@ impl Stage {
             }),
             web: answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
             closing: answering(b""),
+            socket: listening(),
             dead: process::free_port(),
             scene,
             authority,
@@ -154,6 +158,7 @@ impl Stage {
             ("{web:port}", self.web.to_string()),
             ("{closing:port}", self.closing.to_string()),
             ("{dead:port}", self.dead.to_string()),
+            ("{socket}", self.socket.0.path().join("s").display().to_string()),
             ("{ca}", self.authority.certificate().display().to_string()),
             ("{other ca}", self.stranger.certificate().display().to_string()),
             ("{certificate}", self.authority.certificate().with_file_name("localhost.crt").display().to_string()),
@@ -183,7 +188,10 @@ impl Stage {
             let bytes = bytes.into_iter().map(|byte| if byte == 1 { 0xe9 } else { byte }).collect();
             command.env(name, std::ffi::OsString::from_vec(bytes));
         }
+        let before = files(folder.path());
         let (end, said) = if row.waits { self.wait(&mut command, folder.path()) } else { ended(&mut command) };
+        let left: Vec<String> = files(folder.path()).difference(&before).cloned().collect();
+        assert!(left.is_empty(), "{}: the mistake left {left:?}", row.name);
         let mut shown = format!("# {}\n$ crieur {}\n{said}\n{end}\n", row.name, row.args.join(" "));
         // The longest first: a folder may hold a port's digits.
         let mut names = names;
@@ -222,6 +230,20 @@ impl Stage {
 fn tls_port(server: &Redis) -> u16 {
     let port: Vec<String> = server.ask(&["CONFIG", "GET", "tls-port"]);
     port[1].parse().expect("a port")
+}
+
+/// The names in a folder; the log is the test's own.
+fn files(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).expect("the folder is ours");
+    let names = entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());
+    names.filter(|name| name != "log").collect()
+}
+
+/// Somebody else's socket: what connects waits in its queue.
+fn listening() -> (tempfile::TempDir, std::os::unix::net::UnixListener) {
+    let folder = tempfile::tempdir().expect("it is writable");
+    let listener = std::os::unix::net::UnixListener::bind(folder.path().join("s")).expect("the folder is ours");
+    (folder, listener)
 }
 
 /// A server that answers every connection with the same bytes, once something was received, and closes it.
