@@ -137,6 +137,37 @@ pub const fn oftener(pause: std::time::Duration) -> std::time::Duration {
     pause
 }
 
+#[cfg(feature = "failpoints")]
+thread_local! {
+    /// What this thread draws from instead of the system's source, and how much of it was drawn.
+    static DRAWN: std::cell::Cell<Option<(u64, u64)>> = const { std::cell::Cell::new(None) };
+}
+
+/// From now on this thread's random bytes follow from `seed` alone: a schedule of the simulation can be run again.
+#[cfg(feature = "failpoints")]
+pub fn draw_from(seed: u64) {
+    DRAWN.set(Some((seed, 0)));
+}
+
+/// Fills `bytes` from the seed of this thread, where it has one.
+#[cfg(feature = "failpoints")]
+pub(crate) fn fill(bytes: &mut [u8]) -> bool {
+    use sha2::Digest;
+    let Some((seed, drawn)) = DRAWN.get() else { return false };
+    DRAWN.set(Some((seed, drawn + 1)));
+    // No draw asks for more than a digest has.
+    let digest = sha2::Sha256::digest([seed.to_le_bytes(), drawn.to_le_bytes()].concat());
+    bytes.copy_from_slice(&digest[..bytes.len()]);
+    true
+}
+
+/// Fills nothing: no thread has a seed without the feature.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub(crate) const fn fill(_bytes: &mut [u8]) -> bool {
+    false
+}
+
 /// The process is at `step`; ends here when it was told to.
 #[cfg(feature = "failpoints")]
 pub fn reached(step: Step) {

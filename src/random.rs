@@ -2,6 +2,8 @@
 //!
 //! The seeds of hash tables are none of this: each table's hasher draws its own.
 
+use crate::failpoints;
+
 /// Bytes that nobody can guess and no other process draws.
 ///
 /// # Panics
@@ -9,7 +11,9 @@
 /// The system has no source of random bytes. TLS and SCRAM could do nothing there either.
 pub(crate) fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the system has a source of random bytes");
+    if !failpoints::fill(&mut bytes) {
+        getrandom::fill(&mut bytes).expect("the system has a source of random bytes");
+    }
     bytes
 }
 

@@ -125,6 +125,9 @@ async fn live(away: Away, hold: u64, said: Said) -> Vec<(String, String)> {
 
 #[test]
 fn an_hour_of_an_outage_with_changes_that_come_is_at_most_eighty_lines() {
+    // As long as there is one subscriber only, tracing asks the thread that reaches a line first whether anybody wants
+    // that line ever, and the threads of other tests say no.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     for away in [Away::Cache, Away::Postgres, Away::Both] {
         // The position waits for the cache all the time, or goes on without it.
         for hold in [u64::MAX, 500] {

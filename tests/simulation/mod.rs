@@ -3,8 +3,8 @@
 //! Safety, at every step: what is confirmed was answered, and positions never go back. Liveness: after the faults end,
 //! everything is delivered and confirmed, and no value in a cache is another than the database's. Daemons are stopped
 //! and killed at any time. With two and three caches of which one goes wrong, all of that holds for each of them, and the
-//! others keep up with the stream. A failing seed is one line: `SEED=n cargo test --test main simulation`; `SEEDS=n`
-//! runs more.
+//! others keep up with the stream. A failing schedule is one line that runs it again; `SEEDS=n` runs more, and with `SEED`
+//! so many draws of it.
 
 mod lines;
 mod memory;
@@ -50,9 +50,6 @@ const SEEDS_OF_SEVERAL: u64 = 460;
 
 /// The same where no connection leads to the cache.
 const SEEDS_OF_REQUESTS: u64 = 150;
-
-/// How often `SEED` runs its one.
-const AGAIN: u64 = 1_000;
 
 const RULES: &str = r#"
 [[rules]]
@@ -396,28 +393,39 @@ fn without_what_marks_carry_requests_leave_a_stale_value() {
     finds_without(crieur::failpoints::Guard::Carried, search);
 }
 
-/// Runs so many seeds, or what the environment says.
+/// Runs so many seeds of a world.
 fn run(seeds: u64, world: fn(u64) -> World, name: &str) {
-    // Jitter and nonces are drawn anew in each run, so one seed is many schedules.
-    let seeds: Vec<u64> = match number("SEED") {
-        Some(seed) => vec![seed; number("SEEDS").unwrap_or(AGAIN) as usize],
-        None => (0..number("SEEDS").unwrap_or(seeds)).collect(),
+    schedules(seeds, async |seed| one_seed(seed, world).await, name);
+}
+
+/// Runs so many seeds, or what the environment says. Jitter and nonces are drawn from the seed too, so a schedule comes
+/// again; `DRAW` draws others.
+fn schedules(seeds: u64, play: impl AsyncFn(u64) -> Result<(), String>, name: &str) {
+    let (draw, count) = (number("DRAW").unwrap_or(0), number("SEEDS"));
+    let schedules: Vec<(u64, u64)> = match number("SEED") {
+        Some(seed) => (draw..draw + count.unwrap_or(1)).map(|draw| (seed, draw)).collect(),
+        None => (0..count.unwrap_or(seeds)).map(|seed| (seed, draw)).collect(),
     };
-    for seed in seeds {
-        if let Err(failure) = played(seed, world) {
-            panic!("{failure}\nagain: SEED={seed} cargo test --test main {name}");
+    for (seed, draw) in schedules {
+        if let Err(failure) = played(seed, draw, &play) {
+            panic!("{failure}\nagain: SEED={seed} DRAW={draw} cargo test --features failpoints --test main {name}");
         }
     }
 }
 
-fn played(seed: u64, world: fn(u64) -> World) -> Result<(), String> {
+fn played(seed: u64, draw: u64, play: impl AsyncFn(u64) -> Result<(), String>) -> Result<(), String> {
+    #[cfg(feature = "failpoints")]
+    crieur::failpoints::draw_from(seed ^ draw.rotate_right(16));
+    #[cfg(not(feature = "failpoints"))]
+    let _ = draw;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    LocalSet::new().block_on(&runtime.expect("a runtime"), one_seed(seed, world))
+    LocalSet::new().block_on(&runtime.expect("a runtime"), play(seed))
 }
 
 /// Some of so many seeds of a world in which a guard is off fails, and so.
 fn finds(failure: &str, seeds: u64, world: fn(u64) -> World) {
-    let found = (0..seeds).find_map(|seed| Some((seed, played(seed, world).err()?)));
+    let found =
+        (0..seeds).find_map(|seed| Some((seed, played(seed, 0, async |seed| one_seed(seed, world).await).err()?)));
     let (seed, told) = found.unwrap_or_else(|| panic!("{seeds} seeds, and never: {failure}"));
     println!("seed {seed}: {told}");
     assert!(told.contains(failure), "seed {seed}: {told}");

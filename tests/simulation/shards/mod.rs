@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crieur::run::Pipeline;
-use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep};
 
 use self::daemon::{Daemon, SimShard};
@@ -126,17 +125,7 @@ async fn one_seed(seed: u64) -> Result<(), String> {
 
 #[test]
 fn no_schedule_of_moving_slots_leaves_a_stale_value() {
-    let seeds: Vec<u64> = match super::number("SEED") {
-        Some(seed) => vec![seed; super::number("SEEDS").unwrap_or(super::AGAIN) as usize],
-        None => (0..super::number("SEEDS").unwrap_or(SEEDS)).collect(),
-    };
-    for seed in seeds {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        let result = LocalSet::new().block_on(&runtime.expect("a runtime"), one_seed(seed));
-        if let Err(failure) = result {
-            panic!("seed {seed}: {failure}\nagain: SEED={seed} cargo test --test main moving_slots");
-        }
-    }
+    super::schedules(SEEDS, one_seed, "moving_slots");
 }
 
 #[cfg(feature = "failpoints")]
