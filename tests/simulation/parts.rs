@@ -459,7 +459,10 @@ impl Lookups for SimControl {
         if self.0.borrow_mut().fault(30) || (unanswered && self.0.borrow_mut().dice.one_in(2)) {
             return Err(Error::transient("simulated loss of the control session"));
         }
-        let refused = self.0.borrow_mut().fault(40) || (unanswered && self.0.borrow_mut().dice.one_in(2));
+        // A refusal sweeps, and where nothing but requests leads to the cache the mark proves single keys and no sweep.
+        let may_refuse = self.0.borrow().plan.kind != Kind::Requests;
+        let refused =
+            (may_refuse && self.0.borrow_mut().fault(40)) || (unanswered && self.0.borrow_mut().dice.one_in(2));
         let answer = |question: &Question| {
             let id = question.args[0].as_deref().and_then(|id| std::str::from_utf8(id).ok()?.parse::<u64>().ok());
             let now = Instant::now();
