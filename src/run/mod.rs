@@ -332,7 +332,7 @@ where
             if connected.is_other_server {
                 target.leave_server();
             }
-            target.connected(&connected.start, connected.altered);
+            target.connected(&connected.start, connected.altered, self.feed.source());
         }
         Ok(())
     }

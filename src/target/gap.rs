@@ -21,7 +21,6 @@ use crate::failpoints::{Guard, Step, reached, without};
 use crate::gate::Snapshot;
 use crate::insist::{Part, insist};
 use crate::keys::FamilyId;
-use crate::ledger::Positions;
 use crate::mark::{Gap, gap, gap_at_first, is_elder, nonce, publication, rules};
 use crate::observe::news::News;
 use crate::observe::speaker::CacheName;
@@ -30,7 +29,6 @@ use crate::reminder::Reminder;
 use crate::rules::plan::cause::Cause;
 use crate::rules::{Invalidations, TableId};
 use crate::seen;
-use crate::start::{SlotOrigin, Start};
 use crate::target::echo::{Delivery, Stage};
 use crate::target::look::Found;
 use crate::target::owed::{GapSweep, Repair};
@@ -103,19 +101,16 @@ where
     }
 
     /// What the slot of this stream says, the first time that it is compared.
-    fn slot_compared(&mut self, stream: &impl Positions<A>) -> Slot {
-        // What was handed over is in memory until it is answered, also where the position went on without this cache.
-        let reached = self.reached();
-        let is_behind = |start: &Start| reached.is_none_or(|ack| stream.lsn(ack) < start.confirmed);
+    fn slot_compared(&mut self) -> Slot {
         match self.look.take_anew() {
             None => Slot::Compared,
-            Some((start, altered)) if altered || start.slot == SlotOrigin::Created || is_behind(start) => Slot::MovedOn,
-            Some(_) => Slot::Continued,
+            Some(true) => Slot::MovedOn,
+            Some(false) => Slot::Continued,
         }
     }
 
     /// The mark was read: whatever it does not cover is deleted again.
-    pub(super) fn compare(&mut self, (found, lineage): Found, stream: &impl Positions<A>) {
+    pub(super) fn compare(&mut self, (found, lineage): Found) {
         reached(Step::MarkRead);
         let Some(start) = self.look.start() else { return };
         let judge = if self.look.is_anew() { gap_at_first } else { gap };
@@ -126,7 +121,7 @@ where
         let is_ours = found.as_deref().is_some_and(|found| is_elder(found, start));
         let continuity = self.look.follow(lineage);
         let fit = self.look.held().fit(found.as_deref());
-        let slot = self.slot_compared(stream);
+        let slot = self.slot_compared();
         match meaning(fit, continuity, slot, gap) {
             _ if without(Guard::Mark) || (self.is_sink() && without(Guard::Start)) => self.look.trust(found),
             Meaning::Holds => {}

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use crate::cache::continuity::{Continuity, Lineage};
 use crate::error::Result;
 use crate::kept::Kept;
-use crate::start::Start;
+use crate::start::{SlotOrigin, Start};
 use crate::target::proof::Held;
 
 /// A mark as the cache said it, if there was one, and what is known of the cache that said it.
@@ -22,8 +22,10 @@ pub(super) struct Looking {
     start: Option<Start>,
     /// Nothing was compared since that connection began.
     is_anew: bool,
-    /// What is watched is another than before, and the mark was not compared since.
-    altered: bool,
+    /// A connection began, and the mark was not compared since, that no memory of this process leads up to.
+    moved_on: bool,
+    /// The slot of such a connection was made anew.
+    is_made: bool,
     /// The mark was compared, since this daemon has the slot.
     is_known: bool,
 }
@@ -36,19 +38,23 @@ impl Default for Looking {
             lineage: Lineage::default(),
             start: None,
             is_anew: false,
-            altered: false,
+            moved_on: false,
+            is_made: false,
             is_known: false,
         }
     }
 }
 
 impl Looking {
-    /// A new connection of the stream.
-    pub(super) fn connected(&mut self, start: &Start, altered: bool) {
-        self.start = Some(start.clone());
-        // Changes may be missing behind the last mark, so an old one in the cache hides no gap now: not even one whose
-        // sweep is over and not yet marked.
-        self.altered |= altered;
+    /// A new connection of the stream. `moved_on`: no memory of this process leads up to its start.
+    ///
+    /// What a connection shows stays true when the connection ends before the mark was compared: the next one begins in the
+    /// middle of what is in memory by then, and says nothing of what is missing before that.
+    pub(super) fn connected(&mut self, start: &Start, moved_on: bool) {
+        self.is_made |= start.slot == SlotOrigin::Created;
+        let slot = if self.is_made && start.slot == SlotOrigin::Found { SlotOrigin::Created } else { start.slot };
+        self.start = Some(Start { slot, ..start.clone() });
+        self.moved_on |= moved_on || self.is_made;
         self.is_anew = true;
     }
 
@@ -114,11 +120,11 @@ impl Looking {
         self.is_anew
     }
 
-    /// The connection that is compared for the first time, and whether what is watched was altered.
-    pub(super) fn take_anew(&mut self) -> Option<(&Start, bool)> {
-        let altered = std::mem::take(&mut self.altered);
-        let start = self.start.as_ref().filter(|_| std::mem::take(&mut self.is_anew))?;
-        Some((start, altered))
+    /// Where nothing was compared since the connection began: whether it moved on.
+    pub(super) fn take_anew(&mut self) -> Option<bool> {
+        self.is_made = false;
+        let moved_on = std::mem::take(&mut self.moved_on);
+        std::mem::take(&mut self.is_anew).then_some(moved_on)
     }
 
     /// The cache when its mark was compared last.
@@ -135,5 +141,33 @@ impl Looking {
     /// Whether the mark was compared since this daemon has the slot.
     pub(super) fn is_known(&self) -> bool {
         self.is_known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lsn::Lsn;
+
+    fn start(slot: SlotOrigin) -> Start {
+        Start { system: "7/5".into(), timeline: 1, confirmed: Lsn(460), run: "r".into(), publication: "p".into(), slot }
+    }
+
+    #[test]
+    fn what_a_connection_showed_is_told_behind_the_next_one_where_nothing_was_compared_between() {
+        let mut look = Looking::default();
+        look.connected(&start(SlotOrigin::Created), false);
+        look.disconnected();
+        look.connected(&start(SlotOrigin::Found), false);
+        assert_eq!(look.start().map(|start| start.slot), Some(SlotOrigin::Created), "it is as new as it was");
+        assert_eq!(look.take_anew(), Some(true));
+        assert_eq!(look.take_anew(), None, "once");
+        look.disconnected();
+        look.connected(&start(SlotOrigin::Found), false);
+        assert_eq!(look.start().map(|start| start.slot), Some(SlotOrigin::Found));
+        assert_eq!(look.take_anew(), Some(false), "the one before was compared");
+        look.connected(&start(SlotOrigin::Found), true);
+        look.connected(&start(SlotOrigin::Found), false);
+        assert_eq!(look.take_anew(), Some(true));
     }
 }

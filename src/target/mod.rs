@@ -357,9 +357,17 @@ where
 
     /// A new connection of the stream starts here: the mark is compared with it. `altered`: what is watched is another
     /// than at the connection before.
-    pub fn connected(&mut self, start: &Start, altered: bool) {
+    pub fn connected(&mut self, start: &Start, altered: bool, stream: &impl Positions<A>) {
+        // Asked now, since what this very connection brings says nothing of what came before it. What was handed over is in
+        // memory until it is answered, also where the position went on without this cache.
+        let is_behind = self.reached().is_none_or(|ack| stream.lsn(ack) < start.confirmed);
+        self.begins(start, altered || is_behind);
+    }
+
+    /// The same, and whether no memory of this process leads up to there.
+    fn begins(&mut self, start: &Start, moved_on: bool) {
         let _speaking = speaks(&self.around.name);
-        self.look.connected(start, altered);
+        self.look.connected(start, moved_on);
         self.measuring.connected();
         self.holding.connected();
         self.read_mark();
@@ -432,7 +440,7 @@ where
         match happened {
             TargetHappened::Landed(landed) => self.landed(landed),
             TargetHappened::Swept(scanned) => self.swept(scanned),
-            TargetHappened::MarkRead(found) => self.compare(found, stream),
+            TargetHappened::MarkRead(found) => self.compare(found),
             TargetHappened::MarkWritten(written) => self.written(written, stream),
             TargetHappened::CaughtUp => self.caught_up(),
             TargetHappened::Looked(snapshot) => self.looked(snapshot),

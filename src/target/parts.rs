@@ -63,7 +63,7 @@ where
             target.take_in(waiting.load.clone(), None, None);
         }
         if let Some(start) = self.look.start() {
-            target.connected(&start.clone(), false);
+            target.begins(start, true);
         }
         target
     }

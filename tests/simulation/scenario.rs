@@ -227,6 +227,7 @@ pub async fn happen(world: Shared) {
         Kind::NewSlot => {
             once(&world, plan.at - ms(140), |world| world.borrow_mut().cut_outbox()).await;
             once(&world, plan.at, |world| world.borrow_mut().lose_slot()).await;
+            cut_ahead_of_the_look(&world, victim).await;
         }
         Kind::ControlLost => once(&world, plan.at, |world| world.borrow_mut().control_lost = true).await,
         Kind::Streamed | Kind::Cut | Kind::Late => once(&world, plan.at, |world| world.borrow_mut().cut()).await,
@@ -285,6 +286,20 @@ async fn for_a_while(world: &Shared, at: Instant, most_ms: u64, set: impl Fn(&mu
 async fn once(world: &Shared, at: Instant, fault: impl Fn(&Shared)) {
     sleep_until(at).await;
     fault(world);
+}
+
+/// The cache is slow, and the first stream of a new slot ends before anybody looked at the mark.
+async fn cut_ahead_of_the_look(world: &Shared, victim: usize) {
+    if world.borrow_mut().dice.one_in(2) {
+        return;
+    }
+    world.borrow_mut().stores[victim].slow_ms = 400;
+    let wait = world.borrow_mut().pause(150);
+    sleep(wait).await;
+    world.borrow_mut().cut();
+    let wait = world.borrow_mut().pause(100);
+    sleep(wait).await;
+    world.borrow_mut().stores[victim].slow_ms = 0;
 }
 
 /// Nobody reaches a cache; where it was restarted meanwhile, it has less than before.
