@@ -265,7 +265,12 @@ impl World {
             }
             return self.stores.iter_mut().for_each(|store| store.owed.clear());
         }
-        self.slot_lost = true;
+        if self.dice.one_in(3) {
+            // Nobody made it anew: somebody moved it on (`pg_replication_slot_advance`).
+            self.new_slot();
+        } else {
+            self.slot_lost = true;
+        }
         self.cut();
     }
 

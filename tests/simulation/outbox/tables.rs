@@ -513,7 +513,8 @@ impl World {
         texts([format!("{{{}}}", ids.join(",")), format!("{{{}}}", shapes.join(","))])
     }
 
-    /// The daemon says that these tables are swept: everybody who relied on it has ended, and was swept.
+    /// The daemon says that these tables are swept: everybody who relied on it has ended, and was swept in each cache that
+    /// holds the position.
     fn forget(&mut self, sql: &str) -> Reply {
         let at = self.lazily();
         let list = sql.split_once("IN (").expect("a list").1.split(')').next().unwrap_or_default();
@@ -522,7 +523,8 @@ impl World {
         for row in tables.collapse.iter_mut().filter(|row| ids.contains(&row.id) && row.gone.is_none()) {
             row.gone = Some(at);
             let (shape, relying) = (row.shape, &row.relying);
-            let of = |commit| self.stores.iter().filter_map(move |store| store.owed.get(commit));
+            let holding = self.stores.iter().filter(|store| !store.is_excused());
+            let of = |commit| holding.clone().filter_map(move |store| store.owed.get(commit));
             let owed = row.relied.iter().flat_map(of).flatten();
             let owed: Vec<&String> = owed.filter(|key| is_of(shape, key)).collect();
             if !owed.is_empty() || !relying.is_empty() {
