@@ -16,7 +16,7 @@ MUTANTS ?= 3
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help package package-test package-walk walk demo servers test tortured topologies clients quick torture scenarios check fmt record bounds bench bulk day writers fuzz mutations
+.PHONY: help package package-test package-walk walk demo servers test tortured topologies clients quick torture schedules scenarios check fmt record bounds bench bulk day writers fuzz mutations
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -79,6 +79,12 @@ torture: ## real servers, load, and faults at random for HOURS (1); SEED repeats
 	@tests/setup.sh
 	$(CARGO) test --test live -- --ignored slow
 	TORTURE_SECONDS=$$(( $(or $(HOURS),1) * 3600 )) $(CARGO) test --features failpoints --test torture -- --nocapture --test-threads=1 $(TOPOLOGY:%=%::) $(if $(TOPOLOGY),--include-ignored)
+
+schedules: ## other schedules of the simulation than those of `make test`, for HOURS (1); each failure says how it comes again
+	@$(TEST) --release --no-run --test main
+	@end=$$(( $$(date +%s) + $(or $(HOURS),1) * 3600 )); draw=$$(date +%s); failed=0; \
+	while [ "$$(date +%s)" -lt "$$end" ]; do draw=$$((draw + 1)); \
+	    DRAW=$$draw $(TEST) --release --quiet --test main no_schedule || failed=1; done; exit $$failed
 
 scenarios: ## one fault each: stale keys, staleness and hit rate, beside those of an ungated delete
 	@tests/setup.sh
