@@ -31,6 +31,8 @@ enum Trouble {
     Slow,
     /// The position went on without it.
     LeftBehind,
+    /// None of its Sentinels answers, so a failover there is not heard of.
+    Unguided,
 }
 
 impl CacheState {
@@ -46,6 +48,7 @@ impl CacheState {
             Trouble::Unknown => "has not answered yet",
             Trouble::Slow => "is another one again and again",
             Trouble::LeftBehind => "was left behind and comes back",
+            Trouble::Unguided => "has no Sentinel that answers: keys are deleted, and a failover is not heard of",
         };
         let since = self.away_since.filter(|_| trouble == Trouble::Away);
         WrongNow { what: format!("{} {what}", self.named(members)), since }
@@ -61,6 +64,7 @@ impl Metrics {
             (Trouble::Unknown, state.required && !self.ready && !is_known),
             (Trouble::Slow, told.is_some_and(|told| told.totals.repairs_slow)),
             (Trouble::LeftBehind, told.is_some_and(|told| told.released)),
+            (Trouble::Unguided, state.sentinels == Some(false)),
         ];
         troubles.into_iter().find_map(|(trouble, is_it)| is_it.then_some(trouble))
     }
@@ -108,7 +112,7 @@ impl Metrics {
         let required = caches.iter().filter(|state| state.required);
         let troubles = required.filter_map(|state| self.trouble(state).map(|trouble| (trouble, state)));
         let gravest = || {
-            let (trouble, state) = troubles.filter(|(of, _)| *of != Trouble::LeftBehind).min_by_key(|(of, _)| *of)?;
+            let (trouble, state) = troubles.filter(|(of, _)| *of < Trouble::LeftBehind).min_by_key(|(of, _)| *of)?;
             Some(state.in_trouble(trouble, caches).what)
         };
         self.unstreamed().map(str::to_owned).or_else(gravest)
@@ -164,8 +168,14 @@ mod tests {
         let site = is("the sink site does not answer", since);
         let (why, main) = ("the cache main does not answer", is("the cache main does not answer", None));
         assert_eq!(said(true, true, (true, false), None), (Some(why.to_owned()), vec![main, dakar, site]));
+        let guided = CacheState { sentinels: Some(false), ..state("main", false) };
+        let unguided =
+            is("the cache has no Sentinel that answers: keys are deleted, and a failover is not heard of", None);
         let behind = is("the cache dakar was left behind and comes back", None);
         let released = News::Released("dakar".into(), true);
         assert_eq!(said(false, false, (false, true), Some(released)), (None, vec![behind]));
+        let alone = [guided];
+        let wrong: Vec<_> = metrics.wrong(&alone, start).into_iter().map(|of| (of.what, of.since)).collect();
+        assert_eq!((metrics.unready(&alone), wrong), (None, vec![unguided]), "deletes go on");
     }
 }
