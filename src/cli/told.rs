@@ -88,7 +88,9 @@ fn slot(postgres: &Value) -> Option<String> {
     parts.extend(lasts.map(|lasts| format!("which lasts {lasts} should it stand still")));
     parts.extend(postgres["outbox_rows"].as_u64().map(|rows| format!("{} rows in the outbox", English.count(rows))));
     parts.extend(bytes("outbox_bytes").map(|bytes| format!("{bytes} on disk")));
-    Some(format!("slot {}", parts.join(", ")))
+    // An outbox has no slot: what `postgres.slot` names is a row of crieur.progress.
+    let what = if postgres["outbox_rows"].is_u64() { "outbox position" } else { "slot" };
+    Some(format!("{what} {}", parts.join(", ")))
 }
 
 /// The tables of which anything came since the daemon started.
@@ -216,7 +218,9 @@ mod tests {
         let old =
             json!({ "ready": false, "standing": "x", "dead": "the loop has been silent for a minute", "caches": [] });
         assert_eq!(lines(&old), ["not ready: x", "the loop has been silent for a minute"]);
-        let well = json!({ "ready": true, "standing": "ready", "shown": { "problems": [], "changes": null } });
-        assert_eq!(lines(&well), ["ready: ready", "nothing is wrong"]);
+        let well = json!({ "ready": true, "standing": "ready", "shown": { "problems": [], "changes": null,
+            "postgres": { "slot": "crieur", "confirmed": "0/2A", "outbox_rows": 3, "outbox_bytes": 8192 } } });
+        let outbox = "outbox position crieur at 0/2A, 3 rows in the outbox, 8.0 KiB on disk";
+        assert_eq!(lines(&well), ["ready: ready", "nothing is wrong", outbox]);
     }
 }

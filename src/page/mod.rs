@@ -341,9 +341,14 @@ fn postgres(snapshot: &DaemonShown, language: Language) -> String {
     } else {
         language.pick("does not answer", "ne répond pas")
     };
+    // An outbox has no slot: what `postgres.slot` names is a row of crieur.progress.
+    let named = match shown.outbox_rows {
+        Some(_) => language.pick("name of the position", "nom de la position"),
+        None => language.pick("slot", "slot"),
+    };
     let mut rows = vec![
         (language.pick("server", "serveur"), format!("{} · {answers}", place(&shown.place))),
-        (language.pick("slot", "slot"), escaped(&shown.slot)),
+        (named, escaped(&shown.slot)),
         (language.pick("confirmed position", "position confirmée"), escaped(&shown.confirmed)),
     ];
     let mut some = |name, value: Option<String>| rows.extend(value.map(|value| (name, value)));
