@@ -341,6 +341,10 @@ fn report(rules: &Rules, asked: &Invalidations, sides: &Option<Sides>) -> String
         let (url, key) = (shown(url), shown(key));
         let _ = writeln!(text, "page      {url}\n          fetched again if {key} existed, behind its last delete");
     }
+    if asked.unwarmed > 0 {
+        let why = "its address cannot be told from this row, or a value leads elsewhere";
+        let _ = writeln!(text, "{} without a page: {why}", asked.unwarmed);
+    }
     if asked.protected > 0 {
         let _ = writeln!(text, "{} more: a protected pattern covers them, they stay", asked.protected);
     }
@@ -420,6 +424,19 @@ mod tests {
         let args = Args { table: "t".to_owned(), operation: Operation::Insert, old: None, new, types };
         let text = explain(&rules, &args).unwrap_or_else(|error| format!("key       {error}"));
         text.lines().filter_map(|line| line.strip_prefix("key       ")).collect::<Vec<_>>().join(" & ")
+    }
+
+    #[test]
+    fn a_page_whose_address_cannot_be_told_is_said() {
+        let rules = rules_of("[[rules]]\ntable = 't'\nkeys = ['k:{id}']\nwarm = 'https://site.example/{slug}'\n");
+        let said = |row: &str| {
+            let (table, new) = ("t".to_owned(), Some(row.to_owned()));
+            let args = Args { table, operation: Operation::Insert, old: None, new, types: Vec::new() };
+            explain(&rules, &args).unwrap_or_else(|error| error.to_string())
+        };
+        assert!(said(r#"{"id": 7, "slug": "villa"}"#).contains("page      https://site.example/villa\n"));
+        let text = said(r#"{"id": 7}"#);
+        assert!(text.contains("\n1 without a page: its address cannot be told"), "{text}");
     }
 
     #[test]
