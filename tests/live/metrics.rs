@@ -238,8 +238,8 @@ async fn the_hit_rate_is_the_servers_own() {
     }
     becomes_within(TWO_LOOKS, address, &of("misses_total"), |misses| misses >= 300.0).await;
     let ratio = becomes(address, &of("recent_hit_ratio"), |ratio| ratio > 0.0).await;
-    assert!((0.65..0.75).contains(&ratio), "{ratio}");
-    assert!((0.698..0.702).contains(&ratio), "what crieur reads itself is left out: {ratio}");
+    // This test asks for a few keys more until one expires; with the marks that crieur reads it would be 0.71 or more.
+    assert!((0.69..0.705).contains(&ratio), "what crieur reads itself is left out: {ratio}");
     let ratio = becomes(address, &of("hit_ratio"), |ratio| ratio > 0.0).await;
     assert!((0.6..0.8).contains(&ratio), "{ratio}");
     assert!(value(address, &of("hits_total")) >= Some(700.0));
