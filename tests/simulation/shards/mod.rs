@@ -2,8 +2,8 @@
 //! replicas that take over late; the daemon is killed once meanwhile.
 //!
 //! Every mark that is written is held against all values of the slots that it speaks of. In the end no reader is answered
-//! another value than the database's, at either end of a slot that is still on its way. `SEED=n` runs one seed, `SEEDS=n`
-//! more of them.
+//! another value than the database's, at either end of a slot that is still on its way. `SEED`, `DRAW` and
+//! `SEEDS` are those of the other schedules.
 
 mod daemon;
 mod nodes;
