@@ -37,10 +37,10 @@ pub(super) fn confirm_interval(metering: Metering) -> Duration {
     }
 }
 
-/// What a mark says: the first of these positions that is one of the server that is connected. Where this connection started
-/// is covered, by the mark that was compared with it or by a sweep; a position may say less, because the slot was made anew.
-fn says<A: Copy>(stream: &impl Positions<A>, positions: [Option<A>; 2], start: Lsn) -> Lsn {
-    positions.into_iter().find_map(|ack| stream.place(ack)).map_or(start, |lsn| lsn.max(start))
+/// What a mark says: the first of these positions that is one of the server that is connected, and no less than what the
+/// comparison of the last mark proved. A position may say less, because the slot was made anew.
+fn says<A: Copy>(stream: &impl Positions<A>, positions: [Option<A>; 2], proven: Lsn) -> Lsn {
+    positions.into_iter().find_map(|ack| stream.place(ack)).map_or(proven, |lsn| lsn.max(proven))
 }
 
 /// The pause behind a mark that the cache refused, which it may do for hours: each try takes a new connection.
@@ -118,7 +118,7 @@ where
         let Some(start) = self.look.start().cloned() else { return };
         let riders = self.take_riders(now);
         let ack = self.marking.answered.take();
-        let lsn = says(stream, [ack, self.marking.marked], start.confirmed);
+        let lsn = says(stream, [ack, self.marking.marked], self.look.proven());
         let deleted = self.deleted_upto(stream).max(Some(lsn)).unwrap_or(lsn);
         let since = self.ledger.oldest();
         let late = since.map_or(Duration::ZERO, |since| now.into_std().saturating_duration_since(since));

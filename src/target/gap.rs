@@ -32,7 +32,7 @@ use crate::seen;
 use crate::target::echo::{Delivery, Stage};
 use crate::target::look::Found;
 use crate::target::owed::{GapSweep, Repair};
-use crate::target::proof::{Fit, Held, Meaning, Slot, meaning};
+use crate::target::proof::{Fit, Held, Meaning, Slot, meaning, proven};
 use crate::target::repairs::{NAMELESS, When};
 
 /// How often the transactions that a sweep waits for are looked at.
@@ -119,10 +119,15 @@ where
         // A sink that never wrote one lacks none.
         let gap = gap.map(|gap| if gap == Gap::Missing && self.cache.is_sink() { Gap::Unproven } else { gap });
         let is_ours = found.as_deref().is_some_and(|found| is_elder(found, start));
+        let start = start.confirmed;
         let continuity = self.look.follow(lineage);
         let fit = self.look.held().fit(found.as_deref());
         let slot = self.slot_compared();
-        match meaning(fit, continuity, slot, gap) {
+        let meaning = meaning(fit, continuity, slot, gap.clone());
+        if let Some(proven) = proven(&meaning, slot, gap.as_ref(), start) {
+            self.look.proves(proven);
+        }
+        match meaning {
             _ if without(Guard::Mark) || (self.is_sink() && without(Guard::Start)) => self.look.trust(found),
             Meaning::Holds => {}
             Meaning::Covered => self.trust_first(found),

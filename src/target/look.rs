@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use crate::cache::continuity::{Continuity, Lineage};
 use crate::error::Result;
 use crate::kept::Kept;
+use crate::lsn::Lsn;
 use crate::start::{SlotOrigin, Start};
 use crate::target::proof::Held;
 
@@ -20,6 +21,8 @@ pub(super) struct Looking {
     lineage: Lineage,
     /// Where the present connection of the stream started; `None` while there is none.
     start: Option<Start>,
+    /// The least that the next mark says: see [`proven`](crate::target::proof::proven).
+    proven: Lsn,
     /// Nothing was compared since that connection began.
     is_anew: bool,
     /// A connection began, and the mark was not compared since, that no memory of this process leads up to.
@@ -37,6 +40,7 @@ impl Default for Looking {
             reading: Kept::default(),
             lineage: Lineage::default(),
             start: None,
+            proven: Lsn::default(),
             is_anew: false,
             moved_on: false,
             is_made: false,
@@ -127,6 +131,16 @@ impl Looking {
         std::mem::take(&mut self.is_anew).then_some(moved_on)
     }
 
+    /// What the comparison proves.
+    pub(super) fn proves(&mut self, proven: Lsn) {
+        self.proven = proven;
+    }
+
+    /// What the last comparison proves: the least that the next mark says.
+    pub(super) fn proven(&self) -> Lsn {
+        self.proven
+    }
+
     /// The cache when its mark was compared last.
     pub(super) fn lineage(&self) -> Lineage {
         self.lineage
@@ -147,7 +161,6 @@ impl Looking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lsn::Lsn;
 
     fn start(slot: SlotOrigin) -> Start {
         Start { system: "7/5".into(), timeline: 1, confirmed: Lsn(460), run: "r".into(), publication: "p".into(), slot }

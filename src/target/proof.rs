@@ -6,6 +6,7 @@
 //! mark counts.
 
 use crate::cache::continuity::Continuity;
+use crate::lsn::Lsn;
 use crate::mark::Gap;
 
 /// Marks whose answers were lost and that are still taken for ours; each attempt sends all of them.
@@ -143,6 +144,21 @@ pub fn meaning(fit: Fit, continuity: Continuity, slot: Slot, gap: Option<Gap>) -
     }
 }
 
+/// What a comparison proves of the changes before the connection's start, and so the least that the next mark may say;
+/// `None` where it proves what the one before proved.
+///
+/// A mark that is not behind the start covers them, and so does a sweep, ahead of which no mark is written. What lies between
+/// a mark that is behind and the start may be in memory, and not deleted yet: a cache was left behind, or somebody moved the
+/// slot on. A mark that said the start would then say too much, and the process that has it in memory may end.
+pub fn proven(meaning: &Meaning, slot: Slot, gap: Option<&Gap>, start: Lsn) -> Option<Lsn> {
+    match (meaning, slot, gap) {
+        (Meaning::Sweep(_), _, _) => Some(start),
+        (_, Slot::Compared, _) => None,
+        (_, Slot::Continued | Slot::MovedOn, Some(Gap::Behind { mark, .. })) => Some(*mark),
+        (_, Slot::Continued | Slot::MovedOn, _) => Some(start),
+    }
+}
+
 /// The cache went back, or is another: a mark of this run may be one that the ring knows, any other means nothing here,
 /// even if its position looks like one of ours.
 fn since(gap: Option<Gap>) -> Meaning {
@@ -164,7 +180,6 @@ fn since(gap: Option<Gap>) -> Meaning {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lsn::Lsn;
 
     const BEHIND: Gap = Gap::Behind { mark: Lsn(1), confirmed: Lsn(2) };
 
@@ -217,6 +232,25 @@ mod tests {
                     assert_eq!(seen, wanted, "{fit:?} {continuity:?} {gap:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_mark_behind_the_start_proves_no_more_than_it_says_unless_a_sweep_comes_first() {
+        let sweep = Meaning::Sweep(Gap::NewSlot);
+        for (meaning, slot, gap, expected) in [
+            (Meaning::Covered, Slot::MovedOn, None, Some(Lsn(2))),
+            (Meaning::Holds, Slot::Continued, None, Some(Lsn(2))),
+            (Meaning::Holds, Slot::Continued, Some(BEHIND), Some(Lsn(1))),
+            (Meaning::Carried, Slot::Continued, Some(BEHIND), Some(Lsn(1))),
+            (Meaning::Replay, Slot::Continued, Some(BEHIND), Some(Lsn(1))),
+            (sweep.clone(), Slot::MovedOn, Some(BEHIND), Some(Lsn(2))),
+            (sweep.clone(), Slot::Compared, Some(BEHIND), Some(Lsn(2))),
+            (Meaning::Holds, Slot::Compared, Some(BEHIND), None),
+            (Meaning::Arrived, Slot::Compared, None, None),
+            (Meaning::Replay, Slot::Compared, None, None),
+        ] {
+            assert_eq!(proven(&meaning, slot, gap.as_ref(), Lsn(2)), expected, "{meaning:?} {slot:?} {gap:?}");
         }
     }
 
