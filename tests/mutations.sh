@@ -136,6 +136,7 @@ try loop-withdraw target/marking.rs   'self.answered.take()' 'self.answered' "$l
 try loop-reading  target/confirm.rs   'return Ok(()); // Whether something' '// Whether something' "$loop" "$whole"
 try loop-beat     target/confirm.rs   'Held::Trusted(_) => !self.ledger.is_barred(),' 'Held::Trusted(_) => true,' "$loop" "$whole"
 try loop-behind   target/mod.rs       'altered || is_behind' 'altered' "$loop" "$whole"
+try loop-proven   target/proof.rs     'Some(Gap::Behind { mark, .. })) => Some(*mark),' 'Some(Gap::Behind { .. })) => Some(start),' "$loop" "$whole"
 try loop-unseen   target/look.rs      'self.start = None;' '(self.start, self.moved_on, self.is_made) = (None, false, false);' "$loop" "$whole"
 try loop-lineage  target/gap.rs       'if self.cache.lineage() != self.look.lineage() && !self.look.is_reading() {' 'if false {' "$loop" "$whole"
 try loop-put-off  target/gap.rs       'Some(lacking) => self.replay(lacking),' 'Some(_) => {}' simulation::nameless "$whole"

@@ -1,7 +1,7 @@
 //! Every interleaving of one daemon with two caches, of which any may be away, be left behind and come back.
 //!
-//! Real code in here: `ledger::hold` says who is released, who holds again and how far the position goes; `mark::gap` and
-//! `target::proof::meaning` judge the mark of a cache that is met again. One key, whose value is how many commits were
+//! Real code in here: `ledger::hold` says who is released, who holds again and how far the position goes; `mark::gap`,
+//! `target::proof::meaning` and `target::proof::proven` judge the mark of a cache that is met again. One key, whose value is how many commits were
 //! made. What the larger world beside this one shows of one cache is taken for granted: keys leave when their commit is
 //! visible, and no reader stores late. So a commit, a read with its store, and a delete with its answer are one step each.
 
@@ -10,7 +10,7 @@ use std::fmt;
 use crieur::cache::continuity::Continuity;
 use crieur::ledger::hold::{HOLDS_FOR_EVER, Hold, HoldStanding, HoldVerdict, given_on, verdict};
 use crieur::lsn::Lsn;
-use crieur::target::proof::{Fit, Meaning, Slot, meaning};
+use crieur::target::proof::{Fit, Meaning, Slot, meaning, proven};
 
 use super::daemon::{Start, gap};
 use super::search::{System, search};
@@ -33,6 +33,8 @@ enum Guard {
     Holding,
     /// A mark says no more than what this very cache has answered.
     OwnAnswers,
+    /// Nor does it say the start of a stream that memory alone leads up to.
+    Proven,
 }
 
 /// What happens, once for each time that it is listed.
@@ -92,8 +94,10 @@ struct Target {
     is_compared: bool,
     /// Up to where its mark reaches, as far as this process knows.
     marked: Option<u8>,
-    /// Up to where the cache has answered deletes of what was handed over.
+    /// Up to where the cache has answered deletes of what was handed over to this process.
     answered: u8,
+    /// What the last comparison proves: the least that the next mark says.
+    proven: u8,
     /// Nobody knows the keys any more.
     owes_sweep: bool,
 }
@@ -170,6 +174,7 @@ impl Target {
             is_compared: false,
             marked: None,
             answered: start,
+            proven: 0,
             owes_sweep: false,
         }
     }
@@ -281,7 +286,11 @@ impl State {
                 let gap = gap.filter(|_| !two.lacks(Guard::Return));
                 let fit = if is_first { Fit::First } else { Fit::Ours };
                 let slot = if is_first || handed < start { Slot::MovedOn } else { Slot::Continued };
-                match meaning(fit, Continuity::Same, slot, gap) {
+                let meaning = meaning(fit, Continuity::Same, slot, gap.clone());
+                if let Some(upto) = proven(&meaning, slot, gap.as_ref(), Lsn(start.into())) {
+                    target.proven = if two.lacks(Guard::Proven) { start } else { upto.0 as u8 };
+                }
+                match meaning {
                     Meaning::Holds | Meaning::Covered => {}
                     Meaning::Sweep(_) => target.owes_sweep = true,
                     other => panic!("{other:?} of a cache that stays the same"),
@@ -294,7 +303,8 @@ impl State {
                 (cache.value, target.answered, target.owes_sweep) = (None, handed, false);
             }
             Step::WriteMark(_) if target.is_compared && !target.owes_sweep => {
-                let upto = if two.lacks(Guard::OwnAnswers) { handed } else { target.answered };
+                let answered = if two.lacks(Guard::OwnAnswers) { handed } else { target.answered };
+                let upto = answered.max(target.proven);
                 cache.mark = Some(upto).filter(|upto| *upto > cache.mark)?;
                 target.marked = Some(cache.mark);
             }
@@ -421,12 +431,16 @@ const OURS: Two = Two {
 fn of_two_caches_one_is_left_behind_and_returns_and_neither_keeps_a_stale_value() {
     let fails = Two { expected: Expected::Fails, ..OURS };
     let too_much = Two { faults: &[Fault::Cut, Fault::TooMuch], ..OURS };
+    let anew = Two { faults: &[Fault::Cut, Fault::Reconnect, Fault::Crash], ..OURS };
+    let fails_anew = Two { expected: Expected::Fails, ..anew };
     let for_ever = Two { limits: [HOLDS_FOR_EVER; 2], ..OURS };
     check(&[
         OURS,
         Two { name: "two caches, killed twice", faults: &[Fault::Crash, Fault::Crash], ..OURS },
         Two { name: "two caches, both are left behind", limits: [LIMIT; 2], faults: &[Fault::Crash], ..OURS },
         Two { name: "two caches, the stream starts anew", faults: &[Fault::Cut, Fault::Reconnect], ..OURS },
+        Two { name: "two caches, the stream starts anew, killed", ..anew },
+        Two { name: "two caches, the start of a stream is taken for proven", without: &[Guard::Proven], ..fails_anew },
         Two { name: "two caches, too much to be remembered", ..too_much },
         Two { name: "two caches, no sweep at a return", without: &[Guard::Return], ..fails },
         Two { name: "two caches, nothing is owed", without: &[Guard::Owed], expected: Expected::Fails, ..too_much },

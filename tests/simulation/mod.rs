@@ -152,6 +152,7 @@ fn world_of(plan: Plan, mut dice: Dice, caches: usize) -> World {
         published: true,
         unpublished: None,
         stream: 0,
+        cut_at: None,
         slot_lost: false,
         owner: None,
         stores,

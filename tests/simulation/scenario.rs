@@ -310,7 +310,18 @@ async fn away(world: &Shared, at: Instant, wrong: Duration) {
     let copy = world.borrow().stores[victim].cache.clone();
     sleep_until(at).await;
     world.borrow_mut().stores[victim].away = true;
-    sleep(wrong).await;
+    let back = Instant::now() + wrong;
+    let cut = {
+        let mut world = world.borrow_mut();
+        let cuts = world.plan.kind == Kind::Left && world.dice.one_in(2);
+        cuts.then(|| world.pause(wrong.as_millis() as u64))
+    };
+    if let Some(wait) = cut {
+        // The next stream begins past what the mark of this cache says, and memory alone leads up to there.
+        sleep(wait).await;
+        world.borrow_mut().cut();
+    }
+    sleep_until(back).await;
     let mut world = world.borrow_mut();
     world.goes_on_without(wrong);
     world.stores[victim].away = false;

@@ -80,6 +80,9 @@ const EXCUSED_FOR: Duration = Duration::from_secs(2);
 /// Within this the keys of a change are deleted in every cache that nothing is wrong with.
 const DELETED_WITHIN: Duration = Duration::from_millis(300);
 
+/// Within this a stream that was cut has brought again what was not confirmed.
+const RESUMED_WITHIN: Duration = Duration::from_millis(300);
+
 /// Within this its mark says so.
 const MARKED_WITHIN: Duration = Duration::from_millis(500);
 
@@ -262,8 +265,9 @@ impl World {
     /// What nothing is wrong with goes on while one cache is away or slow: keys are deleted, and marks move.
     pub fn keep_up(&mut self) {
         let now = Instant::now();
-        let settled_by = |commit: &Commit| commit.visible_at.max(commit.flushed_at).max(self.began);
-        let (mut late, mut ready) = (None, self.began);
+        let began = self.cut_at.map_or(self.began, |at| self.began.max(at + RESUMED_WITHIN));
+        let settled_by = |commit: &Commit| commit.visible_at.max(commit.flushed_at).max(began);
+        let (mut late, mut ready) = (None, began);
         let are_well = |(index, store): &(usize, &Store)| *index != self.victim && !store.is_sink;
         for (index, store) in self.stores.iter().enumerate().filter(are_well) {
             let is_said = self.covers(store.said.get(&self.run.to_string()).copied().unwrap_or(0));

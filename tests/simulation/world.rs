@@ -99,6 +99,8 @@ pub struct World {
     pub unpublished: Option<Named>,
     /// Connections of the walsender; a cut makes it another.
     pub stream: u64,
+    /// When it was cut last.
+    pub cut_at: Option<Instant>,
     pub slot_lost: bool,
     /// The daemon that has the slot.
     pub owner: Option<u32>,
@@ -243,7 +245,7 @@ impl World {
 
     /// The walsender ends.
     pub fn cut(&mut self) {
-        (self.stream, self.owner) = (self.stream + 1, None);
+        (self.stream, self.owner, self.cut_at) = (self.stream + 1, None, Some(Instant::now()));
         self.cut_outbox();
     }
 

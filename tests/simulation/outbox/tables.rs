@@ -439,7 +439,8 @@ impl World {
         let (era, confirmed) = (progress.era + 1, progress.confirmed);
         let tables = self.tables();
         tables.given = era << 40;
-        tables.rows.iter_mut().for_each(|row| row.position = None);
+        // What is gone does not come again; a mark that is behind says no more than before.
+        tables.rows.iter_mut().filter(|row| row.gone.is_none()).for_each(|row| row.position = None);
         self.flush();
         self.set_progress(now, Progress { era, confirmed, owner: Some(owner.to_owned()), until: Some(now + seconds) });
         row(&[Some(era.to_string()), Some(confirmed.to_string()), progress.owner])
