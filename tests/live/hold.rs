@@ -143,6 +143,45 @@ async fn a_cache_alone_is_left_behind_as_well_and_swept_only_when_it_lost_someth
     }
 }
 
+/// What was changed is in memory alone while the cache refuses the sweep, and the stream begins behind it.
+#[tokio::test]
+async fn the_mark_of_a_cache_that_was_left_behind_says_no_more_than_the_cache_has_deleted() {
+    let scene = Scene::start().await;
+    let other = Redis::start(&Server::System, &[]);
+    let () = other.ask(&["ACL", "SETUSER", "ann", "on", ">pw", "~*", "+@all"]);
+    let as_ann = format!("redis://ann:pw@127.0.0.1:{}", other.port());
+    let config = both(&scene, &other).replace(&other.url(), &as_ann).replace("echo", "heartbeat = \"1s\"\necho");
+    let config = format!("{config}\n[[rules]]\ntable = \"public.visits\"\nkeys = [\"visit:{{id}}:*\"]\n");
+    let mut daemon = started(&scene, &other, &config).await;
+    let () = other.ask(&["SET", "visit:7:rooms", "old"]);
+    let () = other.ask(&["ACL", "SETUSER", "ann", "-scan"]);
+    scene.run("INSERT INTO visits VALUES (7)").await;
+    until_released(&scene, &daemon).await;
+    scene.confirmed(&daemon).await;
+    daemon.allow("id=stream.interrupted");
+    scene.run("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots").await;
+    daemon.wait_for_logs(scene.mode.started(), 2);
+    let mark = || other.ask::<String>(&["GET", "crieur:mark:crieur"]);
+    let before = mark();
+    settled(
+        "a mark is written on the new stream",
+        PATIENCE,
+        async || if mark() == before { Err(daemon.log()) } else { Ok(()) },
+    )
+    .await;
+    let mark: crieur::mark::Mark = serde_json::from_str(&mark()).expect("the daemon writes marks");
+    let behind = format!("SELECT ('{}'::pg_lsn < confirmed_flush_lsn)::text FROM pg_replication_slots", mark.lsn);
+    assert_eq!(scene.ask(&behind).await, "true", "{mark:?}: {}", daemon.log());
+    // So the next process knows that the cache lacks something.
+    daemon.kill();
+    let () = other.ask(&["ACL", "SETUSER", "ann", "+scan"]);
+    assert!(other.ask::<bool>(&["EXISTS", "visit:7:rooms"]), "nothing was deleted: {}", daemon.log());
+    let mut daemon = Daemon::start(&config, &[]);
+    daemon.wait_for_log("id=gap.behind");
+    eventually("its key goes", PATIENCE, async || !other.ask::<bool>(&["EXISTS", "visit:7:rooms"])).await;
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 /// The slot may keep 64 MB, and the cache would let it keep a gigabyte.
 #[tokio::test]
 async fn no_slot_is_lost_while_a_cache_is_away() {
