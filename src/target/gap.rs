@@ -124,7 +124,8 @@ where
         let fit = self.look.held().fit(found.as_deref());
         let slot = self.slot_compared();
         let meaning = meaning(fit, continuity, slot, gap.clone());
-        if let Some(proven) = proven(&meaning, slot, gap.as_ref(), start) {
+        let is_swept = matches!(meaning, Meaning::Sweep(_)) && self.settings.policy.on_gap == OnGap::Sweep;
+        if let Some(proven) = proven(is_swept, slot, gap.as_ref(), start) {
             self.look.proves(proven);
         }
         match meaning {

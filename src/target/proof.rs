@@ -150,12 +150,12 @@ pub fn meaning(fit: Fit, continuity: Continuity, slot: Slot, gap: Option<Gap>) -
 /// A mark that is not behind the start covers them, and so does a sweep, ahead of which no mark is written. What lies between
 /// a mark that is behind and the start may be in memory, and not deleted yet: a cache was left behind, or somebody moved the
 /// slot on. A mark that said the start would then say too much, and the process that has it in memory may end.
-pub fn proven(meaning: &Meaning, slot: Slot, gap: Option<&Gap>, start: Lsn) -> Option<Lsn> {
-    match (meaning, slot, gap) {
-        (Meaning::Sweep(_), _, _) => Some(start),
-        (_, Slot::Compared, _) => None,
-        (_, Slot::Continued | Slot::MovedOn, Some(Gap::Behind { mark, .. })) => Some(*mark),
-        (_, Slot::Continued | Slot::MovedOn, _) => Some(start),
+pub fn proven(is_swept: bool, slot: Slot, gap: Option<&Gap>, start: Lsn) -> Option<Lsn> {
+    match (slot, gap) {
+        _ if is_swept => Some(start),
+        (Slot::Compared, _) => None,
+        (Slot::Continued | Slot::MovedOn, Some(Gap::Behind { mark, .. })) => Some(*mark),
+        (Slot::Continued | Slot::MovedOn, _) => Some(start),
     }
 }
 
@@ -237,20 +237,19 @@ mod tests {
 
     #[test]
     fn a_mark_behind_the_start_proves_no_more_than_it_says_unless_a_sweep_comes_first() {
-        let sweep = Meaning::Sweep(Gap::NewSlot);
-        for (meaning, slot, gap, expected) in [
-            (Meaning::Covered, Slot::MovedOn, None, Some(Lsn(2))),
-            (Meaning::Holds, Slot::Continued, None, Some(Lsn(2))),
-            (Meaning::Holds, Slot::Continued, Some(BEHIND), Some(Lsn(1))),
-            (Meaning::Carried, Slot::Continued, Some(BEHIND), Some(Lsn(1))),
-            (Meaning::Replay, Slot::Continued, Some(BEHIND), Some(Lsn(1))),
-            (sweep.clone(), Slot::MovedOn, Some(BEHIND), Some(Lsn(2))),
-            (sweep.clone(), Slot::Compared, Some(BEHIND), Some(Lsn(2))),
-            (Meaning::Holds, Slot::Compared, Some(BEHIND), None),
-            (Meaning::Arrived, Slot::Compared, None, None),
-            (Meaning::Replay, Slot::Compared, None, None),
+        for (is_swept, slot, gap, expected) in [
+            (false, Slot::MovedOn, None, Some(Lsn(2))),
+            (false, Slot::Continued, None, Some(Lsn(2))),
+            (false, Slot::Continued, Some(BEHIND), Some(Lsn(1))),
+            // The cache may not be swept: what nobody saw stays, and what is in memory is still to be deleted.
+            (false, Slot::MovedOn, Some(BEHIND), Some(Lsn(1))),
+            (false, Slot::MovedOn, Some(Gap::Missing), Some(Lsn(2))),
+            (true, Slot::MovedOn, Some(BEHIND), Some(Lsn(2))),
+            (true, Slot::Compared, Some(BEHIND), Some(Lsn(2))),
+            (false, Slot::Compared, Some(BEHIND), None),
+            (false, Slot::Compared, None, None),
         ] {
-            assert_eq!(proven(&meaning, slot, gap.as_ref(), Lsn(2)), expected, "{meaning:?} {slot:?} {gap:?}");
+            assert_eq!(proven(is_swept, slot, gap.as_ref(), Lsn(2)), expected, "{is_swept} {slot:?} {gap:?}");
         }
     }
 

@@ -198,6 +198,62 @@ async fn a_slot_that_is_about_to_be_lost_is_told_and_nothing_is_when_the_cache_c
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// What nobody saw may stay, as the configuration says; what is in memory may not.
+#[tokio::test]
+async fn where_gaps_are_only_told_no_mark_is_ahead_of_what_is_in_memory() {
+    let scene = Scene::start().await;
+    let () = scene.cache.ask(&["ACL", "SETUSER", "ann", "on", ">pw", "~*", "+@all"]);
+    let as_ann = format!("redis://ann:pw@127.0.0.1:{}", scene.cache.port());
+    let config = scene.config().replace(&scene.cache.url(), &as_ann);
+    let config = config.replace("[cache]\n", "[cache]\non_gap = \"warn\"\nheartbeat = \"1s\"\n");
+    let config = format!("{config}\n[[rules]]\ntable = \"public.visits\"\nkeys = [\"visit:{{id}}:*\"]\n");
+    let mut daemon = scene.daemon_with(&config).await;
+    daemon.allow_failing_cache();
+    ["id=gap.unswept", "id=stream.interrupted"].into_iter().for_each(|id| daemon.allow(id));
+    scene.confirmed(&daemon).await;
+    scene.fill();
+    let rooms = || scene.cache.ask::<bool>(&["EXISTS", "visit:7:rooms"]);
+    let () = scene.cache.ask(&["SET", "visit:7:rooms", "old"]);
+    let () = scene.cache.ask(&["ACL", "SETUSER", "ann", "-scan"]);
+    scene.cache.freeze();
+    scene.run("INSERT INTO visit_bookings VALUES (1, 1)").await;
+    scene.run("INSERT INTO visits VALUES (7)").await;
+    let received = format!(
+        "SELECT bool_or(write_lsn >= '{}')::text FROM pg_stat_replication",
+        scene.ask("SELECT pg_current_wal_lsn()::text").await
+    );
+    eventually("both are received", PATIENCE, async || scene.ask(&received).await == "true").await;
+    free_slot(&scene, &daemon).await;
+    unseen_by_the_daemon(&scene).await;
+    let start = scene.ask("SELECT confirmed_flush_lsn::text FROM pg_replication_slots").await;
+    daemon.signal(Signal::Cont);
+    daemon.wait_for_logs(STARTED, 2);
+    scene.cache.thaw();
+    eventually("the first one's key goes", PATIENCE, async || {
+        !scene.cache.ask::<bool>(&["EXISTS", "available_slots:1"])
+    })
+    .await;
+    // Behind it a mark would have been written at once.
+    scene.run("INSERT INTO visit_bookings VALUES (2, 2)").await;
+    eventually("another key goes", PATIENCE, async || !scene.cache.ask::<bool>(&["EXISTS", "available_slots:2"])).await;
+    let mark: String = scene.cache.ask(&["GET", "crieur:mark:crieur"]);
+    let mark: crieur::mark::Mark = serde_json::from_str(&mark).expect("the daemon writes marks");
+    assert!(rooms(), "{}", daemon.log());
+    let is_behind = scene.ask(&format!("SELECT ('{}'::pg_lsn < '{start}')::text", mark.lsn)).await;
+    assert_eq!(is_behind, "true", "{mark:?}, {start}: {}", daemon.log());
+    let () = scene.cache.ask(&["ACL", "SETUSER", "ann", "+scan"]);
+    eventually("what was in memory goes", PATIENCE, async || !rooms()).await;
+    scene.confirmed(&daemon).await;
+    assert!(daemon.log().matches("id=gap.unswept").count() == 2, "{}", daemon.log());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A change ahead of which somebody moves the slot on.
+async fn unseen_by_the_daemon(scene: &Scene) {
+    scene.run("UPDATE properties SET title = title || '!'").await;
+    scene.ask("SELECT pg_replication_slot_advance('crieur', pg_current_wal_lsn())::text").await;
+}
+
 /// Said once, with what it is about: nothing is made anew where there is no room.
 #[tokio::test]
 async fn a_server_without_a_free_slot_is_waited_for_and_told_once() {

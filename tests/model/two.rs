@@ -287,7 +287,8 @@ impl State {
                 let fit = if is_first { Fit::First } else { Fit::Ours };
                 let slot = if is_first || handed < start { Slot::MovedOn } else { Slot::Continued };
                 let meaning = meaning(fit, Continuity::Same, slot, gap.clone());
-                if let Some(upto) = proven(&meaning, slot, gap.as_ref(), Lsn(start.into())) {
+                if let Some(upto) = proven(matches!(meaning, Meaning::Sweep(_)), slot, gap.as_ref(), Lsn(start.into()))
+                {
                     target.proven = if two.lacks(Guard::Proven) { start } else { upto.0 as u8 };
                 }
                 match meaning {
