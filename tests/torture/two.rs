@@ -43,12 +43,17 @@ enum Wrong {
 
 const WRONG: [Wrong; 4] = [Wrong::Stopped, Wrong::Emptied, Wrong::Restarted, Wrong::Restored];
 
-/// One stretch of load: what goes wrong in which cache, and whether the daemon dies meanwhile.
+/// One stretch of load: what goes wrong in which cache, and what becomes of the daemon meanwhile.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     which: Which,
     wrong: Wrong,
+    /// The daemon dies while the cache is away.
     kills: bool,
+    /// The stream begins anew then: past the mark of a cache that was left behind.
+    cuts: bool,
+    /// The daemon dies a moment after the cache is back.
+    kills_behind: bool,
 }
 
 fn cache(world: &mut World, which: Which) -> &mut Redis {
@@ -60,7 +65,8 @@ fn cache(world: &mut World, which: Which) -> &mut Redis {
 
 impl Plan {
     fn at_random(which: Which, seed: &mut Seed) -> Plan {
-        Plan { which, wrong: seed.pick(&WRONG), kills: seed.chance(50) }
+        let (kills, cuts, kills_behind) = (seed.chance(40), seed.chance(50), seed.chance(40));
+        Plan { which, wrong: seed.pick(&WRONG), kills, cuts, kills_behind }
     }
 
     fn begin(self, world: &mut World, seed: &mut Seed) {
@@ -107,7 +113,16 @@ impl Plan {
             world.run_daemon();
             sleep(seed.millis(0, 1_000));
         }
+        if self.cuts {
+            drop(world.sql_at_last("SELECT pg_terminate_backend(pid) FROM pg_stat_replication"));
+            sleep(seed.millis(0, 500));
+        }
         self.mend(world);
+        if self.kills_behind {
+            sleep(seed.millis(0, 60));
+            world.kill_daemon();
+            world.run_daemon();
+        }
         sleep(seed.millis(200, 1_000));
         world.caching = Arc::clone(&first);
         conclude(world, vec![load, readers], [first, second])
@@ -118,7 +133,7 @@ fn world(without: &str) -> World {
     let mut world = World::start().beside_another();
     world.set("CRIEUR_WITHOUT", without.to_owned());
     world.allow(CACHE_AWAY);
-    world.allow(&["id=cache.", "id=mark."]);
+    world.allow(&["id=cache.", "id=mark.", "id=stream."]);
     world.run_ready_daemon();
     world
 }
@@ -156,7 +171,7 @@ fn without_a_look_at_the_mark_of_a_cache_that_was_left_behind_stale_keys_are_fou
     let mut seed = Seed(Seed::of_the_run());
     println!("SEED={}", seed.0);
     let mut world = world(&format!("{:?}", Guard::Return));
-    let plan = Plan { which: Which::Second, wrong: Wrong::Stopped, kills: true };
+    let plan = Plan { which: Which::Second, wrong: Wrong::Stopped, kills: true, cuts: false, kills_behind: false };
     until_stale(&mut world, "without a look at old marks", 6, |world| {
         let [first, second] = plan.round(world, &mut seed);
         assert!(first.stale.is_empty(), "the first was never left behind: {:#?}", first.stale);
