@@ -25,7 +25,7 @@ use super::{Deleted, bill, reply};
 use crate::config::Leases;
 use crate::error::{Error, Result};
 use crate::failpoints::{Guard, Step, reached, without};
-use crate::stranger;
+use crate::stranger::{self, Stranger};
 
 /// The slowest link that is not taken for a hung one: a pipeline gets `timeout` and a second for each of these.
 const BYTES_PER_SECOND_MIN: usize = 1024 * 1024;
@@ -97,7 +97,9 @@ impl CacheLink {
         if self.heard.last_words().is_some() {
             return error;
         }
-        if let Some(other) = stranger::of(&first).and_then(|stranger| address.unlike(stranger)) {
+        // What was heard was decrypted where there is TLS: a cache that answered with an error is no stranger.
+        let stranger = stranger::of(&first).filter(|stranger| *stranger != Stranger::Cache);
+        if let Some(other) = stranger.and_then(|stranger| address.unlike(stranger)) {
             return other;
         }
         match self.heard.take_end() {

@@ -37,7 +37,7 @@ pub(super) trait Speaks {
 }
 
 /// Where notes are left: no slot has a hyphen in its name, so it is the name of no mark.
-const NOTE: &str = "crieur:mark:-note";
+pub(super) const NOTE: &str = "crieur:mark:-note";
 
 /// How long a note stays there, in milliseconds.
 const NOTE_MS: u32 = 10_000;

@@ -60,9 +60,15 @@ impl<C: Cache> Twins<C> {
         for other in others {
             if known.is(&other).await {
                 let [one, two] = [&other, &known].map(|known| format!("{} ({})", known.name, known.cache.name()));
-                let message = format!("the caches {one} and {two} are one database of one server");
-                return Err(Error::definite(Exit::Config, message)
-                    .hint("Remove one of the two, or let it lead to another server or database number."));
+                let (what, hint) = match known.cache.is_part() {
+                    true => ("one cluster", "Remove one of the two, or let it lead to another cluster."),
+                    false => (
+                        "one database of one server",
+                        "Remove one of the two, or let it lead to another server or database number.",
+                    ),
+                };
+                let message = format!("the caches {one} and {two} are {what}");
+                return Err(Error::definite(Exit::Config, message).hint(hint));
             }
         }
         Ok(())

@@ -142,6 +142,24 @@ impl ClusterScene {
 /// The primaries as the cluster was made.
 pub const FIRST: &[usize] = &[0, 1, 2];
 
+/// Whichever node each of the two addresses names.
+#[tokio::test]
+async fn two_caches_on_one_cluster_are_refused_by_name() {
+    let scene = ClusterScene::start(Server::System, &[]).await;
+    for other in [0, 1] {
+        let url = format!("redis+cluster://127.0.0.1:{}", scene.cluster.port(other));
+        let twin = format!("{}\n[caches.dakar]\nurl = \"{url}\"\n", scene.config());
+        let out = daemon::run("check", &twin, &[]);
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        let words = ["one cluster", "main", "dakar", "let it lead to another cluster"];
+        assert!(!out.status.success() && words.iter().all(|word| said.contains(word)), "{said}");
+        let mut daemon = Daemon::start(&twin, &[]);
+        daemon.allow("id=run.failed");
+        assert_eq!(daemon.exit(), Some(crieur::error::Exit::Config as i32), "{}", daemon.log());
+        assert!(daemon.log().contains("are one cluster"), "{}", daemon.log());
+    }
+}
+
 #[tokio::test]
 async fn keys_of_every_shard_go_and_each_shard_has_its_mark() {
     for server in Server::ALL.iter().copied() {

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::daemon::{self, Daemon, STARTED};
 use super::harness::postgres;
 use super::harness::process;
+use super::harness::redis::{Redis, Server};
 use super::harness::sink::Sink;
 use super::harness::tls::{Authority, Pair};
 use super::harness::wait::{PATIENCE, settled};
@@ -71,6 +72,27 @@ async fn a_cache_whose_authority_is_another_gets_its_keys_without_a_restart() {
     let said = format!("the files of TLS have changed, and were read again: {}", before.certificate().display());
     assert!(daemon.log().contains(&said), "{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A refusal that comes through TLS is no server without TLS.
+#[tokio::test]
+async fn a_cache_behind_tls_that_refuses_the_password_is_said_to_refuse_it() {
+    let authority = Authority::new();
+    let (server, port) = (authority.issue("localhost"), process::free_port());
+    let mut lines = mutual(port, &server, &authority);
+    lines.pop();
+    lines.push("tls-auth-clients no".to_owned());
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let cache = Redis::start(&Server::System, &lines);
+    let () = cache.ask(&["CONFIG", "SET", "requirepass", "right"]);
+    let scene = Scene::start().await;
+    for (user, says) in [(":wrong@", "WRONGPASS"), ("ann:right@", "WRONGPASS"), ("", "NOAUTH")] {
+        let url = format!("rediss://{user}localhost:{port}");
+        let files = format!("tls_ca = \"{}\"\necho = []", authority.certificate().display());
+        let out = daemon::run("check", &config(&scene.postgres.url(), &url).replace("echo = []", &files), &[]);
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(!out.status.success() && said.contains(says) && !said.contains("speaks no TLS"), "{user}: {said}");
+    }
 }
 
 #[tokio::test]

@@ -110,6 +110,13 @@ impl ShardCache {
         })
     }
 
+    /// The node that has the slot of notes.
+    async fn noted_by(&self) -> Result<Rc<Node>> {
+        self.topology.ready().await?;
+        let owner = self.topology.owner_of(slot::slot_of(speak::NOTE.as_bytes()));
+        owner.map(|(_, node)| node).ok_or_else(|| Error::transient("no node has the slot of the note"))
+    }
+
     async fn read_mark(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.topology.ready().await?;
         let Some((id, node, slot)) = self.seat() else {
@@ -259,6 +266,18 @@ impl Cache for ShardCache {
     async fn swap_mark(&self, name: &str, expected: &[Option<Vec<u8>>], mark: &[u8], _again: &KeySet) -> Result<Swap> {
         // A node that does not say who it is is refused: its marks need not carry what was deleted.
         self.noted(self.write_mark(name, expected, mark).await)
+    }
+
+    /// Whichever shard asks: the note lies in one slot of the cluster. Node ids would tell as much of a cluster, and the same
+    /// of a copy of that cluster.
+    async fn leave_note(&self, note: &str) -> Result<()> {
+        let node = self.noted_by().await?;
+        speak::leave_note(&mut node.cache.log_in().await?, note).await
+    }
+
+    async fn find_note(&self) -> Result<Option<Vec<u8>>> {
+        let node = self.noted_by().await?;
+        speak::find_note(&mut node.cache.log_in().await?).await
     }
 
     fn is_away(&self) -> bool {
