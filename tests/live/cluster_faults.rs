@@ -284,3 +284,39 @@ async fn an_address_of_the_other_kind_is_refused_with_the_right_one() {
     let told = check(&scene.cluster.url());
     assert!(!told.contains("WRONG  cache"), "{told}");
 }
+
+/// A slot is on its way to a node that becomes a replica: nobody ends the way, and keys of other slots do not wait for it.
+#[tokio::test]
+async fn a_slot_on_its_way_to_a_node_that_lost_its_place_delays_no_other() {
+    let scene = ClusterScene::start(Server::System, &[]).await;
+    let mut daemon = scene.daemon().await;
+    daemon.allow_failing_cache();
+    ["id=repair.slowed", "id=sweep."].into_iter().for_each(|id| daemon.allow(id));
+    let ids = scene.items_at(0, 10);
+    let (moving, others) = ids.split_first().expect("there are ten");
+    let slot = scene.cluster.slot(&format!("item:{moving}"));
+    scene.cluster.open(slot, 0, 1);
+    let replica = PRIMARIES + 1;
+    scene.cluster.take_over(replica);
+    eventually("the target of the slot is a replica", PATIENCE, async || {
+        scene.cluster.info(1, "replication").contains("role:slave")
+    })
+    .await;
+    // In the eyes of the node that the slot leaves as well.
+    let seen = format!("{} ", scene.cluster.id(1));
+    eventually("the owner knows it", PATIENCE, async || {
+        let nodes: String = scene.cluster.nodes[0].ask(&["CLUSTER", "NODES"]);
+        nodes.lines().any(|line| line.starts_with(&seen) && line.contains("slave"))
+    })
+    .await;
+    scene.fill_at(others, &[0]);
+    scene.update(&ids).await;
+    scene.gone(&daemon, others, &[0]).await;
+    scene.confirmed(&daemon).await;
+    let () = scene.cluster.nodes[0].ask(&["CLUSTER", "SETSLOT", &slot.to_string(), "STABLE"]);
+    scene.fill_at(&ids, &[0]);
+    scene.update(&ids).await;
+    scene.gone(&daemon, &ids, &[0]).await;
+    scene.confirmed(&daemon).await;
+    assert_eq!(daemon.stop(), Some(0));
+}

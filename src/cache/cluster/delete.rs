@@ -146,6 +146,12 @@ fn follow<'a>(
     going: &mut Vec<Going<'a>>,
     outcome: &mut DeleteOutcome<'a>,
 ) {
+    // The key is not where the slot still is, and nobody reads it where the slot was going: that node failed, or is a
+    // replica. When the node is back its slots come anew, and the node is swept.
+    let answer = match answer {
+        NodeAnswer::Ask(_, to) if topology.takes_nothing(&to) => NodeAnswer::Done(0),
+        answer => answer,
+    };
     match &answer {
         NodeAnswer::Moved(slot, to) => topology.moved(*slot, to),
         NodeAnswer::Ask(slot, to) => topology.comes(*slot, to),

@@ -121,9 +121,11 @@ impl ShardCache {
         self.topology.ready().await?;
         let Some((id, node, slot)) = self.seat() else {
             self.topology.ask_claim(self.index);
-            self.topology.claim(self.index);
+            let was = self.topology.claim(self.index);
             self.marked_in.set(None);
-            return Ok(self.vacant.borrow().clone());
+            // Nothing stands in the node; what came to it since is swept all the same.
+            let covers = was.is_some_and(|was| self.topology.covers(self.index, &was));
+            return Ok(self.vacant.borrow().clone().filter(|_| covers));
         };
         self.topology.ask_claim(self.index);
         let key = mark::key(name, slot);
@@ -142,6 +144,8 @@ impl ShardCache {
         let Some((id, node, slot)) = self.seat() else {
             *self.vacant.borrow_mut() = Some(text.to_vec());
             self.marked_in.set(None);
+            // A node that gets its first slot counts among those that hold some.
+            whole::tell(&self.topology, self.index, name, text).await;
             return Ok(Swap::Written);
         };
         // The node holds slots again: what it has is to be looked at first.
@@ -268,8 +272,8 @@ impl Cache for ShardCache {
         self.noted(self.write_mark(name, expected, mark).await)
     }
 
-    /// Whichever shard asks: the note lies in one slot of the cluster. Node ids would tell as much of a cluster, and the same
-    /// of a copy of that cluster.
+    /// Whichever shard asks: the note lies in one slot of the cluster. Node ids would tell as much of a cluster, and the
+    /// same of a copy of that cluster.
     async fn leave_note(&self, note: &str) -> Result<()> {
         let node = self.noted_by().await?;
         speak::leave_note(&mut node.cache.log_in().await?, note).await

@@ -113,7 +113,7 @@ mod tests {
 
     fn map(primaries: &[(&str, &str, &str)]) -> Map {
         let set = |text| SlotSet::read(text).expect("ranges");
-        let primary = |owned, coming| Primary { owned: set(owned), coming: set(coming), endpoint: None };
+        let primary = |owned, coming| Primary { owned: set(owned), coming: set(coming), endpoint: None, epoch: 0 };
         let primaries = primaries.iter().map(|(id, owned, coming)| ((*id).to_owned(), primary(owned, coming)));
         Map { primaries: primaries.collect(), ..Map::default() }
     }

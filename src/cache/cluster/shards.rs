@@ -162,7 +162,7 @@ mod tests {
     }
 
     fn map(primaries: &[(&str, &str, &str)], replicas: &[(&str, &str)]) -> Map {
-        let primary = |owned, coming| Primary { owned: set(owned), coming: set(coming), endpoint: None };
+        let primary = |owned, coming| Primary { owned: set(owned), coming: set(coming), endpoint: None, epoch: 0 };
         Map {
             primaries: primaries.iter().map(|(id, owned, coming)| ((*id).to_owned(), primary(owned, coming))).collect(),
             replicas: replicas.iter().map(|(id, of)| ((*id).to_owned(), (*of).to_owned())).collect(),
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_question_for_the_mark_that_fails_is_forgotten_and_what_came_stays_unproved() {
-        let primary = |owned| Primary { owned: set(owned), coming: set(""), endpoint: None };
+        let primary = |owned| Primary { owned: set(owned), coming: set(""), endpoint: None, epoch: 0 };
         let mut shard = shard(Some("a"));
         shard.ask(Some(&primary("0-9")));
         assert_eq!((shard.answered(), shard.claim.text().as_str()), (Claim::default(), "0-9 "));
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_mark_speaks_of_what_its_node_held_and_of_nothing_that_came() {
-        let primary = |owned, coming| Primary { owned: set(owned), coming: set(coming), endpoint: None };
+        let primary = |owned, coming| Primary { owned: set(owned), coming: set(coming), endpoint: None, epoch: 0 };
         let claim = |owned, coming| Claim { owned: set(owned), coming: set(coming) };
         for (held, now, covered) in [
             (claim("0-9", ""), primary("0-9", ""), true),

@@ -324,6 +324,14 @@ impl Topology {
             return;
         }
         let now = Instant::now();
+        // A slot may have come, or gone and come back, between two looks: a node's epoch rises with each that comes.
+        for known in self.shards.borrow_mut().iter_mut() {
+            let Some(id) = &known.shard.node else { continue };
+            let epoch = |map: &Map| map.primaries.get(id).map(|primary| primary.epoch);
+            if epoch(&before).is_some_and(|old| epoch(&map) > Some(old)) {
+                known.shard.lose(None);
+            }
+        }
         if !self.moves.borrow_mut().compare(&before, &map, now) && !before.primaries.is_empty() {
             return;
         }
@@ -394,6 +402,12 @@ impl Topology {
             self.apply(map);
         }
         self.doubt();
+    }
+
+    /// Whether no slot can come to the node at this place, by a map that nothing makes doubtful.
+    pub(super) fn takes_nothing(&self, at: &HostPort) -> bool {
+        let map = self.map.borrow();
+        map.at(at).is_some_and(|id| map.takes_nothing(id))
     }
 
     /// Something went wrong that another map may explain.
@@ -476,7 +490,7 @@ impl Topology {
     }
 
     /// Whether a claim speaks of all that the shard's node holds.
-    fn covers(&self, index: usize, claim: &Claim) -> bool {
+    pub(super) fn covers(&self, index: usize, claim: &Claim) -> bool {
         let (map, shards) = (self.map.borrow(), self.shards.borrow());
         let primary =
             shards.get(index).and_then(|known| known.shard.node.as_ref()).and_then(|id| map.primaries.get(id));

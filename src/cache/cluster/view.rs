@@ -39,6 +39,8 @@ pub struct NodeLine {
     is_myself: bool,
     /// A primary that is not given up.
     is_primary: bool,
+    /// A majority of the primaries gave it up.
+    is_failed: bool,
     /// Of a replica, its primary.
     replica_of: Option<NodeId>,
     /// The configuration epoch of its claims.
@@ -68,6 +70,7 @@ fn node(line: &str) -> Option<NodeLine> {
         hostname,
         is_myself: flags.contains("myself"),
         is_primary: flags.contains("master") && !flags.contains("noaddr") && !flags.contains("handshake"),
+        is_failed: flags.contains("fail"),
         replica_of: (primary != "-").then(|| primary.to_owned()),
         epoch,
         owned: SlotSet::default(),
@@ -146,6 +149,8 @@ pub struct Primary {
     pub coming: SlotSet,
     /// Where it is; `None` where no view says it.
     pub endpoint: Option<HostPort>,
+    /// Its configuration epoch.
+    pub epoch: u64,
 }
 
 /// Who has what.
@@ -159,6 +164,8 @@ pub struct Map {
     pub replicas: BTreeMap<NodeId, NodeId>,
     /// Nodes that say themselves that they take no writes.
     pub down: BTreeSet<NodeId>,
+    /// Nodes that the others gave up, and that do not answer.
+    pub failed: BTreeSet<NodeId>,
 }
 
 impl Map {
@@ -197,6 +204,8 @@ impl Map {
                 map.replicas.insert((*id).clone(), primary.clone());
             }
         }
+        let failed = newest.values().filter(|(.., node)| node.is_failed && !answered.contains(&node.id));
+        map.failed = failed.map(|(.., node)| node.id.clone()).collect();
         for view in views {
             let Some(myself) = view.myself().filter(|node| node.is_primary) else { continue };
             if !view.is_ok {
@@ -206,14 +215,24 @@ impl Map {
             for slot in (0..SLOTS).filter(|slot| myself.coming.has(*slot) && owner(*slot) != Some(&myself.id)) {
                 map.primaries.entry(myself.id.clone()).or_default().coming.insert(slot);
             }
-            for (slot, to) in myself.leaving.iter().filter(|(slot, _)| owner(*slot) == Some(&myself.id)) {
+            // What goes to a node that failed, or was made a replica, nobody reads there; should it be back, its slots came
+            // anew, and it is swept.
+            let is_open = |slot: u16, to: &NodeId| owner(slot) == Some(&myself.id) && !map.takes_nothing(to);
+            let open: Vec<_> = myself.leaving.iter().filter(|(slot, to)| is_open(*slot, to)).collect();
+            for (slot, to) in open {
                 map.primaries.entry(to.clone()).or_default().coming.insert(*slot);
             }
         }
         for (id, primary) in &mut map.primaries {
             primary.endpoint = map.endpoints.get(id).cloned();
+            primary.epoch = newest.get(id).map_or(0, |(epoch, ..)| *epoch);
         }
         map
+    }
+
+    /// Whether no slot can come to this node: it failed, or is a replica.
+    pub fn takes_nothing(&self, id: &NodeId) -> bool {
+        self.failed.contains(id) || (self.replicas.contains_key(id) && !self.primaries.contains_key(id))
     }
 
     /// The owner of a slot.
@@ -249,6 +268,9 @@ impl Map {
 
     /// A node said that keys of the slot are on their way to this one.
     pub fn comes(&mut self, slot: u16, to: &NodeId) {
+        if self.takes_nothing(to) {
+            return;
+        }
         let place = self.endpoints.get(to).cloned();
         let primary = self.primaries.entry(to.clone()).or_default();
         primary.endpoint = primary.endpoint.take().or(place);

@@ -77,7 +77,7 @@ impl Nodes {
         let mut map = Map::default();
         for (index, slots) in ["0-5460", "5461-10922", "10923-16383"].into_iter().enumerate() {
             let owned = SlotSet::read(slots).expect("ranges");
-            let primary = Primary { owned, coming: SlotSet::default(), endpoint: Some(place_of(index)) };
+            let primary = Primary { owned, coming: SlotSet::default(), endpoint: Some(place_of(index)), epoch: 0 };
             map.primaries.insert(id_of(index), primary);
             map.replicas.insert(id_of(index + SHARDS), id_of(index));
         }
@@ -276,7 +276,8 @@ impl Nodes {
             // A replica does not know what was on its way.
             let (owned, coming) = (had.owned, SlotSet::default());
             map.primaries.values_mut().for_each(|primary| primary.coming.lose(&owned));
-            map.primaries.insert(id_of(replica), Primary { owned, coming, endpoint: Some(place_of(replica)) });
+            map.primaries
+                .insert(id_of(replica), Primary { owned, coming, endpoint: Some(place_of(replica)), epoch: 0 });
             map.replicas.remove(&id_of(replica));
             map.replicas.insert(id_of(died), id_of(replica));
         }
