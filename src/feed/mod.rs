@@ -460,6 +460,8 @@ where
     fn hand_over(&mut self, Cut { load, tickets, born }: Cut) -> Result<()> {
         tickets.into_iter().for_each(|ticket| self.ledger.done(ticket));
         let upto = self.ledger.settled(|_| false)?;
+        // A position of the server before says nothing of what was handed over of this one.
+        let upto = upto.filter(|ack| self.source.is_current(*ack));
         self.handed.push_back(Handed::Load(Box::new(load), upto, born));
         Ok(())
     }
@@ -478,7 +480,8 @@ where
         if let Some(handed) = self.handed.pop_front() {
             return Ok(Some(handed));
         }
-        Ok(self.ledger.settled(|_| false)?.map(Handed::Position))
+        let upto = self.ledger.settled(|_| false)?;
+        Ok(upto.filter(|ack| self.source.is_current(*ack)).map(Handed::Position))
     }
 
     /// When what was taken last committed, by our clock: both ends of lateness are the server's.

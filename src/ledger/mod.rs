@@ -197,6 +197,11 @@ impl<A: Copy + Ord> Ledger<A> {
         self.window.is_barred()
     }
 
+    /// Whether a delete is out that must be answered before any position is given on, echoes aside.
+    pub fn is_mending(&self) -> bool {
+        self.window.is_mending()
+    }
+
     /// The position up to which the first delete of everything was answered: see [`Window::deleted`].
     pub fn deleted(&self) -> Option<A> {
         self.window.deleted()
@@ -348,5 +353,42 @@ mod tests {
         {
             assert_eq!(confirmed.upto(least), expected, "{least:?}");
         }
+    }
+
+    /// So many spans that others join the last one; only echoes wait.
+    fn echoing(ledger: &mut Ledger<u64>) -> Vec<Ticket> {
+        let mut echo = |ack| {
+            let ticket = ledger.open_or_join(Some(ack));
+            ledger.date(&ticket, Instant::now());
+            ledger.echoing(ticket)
+        };
+        (1..=10_000).map(&mut echo).collect()
+    }
+
+    #[test]
+    fn a_load_that_joins_an_answered_span_is_not_answered() {
+        let mut ledger = Ledger::dating();
+        let _echoes = echoing(&mut ledger);
+        assert_eq!(ledger.oldest(), None, "only echoes wait");
+        let token = ledger.next_span();
+        let joined = ledger.open_or_join(Some(10_001));
+        ledger.date(&joined, Instant::now());
+        let (first, oldest) = (ledger.first_unanswered(), ledger.oldest());
+        assert!(
+            first < token && oldest.is_some(),
+            "answered up to {first:?} of {:?}, oldest {oldest:?}",
+            joined.span()
+        );
+    }
+
+    #[test]
+    fn a_load_that_joins_a_barrier_is_waited_for() {
+        let mut ledger = Ledger::dating();
+        let _echoes = echoing(&mut ledger);
+        let barrier = ledger.open_barrier(None);
+        let _echo = ledger.echoing(barrier);
+        let from = ledger.next_span();
+        let _joined = ledger.open_or_join(Some(10_001));
+        assert!(!ledger.has_answered(from, ledger.next_span()), "a load is out");
     }
 }

@@ -56,11 +56,15 @@ impl<A: Copy + Ord> Window<A> {
     /// Opens a span for what leaves now, with one part out, or joins the last one where there are many.
     pub fn open_or_join(&mut self, ack: Option<A>) -> SpanId {
         let many = self.spans.len() >= SPANS_MAX;
+        let id = self.next_span().0.saturating_sub(1);
         match self.spans.back_mut() {
             Some(last) if many => {
                 last.ack = last.ack.max(ack);
                 last.out += 1;
-                SpanId(self.first + self.spans.len() as u64 - 1)
+                // Whoever waits for loads waits for this one, though it stands in a barrier's span.
+                last.is_barrier = false;
+                self.answered = self.answered.min(id);
+                SpanId(id)
             }
             Some(_) | None => self.open(ack),
         }
@@ -88,6 +92,12 @@ impl<A: Copy + Ord> Window<A> {
     /// Whether something must be answered before anything is confirmed: a gap, or what a cache may lack.
     pub fn is_barred(&self) -> bool {
         self.barrier.is_some()
+    }
+
+    /// Whether a first delete is out that must be answered before anything is confirmed: echoes of a repair aside.
+    pub fn is_mending(&self) -> bool {
+        let upto = self.barrier.map_or(0, |barrier| (barrier.0 + 1).saturating_sub(self.first) as usize);
+        self.spans.iter().take(upto).any(|span| span.out > 0)
     }
 
     /// The first span that is not done: everything before it was answered, echoes included or released.

@@ -14,7 +14,6 @@ use super::{Phase, Pipeline};
 use crate::cache::Cache;
 use crate::control::Control;
 use crate::insist::Company;
-use crate::ledger::Confirmed;
 use crate::observe::{Id, log};
 use crate::run::reload::{Onward, Reload};
 use crate::source::Source;
@@ -85,8 +84,9 @@ where
                 caches.into_iter().flat_map(target).collect()
             }
         };
-        let (feed, confirmed) = (self.feed.renewed(&rules, &control), Confirmed::default());
-        let mut renewed = Pipeline { feed, targets, confirmed, phase: Phase::Running, is_ready: false, ..self };
+        // What was confirmed stays so: marks may say less at first, and no position goes back.
+        let feed = self.feed.renewed(&rules, &control);
+        let mut renewed = Pipeline { feed, targets, phase: Phase::Running, is_ready: false, ..self };
         renewed.share_out();
         if let Some(taken) = taken {
             let _ = taken.send(()); // Whoever asked may have stopped waiting.

@@ -88,7 +88,9 @@ where
         let is_free = !self.marking.is_writing() && !self.look.is_reading() && turn.beats;
         let is_proven = match self.look.held() {
             Held::Nothing => false,
-            Held::Trusted(_) => !self.ledger.is_barred(),
+            // Behind a repair no position is given on before its echoes were answered; a mark that says the one of before
+            // tells readers that nobody is silent, and writers what was deleted.
+            Held::Trusted(_) => !self.ledger.is_mending(),
             Held::Gap { .. } => self.ledger.is_empty() && self.gaps.is_over(),
         };
         is_free && is_proven && self.look.is_connected()
@@ -118,7 +120,7 @@ where
         let Some(start) = self.look.start().cloned() else { return };
         let riders = self.take_riders(now);
         let ack = self.marking.answered.take();
-        let lsn = says(stream, [ack, self.marking.marked], self.look.proven());
+        let lsn = says(stream, [ack, self.marking.marked], self.look.proven(self.ledger.is_empty()));
         let deleted = self.deleted_upto(stream).max(Some(lsn)).unwrap_or(lsn);
         let since = self.ledger.oldest();
         let late = since.map_or(Duration::ZERO, |since| now.into_std().saturating_duration_since(since));
@@ -173,20 +175,7 @@ where
             self.read_mark();
         }
         match written {
-            MarkOutcome::Tried(Swap::Written) => {
-                reached(Step::MarkWritten);
-                self.ring.marked(&writing.mark.nonce, writing.first);
-                self.repairs.proved();
-                self.marking.lost_one = false;
-                if let Some(lasted) = self.marking.outage.over(Instant::now()) {
-                    let (server, who) = (self.cache.name(), self.around.part.name());
-                    log!(Id::MarkWorks, server, after = span(lasted), "{who} takes the mark again");
-                }
-                self.look.trust(Some(writing.text));
-                self.acknowledge(writing.ack, stream);
-                self.done.marked = Some((writing.lsn, Instant::now()));
-                self.around.teller.tell(News::Marked(writing.lsn));
-            }
+            MarkOutcome::Tried(Swap::Written) => self.is_there(writing, stream),
             // Without a mark the next start sweeps; until then the position may move.
             MarkOutcome::Tried(Swap::Full) if self.settings.policy.on_gap == OnGap::Sweep => {
                 self.complain_of_room("the next start sweeps");
@@ -205,6 +194,7 @@ where
                 self.may_be_there(&writing);
                 self.marking.comes_again(writing.ack);
                 self.marking.beat_due = None;
+                self.comes_soon();
                 self.read_mark();
             }
             MarkOutcome::Tried(Swap::Refused(error)) => {
@@ -215,6 +205,7 @@ where
             MarkOutcome::Tried(Swap::Other | Swap::Unproven) => {
                 self.marking.comes_again(writing.ack);
                 let what = "the mark cannot be written where it was read";
+                self.comes_soon();
                 let when = self.repairs.when(UNPROVEN, what);
                 if when != When::Now {
                     self.marking.confirm_due = Some(Instant::now() + when.pause());
@@ -228,8 +219,33 @@ where
                 }
                 self.marking.comes_again(writing.ack);
                 self.may_be_there(&writing);
+                self.comes_soon();
                 self.read_mark();
             }
+        }
+    }
+
+    fn is_there(&mut self, writing: Writing<A>, stream: &impl Positions<A>) {
+        reached(Step::MarkWritten);
+        self.ring.marked(&writing.mark.nonce, writing.first);
+        self.repairs.proved();
+        (self.marking.lost_one, self.marking.came_soon) = (false, false);
+        if let Some(lasted) = self.marking.outage.over(Instant::now()) {
+            let (server, who) = (self.cache.name(), self.around.part.name());
+            log!(Id::MarkWorks, server, after = span(lasted), "{who} takes the mark again");
+        }
+        self.look.trust(Some(writing.text));
+        self.acknowledge(writing.ack, stream);
+        self.done.marked = Some((writing.lsn, Instant::now()));
+        self.around.teller.tell(News::Marked(writing.lsn));
+    }
+
+    /// Nothing was written. With a budget the pause behind a mark is a heartbeat, and a connection that the server closes
+    /// earlier than that would be closed at each try: the next one comes soon. Only the next, since each may be billed.
+    fn comes_soon(&mut self) {
+        if !std::mem::replace(&mut self.marking.came_soon, true) {
+            self.marking.confirm_due = Some(Instant::now() + confirm_interval(self.settings.policy.metering));
+            self.marking.beat_due = None;
         }
     }
 

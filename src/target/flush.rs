@@ -91,6 +91,9 @@ where
             self.rode(riders);
         } else {
             self.unmarked.not_marked();
+            if let Some(metered) = self.metered.as_mut().filter(|_| !riders.is_empty()) {
+                metered.takes_back();
+            }
             self.again.extend(riders);
         }
     }

@@ -126,7 +126,7 @@ where
         let meaning = meaning(fit, continuity, slot, gap.clone());
         let is_swept = matches!(meaning, Meaning::Sweep(_)) && self.settings.policy.on_gap == OnGap::Sweep;
         if let Some(proven) = proven(is_swept, slot, gap.as_ref(), start) {
-            self.look.proves(proven);
+            self.look.proves(proven, slot == Slot::Continued);
         }
         match meaning {
             _ if without(Guard::Mark) || (self.is_sink() && without(Guard::Start)) => self.look.trust(found),

@@ -23,6 +23,8 @@ pub(super) struct Looking {
     start: Option<Start>,
     /// The least that the next mark says: see [`proven`](crate::target::proof::proven).
     proven: Lsn,
+    /// What lies between that and the start was in the memory of this process.
+    is_in_memory: bool,
     /// Nothing was compared since that connection began.
     is_anew: bool,
     /// A connection began, and the mark was not compared since, that no memory of this process leads up to.
@@ -41,6 +43,7 @@ impl Default for Looking {
             lineage: Lineage::default(),
             start: None,
             proven: Lsn::default(),
+            is_in_memory: false,
             is_anew: false,
             moved_on: false,
             is_made: false,
@@ -131,14 +134,18 @@ impl Looking {
         std::mem::take(&mut self.is_anew).then_some(moved_on)
     }
 
-    /// What the comparison proves.
-    pub(super) fn proves(&mut self, proven: Lsn) {
-        self.proven = proven;
+    /// What the comparison proves; `is_in_memory`: what lies between that and the start was in memory when it began.
+    pub(super) fn proves(&mut self, proven: Lsn, is_in_memory: bool) {
+        (self.proven, self.is_in_memory) = (proven, is_in_memory);
     }
 
-    /// What the last comparison proves: the least that the next mark says.
-    pub(super) fn proven(&self) -> Lsn {
-        self.proven
+    /// What the last comparison proves: the least that the next mark says. Where nothing is owed any more, what was in
+    /// memory was deleted: without it a server that writes nothing would leave the mark behind the start.
+    pub(super) fn proven(&self, owes_nothing: bool) -> Lsn {
+        match &self.start {
+            Some(start) if self.is_in_memory && owes_nothing => start.confirmed,
+            _ => self.proven,
+        }
     }
 
     /// The cache when its mark was compared last.

@@ -53,6 +53,8 @@ pub(super) struct Marking<A> {
     pub(super) outage: Outage,
     /// Nothing was written since an answer was lost.
     pub(super) lost_one: bool,
+    /// A try came soon behind one that failed, and nothing was written since.
+    pub(super) came_soon: bool,
 }
 
 impl<A> Default for Marking<A> {
@@ -67,6 +69,7 @@ impl<A> Default for Marking<A> {
             beat_due: None,
             outage: Outage::default(),
             lost_one: false,
+            came_soon: false,
         }
     }
 }

@@ -22,12 +22,14 @@ pub struct Meter<I> {
     at: I,
     /// The last flush left.
     flushed: Option<I>,
+    /// The one before it.
+    before: Option<I>,
 }
 
 impl<I: Copy + Ord + Add<Duration, Output = I> + Sub<I, Output = Duration>> Meter<I> {
     /// A process begins with a quarter of a full bucket: one that is started again and again stays within the month.
     pub fn new(budget: Budget, now: I) -> Self {
-        Meter { budget, level: budget.burst() / 4.0, at: now, flushed: None }
+        Meter { budget, level: budget.burst() / 4.0, at: now, flushed: None, before: None }
     }
 
     /// What it goes by.
@@ -44,7 +46,12 @@ impl<I: Copy + Ord + Add<Duration, Output = I> + Sub<I, Output = Duration>> Mete
     /// A flush leaves.
     pub fn flushes(&mut self, now: I) {
         self.fill(now);
-        self.flushed = Some(now);
+        self.before = self.flushed.replace(now);
+    }
+
+    /// What left last was not deleted: it has waited already, and goes at once.
+    pub fn takes_back(&mut self) {
+        self.flushed = self.before;
     }
 
     /// When the next flush may leave; at once where there is no answer.
@@ -86,6 +93,11 @@ impl Metered {
     /// A flush leaves.
     pub(super) fn leaves(&mut self, now: Instant) {
         self.meter.flushes(now);
+    }
+
+    /// What left last was not deleted.
+    pub(super) fn takes_back(&mut self) {
+        self.meter.takes_back();
     }
 
     /// When the next flush may leave; at once where there is no answer.

@@ -147,9 +147,9 @@ pub fn meaning(fit: Fit, continuity: Continuity, slot: Slot, gap: Option<Gap>) -
 /// What a comparison proves of the changes before the connection's start, and so the least that the next mark may say;
 /// `None` where it proves what the one before proved.
 ///
-/// A mark that is not behind the start covers them, and so does a sweep, ahead of which no mark is written. What lies between
-/// a mark that is behind and the start may be in memory, and not deleted yet: a cache was left behind, or somebody moved the
-/// slot on. A mark that said the start would then say too much, and the process that has it in memory may end.
+/// A mark that is not behind the start covers them, and so does a sweep, ahead of which no mark is written. What lies
+/// between a mark that is behind and the start may be in memory, and not deleted yet: a cache was left behind, or somebody
+/// moved the slot on. A mark that said the start would then say too much, and the process that has it in memory may end.
 pub fn proven(is_swept: bool, slot: Slot, gap: Option<&Gap>, start: Lsn) -> Option<Lsn> {
     match (slot, gap) {
         _ if is_swept => Some(start),

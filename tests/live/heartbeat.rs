@@ -142,3 +142,53 @@ async fn a_new_connection_to_the_same_cache_means_neither_a_sweep_nor_deletes_ag
     assert_eq!((log.matches(AGAIN).count(), log.matches(SWEPT).count()), (0, 1), "{log}");
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// A server, or a service between, that closes what is idle for less than a heartbeat: with a budget the pause behind a try
+/// is a heartbeat, too.
+#[tokio::test]
+async fn with_a_budget_marks_go_on_where_connections_are_closed_when_they_are_idle() {
+    let scene = Scene::with(postgres::Options::default(), &["timeout 1"]).await;
+    let budget = "[cache]\nbudget = \"10M\"\nheartbeat = \"4s\"\n";
+    let mut daemon = scene.daemon_with(&scene.config().replace("[cache]\n", budget)).await;
+    daemon.allow_failing_cache();
+    let mark = || scene.cache.ask::<Option<String>>(&["GET", MARK]);
+    for _ in 0..3 {
+        let before = mark();
+        eventually("the next mark comes", PATIENCE, async || mark() != before).await;
+    }
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The echoes of what was deleted again come in a minute. The mark says that nobody is silent, and up to where everything
+/// was deleted.
+#[tokio::test]
+async fn marks_go_on_while_the_echoes_of_a_repair_wait() {
+    let scene = Scene::start().await;
+    let proxy = Proxy::start(scene.cache.port());
+    let through = config(&scene.postgres.url(), &format!("redis://127.0.0.1:{}", proxy.port()));
+    // A daemon without echoes marks the cache, which needs no sweep then.
+    let mut first = scene.daemon_with(&through).await;
+    assert_eq!(first.stop(), Some(0));
+    let mut daemon = Daemon::start(&through.replace("echo = []", "echo = [\"1m\"]"), &[]);
+    daemon.allow_failing_cache();
+    let replica = Redis::start(&Server::System, &[]);
+    let marked = |cache: &Redis| cache.ask::<Option<String>>(&["GET", MARK]);
+    let deleted = |cache: &Redis| -> Option<crieur::lsn::Lsn> { crieur::mark::deleted(marked(cache)?.as_bytes()) };
+    let told = async |cache: &Redis, what: &str| {
+        let now = scene.ask("SELECT pg_current_wal_insert_lsn()::text").await.parse().expect("a position");
+        eventually(what, PATIENCE, async || deleted(cache) >= Some(now)).await;
+    };
+    scene.run(BOOK).await;
+    told(&scene.cache, "the first change").await;
+    let () = replica.ask(&["REPLICAOF", "127.0.0.1", &scene.cache.port().to_string()]);
+    eventually("the replica follows", PATIENCE, async || marked(&replica) == marked(&scene.cache)).await;
+    let () = replica.ask(&["REPLICAOF", "NO", "ONE"]);
+    scene.run(BOOK).await;
+    told(&scene.cache, "the mark says that the change was deleted").await;
+    proxy.lead_to(replica.port());
+    daemon.wait_for_log(AGAIN);
+    told(&replica, "a mark says that it was deleted here as well").await;
+    scene.run(BOOK).await;
+    told(&replica, "and the next change").await;
+    assert_eq!(daemon.stop(), Some(0));
+}

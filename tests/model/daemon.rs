@@ -232,7 +232,7 @@ impl Daemon {
         // Behind a gap the heartbeat brings the first mark; any other is no step, see `heartbeat`.
         let first = matches!(self.held, Held::Gap { .. }) && self.window.is_empty() && self.unswept.is_empty();
         // What the next one carries is gone for certain then.
-        let carries = matches!(self.held, Held::Trusted(_)) && !self.window.is_barred() && self.unmarked;
+        let carries = matches!(self.held, Held::Trusted(_)) && !self.window.is_mending() && self.unmarked;
         let beat = first || carries;
         let ack = self.answered.take();
         if ack.is_none() && (!beat || config.lacks(Guard::Beat)) {

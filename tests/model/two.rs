@@ -1,9 +1,10 @@
 //! Every interleaving of one daemon with two caches, of which any may be away, be left behind and come back.
 //!
 //! Real code in here: `ledger::hold` says who is released, who holds again and how far the position goes; `mark::gap`,
-//! `target::proof::meaning` and `target::proof::proven` judge the mark of a cache that is met again. One key, whose value is how many commits were
-//! made. What the larger world beside this one shows of one cache is taken for granted: keys leave when their commit is
-//! visible, and no reader stores late. So a commit, a read with its store, and a delete with its answer are one step each.
+//! `target::proof::meaning` and `target::proof::proven` judge the mark of a cache that is met again. One key, whose value
+//! is how many commits were made. What the larger world beside this one shows of one cache is taken for granted: keys leave
+//! when their commit is visible, and no reader stores late. So a commit, a read with its store, and a delete with its answer
+//! are one step each.
 
 use std::fmt;
 

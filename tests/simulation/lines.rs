@@ -92,6 +92,8 @@ async fn live(away: Away, hold: u64, said: Said) -> Vec<(String, String)> {
         faults_end: ends,
         wrong: HOUR,
         chatty: true,
+        two: false,
+        warns: false,
         ends: Vec::new(),
         ..Plan::new(Kind::Away, &mut dice)
     };

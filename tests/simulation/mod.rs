@@ -29,7 +29,7 @@ use std::time::Duration;
 use crieur::config::{Config, Metering, OnGap};
 use crieur::observe::news::News;
 use crieur::rules::Rules;
-use crieur::run::{Pipeline, Settings};
+use crieur::run::{Onward, Pipeline, Reload, Settings};
 use crieur::source::Source;
 use crieur::target::{HOLDS_FOR_EVER, Policy, Replicas};
 use crieur::warm::Warming;
@@ -47,6 +47,12 @@ const SEEDS: u64 = 1_000;
 
 /// The same with several caches.
 const SEEDS_OF_SEVERAL: u64 = 460;
+
+/// Of faults that meet.
+const SEEDS_OF_MIXED: u64 = 240;
+
+/// The same where gaps are only told.
+const SEEDS_OF_WARNED: u64 = 80;
 
 /// The same where no connection leads to the cache.
 const SEEDS_OF_REQUESTS: u64 = 150;
@@ -130,6 +136,7 @@ fn world_of(plan: Plan, mut dice: Dice, caches: usize) -> World {
     let hold = match plan.kind {
         Kind::Left if dice.one_in(6) => 0,
         Kind::Left => 60 + dice.roll(300),
+        Kind::Mixed if dice.one_in(2) => 60 + dice.roll(300),
         // Echoes may hold back half of that, and readers without leases rely on each of them.
         Kind::Chaos if !echoes && dice.one_in(2) => 60 + dice.roll(300),
         _ => HOLDS_FOR_EVER,
@@ -176,9 +183,9 @@ fn settings(world: &Shared) -> (Settings, Policy) {
     let (keys_min, keys_max) = match world.plan.kind {
         Kind::Late => (1, 1),
         // What is late then waits for another cache, and for no room.
-        Kind::Away | Kind::Slow | Kind::Left if world.site.is_none() => (20, 20),
+        Kind::Away | Kind::Slow | Kind::Left | Kind::Mixed if world.site.is_none() => (20, 20),
         // Each key comes with a tag.
-        Kind::Away | Kind::Slow | Kind::Left => (40, 20),
+        Kind::Away | Kind::Slow | Kind::Left | Kind::Mixed => (40, 20),
         _ => (1, 20),
     };
     let waits = world.outbox.is_some() && world.dice.one_in(2);
@@ -204,7 +211,7 @@ fn settings(world: &Shared) -> (Settings, Policy) {
         protect: Vec::new(),
         echo,
         echo_wal_bytes_max,
-        on_gap: OnGap::Sweep,
+        on_gap: if world.plan.warns { OnGap::Warn } else { OnGap::Sweep },
         heartbeat: Duration::from_millis(200),
         metering: Metering::None,
         budget: None,
@@ -243,8 +250,30 @@ where
             hears.borrow_mut().released(store.parse().expect("a number"), is);
         }
     };
-    let rules = if world.borrow().site.is_some() { pages::rules() } else { rules() };
-    let pipeline = Pipeline::new(source, caches, control, rules, settings, listener);
+    let known = || if world.borrow().site.is_some() { pages::rules() } else { rules() };
+    let pipeline = Pipeline::new(source, caches, control, known(), settings, listener);
+    let (order, heard) = tokio::sync::mpsc::channel(4);
+    let reloads = {
+        let mut world = world.borrow_mut();
+        world.plan.kind == Kind::Mixed && !world.plan.warns && world.dice.one_in(3)
+    };
+    let pipeline = if reloads { pipeline.reloading(heard) } else { pipeline };
+    let reloading = async {
+        while reloads && Instant::now() < world.borrow().plan.faults_end {
+            let wait = {
+                let mut world = world.borrow_mut();
+                let most_ms = 2 * world.plan.wrong.as_millis() as u64;
+                world.pause(most_ms)
+            };
+            sleep(wait).await;
+            if Instant::now() > world.borrow().plan.at
+                && order.send(reload(world, count, &policy, known())).await.is_err()
+            {
+                break;
+            }
+        }
+        std::future::pending::<()>().await
+    };
     let end = end(&mut world.borrow_mut(), daemon);
     let stop = async {
         match end {
@@ -261,8 +290,28 @@ where
     tokio::select! {
         biased;
         () = killed => Ok(()),
+        () = reloading => Ok(()),
         result = pipeline.run(stop) => result.map(|_| ()).map_err(|error| format!("stopped: {error}")),
     }
+}
+
+/// The rules are taken anew, or the caches as well, of which one may be another object.
+fn reload(
+    world: &Shared,
+    count: usize,
+    policy: &impl Fn(usize) -> Policy,
+    rules: Rules,
+) -> Reload<SimCache, SimControl> {
+    let (which, changed) = {
+        let mut world = world.borrow_mut();
+        (world.dice.roll(3), world.dice.roll(count as u64) as usize)
+    };
+    let onward = |store: usize| {
+        let is_new = which == 2 && store == changed;
+        Onward { policy: policy(store), cache: is_new.then(|| SimCache::new(Rc::clone(world), store)) }
+    };
+    let caches = (which > 0).then(|| (0..count).map(onward).collect());
+    Reload { rules, control: SimControl(Rc::clone(world)), caches, taken: None }
 }
 
 /// Faults and writers have ended, everything is confirmed and a mark says so, and a while has passed.
@@ -326,7 +375,7 @@ async fn one_seed(seed: u64, world: fn(u64) -> World) -> Result<(), String> {
         done.set(true);
     }));
     let kind = world.borrow().plan.kind;
-    if matches!(kind, Kind::Takeover | Kind::Stalled) {
+    if matches!(kind, Kind::Takeover | Kind::Stalled) || world.borrow().plan.two {
         let (first, second) = tokio::join!(lives(&world, 1, &written), lives(&world, 2, &written));
         first.and(second)
     } else {
@@ -360,6 +409,33 @@ fn no_schedule_confirms_too_early_or_leaves_a_stale_value() {
 #[test]
 fn no_schedule_of_several_caches_breaks_a_promise_in_any_of_them() {
     run(SEEDS_OF_SEVERAL, world_of_several, "of_several_caches");
+}
+
+/// One to three caches, and faults that meet.
+fn world_mixed(seed: u64) -> World {
+    let mut dice = Dice(seed);
+    let plan = Plan::new(Kind::Mixed, &mut dice);
+    world_of(plan, dice, 1 + seed as usize % 3)
+}
+
+/// No cache loses anything, and nothing stays out of the stream: only memory owes. Gaps are only told. A configuration that
+/// says so never leaves a cache behind; here it does, so that there is much in memory.
+fn world_warned(seed: u64) -> World {
+    let mut dice = Dice(seed);
+    let mut plan = Plan::new(Kind::Mixed, &mut dice);
+    (plan.warns, plan.two) = (true, false);
+    plan.ends.clear();
+    World { hold: 60 + dice.roll(300), ..world_of(plan, dice, 1 + seed as usize % 3) }
+}
+
+#[test]
+fn no_schedule_of_mixed_faults_breaks_a_promise() {
+    run(SEEDS_OF_MIXED, world_mixed, "mixed_faults");
+}
+
+#[test]
+fn no_schedule_where_gaps_are_only_told_marks_what_memory_owes() {
+    run(SEEDS_OF_WARNED, world_warned, "only_told");
 }
 
 #[test]

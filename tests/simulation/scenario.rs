@@ -68,6 +68,9 @@ pub enum Kind {
     /// There is no connection to the cache: each request stands alone, may be done though nobody hears of it, and late.
     /// Then a server answers that lost the last transactions, with the mark or without.
     Requests,
+    /// One of the caches is away, slow or full for a while, and meanwhile, or just behind, the stream ends, is another's, or
+    /// begins elsewhere, and the cache goes back.
+    Mixed,
 }
 
 /// Those of a stream; the outbox has its own list.
@@ -130,6 +133,10 @@ pub struct Plan {
     pub chatty: bool,
     /// Ends of lives of the first daemon, the last first.
     pub ends: Vec<(Instant, End)>,
+    /// A second daemon stands by.
+    pub two: bool,
+    /// Gaps are only warned of, and nothing is lost.
+    pub warns: bool,
 }
 
 const fn ms(ms: u64) -> Duration {
@@ -150,16 +157,18 @@ impl Plan {
                 wrong: Duration::ZERO,
                 chatty,
                 ends: Vec::new(),
+                two: false,
+                warns: false,
             };
         }
         let at = now + ms(450 + dice.roll(300)) + Duration::from_micros(dice.roll(1_000));
         let wrong = match kind {
-            Kind::Left => ms(600 + dice.roll(1_500)),
+            Kind::Left | Kind::Mixed => ms(600 + dice.roll(1_500)),
             _ if kind.lasts() => ms(200 + dice.roll(1_200)),
             _ => Duration::ZERO,
         };
         let written = match kind {
-            Kind::Away | Kind::Slow | Kind::Left => at + wrong + ms(dice.roll(100)),
+            Kind::Away | Kind::Slow | Kind::Left | Kind::Mixed => at + wrong + ms(dice.roll(100)),
             Kind::Publication | Kind::AlteredAway => at + ms(400),
             Kind::RestartThenBack | Kind::Lookups => at + ms(150),
             // The last position may be the one that waits for its mark when the cache goes back.
@@ -174,6 +183,12 @@ impl Plan {
                 1 => vec![(at, End::Stopped)],
                 _ => Vec::new(),
             },
+            Kind::Mixed => (0..dice.roll(3))
+                .map(|_| {
+                    let end = if dice.one_in(4) { End::Stopped } else { End::Killed };
+                    (at + ms(dice.roll(300 + wrong.as_millis() as u64)), end)
+                })
+                .collect(),
             // While the position goes on without the cache, or when the cache is back.
             Kind::Left if dice.one_in(2) => {
                 let end = if dice.one_in(5) { End::Stopped } else { End::Killed };
@@ -182,9 +197,12 @@ impl Plan {
             _ if dice.one_in(3) => vec![(at + ms(dice.roll(200)), End::Killed)],
             _ => Vec::new(),
         };
-        let faults_end = at + wrong + ms(450);
+        let mut ends: Vec<(Instant, End)> = ends;
+        ends.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        let two = kind == Kind::Takeover || (kind == Kind::Mixed && dice.one_in(3));
+        let faults_end = at + wrong + if kind == Kind::Mixed { ms(1_200) } else { ms(450) };
         let troubles = if kind == Kind::Requests { now..faults_end } else { at..at + troubled };
-        Plan { kind, at, written, troubles, faults_end, wrong, chatty, ends }
+        Plan { kind, at, written, troubles, faults_end, wrong, chatty, ends, two, warns: false }
     }
 }
 
@@ -257,6 +275,7 @@ pub async fn happen(world: Shared) {
         Kind::Overflow => for_a_while(&world, plan.at - age, 3_000, |world, is| world.tables().full = is).await,
         Kind::Stalled => outbox::stall(world, plan.at).await,
         Kind::Recorded => for_a_while(&world, plan.at - age, 400, |world, is| world.tables().recording = is).await,
+        Kind::Mixed => mixed(&world, &plan).await,
         Kind::Away | Kind::Left => away(&world, plan.at, plan.wrong).await,
         Kind::Slow => {
             sleep_until(plan.at).await;
@@ -331,6 +350,102 @@ async fn away(world: &Shared, at: Instant, wrong: Duration) {
         1 if world.stores[victim].is_sink => {}
         1 => world.become_copy(victim, copy),
         _ => world.lose_all(victim),
+    }
+}
+
+/// The slot is somebody else's for a while: as a server sees it that does not know yet that a connection is gone. The cache
+/// may go back meanwhile, to a copy of just before.
+async fn occupied(world: &Shared, goes_back: bool) {
+    let victim = world.borrow().victim;
+    let copy = world.borrow().stores[victim].cache.clone();
+    let wait = world.borrow_mut().pause(60);
+    sleep(wait).await;
+    {
+        let mut world = world.borrow_mut();
+        world.cut();
+        world.owner = Some(SOMEBODY);
+    }
+    let (first, second) = pauses(world, 400, 300);
+    sleep(first).await;
+    if goes_back {
+        world.borrow_mut().become_copy(victim, copy);
+    }
+    sleep(second).await;
+    let mut world = world.borrow_mut();
+    world.owner = world.owner.filter(|owner| *owner != SOMEBODY);
+}
+
+/// No daemon of the seed.
+const SOMEBODY: u32 = 99;
+
+/// Faults that meet: something is wrong with a cache, and meanwhile the stream ends in one way or another.
+async fn mixed(world: &Shared, plan: &Plan) {
+    let victim = world.borrow().victim;
+    let age = world.borrow_mut().pause(200);
+    sleep_until(plan.at - age).await;
+    let copy = world.borrow().stores[victim].cache.clone();
+    sleep_until(plan.at).await;
+    let back = Instant::now() + plan.wrong;
+    let count = {
+        let mut world = world.borrow_mut();
+        let slow_ms = 50 + world.dice.roll(400);
+        match world.dice.roll(4) {
+            0 => world.stores[victim].away = true,
+            1 => world.stores[victim].slow_ms = slow_ms,
+            2 => world.stores[victim].full = true,
+            _ => {}
+        }
+        1 + world.dice.roll(3)
+    };
+    for _ in 0..count {
+        let wait = world.borrow_mut().pause(plan.wrong.as_millis() as u64 / 2);
+        sleep(wait).await;
+        // Where gaps are only told nothing may be lost.
+        let event = world.borrow_mut().dice.roll(if plan.warns { 4 } else { 12 });
+        meets(world, event).await;
+    }
+    sleep_until(back).await;
+    let mut world = world.borrow_mut();
+    let store = &mut world.stores[victim];
+    (store.away, store.full, store.slow_ms) = (false, false, 0);
+    match world.dice.roll(6) {
+        _ if plan.warns => {}
+        0 => world.become_copy(victim, copy),
+        1 => world.lose_all(victim),
+        _ => {}
+    }
+}
+
+/// One of the faults that meet another; the first four lose nothing.
+async fn meets(world: &Shared, event: u64) {
+    match event {
+        0 | 1 => world.borrow_mut().cut(),
+        2 => occupied(world, false).await,
+        // Altered, and nothing stays out of the stream.
+        3 => world.borrow_mut().publish(true),
+        4 => occupied(world, true).await,
+        5 => world.borrow_mut().lose_slot(),
+        6 => world.borrow_mut().crash(),
+        7 => {
+            world.borrow_mut().publish(false);
+            let wait = world.borrow_mut().pause(100);
+            sleep(wait).await;
+            world.borrow_mut().publish(true);
+        }
+        8 => {
+            let victim = world.borrow().victim;
+            let copy = world.borrow().stores[victim].cache.clone();
+            let wait = world.borrow_mut().pause(100);
+            sleep(wait).await;
+            world.borrow_mut().become_copy(victim, copy);
+        }
+        // Somebody moves the slot on.
+        9 => {
+            world.borrow_mut().new_slot();
+            world.borrow_mut().cut();
+        }
+        10 => world.borrow_mut().control_lost = true,
+        _ => world.borrow_mut().fail_over(),
     }
 }
 

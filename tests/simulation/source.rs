@@ -19,6 +19,8 @@ use super::world::{Commit, Shared, World};
 /// A position, and the server's run that it belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SimAck {
+    /// Counts how often somebody else had the slot meanwhile.
+    turn: u64,
     run: u64,
     end: u64,
 }
@@ -72,6 +74,7 @@ pub struct SimSource {
     daemon: u32,
     /// The daemon that has the slot instead.
     standing_by: Option<u32>,
+    turn: u64,
     /// Run and position of the last acknowledgment.
     acknowledged: Option<SimAck>,
     relations: [Relation; 3],
@@ -104,6 +107,7 @@ impl SimSource {
             world,
             daemon,
             standing_by: None,
+            turn: 0,
             acknowledged: None,
             relations,
             start: None,
@@ -122,6 +126,7 @@ impl SimSource {
         let mut world = self.world.borrow_mut();
         self.standing_by = world.owner.filter(|owner| *owner != self.daemon);
         if self.standing_by.is_some() {
+            (self.turn, self.acknowledged) = (self.turn + 1, None);
             return Err(Error::transient("simulated slot in use"));
         }
         world.owner = Some(self.daemon);
@@ -238,7 +243,7 @@ impl Source for SimSource {
         if let Some(Item::Commit(_, end) | Item::Idle(end)) = &self.current {
             self.received = *end;
         }
-        let ack = |end: &u64| SimAck { run: self.run, end: *end };
+        let ack = |end: &u64| SimAck { turn: self.turn, run: self.run, end: *end };
         Ok(self.current.as_ref().map(|item| match item {
             Item::Relation(index) => Event::Relation(&self.relations[*index]),
             Item::Begin(xid) => Event::Begin(Xid(*xid)),
@@ -265,7 +270,8 @@ impl Source for SimSource {
         let confirmed = world.log.iter().filter(|commit| commit.end <= upto.end).map(|commit| commit.id);
         // With these guards off nobody asks: what was left out is looked for among pages and values.
         let is_searched = world.region == Some(Waits::ForPrimary);
-        let is_asked = |store: &&Store| !store.is_excused() && !is_searched && store.owes_all();
+        let is_anybodys = world.plan.kind == Kind::Mixed && world.plan.two && world.hold != u64::MAX;
+        let is_asked = |store: &&Store| !is_anybodys && !store.is_excused() && !is_searched && store.owes_all();
         let early: Vec<u32> = confirmed
             .filter(|id| world.stores.iter().filter(is_asked).any(|store| store.owed.contains_key(id)))
             .collect();
@@ -297,7 +303,7 @@ impl Source for SimSource {
     }
 
     fn is_current(&self, ack: SimAck) -> bool {
-        ack.run == self.run
+        ack.run == self.run && ack.turn == self.turn
     }
 
     fn received(&self) -> Lsn {
@@ -313,6 +319,7 @@ impl Source for SimSource {
     }
 
     async fn close(&mut self) -> Result<()> {
+        self.leave();
         Ok(())
     }
 }

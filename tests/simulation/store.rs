@@ -8,6 +8,7 @@ use crieur::failpoints::{Guard, without};
 use crieur::keys::KeySet;
 use crieur::lsn::Lsn;
 use crieur::mark::Mark;
+use crieur::target::HOLDS_FOR_EVER;
 use tokio::time::{Instant, sleep};
 
 use super::outbox::tables::Tables;
@@ -126,6 +127,9 @@ impl World {
     /// A position of this run of the server was given on: the marks of all caches said it before, but of those that hold
     /// nothing any more.
     pub fn given_on(&mut self, run: u64, upto: u64) {
+        if self.plan.kind == Kind::Mixed && self.plan.two && self.hold != HOLDS_FOR_EVER {
+            return; // Each of two daemons says of itself who is released.
+        }
         let said = |store: &Store| store.said.get(&run.to_string()).copied().unwrap_or(0);
         let short = self.stores.iter().enumerate().find(|(_, store)| said(store) < upto && !store.is_excused());
         if let Some((index, store)) = short {

@@ -84,7 +84,7 @@ pub struct Replication {
     options: Rc<SlotOptions>,
     state: State,
     past: Past,
-    /// Where the last stream began.
+    /// Where the last stream began; `None` where another session had the slot since.
     last: Option<Start>,
     era: u32,
     received: Lsn,
@@ -116,6 +116,9 @@ impl Replication {
         match outcome? {
             Outcome::Running(begun) => self.run(Box::new(Stream::new(*begun))),
             Outcome::Busy(wire, pid) => {
+                // Whoever has the slot may write marks that say less than ours did. On the next stream ours count for
+                // nothing.
+                self.last = None;
                 self.state = State::Waiting(wire, pid);
                 return Err(busy(&self.options.slot, pid));
             }
@@ -123,7 +126,8 @@ impl Replication {
         Ok(())
     }
 
-    /// Goes on with a stream; what was confirmed on another server, run or slot is not confirmed on this one.
+    /// Goes on with a stream; what was confirmed on another server, run or slot, or before another session had the slot, is
+    /// not confirmed on this one.
     fn run(&mut self, stream: Box<Stream>) {
         let begun = &stream.start;
         let same = self.last.as_ref().is_some_and(|last| {

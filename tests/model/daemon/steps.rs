@@ -263,7 +263,7 @@ impl State {
     fn heartbeat(&self, config: &Config) -> Option<State> {
         self.with(|state, daemon| {
             let free = daemon.start.is_some() && !daemon.reading && daemon.writing.is_none();
-            let trusted = matches!(daemon.held, Held::Trusted(_)) && !daemon.window.is_barred();
+            let trusted = matches!(daemon.held, Held::Trusted(_)) && !daemon.window.is_mending();
             let another = daemon.server != state.cache.server && config.asks_who();
             let surprised = daemon.broken || another || !daemon.held.expected().contains(&state.cache.mark);
             (free && trusted && surprised && !config.lacks(Guard::Mark)).then_some(())?;

@@ -32,6 +32,9 @@ const SEEDS: u64 = 138;
 /// The same with several caches.
 const SEEDS_OF_SEVERAL: u64 = 52;
 
+/// Of faults that meet.
+const SEEDS_OF_MIXED: u64 = 60;
+
 /// Those of a stream that an outbox has too, and its own.
 fn kinds() -> Vec<Kind> {
     let own = [Kind::Cut, Kind::Late, Kind::Overflow, Kind::Stalled, Kind::Recorded];
@@ -41,6 +44,10 @@ fn kinds() -> Vec<Kind> {
 fn world(seed: u64) -> World {
     let kinds = kinds();
     world_of(seed, kinds[seed as usize % kinds.len()], 1)
+}
+
+fn world_mixed(seed: u64) -> World {
+    world_of(seed, Kind::Mixed, 1 + seed as usize % 3)
 }
 
 /// Two caches, or three: one of them goes wrong.
@@ -138,6 +145,11 @@ fn a_loop_that_waits_for_the_cache_shows_that_it_turns() {
 #[test]
 fn no_schedule_of_an_outbox_removes_too_early_or_leaves_a_stale_value() {
     super::run(SEEDS, world, "simulation::outbox");
+}
+
+#[test]
+fn no_schedule_of_an_outbox_under_mixed_faults_breaks_a_promise() {
+    super::run(SEEDS_OF_MIXED, world_mixed, "an_outbox_under_mixed");
 }
 
 #[test]
