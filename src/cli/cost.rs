@@ -145,9 +145,11 @@ fn ways(cache: &CacheConfig) -> Vec<(String, Driven)> {
 /// A shorter recording says nothing of a month: one transaction in a second would be millions of commands.
 const LASTED_MIN: Duration = Duration::from_secs(60);
 
-/// The lines of one way: the commands, the same for a month, and what the month costs.
-fn lines(way: &str, cost: Cost, lasted: Duration, out: &mut impl Write) -> std::io::Result<()> {
-    let month = (cost.commands as f64 * MONTH.as_secs_f64() / lasted.as_secs_f64()).ceil();
+/// The lines of one way: the commands, the same for a month, and what the month costs. A month never takes more than its
+/// `budget`: a recording may spend what an idle while before it has saved up.
+fn lines(way: &str, cost: Cost, lasted: Duration, budget: Option<u64>, out: &mut impl Write) -> std::io::Result<()> {
+    let alike = (cost.commands as f64 * MONTH.as_secs_f64() / lasted.as_secs_f64()).ceil();
+    let month = budget.map_or(alike, |budget| alike.min(budget as f64));
     let fits = if month <= FREE as f64 { "fits into" } else { "is more than" };
     let free = month / FREE as f64 * 100.0;
     let waits = cost.greatest.map(|greatest| format!("; a change waits for {:.1} s at most", greatest.as_secs_f64()));
@@ -186,7 +188,8 @@ pub async fn run(config: &Config, recording: &Recording, out: &mut impl Write) -
     for cache in &config.caches {
         writeln!(out, "{}", cache.called())?;
         for (way, driven) in ways(cache) {
-            lines(&way, cost(&times, lasted, &driven), lasted, out)?;
+            let budget = driven.budget.map(|budget| budget.commands());
+            lines(&way, cost(&times, lasted, &driven), lasted, budget, out)?;
         }
     }
     Ok(Exit::Ok)
@@ -204,9 +207,9 @@ mod tests {
         Driven { echo: echo.iter().map(|ms| Duration::from_millis(*ms)).collect(), heartbeat, mark, budget }
     }
 
-    fn said(cost: Cost) -> String {
+    fn said(cost: Cost, budget: Option<u64>) -> String {
         let mut out = Vec::new();
-        lines("x", cost, S(2_592), &mut out).expect("memory takes it");
+        lines("x", cost, S(2_592), budget, &mut out).expect("memory takes it");
         String::from_utf8(out).expect("text")
     }
 
@@ -230,8 +233,14 @@ mod tests {
 
     #[test]
     fn the_lines_name_each_plan() {
-        let text = said(Cost { commands: 1_000, greatest: Some(S(3)) });
+        let cost = Cost { commands: 1_000, greatest: Some(S(3)) };
+        let text = said(cost, None);
         for words in ["1000000 commands", "is more than 500000 (200 %)", "$2.00", "$10.00", "3.0 s"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        // What was saved up is spent once in a month.
+        let text = said(cost, Some(200_000));
+        for words in ["x: 1000 commands", "200000 commands", "fits into 500000 (40 %)", "$0.40"] {
             assert!(text.contains(words), "{words}: {text}");
         }
     }
@@ -239,7 +248,7 @@ mod tests {
     #[test]
     fn without_a_budget_nothing_is_said_of_how_long_a_change_waits() {
         let unpaced = cost(&[Duration::ZERO, S(60)], S(60), &driven(&[], None));
-        let text = said(unpaced);
+        let text = said(unpaced, None);
         assert!(text.starts_with(&format!("  x: {} commands\n", unpaced.commands)), "{text}");
     }
 }

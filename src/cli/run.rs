@@ -154,7 +154,7 @@ fn say_bound(cache: &CacheConfig) {
     };
     log!(
         Id::BudgetBound,
-        cache = cache.name,
+        cache = %cache.name,
         "{} commands a month: a change is deleted at most {} late while the cache answers; the marks alone cost {}{verifier}",
         budget.commands(),
         budget.bound_shown(),

@@ -81,7 +81,7 @@ where
     log!(
         Id::CacheReleased,
         hint,
-        cache = &*target.label(),
+        cache = %target.label(),
         held_bytes = held,
         "{} holds back {held} bytes of changes, {why}: the position goes on without it",
         member.noun()
@@ -95,5 +95,5 @@ where
     D: Control + 'static,
 {
     let noun = target.member().noun();
-    log!(Id::CacheHolds, cache = &*target.label(), "{noun} is up to date again: the position waits for it");
+    log!(Id::CacheHolds, cache = %target.label(), "{noun} is up to date again: the position waits for it");
 }

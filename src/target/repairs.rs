@@ -13,7 +13,8 @@ use crate::target::pace::{Pace, PaceTurn};
 
 /// The way out, which is the same for every cause: something outside makes the cache another again and again.
 const HINT: &str = "The url of this cache must lead to one primary at each connection (not to a load balancer over several servers), and no other \
-     daemon may use this postgres.slot on the same cache; `crieur check` tries the cache's answers.";
+     daemon may use this postgres.slot on the same cache; `crieur check` tries the cache's answers. While slots of a \
+     cluster move, nothing is to be done: this ends with the moves.";
 
 /// Marks that are not written, because the server behind the connection is another or not proved.
 pub(super) const UNPROVEN: &str = "unproven";

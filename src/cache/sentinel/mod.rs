@@ -280,7 +280,7 @@ impl Sentinels {
         };
         log!(
             Id::SentinelTurned,
-            cache = self.server(),
+            server = self.server(),
             epoch,
             "the Sentinels name another primary: {now}, and no longer {before}"
         );
@@ -294,16 +294,24 @@ impl Sentinels {
         let mut outage = self.outage.borrow_mut();
         if !is_silent {
             if let Some(lasted) = outage.over(Instant::now()) {
-                log!(Id::SentinelsAnswer, cache = self.server(), after = span(lasted), "the Sentinels answer again");
+                log!(Id::SentinelsAnswer, server = self.server(), after = span(lasted), "the Sentinels answer again");
             }
             return;
         }
         let what = self.silence(said);
-        let hint = "Start the Sentinels, or correct their addresses. Deletes and marks go on at the primary that was named \
-                    last: a failover needs a majority of these Sentinels.";
+        let hint = match self.standing.borrow().named() {
+            Some(_) => {
+                "Start the Sentinels, or correct their addresses. Deletes and marks go on at the primary that was named \
+                 last: a failover needs a majority of these Sentinels."
+            }
+            None => {
+                "Start the Sentinels, or correct in the address of this cache where they are and what they call the primary. \
+                 Nothing is deleted before a majority of them has named a primary."
+            }
+        };
         match outage.failed(&what, Instant::now()) {
-            Say::First => log!(Id::SentinelsSilent, hint, cache = self.server(), "{what}"),
-            Say::Still(_) => log!(Id::SentinelsSilent.lasting(), hint, cache = self.server(), "{what}"),
+            Say::First => log!(Id::SentinelsSilent, hint, server = self.server(), "{what}"),
+            Say::Still(_) => log!(Id::SentinelsSilent.lasting(), hint, server = self.server(), "{what}"),
             Say::Nothing => {}
         }
     }

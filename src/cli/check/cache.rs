@@ -48,6 +48,9 @@ pub fn findings(
         grant = format!("{grant} {}", acl::IN_CLUSTER);
         out.extend(apart(families, leases));
     }
+    if metering == Metering::ByCommand {
+        grant = format!("Write the token that is not the read-only one. A user of your own needs: {grant}");
+    }
     out.extend(identity(&examined.info, metering).map(|finding| match finding.verdict {
         Grade::Ready => finding,
         Grade::Note | Grade::Wrong => finding.mend(grant.clone()),
