@@ -106,6 +106,8 @@ try withdrawn     ledger/window.rs    'self.confirmed = None;' '' ledger
 try ack-back      ledger/window.rs    'self.confirmed = self.confirmed.max(Some(ack));' 'self.confirmed = Some(ack);' ledger
 # No mutant for `idle` joining a span whose echoes are out: the position behind such a span is given on with it either way.
 try oldest        ledger/window.rs    'self.answered = self.answered.min(id.0);' '' ledger
+try joined        ledger/window.rs    'self.answered = self.answered.min(id);' '' ledger
+try joined-barrier ledger/window.rs   'last.is_barrier = false;' '' ledger
 try lost-ticket   ledger/mod.rs       'lost.set(lost.get() + 1);' '' ledger
 try least         ledger/hold.rs      'holding.min().unwrap_or_else' 'holding.max().unwrap_or_else' ledger
 try ring-forgot   target/ring.rs      'self.forgotten.is_none_or(|forgotten| forgotten < first).then_some(first)' 'Some(first)' target::ring

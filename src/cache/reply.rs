@@ -8,7 +8,7 @@ use ::redis::{RedisError, ServerError, Value};
 use crate::error::{Class, Error, Exit};
 
 const GRANT: &str = "`crieur check` prints the ACL SETUSER line that this user needs: its keys, and \
-    +info +select +unlink +scan +get +set +eval. At Upstash, write the token that is not the read-only one.";
+    +info +select +unlink +scan +get +set +eval.";
 const PASSWORD: &str = "The cache asks for a password and none was given: write it into cache.url, redis://:PASSWORD@HOST for the \
     default user, redis://USER:PASSWORD@HOST for another.";
 const LOGIN: &str = "The password is wrong, or the cache has no such user: correct cache.url. Without a user's name it is the password of \

@@ -54,11 +54,10 @@ pub(super) async fn leave_note(way: &mut impl Speaks, note: &str) -> Result<()> 
 
 /// The note that is there.
 pub(super) async fn find_note(way: &mut impl Speaks) -> Result<Option<Vec<u8>>> {
-    let mut command = Cmd::new();
-    command.arg("GET").arg(NOTE);
-    match way.ask(command).await? {
+    // A region that lags would not have it yet.
+    match way.ask(read_at_primary(NOTE)).await? {
         Value::BulkString(note) => Ok(Some(note)),
-        Value::ServerError(error) => Err(reply::refused("GET", &error)),
+        Value::ServerError(error) => Err(reply::refused("EVAL", &error)),
         _ => Ok(None), // Value is foreign and non-exhaustive.
     }
 }
