@@ -11,14 +11,12 @@ QUICK = delivery:: leases:: mistakes:: outbox_sql:: position:: reload:: tools::
 BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
 # Torture of these has servers of its own and mostly waits: two at a time, two minutes all together.
 TOPOLOGIES = two sentinel cluster upstash languages pages region
-# A crash at each step, and each guard switched off in turn.
-PROOFS = crashes proofs
 # Of the mutants, so many in `make test`: each is a build. `make mutations` is all of them.
 MUTANTS ?= 3
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 
-.PHONY: help package package-test package-walk walk demo servers test proofs tortured topologies clients quick torture schedules scenarios check fmt record bounds bench bulk day writers fuzz mutations
+.PHONY: help package package-test package-walk walk demo servers test tortured topologies clients quick torture schedules scenarios check fmt record bounds bench bulk day writers fuzz mutations
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -38,15 +36,12 @@ test: check ## formatting, lints, then every test but measurements and some that
 	$(TEST) --workspace --no-fail-fast --lib --test main --test live -- $(THREADS)
 	$(TEST) --workspace --doc
 	$(TEST) --no-run --test torture
-	@# They mostly wait, so two of them wait together, the longest first; their lines come mixed.
-	@$(MAKE) --no-print-directory -j2 proofs topologies tortured clients
+	@# They mostly wait, so two of them wait together; their lines come mixed.
+	@$(MAKE) --no-print-directory -j2 tortured clients topologies
 	MUTANTS=$(MUTANTS) tests/mutations.sh
 
-proofs:
-	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=1 $(PROOFS:%=%::)
-
 tortured:
-	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=1 $(TOPOLOGIES:%=--skip %::) $(PROOFS:%=--skip %::)
+	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=1 $(TOPOLOGIES:%=--skip %::)
 
 topologies:
 	$(TEST) --no-fail-fast --test torture -- --nocapture --test-threads=2 $(TOPOLOGIES:%=%::)
