@@ -12,7 +12,7 @@ BULK_TESTS = bulk -- --ignored --nocapture --test-threads=1
 # Torture of these has servers of its own and mostly waits: two at a time, two minutes all together.
 TOPOLOGIES = two sentinel cluster upstash languages pages region
 # Of the mutants, so many in `make test`: each is a build. `make mutations` is all of them.
-MUTANTS ?= 3
+MUTANTS ?= 2
 FUZZ_RUNS ?= 10000000
 FUZZ_TARGETS ?= pgoutput copy_data frames recording config
 

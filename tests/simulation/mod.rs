@@ -49,10 +49,10 @@ const SEEDS: u64 = 1_000;
 const SEEDS_OF_SEVERAL: u64 = 460;
 
 /// Of faults that meet.
-const SEEDS_OF_MIXED: u64 = 150;
+const SEEDS_OF_MIXED: u64 = 80;
 
 /// The same where gaps are only told.
-const SEEDS_OF_WARNED: u64 = 50;
+const SEEDS_OF_WARNED: u64 = 30;
 
 /// The same where no connection leads to the cache.
 const SEEDS_OF_REQUESTS: u64 = 150;

@@ -404,7 +404,7 @@ impl Topology {
         self.doubt();
     }
 
-    /// Whether no slot can come to the node at this place, by a map that nothing makes doubtful.
+    /// Whether no slot can come to the node at this place, by the map as it was told last.
     pub(super) fn takes_nothing(&self, at: &HostPort) -> bool {
         let map = self.map.borrow();
         map.at(at).is_some_and(|id| map.takes_nothing(id))

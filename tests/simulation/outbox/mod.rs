@@ -33,7 +33,7 @@ const SEEDS: u64 = 138;
 const SEEDS_OF_SEVERAL: u64 = 52;
 
 /// Of faults that meet.
-const SEEDS_OF_MIXED: u64 = 40;
+const SEEDS_OF_MIXED: u64 = 20;
 
 /// Those of a stream that an outbox has too, and its own.
 fn kinds() -> Vec<Kind> {
