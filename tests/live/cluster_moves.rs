@@ -196,7 +196,7 @@ async fn a_slot_that_goes_there_and_back_between_two_looks_brings_nothing_stale(
         end(&there, [1, 0]);
         scene.cluster.open(slot, 1, 0);
         // The copy may be gone by now: then there is none to carry.
-        let _ = scene.cluster.carry(1, 0, 1_000, std::slice::from_ref(&key));
+        let _ = scene.cluster.carry(1, 0, 10_000, std::slice::from_ref(&key));
         end(&back, [0, 1]);
     }
     let keys: Vec<String> = ids.iter().map(|id| format!("item:{id}")).collect();
