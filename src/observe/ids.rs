@@ -474,7 +474,7 @@ ids! {
     RepairSlowed "repair.slowed" Warn
         means "The cache becomes another one again and again, and the next repair waits."
         stale "Perhaps, until the repair that waits has ended."
-        act "The url of this cache must lead to one primary at each connection, and no other daemon may use this postgres.slot on this cache. Nothing while slots of a cluster move. Then: crieur check"
+        act "The url of this cache must lead to one primary at each connection, and no other daemon may use this postgres.slot on this cache. While slots of a cluster move, nothing is to be done. Then: crieur check"
         ends "When the cache stays the same."
     TlsReread "tls.reread" Info
         means "The files of TLS have changed and were read again."

@@ -225,6 +225,7 @@ where
         }
     }
 
+    /// The cache has the mark: it is ours, and what it says may be confirmed.
     fn is_there(&mut self, writing: Writing<A>, stream: &impl Positions<A>) {
         reached(Step::MarkWritten);
         self.ring.marked(&writing.mark.nonce, writing.first);

@@ -375,7 +375,8 @@ async fn one_seed(seed: u64, world: fn(u64) -> World) -> Result<(), String> {
         done.set(true);
     }));
     let kind = world.borrow().plan.kind;
-    if matches!(kind, Kind::Takeover | Kind::Stalled) || world.borrow().plan.two {
+    let is_two = world.borrow().plan.two;
+    if is_two {
         let (first, second) = tokio::join!(lives(&world, 1, &written), lives(&world, 2, &written));
         first.and(second)
     } else {

@@ -175,7 +175,7 @@ impl Plan {
             _ => at + ms(dice.roll(100)) - ms(20),
         };
         let troubled = if !kind.lasts() && dice.one_in(3) { ms(dice.roll(100)) } else { Duration::ZERO };
-        let ends = match kind {
+        let mut ends: Vec<(Instant, End)> = match kind {
             Kind::Killed => vec![(at + ms(dice.roll(150)), End::Killed), (at, End::Killed)],
             Kind::Stopped => vec![(at + ms(dice.roll(150)), End::Stopped), (at, End::Stopped)],
             Kind::Takeover => match dice.roll(3) {
@@ -197,9 +197,8 @@ impl Plan {
             _ if dice.one_in(3) => vec![(at + ms(dice.roll(200)), End::Killed)],
             _ => Vec::new(),
         };
-        let mut ends: Vec<(Instant, End)> = ends;
         ends.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-        let two = kind == Kind::Takeover || (kind == Kind::Mixed && dice.one_in(3));
+        let two = matches!(kind, Kind::Takeover | Kind::Stalled) || (kind == Kind::Mixed && dice.one_in(3));
         let faults_end = at + wrong + if kind == Kind::Mixed { ms(1_200) } else { ms(450) };
         let troubles = if kind == Kind::Requests { now..faults_end } else { at..at + troubled };
         Plan { kind, at, written, troubles, faults_end, wrong, chatty, ends, two, warns: false }

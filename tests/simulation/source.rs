@@ -270,8 +270,8 @@ impl Source for SimSource {
         let confirmed = world.log.iter().filter(|commit| commit.end <= upto.end).map(|commit| commit.id);
         // With these guards off nobody asks: what was left out is looked for among pages and values.
         let is_searched = world.region == Some(Waits::ForPrimary);
-        let is_anybodys = world.plan.kind == Kind::Mixed && world.plan.two && world.hold != u64::MAX;
-        let is_asked = |store: &&Store| !is_anybodys && !store.is_excused() && !is_searched && store.owes_all();
+        let is_unsure = is_searched || world.releases_are_of_two();
+        let is_asked = |store: &&Store| !store.is_excused() && !is_unsure && store.owes_all();
         let early: Vec<u32> = confirmed
             .filter(|id| world.stores.iter().filter(is_asked).any(|store| store.owed.contains_key(id)))
             .collect();

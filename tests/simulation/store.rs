@@ -124,11 +124,16 @@ impl World {
         }
     }
 
+    /// Each of two daemons says of itself which cache is released, so nobody knows who is excused.
+    pub fn releases_are_of_two(&self) -> bool {
+        self.plan.kind == Kind::Mixed && self.plan.two && self.hold != HOLDS_FOR_EVER
+    }
+
     /// A position of this run of the server was given on: the marks of all caches said it before, but of those that hold
     /// nothing any more.
     pub fn given_on(&mut self, run: u64, upto: u64) {
-        if self.plan.kind == Kind::Mixed && self.plan.two && self.hold != HOLDS_FOR_EVER {
-            return; // Each of two daemons says of itself who is released.
+        if self.releases_are_of_two() {
+            return;
         }
         let said = |store: &Store| store.said.get(&run.to_string()).copied().unwrap_or(0);
         let short = self.stores.iter().enumerate().find(|(_, store)| said(store) < upto && !store.is_excused());
